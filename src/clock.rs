@@ -1,0 +1,122 @@
+//! The one place where time comes in.
+//!
+//! Expiry is kept on two clocks: the wall clock sees NTP steps, the boot clock sees suspend, and neither sees both. A
+//! token is usable only while both say so (DESIGN.md §6.3).
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// A moment on both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    pub wall: SystemTime,
+    /// Since boot, time asleep included.
+    pub boot: Duration,
+}
+
+/// Where [`Now`] comes from.
+#[derive(Clone, Debug, Default)]
+pub enum Clock {
+    #[default]
+    System,
+    /// Follows tokio's clock, which tests pause, and whatever steps they make.
+    Test(test::TestClock),
+}
+
+impl Clock {
+    pub fn now(&self) -> Now {
+        match self {
+            Self::System => Now {
+                wall: SystemTime::now(),
+                boot: boot_time(),
+            },
+            Self::Test(clock) => clock.now(),
+        }
+    }
+}
+
+/// Seconds since the Unix epoch, negative before it; for metrics and pages.
+pub fn unix_seconds(at: SystemTime) -> f64 {
+    match at.duration_since(UNIX_EPOCH) {
+        Ok(after) => after.as_secs_f64(),
+        Err(before) => -before.duration().as_secs_f64(),
+    }
+}
+
+fn boot_time() -> Duration {
+    let time = clock_gettime(ClockId::Boottime);
+    // The kernel's boot clock is never negative and its nanoseconds are below 1e9.
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+pub mod test {
+    //! A clock that tests move.
+
+    use std::sync::{Arc, Mutex, PoisonError};
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use tokio::time::Instant;
+
+    use super::Now;
+
+    /// Starts at 2026-01-01 with an hour since boot; runs with tokio's (paused) clock.
+    #[derive(Clone, Debug)]
+    pub struct TestClock {
+        started: Instant,
+        steps: Arc<Mutex<Steps>>,
+    }
+
+    #[derive(Debug, Default)]
+    struct Steps {
+        /// Seconds by which the wall clock was stepped.
+        wall: i64,
+        /// Time asleep: both clocks see it, tokio's does not.
+        asleep: Duration,
+    }
+
+    impl TestClock {
+        /// Must be called inside a tokio runtime.
+        #[allow(
+            clippy::new_without_default,
+            reason = "a default would hide that a runtime is needed"
+        )]
+        pub fn new() -> Self {
+            Self {
+                started: Instant::now(),
+                steps: Arc::default(),
+            }
+        }
+
+        /// Steps the wall clock, as NTP or a user would.
+        pub fn step_wall(&self, seconds: i64) {
+            self.steps
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .wall += seconds;
+        }
+
+        /// Puts the machine to sleep: timers stand still meanwhile.
+        pub fn suspend(&self, time: Duration) {
+            self.steps
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .asleep += time;
+        }
+
+        pub(super) fn now(&self) -> Now {
+            let steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+            let run = Instant::now() - self.started + steps.asleep;
+            let wall = UNIX_EPOCH + Duration::from_secs(1_767_225_600) + run;
+            let wall = if steps.wall >= 0 {
+                wall + Duration::from_secs(steps.wall.unsigned_abs())
+            } else {
+                wall - Duration::from_secs(steps.wall.unsigned_abs())
+            };
+            Now {
+                wall,
+                boot: Duration::from_secs(3600) + run,
+            }
+        }
+    }
+}

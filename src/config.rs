@@ -1,0 +1,276 @@
+//! Configuration: the file as written ([`file`]) becomes a typed, cross-checked [`Config`].
+//!
+//! Everything that can be wrong is found here, all of it in one go, each with its key path and a hint and
+//! never with a value; what the rest of the program gets cannot be wrong any more.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method};
+
+use crate::dialect::{ExchangePlan, InjectPlan, RejectRules, Var};
+use crate::secret::Secret;
+
+/// The whole configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub server: Server,
+    pub store: Store,
+    /// In the order of their names.
+    pub providers: Vec<Arc<Provider>>,
+    /// In the order of their names.
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// Worth telling the user, no reason to stop.
+    pub warnings: Vec<Problem>,
+}
+
+/// Something wrong in the configuration, and where.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// Dotted key path: `providers.cncn.client_secret`.
+    pub path: String,
+    /// What is wrong; never quotes a value.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Server {
+    pub listen: Vec<Listen>,
+    /// `None` for `admin = "off"`.
+    pub admin: Option<SocketAddr>,
+    pub workers: usize,
+    /// Client connections of the whole process.
+    pub max_connections: usize,
+    /// For a request's head, from its first byte; also how long a fresh connection may stay silent.
+    pub header_timeout: Duration,
+    /// How long a keep-alive connection of the app may stay idle between requests.
+    pub idle_timeout: Duration,
+    /// After SIGTERM: how long connections are still accepted while `/readyz` already says no.
+    pub shutdown_delay: Duration,
+    /// How long requests in flight may take to end after that.
+    pub shutdown_grace: Duration,
+    /// More `Host` values to accept, lower case, without port unless written with one.
+    pub allow_hosts: Vec<String>,
+    /// Cross-site `Origin` values to accept.
+    pub allow_origins: Vec<String>,
+    pub client_auth: Option<ClientAuth>,
+    /// Whether `Via` is sent.
+    pub via: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Listen {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// How an app proves that it may use the proxy.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ClientAuth {
+    /// The header must hold this value; it is not forwarded.
+    Header { name: HeaderName, value: Value },
+    /// Only these users may connect to a Unix socket listener.
+    PeerUid(Vec<u32>),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Store {
+    pub kind: StoreKind,
+    /// 32-byte keys; the first seals, all open.
+    pub keys: Vec<Value>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    Memory,
+    File { path: PathBuf },
+}
+
+#[derive(Clone, Debug)]
+pub struct Provider {
+    pub name: String,
+    pub source: TokenSource,
+    pub inject: InjectPlan,
+    pub reject: RejectRules,
+    pub variables: BTreeMap<String, Value>,
+    pub life: LifeCycle,
+}
+
+#[derive(Clone, Debug)]
+pub enum TokenSource {
+    /// An API key, a personal access token, a projected service-account token.
+    Static {
+        access_token: Value,
+    },
+    Endpoint(Box<Endpoint>),
+}
+
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    pub token_url: Origin,
+    /// Path and query of the token URL, starting with `/`. Never logged with its query.
+    pub path_and_query: String,
+    pub plan: ExchangePlan,
+    /// Of one whole token request, dial included.
+    pub timeout: Duration,
+    pub tls: Tls,
+    pub egress: Option<EgressProxy>,
+    /// token_url, grant, client_id, subject variables, scope, audience, resource (DESIGN.md §2). Providers of
+    /// one identity share a cell and a refresher. Holds no secret; hash it before it becomes a file name.
+    pub identity: String,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct LifeCycle {
+    /// `None`: the default of DESIGN.md §2, by the token's life.
+    pub refresh_before: Option<Duration>,
+    pub min_interval: Duration,
+    pub ttl: Option<Duration>,
+    pub single_active: bool,
+    pub required: bool,
+}
+
+/// A credential or variable: where it comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    Literal(Var),
+    /// Read once, when the configuration is loaded: a process's environment does not change.
+    Env {
+        name: String,
+        value: Secret,
+    },
+    /// Read again at every fetch; one trailing newline is dropped.
+    File(PathBuf),
+    /// Run at every fetch, without a shell; its standard output, one trailing newline dropped.
+    Command(Vec<String>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+/// Where connections go and what the peer is called.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    pub scheme: Scheme,
+    /// Lower case; an IPv6 address without brackets.
+    pub host: String,
+    pub port: u16,
+    /// For `Host` and `:authority`: brackets around IPv6, the port only if it is not the scheme's default.
+    pub authority: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Tls {
+    /// Instead of the system's roots.
+    pub ca_file: Option<PathBuf>,
+    /// Certificate and key for mTLS: both or neither.
+    pub client_cert: Option<(PathBuf, PathBuf)>,
+    /// For SNI and the name check, instead of the URL's host.
+    pub server_name: Option<String>,
+}
+
+/// An HTTP proxy that is asked to `CONNECT` to the origin.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EgressProxy {
+    pub host: String,
+    pub port: u16,
+    /// `Proxy-Authorization`, if the proxy's URL held credentials.
+    pub authorization: Option<Secret>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    pub name: String,
+    pub origin: Origin,
+    /// Path of the upstream's URL without a trailing slash; empty for the root.
+    pub base_path: String,
+    /// A provider of [`Config::providers`].
+    pub provider: String,
+    pub route: Route,
+    /// Empty: everything is allowed.
+    pub allow: Vec<AllowRule>,
+    pub http: HttpVersion,
+    /// Dial this instead of the origin; names and `Host` stay the origin's.
+    pub connect_to: Option<(String, u16)>,
+    pub tls: Tls,
+    pub egress: Option<EgressProxy>,
+    /// For DNS, TCP and TLS together.
+    pub connect_timeout: Duration,
+    /// From the end of the request to the head of the response.
+    pub response_timeout: Duration,
+    /// How long an unused connection is kept.
+    pub idle_timeout: Duration,
+    pub token_wait: Duration,
+    /// Bytes of request body that are kept for a replay; 0 = never replay.
+    pub replay_limit: usize,
+    pub max_in_flight: Option<usize>,
+    pub existing_credential: ExistingCredential,
+    pub rewrite_redirects: bool,
+    pub set_headers: Vec<(HeaderName, HeaderValue)>,
+    pub remove_headers: Vec<HeaderName>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Starts with `/`, has no trailing slash.
+    PathPrefix(String),
+    /// Lower case; without port unless written with one.
+    Host(String),
+    /// A listener of its own.
+    Listen(Listen),
+    CatchAll,
+}
+
+/// One `"GET /v1/**"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AllowRule {
+    /// `None` for `*`.
+    pub method: Option<Method>,
+    /// Path segments: a literal, `*` for one segment, `**` (last only) for any number.
+    pub segments: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpVersion {
+    Auto,
+    Http1,
+    Http2,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExistingCredential {
+    Replace,
+    Keep,
+    Reject,
+}
+
+/// The process environment, so that tests can bring their own.
+pub trait Environment {
+    fn var(&self, name: &str) -> Option<String>;
+}
+
+/// The real one.
+#[derive(Clone, Copy, Debug)]
+pub struct ProcessEnvironment;
+
+impl Environment for ProcessEnvironment {
+    fn var(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok()
+    }
+}
+
+impl Config {
+    /// Reads and checks a configuration. Relative paths in it are taken relative to the working directory.
+    pub fn from_toml(text: &str, env: &dyn Environment) -> Result<Self, Vec<Problem>> {
+        let _ = (text, env);
+        todo!()
+    }
+}

@@ -1,0 +1,272 @@
+//! How token endpoints speak: data, never code.
+//!
+//! A dialect is a TOML table ([`DialectToml`]). [`compile`] merges it with what it extends and with the
+//! provider's own overrides (DESIGN.md §2, merge rule) into a [`Plan`]: parsed templates and selectors
+//! that turn variables into a [`TokenRequest`], and a vendor's [`Answer`] into [`Issued`] or a [`Refusal`].
+//!
+//! Pure: no I/O and no clock. Whatever varies from fetch to fetch comes in through [`Frozen`].
+
+pub mod schema;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use zeroize::Zeroizing;
+
+use crate::secret::Secret;
+
+pub use schema::{DialectToml, Overrides};
+
+/// A variable's value. TOML's types are kept, so that a JSON body can hold them as written.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Var {
+    Text(Secret),
+    Integer(i64),
+    Boolean(bool),
+}
+
+/// Variables by name: `client_id`, `client_secret`, … and the provider's own `vars`.
+pub type Variables = BTreeMap<String, Var>;
+
+/// Something wrong with a dialect or with a provider's use of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Dotted path inside the dialect or provider table: `grants.sms.form.phone`. May be empty.
+    pub path: String,
+    /// What is wrong, without quoting any value.
+    pub message: String,
+}
+
+/// What [`compile`] works from.
+#[derive(Debug)]
+pub struct Source<'a> {
+    /// A name among `user` or the built-in dialects; `user` wins.
+    pub dialect: &'a str,
+    /// The configuration's `[dialects.*]`.
+    pub user: &'a BTreeMap<String, DialectToml>,
+    /// The provider's own `[request]`, `[response]`, `[inject]`, `[reject]`.
+    pub overrides: &'a Overrides,
+    /// The provider's `grant`; the dialect's `default_grant` otherwise.
+    pub grant: Option<&'a str>,
+    /// The provider's `auth_method`; the dialect's `default_auth` otherwise.
+    pub auth_method: Option<&'a str>,
+}
+
+/// How one provider gets a token and how the token rides on requests.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub exchange: ExchangePlan,
+    pub inject: InjectPlan,
+    pub reject: RejectRules,
+}
+
+/// The token request and how to read its answer.
+#[derive(Clone, Debug)]
+pub struct ExchangePlan {
+    /// The grant's name, as in `[grants.NAME]`.
+    pub grant: String,
+    pub request: RequestPlan,
+    /// Present only if the dialect has `[refresh]`.
+    pub refresh: Option<RequestPlan>,
+    pub response: ResponseRules,
+    /// Variables that the first exchange spends.
+    pub one_time: Vec<String>,
+    /// The dialect's own word; the provider's `single_active` beats it.
+    pub single_active: bool,
+}
+
+/// A token request before its variables are known.
+#[derive(Clone, Debug)]
+pub struct RequestPlan {
+    // private fields: method, basic, query, headers, body (form | json | raw), all as parsed templates
+}
+
+/// A token request, ready to be sent to the provider's `token_url`.
+pub struct TokenRequest {
+    pub method: Method,
+    /// Percent-encoded query to add to that of `token_url`; `None` where there is none.
+    pub query: Option<Zeroizing<String>>,
+    /// `Accept`, `Content-Type`, `Authorization`, … Credentials are marked sensitive. No `Host`, no framing.
+    pub headers: HeaderMap,
+    /// Empty for requests without a body; the exchange then sends `Content-Length: 0` for a POST.
+    pub body: Zeroizing<Vec<u8>>,
+}
+
+/// What is frozen once per fetch: the same in every template of one request.
+#[derive(Clone, Debug)]
+pub struct Frozen {
+    pub now: SystemTime,
+    pub nonce: String,
+    pub uuid: String,
+}
+
+/// A token endpoint's answer.
+#[derive(Clone, Copy)]
+pub struct Answer<'a> {
+    pub status: http::StatusCode,
+    pub headers: &'a HeaderMap,
+    pub body: &'a [u8],
+}
+
+#[derive(Clone, Debug)]
+pub struct ResponseRules {
+    // private fields
+}
+
+/// A vendor's yes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Issued {
+    /// Checked: non-empty, every byte in 0x21–0x7E.
+    pub access_token: Secret,
+    /// `None` for absent, null and "".
+    pub refresh_token: Option<Secret>,
+    pub expiry: Expiry,
+    /// Oddities that were forgiven (a token broken over lines), one line each, free of secrets.
+    pub warnings: Vec<String>,
+}
+
+/// What the vendor says of the token's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// Nothing, or 0: the provider's `ttl` decides.
+    Unstated,
+    /// Counted from before the request was sent.
+    In(Duration),
+    /// A point of the vendor's clock; `date` is the answer's `Date`, by which it is corrected.
+    At {
+        at: SystemTime,
+        date: Option<SystemTime>,
+    },
+}
+
+/// A vendor's no, or an answer that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub class: Class,
+    pub status: u16,
+    /// The vendor's own error code.
+    pub code: Option<String>,
+    /// The vendor's words: escaped, capped by characters, the request's secrets masked.
+    pub description: Option<String>,
+    /// From `Retry-After`; the HTTP-date form is counted from the answer's `Date`.
+    pub retry_after: Option<Duration>,
+    /// What was odd about the answer where there is no code: "no token at /access_token (keys: code, data)".
+    pub detail: Option<String>,
+}
+
+/// How to go on after a failure (DESIGN.md §2, error classes).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    Transient,
+    Permanent,
+}
+
+/// Where the token goes on a forwarded request.
+#[derive(Clone, Debug)]
+pub struct InjectPlan {
+    // private fields
+}
+
+/// A token in the form it is sent: built once per fetch, never per request.
+#[derive(Clone)]
+pub struct Injection {
+    /// Values are marked sensitive.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// `name=value&name=value`, percent-encoded; empty where the dialect injects no query.
+    pub query: Zeroizing<String>,
+}
+
+/// How the API says that a token is dead.
+#[derive(Clone, Debug, Default)]
+pub struct RejectRules {
+    pub status: Vec<u16>,
+    pub grpc_status: Vec<u16>,
+    // private: body rules
+}
+
+/// Merges and parses; reports every problem, not just the first.
+pub fn compile(source: &Source<'_>) -> Result<Plan, Vec<Problem>> {
+    let _ = source;
+    todo!()
+}
+
+/// Like [`compile`] for a provider that has a ready `access_token`: no grant, no request.
+pub fn compile_static(source: &Source<'_>) -> Result<(InjectPlan, RejectRules), Vec<Problem>> {
+    let _ = source;
+    todo!()
+}
+
+/// The built-in dialects as (name, TOML text), in the order in which they are listed to users.
+pub fn builtin() -> &'static [(&'static str, &'static str)] {
+    todo!()
+}
+
+impl ExchangePlan {
+    /// Variables without which no token can be asked for, by name, over request, refresh excluded.
+    pub fn required_variables(&self) -> BTreeSet<String> {
+        todo!()
+    }
+
+    /// Every variable that request or refresh can use.
+    pub fn known_variables(&self) -> BTreeSet<String> {
+        todo!()
+    }
+}
+
+impl RequestPlan {
+    /// Fills the templates in. Fails on a missing variable, or a value that cannot stand where it is put
+    /// (a line break in a header); the problem names the place and the variable, never the value.
+    pub fn render(&self, variables: &Variables, frozen: &Frozen) -> Result<TokenRequest, Problem> {
+        let _ = (variables, frozen);
+        todo!()
+    }
+
+    /// For `check --online`: method, header names and body with every variable's value masked.
+    pub fn redacted(&self, variables: &Variables, frozen: &Frozen) -> Result<String, Problem> {
+        let _ = (variables, frozen);
+        todo!()
+    }
+}
+
+impl ResponseRules {
+    /// Reads an answer. `secrets` are masked wherever the vendor echoes them.
+    pub fn read(&self, answer: Answer<'_>, secrets: &[&Secret]) -> Result<Issued, Refusal> {
+        let _ = (answer, secrets);
+        todo!()
+    }
+}
+
+impl InjectPlan {
+    /// Fails where the token cannot be sent (a byte outside 0x21–0x7E).
+    pub fn build(
+        &self,
+        access_token: &Secret,
+        variables: &Variables,
+    ) -> Result<Injection, Problem> {
+        let _ = (access_token, variables);
+        todo!()
+    }
+
+    /// Headers that the proxy strips from the app's request because the token goes there.
+    pub fn header_names(&self) -> &[HeaderName] {
+        todo!()
+    }
+
+    /// Query keys (decoded) that the proxy strips from the app's request.
+    pub fn query_names(&self) -> &[String] {
+        todo!()
+    }
+}
+
+impl RejectRules {
+    /// Whether bodies need to be looked into at all.
+    pub fn reads_bodies(&self) -> bool {
+        todo!()
+    }
+
+    pub fn body_matches(&self, body: &serde_json::Value) -> bool {
+        let _ = body;
+        todo!()
+    }
+}

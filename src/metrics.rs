@@ -1,0 +1,331 @@
+//! Metrics, by the names of DESIGN.md §9.
+//!
+//! Handles are resolved when an upstream or provider is set up; the request path only touches atomics.
+
+use std::sync::{Arc, OnceLock};
+
+use prometheus::core::Collector;
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::provider::State;
+
+/// Seconds. A proxied request takes from a tenth of a millisecond to minutes.
+const REQUEST_BUCKETS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    60.0,
+];
+
+const FETCH_BUCKETS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// All metrics of one process.
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    request_duration: HistogramVec,
+    in_flight: IntGaugeVec,
+    request_errors: IntCounterVec,
+    replays: IntCounterVec,
+    rejections: IntCounterVec,
+    connections: IntGaugeVec,
+    connects: IntCounterVec,
+    fetches: IntCounterVec,
+    fetch_duration: HistogramVec,
+    token_expiry: GaugeVec,
+    token_fetched: GaugeVec,
+    token_state: IntGaugeVec,
+    config_reloads: IntCounterVec,
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let build = IntGaugeVec::new(
+            opts("build_info", "The running version; always 1."),
+            &["version"],
+        );
+        let build = register(&registry, build);
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let config_reloads = counters(
+            &registry,
+            "config_reloads_total",
+            "Reloads of the configuration.",
+            &["result"],
+        );
+        for result in ["ok", "error"] {
+            config_reloads.with_label_values(&[result]);
+        }
+        #[cfg(target_os = "linux")]
+        registry
+            .register(Box::new(
+                prometheus::process_collector::ProcessCollector::for_self(),
+            ))
+            .expect("metric names are distinct");
+        Self {
+            requests: counters(
+                &registry,
+                "requests_total",
+                "Requests answered, by status code.",
+                &["upstream", "code"],
+            ),
+            request_duration: histograms(
+                &registry,
+                "request_duration_seconds",
+                "From a request's head to the end of its response.",
+                &["upstream"],
+                REQUEST_BUCKETS,
+            ),
+            in_flight: gauges(
+                &registry,
+                "requests_in_flight",
+                "Requests being answered now.",
+                &["upstream"],
+            ),
+            request_errors: counters(
+                &registry,
+                "request_errors_total",
+                "Requests that Cupbearer answered with an error of its own.",
+                &["upstream", "error"],
+            ),
+            replays: counters(
+                &registry,
+                "replays_total",
+                "Requests sent again with a newer token after the API rejected the first.",
+                &["upstream", "result"],
+            ),
+            rejections: counters(
+                &registry,
+                "token_rejections_total",
+                "Responses that said that the token is dead.",
+                &["upstream"],
+            ),
+            connections: gauges(
+                &registry,
+                "upstream_connections",
+                "Open connections to the upstream.",
+                &["upstream"],
+            ),
+            connects: counters(
+                &registry,
+                "upstream_connects_total",
+                "Attempts to connect to the upstream.",
+                &["upstream", "result"],
+            ),
+            fetches: counters(
+                &registry,
+                "token_fetches_total",
+                "Token requests.",
+                &["provider", "result"],
+            ),
+            fetch_duration: histograms(
+                &registry,
+                "token_fetch_duration_seconds",
+                "How long token requests took.",
+                &["provider"],
+                FETCH_BUCKETS,
+            ),
+            token_expiry: float_gauges(
+                &registry,
+                "token_expiry_timestamp_seconds",
+                "When the current token expires; +Inf if it does not say, 0 if there is none.",
+                &["provider"],
+            ),
+            token_fetched: float_gauges(
+                &registry,
+                "token_fetched_timestamp_seconds",
+                "When the current token was fetched; 0 if there is none.",
+                &["provider"],
+            ),
+            token_state: gauges(
+                &registry,
+                "token_state",
+                "1 for the state that the provider's token is in, 0 for the others.",
+                &["provider", "state"],
+            ),
+            config_reloads,
+            registry,
+        }
+    }
+
+    pub fn upstream(&self, name: &str) -> UpstreamMetrics {
+        UpstreamMetrics {
+            name: name.into(),
+            requests: self.requests.clone(),
+            by_code: Arc::new([const { OnceLock::new() }; STATUS_CODES]),
+            errors: self.request_errors.clone(),
+            duration: self.request_duration.with_label_values(&[name]),
+            in_flight: self.in_flight.with_label_values(&[name]),
+            replayed: self.replays.with_label_values(&[name, "ok"]),
+            replay_rejected: self.replays.with_label_values(&[name, "rejected"]),
+            not_replayed: self.replays.with_label_values(&[name, "not_replayable"]),
+            rejections: self.rejections.with_label_values(&[name]),
+            connections: self.connections.with_label_values(&[name]),
+            connected: self.connects.with_label_values(&[name, "ok"]),
+            connect_failed: self.connects.with_label_values(&[name, "error"]),
+        }
+    }
+
+    pub fn provider(&self, name: &str) -> ProviderMetrics {
+        let metrics = ProviderMetrics {
+            fetched: self.fetches.with_label_values(&[name, "ok"]),
+            fetch_transient: self.fetches.with_label_values(&[name, "transient"]),
+            fetch_permanent: self.fetches.with_label_values(&[name, "permanent"]),
+            fetch_duration: self.fetch_duration.with_label_values(&[name]),
+            expiry: self.token_expiry.with_label_values(&[name]),
+            fetched_at: self.token_fetched.with_label_values(&[name]),
+            states: State::ALL
+                .map(|state| self.token_state.with_label_values(&[name, state.name()])),
+        };
+        metrics.set_state(State::Missing);
+        metrics
+    }
+
+    pub fn count_reload(&self, ok: bool) {
+        self.config_reloads
+            .with_label_values(&[if ok { "ok" } else { "error" }])
+            .inc();
+    }
+
+    /// The exposition text and its content type.
+    pub fn render(&self) -> (String, &'static str) {
+        let mut text = String::new();
+        let families = self.registry.gather();
+        // Writing to a String cannot fail; families that our own code registered always encode.
+        let _ = TextEncoder::new().encode_utf8(&families, &mut text);
+        (text, prometheus::TEXT_FORMAT)
+    }
+
+    /// For tests and pages: one sample's value.
+    pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        let families = self.registry.gather();
+        let family = families.iter().find(|family| family.name() == name)?;
+        let metric = family.get_metric().iter().find(|metric| {
+            labels.iter().all(|(key, value)| {
+                metric
+                    .get_label()
+                    .iter()
+                    .any(|pair| pair.name() == *key && pair.value() == *value)
+            })
+        })?;
+        match family.get_field_type() {
+            prometheus::proto::MetricType::COUNTER => Some(metric.get_counter().get_value()),
+            prometheus::proto::MetricType::GAUGE => Some(metric.get_gauge().get_value()),
+            prometheus::proto::MetricType::HISTOGRAM => {
+                Some(metric.get_histogram().get_sample_count() as f64)
+            }
+            prometheus::proto::MetricType::SUMMARY | prometheus::proto::MetricType::UNTYPED => None,
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// 100 to 599.
+const STATUS_CODES: usize = 500;
+
+/// One upstream's handles.
+#[derive(Clone)]
+pub struct UpstreamMetrics {
+    name: Arc<str>,
+    requests: IntCounterVec,
+    by_code: Arc<[OnceLock<IntCounter>; STATUS_CODES]>,
+    errors: IntCounterVec,
+    pub duration: Histogram,
+    pub in_flight: IntGauge,
+    pub replayed: IntCounter,
+    pub replay_rejected: IntCounter,
+    pub not_replayed: IntCounter,
+    pub rejections: IntCounter,
+    pub connections: IntGauge,
+    pub connected: IntCounter,
+    pub connect_failed: IntCounter,
+}
+
+impl UpstreamMetrics {
+    /// Counts an answer. A code's counter is looked up the first time that the code is seen.
+    pub fn count(&self, status: http::StatusCode) {
+        let code = status.as_u16();
+        match self.by_code.get(usize::from(code) - 100) {
+            Some(slot) => slot.get_or_init(|| self.resolve(code)).inc(),
+            None => self.resolve(code).inc(),
+        }
+    }
+
+    /// Counts an error of our own, by its code in DESIGN.md §5. Off the fast path.
+    pub fn count_error(&self, error: &str) {
+        self.errors.with_label_values(&[&*self.name, error]).inc();
+    }
+
+    fn resolve(&self, code: u16) -> IntCounter {
+        self.requests
+            .with_label_values(&[&*self.name, itoa::Buffer::new().format(code)])
+    }
+}
+
+/// One provider's handles.
+#[derive(Clone)]
+pub struct ProviderMetrics {
+    pub fetched: IntCounter,
+    pub fetch_transient: IntCounter,
+    pub fetch_permanent: IntCounter,
+    pub fetch_duration: Histogram,
+    pub expiry: Gauge,
+    pub fetched_at: Gauge,
+    states: [IntGauge; State::ALL.len()],
+}
+
+impl ProviderMetrics {
+    pub fn set_state(&self, state: State) {
+        for (other, gauge) in State::ALL.iter().zip(&self.states) {
+            gauge.set(i64::from(*other == state));
+        }
+    }
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(format!("cupbearer_{name}"), help)
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    register(registry, IntCounterVec::new(opts(name, help), labels))
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    register(registry, IntGaugeVec::new(opts(name, help), labels))
+}
+
+fn float_gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+    register(registry, GaugeVec::new(opts(name, help), labels))
+}
+
+fn histograms(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+    buckets: &[f64],
+) -> HistogramVec {
+    let opts = HistogramOpts {
+        common_opts: opts(name, help),
+        buckets: buckets.to_vec(),
+    };
+    register(registry, HistogramVec::new(opts, labels))
+}
+
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: prometheus::Result<C>,
+) -> C {
+    // Names and labels are the literals of this file, each registered once.
+    let collector = collector.expect("metric names are valid");
+    registry
+        .register(Box::new(collector.clone()))
+        .expect("metric names are distinct");
+    collector
+}

@@ -1,0 +1,223 @@
+//! The token cell: where the control flow and the data flow meet.
+//!
+//! One [`CellWriter`], held by the refresher; any number of [`CellReader`]s. Reading is one atomic load. A reader
+//! that finds no usable token, or whose token was rejected, waits on the [`Outlook`] that the refresher publishes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::clock::{Clock, Now};
+use crate::dialect::{Class, Injection};
+
+/// A token as requests use it.
+pub struct Token {
+    /// Grows with every token put in the cell; the same bytes again are the same generation.
+    pub generation: u64,
+    /// One for each provider that shares the cell: they may differ in how they send the token.
+    pub injections: Box<[Injection]>,
+    /// Usable before this, on both clocks, the safety margin already taken off. `None`: until rejected.
+    pub wall_deadline: Option<SystemTime>,
+    pub boot_deadline: Option<Duration>,
+}
+
+impl Token {
+    pub fn usable(&self, now: Now) -> bool {
+        self.wall_deadline
+            .is_none_or(|deadline| now.wall < deadline)
+            && self
+                .boot_deadline
+                .is_none_or(|deadline| now.boot < deadline)
+    }
+}
+
+/// What a request that waits for a token can hope for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outlook {
+    /// A fetch is under way or about to start.
+    Soon,
+    /// The last fetch failed; the next one starts at this boot time.
+    Failed { class: Class, next: Duration },
+    /// Only a new one-time input or refresh token can help.
+    LoginRequired,
+    /// Nothing is to be done: the token in the cell is current.
+    Settled,
+}
+
+/// Why there is no token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unavailable {
+    /// Nothing came in time, or the next attempt is too far away.
+    Transient {
+        retry_after: Duration,
+    },
+    /// The vendor refuses our credentials.
+    Permanent {
+        retry_after: Duration,
+    },
+    LoginRequired,
+}
+
+/// A new, empty cell.
+pub fn cell(clock: Clock) -> (CellWriter, CellReader) {
+    let (outlook, watch) = watch::channel(Outlook::Soon);
+    let shared = Arc::new(Shared {
+        token: ArcSwapOption::empty(),
+        rejected: AtomicU64::new(0),
+        renew: Notify::new(),
+        clock,
+    });
+    (
+        CellWriter {
+            shared: Arc::clone(&shared),
+            outlook,
+        },
+        CellReader {
+            shared,
+            watch,
+            injection: 0,
+        },
+    )
+}
+
+struct Shared {
+    token: ArcSwapOption<Token>,
+    /// The newest generation that an upstream rejected.
+    rejected: AtomicU64,
+    renew: Notify,
+    clock: Clock,
+}
+
+/// The refresher's half.
+pub struct CellWriter {
+    shared: Arc<Shared>,
+    outlook: watch::Sender<Outlook>,
+}
+
+impl CellWriter {
+    /// Publishes a token and, after it, the outlook: a reader that sees the new outlook sees the token too.
+    pub fn publish(&self, token: Arc<Token>, outlook: Outlook) {
+        self.shared.token.store(Some(token));
+        self.outlook.send_replace(outlook);
+    }
+
+    /// Empties the cell: what was in it must not be used any more.
+    pub fn clear(&self, outlook: Outlook) {
+        self.shared.token.store(None);
+        self.outlook.send_replace(outlook);
+    }
+
+    pub fn set_outlook(&self, outlook: Outlook) {
+        self.outlook.send_replace(outlook);
+    }
+
+    pub fn current(&self) -> Option<Arc<Token>> {
+        self.shared.token.load_full()
+    }
+
+    /// Waits until a reader reports a rejection. Cancel safe: a report that nobody waited for is kept.
+    pub async fn rejection(&self) -> u64 {
+        self.shared.renew.notified().await;
+        self.shared.rejected.load(Ordering::Acquire)
+    }
+}
+
+/// The requests' half. Cheap to clone.
+#[derive(Clone)]
+pub struct CellReader {
+    shared: Arc<Shared>,
+    watch: watch::Receiver<Outlook>,
+    injection: usize,
+}
+
+impl CellReader {
+    /// This reader, for the provider with the given place in [`Token::injections`].
+    #[must_use]
+    pub fn with_injection(mut self, index: usize) -> Self {
+        self.injection = index;
+        self
+    }
+
+    /// The token, if there is one that can be used now. No lock, no wait.
+    pub fn current(&self) -> Option<Arc<Token>> {
+        self.shared
+            .token
+            .load_full()
+            .filter(|token| token.usable(self.shared.clock.now()))
+    }
+
+    /// How this reader's provider sends `token`.
+    pub fn injection<'a>(&self, token: &'a Token) -> &'a Injection {
+        // The refresher builds one injection for each reader it hands out.
+        &token.injections[self.injection]
+    }
+
+    /// Waits, up to `limit`, for a usable token of a generation above `than` (0 for any).
+    ///
+    /// Answers at once when there is one, and when the next attempt is further away than `limit`.
+    /// Cancel safe.
+    pub async fn newer(&self, than: u64, limit: Duration) -> Result<Arc<Token>, Unavailable> {
+        let deadline = Instant::now() + limit;
+        let mut watch = self.watch.clone();
+        loop {
+            let outlook = *watch.borrow_and_update();
+            if let Some(token) = self.current().filter(|token| token.generation > than) {
+                return Ok(token);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if let Some(reason) = self.hopeless(outlook, left) {
+                return Err(reason);
+            }
+            match tokio::time::timeout_at(deadline, watch.changed()).await {
+                Ok(Ok(())) => {}
+                // The refresher is gone: shutting down, or its provider was taken out by a reload.
+                Ok(Err(_)) => {
+                    return Err(Unavailable::Transient {
+                        retry_after: Duration::from_secs(1),
+                    });
+                }
+                Err(_) => return Err(self.after_waiting(*watch.borrow())),
+            }
+        }
+    }
+
+    /// Tells the refresher that the API rejected this generation. Ignored unless it is still current.
+    pub fn reject(&self, generation: u64) {
+        self.shared.rejected.fetch_max(generation, Ordering::AcqRel);
+        self.shared.renew.notify_one();
+    }
+
+    fn hopeless(&self, outlook: Outlook, left: Duration) -> Option<Unavailable> {
+        match outlook {
+            Outlook::Soon | Outlook::Settled => None,
+            Outlook::LoginRequired => Some(Unavailable::LoginRequired),
+            Outlook::Failed { class, next } => {
+                let away = next.saturating_sub(self.shared.clock.now().boot);
+                (away > left).then(|| unavailable(class, away))
+            }
+        }
+    }
+
+    fn after_waiting(&self, outlook: Outlook) -> Unavailable {
+        match outlook {
+            Outlook::Soon | Outlook::Settled => Unavailable::Transient {
+                retry_after: Duration::from_secs(1),
+            },
+            Outlook::LoginRequired => Unavailable::LoginRequired,
+            Outlook::Failed { class, next } => {
+                unavailable(class, next.saturating_sub(self.shared.clock.now().boot))
+            }
+        }
+    }
+}
+
+fn unavailable(class: Class, retry_after: Duration) -> Unavailable {
+    match class {
+        Class::Transient => Unavailable::Transient { retry_after },
+        Class::Permanent => Unavailable::Permanent { retry_after },
+    }
+}
