@@ -5,5 +5,6 @@ pub mod config;
 pub mod dialect;
 pub mod metrics;
 pub mod provider;
+pub mod proxy;
 pub mod secret;
 pub mod upstream;
