@@ -210,6 +210,12 @@ fn certificate_reason(error: &CertificateError) -> String {
             "certificate not trusted: signed by a CA that is not among the roots; set ca_file to that CA"
                 .to_owned()
         }
+        // What a renewed CA looks like whose old certificate is still in ca_file.
+        CertificateError::BadSignature => {
+            "certificate not trusted: signed with another key than that of the CA of the same name \
+             in the roots; is ca_file out of date?"
+                .to_owned()
+        }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "certificate has expired, or this machine's clock is wrong".to_owned()
         }
