@@ -25,19 +25,26 @@ enum Endpoint {
     Refresh(String),
 }
 
+/// Why a request gets no answer.
+struct Refusal {
+    status: StatusCode,
+    code: &'static str,
+    detail: &'static str,
+}
+
 /// `local_only`: the port is on loopback, hence everything is served; off loopback only probes and metrics are.
 pub(super) async fn answer(request: &Parts, control: &dyn Control, local_only: bool) -> Answer {
     let endpoint = Endpoint::of(request.uri.path());
     if !endpoint.as_ref().is_some_and(Endpoint::open_to_all)
         && let Err(refusal) = admit(request, control, local_only)
     {
-        return refusal;
+        return problem(refusal.status, refusal.code, refusal.detail);
     }
     let Some(endpoint) = endpoint else {
         return problem(
             StatusCode::NOT_FOUND,
             "not_found",
-            "there is / , /status, /metrics, /livez, /readyz, /healthz, /-/reload and /-/refresh/PROVIDER here",
+            "there is /, /status, /metrics, /livez, /readyz, /healthz, /-/reload and /-/refresh/PROVIDER here",
         );
     };
     if !endpoint.methods().contains(&request.method) {
@@ -59,48 +66,46 @@ pub(super) async fn answer(request: &Parts, control: &dyn Control, local_only: b
 
 /// Everything but probes and metrics: only from here, by a name that is ours, and changes only with the header that
 /// another site's page cannot send without asking first.
-fn admit(request: &Parts, control: &dyn Control, local_only: bool) -> Result<(), Answer> {
+fn admit(request: &Parts, control: &dyn Control, local_only: bool) -> Result<(), Refusal> {
     if !local_only {
-        return Err(problem(
-            StatusCode::FORBIDDEN,
-            "request_not_allowed",
-            "server.admin is not a loopback address: only /livez, /readyz, /healthz and /metrics are served there",
-        ));
+        return Err(Refusal {
+            status: StatusCode::FORBIDDEN,
+            code: "request_not_allowed",
+            detail: "server.admin is not a loopback address: only /livez, /readyz, /healthz and /metrics are served there",
+        });
     }
-    let Some(authority) = guard::authority(request) else {
-        return Err(problem(
-            StatusCode::BAD_REQUEST,
-            "bad_request",
-            "the request needs exactly one valid Host header",
-        ));
-    };
+    let authority = guard::authority(request).ok_or(Refusal {
+        status: StatusCode::BAD_REQUEST,
+        code: "bad_request",
+        detail: "the request needs exactly one valid Host header",
+    })?;
     if !guard::host_allowed(&authority, || control.allow_hosts()) {
-        return Err(problem(
-            StatusCode::MISDIRECTED_REQUEST,
-            "host_not_allowed",
-            "this Host is not one of ours: use localhost, or add it to server.allow_hosts",
-        ));
+        return Err(Refusal {
+            status: StatusCode::MISDIRECTED_REQUEST,
+            code: "host_not_allowed",
+            detail: "this Host is not one of ours: use localhost, or add it to server.allow_hosts",
+        });
     }
     if request.method != Method::POST {
         return Ok(());
     }
     if guard::cross_site(&request.headers, &authority) {
-        return Err(problem(
-            StatusCode::FORBIDDEN,
-            "origin_not_allowed",
-            "the request comes from a page of another site",
-        ));
+        return Err(Refusal {
+            status: StatusCode::FORBIDDEN,
+            code: "origin_not_allowed",
+            detail: "the request comes from a page of another site",
+        });
     }
     if request
         .headers
         .get("x-cupbearer")
         .is_none_or(|value| value != "1")
     {
-        return Err(problem(
-            StatusCode::FORBIDDEN,
-            "request_not_allowed",
-            "send the header X-Cupbearer: 1",
-        ));
+        return Err(Refusal {
+            status: StatusCode::FORBIDDEN,
+            code: "request_not_allowed",
+            detail: "send the header X-Cupbearer: 1",
+        });
     }
     Ok(())
 }

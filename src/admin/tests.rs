@@ -562,13 +562,15 @@ impl Answer {
     }
 }
 
+type ReloadResult = Result<String, Vec<String>>;
+
 struct Fake {
     metrics: Metrics,
     readiness: Mutex<Readiness>,
     refresh: Mutex<Result<(), RefreshError>>,
     refreshed: Mutex<Vec<String>>,
-    reload: Mutex<Result<String, Vec<String>>>,
-    slow_reload: Mutex<Option<Work<Result<String, Vec<String>>>>>,
+    reload: Mutex<ReloadResult>,
+    slow_reload: Mutex<Option<Work<ReloadResult>>>,
     reloads: Mutex<usize>,
 }
 
@@ -599,7 +601,7 @@ impl Fake {
         *self.refresh.lock().unwrap() = result;
     }
 
-    fn set_reload(&self, result: Result<String, Vec<String>>) {
+    fn set_reload(&self, result: ReloadResult) {
         *self.reload.lock().unwrap() = result;
     }
 
@@ -652,7 +654,7 @@ impl Control for Fake {
         Some(Box::pin(ready(self.refresh.lock().unwrap().clone())))
     }
 
-    fn reload(&self) -> Work<Result<String, Vec<String>>> {
+    fn reload(&self) -> Work<ReloadResult> {
         *self.reloads.lock().unwrap() += 1;
         match self.slow_reload.lock().unwrap().take() {
             Some(slow) => slow,

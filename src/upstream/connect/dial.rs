@@ -100,7 +100,7 @@ async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
                 first_error.get_or_insert(error);
             }
             Some(Err(panicked)) => {
-                first_error.get_or_insert(io::Error::other(panicked));
+                first_error.get_or_insert_with(|| io::Error::other(panicked));
             }
             None => break,
         }
