@@ -138,3 +138,55 @@ fn seconds_until(at: SystemTime, now: SystemTime) -> i64 {
         Err(past) => -seconds(past.duration()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::State;
+
+    fn status(expires_at: Option<SystemTime>) -> Status {
+        Status {
+            state: State::Valid,
+            generation: 1,
+            expires_at,
+            fetched_at: None,
+            next_fetch_at: None,
+            failures: 0,
+            last_error: None,
+        }
+    }
+
+    #[test]
+    fn routes_are_told_in_words() {
+        let tcp = "127.0.0.1:8081".parse().unwrap();
+        for (given, words) in [
+            (Route::PathPrefix("/cncn".to_owned()), "path /cncn"),
+            (Route::Host("api.test".to_owned()), "host api.test"),
+            (Route::Listen(Listen::Tcp(tcp)), "listen 127.0.0.1:8081"),
+            (
+                Route::Listen(Listen::Unix("/run/x.sock".into())),
+                "listen unix:/run/x.sock",
+            ),
+            (Route::CatchAll, "everything else"),
+        ] {
+            assert_eq!(route(&given), words);
+        }
+    }
+
+    #[test]
+    fn times_that_no_calendar_holds_have_a_span_all_the_same() {
+        let now = SystemTime::UNIX_EPOCH;
+        let life = Duration::from_secs(400_000_000_000);
+        let report = ProviderReport::new("x", true, None, &status(Some(now + life)), now);
+        assert_eq!(report.expires_at, None);
+        assert_eq!(report.expires_in_seconds, Some(400_000_000_000));
+    }
+
+    #[test]
+    fn a_token_without_expiry_says_null() {
+        let now = SystemTime::UNIX_EPOCH;
+        let report = ProviderReport::new("x", true, None, &status(None), now);
+        let json = serde_json::to_value(&report).unwrap();
+        assert!(json["expires_at"].is_null() && json["expires_in_seconds"].is_null());
+    }
+}

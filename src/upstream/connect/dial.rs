@@ -154,7 +154,8 @@ mod tests {
         let (silent, _hold) = full_listener().await;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let open = listener.local_addr().unwrap();
-        let tcp = race(vec![silent, open]).await.unwrap();
+        let race = tokio::time::timeout(20 * STAGGER, race(vec![silent, open]));
+        let tcp = race.await.unwrap().unwrap();
         assert_eq!(tcp.peer_addr().unwrap(), open);
     }
 
