@@ -210,6 +210,12 @@ fn certificate_reason(error: &CertificateError) -> String {
             "certificate not trusted: signed by a CA that is not among the roots; set ca_file to that CA"
                 .to_owned()
         }
+        // What a renewed CA looks like whose old certificate is still in ca_file.
+        CertificateError::BadSignature => {
+            "certificate not trusted: signed with another key than that of the CA of the same name \
+             in the roots; is ca_file out of date?"
+                .to_owned()
+        }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "certificate has expired, or this machine's clock is wrong".to_owned()
         }
@@ -235,7 +241,7 @@ fn certificate_reason(error: &CertificateError) -> String {
 fn list(names: &[String]) -> String {
     match names {
         [] => "no name at all".to_owned(),
-        [few @ ..] if few.len() <= 5 => few.join(", "),
+        few if few.len() <= 5 => few.join(", "),
         [first @ .., _] => format!("{} and {} more", first[..4].join(", "), names.len() - 4),
     }
 }
@@ -359,5 +365,52 @@ impl PemFile {
             path: self.path.clone(),
             reason: reason.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_systems_roots_are_left_alone_until_they_are_needed() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        let folder = tempfile::TempDir::new().unwrap();
+        let ca_file = folder.path().join("ca.pem");
+        std::fs::write(&ca_file, params.self_signed(&key).unwrap().pem()).unwrap();
+        let profiles = TlsProfiles::new();
+        let loaded = || {
+            let cache = profiles.shared.cache.lock().unwrap();
+            cache.system_roots.is_some()
+        };
+
+        let tls = Tls {
+            ca_file: Some(ca_file),
+            ..Tls::default()
+        };
+        profiles.get(&tls).unwrap();
+        assert!(!loaded());
+
+        // A container without ca-certificates has none.
+        let found = profiles.get(&Tls::default()).is_ok();
+        assert_eq!(loaded(), found);
+    }
+
+    #[test]
+    fn long_lists_of_names_are_cut() {
+        let names: Vec<_> = (1..=6).map(|n| n.to_string()).collect();
+        assert_eq!(list(&[]), "no name at all");
+        assert_eq!(list(&names[..5]), "1, 2, 3, 4, 5");
+        assert_eq!(list(&names), "1, 2, 3, 4 and 2 more");
+    }
+
+    #[test]
+    fn a_tls_error_is_found_under_others() {
+        let alert = rustls::AlertDescription::CertificateRequired;
+        let inner = io::Error::other(rustls::Error::AlertReceived(alert));
+        let outer = io::Error::other(inner);
+        assert!(TlsFailure::find(&outer).is_some_and(|failure| !failure.certificate));
+        assert_eq!(TlsFailure::find(&io::Error::other("no")), None);
     }
 }
