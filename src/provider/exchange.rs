@@ -11,9 +11,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING, USER_AGENT,
-};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING, USER_AGENT};
 use http::{HeaderMap, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -111,11 +109,11 @@ pub enum FetchError {
     /// The vendor's no.
     #[error("{}", refusal_text(host, refusal))]
     Refused { host: String, refusal: Refusal },
-    /// The vendor's yes, with a token that was dead when it came.
+    /// The token was dead when it came.
     #[error(
-        "the token endpoint {host} issued a token that has already expired: check the clocks, and `response.expires`"
+        "the token has already expired when it comes: check this machine's clock, and `response.expires`"
     )]
-    DeadOnArrival { host: String },
+    DeadOnArrival,
     /// The token cannot be put where `[inject]` wants it.
     #[error("the token cannot be used: {}: {}", .0.path, .0.message)]
     Inject(Problem),
@@ -146,7 +144,7 @@ impl FetchError {
             | Self::Timeout { .. }
             | Self::Broken { .. }
             | Self::TooLarge { .. }
-            | Self::DeadOnArrival { .. } => Class::Transient,
+            | Self::DeadOnArrival => Class::Transient,
         }
     }
 
@@ -155,6 +153,11 @@ impl FetchError {
             Self::Refused { refusal, .. } => refusal.retry_after,
             _ => None,
         }
+    }
+
+    /// RFC 6749 §5.2: the grant itself (code, refresh token) is invalid, expired or revoked.
+    pub fn is_invalid_grant(&self) -> bool {
+        matches!(self, Self::Refused { refusal, .. } if refusal.code.as_deref() == Some("invalid_grant"))
     }
 
     /// Whether a refresh token is dead: refused for itself, not because the client was.
@@ -339,7 +342,11 @@ fn secrets(variables: &Variables, request: &TokenRequest) -> Vec<Secret> {
             Var::Integer(_) | Var::Boolean(_) => None,
         })
         .collect();
-    for value in request.headers.values().filter(|value| value.is_sensitive()) {
+    for value in request
+        .headers
+        .values()
+        .filter(|value| value.is_sensitive())
+    {
         if let Ok(text) = value.to_str() {
             let credential = text.split_once(' ').map_or(text, |(_scheme, rest)| rest);
             secrets.push(Secret::new(credential));
@@ -387,7 +394,8 @@ fn http_request(
 fn target(endpoint: &Endpoint, query: Option<&str>) -> Option<Uri> {
     let mut target = Zeroizing::new(endpoint.path_and_query.clone());
     if let Some(query) = query.filter(|query| !query.is_empty()) {
-        target.push(if target.contains('?') { '&' } else { '?' });
+        let separator = if target.contains('?') { '&' } else { '?' };
+        target.push(separator);
         target.push_str(query);
     }
     target.parse().ok()

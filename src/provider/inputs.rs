@@ -63,6 +63,16 @@ pub async fn read(key: &str, value: &Value) -> Result<Var, InputError> {
     }
 }
 
+/// Those variables that need no reading: literals and the environment's.
+pub fn ready(values: &BTreeMap<String, Value>) -> Variables {
+    let ready = values.iter().filter_map(|(name, value)| match value {
+        Value::Literal(var) => Some((name.clone(), var.clone())),
+        Value::Env { value, .. } => Some((name.clone(), Var::Text(value.clone()))),
+        Value::File(_) | Value::Command(_) => None,
+    });
+    ready.collect()
+}
+
 /// A digest of every file that the values come from: it changes when a credential was replaced.
 ///
 /// A file that cannot be read counts as such, so that its coming back is a change too.

@@ -298,9 +298,7 @@ impl Schedule {
 
     /// Somebody wants a fetch now: it comes next, and pauses start over. The error is how long it is too early.
     pub fn by_hand(&mut self, now: Now) -> Result<(), Duration> {
-        let early = self
-            .floor(self.rules.min_interval)
-            .saturating_sub(now.boot);
+        let early = self.floor(self.rules.min_interval).saturating_sub(now.boot);
         if early > Duration::ZERO {
             return Err(early);
         }
@@ -316,6 +314,12 @@ impl Schedule {
             self.wanted = Some(Duration::ZERO);
         }
         self.login_required = false;
+    }
+
+    /// A credential file has another content: what is pending starts over, and a token that is good is asked for anew.
+    pub fn credentials_changed(&mut self) {
+        self.restart();
+        self.wanted = Some(Duration::ZERO);
     }
 
     pub fn life(&self) -> Option<&Life> {
