@@ -44,6 +44,17 @@ pub enum Var {
     Boolean(bool),
 }
 
+impl Var {
+    /// As it stands in a header, a form or a query.
+    pub fn to_text(&self) -> Secret {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Integer(number) => number.to_string().into(),
+            Self::Boolean(flag) => flag.to_string().into(),
+        }
+    }
+}
+
 /// Variables by name: `client_id`, `client_secret`, … and the provider's own `vars`.
 pub type Variables = BTreeMap<String, Var>;
 
