@@ -207,6 +207,67 @@ fn a_dialect_beats_what_it_extends() {
     );
 }
 
+/// The tables of DESIGN.md §2, as far as this version has them.
+#[test]
+fn the_designs_own_example() {
+    let provider = |grant| Provider {
+        dialects: r#"
+            [x]
+            extends       = "oauth2"
+            default_grant = "client_credentials"
+            default_auth  = "client_secret_basic"
+            single_active = false
+            [x.request]
+            method  = "POST"
+            headers = { Accept = "application/json" }
+            basic   = { username = "{client_id}", password = "{client_secret|md5}", encoding = "raw" }
+            [x.auth]
+            client_secret_basic = { basic = { username = "{client_id}", password = "{client_secret}" } }
+            client_secret_post  = { form = { client_id = "{client_id}", client_secret = "{client_secret}" } }
+            [x.grants.client_credentials]
+            form = { grant_type = "client_credentials", scope = "{scope?}" }
+            [x.grants.sms]
+            form     = { grant_type = "sms", phone = "{phone}", sms = "{sms}" }
+            one_time = ["sms"]
+            [x.refresh]
+            form = { grant_type = "refresh_token", refresh_token = "{refresh_token}" }
+            [x.response]
+            token = "/access_token"
+            expires = ["/expires_in", "/expires_at"]
+            refresh_token = "/refresh_token"
+            ok = { "/code" = [200] }
+            error = "/error"
+            error_description = ["/error_description", "/message"]
+            permanent = []
+            transient = ["temporarily_unavailable"]
+            [x.inject]
+            headers = { Authorization = "Bearer {access_token}" }
+            [x.reject]
+            status = [401]
+            grpc_status = [16]
+            body = { "/errcode" = [40001, 42001] }
+        "#,
+        grant,
+        ..Provider::of("x")
+    };
+    let variables = [
+        ("client_id", text("i")),
+        ("client_secret", text("s")),
+        ("phone", text("1")),
+        ("sms", text("2")),
+    ];
+    // Inside one dialect auth beats [request]: Basic is i:s.
+    let head = "POST\naccept: application/json\nauthorization: Basic aTpz\n\
+                content-type: application/x-www-form-urlencoded\n\n";
+    let request = provider(None).request(&variables);
+    assert_eq!(request, format!("{head}grant_type=client_credentials"));
+    let request = provider(Some("sms")).request(&variables);
+    assert_eq!(request, format!("{head}grant_type=sms&phone=1&sms=2"));
+    let plan = provider(Some("sms")).compile().unwrap();
+    assert_eq!(plan.exchange.one_time, ["sms"]);
+    assert!(plan.reject.reads_bodies());
+}
+
 #[test]
 fn a_dialect_may_stand_on_the_built_in_one_of_its_name() {
     let provider = Provider {
