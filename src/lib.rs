@@ -1,7 +1,9 @@
 //! Cupbearer: a reverse-proxy sidecar that puts a valid access token on every request.
 
+pub mod app;
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod dialect;
 pub mod metrics;
 pub mod provider;
