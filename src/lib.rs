@@ -1,6 +1,7 @@
 //! Cupbearer: a reverse-proxy sidecar that puts a valid access token on every request.
 
 pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod demo;

@@ -249,6 +249,11 @@ impl FakeVendor {
         self.shared.state().fault = fault;
     }
 
+    /// How long tokens live that are issued now.
+    pub fn life(&self) -> Duration {
+        self.shared.state().life
+    }
+
     /// Of tokens issued from now on.
     pub fn set_life(&self, life: Duration) {
         self.shared.state().life = life;
