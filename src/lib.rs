@@ -9,3 +9,4 @@ pub mod dialect;
 pub mod metrics;
 pub mod provider;
 pub mod secret;
+pub mod upstream;

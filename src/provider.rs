@@ -1,14 +1,207 @@
-//! CONTROL: config → exchange → schedule → refresher → [`cell`].
+//! CONTROL: config → [`inputs`] → [`exchange`] → [`schedule`] → [`refresher`] → [`cell`].
 //!
 //! Every provider identity has one refresher task on the control thread. It alone asks the vendor for tokens
 //! and it alone writes the cell that the data plane reads.
 
 pub mod cell;
+pub mod exchange;
+pub mod inputs;
+mod refresher;
+pub mod schedule;
+mod source;
+pub mod static_token;
+pub mod store;
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::clock::Clock;
+use crate::config::{Provider, TokenSource};
+use crate::metrics::Metrics;
+use crate::provider::cell::CellReader;
+use crate::provider::exchange::Fetch;
+use crate::provider::refresher::{Command, Member, Refresher};
+use crate::provider::schedule::Schedule;
+use crate::provider::source::Source;
+use crate::provider::store::Store;
+
+/// What a refresher works with.
+#[derive(Clone)]
+pub struct Deps {
+    pub store: Arc<dyn Store>,
+    pub fetcher: Arc<dyn Fetch>,
+    pub clock: Clock,
+    pub metrics: Arc<Metrics>,
+    /// A number in 0..1, for jitter.
+    pub random: fn() -> f64,
+}
+
+/// One provider, seen from outside its refresher. Cheap to clone; when the last one of an identity is dropped, its
+/// refresher ends.
+#[derive(Clone)]
+pub struct Handle {
+    provider: Arc<Provider>,
+    reader: CellReader,
+    status: watch::Receiver<Status>,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+/// Starts the refresher of one identity on the current runtime, and answers one handle for each of its providers, in
+/// their order. The first provider leads: its credentials and life-cycle keys count.
+pub fn spawn(group: Vec<Arc<Provider>>, deps: Deps) -> Vec<Handle> {
+    let Some(lead) = group.first().map(Arc::clone) else {
+        return Vec::new();
+    };
+    let (writer, reader) = cell::cell(deps.clock.clone());
+    let (status, watch) = watch::channel(Status::default());
+    // Unbounded: whoever asks waits for the answer, so there are no more commands than callers.
+    let (sender, commands) = mpsc::unbounded_channel();
+    let handles = group
+        .iter()
+        .enumerate()
+        .map(|(index, provider)| Handle {
+            provider: Arc::clone(provider),
+            reader: reader.clone().with_injection(index),
+            status: watch.clone(),
+            commands: sender.clone(),
+        })
+        .collect();
+    let members = group
+        .into_iter()
+        .map(|provider| Member {
+            metrics: deps.metrics.provider(&provider.name),
+            provider,
+        })
+        .collect();
+    let source = Source::new(
+        Arc::clone(&lead),
+        Arc::clone(&deps.store),
+        Arc::clone(&deps.fetcher),
+        deps.clock.clone(),
+    );
+    let refresher = Refresher {
+        members,
+        schedule: Schedule::new(lead.life.clone()),
+        source,
+        deps,
+        writer,
+        status,
+        commands,
+        held: None,
+        askers: Vec::new(),
+        credentials: [0; 32],
+        last_error: None,
+        stopping: false,
+    };
+    tokio::spawn(refresher.run());
+    handles
+}
+
+/// Providers that share a token, by identity, each group in the order of the names; a static provider is alone.
+pub fn groups(providers: &[Arc<Provider>]) -> Vec<Vec<Arc<Provider>>> {
+    let mut groups: Vec<Vec<Arc<Provider>>> = Vec::new();
+    let mut places = HashMap::new();
+    for provider in providers {
+        let identity = match &provider.source {
+            TokenSource::Endpoint(endpoint) => Some(endpoint.identity.as_str()),
+            TokenSource::Static { .. } => None,
+        };
+        let place = match identity {
+            Some(identity) => *places.entry(identity).or_insert(groups.len()),
+            None => groups.len(),
+        };
+        match groups.get_mut(place) {
+            Some(group) => group.push(Arc::clone(provider)),
+            None => groups.push(vec![Arc::clone(provider)]),
+        }
+    }
+    for group in &mut groups {
+        group.sort_by(|a, b| a.name.cmp(&b.name));
+    }
+    groups
+}
+
+// === impl Deps ===
+
+impl Deps {
+    pub fn new(
+        store: Arc<dyn Store>,
+        fetcher: Arc<dyn Fetch>,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            store,
+            fetcher,
+            clock,
+            metrics,
+            random: fastrand::f64,
+        }
+    }
+}
+
+// === impl Handle ===
+
+impl Handle {
+    pub fn name(&self) -> &str {
+        &self.provider.name
+    }
+
+    pub fn provider(&self) -> &Arc<Provider> {
+        &self.provider
+    }
+
+    /// Whether the process is ready only once this one has had a token.
+    pub fn required(&self) -> bool {
+        self.provider.life.required
+    }
+
+    /// For the data plane.
+    pub fn reader(&self) -> CellReader {
+        self.reader.clone()
+    }
+
+    pub fn status(&self) -> Status {
+        let mut status = self.status.borrow().clone();
+        // The refresher tells an expiry when it wakes; whoever asks in between gets the truth.
+        if matches!(status.state, State::Valid | State::Stale) && self.reader.current().is_none() {
+            status.state = State::Expired;
+        }
+        status
+    }
+
+    /// Waits for the first token. `false`: the refresher ended without one. Cancel safe.
+    pub async fn first_token(&self) -> bool {
+        let mut status = self.status.clone();
+        let found = status.wait_for(|status| status.generation > 0).await;
+        found.is_ok()
+    }
+
+    /// Fetches a token now, or waits for the fetch that is under way. Cancel safe: the fetch goes on.
+    pub async fn refresh(&self) -> Result<(), RefreshError> {
+        let ended = || RefreshError::Failed("the provider is shutting down".to_owned());
+        let (reply, answer) = oneshot::channel();
+        self.commands
+            .send(Command::Refresh(reply))
+            .map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
+    }
+
+    /// Ends the refresher of this handle's identity and waits until it has: a fetch under way is let finish, within
+    /// the provider's `timeout`. From then on another refresher of the same identity may start.
+    pub async fn stop(&self) {
+        // An error means that it has ended already.
+        let _ = self.commands.send(Command::Stop);
+        let mut status = self.status.clone();
+        while status.changed().await.is_ok() {}
+    }
+}
+
 /// What admin pages, metrics and the command line may know of a provider. Holds no secret.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Status {
     pub state: State,
     pub generation: u64,
@@ -24,12 +217,13 @@ pub struct Status {
 }
 
 /// As in `token_state{state}`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
     Valid,
     /// Usable, but its refresh failed.
     Stale,
     Expired,
+    #[default]
     Missing,
     LoginRequired,
 }

@@ -68,6 +68,7 @@ pub fn cell(clock: Clock) -> (CellWriter, CellReader) {
     let shared = Arc::new(Shared {
         token: ArcSwapOption::empty(),
         rejected: AtomicU64::new(0),
+        considered: AtomicU64::new(0),
         renew: Notify::new(),
         clock,
     });
@@ -75,6 +76,7 @@ pub fn cell(clock: Clock) -> (CellWriter, CellReader) {
         CellWriter {
             shared: Arc::clone(&shared),
             outlook,
+            taken: AtomicU64::new(0),
         },
         CellReader {
             shared,
@@ -88,6 +90,8 @@ struct Shared {
     token: ArcSwapOption<Token>,
     /// The newest generation that an upstream rejected.
     rejected: AtomicU64,
+    /// The newest rejected generation that the refresher has dealt with: if it is still in the cell, then for good.
+    considered: AtomicU64,
     renew: Notify,
     clock: Clock,
 }
@@ -96,22 +100,29 @@ struct Shared {
 pub struct CellWriter {
     shared: Arc<Shared>,
     outlook: watch::Sender<Outlook>,
+    /// The newest rejected generation that [`Self::rejection`] has handed out.
+    taken: AtomicU64,
 }
 
 impl CellWriter {
     /// Publishes a token and, after it, the outlook: a reader that sees the new outlook sees the token too.
     pub fn publish(&self, token: Arc<Token>, outlook: Outlook) {
         self.shared.token.store(Some(token));
-        self.outlook.send_replace(outlook);
+        self.set_outlook(outlook);
     }
 
     /// Empties the cell: what was in it must not be used any more.
     pub fn clear(&self, outlook: Outlook) {
         self.shared.token.store(None);
-        self.outlook.send_replace(outlook);
+        self.set_outlook(outlook);
     }
 
+    /// With [`Outlook::Settled`], every rejection that [`Self::rejection`] has handed out counts as dealt with.
     pub fn set_outlook(&self, outlook: Outlook) {
+        if outlook == Outlook::Settled {
+            let taken = self.taken.load(Ordering::Relaxed);
+            self.shared.considered.fetch_max(taken, Ordering::Release);
+        }
         self.outlook.send_replace(outlook);
     }
 
@@ -119,10 +130,15 @@ impl CellWriter {
         self.shared.token.load_full()
     }
 
-    /// Waits until a reader reports a rejection. Cancel safe: a report that nobody waited for is kept.
+    /// Waits until a reader reports a rejection, or finds no usable token where the refresher believes that all is
+    /// settled (a suspend, a step of the wall clock). Answers the newest rejected generation so far, 0 for none.
+    ///
+    /// Cancel safe: a report that nobody waited for is kept.
     pub async fn rejection(&self) -> u64 {
         self.shared.renew.notified().await;
-        self.shared.rejected.load(Ordering::Acquire)
+        let rejected = self.shared.rejected.load(Ordering::Acquire);
+        self.taken.fetch_max(rejected, Ordering::Relaxed);
+        rejected
     }
 }
 
@@ -158,15 +174,29 @@ impl CellReader {
 
     /// Waits, up to `limit`, for a usable token of a generation above `than` (0 for any).
     ///
-    /// Answers at once when there is one, and when the next attempt is further away than `limit`.
+    /// Answers at once when there is one, when the next attempt is further away than `limit`, and when the
+    /// refresher has already found out that `than` cannot be replaced (the vendor gave the same token again).
     /// Cancel safe.
     pub async fn newer(&self, than: u64, limit: Duration) -> Result<Arc<Token>, Unavailable> {
         let deadline = Instant::now() + limit;
         let mut watch = self.watch.clone();
         loop {
             let outlook = *watch.borrow_and_update();
-            if let Some(token) = self.current().filter(|token| token.generation > than) {
+            let usable = self.current();
+            let found = usable.is_some();
+            if let Some(token) = usable.filter(|token| token.generation > than) {
                 return Ok(token);
+            }
+            if outlook == Outlook::Settled {
+                if found && self.shared.considered.load(Ordering::Acquire) >= than {
+                    return Err(Unavailable::Transient {
+                        retry_after: Duration::from_secs(1),
+                    });
+                }
+                if !found {
+                    // It expired and the refresher does not know yet: clocks moved under its timers.
+                    self.shared.renew.notify_one();
+                }
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if let Some(reason) = self.hopeless(outlook, left) {

@@ -1,0 +1,469 @@
+//! CONTROL, exchange: one bounded token request.
+//!
+//! Two steps, because a dial may be repeated freely and what follows may not: until [`Line::send`] is called the vendor
+//! has seen nothing, so a one-time input is not spent and a single-active token not killed.
+//!
+//! No redirects, at most [`MAX_ANSWER`] of answer, the provider's `timeout` over everything; nothing secret in an error
+//! or a log line: neither headers nor bodies nor the URL's query are ever written.
+
+use std::fmt::Write as _;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING, USER_AGENT};
+use http::{HeaderMap, Method, Request, Response, Uri};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::time::{Instant, timeout_at};
+use tracing::{debug, warn};
+use zeroize::Zeroizing;
+
+use crate::clock::{Clock, Now};
+use crate::config::Endpoint;
+use crate::dialect::{
+    Answer, Class, Frozen, Issued, Problem, Refusal, RequestPlan, TokenRequest, Var, Variables,
+};
+use crate::provider::inputs::InputError;
+use crate::secret::Secret;
+use crate::upstream::connect::{Alpn, ConnectError, Connector, Destination};
+use crate::upstream::tls::{TlsConfigError, TlsProfiles};
+
+/// The largest token answer known is 20 KiB.
+pub const MAX_ANSWER: usize = 1024 * 1024;
+
+/// As [`crate::proxy`] accepts heads, so do we.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// Variables that are no secrets: masking them in a vendor's words would hide what the user needs to read.
+const PUBLIC: [&str; 6] = [
+    "client_id",
+    "username",
+    "scope",
+    "audience",
+    "resource",
+    "redirect_uri",
+];
+
+/// A future in a box.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// How the refresher reaches a vendor: over HTTP, or as a test says.
+pub trait Fetch: Send + Sync {
+    /// Opens a connection. Sends nothing but handshakes. Cancel safe.
+    fn dial<'a>(
+        &'a self,
+        endpoint: &'a Endpoint,
+        deadline: Instant,
+    ) -> Pending<'a, Result<Box<dyn Line>, FetchError>>;
+}
+
+/// A connection on which nothing was sent yet.
+pub trait Line: Send {
+    /// Sends the request and reads the answer. From here on the vendor may have acted on it, whatever comes back.
+    ///
+    /// Not cancel safe: dropping the future abandons a token that may have been issued.
+    fn send<'a>(
+        self: Box<Self>,
+        call: Call<'a>,
+        deadline: Instant,
+    ) -> Pending<'a, Result<Fetched, FetchError>>;
+}
+
+/// What to ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    pub endpoint: &'a Endpoint,
+    pub request: &'a RequestPlan,
+    pub variables: &'a Variables,
+}
+
+/// A vendor's yes, and the moment from which its life counts: just before the request was sent.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    pub issued: Issued,
+    pub sent: Now,
+}
+
+/// Why there is no token. The text is for an operator: it says who failed, and holds no secret.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// The request cannot be built: nothing was sent.
+    #[error("cannot build the token request: {}: {}", .0.path, .0.message)]
+    Request(Problem),
+    #[error("cannot set up TLS for the token endpoint: {0}")]
+    Tls(#[from] TlsConfigError),
+    /// Nothing was sent.
+    #[error("cannot reach the token endpoint: {0}")]
+    Dial(#[from] ConnectError),
+    #[error("the token endpoint {host} did not answer within {limit:?}")]
+    Timeout { host: String, limit: Duration },
+    #[error("the token endpoint {host} broke off: {reason}")]
+    Broken { host: String, reason: String },
+    #[error("the answer of the token endpoint {host} is larger than 1 MiB")]
+    TooLarge { host: String },
+    /// The vendor's no.
+    #[error("{}", refusal_text(host, refusal))]
+    Refused { host: String, refusal: Refusal },
+    /// The token was dead when it came.
+    #[error(
+        "the token has already expired when it comes: check this machine's clock, and `response.expires`"
+    )]
+    DeadOnArrival,
+    /// The token cannot be put where `[inject]` wants it.
+    #[error("the token cannot be used: {}: {}", .0.path, .0.message)]
+    Inject(Problem),
+    /// A one-time input must be marked as spent before it is sent.
+    #[error("the one-time input was not sent, because that cannot be recorded: {0}")]
+    Store(String),
+}
+
+/// Token requests over HTTP/1.1.
+///
+/// Not HTTP/2: one request every few minutes gains nothing from it, and old token endpoints have more trouble with it.
+#[derive(Clone)]
+pub struct HttpFetch {
+    profiles: TlsProfiles,
+    clock: Clock,
+}
+
+// === impl FetchError ===
+
+impl FetchError {
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Refused { refusal, .. } => refusal.class,
+            // Nothing reaches the vendor, so trying again soon harms nobody; a repaired file is noticed quickly.
+            Self::Input(_) | Self::Tls(_) | Self::Store(_) => Class::Transient,
+            Self::Request(_) | Self::Inject(_) => Class::Permanent,
+            Self::Dial(_)
+            | Self::Timeout { .. }
+            | Self::Broken { .. }
+            | Self::TooLarge { .. }
+            | Self::DeadOnArrival => Class::Transient,
+        }
+    }
+
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { refusal, .. } => refusal.retry_after,
+            _ => None,
+        }
+    }
+
+    /// RFC 6749 §5.2: the grant itself (code, refresh token) is invalid, expired or revoked.
+    pub fn is_invalid_grant(&self) -> bool {
+        matches!(self, Self::Refused { refusal, .. } if refusal.code.as_deref() == Some("invalid_grant"))
+    }
+
+    /// Whether a refresh token is dead: refused for itself, not because the client was.
+    pub fn kills_refresh_token(&self) -> bool {
+        let Self::Refused { refusal, .. } = self else {
+            return false;
+        };
+        refusal.class == Class::Permanent
+            // RFC 6749 §5.2: these two speak of the client, and every other request would be refused as well.
+            && !matches!(
+                refusal.code.as_deref(),
+                Some("invalid_client" | "unauthorized_client")
+            )
+    }
+}
+
+fn refusal_text(host: &str, refusal: &Refusal) -> String {
+    let mut text = format!("the token endpoint {host} answered HTTP {}", refusal.status);
+    // Writing to a String cannot fail.
+    if let Some(code) = &refusal.code {
+        let _ = write!(text, ", {code}");
+    }
+    if let Some(description) = &refusal.description {
+        let _ = write!(text, ": {description}");
+    }
+    if let Some(detail) = &refusal.detail {
+        let _ = write!(text, " ({detail})");
+    }
+    if (300..400).contains(&refusal.status) {
+        text.push_str("; redirects are never followed: correct token_url");
+    }
+    text
+}
+
+// === impl HttpFetch ===
+
+impl HttpFetch {
+    pub fn new(profiles: TlsProfiles, clock: Clock) -> Self {
+        Self { profiles, clock }
+    }
+
+    /// Reads the endpoint's CA and client certificate, so that a bad one is a start-up error.
+    /// Blocks on the file system.
+    pub fn check(&self, endpoint: &Endpoint) -> Result<(), TlsConfigError> {
+        Connector::new(destination(endpoint), &self.profiles).map(drop)
+    }
+
+    /// The files are read again at each fetch: client certificates are renewed while we run.
+    async fn connector(&self, endpoint: &Endpoint) -> Result<Connector, FetchError> {
+        let destination = destination(endpoint);
+        let profiles = self.profiles.clone();
+        let made =
+            tokio::task::spawn_blocking(move || Connector::new(destination, &profiles)).await;
+        match made {
+            Ok(connector) => Ok(connector?),
+            Err(_) => Err(broken(endpoint, "this process is shutting down")),
+        }
+    }
+
+    async fn open(
+        &self,
+        endpoint: &Endpoint,
+        deadline: Instant,
+    ) -> Result<Box<dyn Line>, FetchError> {
+        let connector = self.connector(endpoint).await?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let connected = connector.connect(left).await?;
+        let handshake = http1::Builder::new()
+            // Old servers exist that compare names by their bytes.
+            .title_case_headers(true)
+            .max_buf_size(MAX_HEAD)
+            .handshake(TokioIo::new(connected.io));
+        let (sender, connection) = handshake
+            .await
+            .map_err(|error| broken(endpoint, &error.to_string()))?;
+        // Ends by itself once the sender and the body are dropped; its error is also the request's.
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Ok(Box::new(HttpLine {
+            sender,
+            clock: self.clock.clone(),
+        }))
+    }
+}
+
+impl Fetch for HttpFetch {
+    fn dial<'a>(
+        &'a self,
+        endpoint: &'a Endpoint,
+        deadline: Instant,
+    ) -> Pending<'a, Result<Box<dyn Line>, FetchError>> {
+        Box::pin(self.open(endpoint, deadline))
+    }
+}
+
+fn destination(endpoint: &Endpoint) -> Destination {
+    Destination {
+        origin: endpoint.token_url.clone(),
+        connect_to: None,
+        tls: endpoint.tls.clone(),
+        egress: endpoint.egress.clone(),
+        alpn: Alpn::Http1,
+    }
+}
+
+struct HttpLine {
+    sender: http1::SendRequest<Full<Bytes>>,
+    clock: Clock,
+}
+
+impl Line for HttpLine {
+    fn send<'a>(
+        self: Box<Self>,
+        call: Call<'a>,
+        deadline: Instant,
+    ) -> Pending<'a, Result<Fetched, FetchError>> {
+        Box::pin(self.exchange(call, deadline))
+    }
+}
+
+impl HttpLine {
+    async fn exchange(
+        mut self: Box<Self>,
+        call: Call<'_>,
+        deadline: Instant,
+    ) -> Result<Fetched, FetchError> {
+        let endpoint = call.endpoint;
+        let sent = self.clock.now();
+        let frozen = Frozen {
+            now: sent.wall,
+            nonce: uuid::Uuid::new_v4().simple().to_string(),
+            uuid: uuid::Uuid::new_v4().to_string(),
+        };
+        let request = call
+            .request
+            .render(call.variables, &frozen)
+            .map_err(FetchError::Request)?;
+        let secrets = secrets(call.variables, &request);
+        let request = http_request(endpoint, request)?;
+        let work = async {
+            let answer = self
+                .sender
+                .send_request(request)
+                .await
+                .map_err(|error| broken(endpoint, &error.to_string()))?;
+            read_body(endpoint, answer).await
+        };
+        let answer = timeout_at(deadline, work)
+            .await
+            .map_err(|_| FetchError::Timeout {
+                host: endpoint.token_url.authority.clone(),
+                limit: endpoint.timeout,
+            })??;
+        let secrets: Vec<&Secret> = secrets.iter().collect();
+        let read = endpoint.plan.response.read(
+            Answer {
+                status: answer.status(),
+                headers: answer.headers(),
+                body: answer.body(),
+            },
+            &secrets,
+        );
+        log(endpoint, answer.status(), &read);
+        match read {
+            Ok(issued) => Ok(Fetched { issued, sent }),
+            Err(refusal) => Err(FetchError::Refused {
+                host: endpoint.token_url.authority.clone(),
+                refusal,
+            }),
+        }
+    }
+}
+
+/// What a vendor might echo: every variable that is not public by its nature, and the credentials as sent.
+fn secrets(variables: &Variables, request: &TokenRequest) -> Vec<Secret> {
+    let mut secrets: Vec<Secret> = variables
+        .iter()
+        .filter(|(name, _)| !PUBLIC.contains(&name.as_str()))
+        .filter_map(|(_, var)| match var {
+            Var::Text(secret) => Some(secret.clone()),
+            Var::Integer(_) | Var::Boolean(_) => None,
+        })
+        .collect();
+    for value in request
+        .headers
+        .values()
+        .filter(|value| value.is_sensitive())
+    {
+        if let Ok(text) = value.to_str() {
+            let credential = text.split_once(' ').map_or(text, |(_scheme, rest)| rest);
+            secrets.push(Secret::new(credential));
+        }
+    }
+    secrets
+}
+
+fn http_request(
+    endpoint: &Endpoint,
+    request: TokenRequest,
+) -> Result<Request<Full<Bytes>>, FetchError> {
+    let unusable = |what: &str| {
+        FetchError::Request(Problem {
+            path: "token_url".to_owned(),
+            message: format!("{what} cannot be sent in an HTTP request"),
+        })
+    };
+    let uri = target(endpoint, request.query.as_deref().map(String::as_str))
+        .ok_or_else(|| unusable("its path and query"))?;
+    let host = HeaderValue::from_str(&endpoint.token_url.authority)
+        .map_err(|_| unusable("its host name"))?;
+    let mut headers = HeaderMap::with_capacity(request.headers.len() + 3);
+    headers.insert(HOST, host);
+    headers.insert(
+        USER_AGENT,
+        HeaderValue::from_static(concat!("cupbearer/", env!("CARGO_PKG_VERSION"))),
+    );
+    headers.extend(request.headers);
+    for name in [TRANSFER_ENCODING, CONNECTION] {
+        headers.remove(name);
+    }
+    // Stated even where it is 0: there are servers that answer 411 to a POST without it.
+    if !request.body.is_empty() || !matches!(request.method, Method::GET | Method::HEAD) {
+        headers.insert(CONTENT_LENGTH, request.body.len().into());
+    }
+    let mut sent = Request::new(Full::new(Bytes::from_owner(Wiped(request.body))));
+    *sent.method_mut() = request.method;
+    *sent.uri_mut() = uri;
+    *sent.headers_mut() = headers;
+    Ok(sent)
+}
+
+/// `None` if the two do not make a request target.
+fn target(endpoint: &Endpoint, query: Option<&str>) -> Option<Uri> {
+    let mut target = Zeroizing::new(endpoint.path_and_query.clone());
+    if let Some(query) = query.filter(|query| !query.is_empty()) {
+        let separator = if target.contains('?') { '&' } else { '?' };
+        target.push(separator);
+        target.push_str(query);
+    }
+    target.parse().ok()
+}
+
+/// A body that is wiped once hyper has sent it.
+struct Wiped(Zeroizing<Vec<u8>>);
+
+impl AsRef<[u8]> for Wiped {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+async fn read_body(
+    endpoint: &Endpoint,
+    answer: Response<Incoming>,
+) -> Result<Response<Zeroizing<Vec<u8>>>, FetchError> {
+    let (head, mut body) = answer.into_parts();
+    let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| broken(endpoint, &error.to_string()))?;
+        let Some(data) = frame.data_ref() else {
+            continue;
+        };
+        if bytes.len() + data.len() > MAX_ANSWER {
+            return Err(FetchError::TooLarge {
+                host: endpoint.token_url.authority.clone(),
+            });
+        }
+        bytes.extend_from_slice(data);
+    }
+    Ok(Response::from_parts(head, bytes))
+}
+
+fn broken(endpoint: &Endpoint, reason: &str) -> FetchError {
+    FetchError::Broken {
+        host: endpoint.token_url.authority.clone(),
+        reason: reason.to_owned(),
+    }
+}
+
+fn log(endpoint: &Endpoint, status: http::StatusCode, read: &Result<Issued, Refusal>) {
+    let host = &endpoint.token_url.authority;
+    let path = endpoint
+        .path_and_query
+        .split('?')
+        .next()
+        .unwrap_or_default();
+    let status = status.as_u16();
+    match read {
+        Ok(issued) => {
+            debug!(host, path, status, "token endpoint answered");
+            for warning in &issued.warnings {
+                warn!(host, path, "token endpoint: {warning}");
+            }
+        }
+        Err(refusal) => debug!(
+            host,
+            path,
+            status,
+            code = refusal.code,
+            description = refusal.description,
+            detail = refusal.detail,
+            "token endpoint refused"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests;

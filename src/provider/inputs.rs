@@ -1,0 +1,265 @@
+//! CONTROL, inputs: where each variable comes from → its value, afresh for every fetch.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Command;
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use crate::config::Value;
+use crate::dialect::{Var, Variables};
+use crate::secret::Secret;
+
+/// A credential is a line, a token, at most a key: whatever is longer is the wrong file.
+const MAX_BYTES: u64 = 1024 * 1024;
+
+/// For `command = […]`. A secret manager that takes longer is better called by a timer that writes a file.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a value could not be had. Names the key, never the value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InputError {
+    #[error("{key}: {} is empty", path.display())]
+    EmptyFile { key: String, path: PathBuf },
+    #[error("{key}: cannot read {}: {reason}", path.display())]
+    File {
+        key: String,
+        path: PathBuf,
+        reason: String,
+    },
+    #[error("{key}: the command `{program}` {reason}")]
+    Command {
+        key: String,
+        program: String,
+        reason: String,
+    },
+}
+
+/// All of a provider's variables. `provider` is only for the errors' key paths.
+pub async fn resolve(
+    provider: &str,
+    values: &BTreeMap<String, Value>,
+) -> Result<Variables, InputError> {
+    let mut variables = Variables::new();
+    for (name, value) in values {
+        let key = format!("providers.{provider}.{name}");
+        variables.insert(name.clone(), read(&key, value).await?);
+    }
+    Ok(variables)
+}
+
+/// One value. `key` is its path in the configuration.
+pub async fn read(key: &str, value: &Value) -> Result<Var, InputError> {
+    match value {
+        Value::Literal(var) => Ok(var.clone()),
+        Value::Env { value, .. } => Ok(Var::Text(value.clone())),
+        Value::File(path) => Ok(Var::Text(read_file(key, path).await?)),
+        Value::Command(words) => Ok(Var::Text(run(key, words).await?)),
+    }
+}
+
+/// Those variables that need no reading: literals and the environment's.
+pub fn ready(values: &BTreeMap<String, Value>) -> Variables {
+    let ready = values.iter().filter_map(|(name, value)| match value {
+        Value::Literal(var) => Some((name.clone(), var.clone())),
+        Value::Env { value, .. } => Some((name.clone(), Var::Text(value.clone()))),
+        Value::File(_) | Value::Command(_) => None,
+    });
+    ready.collect()
+}
+
+/// A digest of every file that the values come from: it changes when a credential was replaced.
+///
+/// A file that cannot be read counts as such, so that its coming back is a change too.
+pub async fn fingerprint<'a>(values: impl IntoIterator<Item = &'a Value>) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for value in values {
+        if let Value::File(path) = value {
+            match read_bytes(path).await {
+                Ok(bytes) => {
+                    hash.update([1]);
+                    hash.update(Sha256::digest(&*bytes));
+                }
+                Err(_) => hash.update([0]),
+            }
+        }
+    }
+    hash.finalize().into()
+}
+
+async fn read_file(key: &str, path: &Path) -> Result<Secret, InputError> {
+    let failed = |reason: String| InputError::File {
+        key: key.to_owned(),
+        path: path.to_owned(),
+        reason,
+    };
+    let bytes = read_bytes(path)
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    let secret = text(&bytes).map_err(|reason| failed(reason.to_owned()))?;
+    if secret.is_empty() {
+        return Err(InputError::EmptyFile {
+            key: key.to_owned(),
+            path: path.to_owned(),
+        });
+    }
+    Ok(secret)
+}
+
+async fn read_bytes(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
+    let file = tokio::fs::File::open(path).await?;
+    // Room for one read of nearly every credential: a vector that grows leaves copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
+    capped(file, &mut bytes).await?;
+    Ok(bytes)
+}
+
+async fn run(key: &str, words: &[String]) -> Result<Secret, InputError> {
+    let program = words.first().cloned().unwrap_or_default();
+    let failed = |reason: String| InputError::Command {
+        key: key.to_owned(),
+        program: program.clone(),
+        reason,
+    };
+    let mut child = Command::new(&program)
+        .args(words.iter().skip(1))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        // Goes to our own standard error: it is where the reason of a failure is told, and not ours to judge.
+        .stderr(Stdio::inherit())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| failed(format!("cannot be started: {error}")))?;
+    let stdout = child.stdout.take();
+    let work = async {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
+        if let Some(stdout) = stdout {
+            capped(stdout, &mut bytes).await?;
+        }
+        Ok::<_, std::io::Error>((bytes, child.wait().await?))
+    };
+    let (bytes, status) = timeout(COMMAND_TIMEOUT, work)
+        .await
+        .map_err(|_| failed(format!("was not done within {COMMAND_TIMEOUT:?}")))?
+        .map_err(|error| failed(format!("cannot be read: {error}")))?;
+    if !status.success() {
+        return Err(failed(format!("failed ({status})")));
+    }
+    let secret = text(&bytes).map_err(failed_with(&failed))?;
+    if secret.is_empty() {
+        return Err(failed("printed nothing".to_owned()));
+    }
+    Ok(secret)
+}
+
+fn failed_with<'a>(
+    failed: &'a impl Fn(String) -> InputError,
+) -> impl Fn(&'static str) -> InputError + 'a {
+    move |reason| failed(reason.to_owned())
+}
+
+async fn capped(source: impl AsyncRead + Unpin, into: &mut Vec<u8>) -> std::io::Result<()> {
+    source.take(MAX_BYTES + 1).read_to_end(into).await?;
+    if into.len() as u64 > MAX_BYTES {
+        return Err(std::io::Error::other("it is larger than 1 MiB"));
+    }
+    Ok(())
+}
+
+/// UTF-8 without one trailing newline.
+fn text(bytes: &[u8]) -> Result<Secret, &'static str> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8 text")?;
+    let text = text
+        .strip_suffix("\r\n")
+        .or_else(|| text.strip_suffix('\n'))
+        .unwrap_or(text);
+    Ok(Secret::new(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(dir: &tempfile::TempDir, name: &str, text: &str) -> Value {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        Value::File(path)
+    }
+
+    fn command(words: &[&str]) -> Value {
+        Value::Command(words.iter().map(ToString::to_string).collect())
+    }
+
+    async fn read_text(value: &Value) -> Result<String, InputError> {
+        match read("providers.x.client_secret", value).await? {
+            Var::Text(secret) => Ok(secret.expose().to_owned()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn exactly_one_trailing_newline_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        for (text, expected) in [
+            ("s3cret", "s3cret"),
+            ("s3cret\n", "s3cret"),
+            ("s3cret\r\n", "s3cret"),
+            ("s3cret\n\n", "s3cret\n"),
+            (" s3cret ", " s3cret "),
+        ] {
+            assert_eq!(read_text(&file(&dir, "a", text)).await.unwrap(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn files_are_read_again_each_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let value = file(&dir, "a", "one");
+        assert_eq!(read_text(&value).await.unwrap(), "one");
+        let before = fingerprint([&value]).await;
+        assert_eq!(fingerprint([&value]).await, before);
+        file(&dir, "a", "two");
+        assert_eq!(read_text(&value).await.unwrap(), "two");
+        assert_ne!(fingerprint([&value]).await, before);
+        std::fs::remove_file(dir.path().join("a")).unwrap();
+        assert_ne!(fingerprint([&value]).await, before);
+    }
+
+    #[tokio::test]
+    async fn errors_name_the_key_and_never_the_value() {
+        let dir = tempfile::tempdir().unwrap();
+        for (value, expected) in [
+            (file(&dir, "empty", ""), "is empty"),
+            (file(&dir, "newline", "\n"), "is empty"),
+            (Value::File(dir.path().join("absent")), "cannot read"),
+            (
+                command(&["/nonexistent/prog", "hunter2"]),
+                "cannot be started",
+            ),
+            (command(&["true"]), "printed nothing"),
+            (command(&["sh", "-c", "echo hunter2; exit 3"]), "failed"),
+        ] {
+            let error = read_text(&value).await.unwrap_err().to_string();
+            assert!(error.starts_with("providers.x.client_secret: "), "{error}");
+            assert!(error.contains(expected), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_command_is_run_without_a_shell() {
+        let value = command(&["printf", "%s\\n", "a; b $HOME"]);
+        assert_eq!(read_text(&value).await.unwrap(), "a; b $HOME");
+    }
+
+    #[tokio::test]
+    async fn a_command_that_prints_for_ever_is_cut_off() {
+        let error = read_text(&command(&["yes"])).await.unwrap_err();
+        assert!(error.to_string().contains("larger than 1 MiB"), "{error}");
+    }
+}

@@ -1,0 +1,405 @@
+//! CONTROL, refresher: the one task that keeps a cell filled. A loop over [`schedule`](super::schedule); it alone asks
+//! the vendor, so that there is never more than one fetch in flight per identity, whoever wants it.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep};
+use tracing::{debug, info, warn};
+
+use crate::clock::{Now, unix_seconds};
+use crate::config::Provider;
+use crate::dialect::{Class, Injection};
+use crate::metrics::ProviderMetrics;
+use crate::provider::cell::{CellWriter, Outlook, Token};
+use crate::provider::exchange::{FetchError, Fetched};
+use crate::provider::schedule::{Decision, Life, Schedule};
+use crate::provider::source::{Failure, Source, resumed_life};
+use crate::provider::{Deps, RefreshError, State, Status, inputs};
+use crate::secret::Secret;
+
+/// How often credential files are looked at while new ones could help, and a static token's file always.
+const FILE_POLL: Duration = Duration::from_secs(2);
+
+/// How soon a store that cannot be read is tried again.
+const STORE_RETRY: Duration = Duration::from_secs(5);
+
+/// What a [`Handle`](super::Handle) asks of its refresher.
+pub(super) enum Command {
+    Refresh(oneshot::Sender<Result<(), RefreshError>>),
+    Stop,
+}
+
+pub(super) struct Refresher {
+    pub(super) members: Vec<Member>,
+    pub(super) deps: Deps,
+    pub(super) source: Source,
+    pub(super) schedule: Schedule,
+    pub(super) writer: CellWriter,
+    pub(super) status: watch::Sender<Status>,
+    pub(super) commands: mpsc::UnboundedReceiver<Command>,
+    pub(super) held: Option<Held>,
+    /// Wait for the result of the next fetch, or of the one under way.
+    pub(super) askers: Vec<oneshot::Sender<Result<(), RefreshError>>>,
+    pub(super) credentials: [u8; 32],
+    pub(super) last_error: Option<String>,
+    pub(super) stopping: bool,
+}
+
+/// One provider of the identity: they may differ in how they send the token.
+pub(super) struct Member {
+    pub(super) provider: Arc<Provider>,
+    pub(super) metrics: ProviderMetrics,
+}
+
+/// The token in the cell, as far as the next one is compared with it.
+pub(super) struct Held {
+    token: Secret,
+    generation: u64,
+    fetched_at: SystemTime,
+}
+
+impl Refresher {
+    /// Ends when all handles are gone, or on [`Command::Stop`]; an exchange under way is let finish, within the
+    /// provider's `timeout`.
+    pub(super) async fn run(mut self) {
+        self.recover().await;
+        while !self.stopping {
+            let now = self.deps.clock.now();
+            match self.schedule.decide(now) {
+                Decision::Fetch => self.fetch().await,
+                Decision::Wait { next, wake } => {
+                    self.tell(now, next);
+                    self.wait(wake).await;
+                }
+            }
+        }
+    }
+
+    /// Takes up what an earlier process left. Nothing is sent before the store has been read.
+    async fn recover(&mut self) {
+        while !self.stopping {
+            match self.source.load().await {
+                Ok(None) => return,
+                Ok(Some(access)) => {
+                    let now = self.deps.clock.now();
+                    let life = resumed_life(&access, self.lead(), now, (self.deps.random)());
+                    if life.usable(now) {
+                        self.resume(access.token, access.fetched_at, life).await;
+                    }
+                    return;
+                }
+                Err(error) => {
+                    warn!(provider = self.lead().name, "{error}");
+                    self.last_error = Some(error.to_string());
+                    let now = self.deps.clock.now();
+                    let next = now.boot + STORE_RETRY;
+                    self.writer.set_outlook(Outlook::Failed {
+                        class: Class::Transient,
+                        next,
+                    });
+                    self.tell(now, Some(next));
+                    self.wait_for_store().await;
+                }
+            }
+        }
+    }
+
+    async fn resume(&mut self, token: Secret, fetched_at: SystemTime, life: Life) {
+        match self.injections(&token).await {
+            Ok(injections) => {
+                info!(provider = self.lead().name, "took a token from the store");
+                self.schedule.adopted(life);
+                self.publish(token, fetched_at, &life, injections, false);
+            }
+            Err(error) => warn!(provider = self.lead().name, "stored token: {error}"),
+        }
+    }
+
+    async fn wait_for_store(&mut self) {
+        let retry = Instant::now() + STORE_RETRY;
+        loop {
+            let command = tokio::select! {
+                () = tokio::time::sleep_until(retry) => return,
+                command = self.commands.recv() => command,
+            };
+            match command {
+                None | Some(Command::Stop) => {
+                    self.stopping = true;
+                    return;
+                }
+                Some(Command::Refresh(reply)) => {
+                    let reason = self.last_error.clone().unwrap_or_default();
+                    let _ = reply.send(Err(RefreshError::Failed(reason)));
+                }
+            }
+        }
+    }
+
+    /// Until something happens, at most `wake`.
+    async fn wait(&mut self, wake: Duration) {
+        let watching = self.source.is_static() || self.schedule.waits_for_credentials();
+        let wake = if watching { wake.min(FILE_POLL) } else { wake };
+        tokio::select! {
+            rejected = self.writer.rejection() => self.rejected(rejected),
+            command = self.commands.recv() => self.command(command),
+            () = sleep(wake) => {
+                if watching {
+                    self.look_at_files().await;
+                }
+            }
+        }
+    }
+
+    fn rejected(&mut self, generation: u64) {
+        let now = self.deps.clock.now();
+        let current = self.held.as_ref().map(|held| held.generation);
+        // Zero: a request only found its token expired, and the schedule will see that for itself.
+        if generation == 0 || current != Some(generation) {
+            return;
+        }
+        let Some(at) = self.schedule.rejected(now) else {
+            return;
+        };
+        debug!(provider = self.lead().name, generation, "token rejected");
+        if at > now.boot {
+            self.writer.set_outlook(Outlook::Failed {
+                class: Class::Transient,
+                next: at,
+            });
+        }
+    }
+
+    fn command(&mut self, command: Option<Command>) {
+        match command {
+            None | Some(Command::Stop) => self.stopping = true,
+            Some(Command::Refresh(reply)) => {
+                match self.schedule.by_hand(self.deps.clock.now()) {
+                    Ok(()) => self.askers.push(reply),
+                    // Nobody left to tell is fine.
+                    Err(retry_after) => {
+                        let _ = reply.send(Err(RefreshError::TooSoon { retry_after }));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn look_at_files(&mut self) {
+        let seen = self.source.fingerprint().await;
+        if std::mem::replace(&mut self.credentials, seen) != seen {
+            debug!(provider = self.lead().name, "credential file changed");
+            self.schedule.credentials_changed();
+        }
+    }
+
+    async fn fetch(&mut self) {
+        let started = self.deps.clock.now();
+        self.schedule.started(started);
+        self.writer.set_outlook(Outlook::Soon);
+        self.tell(started, None);
+        self.credentials = self.source.fingerprint().await;
+        let began = Instant::now();
+        let fetched = self.source.fetch().await;
+        let took = began.elapsed();
+        let result = match fetched {
+            Ok(fetched) => self.adopt(fetched).await,
+            Err(failure) => Err(failure),
+        };
+        self.count(&result, took);
+        let result = result.map_err(|failure| self.fail(failure));
+        self.answer(&result);
+    }
+
+    /// A vendor's yes becomes the cell's token.
+    async fn adopt(&mut self, fetched: Fetched) -> Result<(), Failure> {
+        let now = self.deps.clock.now();
+        let random = (self.deps.random)();
+        let life = Life::new(
+            fetched.issued.expiry,
+            &self.lead().life,
+            fetched.sent,
+            random,
+        );
+        let token = fetched.issued.access_token.clone();
+        let injections = self.injections(&token).await;
+        if life.usable(now)
+            && let Ok(injections) = injections
+        {
+            let same = self.held.as_ref().is_some_and(|held| held.token == token);
+            self.schedule.succeeded(life, same, now);
+            self.publish(token, fetched.sent.wall, &life, injections, same);
+            self.last_error = None;
+            self.log(&life, same, now);
+            if let Err(failure) = self.source.keep(&fetched, &life).await {
+                self.last_error = Some(failure.to_string());
+            }
+            return Ok(());
+        }
+        // Its refresh token is good all the same, and the old one may be dead by now.
+        let _ = self.source.keep(&fetched, &life).await;
+        injections?;
+        Err(FetchError::DeadOnArrival.into())
+    }
+
+    fn publish(
+        &mut self,
+        token: Secret,
+        fetched_at: SystemTime,
+        life: &Life,
+        injections: Box<[Injection]>,
+        same: bool,
+    ) {
+        let last = self.held.as_ref().map_or(0, |held| held.generation);
+        let generation = if same { last } else { last + 1 };
+        self.writer.publish(
+            Arc::new(Token {
+                generation,
+                injections,
+                wall_deadline: life.wall_deadline,
+                boot_deadline: life.boot_deadline,
+            }),
+            Outlook::Settled,
+        );
+        for member in &self.members {
+            let expiry = life.expires_at.map_or(f64::INFINITY, unix_seconds);
+            member.metrics.expiry.set(expiry);
+            member.metrics.fetched_at.set(unix_seconds(fetched_at));
+        }
+        self.held = Some(Held {
+            token,
+            generation,
+            fetched_at,
+        });
+    }
+
+    async fn injections(&self, token: &Secret) -> Result<Box<[Injection]>, FetchError> {
+        let mut built = Vec::with_capacity(self.members.len());
+        for Member { provider, .. } in &self.members {
+            let plan = &provider.inject;
+            // Nearly always enough; a variable from a file or command is read only where [inject] really names it.
+            let injection = match plan.build(token, &inputs::ready(&provider.variables)) {
+                Ok(injection) => injection,
+                Err(_) => {
+                    let variables = inputs::resolve(&provider.name, &provider.variables).await?;
+                    plan.build(token, &variables).map_err(FetchError::Inject)?
+                }
+            };
+            built.push(injection);
+        }
+        Ok(built.into())
+    }
+
+    /// What follows from a failure; the text of it, for whoever asked.
+    fn fail(&mut self, failure: Failure) -> String {
+        let now = self.deps.clock.now();
+        let (class, retry_after, reason) = match failure {
+            Failure::Fetch(error) => (error.class(), error.retry_after(), error.to_string()),
+            Failure::LoginRequired(reason) => {
+                self.schedule.needs_login();
+                (Class::Permanent, None, format!("login required: {reason}"))
+            }
+        };
+        self.schedule
+            .failed(class, retry_after, now, (self.deps.random)());
+        let next = self.schedule.next(now);
+        let wait = next.map(|next| next.saturating_sub(now.boot));
+        warn!(
+            provider = self.lead().name,
+            ?class,
+            failures = self.schedule.failures(),
+            retry_in = wait.map(tracing::field::debug),
+            "no new token: {reason}"
+        );
+        self.writer.set_outlook(match next {
+            None => Outlook::LoginRequired,
+            Some(next) => Outlook::Failed { class, next },
+        });
+        self.last_error = Some(reason.clone());
+        reason
+    }
+
+    /// Tells everybody who asked before or during the fetch: its result is theirs.
+    fn answer(&mut self, result: &Result<(), String>) {
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Refresh(reply) => self.askers.push(reply),
+                Command::Stop => self.stopping = true,
+            }
+        }
+        for asker in self.askers.drain(..) {
+            let _ = asker.send(result.clone().map_err(RefreshError::Failed));
+        }
+    }
+
+    fn count(&self, result: &Result<(), Failure>, took: Duration) {
+        if self.source.is_static() {
+            return;
+        }
+        for Member { metrics, .. } in &self.members {
+            match result {
+                Ok(()) => metrics.fetched.inc(),
+                Err(Failure::Fetch(error)) => match error.class() {
+                    Class::Transient => metrics.fetch_transient.inc(),
+                    Class::Permanent => metrics.fetch_permanent.inc(),
+                },
+                Err(Failure::LoginRequired(_)) => metrics.fetch_permanent.inc(),
+            }
+            metrics.fetch_duration.observe(took.as_secs_f64());
+        }
+    }
+
+    fn log(&self, life: &Life, same: bool, now: Now) {
+        let next = self.schedule.next(now);
+        let seconds = |time: Duration| time.as_secs();
+        info!(
+            provider = self.lead().name,
+            expires_in_s = life.left(now).map(seconds),
+            refresh_in_s = next.map(|next| seconds(next.saturating_sub(now.boot))),
+            unchanged = same,
+            "token fetched"
+        );
+    }
+
+    /// Status and state metric, as of now.
+    fn tell(&self, now: Now, next: Option<Duration>) {
+        let state = self.state(now);
+        for member in &self.members {
+            member.metrics.set_state(state);
+        }
+        let next_fetch_at =
+            next.and_then(|next| now.wall.checked_add(next.saturating_sub(now.boot)));
+        let status = Status {
+            state,
+            generation: self.held.as_ref().map_or(0, |held| held.generation),
+            expires_at: self.schedule.life().and_then(|life| life.expires_at),
+            fetched_at: self.held.as_ref().map(|held| held.fetched_at),
+            next_fetch_at,
+            failures: self.schedule.failures(),
+            last_error: self.last_error.clone(),
+        };
+        self.status.send_if_modified(|told| {
+            let changed = *told != status;
+            *told = status;
+            changed
+        });
+    }
+
+    fn state(&self, now: Now) -> State {
+        match &self.held {
+            Some(_) if self.schedule.usable(now) => match self.schedule.failures() {
+                0 => State::Valid,
+                _ => State::Stale,
+            },
+            _ if self.schedule.login_required() => State::LoginRequired,
+            Some(_) => State::Expired,
+            None => State::Missing,
+        }
+    }
+
+    /// Whose credentials and life-cycle keys count for all.
+    fn lead(&self) -> &Provider {
+        &self.members[0].provider
+    }
+}

@@ -1,0 +1,100 @@
+//! CONTROL, static tokens: an API key, a personal access token, a projected service-account token.
+//!
+//! Reading the value takes the place of the exchange; everything after it is the same for all providers.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+
+use crate::clock::Now;
+use crate::config::Value;
+use crate::dialect::{Expiry, Issued, Problem, Var};
+use crate::provider::exchange::{FetchError, Fetched};
+use crate::provider::inputs;
+use crate::secret::Secret;
+
+/// Reads the value of `access_token`.
+pub async fn read(provider: &str, value: &Value, now: Now) -> Result<Fetched, FetchError> {
+    let key = format!("providers.{provider}.access_token");
+    let token = match inputs::read(&key, value).await? {
+        Var::Text(token) if sendable(&token) => token,
+        _ => {
+            let message = "it must be a text of visible ASCII characters, without spaces";
+            return Err(FetchError::Inject(Problem {
+                path: key,
+                message: message.to_owned(),
+            }));
+        }
+    };
+    let expiry =
+        jwt_expiry(token.expose()).map_or(Expiry::Unstated, |at| Expiry::At { at, date: None });
+    Ok(Fetched {
+        issued: Issued {
+            access_token: token,
+            refresh_token: None,
+            expiry,
+            warnings: Vec::new(),
+        },
+        sent: now,
+    })
+}
+
+/// RFC 6750's b64token is narrower; vendors' keys are not.
+fn sendable(token: &Secret) -> bool {
+    let bytes = token.expose().as_bytes();
+    !bytes.is_empty() && bytes.iter().all(|byte| (0x21..=0x7e).contains(byte))
+}
+
+/// `exp` (RFC 7519 §4.1.4) of a token that looks like a JWT. The signature is the API's business, not ours.
+fn jwt_expiry(token: &str) -> Option<SystemTime> {
+    let mut parts = token.split('.');
+    let (_header, payload, _signature) = (parts.next()?, parts.next()?, parts.next()?);
+    let payload = BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?;
+    let claims: serde_json::Value = serde_json::from_slice(&payload).ok()?;
+    let seconds = claims.get("exp")?.as_f64()?;
+    UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, test::TestClock};
+
+    fn jwt(payload: &str) -> String {
+        let encode = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
+        format!("{}.{}.c2ln", encode(r#"{"alg":"none"}"#), encode(payload))
+    }
+
+    #[test]
+    fn exp_of_a_jwt_is_honoured() {
+        let at = |seconds| Some(UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(jwt_expiry(&jwt(r#"{"exp":1767225700}"#)), at(1_767_225_700));
+        assert_eq!(
+            jwt_expiry(&jwt(r#"{"exp":1767225700.0}"#)),
+            at(1_767_225_700)
+        );
+        for other in [
+            "ghp_0123",
+            "a.b.c",
+            "a.b",
+            &jwt("{}"),
+            &jwt(r#"{"exp":"x"}"#),
+            &jwt(r#"{"exp":-1}"#),
+            &jwt(r#"{"exp":1e300}"#),
+        ] {
+            assert_eq!(jwt_expiry(other), None, "{other}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_sent_is_refused_without_being_quoted() {
+        let now = Clock::Test(TestClock::new()).now();
+        for text in ["two words", "line\nbreak", "ключ"] {
+            let value = Value::Literal(Var::Text(text.into()));
+            let error = read("x", &value, now).await.unwrap_err().to_string();
+            assert!(error.contains("providers.x.access_token"), "{error}");
+            assert!(!error.contains(text), "{error}");
+        }
+    }
+}

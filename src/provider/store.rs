@@ -1,0 +1,171 @@
+//! CONTROL, store: what must outlive a token, or the process.
+//!
+//! One small record per identity: the refresh token, which one-time inputs are spent, and the access token where
+//! fetching another one is costly (single-active, one-time, longer-lived than a day). Whole records are read and
+//! written, so that any store with an atomic "set" will do.
+
+mod file;
+mod memory;
+mod seal;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use crate::config;
+use crate::dialect::Var;
+use crate::provider::exchange::Pending;
+use crate::provider::inputs::{self, InputError};
+use crate::secret::Secret;
+
+pub use file::FileStore;
+pub use memory::MemoryStore;
+pub use seal::Keys;
+
+/// Where records are kept.
+pub trait Store: Send + Sync {
+    /// `None` if nothing was ever saved under this key.
+    fn load<'a>(&'a self, key: &'a StateKey) -> Pending<'a, Result<Option<Saved>, StoreError>>;
+
+    /// When it answers, the record is durable (as far as this store can be). A record that was there before is
+    /// replaced as a whole or, on failure, not at all.
+    fn save<'a>(
+        &'a self,
+        key: &'a StateKey,
+        saved: &'a Saved,
+    ) -> Pending<'a, Result<(), StoreError>>;
+}
+
+/// The name of an identity's record: a hash, since an identity may hold what nobody should read in a listing.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StateKey(String);
+
+/// One identity's record.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Saved {
+    pub refresh_token: Option<Secret>,
+    /// Hash of the configured refresh token that `refresh_token` descends from: when another one is configured, that
+    /// one is the newer.
+    pub seed: Option<String>,
+    pub access: Option<SavedAccess>,
+    /// Hashes of one-time inputs that were sent. Never shortened: an old code must not be sent again, ever.
+    pub spent: BTreeSet<String>,
+}
+
+/// A stored access token. Its life is on the wall clock: a boot clock ends with its boot.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SavedAccess {
+    pub token: Secret,
+    pub fetched_at: SystemTime,
+    pub expires_at: Option<SystemTime>,
+}
+
+/// Why a store cannot be opened, read or written.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    #[error("store: cannot {action} {}: {reason}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        reason: String,
+    },
+    #[error(
+        "store: {} is in use by process {holder}: stop that one, or give this one a store.path of its own",
+        path.display()
+    )]
+    Locked { path: PathBuf, holder: String },
+    #[error(
+        "store: {} cannot be used: {reason}. Nothing was changed; move the file away if its state may be lost",
+        path.display()
+    )]
+    Unopenable { path: PathBuf, reason: String },
+    #[error("store.key: {0}")]
+    Key(String),
+    #[error(transparent)]
+    Input(#[from] InputError),
+}
+
+/// Opens what `[store]` asks for, and checks all that is in it: state that cannot be opened is a start-up error.
+pub async fn open(config: &config::Store) -> Result<Arc<dyn Store>, StoreError> {
+    let keys = read_keys(&config.keys).await?;
+    match &config.kind {
+        config::StoreKind::Memory => Ok(Arc::new(MemoryStore::default())),
+        config::StoreKind::File { path } => {
+            let path = path.clone();
+            let opened = tokio::task::spawn_blocking(move || FileStore::open(path, keys)).await;
+            match opened {
+                Ok(store) => Ok(Arc::new(store?)),
+                Err(_) => Err(StoreError::Key("this process is shutting down".to_owned())),
+            }
+        }
+    }
+}
+
+async fn read_keys(values: &[config::Value]) -> Result<Keys, StoreError> {
+    let mut keys = Vec::new();
+    for (place, value) in values.iter().enumerate() {
+        let unusable = |reason: &str| StoreError::Key(format!("key {}: {reason}", place + 1));
+        let Var::Text(text) = inputs::read("store.key", value).await? else {
+            return Err(unusable("must be a string"));
+        };
+        let bytes = BASE64_STANDARD
+            .decode(text.expose())
+            .map(Zeroizing::new)
+            .map_err(|_| unusable("is not base64"))?;
+        let key: [u8; 32] = bytes.as_slice().try_into().map_err(|_| {
+            unusable("is not 32 bytes long; `openssl rand -base64 32` makes one that is")
+        })?;
+        keys.push(Zeroizing::new(key));
+    }
+    Ok(Keys::new(keys))
+}
+
+// === impl StateKey ===
+
+impl StateKey {
+    pub fn new(identity: &str) -> Self {
+        Self(hex(&Sha256::digest(identity.as_bytes())))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What a spent input leaves behind. Salted with the identity: a six-digit code under a bare hash is no secret,
+    /// and equal codes of two providers would show as equal.
+    pub fn digest<'a>(&self, inputs: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+        let mut hash = Sha256::new();
+        hash.update(self.0.as_bytes());
+        for (name, value) in inputs {
+            for part in [name, value] {
+                hash.update((part.len() as u64).to_be_bytes());
+                hash.update(part.as_bytes());
+            }
+        }
+        hex(&hash.finalize())
+    }
+}
+
+impl fmt::Debug for StateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes
+        .iter()
+        .fold(String::with_capacity(64), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}

@@ -1,0 +1,68 @@
+//! Sealing: AES-256-GCM with the state key as associated data, so that a record copied to another name does not open.
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use zeroize::Zeroizing;
+
+use super::StateKey;
+
+/// The configured keys: the first seals, all open. None: records are kept in the clear.
+pub struct Keys(Vec<Zeroizing<[u8; 32]>>);
+
+/// Nonce and ciphertext with its tag.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    pub(super) nonce: [u8; NONCE_LEN],
+    pub(super) ciphertext: Vec<u8>,
+}
+
+impl Keys {
+    pub fn new(keys: Vec<Zeroizing<[u8; 32]>>) -> Self {
+        Self(keys)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// `None` without keys.
+    ///
+    /// Nonces are random: at one write a minute it takes 8,000 years to reach the 2^32 that one key may see.
+    pub(super) fn seal(&self, key: &StateKey, text: &[u8]) -> Option<Sealed> {
+        let sealing = aead(self.0.first()?)?;
+        let mut buffer = text.to_vec();
+        let nonce = sealing
+            .seal_in_place_append_tag(Aad::from(key.as_str()), &mut buffer)
+            .ok()?;
+        Some(Sealed {
+            nonce: *nonce.as_ref(),
+            ciphertext: buffer,
+        })
+    }
+
+    /// `None` if no key opens it: another key sealed it, for another name, or it was damaged.
+    pub(super) fn open(&self, key: &StateKey, sealed: &Sealed) -> Option<Zeroizing<Vec<u8>>> {
+        self.0.iter().find_map(|candidate| {
+            let mut buffer = Zeroizing::new(sealed.ciphertext.clone());
+            let length = aead(candidate)?
+                .open_in_place(
+                    Nonce::from(&sealed.nonce),
+                    Aad::from(key.as_str()),
+                    &mut buffer,
+                )
+                .ok()?
+                .len();
+            buffer.truncate(length);
+            Some(buffer)
+        })
+    }
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} keys", self.0.len())
+    }
+}
+
+fn aead(key: &[u8; 32]) -> Option<RandomizedNonceKey> {
+    RandomizedNonceKey::new(&AES_256_GCM, key).ok()
+}

@@ -1,0 +1,138 @@
+//! A tunnel through an HTTP proxy (RFC 9110 §9.3.6).
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use zeroize::Zeroizing;
+
+use super::{ConnectError, Peer};
+use crate::config::EgressProxy;
+
+/// Of the proxy's answer. What is longer is not the answer to a `CONNECT`.
+const MAX_HEAD: usize = 8 * 1024;
+
+/// Asks `proxy`, to which `tcp` is connected, for a tunnel to `target`.
+///
+/// Reads nothing past the answer's head but what stays in the buffer of `tcp`.
+pub(super) async fn open(
+    tcp: &mut BufReader<TcpStream>,
+    proxy: &EgressProxy,
+    peer: &Peer,
+    target: &Peer,
+) -> Result<(), ConnectError> {
+    let refused = |status, reason: String| ConnectError::Egress {
+        peer: peer.clone(),
+        target: target.authority(),
+        status,
+        reason,
+    };
+    let cut_off = |error: io::Error| ConnectError::Refused {
+        peer: peer.clone(),
+        source: Arc::new(error),
+    };
+    tcp.write_all(request(proxy, target).as_bytes())
+        .await
+        .map_err(cut_off)?;
+    loop {
+        let head = read_head(tcp).await.map_err(cut_off)?;
+        match head.as_deref().and_then(status) {
+            Some(100..=199) => {}
+            Some(200..=299) if tcp.buffer().is_empty() => return Ok(()),
+            // The client speaks first, in TLS as in HTTP: these bytes are not the destination's.
+            Some(200..=299) => {
+                let reason = "it sent bytes of its own into the tunnel";
+                return Err(refused(None, reason.to_owned()));
+            }
+            Some(407) => {
+                let reason = match proxy.authorization {
+                    Some(_) => {
+                        "status 407: it does not accept the user name and password in its URL"
+                    }
+                    None => "status 407: it wants a user name and password, and its URL holds none",
+                };
+                return Err(refused(Some(407), reason.to_owned()));
+            }
+            Some(other) => return Err(refused(Some(other), format!("status {other}"))),
+            None => return Err(refused(None, "its answer is not HTTP".to_owned())),
+        }
+    }
+}
+
+fn request(proxy: &EgressProxy, target: &Peer) -> Zeroizing<String> {
+    let authority = target.authority();
+    let secret = proxy.authorization.as_ref().map_or("", |it| it.expose());
+    // Large enough never to grow: growing would leave a copy of the secret behind.
+    let size = 2 * authority.len() + secret.len() + 64;
+    let mut text = Zeroizing::new(String::with_capacity(size));
+    text.push_str("CONNECT ");
+    text.push_str(&authority);
+    text.push_str(" HTTP/1.1\r\nHost: ");
+    text.push_str(&authority);
+    if !secret.is_empty() {
+        text.push_str("\r\nProxy-Authorization: ");
+        text.push_str(secret);
+    }
+    text.push_str("\r\n\r\n");
+    text
+}
+
+/// Up to and with the empty line; `None` for one that does not end within [`MAX_HEAD`].
+async fn read_head(tcp: &mut BufReader<TcpStream>) -> io::Result<Option<Vec<u8>>> {
+    let mut head = Vec::new();
+    loop {
+        let available = tcp.fill_buf().await?;
+        if available.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        // Through the end of a line, or all there is.
+        let line = available
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .map_or(available.len(), |end| end + 1);
+        head.extend_from_slice(&available[..line]);
+        tcp.consume(line);
+        if head.ends_with(b"\n\r\n") || head.ends_with(b"\n\n") {
+            return Ok(Some(head));
+        }
+        if head.len() > MAX_HEAD {
+            return Ok(None);
+        }
+    }
+}
+
+/// Of a status line, RFC 9112 §4.
+fn status(head: &[u8]) -> Option<u16> {
+    let rest = head.strip_prefix(b"HTTP/1.")?;
+    let code = match rest {
+        [b'0' | b'1', b' ', code @ ..] => code.get(..3)?,
+        _ => return None,
+    };
+    let number = std::str::from_utf8(code).ok()?.parse().ok()?;
+    (100..=599).contains(&number).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_lines_are_read_and_other_things_are_not() {
+        assert_eq!(
+            status(b"HTTP/1.1 200 Connection established\r\n"),
+            Some(200)
+        );
+        assert_eq!(status(b"HTTP/1.0 407\r\n"), Some(407));
+        for not_http in [
+            &b"HTTP/2 200\r\n"[..],
+            b"SSH-2.0-OpenSSH\r\n",
+            b"HTTP/1.1 +20",
+            b"HTTP/1.1 20",
+            b"HTTP/1.1 999\r\n",
+            b"",
+        ] {
+            assert_eq!(status(not_http), None, "{not_http:?}");
+        }
+    }
+}
