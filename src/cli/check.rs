@@ -85,7 +85,10 @@ fn reason_to_skip(provider: &Provider) -> Option<&'static str> {
     if provider.life.single_active {
         return Some("the vendor kills the token in use when a new one is fetched");
     }
-    (!endpoint.plan.one_time.is_empty()).then_some("its input can be used only once")
+    // Many vendors rotate refresh tokens: the one that this fetch brought would be lost with the process.
+    let spends_refresh_token = endpoint.plan.required_variables().contains("refresh_token");
+    (spends_refresh_token || !endpoint.plan.one_time.is_empty())
+        .then_some("its input may be good for one use only")
 }
 
 /// `what` in a column; further lines of `text` below each other.
