@@ -155,6 +155,9 @@ fn plan(fetched: &Fetched, rules: &LifeCycle, now: Now) -> (Option<Duration>, Op
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Config, Environment};
+    use crate::demo::setup::Setup;
+    use crate::demo::vendors::{Credential, FakeVendor, Fault, Kind};
     use crate::dialect::Issued;
 
     #[test]
@@ -179,5 +182,62 @@ mod tests {
         let (usable, next) = plan(&fetched, &rules, now);
         assert_eq!(usable, Some(Duration::from_secs(3599)));
         assert_eq!(next, Some(Duration::from_secs(2880)));
+    }
+
+    struct NoEnvironment;
+
+    impl Environment for NoEnvironment {
+        fn var(&self, _name: &str) -> Option<String> {
+            None
+        }
+    }
+
+    #[tokio::test]
+    async fn every_vendor_of_the_demo_gives_a_token_and_no_secret_is_shown() {
+        let (events, _seen) = tokio::sync::mpsc::unbounded_channel();
+        let setup = Setup::start(events).await.unwrap();
+        let text = setup.config("127.0.0.1:0", "127.0.0.1:0");
+        let config = Config::from_toml(&text, &NoEnvironment).unwrap();
+        for (provider, vendor) in config.providers.iter().zip(by_name(&setup)) {
+            let report = fetch(provider).await;
+            assert_eq!(report.outcome, Ok(()), "{:?}", vendor.refusals());
+            assert_eq!(vendor.counters().issued, 1, "{}", provider.name);
+            let shown = format!("{:?}", report.lines);
+            for (key, credential) in vendor.kind().credentials() {
+                if let Credential::Text(secret) = credential
+                    && ["client_secret", "password"].contains(key)
+                {
+                    assert!(!shown.contains(secret), "{key} in {shown}");
+                }
+            }
+            assert!(shown.contains("header authorization"), "{shown}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_in_the_vendors_words() {
+        let (events, _seen) = tokio::sync::mpsc::unbounded_channel();
+        let setup = Setup::start(events).await.unwrap();
+        let text = setup.config("127.0.0.1:0", "127.0.0.1:0");
+        let config = Config::from_toml(&text, &NoEnvironment).unwrap();
+        for (provider, vendor) in config.providers.iter().zip(by_name(&setup)) {
+            vendor.set_fault(Some(Fault::RejectCredentials));
+            let reason = fetch(provider).await.outcome.unwrap_err();
+            let words = match vendor.kind() {
+                Kind::Cncn => "用户名或密码错误",
+                Kind::Besender => "客户端ID或秘钥错误",
+                Kind::Ctcfile => "clientId或clientSecret错误",
+                Kind::IdentityServer => "invalid_client",
+                Kind::Passport => "The user credentials were incorrect.",
+            };
+            assert!(reason.contains(words), "{reason}");
+        }
+    }
+
+    /// As the configuration orders its providers.
+    fn by_name(setup: &Setup) -> Vec<&FakeVendor> {
+        let mut vendors: Vec<_> = setup.vendors().iter().collect();
+        vendors.sort_by_key(|vendor| vendor.kind().name());
+        vendors
     }
 }
