@@ -2,6 +2,7 @@
 //!
 //! Handles are resolved when an upstream or provider is set up; the request path only touches atomics.
 
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use prometheus::core::Collector;
@@ -154,7 +155,6 @@ impl Metrics {
             name: name.into(),
             requests: self.requests.clone(),
             by_code: Arc::new([const { OnceLock::new() }; STATUS_CODES]),
-            errors: self.request_errors.clone(),
             duration: self.request_duration.with_label_values(&[name]),
             in_flight: self.in_flight.with_label_values(&[name]),
             replayed: self.replays.with_label_values(&[name, "ok"]),
@@ -182,6 +182,13 @@ impl Metrics {
         metrics
     }
 
+    /// Counts an error of our own, by its code in DESIGN.md §5; `upstream` is empty where none was found. Off the fast path.
+    pub fn count_error(&self, upstream: &str, error: &str) {
+        self.request_errors
+            .with_label_values(&[upstream, error])
+            .inc();
+    }
+
     pub fn count_reload(&self, ok: bool) {
         self.config_reloads
             .with_label_values(&[if ok { "ok" } else { "error" }])
@@ -195,6 +202,24 @@ impl Metrics {
         // Writing to a String cannot fail; families that our own code registered always encode.
         let _ = TextEncoder::new().encode_utf8(&families, &mut text);
         (text, prometheus::TEXT_FORMAT)
+    }
+
+    /// Errors of our own, by upstream and over all codes; for pages.
+    pub fn errors_by_upstream(&self) -> HashMap<String, u64> {
+        let mut sums = HashMap::new();
+        for family in self.request_errors.collect() {
+            for metric in family.get_metric() {
+                let upstream = metric
+                    .get_label()
+                    .iter()
+                    .find(|pair| pair.name() == "upstream");
+                if let Some(upstream) = upstream {
+                    *sums.entry(upstream.value().to_owned()).or_default() +=
+                        metric.get_counter().get_value() as u64;
+                }
+            }
+        }
+        sums
     }
 
     /// For tests and pages: one sample's value.
@@ -235,7 +260,6 @@ pub struct UpstreamMetrics {
     name: Arc<str>,
     requests: IntCounterVec,
     by_code: Arc<[OnceLock<IntCounter>; STATUS_CODES]>,
-    errors: IntCounterVec,
     pub duration: Histogram,
     pub in_flight: IntGauge,
     pub replayed: IntCounter,
@@ -255,11 +279,6 @@ impl UpstreamMetrics {
             Some(slot) => slot.get_or_init(|| self.resolve(code)).inc(),
             None => self.resolve(code).inc(),
         }
-    }
-
-    /// Counts an error of our own, by its code in DESIGN.md §5. Off the fast path.
-    pub fn count_error(&self, error: &str) {
-        self.errors.with_label_values(&[&*self.name, error]).inc();
     }
 
     fn resolve(&self, code: u16) -> IntCounter {

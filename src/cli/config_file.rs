@@ -14,7 +14,6 @@ const DEFAULT_FILES: [&str; 2] = ["cupbearer.toml", "/etc/cupbearer/cupbearer.to
 /// What to start from; shown when there is no configuration.
 const STARTER: &str = r#"upstreams.example = { url = "https://api.example.com", provider = "example" }
 [providers.example]
-dialect       = "oauth2"
 token_url     = "https://login.example.com/oauth2/token"
 client_id     = "my-app"
 client_secret = { env = "EXAMPLE_CLIENT_SECRET" }

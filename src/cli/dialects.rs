@@ -123,6 +123,8 @@ impl Described {
             let optional: Vec<String> = plan
                 .known_variables()
                 .difference(&required)
+                // What comes with a token is kept by itself; nobody needs to write it down.
+                .filter(|name| *name != "refresh_token")
                 .cloned()
                 .collect();
             let needs = required

@@ -1,18 +1,18 @@
 //! `cupbearer status`: what the running proxy says of itself, as a table.
 
+use std::fmt::Write as _;
 use std::io::Write;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use http::StatusCode;
-use serde_json::Value;
 
 use super::admin::AdminArgs;
 use super::failure::Failure;
 use super::table::Table;
 use super::words;
-use crate::clock::unix_seconds;
+use crate::admin::{ProviderReport, Report, UpstreamReport};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
@@ -42,24 +42,38 @@ pub(super) fn run(args: &StatusArgs, out: &mut dyn Write) -> Result<(), Failure>
         }
         return Ok(());
     }
-    let status: Value = serde_json::from_slice(&answer.body).map_err(|_| {
-        Failure::Runtime("what answers there is no admin port of Cupbearer".to_owned())
+    let report: Report = serde_json::from_slice(&answer.body).map_err(|_| {
+        Failure::Runtime(
+            "what answers there is no admin port of this version of Cupbearer; try --json"
+                .to_owned(),
+        )
     })?;
-    out.write_all(render(&status, SystemTime::now()).as_bytes())?;
+    out.write_all(render(&report).as_bytes())?;
     Ok(())
 }
 
-fn render(status: &Value, now: SystemTime) -> String {
-    let mut text = providers(&status["providers"], now);
-    let upstreams = upstreams(&status["upstreams"]);
-    if !upstreams.is_empty() {
-        text.push('\n');
-        text.push_str(&upstreams);
+fn render(report: &Report) -> String {
+    let up = words::duration(Duration::from_secs(report.uptime_seconds));
+    let ready = match (report.ready, report.pending.as_slice()) {
+        (true, _) => "ready".to_owned(),
+        (false, []) => "not ready".to_owned(),
+        (false, pending) => format!("not ready: {}", pending.join("; ")),
+    };
+    let mut text = format!("cupbearer {}, up for {up}, {ready}\n", report.version);
+    for listener in &report.listeners {
+        // A String takes everything, here and below.
+        let _ = writeln!(text, "listening on {listener}");
     }
+    for problem in &report.config_problems {
+        let _ = writeln!(text, "the last reload was refused: {problem}");
+    }
+    let providers = providers(&report.providers);
+    let upstreams = upstreams(&report.upstreams);
+    let _ = write!(text, "\n{providers}\n{upstreams}");
     text
 }
 
-fn providers(providers: &Value, now: SystemTime) -> String {
+fn providers(providers: &[ProviderReport]) -> Table<7> {
     let mut table = Table::new([
         "PROVIDER",
         "TOKEN",
@@ -69,127 +83,110 @@ fn providers(providers: &Value, now: SystemTime) -> String {
         "FAILURES",
         "LAST ERROR",
     ]);
-    for (name, provider) in named(providers) {
+    for provider in providers {
         table.row([
-            name,
-            text(&provider["state"]),
-            text(&provider["generation"]),
-            when(&provider["expires_at"], now),
-            when(&provider["next_fetch_at"], now),
-            text(&provider["failures"]),
-            text(&provider["last_error"]),
+            provider.name.clone(),
+            provider.state.clone(),
+            provider.generation.to_string(),
+            from_now(provider.expires_in_seconds),
+            from_now(provider.next_fetch_in_seconds),
+            provider.failures.to_string(),
+            provider.last_error.clone().unwrap_or_else(none),
         ]);
     }
-    table.to_string()
+    table
 }
 
-fn upstreams(upstreams: &Value) -> String {
-    let rows = named(upstreams);
-    if rows.is_empty() {
-        return String::new();
-    }
-    let mut table = Table::new(["UPSTREAM", "ROUTE", "URL", "PROVIDER"]);
-    for (name, upstream) in rows {
+fn upstreams(upstreams: &[UpstreamReport]) -> Table<7> {
+    let mut table = Table::new([
+        "UPSTREAM", "ROUTE", "URL", "PROVIDER", "REQUESTS", "ERRORS", "REJECTED",
+    ]);
+    for upstream in upstreams {
         table.row([
-            name,
-            text(&upstream["route"]),
-            text(&upstream["url"]),
-            text(&upstream["provider"]),
+            upstream.name.clone(),
+            upstream.route.clone(),
+            upstream.url.clone(),
+            upstream.provider.clone(),
+            upstream.requests.to_string(),
+            upstream.errors.to_string(),
+            upstream.token_rejections.to_string(),
         ]);
     }
-    table.to_string()
+    table
 }
 
-/// A list of objects with a `name`, or an object by name.
-fn named(entries: &Value) -> Vec<(String, &Value)> {
-    match entries {
-        Value::Array(list) => list
-            .iter()
-            .map(|entry| (text(&entry["name"]), entry))
-            .collect(),
-        Value::Object(map) => map
-            .iter()
-            .map(|(name, entry)| (name.clone(), entry))
-            .collect(),
-        _ => Vec::new(),
-    }
+fn none() -> String {
+    "-".to_owned()
 }
 
-fn text(value: &Value) -> String {
-    match value {
-        Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
-}
-
-/// Unix seconds or RFC 3339, told from now.
-fn when(value: &Value, now: SystemTime) -> String {
-    let at = match value {
-        Value::Number(number) => number.as_f64(),
-        Value::String(text) => text
-            .parse::<jiff::Timestamp>()
-            .ok()
-            .map(|at| at.as_millisecond() as f64 / 1000.0),
-        _ => None,
+fn from_now(seconds: Option<i64>) -> String {
+    let Some(seconds) = seconds else {
+        return none();
     };
-    let Some(at) = at else {
-        return "-".to_owned();
-    };
-    let left = at - unix_seconds(now);
-    // Not a number, or further away than a Duration reaches: nothing that can be told in words.
-    match Duration::try_from_secs_f64(left.abs()) {
-        Err(_) => "-".to_owned(),
-        Ok(left_or_gone) if left < 0.0 => format!("{} ago", words::duration(left_or_gone)),
-        Ok(left_or_gone) => format!("in {}", words::duration(left_or_gone)),
+    let span = words::duration(Duration::from_secs(seconds.unsigned_abs()));
+    match seconds {
+        0 => "now".to_owned(),
+        1.. => format!("in {span}"),
+        _ => format!("{span} ago"),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
-    fn times_are_told_from_now_in_either_form() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600);
-        let status = json!({
-            "providers": [
-                { "name": "cncn", "state": "valid", "generation": 3, "expires_at": 1_767_225_614,
-                  "next_fetch_at": "2026-01-01T00:00:10Z", "failures": 0, "last_error": null },
-                { "name": "x", "state": "expired", "generation": 1, "expires_at": 1_767_225_540.0,
-                  "next_fetch_at": null, "failures": 2, "last_error": "HTTP 400, invalid_client: 用户名或密码错误" },
+    fn the_report_as_tables() {
+        let report = Report {
+            version: "1.2.3".to_owned(),
+            uptime_seconds: 7_500,
+            pending: vec!["no token yet from x".to_owned()],
+            listeners: vec!["http://127.0.0.1:8080".to_owned()],
+            config_problems: vec!["providers.x: is missing".to_owned()],
+            providers: vec![
+                ProviderReport {
+                    name: "cncn".to_owned(),
+                    state: "valid".to_owned(),
+                    generation: 3,
+                    expires_in_seconds: Some(14),
+                    next_fetch_in_seconds: Some(0),
+                    ..ProviderReport::default()
+                },
+                ProviderReport {
+                    name: "x".to_owned(),
+                    state: "expired".to_owned(),
+                    expires_in_seconds: Some(-60),
+                    failures: 2,
+                    last_error: Some("HTTP 400: 用户名或密码错误".to_owned()),
+                    ..ProviderReport::default()
+                },
             ],
-            "upstreams": [
-                { "name": "cncn", "route": "/cncn", "url": "https://api.example.cn/api", "provider": "cncn" },
-            ],
-        });
-        let text = render(&status, now);
+            upstreams: vec![UpstreamReport {
+                name: "cncn".to_owned(),
+                route: "path /cncn".to_owned(),
+                url: "https://api.example.cn/api".to_owned(),
+                provider: "cncn".to_owned(),
+                requests: 7,
+                ..UpstreamReport::default()
+            }],
+            ..Report::default()
+        };
+        let text = render(&report);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines,
             [
-                "PROVIDER  TOKEN    NO.  EXPIRES    NEXT FETCH  FAILURES  LAST ERROR",
-                "cncn      valid    3    in 14 s    in 10 s     0         -",
-                "x         expired  1    1 min ago  -           2         HTTP 400, invalid_client: 用户名或密码错误",
+                "cupbearer 1.2.3, up for 2 h 5 min, not ready: no token yet from x",
+                "listening on http://127.0.0.1:8080",
+                "the last reload was refused: providers.x: is missing",
                 "",
-                "UPSTREAM  ROUTE  URL                         PROVIDER",
-                "cncn      /cncn  https://api.example.cn/api  cncn",
+                "PROVIDER  TOKEN    NO.  EXPIRES    NEXT FETCH  FAILURES  LAST ERROR",
+                "cncn      valid    3    in 14 s    now         0         -",
+                "x         expired  0    1 min ago  -           2         HTTP 400: 用户名或密码错误",
+                "",
+                "UPSTREAM  ROUTE       URL                         PROVIDER  REQUESTS  ERRORS  REJECTED",
+                "cncn      path /cncn  https://api.example.cn/api  cncn      7         0       0",
             ]
         );
-    }
-
-    #[test]
-    fn other_shapes_do_not_panic() {
-        for status in [
-            json!(null),
-            json!([]),
-            json!({ "providers": { "a": {} } }),
-            json!({ "providers": [1] }),
-        ] {
-            render(&status, SystemTime::now());
-        }
-        assert_eq!(when(&json!(1e300), SystemTime::now()), "-");
     }
 }

@@ -92,13 +92,13 @@ pub(super) fn check(call: &Call, accounts: &mut Accounts) -> Result<Grant, Refus
     let mut form = call.form().map_err(invalid_request)?;
     authenticate(call, &mut form)?;
     let name = form.need("grant_type").map_err(invalid_request)?;
-    check_scope(&mut form)?;
+    let offline = check_scope(&mut form)?;
     let proof = Proof::take(&name, &mut form)?;
     // Only a request that is right in every other way may spend a code.
     form.finish().map_err(invalid_request)?;
     proof.check(accounts)?;
     let mut grant = Grant::new(&name);
-    if !matches!(proof, Proof::Client) {
+    if offline && !matches!(proof, Proof::Client) {
         grant.refresh_token = Some(accounts.new_refresh_token());
     }
     grant.id_token = matches!(proof, Proof::Code { .. });
@@ -236,9 +236,10 @@ fn authenticate(call: &Call, form: &mut Fields) -> Result<(), Refusal> {
         .map_err(wrong_credentials)
 }
 
-fn check_scope(form: &mut Fields) -> Result<(), Refusal> {
+/// Whether `offline_access` is granted: without `scope`, everything that is allowed is.
+fn check_scope(form: &mut Fields) -> Result<bool, Refusal> {
     let Some(scope) = form.take("scope") else {
-        return Ok(());
+        return Ok(true);
     };
     if scope.is_empty() {
         let reason = "scope is empty: leave the field out".to_owned();
@@ -249,7 +250,7 @@ fn check_scope(form: &mut Fields) -> Result<(), Refusal> {
             "invalid_scope",
             format!("scope '{name}' is not registered"),
         )),
-        None => Ok(()),
+        None => Ok(scope.split(' ').any(|name| name == "offline_access")),
     }
 }
 

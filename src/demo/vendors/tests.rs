@@ -505,6 +505,11 @@ async fn identityserver_serves_seven_grants() {
             true,
         ),
         (
+            "password",
+            "&username=alice&password=demo-password-of-alice&scope=api",
+            false,
+        ),
+        (
             "authorization_code",
             "&code=hdh922&redirect_uri=https%3A%2F%2Fmyapp.com%2Fcallback",
             true,
@@ -531,7 +536,7 @@ async fn identityserver_serves_seven_grants() {
             grant == "authorization_code"
         );
     }
-    assert_eq!(world.vendor.counters().issued, 8);
+    assert_eq!(world.vendor.counters().issued, 9);
 }
 
 #[tokio::test]
