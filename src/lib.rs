@@ -2,8 +2,10 @@
 
 pub mod admin;
 pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod dialect;
 pub mod metrics;
 pub mod provider;
