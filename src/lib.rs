@@ -1,5 +1,6 @@
 //! Cupbearer: a reverse-proxy sidecar that puts a valid access token on every request.
 
+pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod dialect;

@@ -2,6 +2,7 @@
 //!
 //! Handles are resolved when an upstream or provider is set up; the request path only touches atomics.
 
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use prometheus::core::Collector;
@@ -195,6 +196,24 @@ impl Metrics {
         // Writing to a String cannot fail; families that our own code registered always encode.
         let _ = TextEncoder::new().encode_utf8(&families, &mut text);
         (text, prometheus::TEXT_FORMAT)
+    }
+
+    /// Errors of our own, by upstream and over all codes; for pages.
+    pub fn errors_by_upstream(&self) -> HashMap<String, u64> {
+        let mut sums = HashMap::new();
+        for family in self.request_errors.collect() {
+            for metric in family.get_metric() {
+                let upstream = metric
+                    .get_label()
+                    .iter()
+                    .find(|pair| pair.name() == "upstream");
+                if let Some(upstream) = upstream {
+                    *sums.entry(upstream.value().to_owned()).or_default() +=
+                        metric.get_counter().get_value() as u64;
+                }
+            }
+        }
+        sums
     }
 
     /// For tests and pages: one sample's value.

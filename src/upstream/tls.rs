@@ -241,7 +241,7 @@ fn certificate_reason(error: &CertificateError) -> String {
 fn list(names: &[String]) -> String {
     match names {
         [] => "no name at all".to_owned(),
-        [few @ ..] if few.len() <= 5 => few.join(", "),
+        few if few.len() <= 5 => few.join(", "),
         [first @ .., _] => format!("{} and {} more", first[..4].join(", "), names.len() - 4),
     }
 }
@@ -365,5 +365,52 @@ impl PemFile {
             path: self.path.clone(),
             reason: reason.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_systems_roots_are_left_alone_until_they_are_needed() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        let folder = tempfile::TempDir::new().unwrap();
+        let ca_file = folder.path().join("ca.pem");
+        std::fs::write(&ca_file, params.self_signed(&key).unwrap().pem()).unwrap();
+        let profiles = TlsProfiles::new();
+        let loaded = || {
+            let cache = profiles.shared.cache.lock().unwrap();
+            cache.system_roots.is_some()
+        };
+
+        let tls = Tls {
+            ca_file: Some(ca_file),
+            ..Tls::default()
+        };
+        profiles.get(&tls).unwrap();
+        assert!(!loaded());
+
+        // A container without ca-certificates has none.
+        let found = profiles.get(&Tls::default()).is_ok();
+        assert_eq!(loaded(), found);
+    }
+
+    #[test]
+    fn long_lists_of_names_are_cut() {
+        let names: Vec<_> = (1..=6).map(|n| n.to_string()).collect();
+        assert_eq!(list(&[]), "no name at all");
+        assert_eq!(list(&names[..5]), "1, 2, 3, 4, 5");
+        assert_eq!(list(&names), "1, 2, 3, 4 and 2 more");
+    }
+
+    #[test]
+    fn a_tls_error_is_found_under_others() {
+        let alert = rustls::AlertDescription::CertificateRequired;
+        let inner = io::Error::other(rustls::Error::AlertReceived(alert));
+        let outer = io::Error::other(inner);
+        assert!(TlsFailure::find(&outer).is_some_and(|failure| !failure.certificate));
+        assert_eq!(TlsFailure::find(&io::Error::other("no")), None);
     }
 }

@@ -100,7 +100,7 @@ async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
                 first_error.get_or_insert(error);
             }
             Some(Err(panicked)) => {
-                first_error.get_or_insert(io::Error::other(panicked));
+                first_error.get_or_insert_with(|| io::Error::other(panicked));
             }
             None => break,
         }
@@ -154,7 +154,8 @@ mod tests {
         let (silent, _hold) = full_listener().await;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let open = listener.local_addr().unwrap();
-        let tcp = race(vec![silent, open]).await.unwrap();
+        let race = tokio::time::timeout(20 * STAGGER, race(vec![silent, open]));
+        let tcp = race.await.unwrap().unwrap();
         assert_eq!(tcp.peer_addr().unwrap(), open);
     }
 

@@ -1,0 +1,41 @@
+//! The status page: one document that asks `/status` every two seconds.
+
+use std::sync::LazyLock;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use http::header::{CONTENT_SECURITY_POLICY, HeaderValue};
+use http::{Response, StatusCode};
+use http_body_util::Full;
+use sha2::{Digest, Sha256};
+
+use super::routes::respond;
+
+const HTML: &str = include_str!("page/page.html");
+const CSS: &str = include_str!("page/page.css");
+const JS: &str = include_str!("page/page.js");
+
+/// Names in the page come from the configuration and errors from vendors: only this script and this style may run, and
+/// the script cannot turn text into markup.
+static PAGE: LazyLock<(Bytes, HeaderValue)> = LazyLock::new(|| {
+    let page = HTML.replace("/*CSS*/", CSS).replace("/*JS*/", JS);
+    let policy = format!(
+        "default-src 'none'; connect-src 'self'; img-src data:; script-src 'sha256-{}'; \
+         style-src 'sha256-{}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+         require-trusted-types-for 'script'",
+        BASE64_STANDARD.encode(Sha256::digest(JS)),
+        BASE64_STANDARD.encode(Sha256::digest(CSS)),
+    );
+    let policy = HeaderValue::try_from(policy).expect("base64 and the text above are ASCII");
+    (Bytes::from(page), policy)
+});
+
+pub(super) fn answer() -> Response<Full<Bytes>> {
+    let (page, policy) = &*PAGE;
+    let mut answer = respond(StatusCode::OK, "text/html; charset=utf-8", page.clone());
+    answer
+        .headers_mut()
+        .insert(CONTENT_SECURITY_POLICY, policy.clone());
+    answer
+}

@@ -1,0 +1,192 @@
+//! What `/status` says. The command line reads it back into the same types.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Listen, Route, Scheme, Upstream};
+use crate::metrics::UpstreamMetrics;
+use crate::provider::Status;
+
+/// The document. Times are RFC 3339 in UTC; spans are whole seconds, negative for the past.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub version: String,
+    pub uptime_seconds: u64,
+    pub ready: bool,
+    /// What stands in the way of being ready.
+    pub pending: Vec<String>,
+    /// What the last reload found wrong: an older configuration is running. Empty when all is well.
+    pub config_problems: Vec<String>,
+    /// Addresses of the proxy port, as bound.
+    pub listeners: Vec<String>,
+    pub providers: Vec<ProviderReport>,
+    pub upstreams: Vec<UpstreamReport>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ProviderReport {
+    pub name: String,
+    pub required: bool,
+    /// Host and port of the token endpoint; `null` for a static token.
+    pub token_endpoint: Option<String>,
+    /// `valid`, `stale`, `expired`, `missing` or `login_required`.
+    pub state: String,
+    pub generation: u64,
+    /// `null`: the token does not expire, or there is none.
+    pub expires_at: Option<String>,
+    pub expires_in_seconds: Option<i64>,
+    pub fetched_at: Option<String>,
+    /// `null`: a fetch is under way, or none will come.
+    pub next_fetch_at: Option<String>,
+    pub next_fetch_in_seconds: Option<i64>,
+    /// Failures in a row.
+    pub failures: u32,
+    pub last_error: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct UpstreamReport {
+    pub name: String,
+    pub url: String,
+    pub provider: String,
+    /// `path /cncn`, `host api.test`, `listen 127.0.0.1:8081` or `everything else`.
+    pub route: String,
+    pub requests: u64,
+    /// Answers that were errors of our own.
+    pub errors: u64,
+    pub token_rejections: u64,
+    pub in_flight: i64,
+    pub connections: i64,
+}
+
+impl ProviderReport {
+    pub fn new(
+        name: &str,
+        required: bool,
+        token_endpoint: Option<&str>,
+        status: &Status,
+        now: SystemTime,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            required,
+            token_endpoint: token_endpoint.map(str::to_owned),
+            state: status.state.name().to_owned(),
+            generation: status.generation,
+            expires_at: status.expires_at.and_then(rfc3339),
+            expires_in_seconds: status.expires_at.map(|at| seconds_until(at, now)),
+            fetched_at: status.fetched_at.and_then(rfc3339),
+            next_fetch_at: status.next_fetch_at.and_then(rfc3339),
+            next_fetch_in_seconds: status.next_fetch_at.map(|at| seconds_until(at, now)),
+            failures: status.failures,
+            last_error: status.last_error.clone(),
+        }
+    }
+}
+
+impl UpstreamReport {
+    /// `errors` are [`Metrics::errors_by_upstream`](crate::metrics::Metrics::errors_by_upstream).
+    pub fn new(
+        upstream: &Upstream,
+        metrics: &UpstreamMetrics,
+        errors: &HashMap<String, u64>,
+    ) -> Self {
+        let scheme = match upstream.origin.scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        };
+        Self {
+            name: upstream.name.clone(),
+            url: format!(
+                "{scheme}://{}{}",
+                upstream.origin.authority, upstream.base_path
+            ),
+            provider: upstream.provider.clone(),
+            route: route(&upstream.route),
+            requests: metrics.duration.get_sample_count(),
+            errors: errors.get(&upstream.name).copied().unwrap_or_default(),
+            token_rejections: metrics.rejections.get(),
+            in_flight: metrics.in_flight.get(),
+            connections: metrics.connections.get(),
+        }
+    }
+}
+
+fn route(route: &Route) -> String {
+    match route {
+        Route::PathPrefix(prefix) => format!("path {prefix}"),
+        Route::Host(host) => format!("host {host}"),
+        Route::Listen(Listen::Tcp(address)) => format!("listen {address}"),
+        Route::Listen(Listen::Unix(path)) => format!("listen unix:{}", path.display()),
+        Route::CatchAll => "everything else".to_owned(),
+    }
+}
+
+/// To the second; `None` beyond the year 9999.
+fn rfc3339(at: SystemTime) -> Option<String> {
+    let seconds = Timestamp::try_from(at).ok()?.as_second();
+    Some(Timestamp::from_second(seconds).ok()?.to_string())
+}
+
+fn seconds_until(at: SystemTime, now: SystemTime) -> i64 {
+    let seconds = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
+    match at.duration_since(now) {
+        Ok(ahead) => seconds(ahead),
+        Err(past) => -seconds(past.duration()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::State;
+
+    fn status(expires_at: Option<SystemTime>) -> Status {
+        Status {
+            state: State::Valid,
+            generation: 1,
+            expires_at,
+            fetched_at: None,
+            next_fetch_at: None,
+            failures: 0,
+            last_error: None,
+        }
+    }
+
+    #[test]
+    fn routes_are_told_in_words() {
+        let tcp = "127.0.0.1:8081".parse().unwrap();
+        for (given, words) in [
+            (Route::PathPrefix("/cncn".to_owned()), "path /cncn"),
+            (Route::Host("api.test".to_owned()), "host api.test"),
+            (Route::Listen(Listen::Tcp(tcp)), "listen 127.0.0.1:8081"),
+            (
+                Route::Listen(Listen::Unix("/run/x.sock".into())),
+                "listen unix:/run/x.sock",
+            ),
+            (Route::CatchAll, "everything else"),
+        ] {
+            assert_eq!(route(&given), words);
+        }
+    }
+
+    #[test]
+    fn times_that_no_calendar_holds_have_a_span_all_the_same() {
+        let now = SystemTime::UNIX_EPOCH;
+        let life = Duration::from_secs(400_000_000_000);
+        let report = ProviderReport::new("x", true, None, &status(Some(now + life)), now);
+        assert_eq!(report.expires_at, None);
+        assert_eq!(report.expires_in_seconds, Some(400_000_000_000));
+    }
+
+    #[test]
+    fn a_token_without_expiry_says_null() {
+        let now = SystemTime::UNIX_EPOCH;
+        let report = ProviderReport::new("x", true, None, &status(None), now);
+        let json = serde_json::to_value(&report).unwrap();
+        assert!(json["expires_at"].is_null() && json["expires_in_seconds"].is_null());
+    }
+}
