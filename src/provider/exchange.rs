@@ -226,8 +226,13 @@ impl HttpFetch {
         let left = deadline.saturating_duration_since(Instant::now());
         let connected = connector.connect(left).await?;
         let handshake = http1::Builder::new()
-            // Old servers exist that compare names by their bytes.
+            // Old servers exist that compare names by their bytes, and that write heads of their own kind. One exchange
+            // has a connection for itself, so that a misread head can harm no other.
             .title_case_headers(true)
+            .allow_obsolete_multiline_headers_in_responses(true)
+            .allow_spaces_after_header_name_in_responses(true)
+            .ignore_invalid_headers_in_responses(true)
+            .max_headers(256)
             .max_buf_size(MAX_HEAD)
             .handshake(TokioIo::new(connected.io));
         let (sender, connection) = handshake

@@ -132,11 +132,20 @@ error = "/error"
 headers = { Authorization = "Bearer {access_token}" }
 "#;
 
+/// The name of a built-in dialect, or a dialect.
 fn compile(dialect: &str) -> Plan {
-    let dialect: DialectToml = toml::from_str(dialect).unwrap();
-    let user = BTreeMap::from([("test".to_owned(), dialect)]);
+    let mut user = BTreeMap::new();
+    let name = if dialect.contains('\n') {
+        user.insert(
+            "test".to_owned(),
+            toml::from_str::<DialectToml>(dialect).unwrap(),
+        );
+        "test"
+    } else {
+        dialect
+    };
     dialect::compile(&Source {
-        dialect: "test",
+        dialect: name,
         user: &user,
         overrides: &Overrides::default(),
         grant: None,
