@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -13,7 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::clock::test::TestClock;
 use crate::config::{Origin, Provider, Scheme, TokenSource, Value};
-use crate::dialect::Expiry;
+use crate::dialect::{Class, Expiry};
 use crate::provider::testing::{CLIENT_CREDENTIALS, Log, endpoint, literal, provider};
 
 const TOKEN: &str = r#"{"access_token":"at-1","expires_in":3600}"#;

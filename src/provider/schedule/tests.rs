@@ -3,6 +3,7 @@ use std::time::UNIX_EPOCH;
 use proptest::prelude::*;
 
 use super::*;
+use crate::dialect::Expiry;
 
 const START: u64 = 1_767_225_600;
 
@@ -90,12 +91,12 @@ fn jitter_is_only_ever_earlier() {
     let start = now(Duration::ZERO);
     let at = |random| {
         Life::new(Expiry::In(secs(1000)), &rules(), start, random)
-            .refresh_boot
+            .until_refresh(start)
             .unwrap()
     };
     assert!(at(0.999) < at(0.5) && at(0.5) < at(0.0));
-    assert_eq!(at(0.0), start.boot + secs(800));
-    assert!(at(1.0) >= start.boot + secs(780));
+    assert_eq!(at(0.0), secs(800));
+    assert!(at(1.0) >= secs(780));
 }
 
 #[test]
@@ -193,6 +194,9 @@ fn a_step_of_the_wall_clock_ends_a_token_early_never_late() {
         Now { wall, ..at }
     };
     assert!(!schedule.usable(stepped(3600, 10)));
+    let life = *schedule.life().unwrap();
+    assert_eq!(life.left(stepped(1000, 10)), Some(secs(789)));
+    assert_eq!(life.left(stepped(-1000, 10)), Some(secs(1789)));
     assert_eq!(schedule.decide(stepped(3600, 10)), Decision::Fetch);
     // Back: the boot clock knows better.
     assert!(schedule.usable(stepped(-3600, 10)));
@@ -400,6 +404,52 @@ fn no_wait_is_longer_than_half_a_minute_and_each_ends_with_the_token() {
         panic!("nothing is due");
     };
     assert_eq!(wake, secs(9));
+}
+
+/// The same answer for ever, at once, with the worst of luck: the tightest loops that a vendor can put us in.
+#[test]
+fn the_tightest_loops_keep_their_distance() {
+    let moment = Expiry::In(Duration::from_millis(1));
+    let second = Expiry::In(secs(1));
+    let answers: [Option<(Expiry, bool)>; 5] = [
+        None,
+        Some((moment, false)),
+        Some((moment, true)),
+        Some((second, false)),
+        Some((second, true)),
+    ];
+    for min_interval in [Duration::ZERO, secs(5)] {
+        for answer in answers {
+            let rules = LifeCycle {
+                min_interval,
+                refresh_before: Some(Duration::from_millis(999)),
+                ..rules()
+            };
+            let mut schedule = Schedule::new(rules.clone());
+            let (mut at, mut fetches) = (Duration::ZERO, 0);
+            while at < secs(60) {
+                let moment = now(at);
+                // Everybody asks for more, all the time.
+                schedule.rejected(moment);
+                let _ = schedule.by_hand(moment);
+                match schedule.decide(moment) {
+                    Decision::Wait { wake, .. } => at += wake,
+                    Decision::Fetch => {
+                        schedule.started(moment);
+                        fetches += 1;
+                        assert!(fetches <= 151, "{answer:?}, {min_interval:?}");
+                        match answer {
+                            None => schedule.failed(Class::Transient, None, moment, 0.0),
+                            Some((expiry, same)) => {
+                                let life = Life::new(expiry, &rules, moment, 1.0);
+                                schedule.succeeded(life, same, moment);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// What a vendor, the clocks and the users may do next.
