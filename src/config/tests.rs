@@ -57,9 +57,8 @@ fn good(text: &str) -> Config {
 /// The file has exactly the problems that start so, in this order.
 #[track_caller]
 fn bad(text: &str, expected: &[&str]) {
-    let problems = match load(text) {
-        Ok(_) => panic!("no problem found in:\n{text}"),
-        Err(problems) => problems,
+    let Err(problems) = load(text) else {
+        panic!("no problem found in:\n{text}");
     };
     let same = problems.len() == expected.len()
         && problems

@@ -14,7 +14,7 @@ struct Sample {
     list: Vec<String>,
     counts: Vec<Text<Count>>,
     word: Option<Word>,
-    inner: Option<Box<Sample>>,
+    inner: Option<Box<Self>>,
     many: BTreeMap<String, Inner>,
 }
 

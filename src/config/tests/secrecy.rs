@@ -124,8 +124,7 @@ fn a_loaded_configuration_shows_no_secret() {
     });
     let (text, _folder) = all_settings();
     let text = text.replace("client_id = 4711", &format!("client_id = '{SECRET}'"));
-    let config = Config::from_toml(&text, &env).unwrap();
-    let mut shown = config.clone();
+    let mut shown = Config::from_toml(&text, &env).unwrap();
     // A client id names who the token is for, and stands in the identity as it is.
     for provider in &mut shown.providers {
         if let TokenSource::Endpoint(endpoint) = &mut Arc::make_mut(provider).source {
