@@ -14,6 +14,7 @@ mod document;
 mod expiry;
 mod filter;
 mod inject;
+mod json;
 mod layer;
 mod mask;
 mod request;
