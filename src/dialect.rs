@@ -24,6 +24,7 @@ mod suggest;
 mod template;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -38,11 +39,18 @@ pub use suggest::nearest;
 pub use template::{BUILT_INS, WELL_KNOWN};
 
 /// A variable's value. TOML's types are kept, so that a JSON body can hold them as written.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum Var {
     Text(Secret),
     Integer(i64),
     Boolean(bool),
+}
+
+impl fmt::Debug for Var {
+    /// A number may be a secret as well as a text.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
 }
 
 /// Variables by name: `client_id`, `client_secret`, … and the provider's own `vars`.
