@@ -155,7 +155,6 @@ impl Metrics {
             name: name.into(),
             requests: self.requests.clone(),
             by_code: Arc::new([const { OnceLock::new() }; STATUS_CODES]),
-            errors: self.request_errors.clone(),
             duration: self.request_duration.with_label_values(&[name]),
             in_flight: self.in_flight.with_label_values(&[name]),
             replayed: self.replays.with_label_values(&[name, "ok"]),
@@ -181,6 +180,13 @@ impl Metrics {
         };
         metrics.set_state(State::Missing);
         metrics
+    }
+
+    /// Counts an error of our own, by its code in DESIGN.md §5; `upstream` is empty where none was found. Off the fast path.
+    pub fn count_error(&self, upstream: &str, error: &str) {
+        self.request_errors
+            .with_label_values(&[upstream, error])
+            .inc();
     }
 
     pub fn count_reload(&self, ok: bool) {
@@ -254,7 +260,6 @@ pub struct UpstreamMetrics {
     name: Arc<str>,
     requests: IntCounterVec,
     by_code: Arc<[OnceLock<IntCounter>; STATUS_CODES]>,
-    errors: IntCounterVec,
     pub duration: Histogram,
     pub in_flight: IntGauge,
     pub replayed: IntCounter,
@@ -274,11 +279,6 @@ impl UpstreamMetrics {
             Some(slot) => slot.get_or_init(|| self.resolve(code)).inc(),
             None => self.resolve(code).inc(),
         }
-    }
-
-    /// Counts an error of our own, by its code in DESIGN.md §5. Off the fast path.
-    pub fn count_error(&self, error: &str) {
-        self.errors.with_label_values(&[&*self.name, error]).inc();
     }
 
     fn resolve(&self, code: u16) -> IntCounter {

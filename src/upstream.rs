@@ -1,4 +1,16 @@
-//! DATA, the far side: connections to upstreams and token endpoints ([`connect`], [`tls`]).
+//! DATA, the far side: [`connect`] (DNS, TCP, TLS, ALPN) → [`pool`] (HTTP/1.1 connections, HTTP/2 streams) →
+//! a response whose body gives its connection back when it ends.
+//!
+//! A [`Pool`] belongs to one upstream and one worker; only its counters are seen elsewhere.
 
+pub mod body;
 pub mod connect;
+mod http1;
+mod http2;
+pub mod pool;
+pub mod send;
 pub mod tls;
+
+pub use body::{RequestBody, UpstreamBody};
+pub use pool::{Limits, Pool};
+pub use send::{Checkout, SendError, SendFailure};

@@ -244,7 +244,7 @@ impl Connector {
         })
     }
 
-    fn peer(&self) -> Peer {
+    pub(super) fn peer(&self) -> Peer {
         let (host, port) = &self.shared.dial;
         Peer {
             host: host.clone(),

@@ -1,0 +1,96 @@
+//! What can go wrong with a request: who failed, and whether it may be sent again.
+//!
+//! `respond.rs` makes responses of these, and is the only file that does.
+
+use std::time::Duration;
+
+use crate::provider::cell::Unavailable;
+use crate::upstream::SendFailure;
+use crate::upstream::connect::ConnectError;
+
+/// One variant for each code of DESIGN.md §5 that a request can meet.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ProxyError {
+    #[error("no upstream is configured for this request")]
+    NoRoute,
+    #[error("{0}")]
+    BadRequest(&'static str),
+    #[error("the request's head did not arrive in time")]
+    RequestTimeout,
+    #[error("CONNECT is not supported")]
+    ConnectUnsupported,
+    #[error("the Host is not one that this proxy answers to")]
+    HostNotAllowed,
+    #[error("a cross-site request")]
+    OriginNotAllowed,
+    #[error("{0}")]
+    RequestNotAllowed(&'static str),
+    #[error("the client did not prove that it may use this proxy")]
+    ClientNotAllowed,
+    #[error("the request has been through this proxy before")]
+    LoopDetected,
+    #[error("no token within {waited:?}")]
+    TokenUnavailable {
+        retry_after: Duration,
+        waited: Duration,
+    },
+    #[error("the token endpoint refuses the configured credentials")]
+    CredentialsRejected { retry_after: Duration },
+    #[error("the provider needs a new login")]
+    LoginRequired,
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Send(#[from] SendFailure),
+    #[error("too many requests in flight")]
+    Overloaded,
+    #[error("{0}")]
+    Internal(&'static str),
+}
+
+/// Who has to look into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Party {
+    App,
+    Cupbearer,
+    Vendor,
+    Upstream,
+}
+
+impl ProxyError {
+    pub(super) fn token(reason: Unavailable, waited: Duration) -> Self {
+        match reason {
+            Unavailable::Transient { retry_after } => Self::TokenUnavailable {
+                retry_after,
+                waited,
+            },
+            Unavailable::Permanent { retry_after } => Self::CredentialsRejected { retry_after },
+            Unavailable::LoginRequired => Self::LoginRequired,
+        }
+    }
+
+    pub(super) fn party(&self) -> Party {
+        match self {
+            Self::NoRoute
+            | Self::BadRequest(_)
+            | Self::RequestTimeout
+            | Self::ConnectUnsupported
+            | Self::HostNotAllowed
+            | Self::OriginNotAllowed
+            | Self::RequestNotAllowed(_)
+            | Self::ClientNotAllowed
+            | Self::LoopDetected
+            | Self::Send(SendFailure::App(_)) => Party::App,
+            Self::TokenUnavailable { .. }
+            | Self::CredentialsRejected { .. }
+            | Self::LoginRequired => Party::Vendor,
+            Self::Connect(_) | Self::Send(_) => Party::Upstream,
+            Self::Overloaded | Self::Internal(_) => Party::Cupbearer,
+        }
+    }
+
+    /// Nothing of the request reached the upstream, so that the app may send it again whatever its method.
+    pub(super) fn nothing_sent(&self) -> bool {
+        !matches!(self, Self::Send(_))
+    }
+}

@@ -1,0 +1,301 @@
+//! Guard: what is refused before anything else is looked at.
+//!
+//! `Host` and `Origin` are checked because a web page in a browser on the same machine can reach a loopback port
+//! (DNS rebinding, cross-site requests); framing and paths because what we forward must mean the same to the upstream.
+
+use std::collections::HashSet;
+
+use http::header::ORIGIN;
+use http::{Method, Request, Version};
+
+use super::Snapshot;
+use super::accept::Client;
+use super::error::ProxyError;
+use super::headers::{SEC_FETCH_SITE, Scan};
+use super::route::{authority, lower, without_port};
+
+/// The `Host` values that are answered.
+pub struct Hosts {
+    /// Lower case, with and without port.
+    names: HashSet<Box<str>>,
+    /// `Origin` values that may come from elsewhere.
+    origins: HashSet<Box<str>>,
+}
+
+impl Hosts {
+    /// `names`: authorities of listeners and upstreams, and `allow_hosts`; localhost and loopback addresses always pass.
+    pub fn new(
+        names: impl IntoIterator<Item = String>,
+        origins: impl IntoIterator<Item = String>,
+    ) -> Self {
+        Self {
+            names: names
+                .into_iter()
+                .map(|name| name.to_ascii_lowercase().into())
+                .collect(),
+            origins: origins
+                .into_iter()
+                .map(|origin| origin.to_ascii_lowercase().into())
+                .collect(),
+        }
+    }
+
+    /// Whether an authority names this proxy.
+    pub fn accept(&self, authority: &str) -> bool {
+        let authority = lower(authority);
+        let host = without_port(&authority);
+        is_loopback(host) || self.names.contains(&*authority) || self.names.contains(host)
+    }
+
+    /// Whether an `Origin` may send requests: one that is allowed, or one of an accepted host.
+    fn accept_origin(&self, origin: &str) -> bool {
+        let origin = lower(origin);
+        if self.origins.contains(&*origin) {
+            return true;
+        }
+        origin
+            .split_once("://")
+            .is_some_and(|(_, authority)| self.accept(authority))
+    }
+}
+
+pub(super) fn check<B>(
+    request: &Request<B>,
+    scan: &Scan,
+    client: &Client,
+    snapshot: &Snapshot,
+) -> Result<(), ProxyError> {
+    if request.method() == Method::CONNECT {
+        return Err(ProxyError::ConnectUnsupported);
+    }
+    framing(request, scan)?;
+    host(request, scan, client, &snapshot.hosts)?;
+    if scan.cross_site {
+        origin(request, &snapshot.hosts)?;
+    }
+    if scan.via {
+        loops(request, &snapshot.settings.pseudonym)?;
+    }
+    path(request.uri().path())
+}
+
+/// RFC 9112 §6.3: a message that two readers could frame differently is not forwarded.
+fn framing<B>(request: &Request<B>, scan: &Scan) -> Result<(), ProxyError> {
+    if scan.transfer_encoding && scan.content_lengths > 0 {
+        return Err(ProxyError::BadRequest(
+            "both Transfer-Encoding and Content-Length",
+        ));
+    }
+    if scan.content_lengths > 1 {
+        return Err(ProxyError::BadRequest("more than one Content-Length"));
+    }
+    if scan.transfer_encoding && request.version() == Version::HTTP_10 {
+        return Err(ProxyError::BadRequest("Transfer-Encoding in HTTP/1.0"));
+    }
+    Ok(())
+}
+
+fn host<B>(
+    request: &Request<B>,
+    scan: &Scan,
+    client: &Client,
+    hosts: &Hosts,
+) -> Result<(), ProxyError> {
+    // RFC 9112 §3.2: exactly one, except in HTTP/1.0; HTTP/2 has `:authority` instead.
+    if scan.hosts > 1 {
+        return Err(ProxyError::BadRequest("more than one Host"));
+    }
+    let Some(authority) = authority(request) else {
+        return match request.version() {
+            Version::HTTP_10 => Ok(()),
+            _ => Err(ProxyError::BadRequest("no valid Host")),
+        };
+    };
+    // Most connections name the same host in every request.
+    if client.knows_host(authority.as_bytes()) {
+        return Ok(());
+    }
+    if !hosts.accept(&authority) {
+        return Err(ProxyError::HostNotAllowed);
+    }
+    client.learn_host(authority.as_bytes());
+    Ok(())
+}
+
+fn origin<B>(request: &Request<B>, hosts: &Hosts) -> Result<(), ProxyError> {
+    let headers = request.headers();
+    let mut accepted = false;
+    for origin in headers.get_all(ORIGIN) {
+        accepted = origin
+            .to_str()
+            .is_ok_and(|origin| hosts.accept_origin(origin));
+        if !accepted {
+            return Err(ProxyError::OriginNotAllowed);
+        }
+    }
+    // An accepted Origin explains why the browser calls the request cross-site.
+    let cross_site = headers
+        .get_all(SEC_FETCH_SITE)
+        .iter()
+        .any(|site| site == "cross-site");
+    if cross_site && !accepted {
+        Err(ProxyError::OriginNotAllowed)
+    } else {
+        Ok(())
+    }
+}
+
+/// RFC 9110 §7.6.3: our own pseudonym in `Via` means that the request came back.
+fn loops<B>(request: &Request<B>, pseudonym: &str) -> Result<(), ProxyError> {
+    let seen = request
+        .headers()
+        .get_all(http::header::VIA)
+        .iter()
+        .any(|line| {
+            line.to_str().is_ok_and(|line| {
+                line.split(',')
+                    .any(|hop| hop.split_whitespace().nth(1) == Some(pseudonym))
+            })
+        });
+    if seen {
+        Err(ProxyError::LoopDetected)
+    } else {
+        Ok(())
+    }
+}
+
+/// No segment may decode to `.` or `..`: the upstream could resolve it to a path outside its base.
+fn path(path: &str) -> Result<(), ProxyError> {
+    let bytes = path.as_bytes();
+    if !bytes.iter().any(|byte| matches!(byte, b'.' | b'%')) {
+        return Ok(());
+    }
+    let dots = bytes.split(|byte| *byte == b'/').any(|segment| {
+        let name = segment
+            .split(|byte| *byte == b';')
+            .next()
+            .unwrap_or_default();
+        is_dots(name)
+    });
+    if dots {
+        Err(ProxyError::BadRequest("a path segment is . or .."))
+    } else {
+        Ok(())
+    }
+}
+
+fn is_dots(segment: &[u8]) -> bool {
+    let mut rest = segment;
+    let mut dots = 0;
+    while !rest.is_empty() {
+        rest = match rest {
+            [b'.', rest @ ..] | [b'%', b'2', b'e' | b'E', rest @ ..] => rest,
+            // `.` and a `;` that is itself encoded: servers that decode first see a parameter.
+            [b'%', b'3', b'b' | b'B', ..] => break,
+            _ => return false,
+        };
+        dots += 1;
+    }
+    dots == 1 || dots == 2
+}
+
+fn is_loopback(host: &str) -> bool {
+    if host == "localhost" || host.ends_with(".localhost") {
+        return true;
+    }
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    bare.parse::<std::net::IpAddr>()
+        .is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dot_segments_in_every_spelling() {
+        for bad in [
+            "/.",
+            "/..",
+            "/a/../b",
+            "/a/./b",
+            "/%2e",
+            "/%2E%2e/x",
+            "/.%2e",
+            "/..;x=1/a",
+            "/%2e%2e;/a",
+            "/..%3bx/a",
+            "/a/..",
+        ] {
+            assert!(path(bad).is_err(), "{bad}");
+        }
+        for good in [
+            "/",
+            "/a.b",
+            "/...",
+            "/.well-known/x",
+            "/a/..b",
+            "/%2ehidden",
+            "/a%2fb",
+            "/a;..",
+            "/%2",
+            "/v1.0/x",
+        ] {
+            assert!(path(good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_known_by_name_and_address() {
+        let hosts = Hosts::new(["api.example.cn".to_owned(), "proxy:8080".to_owned()], []);
+        for good in [
+            "localhost",
+            "LOCALHOST:1",
+            "127.0.0.1:8080",
+            "127.9.9.9",
+            "[::1]:80",
+            "API.example.cn",
+            "api.example.cn:99",
+            "proxy:8080",
+        ] {
+            assert!(hosts.accept(good), "{good}");
+        }
+        for bad in [
+            "evil.example",
+            "proxy",
+            "proxy:80",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "",
+            "10.0.0.1",
+        ] {
+            assert!(!hosts.accept(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn origins() {
+        let hosts = Hosts::new(
+            ["api.example.cn".to_owned()],
+            ["https://app.example".to_owned()],
+        );
+        for good in [
+            "https://app.example",
+            "http://localhost:3000",
+            "http://api.example.cn",
+        ] {
+            assert!(hosts.accept_origin(good), "{good}");
+        }
+        for bad in [
+            "https://evil.example",
+            "null",
+            "",
+            "https://app.example.evil",
+        ] {
+            assert!(!hosts.accept_origin(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Hop-by-hop rules (RFC 9110 §7.6) and one look at a request's fields.
+
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderName,
+    ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+pub(super) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// RFC 9110 §7.6.1, and what implementations treat alike. `Trailer` is end to end.
+static HOP_BY_HOP: [HeaderName; 8] = [
+    CONNECTION,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    TE,
+    PROXY_AUTHORIZATION,
+    PROXY_AUTHENTICATE,
+];
+
+/// Which fields need attention, found in one pass: most requests have none of them, and a look-up of each would cost more than
+/// everything else that is done with a request's head.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Scan {
+    pub(super) hosts: u8,
+    pub(super) content_lengths: u8,
+    pub(super) transfer_encoding: bool,
+    pub(super) hop_by_hop: bool,
+    pub(super) upgrade: bool,
+    pub(super) te: bool,
+    pub(super) expect: bool,
+    pub(super) cross_site: bool,
+    pub(super) via: bool,
+    pub(super) authorization: bool,
+    pub(super) content_type: bool,
+}
+
+impl Scan {
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let mut scan = Self::default();
+        for name in headers.keys() {
+            scan.note(name);
+        }
+        // `keys` yields each name once; only these two matter when repeated.
+        if headers.len() != headers.keys_len() {
+            scan.hosts = count(headers, &HOST);
+            scan.content_lengths = count(headers, &CONTENT_LENGTH);
+        }
+        scan
+    }
+
+    fn note(&mut self, name: &HeaderName) {
+        if *name == HOST {
+            self.hosts = 1;
+        } else if *name == CONTENT_LENGTH {
+            self.content_lengths = 1;
+        } else if *name == AUTHORIZATION {
+            self.authorization = true;
+        } else if *name == CONTENT_TYPE {
+            self.content_type = true;
+        } else if *name == VIA {
+            self.via = true;
+        } else if *name == EXPECT {
+            self.expect = true;
+        } else if *name == ORIGIN || *name == SEC_FETCH_SITE {
+            self.cross_site = true;
+        } else if HOP_BY_HOP.contains(name) {
+            self.hop_by_hop = true;
+            self.transfer_encoding |= *name == TRANSFER_ENCODING;
+            self.upgrade |= *name == UPGRADE;
+            self.te |= *name == TE;
+        }
+    }
+}
+
+/// Removes what is meant for this hop only: the fields that *every* `Connection` line names, and the known ones.
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        for name in named_by_connection(headers) {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// Whether any hop-by-hop field is there.
+pub(super) fn has_hop_by_hop(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| HOP_BY_HOP.contains(name))
+}
+
+/// Whether `Connection` asks for an upgrade (RFC 9110 §7.8: without it `Upgrade` means nothing).
+pub(super) fn connection_upgrade(headers: &HeaderMap) -> bool {
+    headers.get_all(CONNECTION).iter().any(|line| {
+        line.to_str().is_ok_and(|line| {
+            line.split(',')
+                .any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
+        })
+    })
+}
+
+/// Whether `TE` accepts trailers, the one member that may be passed on to an HTTP/2 upstream (RFC 9113 §8.2.2).
+pub(super) fn te_trailers(headers: &HeaderMap) -> bool {
+    headers.get_all(TE).iter().any(|line| {
+        line.to_str().is_ok_and(|line| {
+            line.split(',').any(|coding| {
+                coding
+                    .split(';')
+                    .next()
+                    .is_some_and(|name| name.trim().eq_ignore_ascii_case("trailers"))
+            })
+        })
+    })
+}
+
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+        // Framing and routing are not the client's to remove.
+        .filter(|name| *name != CONTENT_LENGTH && *name != HOST)
+        .collect()
+}
+
+fn count(headers: &HeaderMap, name: &HeaderName) -> u8 {
+    u8::try_from(headers.get_all(name).iter().count()).unwrap_or(u8::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in lines {
+            map.append(
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            );
+        }
+        map
+    }
+
+    fn stripped(lines: &[(&'static str, &'static str)]) -> Vec<String> {
+        let mut map = map(lines);
+        strip_hop_by_hop(&mut map);
+        map.keys().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn every_connection_line_counts() {
+        let rest = stripped(&[
+            ("connection", "close, X-One"),
+            ("connection", " x-two ,,"),
+            ("x-one", "1"),
+            ("x-two", "2"),
+            ("x-three", "3"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("proxy-authorization", "Basic eA=="),
+            ("trailer", "x"),
+        ]);
+        assert_eq!(rest, ["x-three", "trailer"]);
+    }
+
+    #[test]
+    fn framing_and_host_cannot_be_removed_by_name() {
+        let rest = stripped(&[
+            ("connection", "content-length, host"),
+            ("content-length", "3"),
+            ("host", "a"),
+        ]);
+        assert_eq!(rest, ["content-length", "host"]);
+    }
+
+    #[test]
+    fn repeated_fields_are_counted() {
+        let scan = Scan::of(&map(&[
+            ("host", "a"),
+            ("host", "b"),
+            ("content-length", "1"),
+            ("x", "y"),
+        ]));
+        assert_eq!((scan.hosts, scan.content_lengths), (2, 1));
+    }
+
+    #[test]
+    fn upgrade_needs_the_connection_option() {
+        assert!(connection_upgrade(&map(&[
+            ("connection", "keep-alive"),
+            ("connection", "Upgrade")
+        ])));
+        assert!(!connection_upgrade(&map(&[
+            ("connection", "keep-alive"),
+            ("upgrade", "websocket")
+        ])));
+    }
+
+    #[test]
+    fn te_is_read_member_by_member() {
+        assert!(te_trailers(&map(&[("te", "gzip;q=0.5, Trailers")])));
+        assert!(!te_trailers(&map(&[("te", "gzip")])));
+    }
+}

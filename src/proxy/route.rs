@@ -1,0 +1,204 @@
+//! Route: which upstream a request is for, and what is left of its path.
+//!
+//! A port of its own beats a host, a host beats a path prefix, the longest prefix wins; the catch-all takes the rest.
+//! Looking a route up costs the same with one upstream or ten thousand: hash tables, asked once for each segment of the path.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::header::HOST;
+use http::{Request, Version};
+
+use super::error::ProxyError;
+use super::target::Target;
+use crate::config::Route;
+
+/// Routes of one snapshot.
+#[derive(Default)]
+pub struct Routes {
+    /// By listener; `None` for those that everything may come in by.
+    by_listener: Vec<Option<Arc<Target>>>,
+    by_host: HashMap<Box<str>, Arc<Target>>,
+    by_prefix: HashMap<Box<str>, Arc<Target>>,
+    /// The number of segments of the longest prefix.
+    deepest: usize,
+    catch_all: Option<Arc<Target>>,
+    /// The listeners' own authorities: absolute-form requests for them count as origin-form.
+    own: Vec<Box<str>>,
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy)]
+pub(super) struct Routed<'a> {
+    pub(super) target: &'a Arc<Target>,
+    /// How many bytes of the request's path the route takes away.
+    pub(super) prefix: usize,
+}
+
+impl Routes {
+    /// `own` are the authorities by which the app reaches the listeners.
+    pub fn new(own: Vec<String>) -> Self {
+        let own = own.into_iter().map(Into::into).collect();
+        Self {
+            own,
+            ..Self::default()
+        }
+    }
+
+    /// Adds a target by its configured route. `listener` is the index of the listener of a [`Route::Listen`].
+    pub fn add(&mut self, target: Arc<Target>, listener: Option<usize>) {
+        match &target.config.route {
+            Route::Listen(_) => {
+                let index = listener.unwrap_or_default();
+                if self.by_listener.len() <= index {
+                    self.by_listener.resize(index + 1, None);
+                }
+                self.by_listener[index] = Some(target);
+            }
+            Route::Host(host) => {
+                self.by_host.insert(host.as_str().into(), target);
+            }
+            Route::PathPrefix(prefix) => {
+                self.deepest = self.deepest.max(prefix.matches('/').count());
+                self.by_prefix.insert(prefix.as_str().into(), target);
+            }
+            Route::CatchAll => self.catch_all = Some(target),
+        }
+    }
+
+    /// All targets, in no order.
+    pub fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
+        self.by_listener
+            .iter()
+            .flatten()
+            .chain(self.by_host.values())
+            .chain(self.by_prefix.values())
+            .chain(&self.catch_all)
+    }
+
+    pub(super) fn find<B>(
+        &self,
+        request: &Request<B>,
+        listener: usize,
+    ) -> Result<Routed<'_>, ProxyError> {
+        if let Some(Some(target)) = self.by_listener.get(listener) {
+            return Ok(Routed { target, prefix: 0 });
+        }
+        let absolute = self.absolute_form(request);
+        if !self.by_host.is_empty()
+            && let Some(target) = authority(request).and_then(|host| self.host(&host))
+        {
+            return Ok(Routed { target, prefix: 0 });
+        }
+        if absolute {
+            return Err(ProxyError::NoRoute);
+        }
+        self.prefix(request.uri().path())
+            .or_else(|| {
+                self.catch_all
+                    .as_ref()
+                    .map(|target| Routed { target, prefix: 0 })
+            })
+            .ok_or(ProxyError::NoRoute)
+    }
+
+    /// Whether the app takes us for a forward proxy (RFC 9112 §3.2.2). HTTP/2 requests always carry an authority.
+    fn absolute_form<B>(&self, request: &Request<B>) -> bool {
+        if request.version() == Version::HTTP_2 {
+            return false;
+        }
+        request.uri().authority().is_some_and(|authority| {
+            !self
+                .own
+                .iter()
+                .any(|own| own.eq_ignore_ascii_case(authority.as_str()))
+        })
+    }
+
+    /// With its port first, then without.
+    fn host(&self, authority: &str) -> Option<&Arc<Target>> {
+        let authority = lower(authority);
+        self.by_host
+            .get(&*authority)
+            .or_else(|| self.by_host.get(without_port(&authority)))
+    }
+
+    fn prefix(&self, path: &str) -> Option<Routed<'_>> {
+        if self.by_prefix.is_empty() {
+            return None;
+        }
+        // From the longest candidate down: the whole path, then each segment boundary to its left.
+        let mut end = nth_boundary(path, self.deepest);
+        loop {
+            if let Some(target) = self.by_prefix.get(&path[..end]) {
+                return Some(Routed {
+                    target,
+                    prefix: end,
+                });
+            }
+            end = path[..end].rfind('/').filter(|end| *end > 0)?;
+        }
+    }
+}
+
+/// The authority that a request is for: of its URI (absolute-form, HTTP/2), or `Host`.
+pub(super) fn authority<B>(request: &Request<B>) -> Option<Cow<'_, str>> {
+    if let Some(authority) = request.uri().authority() {
+        return Some(Cow::Borrowed(authority.as_str()));
+    }
+    request
+        .headers()
+        .get(HOST)?
+        .to_str()
+        .ok()
+        .map(Cow::Borrowed)
+}
+
+/// `host:port` without the port; an IPv6 literal keeps its brackets.
+pub(super) fn without_port(authority: &str) -> &str {
+    match authority.rfind(':') {
+        Some(colon) if !authority[colon..].contains(']') => &authority[..colon],
+        _ => authority,
+    }
+}
+
+pub(super) fn lower(text: &str) -> Cow<'_, str> {
+    if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(text.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+/// The end of the first `segments` segments of a path.
+fn nth_boundary(path: &str, segments: usize) -> usize {
+    let slashes = path
+        .bytes()
+        .enumerate()
+        .filter(|(_, byte)| *byte == b'/')
+        .map(|(index, _)| index);
+    slashes.skip(segments).next().unwrap_or(path.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boundaries() {
+        assert_eq!(nth_boundary("/a/b/c", 1), 2);
+        assert_eq!(nth_boundary("/a/b/c", 2), 4);
+        assert_eq!(nth_boundary("/a/b/c", 3), 6);
+        assert_eq!(nth_boundary("/", 2), 1);
+        assert_eq!(nth_boundary("*", 2), 1);
+    }
+
+    #[test]
+    fn ports_are_cut_off_and_brackets_kept() {
+        assert_eq!(without_port("a:80"), "a");
+        assert_eq!(without_port("[::1]:80"), "[::1]");
+        assert_eq!(without_port("[::1]"), "[::1]");
+        assert_eq!(without_port("a"), "a");
+    }
+}

@@ -1,0 +1,103 @@
+//! One upstream as the data plane sees it: everything that a request needs, made once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use http::uri::{Authority, Scheme as UriScheme};
+
+use super::error::ProxyError;
+use crate::config::{Scheme, Upstream};
+use crate::metrics::UpstreamMetrics;
+use crate::provider::cell::CellReader;
+use crate::upstream::Pool;
+
+/// An upstream in a [`super::Snapshot`].
+pub struct Target {
+    pub config: Arc<Upstream>,
+    pub metrics: UpstreamMetrics,
+    pub(super) token: CellReader,
+    /// One for each worker.
+    pub(super) pools: Box<[Pool]>,
+    /// Where a credential could be: removed from what the app sends.
+    pub(super) credentials: Credentials,
+    pub(super) host: HeaderValue,
+    pub(super) scheme: UriScheme,
+    pub(super) authority: Authority,
+    in_flight: AtomicUsize,
+}
+
+/// The places where the provider's token goes.
+pub struct Credentials {
+    /// `Authorization` is always among them (RFC 6750 §2: a token is sent by one method only).
+    pub headers: Arc<[HeaderName]>,
+    /// Query keys, decoded.
+    pub query: Box<[String]>,
+}
+
+/// What a target is made of.
+pub struct Parts {
+    pub config: Arc<Upstream>,
+    pub metrics: UpstreamMetrics,
+    pub token: CellReader,
+    pub pools: Vec<Pool>,
+    pub inject_headers: Vec<HeaderName>,
+    pub inject_query: Vec<String>,
+}
+
+/// A request's place among those in flight.
+pub(super) struct InFlight<'a>(&'a Target);
+
+impl Target {
+    pub fn new(parts: Parts) -> Self {
+        let mut headers = parts.inject_headers;
+        if !headers.contains(&AUTHORIZATION) {
+            headers.push(AUTHORIZATION);
+        }
+        let origin = &parts.config.origin;
+        // The configuration took the authority from a valid URL.
+        let authority: Authority = origin
+            .authority
+            .parse()
+            .expect("an authority that was parsed before");
+        Self {
+            host: HeaderValue::from_str(authority.as_str()).expect("an authority is visible ASCII"),
+            scheme: match origin.scheme {
+                Scheme::Http => UriScheme::HTTP,
+                Scheme::Https => UriScheme::HTTPS,
+            },
+            authority,
+            credentials: Credentials {
+                headers: headers.into(),
+                query: parts.inject_query.into(),
+            },
+            metrics: parts.metrics,
+            token: parts.token,
+            pools: parts.pools.into(),
+            config: parts.config,
+            in_flight: AtomicUsize::new(0),
+        }
+    }
+
+    /// Takes a place in flight, if `max_in_flight` leaves one.
+    pub(super) fn enter(&self) -> Result<InFlight<'_>, ProxyError> {
+        let Some(max) = self.config.max_in_flight else {
+            return Ok(InFlight(self));
+        };
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let place = InFlight(self);
+        if before >= max {
+            Err(ProxyError::Overloaded)
+        } else {
+            Ok(place)
+        }
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        if self.0.config.max_in_flight.is_some() {
+            self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! One request on a connection from the pool.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+
+use super::body::{RequestBody, UpstreamBody};
+use super::pool::Shared;
+use super::{http1, http2};
+
+/// A connection or stream for one request. Dropped unused, it goes back to the pool.
+pub struct Checkout {
+    inner: Option<Inner>,
+    pool: Arc<Shared>,
+}
+
+enum Inner {
+    Http1(http1::Connection),
+    Http2(http2::Slot),
+}
+
+/// Why a request got no response.
+pub struct SendError {
+    pub failure: SendFailure,
+    /// The connection had carried requests before, so that the peer may just have closed it for being idle.
+    pub reused: bool,
+    /// The request, if nothing of it was written.
+    pub unsent: Option<Box<Request<RequestBody>>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SendFailure {
+    /// The upstream closed the connection, or reset the stream, before its answer was complete.
+    #[error("the upstream closed the connection: {0}")]
+    Closed(hyper::Error),
+    /// What the upstream sent is not HTTP.
+    #[error("the upstream's answer is not valid HTTP: {0}")]
+    Protocol(hyper::Error),
+    #[error("the upstream did not answer in time")]
+    Timeout,
+    /// The app's body ended in the middle.
+    #[error("the app's request body broke off: {0}")]
+    App(hyper::Error),
+}
+
+impl Checkout {
+    pub(super) fn http1(connection: http1::Connection, pool: Arc<Shared>) -> Self {
+        Self {
+            inner: Some(Inner::Http1(connection)),
+            pool,
+        }
+    }
+
+    pub(super) fn http2(slot: http2::Slot, pool: Arc<Shared>) -> Self {
+        Self {
+            inner: Some(Inner::Http2(slot)),
+            pool,
+        }
+    }
+
+    pub fn is_http2(&self) -> bool {
+        matches!(self.inner, Some(Inner::Http2(_)))
+    }
+
+    /// Whether it has carried requests before.
+    pub fn is_reused(&self) -> bool {
+        match &self.inner {
+            Some(Inner::Http1(connection)) => connection.reused,
+            Some(Inner::Http2(slot)) => slot.reused,
+            None => false,
+        }
+    }
+
+    /// Sends and waits for the head of the answer, up to `wait` after the end of the upload.
+    ///
+    /// Dropping the future aborts the request: an HTTP/1.1 connection is closed, an HTTP/2 stream is reset.
+    pub async fn send(
+        mut self,
+        request: Request<RequestBody>,
+        wait: Duration,
+    ) -> Result<Response<UpstreamBody>, SendError> {
+        let pool = Arc::clone(&self.pool);
+        match self.inner.take() {
+            Some(Inner::Http1(connection)) => connection.send(request, wait, pool).await,
+            Some(Inner::Http2(slot)) => slot.send(request, wait).await,
+            None => unreachable!(
+                "`inner` is only taken here and in drop, and `self` is gone after both"
+            ),
+        }
+    }
+}
+
+impl Drop for Checkout {
+    fn drop(&mut self) {
+        if let Some(Inner::Http1(connection)) = self.inner.take() {
+            self.pool.put(connection);
+        }
+    }
+}
+
+impl From<hyper::Error> for SendFailure {
+    fn from(error: hyper::Error) -> Self {
+        if error.is_user() || error.is_body_write_aborted() {
+            Self::App(error)
+        } else if error.is_parse() {
+            Self::Protocol(error)
+        } else if error.is_timeout() {
+            Self::Timeout
+        } else {
+            Self::Closed(error)
+        }
+    }
+}
