@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::config::{Provider, TokenSource};
@@ -97,6 +98,7 @@ pub fn spawn(group: Vec<Arc<Provider>>, deps: Deps) -> Vec<Handle> {
         held: None,
         askers: Vec::new(),
         credentials: [0; 32],
+        looked: Instant::now(),
         last_error: None,
         stopping: false,
     };

@@ -35,7 +35,7 @@ pub use error::FetchError;
 /// The largest token answer known is 20 KiB.
 pub const MAX_ANSWER: usize = 1024 * 1024;
 
-/// As [`crate::proxy`] accepts heads, so do we.
+/// As on every leg (DESIGN.md §7).
 const MAX_HEAD: usize = 64 * 1024;
 
 /// Variables that are no secrets: masking them in a vendor's words would hide what the user needs to read.
@@ -142,7 +142,7 @@ impl HttpFetch {
             .handshake(TokioIo::new(connected.io));
         let (sender, connection) = handshake
             .await
-            .map_err(|error| broken(endpoint, &error.to_string()))?;
+            .map_err(|error| broken(endpoint, &causes(&error)))?;
         // Ends by itself once the sender and the body are dropped; its error is also the request's.
         tokio::spawn(async move {
             let _ = connection.await;
@@ -213,7 +213,7 @@ impl HttpLine {
                 .sender
                 .send_request(request)
                 .await
-                .map_err(|error| broken(endpoint, &error.to_string()))?;
+                .map_err(|error| broken(endpoint, &causes(&error)))?;
             read_body(endpoint, answer).await
         };
         let answer = timeout_at(deadline, work)
@@ -327,7 +327,7 @@ async fn read_body(
     let (head, mut body) = answer.into_parts();
     let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| broken(endpoint, &error.to_string()))?;
+        let frame = frame.map_err(|error| broken(endpoint, &causes(&error)))?;
         let Some(data) = frame.data_ref() else {
             continue;
         };
@@ -346,6 +346,18 @@ fn broken(endpoint: &Endpoint, reason: &str) -> FetchError {
         host: endpoint.token_url.authority.clone(),
         reason: reason.to_owned(),
     }
+}
+
+/// An error and what is behind it: hyper's own words alone are "connection error".
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }
 
 fn log(endpoint: &Endpoint, status: http::StatusCode, read: &Result<Issued, Refusal>) {

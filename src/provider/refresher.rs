@@ -1,7 +1,11 @@
 //! CONTROL, refresher: the one task that keeps a cell filled. A loop over [`schedule`](super::schedule); it alone asks
 //! the vendor, so that there is never more than one fetch in flight per identity, whoever wants it.
 
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -42,7 +46,9 @@ pub(super) struct Refresher {
     pub(super) held: Option<Held>,
     /// Wait for the result of the next fetch, or of the one under way.
     pub(super) askers: Vec<oneshot::Sender<Result<(), RefreshError>>>,
+    /// Digest of the credential files as they were last read.
     pub(super) credentials: [u8; 32],
+    pub(super) looked: Instant,
     pub(super) last_error: Option<String>,
     pub(super) stopping: bool,
 }
@@ -144,11 +150,11 @@ impl Refresher {
         tokio::select! {
             rejected = self.writer.rejection() => self.rejected(rejected),
             command = self.commands.recv() => self.command(command),
-            () = sleep(wake) => {
-                if watching {
-                    self.look_at_files().await;
-                }
-            }
+            () = sleep(wake) => {}
+        }
+        // Not only when the sleep ends: an API that rejects every request would keep it from ever ending.
+        if watching && self.looked.elapsed() >= FILE_POLL {
+            self.look_at_files().await;
         }
     }
 
@@ -187,6 +193,7 @@ impl Refresher {
     }
 
     async fn look_at_files(&mut self) {
+        self.looked = Instant::now();
         let seen = self.source.fingerprint().await;
         if std::mem::replace(&mut self.credentials, seen) != seen {
             debug!(provider = self.lead().name, "credential file changed");
@@ -201,7 +208,9 @@ impl Refresher {
         self.tell(started, None);
         self.credentials = self.source.fingerprint().await;
         let began = Instant::now();
-        let fetched = self.source.fetch().await;
+        let fetched = unless_it_panics(self.source.fetch())
+            .await
+            .unwrap_or(Err(Failure::Fetch(FetchError::Defect)));
         let took = began.elapsed();
         let result = match fetched {
             Ok(fetched) => self.adopt(fetched).await,
@@ -209,6 +218,9 @@ impl Refresher {
         };
         self.count(&result, took);
         let result = result.map_err(|failure| self.fail(failure));
+        // First the status, then those who asked: whoever looks after a refresh sees what it brought.
+        let now = self.deps.clock.now();
+        self.tell(now, self.schedule.next(now));
         self.answer(&result);
     }
 
@@ -402,4 +414,17 @@ impl Refresher {
     fn lead(&self) -> &Provider {
         &self.members[0].provider
     }
+}
+
+/// `None` if `work` panics: a defect in reading one vendor's answer costs that fetch, not the provider for good.
+async fn unless_it_panics<T>(work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    poll_fn(|context| {
+        // What the source remembers is only ever replaced as a whole, so that it is sound after an unwind.
+        match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
+            Ok(poll) => poll.map(Some),
+            Err(_) => Poll::Ready(None),
+        }
+    })
+    .await
 }

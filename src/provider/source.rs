@@ -1,6 +1,6 @@
 //! CONTROL, source: which request to send now, with what, and what to keep of the answer.
 //!
-//! The rules of one-time inputs and refresh tokens live here (DESIGN.md §6.8, issue of rotating refresh tokens):
+//! The rules of one-time inputs and refresh tokens live here (DESIGN.md §6.8):
 //! - a one-time input is marked as spent, durably, before it is sent, and never sent again whatever happens;
 //! - a refresh token is used only where the dialect has `[refresh]`, or the grant itself takes one;
 //! - a dead refresh token falls back to the grant where that is repeatable.

@@ -193,6 +193,8 @@ pub(super) enum Reply {
     NoDial,
     /// The request is sent and the connection lost.
     Lost,
+    /// A defect of ours.
+    Panic,
 }
 
 impl FakeVendor {
@@ -339,6 +341,7 @@ impl Reply {
                 None,
                 Some(Duration::from_secs(*seconds)),
             )),
+            Self::Panic => panic!("as told"),
             Self::NoDial | Self::Lost => Err(FetchError::Broken {
                 host: host.to_owned(),
                 reason: "connection closed before message completed".to_owned(),

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::testing::{
     CLIENT_CREDENTIALS, FakeFetch, FakeVendor, Log, PASSWORD, REFRESH_TOKEN, Reply, SMS, endpoint,
@@ -386,6 +386,32 @@ async fn a_token_that_is_dead_when_it_comes_is_never_used() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_defect_costs_one_fetch() {
+    let world = World::new(Reply::Fresh(3600));
+    world.vendor.then([Reply::Panic]);
+    let handle = world.spawn(simple());
+    assert!(handle.first_token().await);
+    assert_eq!(world.vendor.count(), 2);
+}
+
+/// Rejections keep the refresher busy; it looks at the file all the same.
+#[tokio::test(start_paused = true)]
+async fn a_storm_of_rejections_does_not_hide_a_new_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token");
+    std::fs::write(&path, "dead").unwrap();
+    let world = World::new(Reply::Fresh(1));
+    let handle = world.spawn(static_provider("x", Value::File(path.clone())));
+    assert!(handle.first_token().await);
+    std::fs::write(&path, "alive").unwrap();
+    for _ in 0..40 {
+        handle.reader().reject(1);
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(current(&handle).as_deref(), Some("Bearer alive"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn providers_of_one_identity_share_the_token_and_send_it_their_own_way() {
     let world = World::new(Reply::Token("t1", 3600));
     let other = CLIENT_CREDENTIALS.replace("Authorization = \"Bearer ", "X-Token = \"");
@@ -428,6 +454,49 @@ async fn without_handles_the_refresher_ends() {
     let count = world.vendor.count();
     sleep(Duration::from_secs(100)).await;
     assert_eq!(world.vendor.count(), count);
+}
+
+/// Faults in random order for an hour at a time: valid tokens are used to their end, dead ones never, and the end of
+/// the trouble is noticed within one step of the backoff.
+#[tokio::test(start_paused = true)]
+async fn a_soak_in_faults() {
+    for seed in 0..10 {
+        let mut luck = fastrand::Rng::with_seed(seed);
+        let world = World::new(Reply::Fresh(30));
+        let handle = world.spawn(simple());
+        assert!(handle.first_token().await);
+        let issued = |count: usize| world.vendor.calls()[count - 1].at;
+        let mut last = (1, issued(1));
+        for _ in 0..3600 {
+            world.vendor.always(match luck.u32(0..6) {
+                0 => Reply::Fresh(30),
+                1 => Reply::Refuse(Class::Transient, "500"),
+                2 => Reply::Lost,
+                3 => Reply::NoDial,
+                4 => Reply::RetryAfter(luck.u64(0..5)),
+                _ => Reply::Panic,
+            });
+            world.vendor.takes(Duration::from_millis(luck.u64(0..3000)));
+            sleep(Duration::from_secs(1)).await;
+            let generation = handle.status().generation;
+            if generation != last.0 {
+                // The token in hand names the request that brought it.
+                let token = current(&handle).unwrap();
+                let (_, number) = token.rsplit_once('-').unwrap();
+                last = (generation, issued(number.parse().unwrap()));
+            }
+            let age = world.started.elapsed() - last.1;
+            let usable = age < Duration::from_secs(29);
+            assert_eq!(
+                current(&handle).is_some(),
+                usable,
+                "seed {seed}, age {age:?}"
+            );
+        }
+        world.vendor.always(Reply::Fresh(30));
+        sleep(Duration::from_secs(64)).await;
+        assert!(current(&handle).is_some(), "seed {seed}");
+    }
 }
 
 // Refresh tokens.

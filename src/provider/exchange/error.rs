@@ -32,12 +32,14 @@ pub enum FetchError {
     Refused { host: String, refusal: Refusal },
     /// The token was dead when it came.
     #[error(
-        "the token has already expired when it comes: check this machine's clock, and `response.expires`"
+        "the token had already expired when it came: check this machine's clock, and `response.expires`"
     )]
     DeadOnArrival,
     /// The token cannot be put where `[inject]` wants it.
     #[error("the token cannot be used: {}: {}", .0.path, .0.message)]
     Inject(Problem),
+    #[error("a defect of this program ended the token request; please report it with the log")]
+    Defect,
     /// A one-time input must be marked as spent before it is sent.
     #[error("the one-time input was not sent, because that cannot be recorded: {0}")]
     Store(String),
@@ -54,6 +56,7 @@ impl FetchError {
             | Self::Timeout { .. }
             | Self::Broken { .. }
             | Self::TooLarge { .. }
+            | Self::Defect
             | Self::DeadOnArrival => Class::Transient,
         }
     }
