@@ -296,3 +296,6 @@ impl Config {
         assemble::config(text, env)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ mod document;
 mod expiry;
 mod filter;
 mod inject;
+mod json;
 mod layer;
 mod mask;
 mod request;
@@ -42,6 +43,17 @@ pub enum Var {
     Text(Secret),
     Integer(i64),
     Boolean(bool),
+}
+
+impl Var {
+    /// As it stands in a header, a form or a query.
+    pub fn to_text(&self) -> Secret {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Integer(number) => number.to_string().into(),
+            Self::Boolean(flag) => flag.to_string().into(),
+        }
+    }
 }
 
 /// Variables by name: `client_id`, `client_secret`, … and the provider's own `vars`.

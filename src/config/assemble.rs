@@ -50,17 +50,12 @@ pub(super) fn config(text: &str, env: &dyn Environment) -> Result<Config, Vec<Pr
             &mut cx,
         ));
     }
-    check_chains(&checked, &names, &providers_at, &mut cx);
     check_shared(&checked, &providers_at, &mut cx);
     let used = checked
         .iter()
         .map(|checked| checked.dialect.clone())
         .collect();
     dialects.check_unused(&used, &dialects_at, &mut cx);
-    let needed: BTreeSet<_> = checked
-        .iter()
-        .flat_map(|checked| checked.needs.clone())
-        .collect();
     let good: BTreeMap<_, _> = checked
         .into_iter()
         .map(|checked| (checked.provider.name.clone(), Arc::new(checked.provider)))
@@ -87,7 +82,7 @@ pub(super) fn config(text: &str, env: &dyn Environment) -> Result<Config, Vec<Pr
             complaint("is an empty list").hint(hint),
         );
     }
-    warn_unused(&good, &upstreams, &needed, &mut cx);
+    warn_unused(&good, &upstreams, &mut cx);
 
     if !cx.problems.is_empty() {
         return Err(cx.problems.into_sorted());
@@ -205,42 +200,6 @@ fn has_own_listeners(upstreams: &[Upstream]) -> bool {
     !upstreams.is_empty() && upstreams.iter().all(own)
 }
 
-/// `{provider.NAME}` must lead to a provider, and never back to where it started.
-fn check_chains(checked: &[Checked], names: &BTreeSet<String>, at: &KeyPath, cx: &mut Context<'_>) {
-    let needs: BTreeMap<&str, &BTreeSet<String>> = checked
-        .iter()
-        .map(|checked| (checked.provider.name.as_str(), &checked.needs))
-        .collect();
-    for (name, needed) in &needs {
-        let at = at.key(name);
-        for missing in needed.iter().filter(|needed| !names.contains(*needed)) {
-            let known = names.iter().map(String::as_str);
-            let hint = did_you_mean(missing, known, || format!("add [providers.{missing}]"));
-            let message =
-                format!("its request holds `{{provider.{missing}}}`, which does not exist");
-            cx.problem(&at, complaint(message).hint(hint));
-        }
-        if reaches(name, needed, &needs) {
-            cx.problem(&at, complaint("needs its own token in order to get one"));
-        }
-    }
-}
-
-fn reaches(goal: &str, from: &BTreeSet<String>, needs: &BTreeMap<&str, &BTreeSet<String>>) -> bool {
-    let mut seen = BTreeSet::new();
-    let mut open: Vec<&str> = from.iter().map(String::as_str).collect();
-    while let Some(name) = open.pop() {
-        if name == goal {
-            return true;
-        }
-        if seen.insert(name) {
-            let next = needs.get(name).into_iter().copied().flatten();
-            open.extend(next.map(String::as_str));
-        }
-    }
-    false
-}
-
 /// Providers of one identity share a refresher: it can send only one kind of request.
 fn check_shared(checked: &[Checked], at: &KeyPath, cx: &mut Context<'_>) {
     let mut first_of: HashMap<&str, &Checked> = HashMap::new();
@@ -284,7 +243,6 @@ fn settings(provider: &Provider) -> impl PartialEq {
 fn warn_unused(
     providers: &BTreeMap<String, Arc<Provider>>,
     upstreams: &[Upstream],
-    needed: &BTreeSet<String>,
     cx: &mut Context<'_>,
 ) {
     if upstreams.is_empty() {
@@ -297,7 +255,7 @@ fn warn_unused(
         .map(|upstream| &upstream.provider)
         .collect();
     let mut unused: Vec<_> = providers.keys().collect();
-    unused.retain(|name| !named.contains(name) && !needed.contains(*name));
+    unused.retain(|name| !named.contains(name));
     for name in unused {
         let message = complaint("no upstream uses it; its token is fetched all the same");
         cx.warnings

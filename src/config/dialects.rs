@@ -83,12 +83,11 @@ impl Dialects {
         }
         let unused = self.user.iter().filter(|(name, _)| !used.contains(*name));
         for (name, dialect) in unused {
-            // A base that others extend may have no grant at all, or none by default.
-            let grants = dialect.grants.names().map(Some);
-            let grants: Vec<_> = if dialect.default_grant.is_some() {
+            let own: Vec<_> = dialect.grants.names().map(Some).collect();
+            let grants = if dialect.default_grant.is_some() || own.is_empty() {
                 vec![None]
             } else {
-                grants.collect()
+                own
             };
             for grant in grants {
                 let used = Use {
@@ -99,7 +98,14 @@ impl Dialects {
                     grant,
                     auth_method: None,
                 };
-                self.compile(&used, dialect::compile, cx);
+                // A base that others extend may leave the choice of a grant to them.
+                let compile = |source: &Source<'_>| {
+                    dialect::compile(source).map_err(|mut problems| {
+                        problems.retain(|problem| problem.path != "grant");
+                        problems
+                    })
+                };
+                self.compile(&used, compile, cx);
             }
         }
     }

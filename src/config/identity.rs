@@ -19,7 +19,7 @@ pub(super) fn identity(
     plan: &ExchangePlan,
     variables: &BTreeMap<String, Value>,
 ) -> String {
-    let part = |name: &str| variables.get(name).map_or(Json::Null, |value| plain(value));
+    let part = |name: &str| variables.get(name).map_or(Json::Null, plain);
     let own: Vec<_> = variables
         .iter()
         .filter(|(name, _)| !is_named_part(name) && !is_secret(name))

@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::Bound;
 
 use super::Problem;
+use crate::dialect::nearest;
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -152,21 +153,7 @@ impl Problems {
     }
 }
 
-/// The known name that `wrong` was probably meant to be.
-pub(super) fn nearest<'a>(
-    wrong: &str,
-    known: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
-    known
-        .into_iter()
-        .map(|name| (strsim::damerau_levenshtein(wrong, name), name))
-        // A third of the letters: more typos than that, and the guess is as often wrong as right.
-        .filter(|(distance, name)| *distance <= (name.chars().count() / 3).max(1))
-        .min()
-        .map(|(_, name)| name)
-}
-
-/// `nearest` as a hint, or `otherwise`.
+/// The known name that `wrong` was probably meant to be, as a hint; or `otherwise`.
 pub(super) fn did_you_mean<'a>(
     wrong: &str,
     known: impl IntoIterator<Item = &'a str>,
@@ -204,16 +191,6 @@ mod tests {
         );
         problem.path.clear();
         assert_eq!(problem.to_string(), "expected an integer (write 1)");
-    }
-
-    #[test]
-    fn only_near_names_are_guessed() {
-        let known = ["client_id", "client_secret", "scope"];
-        assert_eq!(nearest("client_secrt", known), Some("client_secret"));
-        assert_eq!(nearest("clientid", known), Some("client_id"));
-        assert_eq!(nearest("scpoe", known), Some("scope"));
-        assert_eq!(nearest("phone", known), None);
-        assert_eq!(nearest("", known), None);
     }
 
     #[test]

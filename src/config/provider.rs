@@ -9,13 +9,13 @@ use super::context::Context;
 use super::dialects::{Dialects, Use};
 use super::file::ProviderToml;
 use super::identity::identity;
-use super::problems::{Complaint, KeyPath, complaint, did_you_mean};
+use super::problems::{KeyPath, complaint, did_you_mean};
 use super::read::{Tree, section};
 use super::server::{limit, span};
 use super::value::{EmptyLiteral, ValueToml};
 use super::{Endpoint, LifeCycle, Provider, TokenSource, Value};
 use crate::dialect::schema::{RequestToml, ResponseToml};
-use crate::dialect::{self, ExchangePlan, Overrides};
+use crate::dialect::{self, ExchangePlan, InjectPlan, Overrides, WELL_KNOWN};
 
 const DEFAULT_DIALECT: &str = "oauth2";
 
@@ -33,8 +33,6 @@ const OVERRIDES: [&str; 4] = ["request", "response", "inject", "reject"];
 pub(super) struct Checked {
     pub(super) provider: Provider,
     pub(super) dialect: String,
-    /// Providers whose tokens its request holds: `{provider.NAME}`.
-    pub(super) needs: BTreeSet<String>,
     /// What must be equal where the identity is.
     pub(super) exchange: Exchange,
 }
@@ -132,11 +130,13 @@ impl Parts<'_> {
             auth_method: toml.auth_method.as_deref(),
         };
         let plan = self.dialects.compile(&used, dialect::compile, cx)?;
-        let known = plan.exchange.known_variables();
+        let mut known = plan.exchange.known_variables();
+        known.extend(injected(&plan.inject, false));
         self.check_one_time(&plan.exchange, cx);
         self.check_missing(&plan.exchange, dialect, &variables, cx);
-        let unused = unused_message(&plan.exchange.grant, dialect);
-        check_unused(&variables, &known, &unused, cx);
+        self.check_injected(&plan.inject, dialect, &variables, cx);
+        let grant = format!("grant `{}` of dialect `{dialect}`", plan.exchange.grant);
+        check_unused(&variables, &known, &grant, cx);
         let variables = variables.into_values();
         let url = url?;
         let path_and_query = match &url.query {
@@ -161,11 +161,6 @@ impl Parts<'_> {
         };
         Some(Checked {
             dialect: dialect.to_owned(),
-            needs: known
-                .iter()
-                .filter_map(|name| name.strip_prefix("provider."))
-                .map(str::to_owned)
-                .collect(),
             exchange: Exchange {
                 dialect: dialect.to_owned(),
                 auth_method: toml.auth_method,
@@ -205,9 +200,11 @@ impl Parts<'_> {
             cx.problem(&token_at, complaint("expected text in quotes"));
         }
         let (inject, reject) = compiled?;
+        self.check_injected(&inject, dialect, &variables, cx);
+        let inject_of = format!("`inject` of dialect `{dialect}`");
+        check_unused(&variables, &injected(&inject, false), &inject_of, cx);
         Some(Checked {
             dialect: dialect.to_owned(),
-            needs: BTreeSet::new(),
             exchange: Exchange {
                 dialect: dialect.to_owned(),
                 auth_method: None,
@@ -244,8 +241,6 @@ impl Parts<'_> {
             ("timeout", toml.timeout.is_some()),
             ("tls", toml.tls.is_some()),
             ("proxy", toml.proxy.is_some()),
-            ("request", self.override_tables.contains_key("request")),
-            ("response", self.override_tables.contains_key("response")),
         ];
         for (key, _) in written.iter().filter(|(_, written)| *written) {
             cx.problem(
@@ -278,24 +273,34 @@ impl Parts<'_> {
         cx: &mut Context<'_>,
     ) {
         for name in plan.required_variables() {
-            if variables.has(&name)
-                || name.starts_with("provider.")
-                || self.comes_later(plan, &name)
-            {
-                continue;
+            if !variables.has(&name) && !self.comes_later(plan, &name) {
+                let grant = format!("grant `{}` of dialect `{dialect}`", plan.grant);
+                self.missing(&name, &grant, cx);
             }
-            let well_known = WELL_KNOWN.contains(&name.as_str());
-            let at = if well_known {
-                self.at.key(&name)
-            } else {
-                self.at.key("vars").key(&name)
-            };
-            let needs = format!(
-                "is missing: grant `{}` of dialect `{dialect}` needs it",
-                plan.grant
-            );
-            cx.problem(&at, complaint(needs));
         }
+    }
+
+    fn check_injected(
+        &self,
+        inject: &InjectPlan,
+        dialect: &str,
+        variables: &Variables,
+        cx: &mut Context<'_>,
+    ) {
+        for name in injected(inject, true) {
+            if !variables.has(&name) {
+                self.missing(&name, &format!("`inject` of dialect `{dialect}`"), cx);
+            }
+        }
+    }
+
+    fn missing(&self, name: &str, needed_by: &str, cx: &mut Context<'_>) {
+        let at = if WELL_KNOWN.contains(&name) {
+            self.at.key(name)
+        } else {
+            self.at.key("vars").key(name)
+        };
+        cx.problem(&at, complaint(format!("is missing: {needed_by} needs it")));
     }
 
     /// Whether `cupbearer login` provides the variable: one-time inputs and what belongs to them, and a refresh
@@ -308,20 +313,6 @@ impl Parts<'_> {
         }
     }
 }
-
-/// Variables that stand at the top of a provider's table, under their RFC names.
-pub(super) const WELL_KNOWN: [&str; 10] = [
-    "client_id",
-    "client_secret",
-    "username",
-    "password",
-    "scope",
-    "audience",
-    "resource",
-    "code",
-    "redirect_uri",
-    "refresh_token",
-];
 
 /// A provider's variables, resolved; `None` where that failed.
 struct Variables(BTreeMap<String, (KeyPath, Option<Value>)>);
@@ -384,17 +375,20 @@ fn take_well_known(toml: &mut ProviderToml) -> [(&'static str, Option<ValueToml>
     ]
 }
 
-fn unused_message(grant: &str, dialect: &str) -> Complaint {
-    complaint(format!(
-        "is used by nothing: grant `{grant}` of dialect `{dialect}` does not send it"
-    ))
+/// Variables that forwarded requests hold besides the token.
+fn injected(inject: &InjectPlan, required_only: bool) -> BTreeSet<String> {
+    let variables = inject.variables();
+    variables
+        .filter(|(_, required)| *required || !required_only)
+        .map(|(name, _)| name.to_owned())
+        .collect()
 }
 
 /// A variable that is never sent is a typo, or a setting that does not do what its author believes.
 fn check_unused(
     variables: &Variables,
     known: &BTreeSet<String>,
-    unused: &Complaint,
+    used_by: &str,
     cx: &mut Context<'_>,
 ) {
     for (name, (at, _)) in &variables.0 {
@@ -405,8 +399,12 @@ fn check_unused(
         let others = known.iter().filter(|known| !variables.has(known));
         let hint = did_you_mean(name, others.map(String::as_str), || {
             let all: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
-            format!("it knows {}", all.join(", "))
+            match &all[..] {
+                [] => "it uses no variables".to_owned(),
+                all => format!("it uses {}", all.join(", ")),
+            }
         });
-        cx.problem(at, unused.clone().hint(hint));
+        let unused = complaint(format!("is used by nothing: not by {used_by}"));
+        cx.problem(at, unused.hint(hint));
     }
 }

@@ -243,8 +243,8 @@ enum Step {
 /// Where a node is, for its mistakes.
 enum Trail<'t> {
     Root,
-    Key(&'t Trail<'t>, &'t str),
-    Index(&'t Trail<'t>, usize),
+    Key(&'t Self, &'t str),
+    Index(&'t Self, usize),
 }
 
 impl Trail<'_> {

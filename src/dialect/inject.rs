@@ -112,7 +112,7 @@ fn sensitive(field: &HeaderField, text: &str) -> Result<HeaderValue, Problem> {
 
 impl RejectRules {
     pub(super) fn parse(toml: &RejectToml, problems: &mut Vec<Problem>) -> Self {
-        let body = toml.body.iter().flat_map(|body| body.iter());
+        let body = toml.body.iter().flat_map(Ordered::iter);
         let body = body.filter_map(|(text, values)| {
             let path = join("reject.body", text);
             let selector = parse_selector(text, Selector::parse_pointer, &path, problems)?;

@@ -1,8 +1,8 @@
 //! One request table with its templates parsed, and how such tables are laid over each other.
 
 use http::{HeaderName, HeaderValue, Method, header};
-use serde_json::Value as JsonValue;
 
+use super::json::{JsonField, json_fields};
 use super::schema::{BasicToml, Encoding, Ordered, RequestToml, Scalar};
 use super::template::{Place, Template};
 use super::{Problem, RequestPlan};
@@ -17,7 +17,6 @@ pub(super) struct Field<N, V> {
 
 pub(super) type TextField = Field<String, Template>;
 pub(super) type HeaderField = Field<HeaderName, Template>;
-pub(super) type JsonField = Field<String, Json>;
 
 /// A table as it was written: what is `None` is inherited.
 #[derive(Clone, Debug, Default)]
@@ -46,15 +45,6 @@ pub(super) enum Body {
     Form(Vec<TextField>),
     Json(Vec<JsonField>),
     Raw(Field<(), Template>),
-}
-
-/// A JSON value whose strings are templates.
-#[derive(Clone, Debug)]
-pub(super) enum Json {
-    Literal(JsonValue),
-    Text(Template),
-    Array(Vec<Self>),
-    Object(Vec<(String, Self)>),
 }
 
 /// What a layer is, which decides how its body goes together with the others.
@@ -291,7 +281,9 @@ fn parse_body(toml: &RequestToml, path: &str, problems: &mut Vec<Problem>) -> Op
             path: join(path, "body"),
         })
     });
-    form.map(Body::Form).or(json.map(Body::Json)).or(raw)
+    (form.map(Body::Form))
+        .or_else(|| json.map(Body::Json))
+        .or(raw)
 }
 
 pub(super) fn text_fields(
@@ -355,48 +347,12 @@ fn check_header_literal(template: &Template, path: &str, problems: &mut Vec<Prob
     }
 }
 
-fn json_fields(table: &toml::Table, path: &str, problems: &mut Vec<Problem>) -> Vec<JsonField> {
-    let fields = table.iter().filter_map(|(name, value)| {
-        let path = join(path, name);
-        Some(Field {
-            value: json(value, &path, problems)?,
-            name: name.clone(),
-            path,
-        })
-    });
-    fields.collect()
-}
-
-fn json(value: &toml::Value, path: &str, problems: &mut Vec<Problem>) -> Option<Json> {
-    Some(match value {
-        toml::Value::String(text) => Json::Text(template(text, path, Place::Exchange, problems)?),
-        toml::Value::Integer(number) => Json::Literal((*number).into()),
-        toml::Value::Float(number) if !number.is_finite() => {
-            problems.push(Problem {
-                path: path.to_owned(),
-                message: "JSON has no infinity and no NaN".to_owned(),
-            });
-            return None;
-        }
-        toml::Value::Float(number) => Json::Literal((*number).into()),
-        toml::Value::Boolean(truth) => Json::Literal((*truth).into()),
-        toml::Value::Datetime(datetime) => Json::Literal(datetime.to_string().into()),
-        toml::Value::Array(items) => Json::Array(
-            (items.iter().enumerate())
-                .filter_map(|(index, item)| json(item, &join(path, &index.to_string()), problems))
-                .collect(),
-        ),
-        toml::Value::Table(table) => Json::Object(
-            (table.iter())
-                .filter_map(|(name, value)| {
-                    Some((name.clone(), json(value, &join(path, name), problems)?))
-                })
-                .collect(),
-        ),
-    })
-}
-
-fn template(text: &str, path: &str, place: Place, problems: &mut Vec<Problem>) -> Option<Template> {
+pub(super) fn template(
+    text: &str,
+    path: &str,
+    place: Place,
+    problems: &mut Vec<Problem>,
+) -> Option<Template> {
     match Template::parse(text, place) {
         Ok(template) => Some(template),
         Err(message) => {

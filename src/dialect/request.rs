@@ -5,10 +5,10 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderValue, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value as JsonValue;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
-use super::filter::Value;
-use super::layer::{Basic, Body, Field, HeaderField, Json, TextField, join};
+use super::json::{json_object, json_scalar, wipe};
+use super::layer::{Basic, Body, Field, HeaderField, TextField, join};
 use super::schema::Encoding;
 use super::template::{Scope, Template};
 use super::{Frozen, Problem, RequestPlan, TokenRequest, Variables};
@@ -217,80 +217,6 @@ impl<N, V> Field<N, V> {
             path: self.path.clone(),
             message: message.into(),
         }
-    }
-}
-
-impl Json {
-    fn templates<'a>(&'a self, into: &mut Vec<&'a Template>) {
-        match self {
-            Self::Literal(_) => {}
-            Self::Text(template) => into.push(template),
-            Self::Array(items) => {
-                for item in items {
-                    item.templates(into);
-                }
-            }
-            Self::Object(entries) => {
-                for (_, value) in entries {
-                    value.templates(into);
-                }
-            }
-        }
-    }
-
-    /// `None`: the key is dropped.
-    fn build(&self, fill: &FillJson<'_>) -> Result<Option<JsonValue>, String> {
-        Ok(Some(match self {
-            Self::Literal(value) => value.clone(),
-            Self::Text(template) => return fill(template),
-            Self::Array(items) => {
-                let built: Result<Vec<_>, _> = items.iter().map(|item| item.build(fill)).collect();
-                built?.into_iter().flatten().collect()
-            }
-            Self::Object(entries) => {
-                let mut object = serde_json::Map::new();
-                for (name, value) in entries {
-                    if let Some(value) = value.build(fill)? {
-                        object.insert(name.clone(), value);
-                    }
-                }
-                JsonValue::Object(object)
-            }
-        }))
-    }
-}
-
-type FillJson<'a> = dyn Fn(&Template) -> Result<Option<JsonValue>, String> + 'a;
-
-fn json_object(fields: &[Field<String, Json>], fill: &FillJson<'_>) -> Result<JsonValue, Problem> {
-    let mut object = serde_json::Map::new();
-    for field in fields {
-        let value = field
-            .value
-            .build(fill)
-            .map_err(|message| field.problem(message))?;
-        if let Some(value) = value {
-            object.insert(field.name.clone(), value);
-        }
-    }
-    Ok(JsonValue::Object(object))
-}
-
-fn json_scalar(value: &Value) -> JsonValue {
-    match value {
-        Value::Integer(number) => (*number).into(),
-        Value::Boolean(truth) => (*truth).into(),
-        Value::Text(_) | Value::Digest(_) => value.text().as_str().into(),
-    }
-}
-
-/// Wipes what was filled in: serde_json's strings do not do so themselves.
-fn wipe(value: &mut JsonValue) {
-    match value {
-        JsonValue::String(text) => text.zeroize(),
-        JsonValue::Array(items) => items.iter_mut().for_each(wipe),
-        JsonValue::Object(entries) => entries.values_mut().for_each(wipe),
-        JsonValue::Null | JsonValue::Bool(_) | JsonValue::Number(_) => {}
     }
 }
 

@@ -7,7 +7,7 @@ use http::{HeaderMap, StatusCode, header};
 use super::document::Document;
 use super::layer::join;
 use super::mask::clean;
-use super::schema::{OneOrMany, ResponseToml, Scalar};
+use super::schema::{OneOrMany, Ordered, ResponseToml, Scalar};
 use super::selector::{Selector, jwt_exp};
 use super::{Answer, Class, Expiry, Issued, Problem, Refusal, ResponseRules, expiry};
 use crate::secret::Secret;
@@ -317,7 +317,7 @@ pub(super) fn is_sendable(token: &str) -> bool {
 }
 
 fn parse_ok(toml: &ResponseToml, problems: &mut Vec<Problem>) -> Vec<(Selector, Vec<String>)> {
-    let table = toml.ok.iter().flat_map(|ok| ok.iter());
+    let table = toml.ok.iter().flat_map(Ordered::iter);
     let entries = table.filter_map(|(text, values)| {
         let path = join("response.ok", text);
         let selector = parse_selector(text, Selector::parse, &path, problems)?;

@@ -208,6 +208,8 @@ mod tests {
             jwt_exp("eyJhbGciOiJub25lIn0.eyJleHAiOjE1NzA1MzYyMTZ9."),
             Some(1_570_536_216.0)
         );
+        // Padding, which RFC 7515 forbids, does no harm.
+        assert_eq!(jwt_exp("e30.eyJleHAiOjEyfQ==."), Some(12.0));
         for token in ["", "a", "a.b", "a.!!.c", "eyJ9.e30.x"] {
             assert_eq!(jwt_exp(token), None, "{token}");
         }
