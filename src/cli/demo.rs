@@ -6,6 +6,7 @@ mod proxy;
 
 use std::fmt;
 use std::io::Write;
+use std::str::FromStr;
 use std::time::Instant;
 
 use clap::Args;
@@ -19,7 +20,7 @@ use super::log::LogArgs;
 use super::table::Table;
 use super::{signals, words};
 use crate::demo::setup::Setup;
-use crate::demo::vendors::{Event, FakeVendor, Kind, What};
+use crate::demo::vendors::{Event, FakeVendor, Fault, Kind, UnknownFault, What};
 use proxy::Proxy;
 
 #[derive(Debug, Args)]
@@ -45,6 +46,44 @@ pub(super) struct DemoArgs {
         hide_env_values = true
     )]
     admin_port: u16,
+
+    /// A vendor that misbehaves from the start: VENDOR=down, slow, 500 (any status), html, garbage, empty, huge,
+    /// control-bytes or reject
+    #[arg(
+        long,
+        value_name = "VENDOR=FAULT",
+        value_delimiter = ',',
+        env = "CUPBEARER_FAULT",
+        hide_env_values = true
+    )]
+    fault: Vec<Trouble>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Trouble {
+    vendor: Kind,
+    fault: Fault,
+}
+
+impl FromStr for Trouble {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (vendor, fault) = text.split_once('=').ok_or("write VENDOR=FAULT")?;
+        let vendor = Kind::ALL
+            .into_iter()
+            .find(|kind| kind.name() == vendor)
+            .ok_or_else(|| {
+                format!(
+                    "no vendor '{vendor}'; there are {}",
+                    Kind::ALL.map(Kind::name).join(", ")
+                )
+            })?;
+        let fault = fault
+            .parse()
+            .map_err(|error: UnknownFault| error.to_string())?;
+        Ok(Self { vendor, fault })
+    }
 }
 
 pub(super) fn run(args: &DemoArgs, log: &LogArgs, out: &mut dyn Write) -> Result<(), Failure> {
@@ -60,6 +99,13 @@ async fn play(args: &DemoArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let started = Instant::now();
     let (events, mut seen) = mpsc::unbounded_channel();
     let setup = Setup::start(events).await.map_err(runtime)?;
+    for vendor in setup.vendors() {
+        let trouble = args
+            .fault
+            .iter()
+            .find(|trouble| trouble.vendor == vendor.kind());
+        vendor.set_fault(trouble.map(|trouble| trouble.fault));
+    }
     let loopback = |port: u16| format!("127.0.0.1:{port}");
     let config = setup.config(&loopback(args.port), &loopback(args.admin_port));
     let (proxy, mut running) = Proxy::start(&config).await?;
@@ -106,9 +152,9 @@ The vendors are fakes inside this process, as strict as the documents of the rea
 async fn visit_all(setup: &Setup, proxy: &Proxy, out: &mut dyn Write) -> Result<(), Failure> {
     let mut table = Table::new([
         "VENDOR",
-        "HOW IT WANTS TO BE ASKED",
-        "TOKEN LIVES",
-        "REQUEST",
+        "HOW IT IS ASKED",
+        "TOKEN LIFE",
+        "GET",
         "STATUS",
         "MS",
         "TOKEN SEEN BY API",
@@ -120,7 +166,7 @@ async fn visit_all(setup: &Setup, proxy: &Proxy, out: &mut dyn Write) -> Result<
             vendor.kind().to_string(),
             vendor.kind().asks_by().to_owned(),
             words::duration(vendor.life()),
-            format!("GET {}", visit.path),
+            visit.path.clone(),
             visit.status(),
             visit.milliseconds.to_string(),
             visit.verdict(),
@@ -133,7 +179,7 @@ async fn visit_all(setup: &Setup, proxy: &Proxy, out: &mut dyn Write) -> Result<
     if failures.is_empty() {
         writeln!(
             out,
-            "\nAll five worked. The first request to each waits for its token; later ones do not."
+            "\nAll five worked. Tokens are fetched in the background: at start, and then ahead of their end."
         )?;
         return Ok(());
     }
@@ -218,8 +264,11 @@ impl Visit {
             }
         };
         let mut reason = format!("{}: {told}", vendor.kind());
-        for refusal in vendor.refusals() {
-            reason.push_str("\n  the vendor refused: ");
+        let mut refusals = vendor.refusals();
+        // Retries are refused for the same reason.
+        refusals.dedup();
+        for refusal in refusals {
+            reason.push_str("\n  what the vendor found wrong: ");
             reason.push_str(&refusal);
         }
         Some(reason)
@@ -284,4 +333,54 @@ fn indented(text: &str) -> String {
 
 fn runtime(error: impl fmt::Display) -> Failure {
     Failure::Runtime(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_written_as_vendor_and_fault() {
+        let trouble = Trouble {
+            vendor: Kind::Cncn,
+            fault: Fault::Status(503),
+        };
+        assert_eq!("cncn=503".parse(), Ok(trouble));
+        for (wrong, why) in [
+            ("cncn", "write VENDOR=FAULT"),
+            ("x=down", "there are cncn, besender"),
+            ("cncn=200", "unknown fault"),
+        ] {
+            let error = wrong.parse::<Trouble>().unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_a_token_that_the_api_saw_counts() {
+        let (events, _seen) = mpsc::unbounded_channel();
+        let setup = Setup::start(events).await.unwrap();
+        let vendor = &setup.vendors()[0];
+        let visit = |status: u16, body: &'static str| Visit {
+            path: "/cncn".to_owned(),
+            milliseconds: 1,
+            answer: Ok(Answer {
+                status: http::StatusCode::from_u16(status).unwrap(),
+                body: body.as_bytes().into(),
+            }),
+        };
+        let good = visit(200, r#"{"token":"accepted","token_number":1}"#);
+        assert_eq!(
+            (good.verdict().as_str(), good.failure(vendor)),
+            ("yes, no. 1", None)
+        );
+        let problem = visit(
+            503,
+            r#"{"type":"urn:x","detail":"no token","token_number":1}"#,
+        );
+        assert_eq!(problem.verdict(), "no");
+        assert_eq!(problem.failure(vendor).unwrap(), "cncn: urn:x: no token");
+        let html = visit(200, "<html>");
+        assert_eq!(html.failure(vendor).unwrap(), "cncn: 200 OK from the API");
+    }
 }

@@ -162,9 +162,9 @@ struct PrivateFolder(PathBuf);
 
 impl PrivateFolder {
     fn create(parent: &Path) -> Result<Self, SetupError> {
-        let name = format!("cupbearer-demo-{}", uuid::Uuid::new_v4().simple());
-        let folder = parent.join(name);
-        // Fails if it is there already: nobody else can have prepared it.
+        // Eight digits make short paths to read. Fails if it is there already: nobody else can have prepared it.
+        let digits = &uuid::Uuid::new_v4().simple().to_string()[..8];
+        let folder = parent.join(format!("cupbearer-demo-{digits}"));
         match DirBuilder::new().mode(0o700).create(&folder) {
             Ok(()) => Ok(Self(folder)),
             Err(source) => Err(SetupError::Files { folder, source }),

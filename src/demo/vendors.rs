@@ -140,9 +140,9 @@ impl Kind {
     pub fn asks_by(self) -> &'static str {
         match self {
             Self::Cncn => "POST form, Basic with md5(secret)",
-            Self::Besender => "POST JSON, client_id a number",
-            Self::Ctcfile => "GET, secret in the query; a new token kills the old",
-            Self::IdentityServer => "POST form, password, then rotating refresh tokens",
+            Self::Besender => "POST JSON, client id a number",
+            Self::Ctcfile => "GET, secret in query, single active",
+            Self::IdentityServer => "POST form, password, then refresh",
             Self::Passport => "POST form, password, empty scope",
         }
     }

@@ -119,9 +119,10 @@ async fn token(shared: &Shared, call: &Call) -> Reply {
 
 fn decide(shared: &Shared, state: &mut State, fault: Option<Fault>, call: &Call) -> Reply {
     state.counters.token_requests += 1;
-    if let Some(reply) = fault.and_then(Fault::reply) {
-        let reason = format!("fault {fault:?}");
-        refused(shared, state, reason);
+    if let Some(fault) = fault
+        && let Some(reply) = fault.reply()
+    {
+        refused(shared, state, format!("fault {fault:?}"));
         return reply;
     }
     let checked = match fault {
