@@ -20,6 +20,7 @@ mod upstream;
 mod value;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -127,7 +128,7 @@ pub enum TokenSource {
     Endpoint(Box<Endpoint>),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Endpoint {
     pub token_url: Origin,
     /// Path and query of the token URL, starting with `/`. Never logged with its query.
@@ -153,7 +154,7 @@ pub struct LifeCycle {
 }
 
 /// A credential or variable: where it comes from.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum Value {
     Literal(Var),
     /// Read once, when the configuration is loaded: a process's environment does not change.
@@ -269,6 +270,34 @@ pub enum ExistingCredential {
     Replace,
     Keep,
     Reject,
+}
+
+impl fmt::Debug for Endpoint {
+    /// Without the token URL's query: some vendors take credentials there.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path_and_query.split('?').next().unwrap_or_default();
+        f.debug_struct("Endpoint")
+            .field("token_url", &self.token_url)
+            .field("path", &path)
+            .field("plan", &self.plan)
+            .field("timeout", &self.timeout)
+            .field("tls", &self.tls)
+            .field("egress", &self.egress)
+            .field("identity", &self.identity)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Value {
+    /// Where the value comes from, never what it is: of a command only the program, lest an argument is a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Literal(_) => f.write_str("Literal([redacted])"),
+            Self::Env { name, .. } => write!(f, "Env({name:?})"),
+            Self::File(path) => write!(f, "File({path:?})"),
+            Self::Command(command) => write!(f, "Command({:?})", command.first()),
+        }
+    }
 }
 
 /// The process environment, so that tests can bring their own.

@@ -24,6 +24,7 @@ mod suggest;
 mod template;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -38,7 +39,7 @@ pub use suggest::nearest;
 pub use template::{BUILT_INS, WELL_KNOWN};
 
 /// A variable's value. TOML's types are kept, so that a JSON body can hold them as written.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum Var {
     Text(Secret),
     Integer(i64),
@@ -53,6 +54,13 @@ impl Var {
             Self::Integer(number) => number.to_string().into(),
             Self::Boolean(flag) => flag.to_string().into(),
         }
+    }
+}
+
+impl fmt::Debug for Var {
+    /// A number may be a secret as well as a text.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
     }
 }
 

@@ -9,7 +9,7 @@ use super::origin::{HostPort, Url};
 use super::problems::{Complaint, KeyPath, Problems, complaint};
 use super::units::Text;
 use super::value::{EmptyLiteral, FilePath, ValueToml, read_file};
-use super::{EgressProxy, Environment, Origin, Tls, Value};
+use super::{EgressProxy, Environment, Origin, Scheme, Tls, Value};
 
 pub(super) struct Context<'a> {
     pub(super) env: &'a dyn Environment,
@@ -73,10 +73,22 @@ impl<'a> Context<'a> {
         Some(url)
     }
 
-    pub(super) fn tls(&mut self, at: &KeyPath, written: Option<TlsToml>) -> Tls {
+    /// `origin` is what TLS is spoken with, where that is known.
+    pub(super) fn tls(
+        &mut self,
+        at: &KeyPath,
+        written: Option<TlsToml>,
+        origin: Option<&Origin>,
+    ) -> Tls {
         let Some(written) = written else {
             return Tls::default();
         };
+        if origin.is_some_and(|origin| origin.scheme == Scheme::Http) {
+            self.problem(
+                at,
+                complaint("has no meaning for an http:// URL, which has no TLS"),
+            );
+        }
         let ca_file = self.pem(&at.key("ca_file"), written.ca_file, Pem::Certificate);
         let (cert_at, key_at) = (at.key("client_cert_file"), at.key("client_key_file"));
         let (has_cert, has_key) = (

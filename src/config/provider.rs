@@ -113,7 +113,11 @@ impl Parts<'_> {
     fn endpoint(self, mut toml: ProviderToml, cx: &mut Context<'_>) -> Option<Checked> {
         let at = self.at;
         let url = cx.url(at, "token_url", toml.token_url.take(), toml.allow_http);
-        let tls = cx.tls(&at.key("tls"), toml.tls.take());
+        let tls = cx.tls(
+            &at.key("tls"),
+            toml.tls.take(),
+            url.as_ref().map(|url| &url.origin),
+        );
         let proxy = toml.proxy.take();
         let egress = match &url {
             Some(url) => cx.egress(&at.key("proxy"), proxy, &url.origin, None),

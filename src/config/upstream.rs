@@ -50,7 +50,11 @@ pub(super) fn upstream(
     let provider = provider_name(toml.provider.take(), at, providers, cx);
     let route_at = at.key("route");
     let route = cx.problems.keep(&route_at, route(toml.route.take()));
-    let tls = cx.tls(&at.key("tls"), toml.tls.take());
+    let tls = cx.tls(
+        &at.key("tls"),
+        toml.tls.take(),
+        url.as_ref().map(|(url, _)| &url.origin),
+    );
     let connect_to = toml.connect_to.take().map(|Text(dial)| dial);
     let proxy = toml.proxy.take();
     let egress = match &url {

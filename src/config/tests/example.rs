@@ -227,8 +227,8 @@ struct FieldProbe;
 #[derive(Debug)]
 struct Fields(&'static [&'static str]);
 
-impl std::fmt::Display for Fields {
-    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Fields {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
         Ok(())
     }
 }
@@ -236,7 +236,7 @@ impl std::fmt::Display for Fields {
 impl std::error::Error for Fields {}
 
 impl de::Error for Fields {
-    fn custom<T: std::fmt::Display>(_: T) -> Self {
+    fn custom<T: fmt::Display>(_: T) -> Self {
         Self(&[])
     }
 }

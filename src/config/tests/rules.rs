@@ -760,6 +760,15 @@ fn bad_upstreams() {
 }
 
 #[test]
+fn tls_needs_https() {
+    let text = with_upstream("tls = { server_name = 'x' }");
+    bad(
+        &text.replace("https://api.example.com", "http://127.0.0.1"),
+        &["upstreams.u.tls: has no meaning for an http:// URL"],
+    );
+}
+
+#[test]
 fn routes_that_tie_are_named_together() {
     let two = |a: &str, b: &str| {
         format!(
@@ -872,6 +881,25 @@ fn the_environments_proxy() {
         "{problems:?}"
     );
     assert!(!format!("{problems:?}").contains("hunter2"));
+}
+
+#[test]
+fn thousands_of_upstreams() {
+    let providers = (0..1000).map(|p| {
+        format!("[providers.p{p}]\ntoken_url = 'https://h/t'\nclient_id = 'id{p}'\nclient_secret = 's'\n")
+    });
+    let upstreams = (0..10_000).map(|u| {
+        format!(
+            "[upstreams.u{u}]\nurl = 'https://h{u}'\nprovider = 'p{}'\nroute = {{ path_prefix = '/u{u}' }}\n",
+            u % 1000
+        )
+    });
+    let text: String = providers.chain(upstreams).collect();
+    let started = std::time::Instant::now();
+    assert_eq!(good(&text).upstreams.len(), 10_000);
+    let took = started.elapsed();
+    // Far above what it takes in a debug build, far below what anything quadratic takes.
+    assert!(took < Duration::from_secs(30), "{took:?}");
 }
 
 #[test]

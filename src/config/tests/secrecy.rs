@@ -33,7 +33,8 @@ fn place<'a>(root: &'a mut Toml, path: &[String]) -> &'a mut Toml {
     })
 }
 
-/// The secret in every shape that a mistaken user could give it.
+/// The secret in every shape that a mistaken user could give it. Not as `{name}` in a template: names are keys, and
+/// the one that is missing must be told.
 fn plants() -> Vec<Toml> {
     let text = Toml::String(SECRET.into());
     let table = |key: &str, value: &Toml| {
@@ -48,7 +49,6 @@ fn plants() -> Vec<Toml> {
         table("file", &text),
         table("command", &text),
         Toml::String(format!("{{{SECRET}")),
-        Toml::String(format!("{{{SECRET}}}")),
         Toml::String(format!("{{client_id|{SECRET}}}")),
         Toml::String(format!("https://user:{SECRET}@example.com/?x={SECRET}")),
         Toml::String(format!("https://{SECRET} /")),
@@ -68,21 +68,30 @@ fn a_secret_in_any_wrong_place_is_never_quoted() {
     places(&root, &[], &mut all);
     assert!(all.len() > 150, "only {} places", all.len());
     let mut refused = 0;
+    let mut leaks = Vec::new();
     for path in &all {
         for plant in plants() {
             let mut planted = root.clone();
             *place(&mut planted, path) = plant;
-            let told = match Config::from_toml(&planted.to_string(), &environment()) {
+            let told = match Config::from_toml(&toml::to_string(&planted).unwrap(), &environment())
+            {
                 Ok(config) => format!("{:?}", config.warnings),
                 Err(problems) => {
+                    let syntax = problems
+                        .iter()
+                        .any(|problem| problem.path.starts_with("line "));
+                    assert!(!syntax, "the planted file must be read: {problems:?}");
                     refused += 1;
                     let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
                     format!("{problems:?} {lines:?}")
                 }
             };
-            assert!(!told.contains("hunter2"), "{}: {told}", path.join("."));
+            if told.contains("hunter2") {
+                leaks.push(format!("{}: {told}", path.join(".")));
+            }
         }
     }
+    assert_eq!(leaks, Vec::<String>::new());
     // The control: the plants really were mistakes.
     assert!(
         refused > all.len() * 8,
@@ -124,6 +133,10 @@ fn a_loaded_configuration_shows_no_secret() {
     });
     let (text, _folder) = all_settings();
     let text = text.replace("client_id = 4711", &format!("client_id = '{SECRET}'"));
+    let text = text
+        .replace("\"pass\", \"show\"", "\"pass\", \"hunter2\"")
+        .replace("example.cn/v2/token", "example.cn/v2/token?key=hunter2")
+        .replace("tenant = \"eu-1\"", "tenant = 918273645");
     let mut shown = Config::from_toml(&text, &env).unwrap();
     // A client id names who the token is for, and stands in the identity as it is.
     for provider in &mut shown.providers {
@@ -133,5 +146,8 @@ fn a_loaded_configuration_shows_no_secret() {
     }
     let shown = format!("{shown:?} {shown:#?}");
     assert!(shown.contains("[redacted]"));
-    assert!(!shown.contains("hunter2"), "{shown}");
+    assert!(
+        !shown.contains("hunter2") && !shown.contains("918273645"),
+        "{shown}"
+    );
 }
