@@ -149,10 +149,13 @@ mod tests {
         map
     }
 
+    /// What is left, sorted: removal does not keep the order.
     fn stripped(lines: &[(&'static str, &'static str)]) -> Vec<String> {
         let mut map = map(lines);
         strip_hop_by_hop(&mut map);
-        map.keys().map(ToString::to_string).collect()
+        let mut names: Vec<_> = map.keys().map(ToString::to_string).collect();
+        names.sort();
+        names
     }
 
     #[test]
@@ -168,7 +171,7 @@ mod tests {
             ("proxy-authorization", "Basic eA=="),
             ("trailer", "x"),
         ]);
-        assert_eq!(rest, ["x-three", "trailer"]);
+        assert_eq!(rest, ["trailer", "x-three"]);
     }
 
     #[test]
