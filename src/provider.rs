@@ -6,6 +6,8 @@
 pub mod cell;
 pub mod exchange;
 pub mod inputs;
+pub mod login;
+pub mod outside;
 mod refresher;
 pub mod schedule;
 mod source;
@@ -101,6 +103,7 @@ pub fn spawn(group: Vec<Arc<Provider>>, deps: Deps) -> Vec<Handle> {
         looked: Instant::now(),
         last_error: None,
         stopping: false,
+        adopt_from: Instant::now(),
     };
     tokio::spawn(refresher.run());
     handles
