@@ -42,10 +42,6 @@ impl Drops {
         }
     }
 
-    pub(super) fn make(&self) -> Result<(), StoreError> {
-        folder::make(&self.path)
-    }
-
     /// Every drop there is. A store that never had one has no folder for them.
     pub(super) fn list(&self) -> Result<BTreeSet<Drop>, StoreError> {
         let entries = match fs::read_dir(&self.path) {
@@ -94,7 +90,7 @@ impl Drops {
         key: &StateKey,
         left: &Saved,
     ) -> Result<Drop, StoreError> {
-        self.make()?;
+        folder::make(&self.path)?;
         let drop = Drop::new(key);
         let path = self.file(&drop);
         let text = record::encode(keys, &drop.name(), left).map_err(failed("encode", &path))?;
@@ -173,3 +169,6 @@ impl Drop {
         format!("{}.{}", self.key, self.id)
     }
 }
+
+#[cfg(test)]
+mod tests;

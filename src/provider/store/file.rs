@@ -57,7 +57,6 @@ impl FileStore {
         folder::make(&path)?;
         let lock = lock(&path)?;
         let drops = Drops::of(&path);
-        drops.make()?;
         let store = Self {
             shared: Arc::new(Shared {
                 path,
