@@ -5,10 +5,13 @@
 
 pub mod body;
 pub mod connect;
+mod counted;
 mod http1;
 mod http2;
 pub mod pool;
 pub mod send;
+#[cfg(test)]
+mod tests;
 pub mod tls;
 
 pub use body::{RequestBody, UpstreamBody};
