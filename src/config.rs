@@ -1,7 +1,23 @@
-//! Configuration: the file as written ([`file`]) becomes a typed, cross-checked [`Config`].
+//! Configuration: the file as it is written (`config/file.rs`) becomes a typed, cross-checked [`Config`].
 //!
 //! Everything that can be wrong is found here, all of it in one go, each with its key path and a hint and
 //! never with a value; what the rest of the program gets cannot be wrong any more.
+
+mod assemble;
+mod context;
+mod dialects;
+mod egress;
+mod file;
+mod identity;
+mod origin;
+mod problems;
+mod provider;
+mod read;
+mod routes;
+mod server;
+mod units;
+mod upstream;
+mod value;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,6 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
+use serde::Deserialize;
 
 use crate::dialect::{ExchangePlan, InjectPlan, RejectRules, Var};
 use crate::secret::Secret;
@@ -234,7 +251,8 @@ pub enum Route {
 pub struct AllowRule {
     /// `None` for `*`.
     pub method: Option<Method>,
-    /// Path segments: a literal, `*` for one segment, `**` (last only) for any number.
+    /// Path segments: a literal as it is written in requests (percent-encoded where need be), `*` for one segment,
+    /// `**` (last only) for any number. The last is empty where the path ends in a slash; `/` alone is one such.
     pub segments: Vec<String>,
 }
 
@@ -245,7 +263,8 @@ pub enum HttpVersion {
     Http2,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ExistingCredential {
     Replace,
     Keep,
@@ -269,8 +288,14 @@ impl Environment for ProcessEnvironment {
 
 impl Config {
     /// Reads and checks a configuration. Relative paths in it are taken relative to the working directory.
+    ///
+    /// # Errors
+    ///
+    /// All problems at once, in the order of their paths; at least one.
     pub fn from_toml(text: &str, env: &dyn Environment) -> Result<Self, Vec<Problem>> {
-        let _ = (text, env);
-        todo!()
+        assemble::config(text, env)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,21 @@
 
 pub mod schema;
 
+mod builtin;
+mod compile;
+mod document;
+mod expiry;
+mod filter;
+mod inject;
+mod json;
+mod layer;
+mod mask;
+mod request;
+mod response;
+mod selector;
+mod suggest;
+mod template;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +31,11 @@ use zeroize::Zeroizing;
 
 use crate::secret::Secret;
 
+pub use builtin::builtin;
+pub use compile::{compile, compile_static};
 pub use schema::{DialectToml, Overrides};
+pub use suggest::nearest;
+pub use template::{BUILT_INS, WELL_KNOWN};
 
 /// A variable's value. TOML's types are kept, so that a JSON body can hold them as written.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +43,17 @@ pub enum Var {
     Text(Secret),
     Integer(i64),
     Boolean(bool),
+}
+
+impl Var {
+    /// As it stands in a header, a form or a query.
+    pub fn to_text(&self) -> Secret {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Integer(number) => number.to_string().into(),
+            Self::Boolean(flag) => flag.to_string().into(),
+        }
+    }
 }
 
 /// Variables by name: `client_id`, `client_secret`, … and the provider's own `vars`.
@@ -41,7 +71,7 @@ pub struct Problem {
 /// What [`compile`] works from.
 #[derive(Debug)]
 pub struct Source<'a> {
-    /// A name among `user` or the built-in dialects; `user` wins.
+    /// A name among `user` or the built-in dialects; `user` wins. "" for none: the defaults and `overrides`.
     pub dialect: &'a str,
     /// The configuration's `[dialects.*]`.
     pub user: &'a BTreeMap<String, DialectToml>,
@@ -79,7 +109,11 @@ pub struct ExchangePlan {
 /// A token request before its variables are known.
 #[derive(Clone, Debug)]
 pub struct RequestPlan {
-    // private fields: method, basic, query, headers, body (form | json | raw), all as parsed templates
+    method: Method,
+    basic: Option<layer::Basic>,
+    query: Vec<layer::TextField>,
+    headers: Vec<layer::HeaderField>,
+    body: layer::Body,
 }
 
 /// A token request, ready to be sent to the provider's `token_url`.
@@ -111,7 +145,16 @@ pub struct Answer<'a> {
 
 #[derive(Clone, Debug)]
 pub struct ResponseRules {
-    // private fields
+    token: Vec<selector::Selector>,
+    expires: Vec<selector::Selector>,
+    expires_unit: Option<schema::ExpiresUnit>,
+    refresh_token: Vec<selector::Selector>,
+    /// With the texts that mean success.
+    ok: Vec<(selector::Selector, Vec<String>)>,
+    error: Vec<selector::Selector>,
+    error_description: Vec<selector::Selector>,
+    permanent: Vec<String>,
+    transient: Vec<String>,
 }
 
 /// A vendor's yes.
@@ -165,7 +208,10 @@ pub enum Class {
 /// Where the token goes on a forwarded request.
 #[derive(Clone, Debug)]
 pub struct InjectPlan {
-    // private fields
+    headers: Vec<layer::HeaderField>,
+    query: Vec<layer::TextField>,
+    header_names: Vec<HeaderName>,
+    query_names: Vec<String>,
 }
 
 /// A token in the form it is sent: built once per fetch, never per request.
@@ -182,91 +228,29 @@ pub struct Injection {
 pub struct RejectRules {
     pub status: Vec<u16>,
     pub grpc_status: Vec<u16>,
-    // private: body rules
-}
-
-/// Merges and parses; reports every problem, not just the first.
-pub fn compile(source: &Source<'_>) -> Result<Plan, Vec<Problem>> {
-    let _ = source;
-    todo!()
-}
-
-/// Like [`compile`] for a provider that has a ready `access_token`: no grant, no request.
-pub fn compile_static(source: &Source<'_>) -> Result<(InjectPlan, RejectRules), Vec<Problem>> {
-    let _ = source;
-    todo!()
-}
-
-/// The built-in dialects as (name, TOML text), in the order in which they are listed to users.
-pub fn builtin() -> &'static [(&'static str, &'static str)] {
-    todo!()
+    /// With the texts that mean a dead token.
+    body: Vec<(selector::Selector, Vec<String>)>,
 }
 
 impl ExchangePlan {
     /// Variables without which no token can be asked for, by name, over request, refresh excluded.
     pub fn required_variables(&self) -> BTreeSet<String> {
-        todo!()
+        let templates = self.request.templates();
+        let variables = templates.iter().flat_map(|template| template.variables());
+        variables
+            .filter(|(_, required)| *required)
+            .map(|(name, _)| name.to_owned())
+            .collect()
     }
 
     /// Every variable that request or refresh can use.
     pub fn known_variables(&self) -> BTreeSet<String> {
-        todo!()
+        let mut templates = self.request.templates();
+        templates.extend(self.refresh.iter().flat_map(RequestPlan::templates));
+        let variables = templates.iter().flat_map(|template| template.variables());
+        variables.map(|(name, _)| name.to_owned()).collect()
     }
 }
 
-impl RequestPlan {
-    /// Fills the templates in. Fails on a missing variable, or a value that cannot stand where it is put
-    /// (a line break in a header); the problem names the place and the variable, never the value.
-    pub fn render(&self, variables: &Variables, frozen: &Frozen) -> Result<TokenRequest, Problem> {
-        let _ = (variables, frozen);
-        todo!()
-    }
-
-    /// For `check --online`: method, header names and body with every variable's value masked.
-    pub fn redacted(&self, variables: &Variables, frozen: &Frozen) -> Result<String, Problem> {
-        let _ = (variables, frozen);
-        todo!()
-    }
-}
-
-impl ResponseRules {
-    /// Reads an answer. `secrets` are masked wherever the vendor echoes them.
-    pub fn read(&self, answer: Answer<'_>, secrets: &[&Secret]) -> Result<Issued, Refusal> {
-        let _ = (answer, secrets);
-        todo!()
-    }
-}
-
-impl InjectPlan {
-    /// Fails where the token cannot be sent (a byte outside 0x21–0x7E).
-    pub fn build(
-        &self,
-        access_token: &Secret,
-        variables: &Variables,
-    ) -> Result<Injection, Problem> {
-        let _ = (access_token, variables);
-        todo!()
-    }
-
-    /// Headers that the proxy strips from the app's request because the token goes there.
-    pub fn header_names(&self) -> &[HeaderName] {
-        todo!()
-    }
-
-    /// Query keys (decoded) that the proxy strips from the app's request.
-    pub fn query_names(&self) -> &[String] {
-        todo!()
-    }
-}
-
-impl RejectRules {
-    /// Whether bodies need to be looked into at all.
-    pub fn reads_bodies(&self) -> bool {
-        todo!()
-    }
-
-    pub fn body_matches(&self, body: &serde_json::Value) -> bool {
-        let _ = body;
-        todo!()
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,77 @@
 //! Cupbearer: a reverse-proxy sidecar that puts a valid access token on every request.
+//!
+//! A legacy app speaks plain HTTP to localhost. Cupbearer keeps one live token for each provider, fetched from whatever token
+//! endpoint the vendor invented and refreshed in the background, puts it on the request and forwards over TLS.
+//!
+//! # The two flows
+//!
+//! They meet in one place, the token cell, and know nothing else of each other.
+//!
+//! ```text
+//! CONTROL   config ──> provider::inputs ──> exchange ──> schedule ──> refresher ──┐ writes
+//!           (file)     (credentials)        (vendor)     (pure)       (one loop)  │
+//!                                                                            provider::cell
+//!                                                                                 │ reads
+//! DATA      accept ──> guard ──> route ──> authorize ──> forward ──> respond <────┘
+//!           (app)                                        (upstream)
+//! ```
+//!
+//! The refresher publishes a token in the form in which it is sent, headers and query ready made; a request loads it with one
+//! atomic read after it has an upstream connection in hand, and right before its head is written.
+//!
+//! # Where things are
+//!
+//! * [`config`]: the file as written (serde), then typed and cross-checked; what leaves it cannot be wrong any more.
+//! * [`dialect`]: how token endpoints speak, as data. Pure: templates, selectors, requests out of variables, tokens out of
+//!   answers. The built-in dialects are `src/dialect/builtin/*.toml`.
+//! * [`provider`]: one token request ([`provider::exchange`]), when the next one is due ([`provider::schedule`], pure), the loop
+//!   over both, and where state survives a restart ([`provider::store`]).
+//! * [`upstream`]: DNS, TCP, TLS and ALPN ([`upstream::connect`]), and pools of HTTP/1.1 connections and HTTP/2 streams.
+//! * [`proxy`]: a request's way from the app to the upstream and back, one file for each step.
+//! * [`admin`], [`metrics`]: what operators see.
+//! * [`app`], [`runtime`]: wiring and threads. [`cli`]: a file for each verb. [`demo`]: fake vendors and the proxy in front.
+//! * [`secret`], [`clock`]: under everything else.
+//!
+//! `tests/architecture.rs` checks who may import whom: `cli → app → {proxy, provider, admin, runtime}`; `proxy` sees of `provider`
+//! only the cell's reading half; `dialect` and `config` import nothing above them.
+//!
+//! # Threads
+//!
+//! The control thread runs the refreshers, the admin port and the signals. Each worker (one by default) is a thread with a
+//! current-thread runtime, its own connections and its own upstream pools; workers share the configuration snapshot, the cells and
+//! the metric handles, all immutable or atomic. So load never delays a refresh, and a scrape never delays a request. One worker
+//! accepts for itself; several are dealt connections by an acceptor, to the one that has the fewest.
+//!
+//! # What always holds
+//!
+//! * A request leaves with a token that both clocks call valid at that moment, or it does not leave (fail closed). The one
+//!   exception is what `existing_credential = "keep"` asks for.
+//! * Only [`proxy`]'s `authorize::stamp` writes a credential on a request, and it replaces what the app sent in its place.
+//! * Only the refresher writes a cell, and each identity has one refresher: one fetch in flight, whatever the load.
+//! * A token goes to its upstream's configured origin. Redirects are passed back to the app, never followed.
+//! * A failed refresh takes nothing away: the old token serves until it expires.
+//! * A one-time input is marked as spent, on disk, before it is sent.
+//! * [`secret::Secret`] is the only form in which credentials travel; it cannot be printed.
+//! * Errors become responses in `proxy/respond.rs` only, by a match without a catch-all arm.
+//!
+//! # What is not here
+//!
+//! * No lock is taken to read a token, and none is held across an await.
+//! * No vendor has code of its own.
+//! * No timer is set for each request on the app's side: connections are looked at four times a second (`proxy/watch.rs`).
+//! * No switch turns certificate verification off.
+//! * No `unsafe`.
 
 pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod dialect;
 pub mod metrics;
 pub mod provider;
 pub mod proxy;
+pub mod runtime;
 pub mod secret;
 pub mod upstream;

@@ -11,6 +11,10 @@ pub mod schedule;
 mod source;
 pub mod static_token;
 pub mod store;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;

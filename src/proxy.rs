@@ -16,7 +16,7 @@ mod upgrade;
 mod watch;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::AtomicUsize;
 
 use arc_swap::ArcSwap;
 use http::{HeaderValue, Request, Response};
@@ -38,8 +38,6 @@ pub struct Proxy {
     pub metrics: Arc<Metrics>,
     /// Open client connections of the process.
     pub connections: AtomicUsize,
-    /// Set at the end of the shutdown delay: keep-alive ends with the response at hand.
-    pub draining: AtomicBool,
 }
 
 /// One configuration, ready for requests. Immutable.

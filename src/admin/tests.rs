@@ -406,7 +406,7 @@ fn promtool_accepts_the_metrics() {
             upstream.count(status);
             upstream.duration.observe(0.003);
         }
-        upstream.count_error("upstream_refused");
+        metrics.count_error(name, "upstream_refused");
         upstream.in_flight.inc();
         upstream.connections.inc();
         upstream.connected.inc();
@@ -448,9 +448,9 @@ fn promtool_accepts_the_metrics() {
 #[test]
 fn errors_are_summed_by_upstream() {
     let metrics = Metrics::new();
-    metrics.upstream("a").count_error("upstream_refused");
-    metrics.upstream("a").count_error("upstream_tls");
-    metrics.upstream("b").count_error("upstream_tls");
+    metrics.count_error("a", "upstream_refused");
+    metrics.count_error("a", "upstream_tls");
+    metrics.count_error("b", "upstream_tls");
     metrics.upstream("c");
     let errors = metrics.errors_by_upstream();
     assert_eq!((errors["a"], errors["b"], errors.get("c")), (2, 1, None));

@@ -1,13 +1,422 @@
-//! A dialect as it is written in TOML.
+//! A dialect as it is written in TOML (DESIGN.md §2, "Dialects").
+//!
+//! Only the shape is checked here. Every key is optional, so that one missing key does not hide the other
+//! errors of a file: what must be there is for [`compile`](super::compile) to say.
 
-use serde::Deserialize;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{Error, IntoDeserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 /// `[dialects.NAME]`, and each file of `builtin/`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct DialectToml {}
+pub struct DialectToml {
+    /// The dialect that this one is laid over.
+    pub extends: Option<String>,
+    pub default_grant: Option<String>,
+    pub default_auth: Option<String>,
+    pub single_active: Option<bool>,
+    pub request: RequestToml,
+    /// By RFC 7591 `token_endpoint_auth_method`.
+    pub auth: Ordered<RequestToml>,
+    pub grants: Ordered<GrantToml>,
+    pub refresh: Option<RequestToml>,
+    pub response: ResponseToml,
+    pub inject: InjectToml,
+    pub reject: RejectToml,
+}
 
 /// What a provider may override in place: `[providers.NAME.request]`, `.response`, `.inject`, `.reject`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Overrides {}
+pub struct Overrides {
+    pub request: RequestToml,
+    pub response: ResponseToml,
+    pub inject: InjectToml,
+    pub reject: RejectToml,
+}
+
+/// `[request]`, `[refresh]` and each entry of `[auth]`: strings are templates.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RequestToml {
+    pub method: Option<String>,
+    pub basic: Option<BasicToml>,
+    pub query: Option<Ordered<Scalar>>,
+    pub headers: Option<Ordered<Scalar>>,
+    pub form: Option<Ordered<Scalar>>,
+    pub json: Option<toml::Table>,
+    pub body: Option<String>,
+}
+
+/// `[grants.NAME]`: a request and what it spends.
+///
+/// The keys of [`RequestToml`] are repeated because serde cannot flatten and refuse unknown keys at once.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GrantToml {
+    pub method: Option<String>,
+    pub basic: Option<BasicToml>,
+    pub query: Option<Ordered<Scalar>>,
+    pub headers: Option<Ordered<Scalar>>,
+    pub form: Option<Ordered<Scalar>>,
+    pub json: Option<toml::Table>,
+    pub body: Option<String>,
+    /// Variables that the first exchange spends; they are never sent twice.
+    pub one_time: Option<Vec<String>>,
+}
+
+impl GrantToml {
+    /// The grant without what only a grant has.
+    pub fn request(&self) -> RequestToml {
+        RequestToml {
+            method: self.method.clone(),
+            basic: self.basic.clone(),
+            query: self.query.clone(),
+            headers: self.headers.clone(),
+            form: self.form.clone(),
+            json: self.json.clone(),
+            body: self.body.clone(),
+        }
+    }
+}
+
+/// `basic = { username, password, encoding }`, or `basic = false` to take an inherited one away.
+#[derive(Clone, Debug, PartialEq)]
+pub enum BasicToml {
+    Removed,
+    Credentials(CredentialsToml),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CredentialsToml {
+    pub username: Option<String>,
+    pub password: Option<String>,
+    pub encoding: Encoding,
+}
+
+/// How user name and password are put together for Basic authentication.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// Each is form-encoded first, RFC 6749 §2.3.1.
+    #[default]
+    Form,
+    /// As they are, RFC 7617.
+    Raw,
+}
+
+/// `[response]`: strings are selectors.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ResponseToml {
+    pub token: Option<OneOrMany<String>>,
+    pub expires: Option<OneOrMany<String>>,
+    pub expires_unit: Option<ExpiresUnit>,
+    pub refresh_token: Option<OneOrMany<String>>,
+    /// Selector to the values that mean success.
+    pub ok: Option<Ordered<OneOrMany<Scalar>>>,
+    pub error: Option<OneOrMany<String>>,
+    pub error_description: Option<OneOrMany<String>>,
+    pub permanent: Option<OneOrMany<Scalar>>,
+    pub transient: Option<OneOrMany<Scalar>>,
+}
+
+/// What `expires` counts in, where its size does not tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum ExpiresUnit {
+    #[serde(rename = "s")]
+    Seconds,
+    #[serde(rename = "ms")]
+    Milliseconds,
+    #[serde(rename = "min")]
+    Minutes,
+}
+
+/// `[inject]`: strings are templates.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InjectToml {
+    pub headers: Option<Ordered<Scalar>>,
+    pub query: Option<Ordered<Scalar>>,
+}
+
+/// `[reject]`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RejectToml {
+    pub status: Option<OneOrMany<u16>>,
+    pub grpc_status: Option<OneOrMany<u16>>,
+    /// JSON pointer to the values that mean "this token is dead".
+    pub body: Option<Ordered<OneOrMany<Scalar>>>,
+}
+
+/// A table in the order in which it is written: what one reads is what is sent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ordered<T>(pub Vec<(String, T)>);
+
+impl<T> Ordered<T> {
+    pub fn get(&self, key: &str) -> Option<&T> {
+        let entry = self.0.iter().find(|(name, _)| name == key)?;
+        Some(&entry.1)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value))
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.iter().map(|(name, _)| name)
+    }
+}
+
+// Not derived: a derive would ask for `T: Default`.
+impl<T> Default for Ordered<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+/// A list that may be written as its only element.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OneOrMany<T>(pub Vec<T>);
+
+/// A value of a flat table.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Scalar {
+    Text(String),
+    Integer(i64),
+    Float(f64),
+    Boolean(bool),
+}
+
+impl fmt::Display for Scalar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Integer(number) => write!(f, "{number}"),
+            Self::Float(number) => write!(f, "{number}"),
+            Self::Boolean(truth) => write!(f, "{truth}"),
+        }
+    }
+}
+
+// The visitors below are written by hand because serde's `untagged` loses the path to an error and says
+// only that no variant matched.
+
+impl<'de> Deserialize<'de> for BasicToml {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct BasicVisitor;
+
+        impl<'de> Visitor<'de> for BasicVisitor {
+            type Value = BasicToml;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a table with `username` and `password`, or `false`")
+            }
+
+            fn visit_bool<E: Error>(self, on: bool) -> Result<BasicToml, E> {
+                if on {
+                    return Err(E::custom(
+                        "expected a table with `username` and `password`, or `false`",
+                    ));
+                }
+                Ok(BasicToml::Removed)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<BasicToml, A::Error> {
+                CredentialsToml::deserialize(MapAccessDeserializer::new(map))
+                    .map(BasicToml::Credentials)
+            }
+        }
+
+        deserializer.deserialize_any(BasicVisitor)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Ordered<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OrderedVisitor<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for OrderedVisitor<T> {
+            type Value = Ordered<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a table")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Ordered<T>, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Ordered(entries))
+            }
+        }
+
+        deserializer.deserialize_map(OrderedVisitor(PhantomData))
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ListVisitor<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> ListVisitor<T> {
+            fn only<E: Error>(value: impl IntoDeserializer<'de, E>) -> Result<OneOrMany<T>, E> {
+                T::deserialize(value.into_deserializer()).map(|only| OneOrMany(vec![only]))
+            }
+        }
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
+            type Value = OneOrMany<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a value or a list of values")
+            }
+
+            fn visit_bool<E: Error>(self, value: bool) -> Result<OneOrMany<T>, E> {
+                Self::only(value)
+            }
+
+            fn visit_i64<E: Error>(self, value: i64) -> Result<OneOrMany<T>, E> {
+                Self::only(value)
+            }
+
+            fn visit_u64<E: Error>(self, value: u64) -> Result<OneOrMany<T>, E> {
+                Self::only(value)
+            }
+
+            fn visit_f64<E: Error>(self, value: f64) -> Result<OneOrMany<T>, E> {
+                Self::only(value)
+            }
+
+            fn visit_str<E: Error>(self, value: &str) -> Result<OneOrMany<T>, E> {
+                Self::only(value)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<OneOrMany<T>, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(OneOrMany)
+            }
+        }
+
+        deserializer.deserialize_any(ListVisitor(PhantomData))
+    }
+}
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ScalarVisitor;
+
+        impl Visitor<'_> for ScalarVisitor {
+            type Value = Scalar;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string, a number or a boolean")
+            }
+
+            fn visit_bool<E: Error>(self, value: bool) -> Result<Scalar, E> {
+                Ok(Scalar::Boolean(value))
+            }
+
+            fn visit_i64<E: Error>(self, value: i64) -> Result<Scalar, E> {
+                Ok(Scalar::Integer(value))
+            }
+
+            fn visit_u64<E: Error>(self, value: u64) -> Result<Scalar, E> {
+                i64::try_from(value)
+                    .map(Scalar::Integer)
+                    .map_err(|_| E::custom("the number is too large"))
+            }
+
+            fn visit_f64<E: Error>(self, value: f64) -> Result<Scalar, E> {
+                Ok(Scalar::Float(value))
+            }
+
+            fn visit_str<E: Error>(self, value: &str) -> Result<Scalar, E> {
+                Ok(Scalar::Text(value.to_owned()))
+            }
+        }
+
+        deserializer.deserialize_any(ScalarVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<DialectToml, (String, String)> {
+        let table: toml::Table = toml::from_str(text).unwrap();
+        serde_path_to_error::deserialize(table)
+            .map_err(|error| (error.path().to_string(), error.inner().to_string()))
+    }
+
+    #[test]
+    fn the_whole_schema_is_read() {
+        let dialect = read(
+            r#"
+            extends = "oauth2"
+            default_grant = "sms"
+            default_auth = "client_secret_post"
+            single_active = true
+            [request]
+            method = "GET"
+            headers = { Accept = "application/json", X-N = 1 }
+            basic = { username = "{client_id}", password = "p", encoding = "raw" }
+            [auth]
+            client_secret_post = { form = { b = "1", a = "2" } }
+            [grants.sms]
+            json = { deep = { list = [1, "{x}"] } }
+            basic = false
+            one_time = ["sms"]
+            [refresh]
+            body = "x"
+            [response]
+            token = "/a"
+            expires = ["/b", "jwt:exp"]
+            expires_unit = "min"
+            ok = { "/code" = [0, "00000"], "/x" = true }
+            permanent = [1, "a"]
+            transient = -1
+            [inject]
+            query = { t = "{access_token}" }
+            [reject]
+            status = 401
+            grpc_status = [16]
+            body = { "/errcode" = [1] }
+            "#,
+        )
+        .unwrap();
+        let grant = dialect.grants.get("sms").unwrap();
+        assert_eq!(grant.basic, Some(BasicToml::Removed));
+        assert_eq!(grant.one_time.as_deref(), Some(&["sms".to_owned()][..]));
+        let auth = dialect.auth.get("client_secret_post").unwrap();
+        let form: Vec<_> = auth.form.as_ref().unwrap().names().collect();
+        assert_eq!(form, ["b", "a"]);
+        assert_eq!(dialect.response.token, Some(OneOrMany(vec!["/a".into()])));
+        let transient = dialect.response.transient.unwrap();
+        assert_eq!(transient.0, [Scalar::Integer(-1)]);
+        assert_eq!(dialect.reject.status, Some(OneOrMany(vec![401])));
+    }
+
+    #[test]
+    fn errors_carry_their_path() {
+        for (text, path) in [
+            ("[grants.sms]\nfrom = {}", "grants.sms.from"),
+            ("[request]\nbasic = { user = 'x' }", "request.basic.user"),
+            ("[request]\nbasic = true", "request.basic"),
+            ("[grants.a]\nform = { a = [1] }", "grants.a.form.a"),
+            ("[response]\nexpires = [1]", "response.expires[0]"),
+            ("[response]\nexpires_unit = 'h'", "response.expires_unit"),
+            ("[reject]\nstatus = ['x']", "reject.status[0]"),
+            ("[assertion]\nalg = 'x'", "assertion"),
+        ] {
+            assert_eq!(read(text).unwrap_err().0, path, "{text}");
+        }
+    }
+}

@@ -6,9 +6,9 @@
 //! No redirects, at most [`MAX_ANSWER`] of answer, the provider's `timeout` over everything; nothing secret in an error
 //! or a log line: neither headers nor bodies nor the URL's query are ever written.
 
-use std::fmt::Write as _;
+mod error;
+
 use std::pin::Pin;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING, USER_AGENT};
@@ -24,12 +24,13 @@ use zeroize::Zeroizing;
 use crate::clock::{Clock, Now};
 use crate::config::Endpoint;
 use crate::dialect::{
-    Answer, Class, Frozen, Issued, Problem, Refusal, RequestPlan, TokenRequest, Var, Variables,
+    Answer, Frozen, Issued, Problem, Refusal, RequestPlan, TokenRequest, Var, Variables,
 };
-use crate::provider::inputs::InputError;
 use crate::secret::Secret;
-use crate::upstream::connect::{Alpn, ConnectError, Connector, Destination};
+use crate::upstream::connect::{Alpn, Connector, Destination};
 use crate::upstream::tls::{TlsConfigError, TlsProfiles};
+
+pub use error::FetchError;
 
 /// The largest token answer known is 20 KiB.
 pub const MAX_ANSWER: usize = 1024 * 1024;
@@ -87,41 +88,6 @@ pub struct Fetched {
     pub sent: Now,
 }
 
-/// Why there is no token. The text is for an operator: it says who failed, and holds no secret.
-#[derive(Debug, thiserror::Error)]
-pub enum FetchError {
-    #[error(transparent)]
-    Input(#[from] InputError),
-    /// The request cannot be built: nothing was sent.
-    #[error("cannot build the token request: {}: {}", .0.path, .0.message)]
-    Request(Problem),
-    #[error("cannot set up TLS for the token endpoint: {0}")]
-    Tls(#[from] TlsConfigError),
-    /// Nothing was sent.
-    #[error("cannot reach the token endpoint: {0}")]
-    Dial(#[from] ConnectError),
-    #[error("the token endpoint {host} did not answer within {limit:?}")]
-    Timeout { host: String, limit: Duration },
-    #[error("the token endpoint {host} broke off: {reason}")]
-    Broken { host: String, reason: String },
-    #[error("the answer of the token endpoint {host} is larger than 1 MiB")]
-    TooLarge { host: String },
-    /// The vendor's no.
-    #[error("{}", refusal_text(host, refusal))]
-    Refused { host: String, refusal: Refusal },
-    /// The token was dead when it came.
-    #[error(
-        "the token has already expired when it comes: check this machine's clock, and `response.expires`"
-    )]
-    DeadOnArrival,
-    /// The token cannot be put where `[inject]` wants it.
-    #[error("the token cannot be used: {}: {}", .0.path, .0.message)]
-    Inject(Problem),
-    /// A one-time input must be marked as spent before it is sent.
-    #[error("the one-time input was not sent, because that cannot be recorded: {0}")]
-    Store(String),
-}
-
 /// Token requests over HTTP/1.1.
 ///
 /// Not HTTP/2: one request every few minutes gains nothing from it, and old token endpoints have more trouble with it.
@@ -129,67 +95,6 @@ pub enum FetchError {
 pub struct HttpFetch {
     profiles: TlsProfiles,
     clock: Clock,
-}
-
-// === impl FetchError ===
-
-impl FetchError {
-    pub fn class(&self) -> Class {
-        match self {
-            Self::Refused { refusal, .. } => refusal.class,
-            // Nothing reaches the vendor, so trying again soon harms nobody; a repaired file is noticed quickly.
-            Self::Input(_) | Self::Tls(_) | Self::Store(_) => Class::Transient,
-            Self::Request(_) | Self::Inject(_) => Class::Permanent,
-            Self::Dial(_)
-            | Self::Timeout { .. }
-            | Self::Broken { .. }
-            | Self::TooLarge { .. }
-            | Self::DeadOnArrival => Class::Transient,
-        }
-    }
-
-    pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Refused { refusal, .. } => refusal.retry_after,
-            _ => None,
-        }
-    }
-
-    /// RFC 6749 §5.2: the grant itself (code, refresh token) is invalid, expired or revoked.
-    pub fn is_invalid_grant(&self) -> bool {
-        matches!(self, Self::Refused { refusal, .. } if refusal.code.as_deref() == Some("invalid_grant"))
-    }
-
-    /// Whether a refresh token is dead: refused for itself, not because the client was.
-    pub fn kills_refresh_token(&self) -> bool {
-        let Self::Refused { refusal, .. } = self else {
-            return false;
-        };
-        refusal.class == Class::Permanent
-            // RFC 6749 §5.2: these two speak of the client, and every other request would be refused as well.
-            && !matches!(
-                refusal.code.as_deref(),
-                Some("invalid_client" | "unauthorized_client")
-            )
-    }
-}
-
-fn refusal_text(host: &str, refusal: &Refusal) -> String {
-    let mut text = format!("the token endpoint {host} answered HTTP {}", refusal.status);
-    // Writing to a String cannot fail.
-    if let Some(code) = &refusal.code {
-        let _ = write!(text, ", {code}");
-    }
-    if let Some(description) = &refusal.description {
-        let _ = write!(text, ": {description}");
-    }
-    if let Some(detail) = &refusal.detail {
-        let _ = write!(text, " ({detail})");
-    }
-    if (300..400).contains(&refusal.status) {
-        text.push_str("; redirects are never followed: correct token_url");
-    }
-    text
 }
 
 // === impl HttpFetch ===
@@ -226,8 +131,13 @@ impl HttpFetch {
         let left = deadline.saturating_duration_since(Instant::now());
         let connected = connector.connect(left).await?;
         let handshake = http1::Builder::new()
-            // Old servers exist that compare names by their bytes.
+            // Old servers exist that compare names by their bytes, and that write heads of their own kind. One exchange
+            // has a connection for itself, so that a misread head can harm no other.
             .title_case_headers(true)
+            .allow_obsolete_multiline_headers_in_responses(true)
+            .allow_spaces_after_header_name_in_responses(true)
+            .ignore_invalid_headers_in_responses(true)
+            .max_headers(256)
             .max_buf_size(MAX_HEAD)
             .handshake(TokioIo::new(connected.io));
         let (sender, connection) = handshake

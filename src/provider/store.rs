@@ -169,3 +169,58 @@ fn hex(bytes: &[u8]) -> String {
             text
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Value;
+
+    #[tokio::test]
+    async fn keys_are_32_bytes_of_base64() {
+        let value = |text: &str| Value::Literal(Var::Text(text.into()));
+        let good = value("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=");
+        assert!(
+            !read_keys(std::slice::from_ref(&good))
+                .await
+                .unwrap()
+                .is_empty()
+        );
+        for bad in ["hunter2!", "aHVudGVyMg==", ""] {
+            let keys = [good.clone(), value(bad)];
+            let error = read_keys(&keys).await.unwrap_err().to_string();
+            assert!(error.starts_with("store.key: key 2: "), "{error}");
+            assert!(bad.is_empty() || !error.contains(bad), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn memory_keeps_records_apart() {
+        let store = MemoryStore::default();
+        let (one, two) = (StateKey::new("one"), StateKey::new("two"));
+        let saved = Saved {
+            seed: Some("x".to_owned()),
+            ..Saved::default()
+        };
+        store.save(&one, &saved).await.unwrap();
+        assert_eq!(store.load(&one).await.unwrap(), Some(saved));
+        assert_eq!(store.load(&two).await.unwrap(), None);
+    }
+
+    #[test]
+    fn a_spent_inputs_digest_depends_on_identity_name_and_value() {
+        let key = StateKey::new("identity");
+        let digests: BTreeSet<String> = [
+            key.digest([("sms", "123456")]),
+            key.digest([("sms", "123457")]),
+            key.digest([("code", "123456")]),
+            key.digest([("sms1", "23456")]),
+            StateKey::new("other").digest([("sms", "123456")]),
+        ]
+        .into();
+        assert_eq!(digests.len(), 5);
+        assert_eq!(
+            key.digest([("sms", "123456")]),
+            key.digest([("sms", "123456")])
+        );
+    }
+}

@@ -37,6 +37,8 @@ pub struct Worker {
     pub(super) index: usize,
     pub(super) proxy: Arc<Proxy>,
     registry: Arc<Registry>,
+    /// Client connections of this worker.
+    connections: Arc<AtomicUsize>,
 }
 
 /// Where a worker's connections come from.
@@ -85,7 +87,13 @@ impl Worker {
             index,
             proxy,
             registry: Arc::default(),
+            connections: Arc::default(),
         }
+    }
+
+    /// How many client connections it has, for whoever deals them out.
+    pub fn connections(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.connections)
     }
 
     /// Serves until `draining` turns true, then finishes what is under way, up to `grace`.
@@ -135,7 +143,7 @@ impl Worker {
     fn start(self: &Arc<Self>, stream: ClientStream, listener: usize) {
         let worker = Arc::clone(self);
         let max = self.proxy.snapshot.load().settings.max_connections;
-        match Place::take(&self.proxy, max) {
+        match Place::take(self, max) {
             Some(place) => drop(tokio::spawn(serve(worker, stream, listener, place))),
             None => drop(tokio::spawn(turn_away(worker, stream))),
         }
@@ -400,13 +408,14 @@ async fn refuse(mut io: Watched, worker: &Worker, error: &ProxyError) {
     drop(tokio::time::timeout(Duration::from_secs(1), send).await);
 }
 
-/// A place among the process's `max_connections`.
-struct Place(Arc<Proxy>);
+/// A place among the process's `max_connections`, and among its worker's connections.
+struct Place(Arc<Worker>);
 
 impl Place {
-    fn take(proxy: &Arc<Proxy>, max: usize) -> Option<Self> {
-        let before = proxy.connections.fetch_add(1, Ordering::Relaxed);
-        let place = Self(Arc::clone(proxy));
+    fn take(worker: &Arc<Worker>, max: usize) -> Option<Self> {
+        worker.connections.fetch_add(1, Ordering::Relaxed);
+        let before = worker.proxy.connections.fetch_add(1, Ordering::Relaxed);
+        let place = Self(Arc::clone(worker));
         (before < max).then_some(place)
     }
 }
@@ -414,6 +423,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.proxy.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

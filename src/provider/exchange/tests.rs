@@ -1,1 +1,487 @@
+//! Against a server on loopback that writes what it is told, byte by byte.
 
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::ServerConfig;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+use crate::clock::test::TestClock;
+use crate::config::{Origin, Provider, Scheme, TokenSource, Value};
+use crate::dialect::{Class, Expiry};
+use crate::provider::testing::{CLIENT_CREDENTIALS, Log, endpoint, literal, provider};
+
+const TOKEN: &str = r#"{"access_token":"at-1","expires_in":3600}"#;
+
+/// Writes these bytes after each request it has read whole.
+#[derive(Clone)]
+struct Vendor {
+    port: u16,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+/// What follows the bytes.
+#[derive(Clone, Copy, PartialEq)]
+enum Then {
+    Close,
+    StayOpen,
+}
+
+impl Vendor {
+    async fn plain(answer: impl Into<Vec<u8>>, then: Then) -> Self {
+        Self::start(answer.into(), then, None).await
+    }
+
+    async fn start(answer: Vec<u8>, then: Then, tls: Option<TlsAcceptor>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let vendor = Self {
+            port: listener.local_addr().unwrap().port(),
+            requests: Arc::default(),
+        };
+        let seen = Arc::clone(&vendor.requests);
+        tokio::spawn(async move {
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                let (answer, seen) = (answer.clone(), Arc::clone(&seen));
+                match tls.clone() {
+                    None => tokio::spawn(serve(tcp, answer, then, seen)),
+                    Some(tls) => tokio::spawn(async move {
+                        if let Ok(stream) = tls.accept(tcp).await {
+                            serve(stream, answer, then, seen).await;
+                        }
+                    }),
+                };
+            }
+        });
+        vendor
+    }
+
+    fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap().clone()
+    }
+
+    fn provider(&self, dialect: &str) -> Provider {
+        let port = self.port;
+        provider("x", dialect, |provider| {
+            let endpoint = endpoint(provider);
+            endpoint.path_and_query = "/v2/token".to_owned();
+            endpoint.token_url = Origin {
+                scheme: Scheme::Http,
+                host: "127.0.0.1".to_owned(),
+                port,
+                authority: format!("127.0.0.1:{port}"),
+            };
+        })
+    }
+}
+
+async fn serve(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    answer: Vec<u8>,
+    then: Then,
+    seen: Arc<Mutex<Vec<String>>>,
+) {
+    let mut request = Vec::new();
+    let mut buffer = [0; 4096];
+    while !whole(&request) {
+        match stream.read(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(read) => request.extend_from_slice(&buffer[..read]),
+        }
+    }
+    seen.lock()
+        .unwrap()
+        .push(String::from_utf8(request).unwrap());
+    // The client may hang up in the middle of it.
+    let _ = stream.write_all(&answer).await;
+    let _ = stream.flush().await;
+    if then == Then::StayOpen {
+        std::future::pending::<()>().await;
+    }
+    let _ = stream.shutdown().await;
+}
+
+fn whole(request: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(request);
+    let Some((head, body)) = text.split_once("\r\n\r\n") else {
+        return false;
+    };
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("Content-Length: "))
+        .map_or(0, |length| length.parse().unwrap());
+    body.len() >= length
+}
+
+fn answer(status: &str, headers: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\n\r\n{body}").into_bytes()
+}
+
+async fn fetch(provider: &Provider) -> Result<Fetched, FetchError> {
+    fetch_with(provider, Clock::Test(TestClock::new())).await
+}
+
+async fn fetch_with(provider: &Provider, clock: Clock) -> Result<Fetched, FetchError> {
+    let TokenSource::Endpoint(endpoint) = &provider.source else {
+        panic!("a static provider");
+    };
+    let fetch = HttpFetch::new(TlsProfiles::new(), clock);
+    let deadline = Instant::now() + endpoint.timeout;
+    let line = fetch.dial(endpoint, deadline).await?;
+    let variables = crate::provider::inputs::ready(&provider.variables);
+    let call = Call {
+        endpoint,
+        request: &endpoint.plan.request,
+        variables: &variables,
+    };
+    line.send(call, deadline).await
+}
+
+#[tokio::test]
+async fn cncns_sample_request_is_sent_to_the_byte() {
+    let vendor = Vendor::plain(answer("200 OK", "", TOKEN), Then::Close).await;
+    let mut provider = vendor.provider("cncn");
+    for (name, value) in [("client_id", "joelhy"), ("client_secret", "secret")] {
+        provider.variables.insert(name.to_owned(), literal(value));
+    }
+    fetch(&provider).await.unwrap();
+    let request = vendor.requests().remove(0);
+    let (head, body) = request.split_once("\r\n\r\n").unwrap();
+    let mut lines = head.lines();
+    assert_eq!(lines.next(), Some("POST /v2/token HTTP/1.1"));
+    let lines: Vec<&str> = lines.collect();
+    let host = format!("Host: 127.0.0.1:{}", vendor.port);
+    let agent = concat!("User-Agent: cupbearer/", env!("CARGO_PKG_VERSION"));
+    // md5("secret"), as the vendor's document asks for.
+    let basic = {
+        use base64::Engine as _;
+        let pair = "joelhy:5ebe2294ecd0e0f08eab7690d2a6ee69";
+        format!(
+            "Authorization: Basic {}",
+            base64::prelude::BASE64_STANDARD.encode(pair)
+        )
+    };
+    for expected in [&*host, agent, &*basic, "Content-Length: 29"] {
+        assert!(lines.contains(&expected), "{expected} is not in {lines:?}");
+    }
+    assert_eq!(body, "grant_type=client_credentials");
+}
+
+#[tokio::test]
+async fn answers_in_every_framing_are_read() {
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+        11\r\n{\"access_token\":\"\r\n8\r\nat-1\",\"e\r\n10\r\nxpires_in\":3600}\r\n0\r\n\r\n";
+    let until_close = format!("HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\n{TOKEN}");
+    for bytes in [
+        answer("200 OK", "Content-Type: application/json\r\n", TOKEN),
+        answer("200 OK", "Content-Type: text/plain\r\n", TOKEN),
+        answer("201 Created", "", TOKEN),
+        answer("200 OK", "Bad Header: x\r\nX-Folded: a\r\n b\r\n", TOKEN),
+        chunked.as_bytes().to_vec(),
+        until_close.into_bytes(),
+    ] {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let vendor = Vendor::plain(bytes, Then::Close).await;
+        let fetched = fetch(&vendor.provider(CLIENT_CREDENTIALS)).await;
+        let issued = fetched
+            .unwrap_or_else(|error| panic!("{error}: {text}"))
+            .issued;
+        assert_eq!(issued.access_token.expose(), "at-1");
+        assert_eq!(issued.expiry, Expiry::In(Duration::from_secs(3600)));
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_token_is_classed_and_told_in_words() {
+    let huge = format!("{{\"access_token\":\"{}\"}}", "a".repeat(2 * 1024 * 1024));
+    let html = "<html><body>Bad Gateway</body></html>";
+    let cases: [(Vec<u8>, Class, &str); 12] = [
+        (answer("500 Oops", "", "oops"), Class::Transient, "HTTP 500"),
+        (answer("502 Bad", "", html), Class::Transient, "HTTP 502"),
+        (answer("200 OK", "", html), Class::Transient, "HTTP 200"),
+        (answer("200 OK", "", ""), Class::Transient, "HTTP 200"),
+        (answer("200 OK", "", "{}"), Class::Permanent, "HTTP 200"),
+        (
+            answer("200 OK", "", &huge),
+            Class::Transient,
+            "larger than 1 MiB",
+        ),
+        (
+            answer(
+                "401 No",
+                "",
+                r#"{"error":"invalid_client","error_description":"no hunter2"}"#,
+            ),
+            Class::Permanent,
+            "invalid_client: no ",
+        ),
+        (
+            answer(
+                "400 No",
+                "",
+                r#"{"error":"invalid_grant","error_description":"密码错误"}"#,
+            ),
+            Class::Permanent,
+            "密码错误",
+        ),
+        (b"".to_vec(), Class::Transient, "broke off"),
+        (
+            b"HTTP/1.1 200 OK\r\nConte".to_vec(),
+            Class::Transient,
+            "broke off",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{".to_vec(),
+            Class::Transient,
+            "broke off",
+        ),
+        (
+            b"SSH-2.0-OpenSSH_9.6\r\n".to_vec(),
+            Class::Transient,
+            "broke off",
+        ),
+    ];
+    for (bytes, class, expected) in cases {
+        let vendor = Vendor::plain(bytes, Then::Close).await;
+        let error = fetch(&vendor.provider(CLIENT_CREDENTIALS))
+            .await
+            .unwrap_err();
+        let text = error.to_string();
+        assert_eq!(error.class(), class, "{text}");
+        assert!(text.contains(expected), "{text}");
+        assert!(
+            text.contains(&format!("127.0.0.1:{}", vendor.port)),
+            "{text}"
+        );
+        assert!(!text.contains("hunter2"), "{text}");
+        assert_eq!(vendor.requests().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn redirects_are_not_followed() {
+    let elsewhere = Vendor::plain(answer("200 OK", "", TOKEN), Then::Close).await;
+    for status in ["301 Moved", "302 Found", "307 Temporary", "308 Permanent"] {
+        let location = format!("Location: http://127.0.0.1:{}/\r\n", elsewhere.port);
+        let vendor = Vendor::plain(answer(status, &location, ""), Then::Close).await;
+        let error = fetch(&vendor.provider(CLIENT_CREDENTIALS))
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("never followed"), "{error}");
+    }
+    assert!(elsewhere.requests().is_empty());
+}
+
+#[tokio::test]
+async fn retry_after_is_passed_on() {
+    let vendor = Vendor::plain(
+        answer("429 Slow down", "Retry-After: 17\r\n", ""),
+        Then::Close,
+    )
+    .await;
+    let error = fetch(&vendor.provider(CLIENT_CREDENTIALS))
+        .await
+        .unwrap_err();
+    assert_eq!(error.class(), Class::Transient);
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(17)));
+}
+
+/// Paused time jumps to the next timer whenever nothing else can run.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_does_not_come_in_time_is_given_up() {
+    for bytes in ["", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"] {
+        let vendor = Vendor::plain(bytes, Then::StayOpen).await;
+        let began = Instant::now();
+        let error = fetch(&vendor.provider(CLIENT_CREDENTIALS))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, FetchError::Timeout { .. } | FetchError::Dial(_)),
+            "{error}"
+        );
+        assert_eq!(error.class(), Class::Transient);
+        assert!(began.elapsed() <= Duration::from_secs(11));
+    }
+}
+
+#[tokio::test]
+async fn nobody_there_is_transient_and_named() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let vendor = Vendor {
+        port,
+        requests: Arc::default(),
+    };
+    let error = fetch(&vendor.provider(CLIENT_CREDENTIALS))
+        .await
+        .unwrap_err();
+    assert_eq!(error.class(), Class::Transient);
+    let text = error.to_string();
+    assert!(text.contains(&format!("127.0.0.1:{port}")), "{text}");
+}
+
+#[tokio::test]
+async fn life_counts_from_before_the_request() {
+    let vendor = Vendor::plain(answer("200 OK", "", TOKEN), Then::Close).await;
+    let clock = Clock::System;
+    let before = clock.now();
+    let fetched = fetch_with(&vendor.provider(CLIENT_CREDENTIALS), clock.clone())
+        .await
+        .unwrap();
+    let after = clock.now();
+    assert!(before.boot <= fetched.sent.boot && fetched.sent.boot < after.boot);
+}
+
+#[tokio::test]
+async fn the_query_of_url_and_dialect_are_put_together_and_never_logged() {
+    let log = Log::default();
+    let _guard = log.capture();
+    let dialect = r#"
+default_grant = "main"
+[request]
+method = "GET"
+query = { secret = "{client_secret}" }
+[grants.main]
+[response]
+token = "/access_token"
+error = "/error"
+[inject]
+headers = { Authorization = "Bearer {access_token}" }
+"#;
+    let body = r#"{"error":"denied","error_description":"hunter2 is wrong"}"#;
+    for (bytes, line) in [
+        (answer("200 OK", "", TOKEN), "token endpoint answered"),
+        (answer("401 No", "", body), "token endpoint refused"),
+    ] {
+        let vendor = Vendor::plain(bytes, Then::Close).await;
+        let mut provider = vendor.provider(dialect);
+        endpoint(&mut provider).path_and_query = "/token?app=hunter2-app".to_owned();
+        let result = fetch(&provider).await;
+        let request = vendor.requests().remove(0);
+        assert!(
+            request.starts_with("GET /token?app=hunter2-app&secret=hunter2 HTTP/1.1\r\n"),
+            "{request}"
+        );
+        assert!(!request.contains("Content-Length"), "{request}");
+        let logged = log.text();
+        assert!(
+            logged.contains(line) && logged.contains("/token"),
+            "{logged}"
+        );
+        assert!(!logged.contains("hunter2"), "{logged}");
+        let told = format!("{:?}", result.map(drop));
+        assert!(!told.contains("hunter2"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_cannot_be_built_is_not_sent() {
+    let vendor = Vendor::plain(answer("200 OK", "", TOKEN), Then::Close).await;
+    let mut provider = vendor.provider("cncn");
+    provider.variables.remove("client_secret");
+    let error = fetch(&provider).await.unwrap_err();
+    assert_eq!(error.class(), Class::Permanent);
+    assert!(error.to_string().contains("client_secret"), "{error}");
+    assert!(vendor.requests().is_empty());
+}
+
+struct Tls {
+    folder: tempfile::TempDir,
+    acceptor: TlsAcceptor,
+}
+
+impl Tls {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("ca.pem"), ca.pem()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &ca).unwrap();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Self {
+            folder,
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+        }
+    }
+
+    fn ca_file(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+}
+
+#[tokio::test]
+async fn over_verified_tls_with_a_ca_of_its_own() {
+    let tls = Tls::new();
+    let bytes = answer("200 OK", "", TOKEN);
+    let vendor = Vendor::start(bytes, Then::Close, Some(tls.acceptor.clone())).await;
+    let mut provider = vendor.provider(CLIENT_CREDENTIALS);
+    let settings = endpoint(&mut provider);
+    settings.token_url = Origin {
+        scheme: Scheme::Https,
+        host: "localhost".to_owned(),
+        port: vendor.port,
+        authority: format!("localhost:{}", vendor.port),
+    };
+    settings.tls.ca_file = Some(tls.ca_file());
+    let fetched = fetch(&provider).await.unwrap();
+    assert_eq!(fetched.issued.access_token.expose(), "at-1");
+
+    // Another name, or another CA: nothing is sent.
+    endpoint(&mut provider).tls.server_name = Some("other.test".to_owned());
+    assert!(matches!(fetch(&provider).await, Err(FetchError::Dial(_))));
+    let settings = endpoint(&mut provider);
+    settings.tls.server_name = None;
+    let other = Tls::new();
+    settings.tls.ca_file = Some(other.ca_file());
+    assert!(matches!(fetch(&provider).await, Err(FetchError::Dial(_))));
+    assert_eq!(vendor.requests().len(), 1);
+
+    // A CA file that is not there: found at start-up, and named.
+    settings_without_ca(&mut provider);
+    let fetch = HttpFetch::new(TlsProfiles::new(), Clock::System);
+    let error = fetch.check(endpoint(&mut provider)).unwrap_err();
+    assert!(error.to_string().contains("/nonexistent"), "{error}");
+}
+
+fn settings_without_ca(provider: &mut Provider) {
+    endpoint(provider).tls.ca_file = Some("/nonexistent/ca.pem".into());
+}
+
+/// What is masked is what is secret: a client id in the vendor's words helps, a secret never does.
+#[test]
+fn public_variables_are_no_secrets() {
+    let vendor = provider("x", CLIENT_CREDENTIALS, |provider| {
+        provider
+            .variables
+            .insert("number".to_owned(), Value::Literal(Var::Integer(7)));
+    });
+    let variables = crate::provider::inputs::ready(&vendor.variables);
+    let request = TokenRequest {
+        method: Method::POST,
+        query: None,
+        headers: HeaderMap::new(),
+        body: Zeroizing::default(),
+    };
+    let secrets = secrets(&variables, &request);
+    let secrets: Vec<&str> = secrets.iter().map(Secret::expose).collect();
+    assert_eq!(secrets, ["hunter2"]);
+}

@@ -1,1 +1,609 @@
+use std::time::UNIX_EPOCH;
 
+use proptest::prelude::*;
+
+use super::*;
+use crate::dialect::Expiry;
+
+const START: u64 = 1_767_225_600;
+
+fn now(boot: Duration) -> Now {
+    Now {
+        wall: UNIX_EPOCH + Duration::from_secs(START) + boot,
+        boot: Duration::from_secs(3600) + boot,
+    }
+}
+
+fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn rules() -> LifeCycle {
+    LifeCycle {
+        refresh_before: None,
+        min_interval: secs(5),
+        ttl: None,
+        single_active: false,
+        required: true,
+    }
+}
+
+/// A schedule whose first fetch, at time zero, brought a token of this life.
+fn fetched(rules: &LifeCycle, expiry: Expiry) -> Schedule {
+    let mut schedule = Schedule::new(rules.clone());
+    let start = now(Duration::ZERO);
+    assert_eq!(schedule.decide(start), Decision::Fetch);
+    schedule.started(start);
+    schedule.succeeded(Life::new(expiry, rules, start, 0.0), false, start);
+    schedule
+}
+
+/// When, after the fetch at time zero, the next one is planned.
+fn next(schedule: &Schedule, at: Now) -> Option<Duration> {
+    schedule
+        .next(at)
+        .map(|next| next.saturating_sub(now(Duration::ZERO).boot))
+}
+
+#[test]
+fn refreshed_ahead_of_expiry_by_a_fifth_within_bounds() {
+    let year = 365 * 24 * 3600;
+    for (life, single_active, before) in [
+        (1000, false, secs(200)),
+        (60, false, secs(12)),
+        // No less than 10 s, but never more than half.
+        (30, false, secs(10)),
+        (10, false, secs(5)),
+        (1, false, Duration::from_millis(500)),
+        (7200, false, secs(1440)),
+        (year, false, secs(3600)),
+        (10 * year, false, secs(3600)),
+        (7200, true, secs(300)),
+        (60, true, secs(12)),
+    ] {
+        let rules = LifeCycle {
+            single_active,
+            ..rules()
+        };
+        let schedule = fetched(&rules, Expiry::In(secs(life)));
+        assert_eq!(
+            next(&schedule, now(Duration::ZERO)),
+            Some(secs(life) - before),
+            "life {life}, single active {single_active}"
+        );
+    }
+}
+
+#[test]
+fn a_configured_margin_rules_but_never_refreshes_for_ever() {
+    for (life, before, after) in [(3600, 600, 3000), (3600, 3000, 600), (300, 600, 150)] {
+        let rules = LifeCycle {
+            refresh_before: Some(secs(before)),
+            ..rules()
+        };
+        let schedule = fetched(&rules, Expiry::In(secs(life)));
+        assert_eq!(next(&schedule, now(Duration::ZERO)), Some(secs(after)));
+    }
+}
+
+#[test]
+fn jitter_is_only_ever_earlier() {
+    let start = now(Duration::ZERO);
+    let at = |random| {
+        Life::new(Expiry::In(secs(1000)), &rules(), start, random)
+            .until_refresh(start)
+            .unwrap()
+    };
+    assert!(at(0.999) < at(0.5) && at(0.5) < at(0.0));
+    assert_eq!(at(0.0), secs(800));
+    assert!(at(1.0) >= secs(780));
+}
+
+#[test]
+fn without_an_expiry_ttl_then_hourly_and_never_if_single_active() {
+    let zero = Expiry::In(Duration::ZERO);
+    for expiry in [Expiry::Unstated, zero] {
+        let hourly = fetched(&rules(), expiry);
+        assert_eq!(next(&hourly, now(Duration::ZERO)), Some(secs(3600)));
+        assert!(hourly.usable(now(secs(1_000_000))));
+
+        let rules_ttl = LifeCycle {
+            ttl: Some(secs(1000)),
+            ..rules()
+        };
+        let ttl = fetched(&rules_ttl, expiry);
+        assert_eq!(next(&ttl, now(Duration::ZERO)), Some(secs(800)));
+        assert!(!ttl.usable(now(secs(1000))));
+
+        let single = LifeCycle {
+            single_active: true,
+            ..rules()
+        };
+        let never = fetched(&single, expiry);
+        assert_eq!(next(&never, now(secs(1_000_000))), None);
+        assert!(never.usable(now(secs(1_000_000))));
+    }
+}
+
+#[test]
+fn a_token_is_usable_until_a_margin_before_its_expiry() {
+    for (life, margin_ms) in [(1, 50), (10, 500), (20, 1000), (3600, 1000)] {
+        let schedule = fetched(&rules(), Expiry::In(secs(life)));
+        let end = secs(life) - Duration::from_millis(margin_ms);
+        assert!(schedule.usable(now(end - Duration::from_millis(1))));
+        assert!(!schedule.usable(now(end)), "life {life}");
+    }
+}
+
+#[test]
+fn an_absolute_expiry_is_corrected_by_the_answers_date() {
+    let start = now(Duration::ZERO);
+    let at = |offset: i64| {
+        let base = UNIX_EPOCH + secs(START);
+        if offset < 0 {
+            base - secs(offset.unsigned_abs())
+        } else {
+            base + secs(offset.unsigned_abs())
+        }
+    };
+    for (expiry, date, life) in [
+        (3600, None, 3600),
+        (3600, Some(0), 3600),
+        // The vendor's clock is an hour behind, or ahead.
+        (0, Some(-3600), 3600),
+        (7200, Some(3600), 3600),
+        (-10, None, 0),
+        (3600, Some(3700), 0),
+    ] {
+        let expiry = Expiry::At {
+            at: at(expiry),
+            date: date.map(at),
+        };
+        let life_of = Life::new(expiry, &rules(), start, 0.0);
+        assert_eq!(
+            life_of.expires_at,
+            Some(start.wall + secs(life)),
+            "{expiry:?}"
+        );
+        assert_eq!(life_of.usable(start), life > 0);
+    }
+}
+
+#[test]
+fn lives_that_no_clock_can_hold_do_not_overflow() {
+    for life in [Duration::MAX, secs(u64::MAX), secs(u64::MAX / 2)] {
+        let schedule = fetched(&rules(), Expiry::In(life));
+        assert!(schedule.usable(now(secs(1_000_000_000))));
+        assert!(matches!(
+            schedule.decide(now(Duration::ZERO)),
+            Decision::Wait { .. }
+        ));
+    }
+}
+
+#[test]
+fn a_step_of_the_wall_clock_ends_a_token_early_never_late() {
+    let schedule = fetched(&rules(), Expiry::In(secs(1800)));
+    let stepped = |step: i64, run: u64| {
+        let at = now(secs(run));
+        let wall = if step < 0 {
+            at.wall - secs(step.unsigned_abs())
+        } else {
+            at.wall + secs(step.unsigned_abs())
+        };
+        Now { wall, ..at }
+    };
+    assert!(!schedule.usable(stepped(3600, 10)));
+    let life = *schedule.life().unwrap();
+    assert_eq!(life.left(stepped(1000, 10)), Some(secs(789)));
+    assert_eq!(life.left(stepped(-1000, 10)), Some(secs(1789)));
+    assert_eq!(schedule.decide(stepped(3600, 10)), Decision::Fetch);
+    // Back: the boot clock knows better.
+    assert!(schedule.usable(stepped(-3600, 10)));
+    assert!(!schedule.usable(stepped(-3600, 1800)));
+    assert_eq!(schedule.decide(stepped(-3600, 1440)), Decision::Fetch);
+}
+
+#[test]
+fn transient_failures_are_retried_from_1_to_60_seconds() {
+    let mut schedule = Schedule::new(rules());
+    for pause in [1, 2, 4, 8, 16, 32, 60, 60, 60] {
+        let at = now(Duration::ZERO);
+        schedule.failed(Class::Transient, None, at, 1.0);
+        assert_eq!(next(&schedule, at), Some(secs(pause)));
+    }
+    // Full jitter: anywhere below.
+    schedule.failed(Class::Transient, None, now(Duration::ZERO), 0.25);
+    assert_eq!(next(&schedule, now(Duration::ZERO)), Some(secs(15)));
+}
+
+#[test]
+fn permanent_failures_are_retried_from_5_minutes_to_an_hour() {
+    let mut schedule = Schedule::new(rules());
+    for minutes in [5, 10, 20, 40, 60, 60] {
+        // Jitter would only make them come sooner.
+        schedule.failed(Class::Permanent, None, now(Duration::ZERO), 0.0);
+        assert_eq!(
+            next(&schedule, now(Duration::ZERO)),
+            Some(secs(minutes * 60))
+        );
+    }
+}
+
+#[test]
+fn a_wrong_password_is_sent_3_times_in_30_minutes_and_28_a_day_at_most() {
+    // Whatever is mixed in: after a refusal, a 500 may hide another count.
+    for mix in [1, 2, 3] {
+        let mut schedule = Schedule::new(rules());
+        let mut at = Duration::ZERO;
+        let mut starts = Vec::new();
+        while at < secs(48 * 3600) {
+            starts.push(at);
+            schedule.started(now(at));
+            let class = if starts.len() % mix == 0 || starts.len() == 1 {
+                Class::Permanent
+            } else {
+                Class::Transient
+            };
+            schedule.failed(class, None, now(at), 0.0);
+            at = next(&schedule, now(at)).unwrap();
+        }
+        let most = |window: Duration| {
+            let within = |start: &Duration| {
+                starts
+                    .iter()
+                    .filter(|other| *other >= start && **other < *start + window)
+                    .count()
+            };
+            starts.iter().map(within).max().unwrap()
+        };
+        assert!(most(secs(1800)) <= 3, "{}", most(secs(1800)));
+        assert!(most(secs(24 * 3600)) <= 28, "{}", most(secs(24 * 3600)));
+    }
+}
+
+#[test]
+fn retry_after_is_honoured_up_to_an_hour() {
+    for (class, asked, pause) in [
+        (Class::Transient, 30, 30),
+        (Class::Transient, 1_000_000, 3600),
+        (Class::Permanent, 30, 300),
+        (Class::Permanent, 600, 600),
+    ] {
+        let mut schedule = Schedule::new(rules());
+        schedule.failed(class, Some(secs(asked)), now(Duration::ZERO), 0.0);
+        assert_eq!(next(&schedule, now(Duration::ZERO)), Some(secs(pause)));
+    }
+}
+
+#[test]
+fn while_the_old_token_is_good_a_retry_comes_in_time() {
+    let mut schedule = fetched(&rules(), Expiry::In(secs(100)));
+    let at = now(secs(80));
+    for _ in 0..10 {
+        schedule.failed(Class::Transient, None, at, 1.0);
+    }
+    // 19 s left to its deadline: half of that, not 60 s.
+    assert_eq!(next(&schedule, at), Some(Duration::from_millis(89_500)));
+    // But never against the vendor's word, or after a refusal.
+    schedule.failed(Class::Transient, Some(secs(40)), at, 1.0);
+    assert_eq!(next(&schedule, at), Some(secs(120)));
+    schedule.failed(Class::Permanent, None, at, 1.0);
+    assert_eq!(next(&schedule, at), Some(secs(380)));
+}
+
+#[test]
+fn success_and_new_credentials_end_the_pauses() {
+    let mut schedule = Schedule::new(rules());
+    schedule.started(now(Duration::ZERO));
+    schedule.failed(Class::Permanent, None, now(Duration::ZERO), 0.0);
+    assert!(schedule.waits_for_credentials());
+    schedule.credentials_changed();
+    assert_eq!(schedule.decide(now(secs(2))), Decision::Fetch);
+    schedule.started(now(secs(2)));
+    schedule.failed(Class::Permanent, None, now(secs(2)), 0.0);
+    assert_eq!(next(&schedule, now(secs(2))), Some(secs(302)));
+
+    schedule.needs_login();
+    assert_eq!(schedule.next(now(secs(100_000))), None);
+    schedule.credentials_changed();
+    assert_eq!(schedule.decide(now(secs(100_000))), Decision::Fetch);
+}
+
+#[test]
+fn by_hand_not_within_min_interval() {
+    let mut schedule = fetched(&rules(), Expiry::In(secs(3600)));
+    assert_eq!(schedule.by_hand(now(secs(2))), Err(secs(3)));
+    assert_eq!(schedule.by_hand(now(secs(5))), Ok(()));
+    assert_eq!(schedule.decide(now(secs(5))), Decision::Fetch);
+}
+
+#[test]
+fn rejections_renew_after_min_interval_and_slow_down_in_vain() {
+    let mut schedule = fetched(&rules(), Expiry::In(secs(36_000)));
+    let mut at = Duration::ZERO;
+    for pause in [5, 10, 20, 40, 80, 160, 320, 600, 600] {
+        let due = schedule.rejected(now(at)).unwrap();
+        assert_eq!(due, now(at + secs(pause)).boot);
+        at += secs(pause);
+        schedule.started(now(at));
+        let life = Life::new(Expiry::In(secs(36_000)), &rules(), now(at), 0.0);
+        schedule.succeeded(life, true, now(at));
+    }
+    let life = Life::new(Expiry::In(secs(36_000)), &rules(), now(at), 0.0);
+    schedule.succeeded(life, false, now(at));
+    assert_eq!(schedule.rejected(now(at)), Some(now(at + secs(5)).boot));
+}
+
+#[test]
+fn a_rejection_does_not_shorten_the_pauses_after_failures() {
+    let mut schedule = fetched(&rules(), Expiry::In(secs(3600)));
+    schedule.started(now(secs(100)));
+    schedule.failed(Class::Permanent, None, now(secs(100)), 0.0);
+    assert_eq!(schedule.rejected(now(secs(110))), None);
+    assert_eq!(next(&schedule, now(secs(110))), Some(secs(400)));
+}
+
+#[test]
+fn the_same_token_back_is_asked_for_again_by_what_is_left_of_it() {
+    // The vendor tells the true rest each time and gives a new token only at the very end.
+    let rules = rules();
+    let mut schedule = fetched(&rules, Expiry::In(secs(3600)));
+    let mut fetches = 0;
+    let mut at = Duration::ZERO;
+    loop {
+        at = next(&schedule, now(at)).unwrap();
+        schedule.started(now(at));
+        fetches += 1;
+        if at >= secs(3600) {
+            break;
+        }
+        let rest = Expiry::In(secs(3600) - at);
+        let life = Life::new(rest, &rules, now(at), 0.0);
+        schedule.succeeded(life, true, now(at));
+    }
+    assert!(fetches <= 14, "{fetches} fetches");
+    assert!(at <= secs(3601), "{at:?}");
+}
+
+#[test]
+fn a_token_from_a_store_keeps_its_age() {
+    let fetched_at = now(Duration::ZERO).wall;
+    let life =
+        |at: Now| Life::resumed(fetched_at, Some(fetched_at + secs(1000)), &rules(), at, 0.0);
+    // Another boot: its clock starts anew.
+    let rebooted = |run: u64| Now {
+        boot: secs(5),
+        ..now(secs(run))
+    };
+    assert!(life(rebooted(900)).usable(rebooted(900)));
+    assert_eq!(life(rebooted(900)).left(rebooted(900)), Some(secs(99)));
+    assert!(!life(rebooted(1000)).usable(rebooted(1000)));
+    let mut schedule = Schedule::new(rules());
+    schedule.adopted(life(rebooted(100)));
+    assert_eq!(schedule.next(rebooted(100)), Some(secs(705)));
+    // The clock was set back since: it does not live longer than it was issued for.
+    let earlier = Now {
+        wall: fetched_at - secs(5000),
+        boot: secs(5),
+    };
+    assert_eq!(life(earlier).left(earlier), Some(secs(999)));
+}
+
+#[test]
+fn no_wait_is_longer_than_half_a_minute_and_each_ends_with_the_token() {
+    let schedule = fetched(&rules(), Expiry::In(secs(36_000)));
+    let Decision::Wait { next, wake } = schedule.decide(now(Duration::ZERO)) else {
+        panic!("nothing is due");
+    };
+    assert_eq!((next.is_some(), wake), (true, MAX_WAIT));
+
+    let mut failing = fetched(&rules(), Expiry::In(secs(100)));
+    failing.failed(Class::Permanent, None, now(secs(90)), 0.0);
+    let Decision::Wait { wake, .. } = failing.decide(now(secs(90))) else {
+        panic!("nothing is due");
+    };
+    assert_eq!(wake, secs(9));
+}
+
+/// The same answer for ever, at once, with the worst of luck: the tightest loops that a vendor can put us in.
+#[test]
+fn the_tightest_loops_keep_their_distance() {
+    let moment = Expiry::In(Duration::from_millis(1));
+    let second = Expiry::In(secs(1));
+    let answers: [Option<(Expiry, bool)>; 5] = [
+        None,
+        Some((moment, false)),
+        Some((moment, true)),
+        Some((second, false)),
+        Some((second, true)),
+    ];
+    for min_interval in [Duration::ZERO, secs(5)] {
+        for answer in answers {
+            let rules = LifeCycle {
+                min_interval,
+                refresh_before: Some(Duration::from_millis(999)),
+                ..rules()
+            };
+            let mut schedule = Schedule::new(rules.clone());
+            let (mut at, mut fetches) = (Duration::ZERO, 0);
+            while at < secs(60) {
+                let moment = now(at);
+                // Everybody asks for more, all the time.
+                schedule.rejected(moment);
+                let _ = schedule.by_hand(moment);
+                match schedule.decide(moment) {
+                    Decision::Wait { wake, .. } => at += wake,
+                    Decision::Fetch => {
+                        schedule.started(moment);
+                        fetches += 1;
+                        assert!(fetches <= 151, "{answer:?}, {min_interval:?}");
+                        match answer {
+                            None => schedule.failed(Class::Transient, None, moment, 0.0),
+                            Some((expiry, same)) => {
+                                let life = Life::new(expiry, &rules, moment, 1.0);
+                                schedule.succeeded(life, same, moment);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What a vendor, the clocks and the users may do next.
+#[derive(Clone, Debug)]
+enum Move {
+    Succeed {
+        expiry: Expiry,
+        same: bool,
+    },
+    Fail {
+        permanent: bool,
+        retry_after: Option<u64>,
+    },
+    Login,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Nothing,
+    Reject,
+    ByHand,
+    Step(i64),
+    Suspend(u64),
+}
+
+fn expiry() -> impl Strategy<Value = Expiry> {
+    let wall = |offset: i64| {
+        let base = i64::try_from(START).unwrap();
+        UNIX_EPOCH + secs(u64::try_from(base + offset).unwrap())
+    };
+    prop_oneof![
+        Just(Expiry::Unstated),
+        (0..5_000u64).prop_map(|ms| Expiry::In(Duration::from_millis(ms))),
+        any::<u64>().prop_map(|seconds| Expiry::In(secs(seconds))),
+        (0..400_000_000u64).prop_map(|seconds| Expiry::In(secs(seconds))),
+        (
+            -100_000..400_000_000i64,
+            proptest::option::of(-100_000..100_000i64)
+        )
+            .prop_map(move |(at, date)| Expiry::At {
+                at: wall(at),
+                date: date.map(wall)
+            }),
+    ]
+}
+
+fn a_move() -> impl Strategy<Value = Move> {
+    prop_oneof![
+        4 => (expiry(), any::<bool>()).prop_map(|(expiry, same)| Move::Succeed { expiry, same }),
+        3 => (any::<bool>(), proptest::option::of(any::<u64>()))
+            .prop_map(|(permanent, retry_after)| Move::Fail { permanent, retry_after }),
+        1 => Just(Move::Login),
+    ]
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        6 => Just(Event::Nothing),
+        3 => Just(Event::Reject),
+        1 => Just(Event::ByHand),
+        1 => (-3600..=3600i64).prop_map(Event::Step),
+        1 => (0..30_000u64).prop_map(Event::Suspend),
+    ]
+}
+
+prop_compose! {
+    fn any_rules()(
+        refresh_before in proptest::option::of(0..100_000u64),
+        min_interval_ms in 0..20_000u64,
+        ttl in proptest::option::of(1..100_000u64),
+        single_active in any::<bool>(),
+    ) -> LifeCycle {
+        LifeCycle {
+            refresh_before: refresh_before.map(secs),
+            min_interval: Duration::from_millis(min_interval_ms),
+            ttl: ttl.map(secs),
+            single_active,
+            required: true,
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// Whatever a vendor answers, however clocks and users behave: never more than 151 fetches in any minute, no
+    /// token used after its life, no overflow.
+    #[test]
+    fn no_vendor_makes_us_hammer_or_use_a_dead_token(
+        rules in any_rules(),
+        moves in proptest::collection::vec((a_move(), event(), 0.0..1.0f64, 0..2_000u64), 1..300),
+    ) {
+        let mut schedule = Schedule::new(rules.clone());
+        let mut at = now(Duration::ZERO);
+        let mut starts: Vec<Duration> = Vec::new();
+        let mut dies: Option<Duration> = None;
+        for (answer, event, random, took_ms) in moves {
+            match event {
+                Event::Nothing => {}
+                Event::Reject => { schedule.rejected(at); }
+                Event::ByHand => { let _ = schedule.by_hand(at); }
+                Event::Step(seconds) if seconds < 0 => at.wall -= secs(seconds.unsigned_abs()),
+                Event::Step(seconds) => at.wall += secs(seconds.unsigned_abs()),
+                Event::Suspend(seconds) => { at.wall += secs(seconds); at.boot += secs(seconds); }
+            }
+            if let Some(dies) = dies {
+                prop_assert!(at.boot < dies || !schedule.usable(at));
+            }
+            match schedule.decide(at) {
+                Decision::Wait { wake, .. } => {
+                    prop_assert!(wake > Duration::ZERO && wake <= MAX_WAIT);
+                    at.wall += wake;
+                    at.boot += wake;
+                }
+                Decision::Fetch => {
+                    schedule.started(at);
+                    starts.push(at.boot);
+                    let sent = at;
+                    let took = Duration::from_millis(took_ms / 100);
+                    at.wall += took;
+                    at.boot += took;
+                    match answer {
+                        Move::Succeed { expiry, same } => {
+                            let life = Life::new(expiry, &rules, sent, random);
+                            if life.usable(at) {
+                                schedule.succeeded(life, same, at);
+                                dies = match expiry {
+                                    Expiry::In(life) if !life.is_zero() => {
+                                        sent.boot.checked_add(life)
+                                    }
+                                    _ => None,
+                                };
+                            } else {
+                                schedule.failed(Class::Transient, None, at, random);
+                            }
+                        }
+                        Move::Fail { permanent, retry_after } => {
+                            let class = if permanent { Class::Permanent } else { Class::Transient };
+                            schedule.failed(class, retry_after.map(secs), at, random);
+                        }
+                        Move::Login => {
+                            schedule.needs_login();
+                            schedule.failed(Class::Permanent, None, at, random);
+                        }
+                    }
+                }
+            }
+        }
+        for (place, start) in starts.iter().enumerate() {
+            let in_a_minute = starts[place..]
+                .iter()
+                .take_while(|other| **other < *start + secs(60))
+                .count();
+            prop_assert!(in_a_minute <= 151, "{in_a_minute} fetches in a minute");
+        }
+    }
+}

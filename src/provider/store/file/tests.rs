@@ -1,1 +1,237 @@
+use super::*;
 
+const TOKEN: &str = "rt-hunter2";
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn keys(bytes: &[u8]) -> Keys {
+    Keys::new(
+        bytes
+            .iter()
+            .map(|byte| Zeroizing::new([*byte; 32]))
+            .collect(),
+    )
+}
+
+fn open(folder: &tempfile::TempDir, with: &[u8]) -> Result<FileStore, StoreError> {
+    FileStore::open(folder.path().to_owned(), keys(with))
+}
+
+fn saved() -> Saved {
+    Saved {
+        refresh_token: Some(TOKEN.into()),
+        seed: Some("abc".to_owned()),
+        access: Some(SavedAccess {
+            token: "at-hunter2".into(),
+            fetched_at: UNIX_EPOCH + Duration::from_millis(1_767_225_600_123),
+            expires_at: Some(UNIX_EPOCH + Duration::from_secs(1_798_761_600)),
+        }),
+        spent: ["one".to_owned(), "two".to_owned()].into(),
+    }
+}
+
+fn file_of(folder: &tempfile::TempDir, key: &StateKey) -> PathBuf {
+    folder.path().join(format!("{}.json", key.as_str()))
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[tokio::test]
+async fn what_was_saved_is_there_after_a_restart() {
+    let key = StateKey::new("identity");
+    for with in [&[][..], &[1], &[1, 2]] {
+        let folder = folder();
+        let store = open(&folder, with).unwrap();
+        assert_eq!(store.load(&key).await.unwrap(), None);
+        store.save(&key, &Saved::default()).await.unwrap();
+        store.save(&key, &saved()).await.unwrap();
+        drop(store);
+        let store = open(&folder, with).unwrap();
+        assert_eq!(store.load(&key).await.unwrap(), Some(saved()));
+        assert_eq!(store.load(&StateKey::new("other")).await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn only_the_owner_can_read_it() {
+    let folder = folder();
+    let path = folder.path().join("deep/state");
+    let store = FileStore::open(path.clone(), keys(&[])).unwrap();
+    let key = StateKey::new("identity");
+    store.save(&key, &saved()).await.unwrap();
+    assert_eq!(mode(&path), 0o700);
+    for entry in fs::read_dir(&path).unwrap() {
+        assert_eq!(mode(&entry.unwrap().path()), 0o600);
+    }
+}
+
+#[tokio::test]
+async fn a_second_opener_is_told_who_holds_it() {
+    let folder = folder();
+    let first = open(&folder, &[]).unwrap();
+    let error = open(&folder, &[]).unwrap_err().to_string();
+    let holder = format!("in use by process {}", std::process::id());
+    assert!(error.contains(&holder), "{error}");
+    drop(first);
+    open(&folder, &[]).unwrap();
+}
+
+#[tokio::test]
+async fn sealed_records_hold_nothing_readable() {
+    let key = StateKey::new("identity");
+    for (with, readable) in [(&[][..], true), (&[1][..], false)] {
+        let folder = folder();
+        let store = open(&folder, with).unwrap();
+        store.save(&key, &saved()).await.unwrap();
+        let text = fs::read_to_string(file_of(&folder, &key)).unwrap();
+        assert_eq!(text.contains("hunter2"), readable, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn the_first_key_seals_and_all_open() {
+    let key = StateKey::new("identity");
+    let folder = folder();
+    let with = |bytes: &[u8]| open(&folder, bytes);
+    with(&[1]).unwrap().save(&key, &saved()).await.unwrap();
+    // Rotation: the new key in front, the old one still there.
+    let store = with(&[2, 1]).unwrap();
+    assert_eq!(store.load(&key).await.unwrap(), Some(saved()));
+    store.save(&key, &saved()).await.unwrap();
+    drop(store);
+    let store = with(&[2]).unwrap();
+    assert_eq!(store.load(&key).await.unwrap(), Some(saved()));
+    drop(store);
+    let error = with(&[1]).unwrap_err().to_string();
+    assert!(error.contains("no key of store.key opens it"), "{error}");
+}
+
+/// Whatever is wrong with a record, it is named and left alone.
+#[tokio::test]
+async fn what_cannot_be_opened_is_a_start_up_error_and_is_not_touched() {
+    let key = StateKey::new("identity");
+    let other = StateKey::new("other");
+    type Damage = fn(&Path, &Path);
+    let cases: [(&[u8], &[u8], Damage, &str); 8] = [
+        (&[1], &[2], |_, _| {}, "no key"),
+        (&[1], &[], |_, _| {}, "store.key is not set"),
+        (&[], &[1], |_, _| {}, "it is not sealed"),
+        (&[], &[], |path, _| fs::write(path, "").unwrap(), "damaged"),
+        (&[], &[], |path, _| truncate(path), "damaged"),
+        (&[1], &[1], |path, _| truncate(path), "damaged"),
+        (
+            &[],
+            &[],
+            |path, _| fs::write(path, "{\"hunter2\":1}").unwrap(),
+            "damaged",
+        ),
+        (
+            &[1],
+            &[1],
+            |path, other| fs::rename(path, other).unwrap(),
+            "its name was changed",
+        ),
+    ];
+    for (sealed_with, opened_with, damage, expected) in cases {
+        let folder = folder();
+        let store = open(&folder, sealed_with).unwrap();
+        store.save(&key, &saved()).await.unwrap();
+        drop(store);
+        let (path, renamed) = (file_of(&folder, &key), file_of(&folder, &other));
+        damage(&path, &renamed);
+        let path = if path.exists() { path } else { renamed };
+        let before = fs::read(&path).unwrap();
+        let error = open(&folder, opened_with).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        assert!(error.contains(&path.display().to_string()), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), before);
+    }
+}
+
+#[tokio::test]
+async fn a_record_copied_to_another_identity_does_not_open() {
+    let (key, other) = (StateKey::new("identity"), StateKey::new("other"));
+    let folder = folder();
+    let store = open(&folder, &[1]).unwrap();
+    store.save(&key, &saved()).await.unwrap();
+    drop(store);
+    // With the name inside corrected as well: only the seal knows.
+    let text = fs::read_to_string(file_of(&folder, &key)).unwrap();
+    let forged = text.replace(key.as_str(), other.as_str());
+    fs::write(file_of(&folder, &other), forged).unwrap();
+    let error = open(&folder, &[1]).unwrap_err().to_string();
+    assert!(error.contains("no key of store.key opens it"), "{error}");
+}
+
+/// Killed at every step of a write: the record is the old one or the new one, never anything else.
+#[tokio::test]
+async fn a_write_that_was_cut_off_loses_nothing() {
+    let key = StateKey::new("identity");
+    let newer = Saved {
+        refresh_token: Some("newer".into()),
+        ..saved()
+    };
+    let new_text = {
+        let folder = folder();
+        let store = open(&folder, &[1]).unwrap();
+        store.save(&key, &newer).await.unwrap();
+        fs::read(file_of(&folder, &key)).unwrap()
+    };
+    for written in [0, 1, new_text.len() / 2, new_text.len()] {
+        for renamed in [false, true] {
+            if renamed && written < new_text.len() {
+                // The rename comes after the sync: it never sees half a file.
+                continue;
+            }
+            let folder = folder();
+            let store = open(&folder, &[1]).unwrap();
+            store.save(&key, &saved()).await.unwrap();
+            drop(store);
+            let path = file_of(&folder, &key);
+            let temporary = path.with_extension("tmp");
+            fs::write(&temporary, &new_text[..written]).unwrap();
+            if renamed {
+                fs::rename(&temporary, &path).unwrap();
+            }
+            let store = open(&folder, &[1]).unwrap();
+            let expected = if renamed { newer.clone() } else { saved() };
+            assert_eq!(store.load(&key).await.unwrap(), Some(expected));
+            assert!(!temporary.exists());
+            // And the next write is not in the way of the last one's remains.
+            store.save(&key, &newer).await.unwrap();
+            assert_eq!(store.load(&key).await.unwrap(), Some(newer.clone()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_failed_write_keeps_the_old_record() {
+    let key = StateKey::new("identity");
+    let folder = folder();
+    let store = open(&folder, &[]).unwrap();
+    store.save(&key, &saved()).await.unwrap();
+    // A folder in the way of the temporary file: also root cannot write to that.
+    let temporary = file_of(&folder, &key).with_extension("tmp");
+    fs::create_dir(&temporary).unwrap();
+    let error = store.save(&key, &Saved::default()).await.unwrap_err();
+    assert!(error.to_string().contains("cannot write"), "{error}");
+    assert_eq!(store.load(&key).await.unwrap(), Some(saved()));
+}
+
+#[test]
+fn debug_shows_no_secret() {
+    let text = format!("{:?}", saved());
+    assert!(text.contains("seed"), "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
+    assert_eq!(format!("{:?}", keys(&[7])), "1 keys");
+}
+
+fn truncate(path: &Path) {
+    let text = fs::read(path).unwrap();
+    fs::write(path, &text[..text.len() - 10]).unwrap();
+}

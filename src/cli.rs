@@ -1,0 +1,83 @@
+//! The command line: one file per verb, and no logic that a user of the library would miss.
+
+mod admin;
+mod check;
+mod completions;
+mod config_file;
+mod core_dumps;
+mod demo;
+mod dialects;
+mod failure;
+mod health;
+mod http;
+mod log;
+mod run;
+mod signals;
+mod status;
+mod table;
+mod version;
+mod words;
+
+#[cfg(test)]
+mod tests;
+
+use std::io::Write;
+
+use clap::{Parser, Subcommand};
+
+pub use failure::Failure;
+
+/// A reverse-proxy sidecar that puts a valid access token on every request.
+///
+/// Your app speaks plain HTTP to Cupbearer on localhost; Cupbearer fetches tokens, keeps them fresh, adds them
+/// to the requests and forwards these over TLS. Every flag can also be given as CUPBEARER_FLAG_NAME.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cupbearer",
+    version,
+    arg_required_else_help = true,
+    after_help = "New here? `cupbearer demo` shows it working: no account, no network, no configuration.\n\
+                  Exit codes: 0 fine, 1 failed, 2 wrong usage, 78 bad configuration."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    log: log::LogArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the proxy.
+    Run(run::RunArgs),
+    /// Check the configuration; with --online, fetch every token once.
+    Check(check::CheckArgs),
+    /// Show the state of a running proxy.
+    Status(status::StatusArgs),
+    /// List the token dialects that are built in, or explain one.
+    Dialects(dialects::DialectsArgs),
+    /// Exit with 0 if a running proxy is ready (for exec probes).
+    Health(health::HealthArgs),
+    /// See it work: five fake vendors, and the proxy in front of them.
+    Demo(demo::DemoArgs),
+    /// Print a completion script for a shell.
+    Completions(completions::CompletionsArgs),
+    /// Print the version.
+    Version,
+}
+
+impl Cli {
+    /// Does what was asked for; what people asked to see goes to `out`, everything else to standard error.
+    pub fn run(self, out: &mut dyn Write) -> Result<(), Failure> {
+        match self.verb {
+            Verb::Run(args) => run::run(&args, &self.log),
+            Verb::Check(args) => check::run(&args, &self.log, out),
+            Verb::Status(args) => status::run(&args, out),
+            Verb::Dialects(args) => dialects::run(&args, out),
+            Verb::Health(args) => health::run(&args, out),
+            Verb::Demo(args) => demo::run(&args, &self.log, out),
+            Verb::Completions(args) => completions::run(&args, out),
+            Verb::Version => version::run(out),
+        }
+    }
+}

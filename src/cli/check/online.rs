@@ -1,0 +1,243 @@
+//! The one place where the command line fetches a token itself: by the same exchange as the proxy, but without
+//! its store, so that nothing of it lasts.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use super::without_query;
+use crate::cli::words;
+use crate::clock::{Clock, Now};
+use crate::config::{Endpoint, LifeCycle, Provider, TokenSource};
+use crate::dialect::{Expiry, Frozen, Variables};
+use crate::provider::exchange::{Call, Fetch as _, FetchError, Fetched, HttpFetch};
+use crate::provider::schedule::{Life, Schedule};
+use crate::provider::{inputs, static_token};
+use crate::upstream::tls::TlsProfiles;
+
+/// What happened, as (what, text) for people, and how it ended. Holds no secret.
+pub(super) struct Report {
+    pub(super) lines: Vec<(&'static str, String)>,
+    pub(super) outcome: Result<(), String>,
+}
+
+/// Fetches one token and throws it away.
+pub(super) async fn fetch(provider: &Provider) -> Report {
+    let mut lines = Vec::new();
+    let outcome = match try_fetch(provider, &mut lines).await {
+        Ok(fetched) => describe(provider, &fetched, &mut lines),
+        Err(error) => Err(error.to_string()),
+    };
+    Report { lines, outcome }
+}
+
+async fn try_fetch(
+    provider: &Provider,
+    lines: &mut Vec<(&'static str, String)>,
+) -> Result<Fetched, FetchError> {
+    let clock = Clock::System;
+    match &provider.source {
+        TokenSource::Static { access_token } => {
+            static_token::read(&provider.name, access_token, clock.now()).await
+        }
+        TokenSource::Endpoint(endpoint) => {
+            let variables = inputs::resolve(&provider.name, &provider.variables).await?;
+            let request = redacted(endpoint, &variables, &clock)?;
+            lines.push(("request", request));
+            let deadline = Instant::now() + endpoint.timeout;
+            let fetcher = HttpFetch::new(TlsProfiles::new(), clock);
+            let line = fetcher.dial(endpoint, deadline).await?;
+            let call = Call {
+                endpoint,
+                request: &endpoint.plan.request,
+                variables: &variables,
+            };
+            line.send(call, deadline).await
+        }
+    }
+}
+
+fn redacted(
+    endpoint: &Endpoint,
+    variables: &Variables,
+    clock: &Clock,
+) -> Result<String, FetchError> {
+    // Only shown: the request itself is built with values of its own.
+    let frozen = Frozen {
+        now: clock.now().wall,
+        nonce: "NONCE".to_owned(),
+        uuid: "UUID".to_owned(),
+    };
+    let request = endpoint
+        .plan
+        .request
+        .redacted(variables, &frozen)
+        .map_err(FetchError::Request)?;
+    Ok(format!(
+        "to {}{}\n{}",
+        endpoint.token_url.authority,
+        without_query(&endpoint.path_and_query),
+        request.trim_end()
+    ))
+}
+
+fn describe(
+    provider: &Provider,
+    fetched: &Fetched,
+    lines: &mut Vec<(&'static str, String)>,
+) -> Result<(), String> {
+    let issued = &fetched.issued;
+    let mut answer = format!(
+        "access token of {} characters; {}",
+        issued.access_token.expose().len(),
+        expiry(issued.expiry)
+    );
+    if issued.refresh_token.is_some() {
+        answer.push_str("; a refresh token");
+    }
+    lines.push(("answer", answer));
+    lines.extend(issued.warnings.iter().map(|text| ("warning", text.clone())));
+    lines.push(("schedule", schedule(provider, fetched, Clock::System.now())));
+    let variables = inputs::ready(&provider.variables);
+    provider
+        .inject
+        .build(&issued.access_token, &variables)
+        .map_err(|problem| FetchError::Inject(problem).to_string())?;
+    let headers = provider.inject.header_names().iter();
+    let keys = provider.inject.query_names().iter();
+    let places: Vec<String> = headers
+        .map(|name| format!("header {name}"))
+        .chain(keys.map(|name| format!("query key {name}")))
+        .collect();
+    lines.push(("sent as", places.join(", ")));
+    Ok(())
+}
+
+fn expiry(expiry: Expiry) -> String {
+    match expiry {
+        Expiry::Unstated => "no expiry stated".to_owned(),
+        Expiry::In(life) => format!("expires in {}", words::duration(life)),
+        Expiry::At { at, .. } => match at.duration_since(SystemTime::now()) {
+            Ok(left) => format!("expires in {} (an absolute time)", words::duration(left)),
+            Err(_) => "expired already, by this machine's clock".to_owned(),
+        },
+    }
+}
+
+fn schedule(provider: &Provider, fetched: &Fetched, now: Now) -> String {
+    if let TokenSource::Static { .. } = provider.source {
+        return "read again when it changes".to_owned();
+    }
+    let (usable, next) = plan(fetched, &provider.life, now);
+    let usable = match usable {
+        Some(left) => format!("usable for {}", words::duration(left)),
+        None => "usable until it is rejected".to_owned(),
+    };
+    match next {
+        Some(away) => format!("{usable}, renewed after {}", words::duration(away)),
+        None => format!("{usable}, never renewed before"),
+    }
+}
+
+/// How long the token is good, and when the refresher would fetch the next one at the latest.
+fn plan(fetched: &Fetched, rules: &LifeCycle, now: Now) -> (Option<Duration>, Option<Duration>) {
+    let life = Life::new(fetched.issued.expiry, rules, fetched.sent, 0.0);
+    let mut schedule = Schedule::new(rules.clone());
+    schedule.started(fetched.sent);
+    schedule.succeeded(life, false, now);
+    let next = schedule.next(now);
+    (
+        life.left(now),
+        next.map(|next| next.saturating_sub(now.boot)),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Environment};
+    use crate::demo::setup::Setup;
+    use crate::demo::vendors::{Credential, FakeVendor, Fault, Kind};
+    use crate::dialect::Issued;
+
+    #[test]
+    fn an_hour_is_renewed_ahead_of_its_end() {
+        let now = Clock::System.now();
+        let fetched = Fetched {
+            issued: Issued {
+                access_token: "t".into(),
+                refresh_token: None,
+                expiry: Expiry::In(Duration::from_secs(3600)),
+                warnings: Vec::new(),
+            },
+            sent: now,
+        };
+        let rules = LifeCycle {
+            refresh_before: None,
+            min_interval: Duration::from_secs(5),
+            ttl: None,
+            single_active: false,
+            required: true,
+        };
+        let (usable, next) = plan(&fetched, &rules, now);
+        assert_eq!(usable, Some(Duration::from_secs(3599)));
+        assert_eq!(next, Some(Duration::from_secs(2880)));
+    }
+
+    struct NoEnvironment;
+
+    impl Environment for NoEnvironment {
+        fn var(&self, _name: &str) -> Option<String> {
+            None
+        }
+    }
+
+    #[tokio::test]
+    async fn every_vendor_of_the_demo_gives_a_token_and_no_secret_is_shown() {
+        let (events, _seen) = tokio::sync::mpsc::unbounded_channel();
+        let setup = Setup::start(events).await.unwrap();
+        let text = setup.config("127.0.0.1:0", "127.0.0.1:0");
+        let config = Config::from_toml(&text, &NoEnvironment).unwrap();
+        for (provider, vendor) in config.providers.iter().zip(by_name(&setup)) {
+            let report = fetch(provider).await;
+            assert_eq!(report.outcome, Ok(()), "{:?}", vendor.refusals());
+            assert_eq!(vendor.counters().issued, 1, "{}", provider.name);
+            let shown = format!("{:?}", report.lines);
+            for (key, credential) in vendor.kind().credentials() {
+                if let Credential::Text(secret) = credential
+                    && ["client_secret", "password"].contains(key)
+                {
+                    assert!(!shown.contains(secret), "{key} in {shown}");
+                }
+            }
+            assert!(shown.contains("header authorization"), "{shown}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_in_the_vendors_words() {
+        let (events, _seen) = tokio::sync::mpsc::unbounded_channel();
+        let setup = Setup::start(events).await.unwrap();
+        let text = setup.config("127.0.0.1:0", "127.0.0.1:0");
+        let config = Config::from_toml(&text, &NoEnvironment).unwrap();
+        for (provider, vendor) in config.providers.iter().zip(by_name(&setup)) {
+            vendor.set_fault(Some(Fault::RejectCredentials));
+            let reason = fetch(provider).await.outcome.unwrap_err();
+            let words = match vendor.kind() {
+                Kind::Cncn => "用户名或密码错误",
+                Kind::Besender => "客户端ID或秘钥错误",
+                Kind::Ctcfile => "clientId或clientSecret错误",
+                Kind::IdentityServer => "invalid_client",
+                Kind::Passport => "The user credentials were incorrect.",
+            };
+            assert!(reason.contains(words), "{reason}");
+        }
+    }
+
+    /// As the configuration orders its providers.
+    fn by_name(setup: &Setup) -> Vec<&FakeVendor> {
+        let mut vendors: Vec<_> = setup.vendors().iter().collect();
+        vendors.sort_by_key(|vendor| vendor.kind().name());
+        vendors
+    }
+}

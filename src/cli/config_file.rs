@@ -1,0 +1,138 @@
+//! `--config`: which file, and what is in it.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::failure::{Failure, write_problem};
+use crate::config::{Config, Problem, ProcessEnvironment};
+
+/// Tried in this order where `--config` is not given.
+const DEFAULT_FILES: [&str; 2] = ["cupbearer.toml", "/etc/cupbearer/cupbearer.toml"];
+
+/// What to start from; shown when there is no configuration.
+const STARTER: &str = r#"upstreams.example = { url = "https://api.example.com", provider = "example" }
+[providers.example]
+token_url     = "https://login.example.com/oauth2/token"
+client_id     = "my-app"
+client_secret = { env = "EXAMPLE_CLIENT_SECRET" }
+"#;
+
+#[derive(Debug, Args)]
+pub(super) struct ConfigArgs {
+    /// The configuration [default: cupbearer.toml, then /etc/cupbearer/cupbearer.toml]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CUPBEARER_CONFIG",
+        hide_env_values = true
+    )]
+    config: Option<PathBuf>,
+}
+
+/// A configuration without errors, and where it was read.
+pub(super) struct Loaded {
+    pub(super) path: PathBuf,
+    pub(super) config: Config,
+}
+
+impl ConfigArgs {
+    /// Reads and checks the configuration; warnings go to standard error.
+    pub(super) fn load(&self) -> Result<Loaded, Failure> {
+        let (path, text) = self.read()?.ok_or_else(no_config)?;
+        let config = Config::from_toml(&text, &ProcessEnvironment).map_err(Failure::BadConfig)?;
+        show_warnings(&config.warnings, &mut io::stderr())?;
+        Ok(Loaded { path, config })
+    }
+
+    /// The file's text; `None` if no file was named and none of the default ones exists.
+    pub(super) fn read(&self) -> Result<Option<(PathBuf, String)>, Failure> {
+        if let Some(path) = &self.config {
+            return match read(path)? {
+                Some(text) => Ok(Some((path.clone(), text))),
+                None => Err(Failure::NoConfig(format!(
+                    "{} does not exist (named by --config or CUPBEARER_CONFIG)",
+                    path.display()
+                ))),
+            };
+        }
+        for path in DEFAULT_FILES.map(PathBuf::from) {
+            if let Some(text) = read(&path)? {
+                return Ok(Some((path, text)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn read(path: &Path) -> Result<Option<String>, Failure> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Failure::NoConfig(format!(
+            "cannot read {}: {error}",
+            path.display()
+        ))),
+    }
+}
+
+fn no_config() -> Failure {
+    let tried = DEFAULT_FILES.join(" nor ");
+    Failure::NoConfig(format!(
+        "no configuration: there is neither {tried}\n\n\
+         To start, save this as cupbearer.toml and put your vendor's values in:\n\n\
+         {}\n\
+         Then `cupbearer check`. Other ways to ask for tokens: `cupbearer dialects`. Just looking: `cupbearer demo`.",
+        indented(STARTER)
+    ))
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("    {line}\n")).collect()
+}
+
+fn show_warnings(warnings: &[Problem], to: &mut dyn Write) -> Result<(), Failure> {
+    for warning in warnings {
+        write_problem(to, "warning", warning)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Environment;
+
+    struct Example;
+
+    impl Environment for Example {
+        fn var(&self, name: &str) -> Option<String> {
+            (name == "EXAMPLE_CLIENT_SECRET").then(|| "s".to_owned())
+        }
+    }
+
+    #[test]
+    fn the_starter_is_a_valid_configuration() {
+        let config = Config::from_toml(STARTER, &Example).unwrap();
+        assert_eq!((config.providers.len(), config.upstreams.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_named_file_must_exist() {
+        let args = ConfigArgs {
+            config: Some("/nonexistent/cupbearer.toml".into()),
+        };
+        let Err(Failure::NoConfig(message)) = args.load() else {
+            panic!("loaded");
+        };
+        assert!(message.contains("/nonexistent/cupbearer.toml does not exist"));
+    }
+
+    #[test]
+    fn no_file_at_all_shows_how_to_start() {
+        let message = no_config().to_string();
+        assert!(message.contains("neither cupbearer.toml nor /etc/cupbearer/cupbearer.toml"));
+        assert!(message.contains("    token_url     = "));
+    }
+}

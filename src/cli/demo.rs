@@ -1,0 +1,386 @@
+//! `cupbearer demo`: the product working in one command.
+//!
+//! Five fake vendors behind, a plain HTTP client in front, and between them the proxy exactly as `run` runs it.
+
+mod proxy;
+
+use std::fmt;
+use std::io::Write;
+use std::str::FromStr;
+use std::time::Instant;
+
+use clap::Args;
+use clap::builder::BoolishValueParser;
+use serde_json::Value;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
+
+use super::failure::Failure;
+use super::http::{Answer, GetError, Server};
+use super::log::LogArgs;
+use super::table::Table;
+use super::{signals, words};
+use crate::demo::setup::Setup;
+use crate::demo::vendors::{Event, FakeVendor, Fault, Kind, UnknownFault, What};
+use proxy::Proxy;
+
+#[derive(Debug, Args)]
+pub(super) struct DemoArgs {
+    /// End after the table, with exit code 0 only if all five vendors worked
+    #[arg(long, env = "CUPBEARER_ONCE", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    once: bool,
+
+    /// The proxy's port; 0 takes a free one
+    #[arg(
+        long,
+        default_value_t = 0,
+        env = "CUPBEARER_PORT",
+        hide_env_values = true
+    )]
+    port: u16,
+
+    /// The admin page's port; 0 takes a free one
+    #[arg(
+        long,
+        default_value_t = 0,
+        env = "CUPBEARER_ADMIN_PORT",
+        hide_env_values = true
+    )]
+    admin_port: u16,
+
+    /// A vendor that misbehaves from the start: VENDOR=down, slow, 500 (any status), html, garbage, empty, huge,
+    /// control-bytes or reject
+    #[arg(
+        long,
+        value_name = "VENDOR=FAULT",
+        value_delimiter = ',',
+        env = "CUPBEARER_FAULT",
+        hide_env_values = true
+    )]
+    fault: Vec<Trouble>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Trouble {
+    vendor: Kind,
+    fault: Fault,
+}
+
+impl FromStr for Trouble {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (vendor, fault) = text.split_once('=').ok_or("write VENDOR=FAULT")?;
+        let vendor = Kind::ALL
+            .into_iter()
+            .find(|kind| kind.name() == vendor)
+            .ok_or_else(|| {
+                format!(
+                    "no vendor '{vendor}'; there are {}",
+                    Kind::ALL.map(Kind::name).join(", ")
+                )
+            })?;
+        let fault = fault
+            .parse()
+            .map_err(|error: UnknownFault| error.to_string())?;
+        Ok(Self { vendor, fault })
+    }
+}
+
+pub(super) fn run(args: &DemoArgs, log: &LogArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    log.start("warn")?;
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(runtime)?
+        .block_on(play(args, out))
+}
+
+async fn play(args: &DemoArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let started = Instant::now();
+    let (events, mut seen) = mpsc::unbounded_channel();
+    let setup = Setup::start(events).await.map_err(runtime)?;
+    for vendor in setup.vendors() {
+        let trouble = args
+            .fault
+            .iter()
+            .find(|trouble| trouble.vendor == vendor.kind());
+        vendor.set_fault(trouble.map(|trouble| trouble.fault));
+    }
+    let loopback = |port: u16| format!("127.0.0.1:{port}");
+    let config = setup.config(&loopback(args.port), &loopback(args.admin_port));
+    let (proxy, mut running) = Proxy::start(&config).await?;
+    // With the ports that were taken, so that what is shown can be copied.
+    let config = setup.config(&proxy.listen, &proxy.admin);
+    let saved = setup.save_config(&config).map_err(runtime)?;
+    let tour = async {
+        writeln!(
+            out,
+            "{INTRODUCTION}\nThe proxy's configuration, {}:\n\n{}",
+            saved.display(),
+            indented(&config)
+        )?;
+        visit_all(&setup, &proxy, out).await?;
+        if args.once {
+            return Ok(());
+        }
+        writeln!(out, "{}", suggestions(&proxy))?;
+        watch(&mut seen, started, out).await
+    };
+    let outcome = tokio::select! {
+        outcome = tour => outcome,
+        ended = running.ended() => Err(ended),
+        _signal = signals::first() => Ok(()),
+    };
+    if !args.once {
+        writeln!(out, "\nStopping.")?;
+    }
+    running.stop().await?;
+    outcome
+}
+
+const INTRODUCTION: &str = "\
+Five vendors, five ways to ask for a token. Your app knows none of them: it speaks plain HTTP to one local port.
+
+  your app --plain HTTP--> cupbearer --TLS, with a token on it--> the vendor's API
+                               |
+                               +--TLS--> the vendor's token endpoint, in the vendor's own dialect
+
+The vendors are fakes inside this process, as strict as the documents of the real ones.
+";
+
+/// One request through each upstream, as a table.
+async fn visit_all(setup: &Setup, proxy: &Proxy, out: &mut dyn Write) -> Result<(), Failure> {
+    let mut table = Table::new([
+        "VENDOR",
+        "HOW IT IS ASKED",
+        "TOKEN LIFE",
+        "GET",
+        "STATUS",
+        "MS",
+        "TOKEN SEEN BY API",
+    ]);
+    let mut failures = Vec::new();
+    for vendor in setup.vendors() {
+        let visit = visit(vendor.kind(), &proxy.server).await;
+        table.row([
+            vendor.kind().to_string(),
+            vendor.kind().asks_by().to_owned(),
+            words::duration(vendor.life()),
+            visit.path.clone(),
+            visit.status(),
+            visit.milliseconds.to_string(),
+            visit.verdict(),
+        ]);
+        if let Some(reason) = visit.failure(vendor) {
+            failures.push(reason);
+        }
+    }
+    write!(out, "{table}")?;
+    if failures.is_empty() {
+        writeln!(
+            out,
+            "\nAll five worked. Tokens are fetched in the background: at start, and then ahead of their end."
+        )?;
+        return Ok(());
+    }
+    writeln!(out)?;
+    for failure in &failures {
+        writeln!(out, "{failure}")?;
+    }
+    Err(Failure::Runtime(format!(
+        "{} of {} vendors did not work",
+        failures.len(),
+        Kind::ALL.len()
+    )))
+}
+
+/// What came of one request.
+struct Visit {
+    path: String,
+    milliseconds: u128,
+    answer: Result<Answer, GetError>,
+}
+
+async fn visit(kind: Kind, proxy: &Server) -> Visit {
+    let path = format!("/{kind}{}", path(kind));
+    let started = Instant::now();
+    let answer = proxy.get(&path).await;
+    Visit {
+        path,
+        milliseconds: started.elapsed().as_millis(),
+        answer,
+    }
+}
+
+fn path(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Cncn => "/orders/42",
+        Kind::Besender => "/contacts?page=1",
+        Kind::Ctcfile => "/files/7",
+        Kind::IdentityServer => "/users/me",
+        Kind::Passport => "/profile",
+    }
+}
+
+impl Visit {
+    fn status(&self) -> String {
+        match &self.answer {
+            Ok(answer) => answer.status.as_u16().to_string(),
+            Err(_) => "none".to_owned(),
+        }
+    }
+
+    /// The number of the token that the API saw.
+    fn token_number(&self) -> Option<u64> {
+        let answer = self.answer.as_ref().ok()?;
+        if answer.status != http::StatusCode::OK {
+            return None;
+        }
+        let body: Value = serde_json::from_slice(&answer.body).ok()?;
+        body["token_number"].as_u64()
+    }
+
+    fn verdict(&self) -> String {
+        match self.token_number() {
+            Some(number) => format!("yes, no. {number}"),
+            None => "no".to_owned(),
+        }
+    }
+
+    fn failure(&self, vendor: &FakeVendor) -> Option<String> {
+        if self.token_number().is_some() {
+            return None;
+        }
+        let told = match &self.answer {
+            Err(error) => error.to_string(),
+            Ok(answer) => {
+                let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+                match (&body["type"], &body["detail"]) {
+                    (Value::String(problem), Value::String(detail)) => {
+                        format!("{problem}: {detail}")
+                    }
+                    _ => format!("{} from the API", answer.status),
+                }
+            }
+        };
+        let mut reason = format!("{}: {told}", vendor.kind());
+        let mut refusals = vendor.refusals();
+        // Retries are refused for the same reason.
+        refusals.dedup();
+        for refusal in refusals {
+            reason.push_str("\n  what the vendor found wrong: ");
+            reason.push_str(&refusal);
+        }
+        Some(reason)
+    }
+}
+
+fn suggestions(proxy: &Proxy) -> String {
+    let (url, admin) = (&proxy.listen, &proxy.admin);
+    format!(
+        "\nIt stays up. Try, from another terminal:\n\n    \
+         curl -i http://{url}/cncn/orders/42\n    \
+         curl -i http://{url}/besender/contacts -d '{{\"name\": \"测试\"}}'\n    \
+         curl -i http://{url}/nobody              # Cupbearer's own errors cannot be taken for a vendor's\n    \
+         cupbearer status --admin http://{admin}\n    \
+         http://{admin}/            # the admin page, for a browser; /metrics for Prometheus\n\n\
+         What the vendors see from now on (tokens live for seconds here; Ctrl-C ends it):\n"
+    )
+}
+
+/// One line for each thing that a vendor saw, until somebody stops it.
+async fn watch(
+    seen: &mut UnboundedReceiver<Event>,
+    started: Instant,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    // What happened before is in the table.
+    while seen.try_recv().is_ok() {}
+    while let Some(event) = seen.recv().await {
+        let at = started.elapsed().as_secs_f64();
+        writeln!(out, "{at:8.1} s  {:<14}  {}", event.vendor, event.what)?;
+        out.flush()?;
+    }
+    Ok(())
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TokenIssued {
+                number,
+                grant,
+                life,
+            } => write!(
+                f,
+                "issued token no. {number}, good for {} ({grant})",
+                words::duration(*life)
+            ),
+            Self::TokenRefused { reason } => write!(f, "refused to issue a token: {reason}"),
+            Self::ApiServed { number, request } => {
+                write!(f, "API served {request} with token no. {number}")
+            }
+            Self::ApiRejected { request, reason } => write!(f, "API rejected {request}: {reason}"),
+        }
+    }
+}
+
+fn indented(text: &str) -> String {
+    text.lines()
+        .map(|line| format!("    {line}").trim_end().to_owned() + "\n")
+        .collect()
+}
+
+fn runtime(error: impl fmt::Display) -> Failure {
+    Failure::Runtime(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_written_as_vendor_and_fault() {
+        let trouble = Trouble {
+            vendor: Kind::Cncn,
+            fault: Fault::Status(503),
+        };
+        assert_eq!("cncn=503".parse(), Ok(trouble));
+        for (wrong, why) in [
+            ("cncn", "write VENDOR=FAULT"),
+            ("x=down", "there are cncn, besender"),
+            ("cncn=200", "unknown fault"),
+        ] {
+            let error = wrong.parse::<Trouble>().unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_a_token_that_the_api_saw_counts() {
+        let (events, _seen) = mpsc::unbounded_channel();
+        let setup = Setup::start(events).await.unwrap();
+        let vendor = &setup.vendors()[0];
+        let visit = |status: u16, body: &'static str| Visit {
+            path: "/cncn".to_owned(),
+            milliseconds: 1,
+            answer: Ok(Answer {
+                status: http::StatusCode::from_u16(status).unwrap(),
+                body: body.as_bytes().into(),
+            }),
+        };
+        let good = visit(200, r#"{"token":"accepted","token_number":1}"#);
+        assert_eq!(
+            (good.verdict().as_str(), good.failure(vendor)),
+            ("yes, no. 1", None)
+        );
+        let problem = visit(
+            503,
+            r#"{"type":"urn:x","detail":"no token","token_number":1}"#,
+        );
+        assert_eq!(problem.verdict(), "no");
+        assert_eq!(problem.failure(vendor).unwrap(), "cncn: urn:x: no token");
+        let html = visit(200, "<html>");
+        assert_eq!(html.failure(vendor).unwrap(), "cncn: 200 OK from the API");
+    }
+}

@@ -1,0 +1,104 @@
+//! `--log` and `--log-format`: everything that is told along the way goes to standard error.
+
+use std::io::{self, IsTerminal as _};
+
+use clap::{Args, ValueEnum};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use super::failure::Failure;
+
+#[derive(Debug, Args)]
+pub(super) struct LogArgs {
+    /// off, error, warn, info, debug, trace, or a filter such as `info,cupbearer::provider=debug`
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        env = "CUPBEARER_LOG",
+        hide_env_values = true,
+        global = true,
+        help_heading = "Logging"
+    )]
+    log: Option<String>,
+
+    /// How log lines look [default: human on a terminal, json otherwise]
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "CUPBEARER_LOG_FORMAT",
+        hide_env_values = true,
+        global = true,
+        help_heading = "Logging"
+    )]
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Human,
+    Json,
+}
+
+impl LogArgs {
+    /// Starts logging, at `default` where `--log` is not given.
+    pub(super) fn start(&self, default: &str) -> Result<(), Failure> {
+        let filter = filter(self.log.as_deref().unwrap_or(default))?;
+        let terminal = io::stderr().is_terminal();
+        let format = self.log_format.unwrap_or(if terminal {
+            LogFormat::Human
+        } else {
+            LogFormat::Json
+        });
+        let builder = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(io::stderr);
+        let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let started = match format {
+            LogFormat::Human => builder.with_ansi(colour).finish().try_init(),
+            LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),
+        };
+        started.map_err(|error| Failure::Runtime(format!("cannot start logging: {error}")))
+    }
+}
+
+/// A level alone is about Cupbearer; the libraries below it stay at `warn`, for they tell too much to be read,
+/// and headers among it.
+fn filter(text: &str) -> Result<EnvFilter, Failure> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let level = text.to_ascii_lowercase();
+    let directives = match level.as_str() {
+        "off" | "error" => level,
+        _ if LEVELS.contains(&level.as_str()) => format!("warn,cupbearer={level}"),
+        _ => text.to_owned(),
+    };
+    EnvFilter::try_new(directives).map_err(|error| {
+        Failure::Usage(format!(
+            "--log: {error}; use one of {} or a filter such as info,cupbearer::provider=debug",
+            LEVELS.join(", ")
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_alone_keeps_libraries_quiet() {
+        let mut text: Vec<String> = filter("DEBUG")
+            .unwrap()
+            .to_string()
+            .split(',')
+            .map(str::to_owned)
+            .collect();
+        text.sort();
+        assert_eq!(text, ["cupbearer=debug", "warn"]);
+        assert_eq!(filter("off").unwrap().to_string(), "off");
+    }
+
+    #[test]
+    fn filters_are_taken_as_written_and_nonsense_is_wrong_usage() {
+        assert_eq!(filter("hyper=trace").unwrap().to_string(), "hyper=trace");
+        assert!(matches!(filter("a=b=c"), Err(Failure::Usage(_))));
+    }
+}

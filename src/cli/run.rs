@@ -1,0 +1,48 @@
+//! `cupbearer run`.
+
+use clap::Args;
+
+use super::config_file::{ConfigArgs, Loaded};
+use super::failure::Failure;
+use super::log::LogArgs;
+use super::{core_dumps, signals};
+use crate::app;
+use crate::config::Listen;
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+pub(super) fn run(args: &RunArgs, log: &LogArgs) -> Result<(), Failure> {
+    let Loaded { path, config } = args.config.load()?;
+    log.start("info")?;
+    core_dumps::disable();
+    let (providers, upstreams) = (config.providers.len(), config.upstreams.len());
+    let bound = app::bind(config).map_err(|error| Failure::Runtime(error.to_string()))?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        config = %path.display(),
+        providers,
+        upstreams,
+        "starting"
+    );
+    for listener in bound.listeners() {
+        tracing::info!("listening on {}", address(&listener));
+    }
+    if let Some(admin) = bound.admin() {
+        tracing::info!("admin page at http://{admin}/");
+    }
+    bound
+        .run(signals::first())
+        .map_err(|error| Failure::Runtime(error.to_string()))
+}
+
+/// A listener as an app would write it.
+pub(super) fn address(listen: &Listen) -> String {
+    match listen {
+        Listen::Tcp(address) => format!("http://{address}"),
+        Listen::Unix(path) => format!("unix:{}", path.display()),
+    }
+}

@@ -1,0 +1,192 @@
+//! `cupbearer status`: what the running proxy says of itself, as a table.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::BoolishValueParser;
+use http::StatusCode;
+
+use super::admin::AdminArgs;
+use super::failure::Failure;
+use super::table::Table;
+use super::words;
+use crate::admin::{ProviderReport, Report, UpstreamReport};
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// Print the JSON of the admin port as it is
+    #[arg(long, env = "CUPBEARER_JSON", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    json: bool,
+
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+pub(super) fn run(args: &StatusArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let server = args.admin.server()?;
+    let answer = server
+        .get_blocking("/status")
+        .map_err(|error| Failure::Runtime(format!("{error}; is the proxy running?")))?;
+    if answer.status != StatusCode::OK {
+        return Err(Failure::Runtime(format!(
+            "the admin port answered {} to /status",
+            answer.status
+        )));
+    }
+    if args.json {
+        out.write_all(&answer.body)?;
+        if !answer.body.ends_with(b"\n") {
+            writeln!(out)?;
+        }
+        return Ok(());
+    }
+    let report: Report = serde_json::from_slice(&answer.body).map_err(|_| {
+        Failure::Runtime(
+            "what answers there is no admin port of this version of Cupbearer; try --json"
+                .to_owned(),
+        )
+    })?;
+    out.write_all(render(&report).as_bytes())?;
+    Ok(())
+}
+
+fn render(report: &Report) -> String {
+    let up = words::duration(Duration::from_secs(report.uptime_seconds));
+    let ready = match (report.ready, report.pending.as_slice()) {
+        (true, _) => "ready".to_owned(),
+        (false, []) => "not ready".to_owned(),
+        (false, pending) => format!("not ready: {}", pending.join("; ")),
+    };
+    let mut text = format!("cupbearer {}, up for {up}, {ready}\n", report.version);
+    for listener in &report.listeners {
+        // A String takes everything, here and below.
+        let _ = writeln!(text, "listening on {listener}");
+    }
+    for problem in &report.config_problems {
+        let _ = writeln!(text, "the last reload was refused: {problem}");
+    }
+    let providers = providers(&report.providers);
+    let upstreams = upstreams(&report.upstreams);
+    let _ = write!(text, "\n{providers}\n{upstreams}");
+    text
+}
+
+fn providers(providers: &[ProviderReport]) -> Table<7> {
+    let mut table = Table::new([
+        "PROVIDER",
+        "TOKEN",
+        "NO.",
+        "EXPIRES",
+        "NEXT FETCH",
+        "FAILURES",
+        "LAST ERROR",
+    ]);
+    for provider in providers {
+        table.row([
+            provider.name.clone(),
+            provider.state.clone(),
+            provider.generation.to_string(),
+            from_now(provider.expires_in_seconds),
+            from_now(provider.next_fetch_in_seconds),
+            provider.failures.to_string(),
+            provider.last_error.clone().unwrap_or_else(none),
+        ]);
+    }
+    table
+}
+
+fn upstreams(upstreams: &[UpstreamReport]) -> Table<7> {
+    let mut table = Table::new([
+        "UPSTREAM", "ROUTE", "URL", "PROVIDER", "REQUESTS", "ERRORS", "REJECTED",
+    ]);
+    for upstream in upstreams {
+        table.row([
+            upstream.name.clone(),
+            upstream.route.clone(),
+            upstream.url.clone(),
+            upstream.provider.clone(),
+            upstream.requests.to_string(),
+            upstream.errors.to_string(),
+            upstream.token_rejections.to_string(),
+        ]);
+    }
+    table
+}
+
+fn none() -> String {
+    "-".to_owned()
+}
+
+fn from_now(seconds: Option<i64>) -> String {
+    let Some(seconds) = seconds else {
+        return none();
+    };
+    let span = words::duration(Duration::from_secs(seconds.unsigned_abs()));
+    match seconds {
+        0 => "now".to_owned(),
+        1.. => format!("in {span}"),
+        _ => format!("{span} ago"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_report_as_tables() {
+        let report = Report {
+            version: "1.2.3".to_owned(),
+            uptime_seconds: 7_500,
+            pending: vec!["no token yet from x".to_owned()],
+            listeners: vec!["http://127.0.0.1:8080".to_owned()],
+            config_problems: vec!["providers.x: is missing".to_owned()],
+            providers: vec![
+                ProviderReport {
+                    name: "cncn".to_owned(),
+                    state: "valid".to_owned(),
+                    generation: 3,
+                    expires_in_seconds: Some(14),
+                    next_fetch_in_seconds: Some(0),
+                    ..ProviderReport::default()
+                },
+                ProviderReport {
+                    name: "x".to_owned(),
+                    state: "expired".to_owned(),
+                    expires_in_seconds: Some(-60),
+                    failures: 2,
+                    last_error: Some("HTTP 400: 用户名或密码错误".to_owned()),
+                    ..ProviderReport::default()
+                },
+            ],
+            upstreams: vec![UpstreamReport {
+                name: "cncn".to_owned(),
+                route: "path /cncn".to_owned(),
+                url: "https://api.example.cn/api".to_owned(),
+                provider: "cncn".to_owned(),
+                requests: 7,
+                ..UpstreamReport::default()
+            }],
+            ..Report::default()
+        };
+        let text = render(&report);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "cupbearer 1.2.3, up for 2 h 5 min, not ready: no token yet from x",
+                "listening on http://127.0.0.1:8080",
+                "the last reload was refused: providers.x: is missing",
+                "",
+                "PROVIDER  TOKEN    NO.  EXPIRES    NEXT FETCH  FAILURES  LAST ERROR",
+                "cncn      valid    3    in 14 s    now         0         -",
+                "x         expired  0    1 min ago  -           2         HTTP 400: 用户名或密码错误",
+                "",
+                "UPSTREAM  ROUTE       URL                         PROVIDER  REQUESTS  ERRORS  REJECTED",
+                "cncn      path /cncn  https://api.example.cn/api  cncn      7         0       0",
+            ]
+        );
+    }
+}

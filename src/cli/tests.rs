@@ -1,0 +1,96 @@
+use clap::CommandFactory as _;
+
+use super::*;
+
+#[test]
+fn the_command_is_well_formed() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_flag_has_its_environment_twin() {
+    let mut flags = 0;
+    let command = Cli::command();
+    for verb in command.get_subcommands().chain([&command]) {
+        for flag in verb.get_arguments().filter(|arg| !arg.is_positional()) {
+            let name = flag.get_long().unwrap();
+            if ["help", "version"].contains(&name) {
+                continue;
+            }
+            let twin = format!("CUPBEARER_{}", name.replace('-', "_").to_uppercase());
+            assert_eq!(
+                flag.get_env().and_then(|name| name.to_str()),
+                Some(twin.as_str()),
+                "{} --{name}",
+                verb.get_name()
+            );
+            flags += 1;
+        }
+    }
+    assert!(flags >= 12, "only {flags} flags seen");
+}
+
+#[test]
+fn wrong_usage_is_2_and_help_is_0() {
+    for wrong in [
+        &["cupbearer", "fly"][..],
+        &["cupbearer", "run", "--fly"],
+        &["cupbearer"],
+    ] {
+        assert_eq!(
+            Cli::try_parse_from(wrong).unwrap_err().exit_code(),
+            2,
+            "{wrong:?}"
+        );
+    }
+    for fine in [
+        &["cupbearer", "help", "run"][..],
+        &["cupbearer", "--version"],
+    ] {
+        assert_eq!(
+            Cli::try_parse_from(fine).unwrap_err().exit_code(),
+            0,
+            "{fine:?}"
+        );
+    }
+}
+
+#[test]
+fn log_flags_may_stand_after_the_verb() {
+    Cli::try_parse_from(["cupbearer", "run", "--log", "debug", "--log-format", "json"]).unwrap();
+}
+
+fn output(args: &[&str]) -> Result<String, Failure> {
+    let mut out = Vec::new();
+    let cli = Cli::try_parse_from([&["cupbearer"], args].concat()).unwrap();
+    cli.run(&mut out)?;
+    Ok(String::from_utf8(out).unwrap())
+}
+
+#[test]
+fn version_is_one_line() {
+    let expected = format!("cupbearer {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(output(&["version"]).unwrap(), expected);
+}
+
+#[test]
+fn completions_know_the_verbs() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = output(&["completions", shell]).unwrap();
+        assert!(script.contains("dialects"), "{shell}");
+    }
+}
+
+#[test]
+fn force_without_online_is_wrong_usage() {
+    let failure = output(&["check", "--force"]).err().unwrap();
+    assert!(matches!(failure, Failure::Usage(_)));
+}
+
+#[test]
+fn an_admin_url_must_be_plain_http() {
+    let failure = output(&["health", "--admin", "https://127.0.0.1:1"])
+        .err()
+        .unwrap();
+    assert!(matches!(failure, Failure::Usage(_)));
+}

@@ -1,0 +1,264 @@
+//! The sections put together, and what only shows when they are side by side.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use toml::Value;
+
+use super::context::Context;
+use super::dialects::Dialects;
+use super::file::{SECTIONS, ServerToml, StoreToml, UpstreamToml};
+use super::problems::{KeyPath, complaint, did_you_mean};
+use super::provider::{Checked, provider};
+use super::read::{self, Tree, section};
+use super::routes::{Listeners, Routes};
+use super::server::{Exposure, check_listen, server, store};
+use super::upstream::{Providers, upstream};
+use super::{Config, Environment, Problem, Provider, Route, StoreKind, TokenSource, Upstream};
+
+pub(super) fn config(text: &str, env: &dyn Environment) -> Result<Config, Vec<Problem>> {
+    let mut root = read::parse(text)?;
+    let mut cx = Context::new(env);
+    let mut listeners = Listeners::default();
+    refuse_unknown(&root, &mut cx);
+
+    let at = KeyPath::root();
+    let server_toml: ServerToml = take_section(&mut root, "server", &mut cx);
+    let (server, exposure) = server(server_toml, &at.key("server"), &mut listeners, &mut cx);
+    let store_at = at.key("store");
+    let store_toml: StoreToml = take_section(&mut root, "store", &mut cx);
+    let store = store(store_toml, &store_at, &mut cx);
+    // A store that is not understood gets the benefit of the doubt: its mistake is told already.
+    let durable_store = store.kind != StoreKind::Memory || cx.problems.has_any_in(&store_at);
+
+    let dialects_at = at.key("dialects");
+    let dialects = take_tables(&mut root, "dialects", &mut cx);
+    let dialects = Dialects::read(dialects, &dialects_at, &mut cx);
+    let providers = take_tables(&mut root, "providers", &mut cx);
+    let names: BTreeSet<_> = providers.iter().map(|(name, _)| name.clone()).collect();
+    let providers_at = at.key("providers");
+    let mut checked = Vec::with_capacity(providers.len());
+    for (name, tree) in providers {
+        let at = providers_at.key(&name);
+        checked.extend(provider(
+            &name,
+            tree,
+            &at,
+            &dialects,
+            durable_store,
+            &mut cx,
+        ));
+    }
+    check_shared(&checked, &providers_at, &mut cx);
+    let used = checked
+        .iter()
+        .map(|checked| checked.dialect.clone())
+        .collect();
+    dialects.check_unused(&used, &dialects_at, &mut cx);
+    let good: BTreeMap<_, _> = checked
+        .into_iter()
+        .map(|checked| (checked.provider.name.clone(), Arc::new(checked.provider)))
+        .collect();
+
+    let upstreams = take_tables(&mut root, "upstreams", &mut cx);
+    let upstreams_at = at.key("upstreams");
+    let providers = Providers {
+        names: &names,
+        good: &good,
+    };
+    let upstreams = check_upstreams(upstreams, &upstreams_at, &providers, &mut cx);
+    check_routes(
+        &upstreams,
+        &upstreams_at,
+        &exposure,
+        &mut listeners,
+        &mut cx,
+    );
+    if server.listen.is_empty() && !has_own_listeners(&upstreams) {
+        let hint = "only where every upstream has a listener of its own can there be none";
+        cx.problem(
+            &at.key("server").key("listen"),
+            complaint("is an empty list").hint(hint),
+        );
+    }
+    warn_unused(&good, &upstreams, &mut cx);
+
+    if !cx.problems.is_empty() {
+        return Err(cx.problems.into_sorted());
+    }
+    Ok(Config {
+        server,
+        store,
+        providers: good.into_values().collect(),
+        upstreams: upstreams.into_iter().map(Arc::new).collect(),
+        warnings: cx.warnings.into_sorted(),
+    })
+}
+
+fn refuse_unknown(root: &Tree, cx: &mut Context<'_>) {
+    let unknown = root.0.as_table().into_iter().flatten();
+    for (name, _) in unknown.filter(|(name, _)| !SECTIONS.contains(&name.as_str())) {
+        let hint = did_you_mean(name, SECTIONS, || {
+            format!("known here: {}", SECTIONS.join(", "))
+        });
+        let at = KeyPath::root().key(name);
+        cx.problems
+            .strike_out(&at, complaint("unknown key").hint(hint));
+    }
+}
+
+fn take(root: &mut Tree, name: &str) -> Option<Tree> {
+    let table = root.0.as_table_mut()?;
+    table.remove(name).map(Tree)
+}
+
+fn take_section<T: DeserializeOwned + Default>(
+    root: &mut Tree,
+    name: &str,
+    cx: &mut Context<'_>,
+) -> T {
+    let tree = take(root, name);
+    tree.and_then(|mut tree| section(&mut tree, &KeyPath::root().key(name), &mut cx.problems))
+        .unwrap_or_default()
+}
+
+/// The tables of `[name.*]`, in the order of their names.
+fn take_tables(root: &mut Tree, name: &str, cx: &mut Context<'_>) -> Vec<(String, Tree)> {
+    let at = KeyPath::root().key(name);
+    let Some(mut tree) = take(root, name) else {
+        return Vec::new();
+    };
+    let Value::Table(tables) = &mut tree.0 else {
+        let hint = format!("each has a table and a name of its own: [{name}.NAME]");
+        cx.problems
+            .strike_out(&at, complaint("expected a table").hint(hint));
+        return Vec::new();
+    };
+    let tables = std::mem::take(tables);
+    let mut named: Vec<_> = tables
+        .into_iter()
+        .map(|(name, value)| (name, Tree(value)))
+        .collect();
+    named.sort_by(|(a, _), (b, _)| a.cmp(b));
+    for (name, _) in &named {
+        check_name(name, &at, cx);
+    }
+    named
+}
+
+/// Names become labels of metrics, paths of the admin port and names of environment variables.
+fn check_name(name: &str, at: &KeyPath, cx: &mut Context<'_>) {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
+        cx.problem(
+            &at.key(name),
+            complaint("a name is made of letters, digits, `-` and `_`, at most 64 of them"),
+        );
+    }
+}
+
+fn check_upstreams(
+    tables: Vec<(String, Tree)>,
+    at: &KeyPath,
+    providers: &Providers<'_>,
+    cx: &mut Context<'_>,
+) -> Vec<Upstream> {
+    let mut upstreams = Vec::with_capacity(tables.len());
+    for (name, mut tree) in tables {
+        let at = at.key(&name);
+        if let Some(toml) = section::<UpstreamToml>(&mut tree, &at, &mut cx.problems) {
+            upstreams.extend(upstream(&name, toml, &at, providers, cx));
+        }
+    }
+    upstreams
+}
+
+fn check_routes(
+    upstreams: &[Upstream],
+    at: &KeyPath,
+    exposure: &Exposure,
+    listeners: &mut Listeners,
+    cx: &mut Context<'_>,
+) {
+    let mut routes = Routes::default();
+    for upstream in upstreams {
+        let at = at.key(&upstream.name).key("route");
+        // What could not be read is no catch-all.
+        if cx.problems.is_struck_out(&at) {
+            continue;
+        }
+        routes.add(&upstream.name, &upstream.route, &at, &mut cx.problems);
+        if let Route::Listen(listen) = &upstream.route {
+            check_listen(listen, &at.key("listen"), exposure, listeners, cx);
+        }
+    }
+}
+
+fn has_own_listeners(upstreams: &[Upstream]) -> bool {
+    let own = |upstream: &Upstream| matches!(upstream.route, Route::Listen(_));
+    !upstreams.is_empty() && upstreams.iter().all(own)
+}
+
+/// Providers of one identity share a refresher: it can send only one kind of request.
+fn check_shared(checked: &[Checked], at: &KeyPath, cx: &mut Context<'_>) {
+    let mut first_of: HashMap<&str, &Checked> = HashMap::new();
+    for checked in checked {
+        let TokenSource::Endpoint(endpoint) = &checked.provider.source else {
+            continue;
+        };
+        let Some(first) = first_of.get(endpoint.identity.as_str()) else {
+            first_of.insert(&endpoint.identity, checked);
+            continue;
+        };
+        let (name, other) = (&checked.provider.name, &first.provider.name);
+        if checked.exchange != first.exchange {
+            cx.problem(
+                &at.key(name),
+                complaint(format!(
+                    "asks for the same token as `{other}`, but with another dialect, auth_method, request or response"
+                ))
+                .hint("make them equal, or let both upstreams name one provider"),
+            );
+        } else if settings(&checked.provider) != settings(&first.provider) {
+            cx.warnings.add(
+                &at.key(name),
+                complaint(format!(
+                    "shares its token with `{other}`, whose secrets and life-cycle keys are the ones that count"
+                )),
+            );
+        }
+    }
+}
+
+/// What providers of one identity may differ in, though only one of them can have its way.
+fn settings(provider: &Provider) -> impl PartialEq {
+    let timeout = match &provider.source {
+        TokenSource::Endpoint(endpoint) => Some(endpoint.timeout),
+        TokenSource::Static { .. } => None,
+    };
+    (provider.variables.clone(), provider.life.clone(), timeout)
+}
+
+fn warn_unused(
+    providers: &BTreeMap<String, Arc<Provider>>,
+    upstreams: &[Upstream],
+    cx: &mut Context<'_>,
+) {
+    if upstreams.is_empty() {
+        let message = complaint("there is none, so every request is answered with `no_route`");
+        cx.warnings.add(&KeyPath::root().key("upstreams"), message);
+        return;
+    }
+    let named: BTreeSet<_> = upstreams
+        .iter()
+        .map(|upstream| &upstream.provider)
+        .collect();
+    let mut unused: Vec<_> = providers.keys().collect();
+    unused.retain(|name| !named.contains(name));
+    for name in unused {
+        let message = complaint("no upstream uses it; its token is fetched all the same");
+        cx.warnings
+            .add(&KeyPath::root().key("providers").key(name), message);
+    }
+}

@@ -1,0 +1,145 @@
+//! What every section needs while it is checked: the environment, the problems so far, and files already looked at.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use super::egress::EnvironmentProxy;
+use super::file::TlsToml;
+use super::origin::{HostPort, Url};
+use super::problems::{Complaint, KeyPath, Problems, complaint};
+use super::units::Text;
+use super::value::{EmptyLiteral, FilePath, ValueToml, read_file};
+use super::{EgressProxy, Environment, Origin, Tls, Value};
+
+pub(super) struct Context<'a> {
+    pub(super) env: &'a dyn Environment,
+    pub(super) problems: Problems,
+    pub(super) warnings: Problems,
+    environment_proxy: EnvironmentProxy,
+    /// Thousands of upstreams may name the same CA file: it is read once for each use.
+    pem_files: HashMap<(PathBuf, Pem), Result<(), Complaint>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Pem {
+    Certificate,
+    PrivateKey,
+}
+
+impl<'a> Context<'a> {
+    pub(super) fn new(env: &'a dyn Environment) -> Self {
+        Self {
+            env,
+            problems: Problems::default(),
+            warnings: Problems::default(),
+            environment_proxy: EnvironmentProxy::read(env),
+            pem_files: HashMap::new(),
+        }
+    }
+
+    pub(super) fn problem(&mut self, at: &KeyPath, complaint: Complaint) {
+        self.problems.add(at, complaint);
+    }
+
+    pub(super) fn value(
+        &mut self,
+        at: &KeyPath,
+        written: ValueToml,
+        empty: EmptyLiteral,
+    ) -> Option<Value> {
+        self.problems.keep(at, written.resolve(empty, self.env))
+    }
+
+    /// A URL that a token or a credential is sent to. `at` is the table with `key` and `allow_http`.
+    pub(super) fn url(
+        &mut self,
+        at: &KeyPath,
+        key: &str,
+        written: Option<Text<Url>>,
+        allow_http: Option<bool>,
+    ) -> Option<Url> {
+        let Some(Text(url)) = written else {
+            // A URL that cannot be read is a problem already, and is struck out.
+            return None;
+        };
+        if url.origin.needs_permission() && allow_http != Some(true) {
+            self.problem(
+                &at.key(key),
+                complaint("a plain http:// URL off loopback would send credentials unencrypted")
+                    .hint("use https://, or set allow_http = true beside it"),
+            );
+            return None;
+        }
+        Some(url)
+    }
+
+    pub(super) fn tls(&mut self, at: &KeyPath, written: Option<TlsToml>) -> Tls {
+        let Some(written) = written else {
+            return Tls::default();
+        };
+        let ca_file = self.pem(&at.key("ca_file"), written.ca_file, Pem::Certificate);
+        let (cert_at, key_at) = (at.key("client_cert_file"), at.key("client_key_file"));
+        let (has_cert, has_key) = (
+            written.client_cert_file.is_some(),
+            written.client_key_file.is_some(),
+        );
+        if has_cert && !has_key {
+            self.problem(&cert_at, complaint("needs `client_key_file` beside it"));
+        }
+        if has_key && !has_cert {
+            self.problem(&key_at, complaint("needs `client_cert_file` beside it"));
+        }
+        let cert = self.pem(&cert_at, written.client_cert_file, Pem::Certificate);
+        let key = self.pem(&key_at, written.client_key_file, Pem::PrivateKey);
+        Tls {
+            ca_file,
+            client_cert: cert.zip(key),
+            server_name: written.server_name.map(|Text(name)| name.0),
+        }
+    }
+
+    fn pem(&mut self, at: &KeyPath, written: Option<Text<FilePath>>, kind: Pem) -> Option<PathBuf> {
+        let Text(FilePath(path)) = written?;
+        let checked = self
+            .pem_files
+            .entry((path.clone(), kind))
+            .or_insert_with(|| check_pem(&path, kind));
+        self.problems.keep(at, checked.clone()).map(|()| path)
+    }
+
+    /// The proxy on the way to `origin`, or to what is dialled instead of it.
+    pub(super) fn egress(
+        &mut self,
+        at: &KeyPath,
+        written: Option<ValueToml>,
+        origin: &Origin,
+        connect_to: Option<&HostPort>,
+    ) -> Option<EgressProxy> {
+        let proxy = match (written, connect_to) {
+            (Some(value), _) => super::egress::written(value, self.env),
+            (None, Some(dial)) => self
+                .environment_proxy
+                .to(origin.scheme, &dial.host, dial.port),
+            (None, None) => self
+                .environment_proxy
+                .to(origin.scheme, &origin.host, origin.port),
+        };
+        self.problems.keep(at, proxy).flatten()
+    }
+}
+
+/// Only that the right kind of PEM is there: certificates and keys are parsed where TLS is set up.
+fn check_pem(path: &std::path::Path, kind: Pem) -> Result<(), Complaint> {
+    let bytes = read_file(path)?;
+    let (label, missing) = match kind {
+        Pem::Certificate => ("CERTIFICATE-----", "holds no certificate in PEM form"),
+        Pem::PrivateKey => ("PRIVATE KEY-----", "holds no private key in PEM form"),
+    };
+    let found = bytes.split(|byte| *byte == b'\n').any(|line| {
+        line.starts_with(b"-----BEGIN ") && line.trim_ascii_end().ends_with(label.as_bytes())
+    });
+    if found {
+        return Ok(());
+    }
+    Err(complaint(missing).hint("convert DER with `openssl x509` or `openssl pkey`"))
+}

@@ -1,0 +1,410 @@
+//! `[providers.NAME]`: where tokens come from.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use toml::{Table, Value as TomlValue};
+
+use super::context::Context;
+use super::dialects::{Dialects, Use};
+use super::file::ProviderToml;
+use super::identity::identity;
+use super::problems::{KeyPath, complaint, did_you_mean};
+use super::read::{Tree, section};
+use super::server::{limit, span};
+use super::value::{EmptyLiteral, ValueToml};
+use super::{Endpoint, LifeCycle, Provider, TokenSource, Value};
+use crate::dialect::schema::{RequestToml, ResponseToml};
+use crate::dialect::{self, ExchangePlan, InjectPlan, Overrides, WELL_KNOWN};
+
+const DEFAULT_DIALECT: &str = "oauth2";
+
+/// Of a whole token request. Slow vendors take seconds; one that takes longer is better asked again.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A broken API cannot make us fetch more often than this; a healed one is noticed soon enough.
+const DEFAULT_MIN_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Parts of the dialect that a provider may override.
+const OVERRIDES: [&str; 4] = ["request", "response", "inject", "reject"];
+
+/// A provider and what the checks across providers need to know of it.
+#[derive(Debug)]
+pub(super) struct Checked {
+    pub(super) provider: Provider,
+    pub(super) dialect: String,
+    /// What must be equal where the identity is.
+    pub(super) exchange: Exchange,
+}
+
+/// All that decides how the token request looks, besides variables.
+#[derive(Debug, PartialEq)]
+pub(super) struct Exchange {
+    dialect: String,
+    auth_method: Option<String>,
+    request: RequestToml,
+    response: ResponseToml,
+}
+
+pub(super) fn provider(
+    name: &str,
+    mut written: Tree,
+    at: &KeyPath,
+    dialects: &Dialects,
+    durable_store: bool,
+    cx: &mut Context<'_>,
+) -> Option<Checked> {
+    let mut override_tables = take_overrides(&mut written);
+    let overrides: Overrides = section(&mut override_tables, at, &mut cx.problems)?;
+    let toml: ProviderToml = section(&mut written, at, &mut cx.problems)?;
+    let parts = Parts {
+        name,
+        at,
+        overrides,
+        override_tables: override_tables.0.as_table()?,
+        dialects,
+        durable_store,
+    };
+    let is_endpoint = toml.token_url.is_some() || cx.problems.is_struck_out(&at.key("token_url"));
+    let is_static =
+        toml.access_token.is_some() || cx.problems.is_struck_out(&at.key("access_token"));
+    match (is_endpoint, is_static) {
+        (true, false) => parts.endpoint(toml, cx),
+        (false, true) => parts.fixed(toml, cx),
+        (true, true) => {
+            cx.problem(
+                &at.key("access_token"),
+                complaint("stands beside `token_url`").hint(
+                    "a provider either fetches its tokens or is given one; remove either key",
+                ),
+            );
+            None
+        }
+        (false, false) => {
+            cx.problem(
+                &at.key("token_url"),
+                complaint("is missing")
+                    .hint("token_url = \"https://…\"; a provider with a ready token has `access_token` instead"),
+            );
+            None
+        }
+    }
+}
+
+fn take_overrides(Tree(written): &mut Tree) -> Tree {
+    let mut taken = Table::new();
+    if let Some(table) = written.as_table_mut() {
+        taken.extend(OVERRIDES.iter().filter_map(|key| table.remove_entry(*key)));
+    }
+    Tree(TomlValue::Table(taken))
+}
+
+/// A provider on its way.
+struct Parts<'a> {
+    name: &'a str,
+    at: &'a KeyPath,
+    overrides: Overrides,
+    override_tables: &'a Table,
+    dialects: &'a Dialects,
+    durable_store: bool,
+}
+
+impl Parts<'_> {
+    fn endpoint(self, mut toml: ProviderToml, cx: &mut Context<'_>) -> Option<Checked> {
+        let at = self.at;
+        let url = cx.url(at, "token_url", toml.token_url.take(), toml.allow_http);
+        let tls = cx.tls(&at.key("tls"), toml.tls.take());
+        let proxy = toml.proxy.take();
+        let egress = match &url {
+            Some(url) => cx.egress(&at.key("proxy"), proxy, &url.origin, None),
+            None => None,
+        };
+        let variables = variables(&mut toml, at, cx);
+        let dialect = toml.dialect.as_deref().unwrap_or(DEFAULT_DIALECT);
+        let used = Use {
+            at,
+            dialect,
+            overrides: &self.overrides,
+            written: self.override_tables,
+            grant: toml.grant.as_deref(),
+            auth_method: toml.auth_method.as_deref(),
+        };
+        let plan = self.dialects.compile(&used, dialect::compile, cx)?;
+        let mut known = plan.exchange.known_variables();
+        known.extend(injected(&plan.inject, false));
+        self.check_one_time(&plan.exchange, cx);
+        self.check_missing(&plan.exchange, dialect, &variables, cx);
+        self.check_injected(&plan.inject, dialect, &variables, cx);
+        let grant = format!("grant `{}` of dialect `{dialect}`", plan.exchange.grant);
+        check_unused(&variables, &known, &grant, cx);
+        let variables = variables.into_values();
+        let url = url?;
+        let path_and_query = match &url.query {
+            Some(query) => format!("{}?{query}", url.path),
+            None => url.path.clone(),
+        };
+        let endpoint = Endpoint {
+            identity: identity(&url, &plan.exchange, &variables),
+            token_url: url.origin,
+            path_and_query,
+            timeout: limit(toml.timeout, DEFAULT_TIMEOUT),
+            tls,
+            egress,
+            plan: plan.exchange,
+        };
+        let life = LifeCycle {
+            refresh_before: toml.refresh_before.map(|text| text.0.0),
+            min_interval: span(toml.min_interval, DEFAULT_MIN_INTERVAL),
+            ttl: toml.ttl.map(|text| text.0.0),
+            single_active: toml.single_active.unwrap_or(endpoint.plan.single_active),
+            required: toml.required.unwrap_or(true),
+        };
+        Some(Checked {
+            dialect: dialect.to_owned(),
+            exchange: Exchange {
+                dialect: dialect.to_owned(),
+                auth_method: toml.auth_method,
+                request: self.overrides.request,
+                response: self.overrides.response,
+            },
+            provider: Provider {
+                name: self.name.to_owned(),
+                source: TokenSource::Endpoint(Box::new(endpoint)),
+                inject: plan.inject,
+                reject: plan.reject,
+                variables,
+                life,
+            },
+        })
+    }
+
+    fn fixed(self, mut toml: ProviderToml, cx: &mut Context<'_>) -> Option<Checked> {
+        let at = self.at;
+        self.check_fixed_keys(&toml, cx);
+        let access_token = toml.access_token.take();
+        let variables = variables(&mut toml, at, cx);
+        let dialect = toml.dialect.as_deref().unwrap_or(DEFAULT_DIALECT);
+        let used = Use {
+            at,
+            dialect,
+            overrides: &self.overrides,
+            written: self.override_tables,
+            grant: None,
+            auth_method: None,
+        };
+        let compiled = self.dialects.compile(&used, dialect::compile_static, cx);
+        let token_at = at.key("access_token");
+        let access_token = cx.value(&token_at, access_token?, EmptyLiteral::Refused)?;
+        if matches!(&access_token, Value::Literal(literal) if !matches!(literal, dialect::Var::Text(_)))
+        {
+            cx.problem(&token_at, complaint("expected text in quotes"));
+        }
+        let (inject, reject) = compiled?;
+        self.check_injected(&inject, dialect, &variables, cx);
+        let inject_of = format!("`inject` of dialect `{dialect}`");
+        check_unused(&variables, &injected(&inject, false), &inject_of, cx);
+        Some(Checked {
+            dialect: dialect.to_owned(),
+            exchange: Exchange {
+                dialect: dialect.to_owned(),
+                auth_method: None,
+                request: RequestToml::default(),
+                response: ResponseToml::default(),
+            },
+            provider: Provider {
+                name: self.name.to_owned(),
+                source: TokenSource::Static { access_token },
+                inject,
+                reject,
+                variables: variables.into_values(),
+                life: LifeCycle {
+                    refresh_before: None,
+                    min_interval: DEFAULT_MIN_INTERVAL,
+                    ttl: None,
+                    single_active: false,
+                    required: toml.required.unwrap_or(true),
+                },
+            },
+        })
+    }
+
+    /// Keys that say how tokens are fetched mean nothing where none is.
+    fn check_fixed_keys(&self, toml: &ProviderToml, cx: &mut Context<'_>) {
+        let written = [
+            ("grant", toml.grant.is_some()),
+            ("auth_method", toml.auth_method.is_some()),
+            ("allow_http", toml.allow_http.is_some()),
+            ("refresh_before", toml.refresh_before.is_some()),
+            ("min_interval", toml.min_interval.is_some()),
+            ("ttl", toml.ttl.is_some()),
+            ("single_active", toml.single_active.is_some()),
+            ("timeout", toml.timeout.is_some()),
+            ("tls", toml.tls.is_some()),
+            ("proxy", toml.proxy.is_some()),
+        ];
+        for (key, _) in written.iter().filter(|(_, written)| *written) {
+            cx.problem(
+                &self.at.key(key),
+                complaint("has no meaning beside `access_token`")
+                    .hint("a provider that is given its token fetches none; remove the key"),
+            );
+        }
+    }
+
+    fn check_one_time(&self, plan: &ExchangePlan, cx: &mut Context<'_>) {
+        if plan.one_time.is_empty() || self.durable_store {
+            return;
+        }
+        cx.problem(
+            &KeyPath::root().key("store").key("kind"),
+            complaint(format!(
+                "provider `{}` uses grant `{}`, whose one-time input must outlive a restart",
+                self.name, plan.grant
+            ))
+            .hint("set store.kind = \"file\" and store.path"),
+        );
+    }
+
+    fn check_missing(
+        &self,
+        plan: &ExchangePlan,
+        dialect: &str,
+        variables: &Variables,
+        cx: &mut Context<'_>,
+    ) {
+        for name in plan.required_variables() {
+            if !variables.has(&name) && !self.comes_later(plan, &name) {
+                let grant = format!("grant `{}` of dialect `{dialect}`", plan.grant);
+                self.missing(&name, &grant, cx);
+            }
+        }
+    }
+
+    fn check_injected(
+        &self,
+        inject: &InjectPlan,
+        dialect: &str,
+        variables: &Variables,
+        cx: &mut Context<'_>,
+    ) {
+        for name in injected(inject, true) {
+            if !variables.has(&name) {
+                self.missing(&name, &format!("`inject` of dialect `{dialect}`"), cx);
+            }
+        }
+    }
+
+    fn missing(&self, name: &str, needed_by: &str, cx: &mut Context<'_>) {
+        let at = if WELL_KNOWN.contains(&name) {
+            self.at.key(name)
+        } else {
+            self.at.key("vars").key(name)
+        };
+        cx.problem(&at, complaint(format!("is missing: {needed_by} needs it")));
+    }
+
+    /// Whether `cupbearer login` provides the variable: one-time inputs and what belongs to them, and a refresh
+    /// token that the store keeps.
+    fn comes_later(&self, plan: &ExchangePlan, name: &str) -> bool {
+        match name {
+            "refresh_token" => self.durable_store,
+            "redirect_uri" | "code_verifier" => plan.one_time.iter().any(|input| input == "code"),
+            _ => plan.one_time.iter().any(|input| input == name),
+        }
+    }
+}
+
+/// A provider's variables, resolved; `None` where that failed.
+struct Variables(BTreeMap<String, (KeyPath, Option<Value>)>);
+
+impl Variables {
+    fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    fn into_values(self) -> BTreeMap<String, Value> {
+        let all = self.0.into_iter();
+        all.filter_map(|(name, (_, value))| Some((name, value?)))
+            .collect()
+    }
+}
+
+fn variables(toml: &mut ProviderToml, at: &KeyPath, cx: &mut Context<'_>) -> Variables {
+    let mut all = BTreeMap::new();
+    for (name, value) in take_well_known(toml) {
+        let Some(value) = value else { continue };
+        // What a vendor wants to be sent empty can be written so; a credential is never empty.
+        let empty = match name {
+            "scope" | "audience" | "resource" => EmptyLiteral::Allowed,
+            _ => EmptyLiteral::Refused,
+        };
+        let at = at.key(name);
+        let value = cx.value(&at, value, empty);
+        all.insert(name.to_owned(), (at, value));
+    }
+    for (name, value) in std::mem::take(&mut toml.vars) {
+        let in_vars = at.key("vars").key(&name);
+        if WELL_KNOWN.contains(&name.as_str()) {
+            cx.problem(
+                &in_vars,
+                complaint("is a well-known variable").hint(format!(
+                    "write it as `{}`, outside of `vars`",
+                    at.key(&name)
+                )),
+            );
+            continue;
+        }
+        let value = cx.value(&in_vars, value, EmptyLiteral::Allowed);
+        all.insert(name, (in_vars, value));
+    }
+    Variables(all)
+}
+
+fn take_well_known(toml: &mut ProviderToml) -> [(&'static str, Option<ValueToml>); 10] {
+    [
+        ("client_id", toml.client_id.take()),
+        ("client_secret", toml.client_secret.take()),
+        ("username", toml.username.take()),
+        ("password", toml.password.take()),
+        ("scope", toml.scope.take()),
+        ("audience", toml.audience.take()),
+        ("resource", toml.resource.take()),
+        ("code", toml.code.take()),
+        ("redirect_uri", toml.redirect_uri.take()),
+        ("refresh_token", toml.refresh_token.take()),
+    ]
+}
+
+/// Variables that forwarded requests hold besides the token.
+fn injected(inject: &InjectPlan, required_only: bool) -> BTreeSet<String> {
+    let variables = inject.variables();
+    variables
+        .filter(|(_, required)| *required || !required_only)
+        .map(|(name, _)| name.to_owned())
+        .collect()
+}
+
+/// A variable that is never sent is a typo, or a setting that does not do what its author believes.
+fn check_unused(
+    variables: &Variables,
+    known: &BTreeSet<String>,
+    used_by: &str,
+    cx: &mut Context<'_>,
+) {
+    for (name, (at, _)) in &variables.0 {
+        // A refresh token may be kept for the day when the grant is changed.
+        if known.contains(name) || name == "refresh_token" {
+            continue;
+        }
+        let others = known.iter().filter(|known| !variables.has(known));
+        let hint = did_you_mean(name, others.map(String::as_str), || {
+            let all: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
+            match &all[..] {
+                [] => "it uses no variables".to_owned(),
+                all => format!("it uses {}", all.join(", ")),
+            }
+        });
+        let unused = complaint(format!("is used by nothing: not by {used_by}"));
+        cx.problem(at, unused.hint(hint));
+    }
+}

@@ -1,0 +1,215 @@
+//! `[server]` and `[store]`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use super::context::Context;
+use super::file::{Admin, ClientAuthToml, ServerToml, StoreKindToml, StoreToml};
+use super::problems::{Complaint, KeyPath, complaint};
+use super::routes::Listeners;
+use super::units::{Limit, OneOrMany, Span, Text};
+use super::value::{EmptyLiteral, FilePath, check_key};
+use super::{ClientAuth, Listen, Server, Store, StoreKind};
+
+/// 8080 is what apps expect of a proxy on their own machine.
+const DEFAULT_LISTEN: SocketAddr = loopback(8080);
+
+/// Near the admin ports of other sidecars (9090 to 9199), and none of theirs.
+const DEFAULT_ADMIN: SocketAddr = loopback(9180);
+
+/// One core carries more than a sidecar gets.
+const DEFAULT_WORKERS: usize = 1;
+
+/// Two sockets each, within the usual hard limit of open files; an app that keeps more is leaking them.
+const DEFAULT_MAX_CONNECTIONS: usize = 10_000;
+
+/// A local app writes a head at once; ten seconds forgive a machine that swaps.
+const DEFAULT_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longer than apps' own pools keep connections (90 s and less), so that it is they who close.
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// As long as Kubernetes may take to stop sending new connections.
+const DEFAULT_SHUTDOWN_DELAY: Duration = Duration::from_secs(5);
+
+/// With the delay, close to Kubernetes' own 30 s; slow answers are given most of it.
+const DEFAULT_SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
+
+const fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+/// How the rest of the file is allowed to listen.
+pub(super) struct Exposure {
+    pub(super) allow_remote: bool,
+    pub(super) peer_uid_only: bool,
+}
+
+pub(super) fn server(
+    written: ServerToml,
+    at: &KeyPath,
+    listeners: &mut Listeners,
+    cx: &mut Context<'_>,
+) -> (Server, Exposure) {
+    let client_auth = written
+        .client_auth
+        .and_then(|written| client_auth(written, &at.key("client_auth"), cx));
+    let exposure = Exposure {
+        allow_remote: written.allow_remote.unwrap_or(false),
+        peer_uid_only: matches!(client_auth, Some(ClientAuth::PeerUid(_))),
+    };
+    let Admin(admin) = written
+        .admin
+        .map_or(Admin(Some(DEFAULT_ADMIN)), |Text(admin)| admin);
+    if let Some(address) = admin {
+        let at = at.key("admin");
+        let listen = Listen::Tcp(address);
+        if listen.is_remote() && !exposure.allow_remote {
+            cx.problem(&at, off_loopback());
+        }
+        listeners.add(&listen, &at, &mut cx.problems);
+    }
+    let listen = match written.listen {
+        Some(OneOrMany(all)) => all.into_iter().map(|Text(listen)| listen).collect(),
+        None => vec![Listen::Tcp(DEFAULT_LISTEN)],
+    };
+    for listen in &listen {
+        check_listen(listen, &at.key("listen"), &exposure, listeners, cx);
+    }
+    let server = Server {
+        listen,
+        admin,
+        workers: written.workers.map_or(DEFAULT_WORKERS, |Text(n)| n.0),
+        max_connections: written
+            .max_connections
+            .map_or(DEFAULT_MAX_CONNECTIONS, |Text(n)| n.0),
+        header_timeout: limit(written.header_timeout, DEFAULT_HEADER_TIMEOUT),
+        idle_timeout: limit(written.idle_timeout, DEFAULT_IDLE_TIMEOUT),
+        shutdown_delay: span(written.shutdown_delay, DEFAULT_SHUTDOWN_DELAY),
+        shutdown_grace: span(written.shutdown_grace, DEFAULT_SHUTDOWN_GRACE),
+        allow_hosts: texts(written.allow_hosts, |host| host.0),
+        allow_origins: texts(written.allow_origins, |origin| origin.0),
+        client_auth,
+        via: written.via.unwrap_or(true),
+    };
+    (server, exposure)
+}
+
+/// A listener of the proxy, `server.listen`'s or a route's.
+pub(super) fn check_listen(
+    listen: &Listen,
+    at: &KeyPath,
+    exposure: &Exposure,
+    listeners: &mut Listeners,
+    cx: &mut Context<'_>,
+) {
+    if listen.is_remote() && !exposure.allow_remote {
+        cx.problem(at, off_loopback());
+    }
+    if exposure.peer_uid_only && matches!(listen, Listen::Tcp(_)) {
+        cx.problem(
+            at,
+            complaint("server.client_auth.peer_uid can only check who connects to a Unix socket")
+                .hint("listen on \"unix:/path\", or use client_auth = { header, value }"),
+        );
+    }
+    listeners.add(listen, at, &mut cx.problems);
+}
+
+fn off_loopback() -> Complaint {
+    complaint("whoever can reach an address off loopback can use the tokens")
+        .hint("listen on 127.0.0.1, or set server.allow_remote = true")
+}
+
+fn client_auth(written: ClientAuthToml, at: &KeyPath, cx: &mut Context<'_>) -> Option<ClientAuth> {
+    match (written.header, written.value, written.peer_uid) {
+        (Some(Text(name)), Some(value), None) => {
+            let value = cx.value(&at.key("value"), value, EmptyLiteral::Refused)?;
+            Some(ClientAuth::Header { name, value })
+        }
+        (None, None, Some(users)) if users.is_empty() => {
+            cx.problem(
+                &at.key("peer_uid"),
+                complaint("names no user, so nobody could connect"),
+            );
+            None
+        }
+        (None, None, Some(users)) => Some(ClientAuth::PeerUid(users)),
+        _ => {
+            cx.problem(
+                at,
+                complaint("needs either `header` and `value`, or `peer_uid`").hint(
+                    "client_auth = { header = \"X-Cupbearer-Key\", value = { env = \"NAME\" } }",
+                ),
+            );
+            None
+        }
+    }
+}
+
+pub(super) fn store(written: StoreToml, at: &KeyPath, cx: &mut Context<'_>) -> Store {
+    let kind = written.kind.unwrap_or(StoreKindToml::Memory);
+    if kind == StoreKindToml::Redis {
+        cx.problem(
+            &at.key("kind"),
+            complaint("`redis` comes in a later version").hint("use \"file\" until then"),
+        );
+    }
+    match (kind, &written.path) {
+        (StoreKindToml::File, None) => cx.problem(
+            &at.key("path"),
+            complaint("is missing").hint("the folder for the state: path = \"/var/lib/cupbearer\""),
+        ),
+        (StoreKindToml::Memory, Some(_)) => cx.problem(&at.key("path"), only_for("file")),
+        _ => {}
+    }
+    if written.url.is_some() && kind != StoreKindToml::Redis {
+        cx.problem(&at.key("url"), only_for("redis"));
+    }
+    let at = at.key("key");
+    let keys = match written.key {
+        Some(OneOrMany(keys)) if keys.is_empty() => {
+            cx.problem(
+                &at,
+                complaint("is an empty list").hint("leave `key` out to store unsealed"),
+            );
+            Vec::new()
+        }
+        Some(OneOrMany(keys)) => keys,
+        None => Vec::new(),
+    };
+    let single = keys.len() == 1;
+    let mut resolved = Vec::with_capacity(keys.len());
+    for (index, key) in keys.into_iter().enumerate() {
+        let at = if single { at.clone() } else { at.index(index) };
+        let Some(key) = cx.value(&at, key, EmptyLiteral::Refused) else {
+            continue;
+        };
+        cx.problems.keep(&at, check_key(&key));
+        resolved.push(key);
+    }
+    Store {
+        kind: match (kind, written.path) {
+            (StoreKindToml::File, Some(Text(FilePath(path)))) => StoreKind::File { path },
+            _ => StoreKind::Memory,
+        },
+        keys: resolved,
+    }
+}
+
+fn only_for(kind: &str) -> Complaint {
+    complaint(format!("has a meaning for kind = \"{kind}\" only"))
+}
+
+pub(super) fn limit(written: Option<Text<Limit>>, default: Duration) -> Duration {
+    written.map_or(default, |Text(limit)| limit.0)
+}
+
+pub(super) fn span(written: Option<Text<Span>>, default: Duration) -> Duration {
+    written.map_or(default, |Text(span)| span.0)
+}
+
+fn texts<T>(written: Option<Vec<Text<T>>>, text: impl Fn(T) -> String) -> Vec<String> {
+    let written = written.unwrap_or_default().into_iter();
+    written.map(|Text(one)| text(one)).collect()
+}

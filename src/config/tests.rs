@@ -1,0 +1,89 @@
+//! The whole file, good and bad. What one kind of value may look like is tested beside its parser.
+
+mod example;
+mod rules;
+mod secrecy;
+
+use std::collections::BTreeMap;
+
+use super::*;
+
+/// An environment for tests: `Env::of(&[("NAME", "value")])`.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Env(BTreeMap<String, String>);
+
+impl Env {
+    pub(super) fn of(variables: &[(&str, &str)]) -> Self {
+        let variables = variables.iter();
+        Self(
+            variables
+                .map(|(name, value)| ((*name).into(), (*value).into()))
+                .collect(),
+        )
+    }
+}
+
+impl Environment for Env {
+    fn var(&self, name: &str) -> Option<String> {
+        self.0.get(name).cloned()
+    }
+}
+
+/// A provider and an upstream that are all right.
+const PLAIN: &str = r#"
+[providers.p]
+token_url = "https://auth.example.com/token"
+client_id = "id"
+client_secret = "s3cret"
+[upstreams.u]
+url = "https://api.example.com/v1/"
+provider = "p"
+"#;
+
+fn load(text: &str) -> Result<Config, Vec<String>> {
+    load_in(text, &Env::default())
+}
+
+fn load_in(text: &str, env: &Env) -> Result<Config, Vec<String>> {
+    let told = |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect();
+    Config::from_toml(text, env).map_err(told)
+}
+
+#[track_caller]
+fn good(text: &str) -> Config {
+    load(text).unwrap_or_else(|problems| panic!("{text}\n{problems:#?}"))
+}
+
+/// The file has exactly the problems that start so, in this order.
+#[track_caller]
+fn bad(text: &str, expected: &[&str]) {
+    let Err(problems) = load(text) else {
+        panic!("no problem found in:\n{text}");
+    };
+    let same = problems.len() == expected.len()
+        && problems
+            .iter()
+            .zip(expected)
+            .all(|(problem, start)| problem.starts_with(start));
+    assert!(same, "{text}\nexpected {expected:#?}\nfound {problems:#?}");
+}
+
+/// [`PLAIN`] with lines added to its provider.
+fn with_provider(lines: &str) -> String {
+    PLAIN.replace(
+        "client_id = \"id\"",
+        &format!("client_id = \"id\"\n{lines}"),
+    )
+}
+
+/// [`PLAIN`] with lines added to its upstream.
+fn with_upstream(lines: &str) -> String {
+    format!("{PLAIN}{lines}\n")
+}
+
+fn endpoint(config: &Config, index: usize) -> &Endpoint {
+    match &config.providers[index].source {
+        TokenSource::Endpoint(endpoint) => endpoint,
+        TokenSource::Static { .. } => panic!("a static provider"),
+    }
+}

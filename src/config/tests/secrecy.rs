@@ -1,0 +1,137 @@
+//! No value is ever quoted back, wherever in the file it stands.
+
+use toml::Value as Toml;
+
+use super::example::{all_settings, environment};
+use super::*;
+
+const SECRET: &str = "hunter2-hunter2";
+
+/// Every place of the example that holds a value, as a path of keys and indexes.
+fn places(value: &Toml, here: &[String], out: &mut Vec<Vec<String>>) {
+    if !here.is_empty() {
+        out.push(here.to_vec());
+    }
+    let mut down = |step: String, value: &Toml| places(value, &[here, &[step]].concat(), out);
+    match value {
+        Toml::Table(table) => table
+            .iter()
+            .for_each(|(key, value)| down(key.clone(), value)),
+        Toml::Array(items) => {
+            for (index, value) in items.iter().enumerate() {
+                down(index.to_string(), value);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn place<'a>(root: &'a mut Toml, path: &[String]) -> &'a mut Toml {
+    path.iter().fold(root, |value, step| match value {
+        Toml::Array(items) => &mut items[step.parse::<usize>().unwrap()],
+        value => value.get_mut(step).unwrap(),
+    })
+}
+
+/// The secret in every shape that a mistaken user could give it.
+fn plants() -> Vec<Toml> {
+    let text = Toml::String(SECRET.into());
+    let table = |key: &str, value: &Toml| {
+        Toml::Table([(key.to_owned(), value.clone())].into_iter().collect())
+    };
+    vec![
+        text.clone(),
+        Toml::Array(vec![text.clone()]),
+        Toml::Array(vec![table("x", &text)]),
+        table("no_such_key", &text),
+        table("env", &text),
+        table("file", &text),
+        table("command", &text),
+        Toml::String(format!("{{{SECRET}")),
+        Toml::String(format!("{{{SECRET}}}")),
+        Toml::String(format!("{{client_id|{SECRET}}}")),
+        Toml::String(format!("https://user:{SECRET}@example.com/?x={SECRET}")),
+        Toml::String(format!("https://{SECRET} /")),
+        Toml::String(format!("http://{SECRET}.example.com/")),
+        Toml::String(format!("re:({SECRET}")),
+        Toml::String(format!("{SECRET}\n")),
+        Toml::String(format!("GET /{SECRET}?")),
+        Toml::String(format!("unix:{SECRET}")),
+    ]
+}
+
+#[test]
+fn a_secret_in_any_wrong_place_is_never_quoted() {
+    let (text, folder) = all_settings();
+    let root: Toml = Toml::Table(text.parse().unwrap());
+    let mut all = Vec::new();
+    places(&root, &[], &mut all);
+    assert!(all.len() > 150, "only {} places", all.len());
+    let mut refused = 0;
+    for path in &all {
+        for plant in plants() {
+            let mut planted = root.clone();
+            *place(&mut planted, path) = plant;
+            let told = match Config::from_toml(&planted.to_string(), &environment()) {
+                Ok(config) => format!("{:?}", config.warnings),
+                Err(problems) => {
+                    refused += 1;
+                    let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+                    format!("{problems:?} {lines:?}")
+                }
+            };
+            assert!(!told.contains("hunter2"), "{}: {told}", path.join("."));
+        }
+    }
+    // The control: the plants really were mistakes.
+    assert!(
+        refused > all.len() * 8,
+        "{refused} of {} refused",
+        all.len() * plants().len()
+    );
+    drop(folder);
+}
+
+#[test]
+fn a_secret_in_broken_toml_is_never_quoted() {
+    let (text, _folder) = all_settings();
+    let lines: Vec<&str> = text.lines().collect();
+    for broken in [
+        "hunter2",
+        "x = hunter2",
+        "x = \"hunter2",
+        "[hunter2",
+        "hunter2 = 'hunter2' x",
+        "x = '''hunter2",
+    ] {
+        for at in (0..lines.len()).step_by(7) {
+            let mut lines = lines.clone();
+            lines.insert(at, broken);
+            let problems = Config::from_toml(&lines.join("\n"), &environment()).unwrap_err();
+            let told = format!("{problems:?} {}", problems[0]);
+            assert!(!told.contains("hunter2"), "{told}");
+        }
+    }
+}
+
+#[test]
+fn a_loaded_configuration_shows_no_secret() {
+    let mut env = environment();
+    env.0.values_mut().for_each(|value| {
+        if !value.ends_with('=') && !value.contains("://") {
+            *value = SECRET.into();
+        }
+    });
+    let (text, _folder) = all_settings();
+    let text = text.replace("client_id = 4711", &format!("client_id = '{SECRET}'"));
+    let mut shown = Config::from_toml(&text, &env).unwrap();
+    // A client id names who the token is for, and stands in the identity as it is.
+    for provider in &mut shown.providers {
+        if let TokenSource::Endpoint(endpoint) = &mut Arc::make_mut(provider).source {
+            endpoint.identity.clear();
+        }
+    }
+    let shown = format!("{shown:?} {shown:#?}");
+    assert!(shown.contains("[redacted]"));
+    assert!(!shown.contains("hunter2"), "{shown}");
+}

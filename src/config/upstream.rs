@@ -1,0 +1,204 @@
+//! `[upstreams.NAME]`: where requests go.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, header};
+
+use super::context::Context;
+use super::file::{HeadersToml, UpstreamToml, header_value};
+use super::origin::Url;
+use super::problems::{Complaint, KeyPath, complaint, did_you_mean};
+use super::routes::{check_dots, route};
+use super::server::{limit, span};
+use super::units::{Text, Written};
+use super::{ExistingCredential, HttpVersion, Provider, Upstream};
+
+/// DNS, TCP and TLS over the slowest of networks; longer means that nobody is there.
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Reports and language models take minutes; what takes longer is streamed.
+const DEFAULT_RESPONSE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// What hyper's and Go's clients use; most load balancers close after 60 s or more, and a race is retried.
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Less than the 30 s that most HTTP clients give an answer.
+const DEFAULT_TOKEN_WAIT: Duration = Duration::from_secs(10);
+
+/// Covers nearly every JSON request; memory of that size is used only while a request is in flight.
+const DEFAULT_REPLAY_LIMIT: usize = 64 * 1024;
+
+/// What providers are there, for the upstreams that name them.
+pub(super) struct Providers<'a> {
+    /// All that are written.
+    pub(super) names: &'a BTreeSet<String>,
+    /// Those without a mistake.
+    pub(super) good: &'a BTreeMap<String, Arc<Provider>>,
+}
+
+/// The route is checked against the other upstreams' by the caller.
+pub(super) fn upstream(
+    name: &str,
+    mut toml: UpstreamToml,
+    at: &KeyPath,
+    providers: &Providers<'_>,
+    cx: &mut Context<'_>,
+) -> Option<Upstream> {
+    let url = url(&mut toml, at, cx);
+    let provider = provider_name(toml.provider.take(), at, providers, cx);
+    let route_at = at.key("route");
+    let route = cx.problems.keep(&route_at, route(toml.route.take()));
+    let tls = cx.tls(&at.key("tls"), toml.tls.take());
+    let connect_to = toml.connect_to.take().map(|Text(dial)| dial);
+    let proxy = toml.proxy.take();
+    let egress = match &url {
+        Some((url, _)) => cx.egress(&at.key("proxy"), proxy, &url.origin, connect_to.as_ref()),
+        None => None,
+    };
+    let injected = provider.as_ref().and_then(|name| providers.good.get(name));
+    let injected = injected.map_or(&[][..], |provider| provider.inject.header_names());
+    let headers = headers(toml.headers.take(), injected, &at.key("headers"), cx);
+    let timeouts = toml.timeouts.take().unwrap_or_default();
+    let (url, base_path) = url?;
+    Some(Upstream {
+        name: name.to_owned(),
+        origin: url.origin,
+        base_path,
+        provider: provider?,
+        route: route?,
+        allow: toml.allow.into_iter().map(|Text(rule)| rule).collect(),
+        http: toml.http.map_or(HttpVersion::Auto, |Text(version)| version),
+        connect_to: connect_to.map(|dial| (dial.host, dial.port)),
+        tls,
+        egress,
+        connect_timeout: limit(timeouts.connect, DEFAULT_CONNECT_TIMEOUT),
+        response_timeout: limit(timeouts.response, DEFAULT_RESPONSE_TIMEOUT),
+        idle_timeout: limit(timeouts.idle, DEFAULT_IDLE_TIMEOUT),
+        token_wait: span(toml.token_wait, DEFAULT_TOKEN_WAIT),
+        replay_limit: toml
+            .replay_limit
+            .map_or(DEFAULT_REPLAY_LIMIT, |Text(size)| size.0),
+        max_in_flight: toml.max_in_flight.map(|Text(count)| count.0),
+        existing_credential: toml
+            .existing_credential
+            .unwrap_or(ExistingCredential::Replace),
+        rewrite_redirects: toml.rewrite_redirects.unwrap_or(true),
+        set_headers: headers.set,
+        remove_headers: headers.remove,
+    })
+}
+
+/// The URL and the path in it that is put in front of requests' paths.
+fn url(toml: &mut UpstreamToml, at: &KeyPath, cx: &mut Context<'_>) -> Option<(Url, String)> {
+    let url_at = at.key("url");
+    if toml.url.is_none() {
+        let hint = "url = \"https://api.example.com\"";
+        cx.problem(&url_at, complaint("is missing").hint(hint));
+    }
+    let url = cx.url(at, "url", toml.url.take(), toml.allow_http)?;
+    if url.query.is_some() {
+        cx.problem(
+            &url_at,
+            complaint("the URL of an upstream has no query").hint("requests bring their own"),
+        );
+        return None;
+    }
+    let base_path = url.path.trim_end_matches('/').to_owned();
+    cx.problems.keep(&url_at, check_dots(&base_path))?;
+    Some((url, base_path))
+}
+
+fn provider_name(
+    written: Option<String>,
+    at: &KeyPath,
+    providers: &Providers<'_>,
+    cx: &mut Context<'_>,
+) -> Option<String> {
+    let at = at.key("provider");
+    let Some(name) = written else {
+        cx.problem(
+            &at,
+            complaint("is missing").hint("the name of one of [providers]"),
+        );
+        return None;
+    };
+    if providers.names.contains(&name) {
+        return Some(name);
+    }
+    let known = providers.names.iter().map(String::as_str);
+    let hint = did_you_mean(&name, known, || {
+        "add a table [providers.NAME] for it".to_owned()
+    });
+    cx.problem(&at, complaint("no such provider").hint(hint));
+    None
+}
+
+#[derive(Default)]
+struct Headers {
+    set: Vec<(HeaderName, HeaderValue)>,
+    remove: Vec<HeaderName>,
+}
+
+fn headers(
+    written: Option<HeadersToml>,
+    injected: &[HeaderName],
+    at: &KeyPath,
+    cx: &mut Context<'_>,
+) -> Headers {
+    let mut headers = Headers::default();
+    let Some(written) = written else {
+        return headers;
+    };
+    for (name, value) in written.set {
+        let at = at.key("set").key(&name);
+        let text = value.resolve_fixed(cx.env);
+        let value = text.and_then(|text| header_value(text.expose()));
+        let value = cx.problems.keep(&at, value);
+        let name = HeaderName::from_text(&name).and_then(|name| {
+            if headers.set.iter().any(|(known, _)| *known == name) {
+                return Err(complaint(
+                    "is set twice; header names do not care about case",
+                ));
+            }
+            check_header(name, injected)
+        });
+        let name = cx.problems.keep(&at, name);
+        headers.set.extend(name.zip(value));
+    }
+    for (index, Text(name)) in written.remove.into_iter().enumerate() {
+        let at = at.key("remove").index(index);
+        let name = cx.problems.keep(&at, check_header(name, injected));
+        headers.remove.extend(name);
+    }
+    headers
+}
+
+/// Hop-by-hop (RFC 9110 §7.6.1) and framing headers are written by the connection.
+const OF_THE_CONNECTION: [HeaderName; 11] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::EXPECT,
+    header::HOST,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+fn check_header(name: HeaderName, injected: &[HeaderName]) -> Result<HeaderName, Complaint> {
+    if OF_THE_CONNECTION.contains(&name) {
+        return Err(complaint(
+            "belongs to the connection and cannot be changed here",
+        ));
+    }
+    if injected.contains(&name) {
+        return Err(complaint("is the header that the token is sent in")
+            .hint("the provider's `inject` says how it is sent"));
+    }
+    Ok(name)
+}

@@ -1,0 +1,385 @@
+//! From tables to a [`Plan`]: the dialect, what it extends, and the provider's overrides.
+//!
+//! A dialect is laid over what it extends: every key that it writes beats an inherited one. Inside one
+//! dialect the grant (or `[refresh]`) beats the auth method, which beats `[request]`. The provider's own
+//! tables beat them all.
+
+use std::collections::BTreeMap;
+
+use super::layer::{Kind, Layer, join, merge};
+use super::schema::{DialectToml, InjectToml, OneOrMany, Ordered, RejectToml, ResponseToml};
+use super::suggest::hint;
+use super::template::Template;
+use super::{
+    ExchangePlan, InjectPlan, Plan, Problem, RejectRules, RequestPlan, ResponseRules, Source,
+    builtin,
+};
+
+/// The grant of a dialect that has none: its `[request]` is all there is.
+const ONLY_REQUEST: &str = "default";
+
+/// One dialect of the chain of `extends`, its request tables parsed: all of them, so that a mistake in a grant
+/// shows before somebody uses it.
+struct Level<'a> {
+    toml: &'a DialectToml,
+    request: Layer,
+    auth: BTreeMap<&'a str, Layer>,
+    grants: BTreeMap<&'a str, Layer>,
+    refresh: Option<Layer>,
+}
+
+/// Merges and parses; reports every problem, not just the first.
+pub fn compile(source: &Source<'_>) -> Result<Plan, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let own = Layer::parse(&source.overrides.request, "request", &mut problems);
+    let chain = chain(source, &mut problems)?;
+    let levels: Vec<_> = chain
+        .iter()
+        .map(|(name, toml)| Level::parse(name, toml, &mut problems))
+        .collect();
+    let grant = choose_grant(source, &levels, &mut problems);
+    let auth = choose_auth(source, &levels, &mut problems);
+    // Merged even so if a name was wrong: what else is wrong should show.
+    let request = request_plan(
+        &own,
+        &levels,
+        grant.as_deref(),
+        auth.as_deref(),
+        &mut problems,
+    );
+    let refresh = refresh_plan(own, &levels, auth.as_deref(), &mut problems);
+    let response = response_rules(source, &chain, &request, refresh.is_some(), &mut problems);
+    let one_time = one_time(&levels, grant.as_deref(), &request, &mut problems);
+    let (inject, reject) = inject_and_reject(source, &chain, &mut problems);
+    match grant {
+        Some(grant) if problems.is_empty() => Ok(Plan {
+            exchange: ExchangePlan {
+                grant,
+                request,
+                refresh,
+                response,
+                one_time,
+                single_active: (chain.iter())
+                    .find_map(|(_, toml)| toml.single_active)
+                    .unwrap_or(false),
+            },
+            inject,
+            reject,
+        }),
+        _ => Err(problems),
+    }
+}
+
+/// Like [`compile`] for a provider that has a ready `access_token`: no grant, no request.
+pub fn compile_static(source: &Source<'_>) -> Result<(InjectPlan, RejectRules), Vec<Problem>> {
+    let mut problems = Vec::new();
+    let written = [
+        ("request", source.overrides.request != Default::default()),
+        ("response", source.overrides.response != Default::default()),
+    ];
+    for (table, _) in written.iter().filter(|(_, written)| *written) {
+        problems.push(Problem {
+            path: (*table).to_owned(),
+            message: "a provider with `access_token` asks for no token; take this table away"
+                .into(),
+        });
+    }
+    let chain = chain(source, &mut problems)?;
+    let plans = inject_and_reject(source, &chain, &mut problems);
+    if problems.is_empty() {
+        return Ok(plans);
+    }
+    Err(problems)
+}
+
+/// The dialect and what it extends, nearest first. An unknown name ends everything: what else would be
+/// reported might only follow from it.
+fn chain<'a>(
+    source: &Source<'a>,
+    problems: &mut Vec<Problem>,
+) -> Result<Vec<(&'a str, &'a DialectToml)>, Vec<Problem>> {
+    let mut chain: Vec<(&str, &DialectToml)> = Vec::new();
+    let mut next = Some(source.dialect).filter(|name| !name.is_empty());
+    while let Some(name) = next {
+        // `[dialects.oauth2]` with `extends = "oauth2"` stands on the built-in one.
+        let of_its_own_name = chain.last().is_some_and(|(child, _)| *child == name);
+        let user = source.user.get(name).filter(|_| !of_its_own_name);
+        let message = match user.or_else(|| builtin::find(name)) {
+            Some(toml) if chain.iter().any(|(_, known)| std::ptr::eq(*known, toml)) => {
+                "the dialects extend each other in a circle".to_owned()
+            }
+            Some(toml) => {
+                chain.push((name, toml));
+                next = toml.extends.as_deref();
+                continue;
+            }
+            None if of_its_own_name => "a dialect cannot extend itself".to_owned(),
+            None => {
+                let user = source.user.keys().map(String::as_str);
+                let known = user.chain(builtin().iter().map(|(name, _)| *name));
+                format!("unknown dialect{}", hint(name, known))
+            }
+        };
+        problems.push(match chain.last() {
+            Some((child, _)) => Problem {
+                path: "extends".to_owned(),
+                message: format!("{message} (dialect `{child}`)"),
+            },
+            None => Problem {
+                path: "dialect".to_owned(),
+                message,
+            },
+        });
+        return Err(std::mem::take(problems));
+    }
+    Ok(chain)
+}
+
+impl<'a> Level<'a> {
+    fn parse(name: &str, toml: &'a DialectToml, problems: &mut Vec<Problem>) -> Self {
+        let mut found = Vec::new();
+        let level = Self {
+            toml,
+            request: Layer::parse(&toml.request, "request", &mut found),
+            auth: (toml.auth.iter())
+                .map(|(name, table)| (name, Layer::parse(table, &join("auth", name), &mut found)))
+                .collect(),
+            grants: (toml.grants.iter())
+                .map(|(name, table)| {
+                    let path = join("grants", name);
+                    (name, Layer::parse(&table.request(), &path, &mut found))
+                })
+                .collect(),
+            refresh: (toml.refresh.as_ref())
+                .map(|table| Layer::parse(table, "refresh", &mut found)),
+        };
+        problems.extend(found.into_iter().map(|problem| Problem {
+            message: format!("{} (dialect `{name}`)", problem.message),
+            ..problem
+        }));
+        level
+    }
+}
+
+fn choose_grant(
+    source: &Source<'_>,
+    levels: &[Level<'_>],
+    problems: &mut Vec<Problem>,
+) -> Option<String> {
+    let names = names(levels, |level| &level.toml.grants);
+    let default = levels
+        .iter()
+        .find_map(|level| level.toml.default_grant.as_deref());
+    let (path, chosen) = match (source.grant, default, &names[..]) {
+        (Some(grant), _, _) => ("grant", grant),
+        (None, Some(default), _) => ("default_grant", default),
+        (None, None, [only]) => ("grant", *only),
+        (None, None, []) => return Some(ONLY_REQUEST.to_owned()),
+        (None, None, several) => {
+            problems.push(Problem {
+                path: "grant".to_owned(),
+                message: format!("missing: choose one of {}", several.join(", ")),
+            });
+            return None;
+        }
+    };
+    choose("grant", path, chosen, &names, problems)
+}
+
+fn choose_auth(
+    source: &Source<'_>,
+    levels: &[Level<'_>],
+    problems: &mut Vec<Problem>,
+) -> Option<String> {
+    let names = names(levels, |level| &level.toml.auth);
+    let default = levels
+        .iter()
+        .find_map(|level| level.toml.default_auth.as_deref());
+    match (source.auth_method, default) {
+        (Some(auth), _) => choose("auth method", "auth_method", auth, &names, problems),
+        (None, Some(auth)) => choose("auth method", "default_auth", auth, &names, problems),
+        (None, None) => None,
+    }
+}
+
+fn choose(
+    what: &str,
+    path: &str,
+    chosen: &str,
+    names: &[&str],
+    problems: &mut Vec<Problem>,
+) -> Option<String> {
+    if names.contains(&chosen) {
+        return Some(chosen.to_owned());
+    }
+    let message = if names.is_empty() {
+        format!("the dialect offers no choice of {what}; leave this out")
+    } else {
+        format!(
+            "the dialect has no such {what}{}",
+            hint(chosen, names.iter().copied())
+        )
+    };
+    problems.push(Problem {
+        path: path.to_owned(),
+        message,
+    });
+    None
+}
+
+fn names<'a, T>(levels: &[Level<'a>], table: fn(&Level<'a>) -> &'a Ordered<T>) -> Vec<&'a str> {
+    let mut names = Vec::new();
+    for name in levels.iter().flat_map(|level| table(level).names()) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+fn request_plan(
+    own: &Layer,
+    levels: &[Level<'_>],
+    grant: Option<&str>,
+    auth: Option<&str>,
+    problems: &mut Vec<Problem>,
+) -> RequestPlan {
+    let mut layers = vec![(Kind::Provider, own.clone())];
+    for level in levels {
+        let grant = grant.and_then(|grant| level.grants.get(grant));
+        layers.extend(in_order(level, grant, auth));
+    }
+    merge(&layers, problems)
+}
+
+/// The refresh request, if the vendor offers one. Of the provider's own `[request]` it takes who asks, but
+/// not what is asked: those are the grant's parameters.
+fn refresh_plan(
+    own: Layer,
+    levels: &[Level<'_>],
+    auth: Option<&str>,
+    problems: &mut Vec<Problem>,
+) -> Option<RequestPlan> {
+    if levels.iter().all(|level| level.refresh.is_none()) {
+        return None;
+    }
+    let mut layers = vec![(Kind::Provider, own.without_parameters())];
+    for level in levels {
+        layers.extend(in_order(level, level.refresh.as_ref(), auth));
+    }
+    // What is wrong with the tables that both share was reported with the grant.
+    let mut found = Vec::new();
+    let plan = merge(&layers, &mut found);
+    problems.extend(
+        found
+            .into_iter()
+            .filter(|problem| !problems.contains(problem))
+            .collect::<Vec<_>>(),
+    );
+    Some(plan)
+}
+
+fn in_order(level: &Level<'_>, grant: Option<&Layer>, auth: Option<&str>) -> Vec<(Kind, Layer)> {
+    let auth = auth.and_then(|auth| level.auth.get(auth));
+    let mut layers = Vec::new();
+    layers.extend(grant.map(|layer| (Kind::Table, layer.clone())));
+    layers.extend(auth.map(|layer| (Kind::Auth, layer.clone())));
+    layers.push((Kind::Table, level.request.clone()));
+    layers
+}
+
+fn one_time(
+    levels: &[Level<'_>],
+    grant: Option<&str>,
+    request: &RequestPlan,
+    problems: &mut Vec<Problem>,
+) -> Vec<String> {
+    let Some(grant) = grant else {
+        return Vec::new();
+    };
+    let written = levels
+        .iter()
+        .find_map(|level| level.toml.grants.get(grant)?.one_time.clone())
+        .unwrap_or_default();
+    let templates = request.templates();
+    let known: Vec<_> = (templates.iter())
+        .flat_map(|template| template.variables())
+        .map(|(name, _)| name)
+        .collect();
+    for name in &written {
+        if !known.contains(&name.as_str()) {
+            problems.push(Problem {
+                path: join(&join("grants", grant), "one_time"),
+                message: format!(
+                    "names a variable that the grant does not use{}",
+                    hint(name, known.iter().copied())
+                ),
+            });
+        }
+    }
+    written
+}
+
+fn response_rules(
+    source: &Source<'_>,
+    chain: &[(&str, &DialectToml)],
+    request: &RequestPlan,
+    has_refresh: bool,
+    problems: &mut Vec<Problem>,
+) -> ResponseRules {
+    let mut merged = source.overrides.response.clone();
+    for (_, toml) in chain {
+        inherit_response(&mut merged, &toml.response);
+    }
+    // A refresh token that nothing here can spend is not kept: a vendor may send one and offer no refresh.
+    let spends = |template: &&Template| {
+        template
+            .variables()
+            .any(|(name, _)| name == "refresh_token")
+    };
+    merged.refresh_token = if has_refresh || request.templates().iter().any(spends) {
+        let default = || OneOrMany(vec!["/refresh_token".to_owned()]);
+        Some(merged.refresh_token.unwrap_or_else(default))
+    } else {
+        None
+    };
+    ResponseRules::parse(&merged, problems)
+}
+
+fn inherit_response(own: &mut ResponseToml, inherited: &ResponseToml) {
+    inherit(&mut own.token, &inherited.token);
+    inherit(&mut own.expires, &inherited.expires);
+    inherit(&mut own.expires_unit, &inherited.expires_unit);
+    inherit(&mut own.refresh_token, &inherited.refresh_token);
+    inherit(&mut own.ok, &inherited.ok);
+    inherit(&mut own.error, &inherited.error);
+    inherit(&mut own.error_description, &inherited.error_description);
+    inherit(&mut own.permanent, &inherited.permanent);
+    inherit(&mut own.transient, &inherited.transient);
+}
+
+fn inject_and_reject(
+    source: &Source<'_>,
+    chain: &[(&str, &DialectToml)],
+    problems: &mut Vec<Problem>,
+) -> (InjectPlan, RejectRules) {
+    let mut inject: InjectToml = source.overrides.inject.clone();
+    let mut reject: RejectToml = source.overrides.reject.clone();
+    for (_, toml) in chain {
+        inherit(&mut inject.headers, &toml.inject.headers);
+        inherit(&mut inject.query, &toml.inject.query);
+        inherit(&mut reject.status, &toml.reject.status);
+        inherit(&mut reject.grpc_status, &toml.reject.grpc_status);
+        inherit(&mut reject.body, &toml.reject.body);
+    }
+    (
+        InjectPlan::parse(&inject, problems),
+        RejectRules::parse(&reject, problems),
+    )
+}
+
+fn inherit<T: Clone>(own: &mut Option<T>, inherited: &Option<T>) {
+    if own.is_none() {
+        own.clone_from(inherited);
+    }
+}

@@ -1,0 +1,143 @@
+//! A JSON body: values as TOML has them, strings being templates.
+
+use serde_json::Value as JsonValue;
+use zeroize::Zeroize;
+
+use super::Problem;
+use super::filter::Value;
+use super::layer::{Field, join, template};
+use super::template::{Place, Template};
+
+/// A JSON value whose strings are templates.
+#[derive(Clone, Debug)]
+pub(super) enum Json {
+    Literal(JsonValue),
+    Text(Template),
+    Array(Vec<Self>),
+    Object(Vec<(String, Self)>),
+}
+
+pub(super) type JsonField = Field<String, Json>;
+
+/// What a template becomes: its value, or a mask. `None`: the key is dropped.
+pub(super) type FillJson<'a> = dyn Fn(&Template) -> Result<Option<JsonValue>, String> + 'a;
+
+pub(super) fn json_fields(
+    table: &toml::Table,
+    path: &str,
+    problems: &mut Vec<Problem>,
+) -> Vec<JsonField> {
+    let fields = table.iter().filter_map(|(name, value)| {
+        let path = join(path, name);
+        Some(Field {
+            value: json(value, &path, problems)?,
+            name: name.clone(),
+            path,
+        })
+    });
+    fields.collect()
+}
+
+pub(super) fn json_object(
+    fields: &[Field<String, Json>],
+    fill: &FillJson<'_>,
+) -> Result<JsonValue, Problem> {
+    let mut object = serde_json::Map::new();
+    for field in fields {
+        let value = field
+            .value
+            .build(fill)
+            .map_err(|message| field.problem(message))?;
+        if let Some(value) = value {
+            object.insert(field.name.clone(), value);
+        }
+    }
+    Ok(JsonValue::Object(object))
+}
+
+pub(super) fn json_scalar(value: &Value) -> JsonValue {
+    match value {
+        Value::Integer(number) => (*number).into(),
+        Value::Boolean(truth) => (*truth).into(),
+        Value::Text(_) | Value::Digest(_) => value.text().as_str().into(),
+    }
+}
+
+/// Wipes what was filled in: serde_json's strings do not do so themselves.
+pub(super) fn wipe(value: &mut JsonValue) {
+    match value {
+        JsonValue::String(text) => text.zeroize(),
+        JsonValue::Array(items) => items.iter_mut().for_each(wipe),
+        JsonValue::Object(entries) => entries.values_mut().for_each(wipe),
+        JsonValue::Null | JsonValue::Bool(_) | JsonValue::Number(_) => {}
+    }
+}
+
+impl Json {
+    pub(super) fn templates<'a>(&'a self, into: &mut Vec<&'a Template>) {
+        match self {
+            Self::Literal(_) => {}
+            Self::Text(template) => into.push(template),
+            Self::Array(items) => {
+                for item in items {
+                    item.templates(into);
+                }
+            }
+            Self::Object(entries) => {
+                for (_, value) in entries {
+                    value.templates(into);
+                }
+            }
+        }
+    }
+
+    /// `None`: the key is dropped.
+    fn build(&self, fill: &FillJson<'_>) -> Result<Option<JsonValue>, String> {
+        Ok(Some(match self {
+            Self::Literal(value) => value.clone(),
+            Self::Text(template) => return fill(template),
+            Self::Array(items) => {
+                let built: Result<Vec<_>, _> = items.iter().map(|item| item.build(fill)).collect();
+                built?.into_iter().flatten().collect()
+            }
+            Self::Object(entries) => {
+                let mut object = serde_json::Map::new();
+                for (name, value) in entries {
+                    if let Some(value) = value.build(fill)? {
+                        object.insert(name.clone(), value);
+                    }
+                }
+                JsonValue::Object(object)
+            }
+        }))
+    }
+}
+
+fn json(value: &toml::Value, path: &str, problems: &mut Vec<Problem>) -> Option<Json> {
+    Some(match value {
+        toml::Value::String(text) => Json::Text(template(text, path, Place::Exchange, problems)?),
+        toml::Value::Integer(number) => Json::Literal((*number).into()),
+        toml::Value::Float(number) if !number.is_finite() => {
+            problems.push(Problem {
+                path: path.to_owned(),
+                message: "JSON has no infinity and no NaN".to_owned(),
+            });
+            return None;
+        }
+        toml::Value::Float(number) => Json::Literal((*number).into()),
+        toml::Value::Boolean(truth) => Json::Literal((*truth).into()),
+        toml::Value::Datetime(datetime) => Json::Literal(datetime.to_string().into()),
+        toml::Value::Array(items) => Json::Array(
+            (items.iter().enumerate())
+                .filter_map(|(index, item)| json(item, &join(path, &index.to_string()), problems))
+                .collect(),
+        ),
+        toml::Value::Table(table) => Json::Object(
+            (table.iter())
+                .filter_map(|(name, value)| {
+                    Some((name.clone(), json(value, &join(path, name), problems)?))
+                })
+                .collect(),
+        ),
+    })
+}

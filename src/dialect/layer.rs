@@ -1,0 +1,373 @@
+//! One request table with its templates parsed, and how such tables are laid over each other.
+
+use http::{HeaderName, HeaderValue, Method, header};
+
+use super::json::{JsonField, json_fields};
+use super::schema::{BasicToml, Encoding, Ordered, RequestToml, Scalar};
+use super::template::{Place, Template};
+use super::{Problem, RequestPlan};
+
+/// A named value and where it was written.
+#[derive(Clone, Debug)]
+pub(super) struct Field<N, V> {
+    pub(super) name: N,
+    pub(super) value: V,
+    pub(super) path: String,
+}
+
+pub(super) type TextField = Field<String, Template>;
+pub(super) type HeaderField = Field<HeaderName, Template>;
+
+/// A table as it was written: what is `None` is inherited.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Layer {
+    method: Option<Method>,
+    /// `Some(None)`: an inherited one is taken away.
+    basic: Option<Option<Basic>>,
+    query: Option<Vec<TextField>>,
+    headers: Option<Vec<HeaderField>>,
+    body: Option<Body>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Basic {
+    pub(super) username: Template,
+    pub(super) password: Template,
+    pub(super) encoding: Encoding,
+    pub(super) path: String,
+}
+
+/// `form`, `json` and `body` are one slot: who writes one of them replaces whichever was inherited.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Body {
+    #[default]
+    Empty,
+    Form(Vec<TextField>),
+    Json(Vec<JsonField>),
+    Raw(Field<(), Template>),
+}
+
+/// What a layer is, which decides how its body goes together with the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The provider's own: its body is sent as it is.
+    Provider,
+    /// A grant, `[refresh]` or `[request]`.
+    Table,
+    /// An `[auth]` entry: its form or JSON entries join the body.
+    Auth,
+}
+
+const METHODS: [Method; 4] = [Method::GET, Method::POST, Method::PUT, Method::PATCH];
+
+/// What the connection decides, never a dialect.
+const FRAMING: [HeaderName; 8] = [
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+    header::CONNECTION,
+    header::TE,
+    header::TRAILER,
+    header::UPGRADE,
+    header::EXPECT,
+];
+
+impl Layer {
+    pub(super) fn parse(toml: &RequestToml, path: &str, problems: &mut Vec<Problem>) -> Self {
+        Self {
+            method: parse_method(toml, path, problems),
+            basic: parse_basic(toml, path, problems),
+            query: (toml.query.as_ref())
+                .map(|table| text_fields(table, &join(path, "query"), Place::Exchange, problems)),
+            headers: (toml.headers.as_ref()).map(|table| {
+                header_fields(table, &join(path, "headers"), Place::Exchange, problems)
+            }),
+            body: parse_body(toml, path, problems),
+        }
+    }
+
+    /// What a provider's `[request]` gives to a refresh: who asks, not what is asked.
+    pub(super) fn without_parameters(self) -> Self {
+        Self {
+            basic: self.basic,
+            headers: self.headers,
+            ..Self::default()
+        }
+    }
+}
+
+/// Lays tables over each other; the first of `layers` beats the second, and so on.
+pub(super) fn merge(layers: &[(Kind, Layer)], problems: &mut Vec<Problem>) -> RequestPlan {
+    let basic = layers.iter().find_map(|(_, layer)| layer.basic.clone());
+    let headers = layers.iter().find_map(|(_, layer)| layer.headers.clone());
+    let plan = RequestPlan {
+        method: (layers.iter())
+            .find_map(|(_, layer)| layer.method.clone())
+            .unwrap_or(Method::POST),
+        basic: basic.flatten(),
+        query: (layers.iter())
+            .find_map(|(_, layer)| layer.query.clone())
+            .unwrap_or_default(),
+        headers: headers.unwrap_or_else(default_headers),
+        body: merge_bodies(layers, problems),
+    };
+    let authorization = |field: &&HeaderField| field.name == header::AUTHORIZATION;
+    if let Some(field) = plan.headers.iter().find(authorization)
+        && plan.basic.is_some()
+    {
+        problems.push(Problem {
+            path: field.path.clone(),
+            message: "`basic` writes Authorization already; take it away with `basic = false`"
+                .into(),
+        });
+    }
+    plan
+}
+
+/// `Accept: application/json`, where no table writes `headers`.
+fn default_headers() -> Vec<HeaderField> {
+    vec![Field {
+        name: header::ACCEPT,
+        value: Template::literal("application/json"),
+        path: "request.headers.Accept".to_owned(),
+    }]
+}
+
+fn merge_bodies(layers: &[(Kind, Layer)], problems: &mut Vec<Problem>) -> Body {
+    let find = |auth: bool| {
+        layers
+            .iter()
+            .position(|(kind, layer)| (*kind == Kind::Auth) == auth && layer.body.is_some())
+    };
+    let (stated, auth) = match (find(false), find(true)) {
+        (Some(stated), Some(auth)) if layers[stated].0 != Kind::Provider => (stated, auth),
+        (Some(only), _) | (None, Some(only)) => {
+            return layers[only].1.body.clone().unwrap_or_default();
+        }
+        (None, None) => return Body::Empty,
+    };
+    let auth_wins = auth < stated;
+    match (layers[auth].1.body.clone(), layers[stated].1.body.clone()) {
+        (Some(Body::Form(entries)), Some(Body::Form(body))) => {
+            Body::Form(join_fields(entries, body, auth_wins))
+        }
+        (Some(Body::Json(entries)), Some(Body::Json(body))) => {
+            Body::Json(join_fields(entries, body, auth_wins))
+        }
+        (Some(entries), Some(body)) => {
+            problems.push(Problem {
+                path: entries.path().to_owned(),
+                message: format!(
+                    "the auth method's entries are for a {} body, but {} states a {} body",
+                    entries.kind(),
+                    body.path(),
+                    body.kind(),
+                ),
+            });
+            body
+        }
+        (None, _) | (_, None) => Body::Empty,
+    }
+}
+
+/// The auth method's entries come first, as in the vendors' samples; a name that both write is sent once.
+fn join_fields<V>(
+    auth: Vec<Field<String, V>>,
+    body: Vec<Field<String, V>>,
+    auth_wins: bool,
+) -> Vec<Field<String, V>> {
+    let mut joined = auth;
+    for field in body {
+        match joined.iter_mut().find(|known| known.name == field.name) {
+            Some(known) if !auth_wins => *known = field,
+            Some(_) => {}
+            None => joined.push(field),
+        }
+    }
+    joined
+}
+
+impl Body {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Empty => "no",
+            Self::Form(_) => "form",
+            Self::Json(_) => "JSON",
+            Self::Raw(_) => "raw",
+        }
+    }
+
+    /// Of the table that holds it: `grants.sms.form`.
+    fn path(&self) -> &str {
+        let path = match self {
+            Self::Empty => None,
+            Self::Form(fields) => fields.first().map(|field| field.path.as_str()),
+            Self::Json(fields) => fields.first().map(|field| field.path.as_str()),
+            Self::Raw(field) => return &field.path,
+        };
+        let table = path.and_then(|path| path.rsplit_once('.'));
+        table.map_or("", |(table, _)| table)
+    }
+}
+
+fn parse_method(toml: &RequestToml, path: &str, problems: &mut Vec<Problem>) -> Option<Method> {
+    let written = toml.method.as_deref()?;
+    let known = METHODS.iter().find(|method| method.as_str() == written);
+    if known.is_none() {
+        problems.push(Problem {
+            path: join(path, "method"),
+            message: "must be GET, POST, PUT or PATCH".to_owned(),
+        });
+    }
+    known.cloned()
+}
+
+fn parse_basic(
+    toml: &RequestToml,
+    path: &str,
+    problems: &mut Vec<Problem>,
+) -> Option<Option<Basic>> {
+    let credentials = match toml.basic.as_ref()? {
+        BasicToml::Removed => return Some(None),
+        BasicToml::Credentials(credentials) => credentials,
+    };
+    let path = join(path, "basic");
+    let mut part = |name: &str, text: &Option<String>| {
+        let path = join(&path, name);
+        match text {
+            Some(text) => template(text, &path, Place::Exchange, problems),
+            None => {
+                problems.push(Problem {
+                    path,
+                    message: format!("missing: `basic` needs a {name}"),
+                });
+                None
+            }
+        }
+    };
+    let username = part("username", &credentials.username);
+    let password = part("password", &credentials.password);
+    Some(Some(Basic {
+        username: username?,
+        password: password?,
+        encoding: credentials.encoding,
+        path,
+    }))
+}
+
+fn parse_body(toml: &RequestToml, path: &str, problems: &mut Vec<Problem>) -> Option<Body> {
+    let written = [
+        ("form", toml.form.is_some()),
+        ("json", toml.json.is_some()),
+        ("body", toml.body.is_some()),
+    ];
+    let mut written = written.iter().filter(|(_, written)| *written);
+    if let (Some((first, _)), Some((second, _))) = (written.next(), written.next()) {
+        problems.push(Problem {
+            path: join(path, second),
+            message: format!("at most one of form, json and body; there is `{first}` already"),
+        });
+    }
+    // All that is written is parsed, so that every problem shows.
+    let form = (toml.form.as_ref())
+        .map(|table| text_fields(table, &join(path, "form"), Place::Exchange, problems));
+    let json = (toml.json.as_ref()).map(|table| json_fields(table, &join(path, "json"), problems));
+    let raw = (toml.body.as_ref())
+        .and_then(|text| template(text, &join(path, "body"), Place::Exchange, problems));
+    let raw = raw.map(|value| {
+        Body::Raw(Field {
+            name: (),
+            value,
+            path: join(path, "body"),
+        })
+    });
+    (form.map(Body::Form))
+        .or_else(|| json.map(Body::Json))
+        .or(raw)
+}
+
+pub(super) fn text_fields(
+    table: &Ordered<Scalar>,
+    path: &str,
+    place: Place,
+    problems: &mut Vec<Problem>,
+) -> Vec<TextField> {
+    let fields = table.iter().filter_map(|(name, value)| {
+        let path = join(path, name);
+        Some(Field {
+            value: template(&value.to_string(), &path, place, problems)?,
+            name: name.to_owned(),
+            path,
+        })
+    });
+    fields.collect()
+}
+
+pub(super) fn header_fields(
+    table: &Ordered<Scalar>,
+    path: &str,
+    place: Place,
+    problems: &mut Vec<Problem>,
+) -> Vec<HeaderField> {
+    let mut fields: Vec<HeaderField> = Vec::new();
+    for (name, value) in table.iter() {
+        let path = join(path, name);
+        let template = template(&value.to_string(), &path, place, problems);
+        let message = match HeaderName::from_bytes(name.as_bytes()) {
+            Err(_) => "not a header name",
+            Ok(name) if FRAMING.contains(&name) => "is set by the connection itself",
+            Ok(name) if fields.iter().any(|field| field.name == name) => {
+                "is written twice; header names do not care about case"
+            }
+            Ok(name) => {
+                if let Some(value) = template {
+                    check_header_literal(&value, &path, problems);
+                    fields.push(Field { name, value, path });
+                }
+                continue;
+            }
+        };
+        problems.push(Problem {
+            path,
+            message: message.to_owned(),
+        });
+    }
+    fields
+}
+
+/// A header value without variables can be checked before the first fetch.
+fn check_header_literal(template: &Template, path: &str, problems: &mut Vec<Problem>) {
+    if let Some(text) = template.as_literal()
+        && HeaderValue::from_str(text).is_err()
+    {
+        problems.push(Problem {
+            path: path.to_owned(),
+            message: "holds a character that cannot stand in a header".to_owned(),
+        });
+    }
+}
+
+pub(super) fn template(
+    text: &str,
+    path: &str,
+    place: Place,
+    problems: &mut Vec<Problem>,
+) -> Option<Template> {
+    match Template::parse(text, place) {
+        Ok(template) => Some(template),
+        Err(message) => {
+            problems.push(Problem {
+                path: path.to_owned(),
+                message,
+            });
+            None
+        }
+    }
+}
+
+pub(super) fn join(path: &str, key: &str) -> String {
+    if path.is_empty() {
+        return key.to_owned();
+    }
+    format!("{path}.{key}")
+}

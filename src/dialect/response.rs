@@ -1,0 +1,374 @@
+//! Reading a token endpoint's answer: a yes, a no, or nothing that can be understood.
+
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, StatusCode, header};
+
+use super::document::Document;
+use super::layer::join;
+use super::mask::clean;
+use super::schema::{OneOrMany, Ordered, ResponseToml, Scalar};
+use super::selector::{Selector, jwt_exp};
+use super::{Answer, Class, Expiry, Issued, Problem, Refusal, ResponseRules, expiry};
+use crate::secret::Secret;
+
+/// Of a vendor's description, by characters.
+const DESCRIPTION_CHARS: usize = 300;
+
+/// Of a code or a header value in a detail.
+const WORD_CHARS: usize = 100;
+
+/// Names of members that a detail lists.
+const LISTED_KEYS: usize = 12;
+
+/// What no dialect has to say: RFC 6749 §5.2, and Laravel's `message`.
+const DEFAULT_ERROR: [&str; 1] = ["/error"];
+const DEFAULT_DESCRIPTION: [&str; 2] = ["/error_description", "/message"];
+
+/// Codes of RFC 6749 §4.1.2.1 and RFC 8628 §3.5 by which a server asks to be asked again.
+const DEFAULT_TRANSIENT: [&str; 3] = ["temporarily_unavailable", "server_error", "slow_down"];
+
+/// Why an answer is no yes.
+enum Fault {
+    /// HTTP says so.
+    Status,
+    /// A selector of `ok` found something else; what it found.
+    NotOk(String),
+    /// 2xx without a token.
+    NoToken,
+    /// A token that cannot be sent.
+    UnsendableToken,
+}
+
+/// An answer under examination.
+struct Reading<'a> {
+    rules: &'a ResponseRules,
+    status: StatusCode,
+    headers: &'a HeaderMap,
+    document: Document,
+    secrets: &'a [&'a Secret],
+}
+
+impl ResponseRules {
+    /// Expects what a dialect and its overrides say together.
+    pub(super) fn parse(toml: &ResponseToml, problems: &mut Vec<Problem>) -> Self {
+        if toml.token.as_ref().is_none_or(|token| token.0.is_empty()) {
+            problems.push(Problem {
+                path: "response.token".to_owned(),
+                message: "missing: say where the token is in the answer, as in \"/access_token\""
+                    .into(),
+            });
+        }
+        let rules = Self {
+            token: selectors(toml.token.as_ref(), "token", &[], problems),
+            expires: selectors(toml.expires.as_ref(), "expires", &[], problems),
+            expires_unit: toml.expires_unit,
+            refresh_token: selectors(toml.refresh_token.as_ref(), "refresh_token", &[], problems),
+            ok: parse_ok(toml, problems),
+            error: selectors(toml.error.as_ref(), "error", &DEFAULT_ERROR, problems),
+            error_description: selectors(
+                toml.error_description.as_ref(),
+                "error_description",
+                &DEFAULT_DESCRIPTION,
+                problems,
+            ),
+            permanent: texts(toml.permanent.as_ref(), &[]),
+            transient: texts(toml.transient.as_ref(), &DEFAULT_TRANSIENT),
+        };
+        let not_in_expires = [
+            ("token", &rules.token),
+            ("refresh_token", &rules.refresh_token),
+            ("error", &rules.error),
+            ("error_description", &rules.error_description),
+        ];
+        for (key, selectors) in not_in_expires {
+            if selectors.iter().any(Selector::is_jwt_exp) {
+                problems.push(Problem {
+                    path: join("response", key),
+                    message: "`jwt:exp` can stand only in `expires`".to_owned(),
+                });
+            }
+        }
+        if rules
+            .permanent
+            .iter()
+            .any(|code| rules.transient.contains(code))
+        {
+            problems.push(Problem {
+                path: "response.permanent".to_owned(),
+                message: "a code is in `permanent` and in `transient`".to_owned(),
+            });
+        }
+        rules
+    }
+
+    /// Reads an answer. `secrets` are masked wherever the vendor echoes them.
+    pub fn read(&self, answer: Answer<'_>, secrets: &[&Secret]) -> Result<Issued, Refusal> {
+        let token_key = self.token.iter().find_map(Selector::first_key);
+        let reading = Reading {
+            rules: self,
+            status: answer.status,
+            headers: answer.headers,
+            document: Document::read(answer.body, answer.headers, token_key),
+            secrets,
+        };
+        reading.issued().map_err(|fault| reading.refusal(&fault))
+    }
+}
+
+impl Reading<'_> {
+    fn issued(&self) -> Result<Issued, Fault> {
+        if !self.status.is_success() {
+            return Err(Fault::Status);
+        }
+        for (selector, values) in &self.rules.ok {
+            if let Some(found) = selector.found(self.headers, &self.document)
+                && !values.contains(&found)
+            {
+                return Err(Fault::NotOk(found));
+            }
+        }
+        let token = self.first(&self.rules.token).ok_or(Fault::NoToken)?;
+        if !is_sendable(&token) {
+            return Err(Fault::UnsendableToken);
+        }
+        let access_token = Secret::new(token);
+        let mut warnings = Vec::new();
+        if self.document.mended {
+            warnings.push(
+                "the answer had raw line breaks inside JSON strings (RFC 8259 §7 forbids them); \
+                 they were dropped with the indentation after them"
+                    .to_owned(),
+            );
+        }
+        Ok(Issued {
+            expiry: self.expiry(&access_token, &mut warnings),
+            refresh_token: self.first(&self.rules.refresh_token).map(Secret::new),
+            access_token,
+            warnings,
+        })
+    }
+
+    fn expiry(&self, token: &Secret, warnings: &mut Vec<String>) -> Expiry {
+        let date = self.date();
+        for selector in &self.rules.expires {
+            if selector.is_jwt_exp() {
+                match jwt_exp(token.expose()) {
+                    Some(exp) => return expiry::at_unix(exp, date),
+                    None => continue,
+                }
+            }
+            let Some(text) = selector.text(self.headers, &self.document) else {
+                continue;
+            };
+            match expiry::read(&text, self.rules.expires_unit, date) {
+                Some(Expiry::Unstated) => {}
+                Some(stated) => return stated,
+                None => warnings.push(format!(
+                    "the expiry at {selector} is neither a number nor an ISO-8601 time"
+                )),
+            }
+        }
+        Expiry::Unstated
+    }
+
+    fn refusal(&self, fault: &Fault) -> Refusal {
+        let code = self.code(fault);
+        let description = self.first(&self.rules.error_description);
+        Refusal {
+            class: self.class(fault, code.as_deref()),
+            status: self.status.as_u16(),
+            detail: self.detail(fault, code.is_some()),
+            code: code.map(|code| clean(&code, self.secrets, WORD_CHARS)),
+            description: description.map(|text| clean(&text, self.secrets, DESCRIPTION_CHARS)),
+            retry_after: self.retry_after(),
+        }
+    }
+
+    /// The vendor's code; one that means success is none.
+    fn code(&self, fault: &Fault) -> Option<String> {
+        let means_success = |code: &String| {
+            (self.rules.ok.iter()).any(|(selector, values)| {
+                values.contains(code)
+                    && selector.text(self.headers, &self.document).as_ref() == Some(code)
+            })
+        };
+        let code = self
+            .first(&self.rules.error)
+            .filter(|code| !means_success(code));
+        match fault {
+            Fault::NotOk(found) => code.or_else(|| Some(found.clone())),
+            Fault::Status | Fault::NoToken => code,
+            Fault::UnsendableToken => None,
+        }
+    }
+
+    /// DESIGN.md §2, error classes.
+    fn class(&self, fault: &Fault, code: Option<&str>) -> Class {
+        let listed = |list: &[String]| list.iter().any(|listed| Some(listed.as_str()) == code);
+        if listed(&self.rules.transient) {
+            return Class::Transient;
+        }
+        if listed(&self.rules.permanent) {
+            return Class::Permanent;
+        }
+        let transient = match fault {
+            Fault::Status => !self.status.is_client_error() || asks_to_retry(self.status.as_str()),
+            Fault::NotOk(found) => asks_to_retry(found) || code.is_some_and(asks_to_retry),
+            Fault::NoToken => self.document.json.is_none(),
+            Fault::UnsendableToken => true,
+        };
+        if transient {
+            Class::Transient
+        } else {
+            Class::Permanent
+        }
+    }
+
+    /// What was odd; a code speaks for itself.
+    fn detail(&self, fault: &Fault, has_code: bool) -> Option<String> {
+        if self.status.is_redirection() {
+            return Some(
+                "the token endpoint redirects, and token requests follow no redirects: \
+                 put the final address into token_url"
+                    .to_owned(),
+            );
+        }
+        if let Fault::UnsendableToken = fault {
+            return Some("the token holds a byte that cannot stand in a header".to_owned());
+        }
+        if has_code {
+            return None;
+        }
+        let missed = match fault {
+            Fault::NoToken => &self.rules.token,
+            Fault::Status | Fault::NotOk(_) | Fault::UnsendableToken => &self.rules.error,
+        };
+        let what = match fault {
+            Fault::NoToken => "token",
+            Fault::Status | Fault::NotOk(_) | Fault::UnsendableToken => "error code",
+        };
+        let missed: Vec<_> = missed.iter().map(ToString::to_string).collect();
+        Some(format!(
+            "no {what} at {} ({})",
+            missed.join(", "),
+            self.shape()
+        ))
+    }
+
+    /// What kind of body it was, without any value of it.
+    fn shape(&self) -> String {
+        if self.document.json.is_some() {
+            let mut keys = self.document.keys();
+            if keys.is_empty() {
+                return "JSON without keys".to_owned();
+            }
+            keys.truncate(LISTED_KEYS);
+            let keys = keys.iter().map(|key| clean(key, self.secrets, WORD_CHARS));
+            return format!("keys: {}", keys.collect::<Vec<_>>().join(", "));
+        }
+        if self.document.text.is_empty() {
+            return "the body is empty".to_owned();
+        }
+        let content_type = self.headers.get(header::CONTENT_TYPE);
+        match content_type.map(|value| String::from_utf8_lossy(value.as_bytes())) {
+            Some(value) => {
+                let value = clean(&value, self.secrets, WORD_CHARS);
+                format!("the body is not JSON; content type {value}")
+            }
+            None => "the body is not JSON; no content type".to_owned(),
+        }
+    }
+
+    /// The first that is there and not empty.
+    fn first(&self, selectors: &[Selector]) -> Option<String> {
+        selectors
+            .iter()
+            .find_map(|selector| selector.text(self.headers, &self.document))
+    }
+
+    fn date(&self) -> Option<SystemTime> {
+        let date = self.headers.get(header::DATE)?.to_str().ok()?;
+        httpdate::parse_http_date(date).ok()
+    }
+
+    /// RFC 9110 §10.2.3. Without a `Date` the HTTP-date form says nothing about a life.
+    fn retry_after(&self) -> Option<Duration> {
+        let text = self.headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+        if let Ok(seconds) = text.parse() {
+            return Some(Duration::from_secs(seconds));
+        }
+        let at = httpdate::parse_http_date(text).ok()?;
+        Some(at.duration_since(self.date()?).unwrap_or_default())
+    }
+}
+
+/// 408, 425, 429 and 5xx, as a status or as a code in the body: the server, not the request, is at fault.
+fn asks_to_retry(code: &str) -> bool {
+    matches!(code, "408" | "425" | "429")
+        || code
+            .parse()
+            .is_ok_and(|code: u16| (500..600).contains(&code))
+}
+
+/// Visible ASCII: what every header accepts, and what cannot end one.
+pub(super) fn is_sendable(token: &str) -> bool {
+    !token.is_empty() && token.bytes().all(|byte| (0x21..=0x7e).contains(&byte))
+}
+
+fn parse_ok(toml: &ResponseToml, problems: &mut Vec<Problem>) -> Vec<(Selector, Vec<String>)> {
+    let table = toml.ok.iter().flat_map(Ordered::iter);
+    let entries = table.filter_map(|(text, values)| {
+        let path = join("response.ok", text);
+        let selector = parse_selector(text, Selector::parse, &path, problems)?;
+        Some((selector, texts(Some(values), &[])))
+    });
+    entries.collect()
+}
+
+fn selectors(
+    written: Option<&OneOrMany<String>>,
+    key: &str,
+    default: &[&str],
+    problems: &mut Vec<Problem>,
+) -> Vec<Selector> {
+    let path = join("response", key);
+    let parse = |text: &str| parse_selector(text, Selector::parse, &path, problems);
+    match written {
+        Some(list) => list
+            .0
+            .iter()
+            .map(String::as_str)
+            .filter_map(parse)
+            .collect(),
+        None => default.iter().copied().filter_map(parse).collect(),
+    }
+}
+
+pub(super) fn parse_selector(
+    text: &str,
+    parse: fn(&str) -> Result<Selector, String>,
+    path: &str,
+    problems: &mut Vec<Problem>,
+) -> Option<Selector> {
+    match parse(text) {
+        Ok(selector) => Some(selector),
+        Err(message) => {
+            problems.push(Problem {
+                path: path.to_owned(),
+                message,
+            });
+            None
+        }
+    }
+}
+
+pub(super) fn texts(written: Option<&OneOrMany<Scalar>>, default: &[&str]) -> Vec<String> {
+    match written {
+        Some(list) => list.0.iter().map(ToString::to_string).collect(),
+        None => default.iter().map(|&text| text.to_owned()).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

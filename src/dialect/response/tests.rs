@@ -1,0 +1,312 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn rules(toml: &str) -> ResponseRules {
+    let toml = format!("token = ['/access_token', '/t']\nexpires = '/expires_in'\n{toml}");
+    let mut problems = Vec::new();
+    let rules = ResponseRules::parse(&toml::from_str(&toml).unwrap(), &mut problems);
+    assert_eq!(problems, []);
+    rules
+}
+
+fn read(
+    rules: &ResponseRules,
+    status: u16,
+    headers: &[(&'static str, &str)],
+    body: &[u8],
+) -> Result<Issued, Refusal> {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        map.insert(*name, value.parse().unwrap());
+    }
+    let answer = Answer {
+        status: StatusCode::from_u16(status).unwrap(),
+        headers: &map,
+        body,
+    };
+    rules.read(answer, &[&Secret::new("hunter2")])
+}
+
+#[test]
+fn classes() {
+    use Class::{Permanent, Transient};
+    let rules = rules(
+        "ok = { '/errcode' = [0] }\nerror = ['/error', '/errcode']\n\
+         permanent = ['dead', '-2']\ntransient = ['busy', -1]",
+    );
+    for (status, body, class, code) in [
+        (
+            400,
+            r#"{"error":"invalid_client"}"#,
+            Permanent,
+            Some("invalid_client"),
+        ),
+        (401, "", Permanent, None),
+        (403, "<html>", Permanent, None),
+        (404, "not found", Permanent, None),
+        (400, r#"{"error":"busy"}"#, Transient, Some("busy")),
+        (408, "", Transient, None),
+        (425, "", Transient, None),
+        (429, r#"{"error":"quota"}"#, Transient, Some("quota")),
+        (429, r#"{"error":"dead"}"#, Permanent, Some("dead")),
+        (500, "", Transient, None),
+        (503, "<html>", Transient, None),
+        (500, r#"{"error":"dead"}"#, Permanent, Some("dead")),
+        (302, "", Transient, None),
+        (
+            200,
+            r#"{"errcode":40013,"t":"x"}"#,
+            Permanent,
+            Some("40013"),
+        ),
+        (200, r#"{"errcode":"-1"}"#, Transient, Some("-1")),
+        (200, r#"{"errcode":-2}"#, Permanent, Some("-2")),
+        (200, r#"{"errcode":503}"#, Transient, Some("503")),
+        (
+            200,
+            r#"{"errcode":{"x":1},"t":"x"}"#,
+            Permanent,
+            Some(r#"{"x":1}"#),
+        ),
+        (
+            200,
+            r#"{"error":"invalid_grant"}"#,
+            Permanent,
+            Some("invalid_grant"),
+        ),
+        (200, r#"{"error":"busy"}"#, Transient, Some("busy")),
+        (200, r#"{"data":1}"#, Permanent, None),
+        (200, r#"{"t":""}"#, Permanent, None),
+        (200, r#"{"t":null}"#, Permanent, None),
+        (
+            200,
+            "error=bad_verification_code&error_description=x",
+            Permanent,
+            Some("bad_verification_code"),
+        ),
+        (200, "", Transient, None),
+        (200, "<html>maintenance</html>", Transient, None),
+        (200, "{\"t\":\"cut of", Transient, None),
+        (200, "\0\0\0", Transient, None),
+        (204, "", Transient, None),
+    ] {
+        let refusal = read(&rules, status, &[], body.as_bytes()).unwrap_err();
+        assert_eq!(
+            (refusal.class, refusal.code.as_deref()),
+            (class, code),
+            "{status} {body}"
+        );
+        assert_eq!(refusal.status, status);
+        assert_eq!(refusal.detail.is_none(), code.is_some(), "{refusal:?}");
+    }
+}
+
+#[test]
+fn tokens() {
+    let rules = rules("ok = { '/errcode' = [0, 'OK'] }\nrefresh_token = '/r'");
+    for (body, token, refresh_token) in [
+        (r#"{"access_token":"a","t":"b"}"#, "a", None),
+        (r#"{"access_token":"","t":"b","r":""}"#, "b", None),
+        (r#"{"t":"b","r":null,"errcode":"0"}"#, "b", None),
+        (r#"{"t":"b","r":"c","errcode":0.0}"#, "b", Some("c")),
+        (r#"{"t":"b","errcode":"OK"}"#, "b", None),
+        (
+            r#"{"t":"b","errcode":null,"token_type":"bearer extreme"}"#,
+            "b",
+            None,
+        ),
+        // A code that is no `ok`'s business does not spoil a token.
+        (r#"{"t":"b","error":"odd"}"#, "b", None),
+        (r#"{"t":12345}"#, "12345", None),
+        ("access_token=a%2Bb&expires_in=5", "a+b", None),
+    ] {
+        let issued = read(&rules, 200, &[], body.as_bytes()).unwrap();
+        assert_eq!(issued.access_token.expose(), token, "{body}");
+        assert_eq!(
+            issued.refresh_token,
+            refresh_token.map(Secret::from),
+            "{body}"
+        );
+        assert_eq!(issued.warnings, [""; 0]);
+    }
+    let long = "x".repeat(16 * 1024);
+    let issued = read(&rules, 201, &[], format!(r#"{{"t":"{long}"}}"#).as_bytes()).unwrap();
+    assert_eq!(issued.access_token.expose(), long);
+}
+
+#[test]
+fn a_token_that_cannot_be_sent_is_refused_and_not_shown() {
+    for token in [
+        r"hunter2\r\nX: y",
+        "hunter2 x",
+        "hünter2",
+        r"hunter2\u0000",
+        " hunter2",
+    ] {
+        let body = format!(r#"{{"t":"{token}"}}"#);
+        let refusal = read(&rules(""), 200, &[], body.as_bytes()).unwrap_err();
+        assert_eq!(
+            refusal,
+            Refusal {
+                class: Class::Transient,
+                status: 200,
+                code: None,
+                description: None,
+                retry_after: None,
+                detail: Some("the token holds a byte that cannot stand in a header".into()),
+            }
+        );
+    }
+}
+
+#[test]
+fn details_say_what_was_odd_and_show_no_value() {
+    let html = [("content-type", "text/html; charset=utf-8")];
+    for (status, headers, body, detail) in [
+        (
+            200,
+            &html[..],
+            "<html>s3cret</html>",
+            "no token at /access_token, /t (the body is not JSON; content type text/html; charset=utf-8)",
+        ),
+        (
+            200,
+            &[],
+            "s3cret",
+            "no token at /access_token, /t (the body is not JSON; no content type)",
+        ),
+        (
+            200,
+            &html,
+            "",
+            "no token at /access_token, /t (the body is empty)",
+        ),
+        (
+            200,
+            &[],
+            "{}",
+            "no token at /access_token, /t (JSON without keys)",
+        ),
+        (
+            200,
+            &[],
+            r#"{"code":"s3cret","da\nta":{"x":"s3cret"},"hunter2":1}"#,
+            "no token at /access_token, /t (keys: code, da\\nta, [masked])",
+        ),
+        (
+            400,
+            &[],
+            r#"{"reason":"s3cret"}"#,
+            "no error code at /error (keys: reason)",
+        ),
+        (
+            307,
+            &[("location", "https://s3cret/")],
+            "",
+            "the token endpoint redirects, and token requests follow no redirects: put the final address into token_url",
+        ),
+    ] {
+        let refusal = read(&rules(""), status, headers, body.as_bytes()).unwrap_err();
+        assert_eq!(refusal.detail.as_deref(), Some(detail));
+    }
+}
+
+#[test]
+fn descriptions_are_masked_escaped_and_capped() {
+    let body = format!(
+        r#"{{"error":"bad\n hunter2","error_description":"密码 hunter2 错误\u001b[31m{}"}}"#,
+        "错".repeat(400)
+    );
+    let refusal = read(&rules(""), 400, &[], body.as_bytes()).unwrap_err();
+    assert_eq!(refusal.code.as_deref(), Some("bad\\n [masked]"));
+    let description = refusal.description.unwrap();
+    assert!(description.starts_with("密码 [masked] 错误\\u{1b}[31m错错"));
+    assert_eq!(description.chars().count(), 301);
+}
+
+#[test]
+fn expiry_takes_the_first_that_states_one() {
+    let rules = |expires: &str| {
+        let toml = format!("token = '/t'\nexpires = {expires}");
+        let mut problems = Vec::new();
+        ResponseRules::parse(&toml::from_str(&toml).unwrap(), &mut problems)
+    };
+    let life = |seconds| Expiry::In(Duration::from_secs(seconds));
+    for (expires, body, expiry, warnings) in [
+        ("['/a', '/b']", r#"{"t":"x","a":"","b":"60"}"#, life(60), 0),
+        ("['/a', '/b']", r#"{"t":"x","a":0,"b":60}"#, life(60), 0),
+        (
+            "['/a', '/b']",
+            r#"{"t":"x","a":"soon","b":60}"#,
+            life(60),
+            1,
+        ),
+        ("'/a'", r#"{"t":"x","a":"soon"}"#, Expiry::Unstated, 1),
+        ("'/a'", r#"{"t":"x"}"#, Expiry::Unstated, 0),
+        ("'/a'", r#"{"t":"x","a":-5}"#, Expiry::Unstated, 0),
+        (
+            "['jwt:exp', '/a']",
+            r#"{"t":"not.a.jwt","a":60}"#,
+            life(60),
+            0,
+        ),
+        ("'header:X-Life'", r#"{"t":"x"}"#, life(7), 0),
+    ] {
+        let issued = read(&rules(expires), 200, &[("x-life", "7")], body.as_bytes()).unwrap();
+        assert_eq!(
+            (issued.expiry, issued.warnings.len()),
+            (expiry, warnings),
+            "{expires} {body}"
+        );
+    }
+}
+
+#[test]
+fn retry_after() {
+    let date = ("date", "Tue, 22 Dec 2015 05:21:49 GMT");
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    for (headers, expected) in [
+        (&[("retry-after", "120")][..], seconds(120)),
+        (
+            &[("retry-after", "Tue, 22 Dec 2015 05:22:49 GMT"), date],
+            seconds(60),
+        ),
+        (
+            &[("retry-after", "Tue, 22 Dec 2015 05:20:49 GMT"), date],
+            seconds(0),
+        ),
+        (&[("retry-after", "Tue, 22 Dec 2015 05:22:49 GMT")], None),
+        (&[("retry-after", "-1")], None),
+        (&[("retry-after", "99999999999999999999")], None),
+        (&[], None),
+    ] {
+        let refusal = read(&rules(""), 503, headers, b"").unwrap_err();
+        assert_eq!(refusal.retry_after, expected, "{headers:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn reading_never_panics(body in prop::collection::vec(any::<u8>(), 0..200), status in 100u16..600) {
+        let rules = rules("ok = { '/a' = [0] }");
+        let _ = read(&rules, status, &[], &body);
+    }
+
+    #[test]
+    fn reading_never_panics_near_json(
+        value in "[-0-9a-z\"{}:,.eE+\\\\\r\n 测]{0,24}",
+        status in 200u16..203,
+    ) {
+        let body = format!(r#"{{"t":"tok","expires_in":{value},"error":{value}}}"#);
+        let _ = read(&rules(""), status, &[], body.as_bytes());
+    }
+
+    #[test]
+    fn an_issued_token_can_always_be_sent(token in any::<String>()) {
+        let body = serde_json::json!({ "t": token }).to_string();
+        if let Ok(issued) = read(&rules(""), 200, &[], body.as_bytes()) {
+            prop_assert!(is_sendable(issued.access_token.expose()));
+        }
+    }
+}

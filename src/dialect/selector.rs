@@ -1,0 +1,217 @@
+//! Selectors: where in an answer a value is. `/json/pointer`, `header:Name`, `body`, `jwt:exp`, `re:…(group)…`.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::{HeaderMap, HeaderName};
+use regex_lite::Regex;
+use serde_json::Value as JsonValue;
+
+use super::document::Document;
+
+/// One selector, and its text for messages.
+#[derive(Clone, Debug)]
+pub(super) struct Selector {
+    source: String,
+    target: Target,
+}
+
+#[derive(Clone, Debug)]
+enum Target {
+    /// RFC 6901.
+    Pointer,
+    Header(HeaderName),
+    Body,
+    /// `exp` of the token itself, read as a JWT (RFC 7519) without verifying it.
+    JwtExp,
+    Regex(Regex),
+}
+
+impl Selector {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        Ok(Self {
+            source: text.to_owned(),
+            target: parse_target(text)?,
+        })
+    }
+
+    /// A JSON pointer and nothing else.
+    pub(super) fn parse_pointer(text: &str) -> Result<Self, String> {
+        let selector = Self::parse(text)?;
+        match selector.target {
+            Target::Pointer => Ok(selector),
+            Target::Header(_) | Target::Body | Target::JwtExp | Target::Regex(_) => {
+                Err("only a JSON pointer can stand here: /like/this".to_owned())
+            }
+        }
+    }
+
+    pub(super) fn is_jwt_exp(&self) -> bool {
+        matches!(self.target, Target::JwtExp)
+    }
+
+    /// The value as text; `None` for absent, null, "", and what is no single value.
+    pub(super) fn text(&self, headers: &HeaderMap, document: &Document) -> Option<String> {
+        let text = match &self.target {
+            Target::Pointer => return scalar_text(document.json.as_ref()?.pointer(&self.source)?),
+            Target::Header(name) => headers.get(name)?.to_str().ok()?.trim().to_owned(),
+            Target::Body => document.bare_text()?,
+            Target::JwtExp => return None,
+            Target::Regex(regex) => regex.captures(&document.text)?.get(1)?.as_str().to_owned(),
+        };
+        (!text.is_empty()).then_some(text)
+    }
+
+    /// What is there, of whatever type; for `ok`, where an object is no success either.
+    pub(super) fn found(&self, headers: &HeaderMap, document: &Document) -> Option<String> {
+        if let Target::Pointer = self.target {
+            return match document.json.as_ref()?.pointer(&self.source)? {
+                value @ (JsonValue::Array(_) | JsonValue::Object(_)) => Some(value.to_string()),
+                value => scalar_text(value),
+            };
+        }
+        self.text(headers, document)
+    }
+
+    /// A pointer's value in a JSON body.
+    pub(super) fn in_json(&self, body: &JsonValue) -> Option<String> {
+        scalar_text(body.pointer(&self.source)?)
+    }
+
+    /// The first member that a pointer goes through: a form-encoded answer is known by it.
+    pub(super) fn first_key(&self) -> Option<&str> {
+        match self.target {
+            Target::Pointer => self.source[1..].split('/').next(),
+            Target::Header(_) | Target::Body | Target::JwtExp | Target::Regex(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.source)
+    }
+}
+
+/// `exp` of a JWT's payload in Unix seconds; the signature is for the API to check.
+pub(super) fn jwt_exp(token: &str) -> Option<f64> {
+    let payload = token.split('.').nth(1)?.trim_end_matches('=');
+    let payload = URL_SAFE_NO_PAD.decode(payload).ok()?;
+    let payload: JsonValue = serde_json::from_slice(&payload).ok()?;
+    payload.get("exp")?.as_f64()
+}
+
+/// Numbers as TOML would write them: 200.0 and 200 are the same.
+pub(super) fn scalar_text(value: &JsonValue) -> Option<String> {
+    match value {
+        JsonValue::String(text) => (!text.is_empty()).then(|| text.clone()),
+        JsonValue::Number(number) => Some(match (number.as_i64(), number.as_f64()) {
+            (None, Some(float)) if float.fract() == 0.0 && float.abs() < 1e15 => {
+                format!("{float:.0}")
+            }
+            _ => number.to_string(),
+        }),
+        JsonValue::Bool(truth) => Some(truth.to_string()),
+        JsonValue::Null | JsonValue::Array(_) | JsonValue::Object(_) => None,
+    }
+}
+
+fn parse_target(text: &str) -> Result<Target, String> {
+    if text.starts_with('/') {
+        return Ok(Target::Pointer);
+    }
+    if let Some(name) = text.strip_prefix("header:") {
+        let name = HeaderName::from_bytes(name.trim().as_bytes());
+        return name
+            .map(Target::Header)
+            .map_err(|_| "not a header name after `header:`".to_owned());
+    }
+    if let Some(pattern) = text.strip_prefix("re:") {
+        let regex =
+            Regex::new(pattern).map_err(|_| "not a regular expression after `re:`".to_owned())?;
+        if regex.captures_len() != 2 {
+            return Err("`re:` needs exactly one (group)".to_owned());
+        }
+        return Ok(Target::Regex(regex));
+    }
+    match text {
+        "body" => Ok(Target::Body),
+        "jwt:exp" => Ok(Target::JwtExp),
+        _ => Err(
+            "a selector is /json/pointer, header:Name, body, jwt:exp or re:…(group)…".to_owned(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn select(selector: &str, body: &str) -> Option<String> {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-subject-token", "tok".parse().unwrap());
+        let document = Document::read(body.as_bytes(), &headers, None);
+        Selector::parse(selector).unwrap().text(&headers, &document)
+    }
+
+    #[test]
+    fn selects() {
+        let json = r#"{"a":{"b":["x",{"c/d":1.0}]},"e":"","n":null,"t":true,"f":1.5,"big":1e300}"#;
+        for (selector, body, expected) in [
+            ("/a/b/0", json, Some("x")),
+            ("/a/b/1/c~1d", json, Some("1")),
+            ("/a/b", json, None),
+            ("/e", json, None),
+            ("/n", json, None),
+            ("/t", json, Some("true")),
+            ("/f", json, Some("1.5")),
+            ("/nope/x", json, None),
+            ("header:X-Subject-Token", "", Some("tok")),
+            ("header:X-Other", "", None),
+            ("body", " tok\r\n", Some("tok")),
+            ("body", "\"quoted\"", Some("quoted")),
+            ("body", r#"{"error":"x"}"#, None),
+            ("body", "<html>no</html>", None),
+            ("re:<t>([^<]+)</t>", "<x><t>tok</t></x>", Some("tok")),
+            ("re:<t>([^<]+)</t>", "<x/>", None),
+        ] {
+            assert_eq!(
+                select(selector, body).as_deref(),
+                expected,
+                "{selector} in {body}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_selector_is_refused() {
+        for selector in [
+            "",
+            "token",
+            "header:",
+            "header:a b",
+            "re:x",
+            "re:(",
+            "re:(a)(b)",
+            "jwt:iat",
+        ] {
+            assert!(Selector::parse(selector).is_err(), "{selector}");
+        }
+        assert!(Selector::parse_pointer("body").is_err());
+    }
+
+    #[test]
+    fn jwt_exp_is_read_without_a_signature() {
+        // {"alg":"none"} . {"exp":1570536216}
+        assert_eq!(
+            jwt_exp("eyJhbGciOiJub25lIn0.eyJleHAiOjE1NzA1MzYyMTZ9."),
+            Some(1_570_536_216.0)
+        );
+        // Padding, which RFC 7515 forbids, does no harm.
+        assert_eq!(jwt_exp("e30.eyJleHAiOjEyfQ==."), Some(12.0));
+        for token in ["", "a", "a.b", "a.!!.c", "eyJ9.e30.x"] {
+            assert_eq!(jwt_exp(token), None, "{token}");
+        }
+    }
+}

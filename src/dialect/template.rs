@@ -1,0 +1,365 @@
+//! Templates: `Bearer {access_token}`, `{scope?}`, `{client_secret|md5|upper}`, `{scope|or:}`.
+//!
+//! A template is parsed once, when the configuration is read. What is filled in is never parsed again, so a
+//! secret may hold braces.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+use zeroize::Zeroizing;
+
+use super::filter::{Filter, Value};
+use super::{Frozen, Variables, suggest};
+use crate::secret::Secret;
+
+/// Names that every token request knows without being told.
+pub const BUILT_INS: [&str; 5] = ["unix", "unix_ms", "now", "nonce", "uuid"];
+
+/// Variables that stand at the top of a provider's table, under their RFC names.
+pub const WELL_KNOWN: [&str; 10] = [
+    "client_id",
+    "client_secret",
+    "username",
+    "password",
+    "scope",
+    "audience",
+    "resource",
+    "code",
+    "redirect_uri",
+    "refresh_token",
+];
+
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Template(Vec<Piece>);
+
+#[derive(Clone, PartialEq, Eq)]
+enum Piece {
+    Literal(String),
+    Hole(Hole),
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Hole {
+    name: String,
+    unset: Unset,
+    filters: Vec<Filter>,
+}
+
+/// What happens where a hole's variable has no value.
+#[derive(Clone, PartialEq, Eq)]
+enum Unset {
+    /// `{name}`: nothing can be sent.
+    Fail,
+    /// `{name?}`: the key is left out.
+    DropKey,
+    /// `{name|or:text}`: the text stands in.
+    Or(String),
+}
+
+/// Where a template stands, which decides what it may name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Exchange,
+    Inject,
+}
+
+/// What a template is filled from.
+#[derive(Clone, Copy)]
+pub(super) struct Scope<'a> {
+    pub(super) variables: &'a Variables,
+    /// Only for token requests.
+    pub(super) frozen: Option<&'a Frozen>,
+    /// Only for injection.
+    pub(super) access_token: Option<&'a Secret>,
+}
+
+impl Template {
+    /// Errors give the position by characters and never quote the text.
+    pub(super) fn parse(text: &str, place: Place) -> Result<Self, String> {
+        let mut pieces = Vec::new();
+        let mut literal = String::new();
+        let mut rest = text;
+        while let Some(at) = rest.find(['{', '}']) {
+            let position = text[..text.len() - rest.len() + at].chars().count() + 1;
+            let brace = &rest[at..=at];
+            literal.push_str(&rest[..at]);
+            rest = &rest[at + 1..];
+            if let Some(after) = rest.strip_prefix(brace) {
+                literal.push_str(brace);
+                rest = after;
+                continue;
+            }
+            if brace == "}" {
+                return Err(format!(
+                    "`}}` without `{{` at character {position}; write `}}}}` for a brace"
+                ));
+            }
+            let Some(end) = rest.find('}') else {
+                return Err(format!(
+                    "`{{` at character {position} is never closed; write `{{{{` for a brace"
+                ));
+            };
+            if !literal.is_empty() {
+                pieces.push(Piece::Literal(std::mem::take(&mut literal)));
+            }
+            let hole = Hole::parse(&rest[..end], place)
+                .map_err(|message| format!("{message} (character {position})"))?;
+            pieces.push(Piece::Hole(hole));
+            rest = &rest[end + 1..];
+        }
+        literal.push_str(rest);
+        if !literal.is_empty() {
+            pieces.push(Piece::Literal(literal));
+        }
+        Ok(Self(pieces))
+    }
+
+    /// A text that is not a template.
+    pub(super) fn literal(text: impl Into<String>) -> Self {
+        Self(vec![Piece::Literal(text.into())])
+    }
+
+    /// `None`: the key is dropped.
+    pub(super) fn fill(&self, scope: Scope<'_>) -> Result<Option<Zeroizing<String>>, String> {
+        if self.is_dropped(scope) {
+            return Ok(None);
+        }
+        let mut text = Zeroizing::new(String::new());
+        for piece in &self.0 {
+            match piece {
+                Piece::Literal(literal) => text.push_str(literal),
+                Piece::Hole(hole) => text.push_str(&hole.value(scope)?.text()),
+            }
+        }
+        Ok(Some(text))
+    }
+
+    /// Like [`Self::fill`], but a template that is nothing but one hole keeps its value's type.
+    pub(super) fn fill_typed(&self, scope: Scope<'_>) -> Result<Option<Value>, String> {
+        if let [Piece::Hole(hole)] = &self.0[..]
+            && !self.is_dropped(scope)
+        {
+            return hole.value(scope).map(Some);
+        }
+        let filled = self.fill(scope)?;
+        Ok(filled.map(|text| Value::Text(text.as_str().to_owned())))
+    }
+
+    /// Like [`Self::fill`], with `<name>` in the place of every value.
+    pub(super) fn redacted(&self, scope: Scope<'_>) -> Result<Option<String>, String> {
+        // Filled as well, so that what cannot be sent is not shown as if it could.
+        if self.fill(scope)?.is_none() {
+            return Ok(None);
+        }
+        let shown = self.0.iter().map(|piece| match piece {
+            Piece::Literal(literal) => literal.clone(),
+            Piece::Hole(hole) => format!("<{}>", hole.source()),
+        });
+        Ok(Some(shown.collect()))
+    }
+
+    /// Adds the values of holes with filters: as secret as what they were made from, and not to be found by
+    /// looking for it.
+    pub(super) fn derived(&self, scope: Scope<'_>, into: &mut Vec<Secret>) {
+        let holes = self.holes().filter(|hole| !hole.filters.is_empty());
+        into.extend(
+            holes
+                .filter_map(|hole| hole.value(scope).ok())
+                .map(|value| Secret::new(value.text().as_str())),
+        );
+    }
+
+    /// The variables it names, and whether nothing can be sent without them. Built-in names are left out.
+    pub(super) fn variables(&self) -> impl Iterator<Item = (&str, bool)> {
+        let droppable = self.holes().any(|hole| hole.unset == Unset::DropKey);
+        self.holes()
+            .flat_map(move |hole| {
+                let own = (hole.name.as_str(), !droppable && hole.unset == Unset::Fail);
+                let keys = hole.filters.iter().filter_map(Filter::key);
+                std::iter::once(own).chain(keys.map(move |key| (key, !droppable)))
+            })
+            .filter(|(name, _)| !BUILT_INS.contains(name) && *name != "access_token")
+    }
+
+    /// Whether a value other than its own text goes into it.
+    pub(super) fn has_holes(&self) -> bool {
+        self.holes().next().is_some()
+    }
+
+    /// The whole text, where there is nothing to fill in.
+    pub(super) fn as_literal(&self) -> Option<&str> {
+        match &self.0[..] {
+            [] => Some(""),
+            [Piece::Literal(text)] => Some(text),
+            _ => None,
+        }
+    }
+
+    pub(super) fn names_access_token(&self) -> bool {
+        self.holes().any(|hole| hole.name == "access_token")
+    }
+
+    fn holes(&self) -> impl Iterator<Item = &Hole> {
+        self.0.iter().filter_map(|piece| match piece {
+            Piece::Hole(hole) => Some(hole),
+            Piece::Literal(_) => None,
+        })
+    }
+
+    fn is_dropped(&self, scope: Scope<'_>) -> bool {
+        self.holes()
+            .any(|hole| hole.unset == Unset::DropKey && scope.get(&hole.name).is_none())
+    }
+}
+
+/// Literal text is left out: someone may have written a secret where a variable belongs.
+impl fmt::Debug for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.0.iter().map(|piece| match piece {
+                Piece::Literal(_) => "…".to_owned(),
+                Piece::Hole(hole) => format!("{{{}}}", hole.source()),
+            }))
+            .finish()
+    }
+}
+
+impl Hole {
+    fn parse(text: &str, place: Place) -> Result<Self, String> {
+        let mut parts = text.split('|').peekable();
+        let name = parts.next().unwrap_or_default();
+        let (name, mut unset) = match name.strip_suffix('?') {
+            Some(name) => (name, Unset::DropKey),
+            None => (name, Unset::Fail),
+        };
+        if !is_name(name) {
+            return Err(
+                "a variable's name is made of letters, digits, `_`, `-` and `.`".to_owned(),
+            );
+        }
+        check_place(name, place)?;
+        if let Some(default) = parts.peek().and_then(|part| part.strip_prefix("or:")) {
+            if unset == Unset::DropKey {
+                return Err("`?` and `or:` exclude each other".to_owned());
+            }
+            unset = Unset::Or(default.to_owned());
+            parts.next();
+        }
+        let filters = parts.map(Filter::parse).collect::<Result<Vec<_>, _>>()?;
+        for key in filters.iter().filter_map(Filter::key) {
+            check_place(key, place)?;
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            unset,
+            filters,
+        })
+    }
+
+    fn value(&self, scope: Scope<'_>) -> Result<Value, String> {
+        let mut value = match (scope.get(&self.name), &self.unset) {
+            (Some(value), _) => value,
+            (None, Unset::Or(default)) => Value::Text(default.clone()),
+            (None, Unset::Fail | Unset::DropKey) => return Err(scope.missing(&self.name)),
+        };
+        for filter in &self.filters {
+            let key = match filter.key() {
+                None => None,
+                Some(name) => Some(scope.get(name).ok_or_else(|| scope.missing(name))?.text()),
+            };
+            let key = key.as_ref().map_or(&b""[..], |key| key.as_bytes());
+            value = filter
+                .apply(&value, key)
+                .map_err(|message| format!("variable `{}`: {message}", self.name))?;
+        }
+        Ok(value)
+    }
+
+    /// As it is written between the braces, less `?` and `or:`.
+    fn source(&self) -> String {
+        let mut source = self.name.clone();
+        for filter in &self.filters {
+            source.push('|');
+            source.push_str(&filter.source());
+        }
+        source
+    }
+}
+
+impl Scope<'_> {
+    fn get(&self, name: &str) -> Option<Value> {
+        if let Some(frozen) = self.frozen
+            && let Some(value) = frozen.get(name)
+        {
+            return Some(value);
+        }
+        if name == "access_token" {
+            let token = self.access_token?;
+            return Some(Value::Text(token.expose().to_owned()));
+        }
+        self.variables.get(name).map(Value::from)
+    }
+
+    fn missing(&self, name: &str) -> String {
+        let set = self.variables.keys().map(String::as_str);
+        let known = set
+            .chain(BUILT_INS)
+            .chain(WELL_KNOWN)
+            .filter(|&known| known != name);
+        match suggest::nearest(name, known) {
+            Some(nearest) => format!("variable `{name}` has no value; did you mean `{nearest}`?"),
+            None => format!("variable `{name}` has no value"),
+        }
+    }
+}
+
+impl Frozen {
+    fn get(&self, name: &str) -> Option<Value> {
+        Some(match name {
+            "unix" => Value::Integer(timestamp(self.now).as_second()),
+            "unix_ms" => Value::Integer(timestamp(self.now).as_millisecond()),
+            "now" => Value::Text(format!("{:.0}", timestamp(self.now))),
+            "nonce" => Value::Text(self.nonce.clone()),
+            "uuid" => Value::Text(self.uuid.clone()),
+            _ => return None,
+        })
+    }
+}
+
+pub(super) fn is_name(text: &str) -> bool {
+    let mut chars = text.chars();
+    chars
+        .next()
+        .is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+        && chars.all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
+}
+
+fn check_place(name: &str, place: Place) -> Result<(), String> {
+    match (place, name) {
+        (Place::Exchange, "access_token") => {
+            Err("`{access_token}` is known only in [inject]".to_owned())
+        }
+        (Place::Inject, "refresh_token") => {
+            Err("`{refresh_token}` is known only in token requests".to_owned())
+        }
+        (Place::Inject, name) if BUILT_INS.contains(&name) => Err(format!(
+            "`{{{name}}}` is frozen per token request and not known in [inject]"
+        )),
+        (_, "assertion") => Err(
+            "`{assertion}` needs an [assertion] table, which this version does not have".to_owned(),
+        ),
+        (_, name) if name.starts_with("provider.") => {
+            Err("tokens of other providers cannot be used in this version".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Clocks outside jiff's years -9999 to 9999 read as the epoch: no server would accept either.
+fn timestamp(now: SystemTime) -> Timestamp {
+    Timestamp::try_from(now).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,103 @@
+//! Why a token request brought no token.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use crate::dialect::{Class, Problem, Refusal};
+use crate::provider::inputs::InputError;
+use crate::upstream::connect::ConnectError;
+use crate::upstream::tls::TlsConfigError;
+
+/// Why there is no token. The text is for an operator: it says who failed, and holds no secret.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// The request cannot be built: nothing was sent.
+    #[error("cannot build the token request: {}: {}", .0.path, .0.message)]
+    Request(Problem),
+    #[error("cannot set up TLS for the token endpoint: {0}")]
+    Tls(#[from] TlsConfigError),
+    /// Nothing was sent.
+    #[error("cannot reach the token endpoint: {0}")]
+    Dial(#[from] ConnectError),
+    #[error("the token endpoint {host} did not answer within {limit:?}")]
+    Timeout { host: String, limit: Duration },
+    #[error("the token endpoint {host} broke off: {reason}")]
+    Broken { host: String, reason: String },
+    #[error("the answer of the token endpoint {host} is larger than 1 MiB")]
+    TooLarge { host: String },
+    /// The vendor's no.
+    #[error("{}", refusal_text(host, refusal))]
+    Refused { host: String, refusal: Refusal },
+    /// The token was dead when it came.
+    #[error(
+        "the token has already expired when it comes: check this machine's clock, and `response.expires`"
+    )]
+    DeadOnArrival,
+    /// The token cannot be put where `[inject]` wants it.
+    #[error("the token cannot be used: {}: {}", .0.path, .0.message)]
+    Inject(Problem),
+    /// A one-time input must be marked as spent before it is sent.
+    #[error("the one-time input was not sent, because that cannot be recorded: {0}")]
+    Store(String),
+}
+
+impl FetchError {
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Refused { refusal, .. } => refusal.class,
+            // Nothing reaches the vendor, so trying again soon harms nobody; a repaired file is noticed quickly.
+            Self::Input(_) | Self::Tls(_) | Self::Store(_) => Class::Transient,
+            Self::Request(_) | Self::Inject(_) => Class::Permanent,
+            Self::Dial(_)
+            | Self::Timeout { .. }
+            | Self::Broken { .. }
+            | Self::TooLarge { .. }
+            | Self::DeadOnArrival => Class::Transient,
+        }
+    }
+
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { refusal, .. } => refusal.retry_after,
+            _ => None,
+        }
+    }
+
+    /// RFC 6749 §5.2: the grant itself (code, refresh token) is invalid, expired or revoked.
+    pub fn is_invalid_grant(&self) -> bool {
+        matches!(self, Self::Refused { refusal, .. } if refusal.code.as_deref() == Some("invalid_grant"))
+    }
+
+    /// Whether a refresh token is dead: refused for itself, not because the client was.
+    pub fn kills_refresh_token(&self) -> bool {
+        let Self::Refused { refusal, .. } = self else {
+            return false;
+        };
+        refusal.class == Class::Permanent
+            // RFC 6749 §5.2: these two speak of the client, and every other request would be refused as well.
+            && !matches!(
+                refusal.code.as_deref(),
+                Some("invalid_client" | "unauthorized_client")
+            )
+    }
+}
+
+fn refusal_text(host: &str, refusal: &Refusal) -> String {
+    let mut text = format!("the token endpoint {host} answered HTTP {}", refusal.status);
+    // Writing to a String cannot fail.
+    if let Some(code) = &refusal.code {
+        let _ = write!(text, ", {code}");
+    }
+    if let Some(description) = &refusal.description {
+        let _ = write!(text, ": {description}");
+    }
+    if let Some(detail) = &refusal.detail {
+        let _ = write!(text, " ({detail})");
+    }
+    if (300..400).contains(&refusal.status) {
+        text.push_str("; redirects are never followed: correct token_url");
+    }
+    text
+}

@@ -1,0 +1,381 @@
+//! Providers, vendors and a captured log, for the tests of this flow.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::clock::Clock;
+use crate::config::{Endpoint, LifeCycle, Origin, Provider, Scheme, Tls, TokenSource, Value};
+use crate::dialect::{
+    self, DialectToml, Expiry, Issued, Overrides, Plan, Refusal, RejectRules, Var,
+};
+use crate::dialect::{Class, Source};
+use crate::provider::exchange::{Call, Fetch, FetchError, Fetched, Line, Pending};
+
+/// A provider of a dialect given in TOML, as `configure` leaves it.
+pub(super) fn provider(
+    name: &str,
+    dialect: &str,
+    configure: impl FnOnce(&mut Provider),
+) -> Provider {
+    let plan = compile(dialect);
+    let mut provider = Provider {
+        name: name.to_owned(),
+        life: LifeCycle {
+            refresh_before: None,
+            min_interval: Duration::from_secs(5),
+            ttl: None,
+            single_active: plan.exchange.single_active,
+            required: true,
+        },
+        source: TokenSource::Endpoint(Box::new(Endpoint {
+            token_url: Origin {
+                scheme: Scheme::Http,
+                host: "127.0.0.1".to_owned(),
+                port: 1,
+                authority: "vendor.test".to_owned(),
+            },
+            path_and_query: "/token?secret=hunter2-query".to_owned(),
+            plan: plan.exchange,
+            timeout: Duration::from_secs(10),
+            tls: Tls::default(),
+            egress: None,
+            identity: format!("identity of {name}"),
+        })),
+        inject: plan.inject,
+        reject: plan.reject,
+        variables: BTreeMap::new(),
+    };
+    for (name, value) in [("client_id", "joelhy"), ("client_secret", "hunter2")] {
+        provider.variables.insert(name.to_owned(), literal(value));
+    }
+    configure(&mut provider);
+    provider
+}
+
+pub(super) fn static_provider(name: &str, access_token: Value) -> Provider {
+    let mut provider = provider(name, CLIENT_CREDENTIALS, |_| {});
+    provider.source = TokenSource::Static { access_token };
+    provider.reject = RejectRules::default();
+    provider
+}
+
+pub(super) fn endpoint(provider: &mut Provider) -> &mut Endpoint {
+    match &mut provider.source {
+        TokenSource::Endpoint(endpoint) => endpoint,
+        TokenSource::Static { .. } => panic!("a static provider"),
+    }
+}
+
+pub(super) fn literal(text: &str) -> Value {
+    Value::Literal(Var::Text(text.into()))
+}
+
+/// A repeatable grant without refresh.
+pub(super) const CLIENT_CREDENTIALS: &str = r#"
+default_grant = "main"
+[grants.main]
+form = { grant_type = "client_credentials", client_id = "{client_id}", client_secret = "{client_secret}" }
+[response]
+token = "/access_token"
+expires = "/expires_in"
+error = "/error"
+error_description = "/error_description"
+[inject]
+headers = { Authorization = "Bearer {access_token}" }
+"#;
+
+/// A repeatable grant with refresh.
+pub(super) const PASSWORD: &str = r#"
+default_grant = "main"
+[grants.main]
+form = { grant_type = "password", client_id = "{client_id}", password = "{client_secret}" }
+[refresh]
+form = { grant_type = "refresh_token", refresh_token = "{refresh_token}" }
+[response]
+token = "/access_token"
+expires = "/expires_in"
+refresh_token = "/refresh_token"
+error = "/error"
+[inject]
+headers = { Authorization = "Bearer {access_token}" }
+"#;
+
+/// A grant that spends its input.
+pub(super) const SMS: &str = r#"
+default_grant = "main"
+[grants.main]
+form = { grant_type = "sms", sms = "{sms}" }
+one_time = ["sms"]
+[refresh]
+form = { grant_type = "refresh_token", refresh_token = "{refresh_token}" }
+[response]
+token = "/access_token"
+refresh_token = "/refresh_token"
+[inject]
+headers = { Authorization = "Bearer {access_token}" }
+"#;
+
+/// The `refresh_token` grant.
+pub(super) const REFRESH_TOKEN: &str = r#"
+default_grant = "main"
+[grants.main]
+form = { grant_type = "refresh_token", refresh_token = "{refresh_token}" }
+[response]
+token = "/access_token"
+refresh_token = "/refresh_token"
+error = "/error"
+[inject]
+headers = { Authorization = "Bearer {access_token}" }
+"#;
+
+/// The name of a built-in dialect, or a dialect.
+fn compile(dialect: &str) -> Plan {
+    let mut user = BTreeMap::new();
+    let name = if dialect.contains('\n') {
+        user.insert(
+            "test".to_owned(),
+            toml::from_str::<DialectToml>(dialect).unwrap(),
+        );
+        "test"
+    } else {
+        dialect
+    };
+    dialect::compile(&Source {
+        dialect: name,
+        user: &user,
+        overrides: &Overrides::default(),
+        grant: None,
+        auth_method: None,
+    })
+    .unwrap()
+}
+
+/// A vendor that does as it is told and writes down what it was asked.
+pub(super) struct FakeVendor {
+    clock: Clock,
+    script: Mutex<Script>,
+}
+
+struct Script {
+    calls: Vec<Asked>,
+    answers: VecDeque<Reply>,
+    /// When the script is over.
+    always: Reply,
+    takes: Duration,
+    in_flight: u32,
+    most_in_flight: u32,
+}
+
+/// One request as the vendor saw it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Asked {
+    /// Since the vendor was made.
+    pub(super) at: Duration,
+    /// Body of the request.
+    pub(super) body: String,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Reply {
+    /// Token and life in seconds.
+    Token(&'static str, u64),
+    /// A token of its own each time, with this life in seconds.
+    Fresh(u64),
+    /// Access token, refresh token, life in seconds.
+    Pair(&'static str, &'static str, u64),
+    Refuse(Class, &'static str),
+    RetryAfter(u64),
+    /// Nothing answers: the dial fails, nothing is sent.
+    NoDial,
+    /// The request is sent and the connection lost.
+    Lost,
+}
+
+impl FakeVendor {
+    pub(super) fn new(clock: Clock, always: Reply) -> Arc<Self> {
+        Arc::new(Self {
+            clock,
+            script: Mutex::new(Script {
+                calls: Vec::new(),
+                answers: VecDeque::new(),
+                always,
+                takes: Duration::from_millis(20),
+                in_flight: 0,
+                most_in_flight: 0,
+            }),
+        })
+    }
+
+    pub(super) fn then(&self, answers: impl IntoIterator<Item = Reply>) {
+        self.script.lock().unwrap().answers.extend(answers);
+    }
+
+    pub(super) fn always(&self, reply: Reply) {
+        let mut script = self.script.lock().unwrap();
+        script.answers.clear();
+        script.always = reply;
+    }
+
+    pub(super) fn takes(&self, time: Duration) {
+        self.script.lock().unwrap().takes = time;
+    }
+
+    pub(super) fn calls(&self) -> Vec<Asked> {
+        self.script.lock().unwrap().calls.clone()
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.calls().len()
+    }
+
+    pub(super) fn most_in_flight(&self) -> u32 {
+        self.script.lock().unwrap().most_in_flight
+    }
+}
+
+/// So that the trait can be implemented for a shared vendor.
+pub(super) struct FakeFetch(pub(super) Arc<FakeVendor>, pub(super) Instant);
+
+struct FakeLine {
+    vendor: Arc<FakeVendor>,
+    reply: Reply,
+    started: Instant,
+}
+
+impl Fetch for FakeFetch {
+    fn dial<'a>(
+        &'a self,
+        endpoint: &'a Endpoint,
+        _deadline: Instant,
+    ) -> Pending<'a, Result<Box<dyn Line>, FetchError>> {
+        let mut script = self.0.script.lock().unwrap();
+        let reply = script
+            .answers
+            .pop_front()
+            .unwrap_or_else(|| script.always.clone());
+        if let Reply::NoDial = reply {
+            let error = FetchError::Broken {
+                host: endpoint.token_url.authority.clone(),
+                reason: "nobody there".to_owned(),
+            };
+            return Box::pin(std::future::ready(Err(error)));
+        }
+        let line = FakeLine {
+            vendor: Arc::clone(&self.0),
+            reply,
+            started: self.1,
+        };
+        Box::pin(std::future::ready(Ok(Box::new(line) as Box<dyn Line>)))
+    }
+}
+
+impl Line for FakeLine {
+    fn send<'a>(
+        self: Box<Self>,
+        call: Call<'a>,
+        _deadline: Instant,
+    ) -> Pending<'a, Result<Fetched, FetchError>> {
+        Box::pin(async move {
+            let sent = self.vendor.clock.now();
+            let frozen = dialect::Frozen {
+                now: sent.wall,
+                nonce: String::new(),
+                uuid: String::new(),
+            };
+            let request = call.request.render(call.variables, &frozen).unwrap();
+            let (number, takes) = {
+                let mut script = self.vendor.script.lock().unwrap();
+                script.calls.push(Asked {
+                    at: self.started.elapsed(),
+                    body: String::from_utf8(request.body.to_vec()).unwrap(),
+                });
+                script.in_flight += 1;
+                script.most_in_flight = script.most_in_flight.max(script.in_flight);
+                (script.calls.len(), script.takes)
+            };
+            sleep(takes).await;
+            self.vendor.script.lock().unwrap().in_flight -= 1;
+            let issued = self
+                .reply
+                .read(number, &call.endpoint.token_url.authority)?;
+            Ok(Fetched { issued, sent })
+        })
+    }
+}
+
+impl Reply {
+    fn read(&self, number: usize, host: &str) -> Result<Issued, FetchError> {
+        let issued = |token: &str, refresh: Option<&str>, life: u64| Issued {
+            access_token: token.into(),
+            refresh_token: refresh.map(Into::into),
+            expiry: match life {
+                0 => Expiry::Unstated,
+                life => Expiry::In(Duration::from_secs(life)),
+            },
+            warnings: Vec::new(),
+        };
+        let refused = |class, code: Option<&str>, retry_after| FetchError::Refused {
+            host: host.to_owned(),
+            refusal: Refusal {
+                class,
+                status: 400,
+                code: code.map(str::to_owned),
+                description: None,
+                retry_after,
+                detail: None,
+            },
+        };
+        match self {
+            Self::Token(token, life) => Ok(issued(token, None, *life)),
+            Self::Fresh(life) => Ok(issued(&format!("hunter2-token-{number}"), None, *life)),
+            Self::Pair(token, refresh, life) => Ok(issued(token, Some(refresh), *life)),
+            Self::Refuse(class, code) => Err(refused(*class, Some(code), None)),
+            Self::RetryAfter(seconds) => Err(refused(
+                Class::Transient,
+                None,
+                Some(Duration::from_secs(*seconds)),
+            )),
+            Self::NoDial | Self::Lost => Err(FetchError::Broken {
+                host: host.to_owned(),
+                reason: "connection closed before message completed".to_owned(),
+            }),
+        }
+    }
+}
+
+/// Everything that is logged on this thread, at every level.
+#[derive(Clone, Default)]
+pub(super) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// Logging goes here until the guard is dropped.
+    pub(super) fn capture(&self) -> tracing::subscriber::DefaultGuard {
+        let log = self.clone();
+        tracing::subscriber::set_default(
+            tracing_subscriber::fmt()
+                .with_max_level(tracing::Level::TRACE)
+                .with_ansi(false)
+                .with_writer(move || log.clone())
+                .finish(),
+        )
+    }
+
+    pub(super) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,823 @@
+//! The refresher over a vendor that does as it is told, on paused time.
+
+use std::sync::Mutex;
+
+use tokio::time::{Instant, sleep};
+
+use super::testing::{
+    CLIENT_CREDENTIALS, FakeFetch, FakeVendor, Log, PASSWORD, REFRESH_TOKEN, Reply, SMS, endpoint,
+    literal, provider, static_provider,
+};
+use super::*;
+use crate::clock::test::TestClock;
+use crate::config::Value;
+use crate::dialect::Class;
+use crate::provider::cell::{Token, Unavailable};
+use crate::provider::exchange::Pending;
+use crate::provider::store::{FileStore, Keys, MemoryStore, Saved, StateKey, StoreError};
+
+const WAIT: Duration = Duration::from_secs(10);
+
+struct World {
+    vendor: Arc<FakeVendor>,
+    clock: TestClock,
+    metrics: Arc<Metrics>,
+    deps: Deps,
+    started: Instant,
+}
+
+impl World {
+    fn new(always: Reply) -> Self {
+        Self::with_store(always, Arc::new(MemoryStore::default()))
+    }
+
+    fn with_store(always: Reply, store: Arc<dyn Store>) -> Self {
+        let test = TestClock::new();
+        let clock = Clock::Test(test.clone());
+        let started = Instant::now();
+        let vendor = FakeVendor::new(clock.clone(), always);
+        let metrics = Arc::new(Metrics::new());
+        let deps = Deps {
+            store,
+            fetcher: Arc::new(FakeFetch(Arc::clone(&vendor), started)),
+            clock,
+            metrics: Arc::clone(&metrics),
+            random: || 0.5,
+        };
+        Self {
+            vendor,
+            clock: test,
+            metrics,
+            deps,
+            started,
+        }
+    }
+
+    fn spawn(&self, provider: Provider) -> Handle {
+        spawn(vec![Arc::new(provider)], self.deps.clone()).remove(0)
+    }
+
+    fn metric(&self, name: &str, label: (&str, &str)) -> f64 {
+        let labels = [("provider", "x"), label];
+        let name = format!("cupbearer_{name}");
+        self.metrics.value(&name, &labels).unwrap()
+    }
+}
+
+/// A provider with a repeatable grant.
+fn simple() -> Provider {
+    provider("x", CLIENT_CREDENTIALS, |_| {})
+}
+
+/// What a request would send.
+fn sent(handle: &Handle, token: &Token) -> String {
+    let reader = handle.reader();
+    let (_, value) = &reader.injection(token).headers[0];
+    value.to_str().unwrap().to_owned()
+}
+
+fn current(handle: &Handle) -> Option<String> {
+    let token = handle.reader().current()?;
+    Some(sent(handle, &token))
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_token_is_fetched_unasked_and_wakes_who_waits() {
+    let world = World::new(Reply::Token("t1", 3600));
+    let handle = world.spawn(simple());
+    assert_eq!(handle.status().state, State::Missing);
+    let token = handle.reader().newer(0, WAIT).await.unwrap();
+    assert_eq!(sent(&handle, &token), "Bearer t1");
+    assert_eq!(world.started.elapsed(), Duration::from_millis(20));
+    assert!(handle.first_token().await);
+    let status = handle.status();
+    assert_eq!((status.state, status.generation), (State::Valid, 1));
+    assert!(status.next_fetch_at < status.expires_at);
+    assert_eq!(world.metric("token_state", ("state", "valid")), 1.0);
+    assert_eq!(world.metric("token_fetches_total", ("result", "ok")), 1.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refreshed_ahead_of_expiry_for_ever() {
+    let world = World::new(Reply::Fresh(100));
+    let handle = world.spawn(simple());
+    assert!(handle.first_token().await);
+    for _ in 0..1000 {
+        assert!(current(&handle).is_some());
+        sleep(Duration::from_secs(1)).await;
+    }
+    // A life of 100 s is refreshed after 79 s (a fifth before, and jitter).
+    assert_eq!(world.vendor.count(), 13);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lives_of_a_second_and_of_ten_years() {
+    for (life, run, most) in [(1, 60, 130), (10 * 365 * 24 * 3600, 30 * 24 * 3600, 1)] {
+        let world = World::new(Reply::Fresh(life));
+        let handle = world.spawn(simple());
+        assert!(handle.first_token().await);
+        let step = Duration::from_secs(run) / 1000;
+        for _ in 0..1000 {
+            assert!(current(&handle).is_some(), "life {life}");
+            sleep(step).await;
+        }
+        let count = world.vendor.count();
+        assert!(count <= most, "{count} fetches");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_refresh_keeps_the_token_until_it_expires_and_no_longer() {
+    let world = World::new(Reply::Refuse(Class::Transient, "down"));
+    world.vendor.then([Reply::Token("t1", 100)]);
+    let handle = world.spawn(simple());
+    assert!(handle.first_token().await);
+    sleep(Duration::from_secs(98)).await;
+    assert!(world.vendor.count() > 3);
+    assert_eq!(current(&handle).as_deref(), Some("Bearer t1"));
+    assert_eq!(handle.status().state, State::Stale);
+    assert_eq!(world.metric("token_state", ("state", "stale")), 1.0);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(current(&handle), None);
+    assert_eq!(handle.status().state, State::Expired);
+    sleep(Duration::from_millis(100)).await;
+    assert_eq!(world.metric("token_state", ("state", "expired")), 1.0);
+    // Recovery within one step of the backoff.
+    world.vendor.always(Reply::Token("t2", 100));
+    sleep(Duration::from_secs(61)).await;
+    assert_eq!(current(&handle).as_deref(), Some("Bearer t2"));
+    let status = handle.status();
+    assert_eq!((status.state, status.failures), (State::Valid, 0));
+    assert_eq!(status.last_error, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn transient_and_permanent_failures_are_paced_differently() {
+    let an_hour = Duration::from_secs(3600);
+    for (class, at_least, at_most) in [(Class::Transient, 80, 200), (Class::Permanent, 4, 4)] {
+        let world = World::new(Reply::Refuse(class, "no"));
+        let _handle = world.spawn(simple());
+        sleep(an_hour).await;
+        let count = world.vendor.count();
+        assert!(
+            (at_least..=at_most).contains(&count),
+            "{count} of {class:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_is_honoured() {
+    let world = World::new(Reply::Token("t1", 100));
+    world.vendor.then([Reply::RetryAfter(50)]);
+    let handle = world.spawn(simple());
+    assert!(handle.first_token().await);
+    assert_eq!(world.vendor.calls()[1].at, Duration::from_millis(50_020));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_fetch_serves_everybody() {
+    let world = World::new(Reply::Token("t1", 3600));
+    world.vendor.takes(Duration::from_secs(2));
+    let handle = world.spawn(simple());
+    let mut waiters = tokio::task::JoinSet::new();
+    for number in 0..200 {
+        let handle = handle.clone();
+        waiters.spawn(async move {
+            sleep(Duration::from_millis(number * 9)).await;
+            if number % 2 == 0 {
+                handle.reader().newer(0, WAIT).await.is_ok()
+            } else {
+                handle.refresh().await.is_ok()
+            }
+        });
+    }
+    assert!(waiters.join_all().await.iter().all(|ok| *ok));
+    assert_eq!(world.vendor.count(), 1);
+    assert_eq!(world.vendor.most_in_flight(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_cannot_be_helped_in_time_is_told_at_once() {
+    let world = World::new(Reply::Refuse(Class::Permanent, "invalid_client"));
+    let handle = world.spawn(simple());
+    let error = handle.reader().newer(0, WAIT).await.err().unwrap();
+    let Unavailable::Permanent { retry_after } = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(retry_after, Duration::from_secs(300));
+    assert_eq!(world.started.elapsed(), Duration::from_millis(20));
+    assert_eq!(handle.status().state, State::Missing);
+    let words = handle.status().last_error.unwrap();
+    assert!(
+        words.contains("vendor.test") && words.contains("invalid_client"),
+        "{words}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_token_again_is_the_same_generation_and_no_hot_loop() {
+    let world = World::new(Reply::Token("t1", 3600));
+    let handle = world.spawn(simple());
+    assert!(handle.first_token().await);
+    sleep(Duration::from_secs(24 * 3600)).await;
+    assert_eq!(handle.status().generation, 1);
+    assert!(world.vendor.count() < 35, "{}", world.vendor.count());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_generation_is_renewed_once() {
+    let world = World::new(Reply::Fresh(36_000));
+    let handle = world.spawn(simple());
+    let reader = handle.reader();
+    assert!(handle.first_token().await);
+    sleep(Duration::from_secs(60)).await;
+    for _ in 0..100 {
+        reader.reject(1);
+    }
+    let token = reader.newer(1, WAIT).await.unwrap();
+    assert_eq!(token.generation, 2);
+    // A late rejection of what is already replaced.
+    reader.reject(1);
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.vendor.count(), 2);
+    // And within min_interval of a fetch, a renewal waits.
+    reader.reject(2);
+    assert_eq!(reader.newer(2, WAIT).await.unwrap().generation, 3);
+    reader.reject(3);
+    assert_eq!(reader.newer(3, WAIT).await.unwrap().generation, 4);
+    let calls = world.vendor.calls();
+    assert_eq!(calls[3].at - calls[2].at, Duration::from_secs(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn rejections_that_the_vendor_answers_with_the_same_token_slow_down() {
+    let world = World::new(Reply::Token("t1", 36_000));
+    let handle = world.spawn(simple());
+    let reader = handle.reader();
+    assert!(handle.first_token().await);
+    for _ in 0..600 {
+        reader.reject(1);
+        assert!(reader.newer(1, WAIT).await.is_err());
+        assert!(current(&handle).is_some());
+        sleep(Duration::from_secs(1)).await;
+    }
+    let count = world.vendor.count();
+    assert!((3..12).contains(&count), "{count} fetches");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspend_costs_one_fetch_and_no_request() {
+    let world = World::new(Reply::Fresh(3600));
+    let handle = world.spawn(simple());
+    assert!(handle.first_token().await);
+    sleep(Duration::from_secs(60)).await;
+    world.clock.suspend(Duration::from_secs(8 * 3600));
+    assert_eq!(current(&handle), None);
+    let before = Instant::now();
+    let token = handle.reader().newer(0, WAIT).await.unwrap();
+    assert_eq!(token.generation, 2);
+    assert!(before.elapsed() < Duration::from_secs(1));
+    assert_eq!(world.vendor.count(), 2);
+    // Without any request it is noticed too.
+    world.clock.suspend(Duration::from_secs(8 * 3600));
+    sleep(Duration::from_secs(31)).await;
+    assert_eq!(world.vendor.count(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn steps_of_the_wall_clock_never_send_an_expired_token() {
+    for step in [-3600, 3600] {
+        let world = World::new(Reply::Fresh(1800));
+        let handle = world.spawn(simple());
+        assert!(handle.first_token().await);
+        sleep(Duration::from_secs(100)).await;
+        world.clock.step_wall(step);
+        let token = handle.reader().newer(0, WAIT).await.unwrap();
+        // A jump ahead makes the token look dead; a jump back must not make it live longer.
+        assert_eq!(token.generation, if step > 0 { 2 } else { 1 });
+        world.vendor.always(Reply::Refuse(Class::Transient, "down"));
+        sleep(Duration::from_secs(1800)).await;
+        assert_eq!(current(&handle), None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_by_hand_answers_when_it_is_done() {
+    let world = World::new(Reply::Fresh(3600));
+    let handle = world.spawn(simple());
+    assert!(handle.first_token().await);
+    sleep(Duration::from_secs(1)).await;
+    let RefreshError::TooSoon { retry_after } = handle.refresh().await.unwrap_err() else {
+        panic!("it was too soon");
+    };
+    sleep(retry_after).await;
+    assert_eq!(handle.refresh().await, Ok(()));
+    assert_eq!(handle.status().generation, 2);
+    world
+        .vendor
+        .always(Reply::Refuse(Class::Permanent, "invalid_client"));
+    sleep(WAIT).await;
+    let RefreshError::Failed(reason) = handle.refresh().await.unwrap_err() else {
+        panic!("the vendor refused");
+    };
+    assert!(reason.contains("invalid_client"), "{reason}");
+    // It ends a permanent pause.
+    world.vendor.always(Reply::Fresh(3600));
+    sleep(WAIT).await;
+    assert_eq!(handle.refresh().await, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_credential_file_ends_a_permanent_pause() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("secret");
+    std::fs::write(&path, "wrong").unwrap();
+    let world = World::new(Reply::Refuse(Class::Permanent, "invalid_client"));
+    let handle = world.spawn(provider("x", CLIENT_CREDENTIALS, |provider| {
+        let value = Value::File(path.clone());
+        provider.variables.insert("client_secret".to_owned(), value);
+    }));
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.vendor.count(), 1);
+    world.vendor.always(Reply::Token("t1", 3600));
+    std::fs::write(&path, "right\n").unwrap();
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(current(&handle).as_deref(), Some("Bearer t1"));
+    let body = &world.vendor.calls()[1].body;
+    assert!(body.ends_with("client_secret=right"), "{body}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_credential_file_asks_nobody_and_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("secret");
+    let world = World::new(Reply::Token("t1", 3600));
+    let handle = world.spawn(provider("x", CLIENT_CREDENTIALS, |provider| {
+        let value = Value::File(path.clone());
+        provider.variables.insert("client_secret".to_owned(), value);
+    }));
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(world.vendor.count(), 0);
+    let words = handle.status().last_error.unwrap();
+    assert!(words.contains("providers.x.client_secret"), "{words}");
+    std::fs::write(&path, "there").unwrap();
+    sleep(Duration::from_secs(61)).await;
+    assert!(current(&handle).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_dead_when_it_comes_is_never_used() {
+    let world = World::new(Reply::Fresh(1));
+    world.vendor.takes(Duration::from_millis(1500));
+    let handle = world.spawn(simple());
+    for _ in 0..100 {
+        assert_eq!(current(&handle), None);
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(
+        handle
+            .status()
+            .last_error
+            .unwrap()
+            .contains("already expired")
+    );
+    assert_eq!(world.metric("token_fetches_total", ("result", "ok")), 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn providers_of_one_identity_share_the_token_and_send_it_their_own_way() {
+    let world = World::new(Reply::Token("t1", 3600));
+    let other = CLIENT_CREDENTIALS.replace("Authorization = \"Bearer ", "X-Token = \"");
+    let named = |name: &str, dialect: &str| {
+        Arc::new(provider(name, dialect, |provider| {
+            endpoint(provider).identity = "one".to_owned();
+        }))
+    };
+    let both = [named("b", &other), named("a", CLIENT_CREDENTIALS)];
+    let mut groups = groups(&both);
+    assert_eq!(groups.len(), 1);
+    let handles = spawn(groups.remove(0), world.deps.clone());
+    assert_eq!(handles[0].name(), "a");
+    for (handle, expected) in handles.iter().zip(["Bearer t1", "t1"]) {
+        let token = handle.reader().newer(0, WAIT).await.unwrap();
+        assert_eq!(sent(handle, &token), expected);
+    }
+    assert_eq!(world.vendor.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_lets_the_fetch_under_way_end_and_nothing_follow() {
+    let world = World::new(Reply::Token("t1", 1));
+    world.vendor.takes(Duration::from_millis(500));
+    let handle = world.spawn(simple());
+    sleep(Duration::from_millis(100)).await;
+    handle.stop().await;
+    assert_eq!(world.started.elapsed(), Duration::from_millis(500));
+    sleep(WAIT).await;
+    assert_eq!(world.vendor.count(), 1);
+    assert!(handle.refresh().await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_handles_the_refresher_ends() {
+    let world = World::new(Reply::Fresh(10));
+    let handle = world.spawn(simple());
+    assert!(handle.first_token().await);
+    drop(handle);
+    let count = world.vendor.count();
+    sleep(Duration::from_secs(100)).await;
+    assert_eq!(world.vendor.count(), count);
+}
+
+// Refresh tokens.
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_is_used_adopted_and_replaced_by_the_grant_when_dead() {
+    let world = World::new(Reply::Pair("t5", "r5", 100));
+    world.vendor.then([
+        Reply::Pair("t1", "r1", 100),
+        Reply::Pair("t2", "r2", 100),
+        // None in the answer: the old one stays good.
+        Reply::Token("t3", 100),
+        Reply::Refuse(Class::Permanent, "invalid_grant"),
+    ]);
+    let handle = world.spawn(provider("x", PASSWORD, |_| {}));
+    sleep(Duration::from_secs(300)).await;
+    let bodies: Vec<String> = world
+        .vendor
+        .calls()
+        .into_iter()
+        .map(|call| call.body)
+        .collect();
+    let password = "grant_type=password&client_id=joelhy&password=hunter2";
+    assert_eq!(
+        bodies,
+        [
+            password,
+            "grant_type=refresh_token&refresh_token=r1",
+            "grant_type=refresh_token&refresh_token=r2",
+            "grant_type=refresh_token&refresh_token=r2",
+            password,
+        ]
+    );
+    assert_eq!(current(&handle).as_deref(), Some("Bearer t5"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_client_does_not_cost_the_refresh_token() {
+    let world = World::new(Reply::Refuse(Class::Permanent, "invalid_client"));
+    world.vendor.then([Reply::Pair("t1", "r1", 100)]);
+    let _handle = world.spawn(provider("x", PASSWORD, |_| {}));
+    sleep(Duration::from_secs(90)).await;
+    let calls = world.vendor.calls();
+    assert_eq!(calls.len(), 2);
+    assert!(calls[1].body.ends_with("refresh_token=r1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_of_a_vendor_without_refresh_is_ignored() {
+    let world = World::new(Reply::Pair("t1", "r1", 100));
+    let dialect = PASSWORD
+        .replace("[refresh]\nform = { grant_type = \"refresh_token\", refresh_token = \"{refresh_token}\" }\n", "");
+    let _handle = world.spawn(provider("x", &dialect, |_| {}));
+    sleep(Duration::from_secs(170)).await;
+    let calls = world.vendor.calls();
+    assert!(calls.len() > 1);
+    assert!(calls.iter().all(|call| call.body.contains("password")));
+}
+
+fn with_refresh_token(token: &str) -> Provider {
+    provider("x", REFRESH_TOKEN, |provider| {
+        let value = literal(token);
+        provider.variables.insert("refresh_token".to_owned(), value);
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_refresh_token_grant_goes_on_from_the_stored_one_until_another_is_configured() {
+    let world = World::new(Reply::Token("t", 100));
+    world.vendor.then([
+        Reply::Pair("t1", "r1", 36_000),
+        Reply::Pair("t2", "r2", 36_000),
+    ]);
+    let last = |world: &World| world.vendor.calls().last().unwrap().body.clone();
+    for (configured, sent) in [
+        ("seed", "seed"),
+        ("seed", "r1"),
+        ("seed", "r2"),
+        ("new", "new"),
+    ] {
+        let handle = world.spawn(with_refresh_token(configured));
+        assert!(handle.first_token().await);
+        assert!(
+            last(&world).ends_with(&format!("refresh_token={sent}")),
+            "{}",
+            last(&world)
+        );
+        handle.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_refresh_token_that_nothing_can_replace_needs_a_login() {
+    let world = World::new(Reply::Refuse(Class::Permanent, "invalid_grant"));
+    let handle = world.spawn(with_refresh_token("seed"));
+    let error = handle.reader().newer(0, WAIT).await.err();
+    assert_eq!(error, Some(Unavailable::LoginRequired));
+    assert_eq!(handle.status().state, State::LoginRequired);
+    sleep(Duration::from_secs(24 * 3600)).await;
+    assert_eq!(world.vendor.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_refresh_token_is_stored_before_it_is_used() {
+    let store = Arc::new(Recording::default());
+    let world = World::with_store(Reply::Fresh(100), Arc::clone(&store) as Arc<dyn Store>);
+    world
+        .vendor
+        .then([Reply::Pair("t1", "r1", 100), Reply::Pair("t2", "r2", 100)]);
+    let _handle = world.spawn(provider("x", PASSWORD, |_| {}));
+    sleep(Duration::from_secs(90)).await;
+    let stored = |token: &str| {
+        let writes = store.writes.lock().unwrap();
+        let found = writes.iter().find(|(_, saved)| {
+            saved
+                .refresh_token
+                .as_ref()
+                .is_some_and(|kept| kept.expose() == token)
+        });
+        found.map(|(at, _)| *at - world.started)
+    };
+    let used = world.vendor.calls()[1].at;
+    assert!(stored("r1").unwrap() < used);
+    assert!(stored("r2").is_some());
+}
+
+// Stores.
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_withholds_no_token() {
+    let store = Arc::new(Recording::default());
+    store.fail(true);
+    let world = World::with_store(
+        Reply::Pair("t1", "r1", 100),
+        Arc::clone(&store) as Arc<dyn Store>,
+    );
+    let handle = world.spawn(provider("x", PASSWORD, |_| {}));
+    assert!(handle.first_token().await);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(current(&handle).as_deref(), Some("Bearer t1"));
+    assert!(handle.status().last_error.unwrap().contains("store"));
+    // It is written as soon as that works again.
+    store.fail(false);
+    sleep(Duration::from_secs(90)).await;
+    assert!(!store.writes.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_worth_keeping_survive_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || FileStore::open(folder.path().to_owned(), Keys::new(Vec::new())).unwrap();
+    let two_days = 2 * 24 * 3600;
+    for (name, single_active, life, kept) in [
+        ("a", false, two_days, true),
+        ("b", true, 3600, true),
+        ("c", false, 3600, false),
+    ] {
+        let named = || {
+            provider(name, CLIENT_CREDENTIALS, |provider| {
+                provider.life.single_active = single_active;
+            })
+        };
+        let store = open();
+        let world = World::with_store(Reply::Fresh(life), Arc::new(store));
+        let handle = world.spawn(named());
+        assert!(handle.first_token().await);
+        handle.stop().await;
+        drop((world, handle));
+        let world = World::with_store(Reply::Fresh(life), Arc::new(open()));
+        let handle = world.spawn(named());
+        assert!(handle.first_token().await);
+        assert_eq!(world.vendor.count(), usize::from(!kept), "{name}");
+        assert_eq!(current(&handle).as_deref(), Some("Bearer hunter2-token-1"));
+        handle.stop().await;
+    }
+}
+
+// One-time inputs.
+
+fn sms(code: &str) -> Provider {
+    provider("x", SMS, |provider| {
+        provider.variables.insert("sms".to_owned(), literal(code));
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_one_time_input_is_never_sent_twice() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    // The answer is lost: whether the vendor took it is unknown.
+    let world = World::with_store(Reply::Lost, Arc::clone(&store));
+    let handle = world.spawn(sms("123456"));
+    let error = handle.reader().newer(0, WAIT).await.err();
+    assert_eq!(error, Some(Unavailable::LoginRequired));
+    sleep(WAIT).await;
+    assert!(handle.refresh().await.is_err());
+    handle.stop().await;
+    assert_eq!(world.vendor.count(), 1);
+
+    // Not after a restart either; a new one is.
+    let world = World::with_store(Reply::Pair("t1", "r1", 3600), Arc::clone(&store));
+    let handle = world.spawn(sms("123456"));
+    let error = handle.reader().newer(0, WAIT).await.err();
+    assert_eq!(error, Some(Unavailable::LoginRequired));
+    assert_eq!(world.vendor.count(), 0);
+    handle.stop().await;
+    let handle = world.spawn(sms("654321"));
+    assert!(handle.first_token().await);
+    assert_eq!(world.vendor.calls()[0].body, "grant_type=sms&sms=654321");
+    // From now on by the refresh token.
+    sleep(Duration::from_secs(3600)).await;
+    assert_eq!(
+        world.vendor.calls()[1].body,
+        "grant_type=refresh_token&refresh_token=r1"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_one_time_input_is_marked_before_it_leaves_and_not_by_a_failed_dial() {
+    let store = Arc::new(Recording::default());
+    let world = World::with_store(
+        Reply::Pair("t1", "r1", 3600),
+        Arc::clone(&store) as Arc<dyn Store>,
+    );
+    world.vendor.then([Reply::NoDial]);
+    world.vendor.takes(Duration::from_secs(1));
+    let _handle = world.spawn(sms("123456"));
+    sleep(Duration::from_millis(100)).await;
+    assert!(store.writes.lock().unwrap().is_empty());
+    sleep(Duration::from_millis(900)).await;
+    // The request is on its way, its answer not there yet.
+    assert_eq!(world.vendor.count(), 1);
+    let writes = store.writes.lock().unwrap().clone();
+    assert_eq!(writes.len(), 1);
+    assert_eq!(writes[0].1.spent.len(), 1);
+    assert!(writes[0].0 - world.started <= world.vendor.calls()[0].at);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_one_time_input_that_cannot_be_marked_is_not_sent() {
+    let store = Arc::new(Recording::default());
+    store.fail(true);
+    let world = World::with_store(
+        Reply::Pair("t1", "r1", 3600),
+        Arc::clone(&store) as Arc<dyn Store>,
+    );
+    let handle = world.spawn(sms("123456"));
+    sleep(WAIT).await;
+    assert_eq!(world.vendor.count(), 0);
+    assert!(handle.status().last_error.unwrap().contains("not sent"));
+    store.fail(false);
+    sleep(Duration::from_secs(61)).await;
+    assert_eq!(world.vendor.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_one_time_input_needs_a_login_and_a_file_brings_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sms");
+    let world = World::new(Reply::Pair("t1", "r1", 3600));
+    let handle = world.spawn(provider("x", SMS, |_| {}));
+    let error = handle.reader().newer(0, WAIT).await.err();
+    assert_eq!(error, Some(Unavailable::LoginRequired));
+    assert_eq!(handle.status().state, State::LoginRequired);
+    handle.stop().await;
+
+    std::fs::write(&path, "111111").unwrap();
+    world.vendor.then([Reply::Lost]);
+    let handle = world.spawn(provider("x", SMS, |provider| {
+        provider
+            .variables
+            .insert("sms".to_owned(), Value::File(path.clone()));
+    }));
+    sleep(WAIT).await;
+    assert_eq!(handle.status().state, State::LoginRequired);
+    std::fs::write(&path, "222222").unwrap();
+    sleep(Duration::from_secs(3)).await;
+    assert!(current(&handle).is_some());
+    assert_eq!(world.vendor.count(), 2);
+}
+
+// Static tokens.
+
+#[tokio::test(start_paused = true)]
+async fn a_static_tokens_file_is_picked_up_within_5_seconds() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token");
+    let world = World::new(Reply::Fresh(1));
+    let handle = world.spawn(static_provider("x", Value::File(path.clone())));
+    sleep(WAIT).await;
+    assert_eq!(handle.status().state, State::Missing);
+    std::fs::write(&path, "one\n").unwrap();
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(current(&handle).as_deref(), Some("Bearer one"));
+    for (text, generation) in [("two", 2), ("three", 3)] {
+        sleep(Duration::from_secs(60)).await;
+        std::fs::write(&path, text).unwrap();
+        sleep(Duration::from_secs(5)).await;
+        assert_eq!(current(&handle), Some(format!("Bearer {text}")));
+        assert_eq!(handle.status().generation, generation);
+    }
+    assert_eq!(world.vendor.count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_static_tokens_own_expiry_is_honoured() {
+    use base64::Engine as _;
+    let world = World::new(Reply::Fresh(1));
+    let encode = |text: &str| base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(text);
+    let jwt = format!("{}.{}.c2ln", encode("{}"), encode(r#"{"exp":1767225700}"#));
+    let handle = world.spawn(static_provider("x", literal(&jwt)));
+    assert!(handle.first_token().await);
+    sleep(Duration::from_secs(98)).await;
+    assert!(current(&handle).is_some());
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(current(&handle), None);
+    assert_eq!(handle.status().state, State::Expired);
+}
+
+// Secrets.
+
+#[tokio::test(start_paused = true)]
+async fn no_secret_is_logged_or_told() {
+    let log = Log::default();
+    let _guard = log.capture();
+    let world = World::new(Reply::Refuse(Class::Permanent, "invalid_grant"));
+    world.vendor.then([
+        Reply::Pair("hunter2-a", "hunter2-r", 100),
+        Reply::Refuse(Class::Transient, "down"),
+        Reply::Lost,
+        Reply::NoDial,
+    ]);
+    let handle = world.spawn(provider("x", PASSWORD, |_| {}));
+    assert!(handle.first_token().await);
+    handle.reader().reject(1);
+    sleep(Duration::from_secs(1000)).await;
+    let _ = handle.refresh().await;
+    let told = format!("{:?} {:?}", handle.status(), handle.provider());
+    let (metrics, _) = world.metrics.render();
+    tracing::warn!("positive control");
+    let logged = log.text();
+    for (text, control) in [
+        (&logged, "positive control"),
+        (&logged, "token fetched"),
+        (&logged, "invalid_grant"),
+        (&told, "vendor.test"),
+        (&metrics, "cupbearer_token_state"),
+    ] {
+        assert!(text.contains(control), "{control} is not in: {text}");
+    }
+    for text in [&logged, &metrics] {
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+    let told = told.replace("hunter2-query", "");
+    assert!(!told.contains("hunter2"), "{told}");
+}
+
+/// Remembers every write, and fails when told to.
+#[derive(Default)]
+struct Recording {
+    inner: MemoryStore,
+    failing: Mutex<bool>,
+    writes: Mutex<Vec<(Instant, Saved)>>,
+}
+
+impl Recording {
+    fn fail(&self, failing: bool) {
+        *self.failing.lock().unwrap() = failing;
+    }
+}
+
+impl Store for Recording {
+    fn load<'a>(&'a self, key: &'a StateKey) -> Pending<'a, Result<Option<Saved>, StoreError>> {
+        self.inner.load(key)
+    }
+
+    fn save<'a>(
+        &'a self,
+        key: &'a StateKey,
+        saved: &'a Saved,
+    ) -> Pending<'a, Result<(), StoreError>> {
+        if *self.failing.lock().unwrap() {
+            let error = StoreError::Io {
+                action: "write",
+                path: "/state".into(),
+                reason: "disk full".to_owned(),
+            };
+            return Box::pin(std::future::ready(Err(error)));
+        }
+        let write = (Instant::now(), saved.clone());
+        self.writes.lock().unwrap().push(write);
+        self.inner.save(key, saved)
+    }
+}
