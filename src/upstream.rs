@@ -10,8 +10,6 @@ mod http1;
 mod http2;
 pub mod pool;
 pub mod send;
-#[cfg(test)]
-mod tests;
 pub mod tls;
 
 pub use body::{RequestBody, UpstreamBody};

@@ -121,6 +121,15 @@ impl Connection {
     }
 }
 
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // In the middle of an exchange. hyper would notice, too, but not while an upload waits for the peer.
+        if !self.sender.is_ready() {
+            self.abort.abort();
+        }
+    }
+}
+
 impl Lease {
     /// Puts the connection back, at once in the usual case that its driver is done with the exchange.
     pub(super) fn give_back(self) {
@@ -143,10 +152,8 @@ impl Lease {
                     connection.idle_since = Instant::now();
                     pool.put(connection);
                 }
-                // It has ended, or became somebody's tunnel.
-                Ok(Err(_)) => {}
-                // Without its sender, too, the driver would go on with the upload.
-                Err(_) => connection.abort.abort(),
+                // It has ended, or became somebody's tunnel; or it is too late.
+                Ok(Err(_)) | Err(_) => {}
             }
         });
     }

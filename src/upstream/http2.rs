@@ -94,6 +94,11 @@ impl Connection {
         self.retired.load(Ordering::Relaxed) || self.sender.is_closed()
     }
 
+    #[cfg(test)]
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
     fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
     }

@@ -4,7 +4,7 @@
 //! Until the upstream's HTTP version is known one dial serves everyone who waits: fifty first requests make one
 //! connection to an HTTP/2 upstream, not fifty. A dial runs as a task of its own, so that a request which is given up
 //! does not waste it, and whoever waits longest gets whatever comes first, a new connection or one given back. On a cold
-//! start the number of dials at once doubles with each round, because answers may free connections faster than dials make them.
+//! start of HTTP/1.1 the number of dials at once doubles with each round for as long as answers do not free connections faster.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -58,8 +58,9 @@ struct State {
     http2: Vec<Arc<http2::Connection>>,
     waiters: VecDeque<Waiter>,
     dials: usize,
-    /// Dials that brought an HTTP/1.1 connection since the pool was last empty: one more may be under way.
-    opened: usize,
+    /// How many dials of HTTP/1.1 may be under way besides the first: one more with each that succeeds, which doubles them in
+    /// each round, and half as many with each connection that comes back to a waiter before a dial brings one.
+    more_dials: usize,
     sweeping: bool,
 }
 
@@ -148,6 +149,7 @@ impl Shared {
                 state.idle.push(connection);
                 return self.start_sweeping(&mut state);
             };
+            state.more_dials /= 2;
             waiter
         };
         // Outside the lock: a checkout that is dropped comes back through `put`.
@@ -209,7 +211,7 @@ impl Shared {
     /// Starts as many dials as the waiters need.
     fn dial_for_waiters(self: &Arc<Self>, state: &mut State) {
         let at_once = match state.version {
-            Some(Version::Http1) => (1 + state.opened).min(MAX_DIALS),
+            Some(Version::Http1) => (1 + state.more_dials).min(MAX_DIALS),
             None | Some(Version::Http2) => 1,
         };
         let wanted = state.waiters.len().min(at_once);
@@ -247,7 +249,7 @@ impl Shared {
             let connection = self.open_http1(connected).await?;
             let mut state = self.lock();
             state.version = Some(Version::Http1);
-            state.opened += 1;
+            state.more_dials = (state.more_dials + 1).min(MAX_DIALS);
             drop(state);
             return Ok((Checkout::http1(connection, Arc::clone(self)), None));
         }
@@ -363,7 +365,7 @@ impl State {
             .collect();
         if self.idle.is_empty() && self.http2.is_empty() {
             self.sweeping = false;
-            self.opened = 0;
+            self.more_dials = 0;
         }
         Expired {
             _http1: http1,
@@ -438,3 +440,6 @@ impl Drop for Dialling {
         drop(abandoned);
     }
 }
+
+#[cfg(test)]
+mod tests;
