@@ -355,6 +355,7 @@ fn target(
         metrics: handles,
         inject_headers: inject.header_names().to_vec(),
         inject_query: inject.query_names().to_vec(),
+        reject: provider.provider().reject.clone(),
     })
 }
 

@@ -9,6 +9,7 @@ mod error;
 mod forward;
 mod guard;
 mod headers;
+mod reject;
 mod respond;
 pub mod route;
 pub mod target;
@@ -91,7 +92,7 @@ async fn answer(
     scan: Scan,
     mut request: Request<Incoming>,
     measure: &mut Measure,
-) -> Result<Response<forward::ForwardedBody>, ProxyError> {
+) -> Result<Response<reject::ForwardedBody>, ProxyError> {
     guard::check(&request, &scan, client, snapshot)?;
     let routed = snapshot.routes.find(&request, client.listener)?;
     let target = routed.target;

@@ -16,15 +16,14 @@ use serde::Serialize;
 
 use super::accept::Client;
 use super::error::{Party, ProxyError};
-use super::forward::ForwardedBody;
+use super::forward::PROXY_STATUS;
 use super::headers::{self, Scan};
+use super::reject::ForwardedBody;
 use super::target::Target;
 use super::watch::Watch;
 use crate::metrics::Metrics;
 use crate::upstream::SendFailure;
 use crate::upstream::connect::ConnectError;
-
-const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// A response's body, and the end of its measurement.
 pub(super) struct ResponseBody {

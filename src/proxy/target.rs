@@ -7,7 +7,9 @@ use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use http::uri::{Authority, Scheme as UriScheme};
 
 use super::error::ProxyError;
+use super::reject::Record;
 use crate::config::{Scheme, Upstream};
+use crate::dialect::RejectRules;
 use crate::metrics::UpstreamMetrics;
 use crate::provider::cell::CellReader;
 use crate::upstream::Pool;
@@ -24,6 +26,9 @@ pub struct Target {
     pub(super) host: HeaderValue,
     pub(super) scheme: UriScheme,
     pub(super) authority: Authority,
+    /// How the API says that a token is dead, and what it has made of the tokens so far.
+    pub(super) reject: RejectRules,
+    pub(super) record: Record,
     in_flight: AtomicUsize,
 }
 
@@ -43,6 +48,7 @@ pub struct Parts {
     pub pools: Vec<Pool>,
     pub inject_headers: Vec<HeaderName>,
     pub inject_query: Vec<String>,
+    pub reject: RejectRules,
 }
 
 /// A request's place among those in flight.
@@ -75,6 +81,8 @@ impl Target {
             token: parts.token,
             pools: parts.pools.into(),
             config: parts.config,
+            reject: parts.reject,
+            record: Record::default(),
             in_flight: AtomicUsize::new(0),
         }
     }

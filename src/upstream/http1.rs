@@ -104,7 +104,7 @@ impl Connection {
                 Ok(response.map(|body| UpstreamBody::new(body, BodyLease::Http1(lease))))
             }
             Some(Err(mut error)) => {
-                let unsent = error.take_message().map(Box::new);
+                let unsent = error.take_message().is_some();
                 let failure = SendFailure::from(error.into_error());
                 Err(SendError {
                     failure,
@@ -115,7 +115,7 @@ impl Connection {
             None => Err(SendError {
                 failure: SendFailure::Timeout,
                 reused,
-                unsent: None,
+                unsent: false,
             }),
         }
     }
