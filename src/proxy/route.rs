@@ -182,23 +182,4 @@ fn nth_boundary(path: &str, segments: usize) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn boundaries() {
-        assert_eq!(nth_boundary("/a/b/c", 1), 2);
-        assert_eq!(nth_boundary("/a/b/c", 2), 4);
-        assert_eq!(nth_boundary("/a/b/c", 3), 6);
-        assert_eq!(nth_boundary("/", 2), 1);
-        assert_eq!(nth_boundary("*", 2), 1);
-    }
-
-    #[test]
-    fn ports_are_cut_off_and_brackets_kept() {
-        assert_eq!(without_port("a:80"), "a");
-        assert_eq!(without_port("[::1]:80"), "[::1]");
-        assert_eq!(without_port("[::1]"), "[::1]");
-        assert_eq!(without_port("a"), "a");
-    }
-}
+pub(super) mod tests;
