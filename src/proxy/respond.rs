@@ -289,7 +289,9 @@ impl Answer {
     }
 
     fn retry_after(mut self, time: Duration) -> Self {
-        self.retry_after = Some(time.as_secs().max(1));
+        // Rounded up: earlier would be in vain.
+        let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+        self.retry_after = Some(seconds.max(1));
         self
     }
 
@@ -455,3 +457,6 @@ fn log(error: &ProxyError, answer: &Answer, upstream: Option<&str>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
