@@ -453,7 +453,7 @@ fn log(error: &ProxyError, answer: &Answer, upstream: Option<&str>) {
         // The app's own mistakes are its business; at a higher level they would let it fill the log.
         Party::App => tracing::debug!(upstream, code = answer.code, %error, "request refused"),
         party => {
-            tracing::warn!(upstream, code = answer.code, ?party, retry_is_safe = retry, %error, "request failed")
+            tracing::warn!(upstream, code = answer.code, ?party, retry_is_safe = retry, %error, "request failed");
         }
     }
 }

@@ -173,12 +173,12 @@ pub(super) fn lower(text: &str) -> Cow<'_, str> {
 
 /// The end of the first `segments` segments of a path.
 fn nth_boundary(path: &str, segments: usize) -> usize {
-    let slashes = path
+    let mut slashes = path
         .bytes()
         .enumerate()
         .filter(|(_, byte)| *byte == b'/')
         .map(|(index, _)| index);
-    slashes.skip(segments).next().unwrap_or(path.len())
+    slashes.nth(segments).unwrap_or(path.len())
 }
 
 #[cfg(test)]
