@@ -15,6 +15,8 @@ pub(super) enum ProxyError {
     NoRoute,
     #[error("{0}")]
     BadRequest(&'static str),
+    #[error("the request's head is longer than 64 KiB or 256 fields")]
+    HeadersTooLarge,
     #[error("the request's head did not arrive in time")]
     RequestTimeout,
     #[error("CONNECT is not supported")]
@@ -44,6 +46,8 @@ pub(super) enum ProxyError {
     Send(#[from] SendFailure),
     #[error("too many requests in flight")]
     Overloaded,
+    #[error("the proxy is ending, and the request still waited for a token")]
+    ShuttingDown,
     #[error("{0}")]
     Internal(&'static str),
 }
@@ -73,6 +77,7 @@ impl ProxyError {
         match self {
             Self::NoRoute
             | Self::BadRequest(_)
+            | Self::HeadersTooLarge
             | Self::RequestTimeout
             | Self::ConnectUnsupported
             | Self::HostNotAllowed
@@ -85,7 +90,7 @@ impl ProxyError {
             | Self::CredentialsRejected { .. }
             | Self::LoginRequired => Party::Vendor,
             Self::Connect(_) | Self::Send(_) => Party::Upstream,
-            Self::Overloaded | Self::Internal(_) => Party::Cupbearer,
+            Self::Overloaded | Self::ShuttingDown | Self::Internal(_) => Party::Cupbearer,
         }
     }
 

@@ -117,6 +117,14 @@ pub(super) fn te_trailers(headers: &HeaderMap) -> bool {
     })
 }
 
+/// RFC 9112 §7: one line, one coding.
+pub(super) fn only_chunked(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(TRANSFER_ENCODING).iter();
+    let first = lines.next();
+    lines.next().is_none()
+        && first.is_some_and(|line| line.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
+}
+
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     headers
         .get_all(CONNECTION)
@@ -133,83 +141,4 @@ fn count(headers: &HeaderMap, name: &HeaderName) -> u8 {
 }
 
 #[cfg(test)]
-mod tests {
-    use http::HeaderValue;
-
-    use super::*;
-
-    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        for (name, value) in lines {
-            map.append(
-                HeaderName::from_static(name),
-                HeaderValue::from_static(value),
-            );
-        }
-        map
-    }
-
-    /// What is left, sorted: removal does not keep the order.
-    fn stripped(lines: &[(&'static str, &'static str)]) -> Vec<String> {
-        let mut map = map(lines);
-        strip_hop_by_hop(&mut map);
-        let mut names: Vec<_> = map.keys().map(ToString::to_string).collect();
-        names.sort();
-        names
-    }
-
-    #[test]
-    fn every_connection_line_counts() {
-        let rest = stripped(&[
-            ("connection", "close, X-One"),
-            ("connection", " x-two ,,"),
-            ("x-one", "1"),
-            ("x-two", "2"),
-            ("x-three", "3"),
-            ("keep-alive", "timeout=5"),
-            ("te", "trailers"),
-            ("proxy-authorization", "Basic eA=="),
-            ("trailer", "x"),
-        ]);
-        assert_eq!(rest, ["trailer", "x-three"]);
-    }
-
-    #[test]
-    fn framing_and_host_cannot_be_removed_by_name() {
-        let rest = stripped(&[
-            ("connection", "content-length, host"),
-            ("content-length", "3"),
-            ("host", "a"),
-        ]);
-        assert_eq!(rest, ["content-length", "host"]);
-    }
-
-    #[test]
-    fn repeated_fields_are_counted() {
-        let scan = Scan::of(&map(&[
-            ("host", "a"),
-            ("host", "b"),
-            ("content-length", "1"),
-            ("x", "y"),
-        ]));
-        assert_eq!((scan.hosts, scan.content_lengths), (2, 1));
-    }
-
-    #[test]
-    fn upgrade_needs_the_connection_option() {
-        assert!(connection_upgrade(&map(&[
-            ("connection", "keep-alive"),
-            ("connection", "Upgrade")
-        ])));
-        assert!(!connection_upgrade(&map(&[
-            ("connection", "keep-alive"),
-            ("upgrade", "websocket")
-        ])));
-    }
-
-    #[test]
-    fn te_is_read_member_by_member() {
-        assert!(te_trailers(&map(&[("te", "gzip;q=0.5, Trailers")])));
-        assert!(!te_trailers(&map(&[("te", "gzip")])));
-    }
-}
+mod tests;

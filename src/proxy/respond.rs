@@ -60,6 +60,9 @@ pub(super) fn forward(
         target.metrics.count(parts.status);
     }
     parts.version = Version::HTTP_11;
+    if parts.headers.contains_key(PROXY_STATUS) {
+        headers::strip_own_proxy_status(&mut parts.headers);
+    }
     if headers::has_hop_by_hop(&parts.headers) {
         let upgrade = (parts.status == StatusCode::SWITCHING_PROTOCOLS)
             .then(|| parts.headers.get(UPGRADE).cloned())
@@ -288,7 +291,9 @@ impl Answer {
     }
 
     fn retry_after(mut self, time: Duration) -> Self {
-        self.retry_after = Some(time.as_secs().max(1));
+        // Rounded up: earlier would be in vain.
+        let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+        self.retry_after = Some(seconds.max(1));
         self
     }
 
@@ -299,6 +304,14 @@ impl Answer {
         match error {
             ProxyError::NoRoute => Self::new("no_route", StatusCode::NOT_FOUND, "No upstream for this request", "destination_not_found", grpc::NOT_FOUND, "Check the upstreams' `route` keys."),
             ProxyError::BadRequest(_) => Self::new("bad_request", StatusCode::BAD_REQUEST, "The request is malformed or ambiguous", REQUEST, grpc::INVALID_ARGUMENT, "Change the request."),
+            ProxyError::HeadersTooLarge => Self::new(
+                "headers_too_large",
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "The request's head is too large",
+                REQUEST,
+                grpc::INVALID_ARGUMENT,
+                "Send fewer or shorter fields.",
+            ),
             ProxyError::RequestTimeout => Self::new("request_timeout", StatusCode::REQUEST_TIMEOUT, "The request came in too slowly", REQUEST, grpc::DEADLINE_EXCEEDED, "See `server.header_timeout`."),
             ProxyError::ConnectUnsupported => Self::new("connect_unsupported", StatusCode::NOT_IMPLEMENTED, "CONNECT is not supported", DENIED, grpc::UNIMPLEMENTED, "A tunnel would hide the request from the proxy, and no token could be put on it. Let the app use http:// URLs with this proxy: it speaks TLS to the upstream itself."),
             ProxyError::HostNotAllowed => Self::new("host_not_allowed", StatusCode::MISDIRECTED_REQUEST, "This Host is not served here", DENIED, grpc::PERMISSION_DENIED, "Add it to `server.allow_hosts` if it is right."),
@@ -312,6 +325,15 @@ impl Answer {
             ProxyError::Connect(error) => Self::connect(error),
             ProxyError::Send(failure) => Self::send(failure),
             ProxyError::Overloaded => Self::new("overloaded", StatusCode::SERVICE_UNAVAILABLE, "Too many requests at once", "connection_limit_reached", grpc::RESOURCE_EXHAUSTED, "See `max_in_flight` and `server.max_connections`.").retry_after(Duration::from_secs(1)),
+            ProxyError::ShuttingDown => Self::new(
+                "shutting_down",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The proxy is shutting down",
+                "proxy_internal_response",
+                grpc::UNAVAILABLE,
+                "Send the request again: nothing of it was sent.",
+            )
+            .retry_after(Duration::from_secs(1)),
             ProxyError::Internal(_) => Self::new("internal", StatusCode::INTERNAL_SERVER_ERROR, "A fault in the proxy", OWN, grpc::INTERNAL, "Please report it."),
         }
     }
@@ -450,7 +472,10 @@ fn log(error: &ProxyError, answer: &Answer, upstream: Option<&str>) {
         // The app's own mistakes are its business; at a higher level they would let it fill the log.
         Party::App => tracing::debug!(upstream, code = answer.code, %error, "request refused"),
         party => {
-            tracing::warn!(upstream, code = answer.code, ?party, retry_is_safe = retry, %error, "request failed")
+            tracing::warn!(upstream, code = answer.code, ?party, retry_is_safe = retry, %error, "request failed");
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -147,13 +147,11 @@ impl Lease {
         }
         // The upload is still going on, or the driver has yet to look at the connection again.
         tokio::spawn(async move {
-            match tokio::time::timeout(LINGER, connection.sender.ready()).await {
-                Ok(Ok(())) => {
-                    connection.idle_since = Instant::now();
-                    pool.put(connection);
-                }
-                // It has ended, or became somebody's tunnel; or it is too late.
-                Ok(Err(_)) | Err(_) => {}
+            // Else it has ended, or became somebody's tunnel; or it is too late.
+            let ready = tokio::time::timeout(LINGER, connection.sender.ready()).await;
+            if let Ok(Ok(())) = ready {
+                connection.idle_since = Instant::now();
+                pool.put(connection);
             }
         });
     }
