@@ -297,7 +297,6 @@ async fn serve(worker: Arc<Worker>, stream: ClientStream, listener: usize, place
         .max_headers(MAX_FIELDS)
         .max_header_size(MAX_HEAD)
         .header_read_timeout(None)
-        .half_close(true)
         .serve_connection(io, service)
         .with_upgrades();
     let result = tokio::select! {
