@@ -86,6 +86,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         .await
     }
 
+    /// Whether the other side still takes bytes.
+    pub(crate) async fn stream_write(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).await.is_ok() && self.stream.flush().await.is_ok()
+    }
+
+    /// Says everything is said: with TLS, in due form.
+    pub(crate) async fn finish(&mut self) {
+        soon("the end", self.stream.shutdown()).await.unwrap();
+    }
+
     pub(crate) async fn request(&mut self, request: &str) -> Response {
         self.send(request).await;
         self.response().await
