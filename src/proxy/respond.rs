@@ -148,6 +148,9 @@ pub(super) fn raw_problem(error: &ProxyError, metrics: &Metrics) -> Vec<u8> {
     )
     .into_bytes();
     text.extend_from_slice(answer.proxy_status().as_bytes());
+    if let Some(seconds) = answer.retry_after {
+        text.extend_from_slice(format!("\r\nretry-after: {seconds}").as_bytes());
+    }
     text.extend_from_slice(b"\r\n\r\n");
     text.extend_from_slice(&body);
     text
