@@ -74,7 +74,7 @@ pub(super) struct Client {
     pub(super) watch: Arc<Watch>,
     /// The first `Host` that was accepted on this connection.
     host: OnceLock<Box<[u8]>>,
-    /// Keeps shutdown waiting, also for a tunnel that outlives the HTTP connection.
+    /// Keeps shutdown waiting.
     _member: Membership,
     _place: Place,
 }
@@ -291,6 +291,7 @@ async fn serve(worker: Arc<Worker>, stream: ClientStream, listener: usize, place
         stream,
         rewound: Bytes::new(),
         watch: Arc::clone(&client.watch),
+        _client: Some(Arc::clone(&client)),
     });
     let service = service_fn(|request| answer(Arc::clone(&worker), Arc::clone(&client), request));
     let mut connection = http1::Builder::new()
@@ -389,6 +390,7 @@ async fn turn_away(worker: Arc<Worker>, stream: ClientStream) {
             stream,
             rewound: Bytes::new(),
             watch,
+            _client: None,
         },
         &worker,
         &ProxyError::Overloaded,
@@ -455,6 +457,8 @@ struct Watched {
     /// Read before, by HTTP/1; to be read again, by HTTP/2.
     rewound: Bytes,
     watch: Arc<Watch>,
+    /// A tunnel outlives the HTTP connection: it keeps its place, and shutdown waiting, until the stream is dropped.
+    _client: Option<Arc<Client>>,
 }
 
 impl AsyncRead for Watched {
