@@ -126,7 +126,11 @@ impl Worker {
                 loop {
                     tokio::select! {
                         _ = &mut ended => break,
-                        Some((index, socket)) = sockets.recv() => worker.start(socket.into_tokio()?, index),
+                        Some((index, socket)) = sockets.recv() => {
+                            worker.start(socket.into_tokio()?, index);
+                            // From `hand_over`: now it has a place.
+                            worker.connections.fetch_sub(1, Ordering::Relaxed);
+                        }
                     }
                 }
             }
@@ -259,7 +263,9 @@ fn hand_over(
     let fewest = workers
         .iter()
         .min_by_key(|(_, connections)| connections.load(Ordering::Relaxed));
-    if let Some((worker, _)) = fewest {
+    if let Some((worker, connections)) = fewest {
+        // Counted here already: the worker may take it only after the next ones have been accepted.
+        connections.fetch_add(1, Ordering::Relaxed);
         // A worker that is gone means that the process is ending.
         drop(worker.send((index, socket)));
     }
