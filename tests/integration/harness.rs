@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
-use cupbearer::app::{self, RunError, Shutdown, StartError};
+use cupbearer::app::{self, RunError, Shutdown};
 use cupbearer::config::{Config, Environment, Listen};
 use cupbearer::demo::authority::{Authority, Offer};
 use cupbearer::demo::vendors::{Credential, FakeVendor, Kind, Options};
@@ -85,20 +85,26 @@ impl Environment for NoEnvironment {
 
 impl App {
     pub(crate) async fn start(config: &str) -> Self {
-        Self::try_start(config).await.unwrap()
+        match Self::try_start(config).await {
+            Ok(app) => app,
+            Err(error) => panic!("{error}\nin\n{config}"),
+        }
     }
 
-    pub(crate) async fn try_start(config: &str) -> Result<Self, StartError> {
+    /// The error is what the command line would say.
+    pub(crate) async fn try_start(config: &str) -> Result<Self, String> {
         start_log();
-        let config = match Config::from_toml(config, &NoEnvironment) {
-            Ok(parsed) => parsed,
-            Err(problems) => panic!("{problems:#?}\nin\n{config}"),
-        };
+        let config = Config::from_toml(config, &NoEnvironment).map_err(|problems| {
+            let lines = problems
+                .iter()
+                .map(|problem| format!("{}: {}\n", problem.path, problem.message));
+            lines.collect::<String>()
+        })?;
         let (stop, stopped) = oneshot::channel();
         let (tell_start, started) = oneshot::channel();
         let (tell_end, ended) = oneshot::channel();
         let body = move || match app::bind(config) {
-            Err(error) => drop(tell_start.send(Err(error))),
+            Err(error) => drop(tell_start.send(Err(error.to_string()))),
             Ok(bound) => {
                 let _ = tell_start.send(Ok((bound.listeners(), bound.admin())));
                 // A test that failed drops the sender.

@@ -827,6 +827,39 @@ async fn an_upgraded_connection_carries_bytes_both_ways() {
     .await;
 }
 
+/// A tunnel is one of the app's connections for as long as it lasts.
+#[tokio::test]
+async fn an_upgraded_connection_keeps_its_place() {
+    let world = World::new();
+    let upstream = Script::tls(&world.authority).await;
+    let config = server("max_connections = 1") + &world.upstream("api", &upstream.url(), "");
+    with_app(&config, async |app| {
+        let mut client = app.connect().await;
+        client
+            .send("GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+            .await;
+        let (mut connection, _) = upstream.request().await;
+        connection
+            .send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+            .await;
+        assert_eq!(client.head().await.status(), 101);
+        assert_eq!(app.connect().await.response().await.code(), "overloaded");
+        drop(connection);
+        drop(client);
+        eventually("room", async || {
+            let mut next = app.connect().await;
+            let _ = next
+                .try_send("GET /.. HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                .await;
+            next.try_response()
+                .await
+                .is_ok_and(|answer| answer.status == 400)
+        })
+        .await;
+    })
+    .await;
+}
+
 /// An upstream that does not switch answers like any other.
 #[tokio::test]
 async fn an_upgrade_that_is_declined() {
