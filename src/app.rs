@@ -14,7 +14,6 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::HeaderValue;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -30,7 +29,7 @@ use crate::provider::{self, Deps, Handle};
 use crate::proxy::accept::Listener;
 use crate::proxy::route::Routes;
 use crate::proxy::target::{Parts, Target};
-use crate::proxy::{ClientAuth, Hosts, Proxy, Settings, Snapshot};
+use crate::proxy::{ClientAuth, Hosts, Proxy, Settings, Snapshot, Via};
 use crate::runtime::{self, Workers};
 use crate::upstream::connect::{Alpn, Connector, Destination};
 use crate::upstream::tls::{TlsConfigError, TlsProfiles};
@@ -320,10 +319,7 @@ impl Start<'_> {
             hosts: hosts(self.config, self.addresses),
             settings: Settings {
                 client_auth: self.client_auth,
-                via: server
-                    .via
-                    .then(|| HeaderValue::try_from(format!("1.1 {pseudonym}")).ok())
-                    .flatten(),
+                via: server.via.then(|| Via::new(&pseudonym)).flatten(),
                 pseudonym: pseudonym.into(),
                 max_connections: server.max_connections,
                 header_timeout: server.header_timeout,

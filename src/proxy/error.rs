@@ -31,11 +31,8 @@ pub(super) enum ProxyError {
     ClientNotAllowed,
     #[error("the request has been through this proxy before")]
     LoopDetected,
-    #[error("no token within {waited:?}")]
-    TokenUnavailable {
-        retry_after: Duration,
-        waited: Duration,
-    },
+    #[error("there is no valid token")]
+    TokenUnavailable { retry_after: Duration },
     #[error("the token endpoint refuses the configured credentials")]
     CredentialsRejected { retry_after: Duration },
     #[error("the provider needs a new login")]
@@ -62,12 +59,9 @@ pub(super) enum Party {
 }
 
 impl ProxyError {
-    pub(super) fn token(reason: Unavailable, waited: Duration) -> Self {
+    pub(super) fn token(reason: Unavailable) -> Self {
         match reason {
-            Unavailable::Transient { retry_after } => Self::TokenUnavailable {
-                retry_after,
-                waited,
-            },
+            Unavailable::Transient { retry_after } => Self::TokenUnavailable { retry_after },
             Unavailable::Permanent { retry_after } => Self::CredentialsRejected { retry_after },
             Unavailable::LoginRequired => Self::LoginRequired,
         }

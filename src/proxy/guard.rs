@@ -95,7 +95,9 @@ fn framing<B>(request: &Request<B>, scan: &Scan) -> Result<(), ProxyError> {
     }
     if scan.transfer_encoding && !only_chunked(request.headers()) {
         // Another coding would have to be forwarded as it is, and no upstream is known to take one.
-        return Err(ProxyError::BadRequest("a Transfer-Encoding other than chunked"));
+        return Err(ProxyError::BadRequest(
+            "a Transfer-Encoding other than chunked",
+        ));
     }
     if scan.transfer_encoding && request.version() == Version::HTTP_10 {
         return Err(ProxyError::BadRequest("Transfer-Encoding in HTTP/1.0"));

@@ -16,8 +16,7 @@ use serde::Serialize;
 
 use super::accept::Client;
 use super::error::{Party, ProxyError};
-use super::forward::PROXY_STATUS;
-use super::headers::{self, Scan};
+use super::headers::{self, PROXY_STATUS, Scan};
 use super::reject::ForwardedBody;
 use super::target::Target;
 use super::watch::Watch;
@@ -150,6 +149,9 @@ pub(super) fn raw_problem(error: &ProxyError, metrics: &Metrics) -> Vec<u8> {
     )
     .into_bytes();
     text.extend_from_slice(answer.proxy_status().as_bytes());
+    if let Some(seconds) = answer.retry_after {
+        text.extend_from_slice(format!("\r\nretry-after: {seconds}").as_bytes());
+    }
     text.extend_from_slice(b"\r\n\r\n");
     text.extend_from_slice(&body);
     text

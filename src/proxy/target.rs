@@ -36,6 +36,8 @@ pub struct Target {
 pub struct Credentials {
     /// `Authorization` is always among them (RFC 6750 §2: a token is sent by one method only).
     pub headers: Arc<[HeaderName]>,
+    /// The same with `_` for `-`: servers that turn fields into variables (CGI, WSGI) cannot tell them apart.
+    pub look_alikes: Box<[HeaderName]>,
     /// Query keys, decoded.
     pub query: Box<[String]>,
 }
@@ -74,6 +76,7 @@ impl Target {
             },
             authority,
             credentials: Credentials {
+                look_alikes: look_alikes(&headers),
                 headers: headers.into(),
                 query: parts.inject_query.into(),
             },
@@ -100,6 +103,13 @@ impl Target {
             Ok(place)
         }
     }
+}
+
+fn look_alikes(names: &[HeaderName]) -> Box<[HeaderName]> {
+    let dashed = names.iter().filter(|name| name.as_str().contains('-'));
+    dashed
+        .filter_map(|name| name.as_str().replace('-', "_").parse().ok())
+        .collect()
 }
 
 impl Drop for InFlight<'_> {

@@ -38,6 +38,9 @@ pub(super) struct Connection {
     /// Since when it has been idle.
     pub(super) idle_since: Instant,
     pub(super) reused: bool,
+    /// Made for an upgrade that may not come about: HTTP/1.1 even where the upstream's connections are HTTP/2, so that
+    /// nobody else gets it.
+    pub(super) for_upgrade: bool,
 }
 
 /// A connection that belongs to a response that is still being read.
@@ -67,6 +70,7 @@ impl Connection {
             born: now,
             idle_since: now,
             reused: false,
+            for_upgrade: false,
         })
     }
 

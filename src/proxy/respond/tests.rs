@@ -57,6 +57,8 @@ fn row(error: &ProxyError) -> (&'static str, u16, &'static str) {
         ProxyError::Send(SendFailure::Protocol(_)) => {
             ("upstream_protocol", 502, "http_protocol_error")
         }
+        ProxyError::HeadersTooLarge => ("headers_too_large", 431, "http_request_error"),
+        ProxyError::ShuttingDown => ("shutting_down", 503, "proxy_internal_response"),
         ProxyError::Overloaded => ("overloaded", 503, "connection_limit_reached"),
         ProxyError::Internal(_) => ("internal", 500, "proxy_internal_error"),
     }
@@ -88,9 +90,11 @@ async fn every_error() -> Vec<ProxyError> {
         ProxyError::RequestNotAllowed("not in `allow`"),
         ProxyError::ClientNotAllowed,
         ProxyError::LoopDetected,
-        ProxyError::token(Unavailable::Transient { retry_after }, waited),
-        ProxyError::token(Unavailable::Permanent { retry_after }, waited),
-        ProxyError::token(Unavailable::LoginRequired, waited),
+        ProxyError::token(Unavailable::Transient { retry_after }),
+        ProxyError::token(Unavailable::Permanent { retry_after }),
+        ProxyError::token(Unavailable::LoginRequired),
+        ProxyError::HeadersTooLarge,
+        ProxyError::ShuttingDown,
         ProxyError::Overloaded,
         ProxyError::Internal("a panic"),
         SendFailure::Timeout.into(),

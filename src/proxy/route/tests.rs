@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::super::target::{Parts, Target};
 use super::*;
 use crate::clock::Clock;
-use crate::dialect::RejectRules;
 use crate::config::{self, Origin, Scheme, Upstream};
+use crate::dialect::RejectRules;
 use crate::metrics::Metrics;
 use crate::provider::cell;
 
