@@ -118,7 +118,7 @@ async fn answer(
     let routed = snapshot.routes.find(&request, client.listener)?;
     let target = routed.target;
     measure.routed(target);
-    let _slot = target.enter()?;
+    measure.place = Some(target.enter()?);
     authorize::check_client(&mut request, client, snapshot)?;
     authorize::check_allowed(&request, &routed)?;
     forward::forward(worker, snapshot, scan, request, routed).await

@@ -18,7 +18,7 @@ use super::accept::Client;
 use super::error::{Party, ProxyError};
 use super::headers::{self, PROXY_STATUS, Scan};
 use super::reject::ForwardedBody;
-use super::target::Target;
+use super::target::{InFlight, Target};
 use super::watch::Watch;
 use crate::metrics::Metrics;
 use crate::upstream::SendFailure;
@@ -40,6 +40,8 @@ enum Content {
 pub(super) struct Measure {
     started: Instant,
     target: Option<Arc<Target>>,
+    /// Its place among the upstream's `max_in_flight`.
+    pub(super) place: Option<InFlight>,
     watch: Arc<Watch>,
 }
 
@@ -179,6 +181,7 @@ impl Measure {
         Self {
             started: Instant::now(),
             target: None,
+            place: None,
             watch,
         }
     }

@@ -54,7 +54,7 @@ pub struct Parts {
 }
 
 /// A request's place among those in flight.
-pub(super) struct InFlight<'a>(&'a Target);
+pub(super) struct InFlight(Option<Arc<Target>>);
 
 impl Target {
     pub fn new(parts: Parts) -> Self {
@@ -90,18 +90,17 @@ impl Target {
         }
     }
 
-    /// Takes a place in flight, if `max_in_flight` leaves one.
-    pub(super) fn enter(&self) -> Result<InFlight<'_>, ProxyError> {
+    /// Takes a place in flight, if `max_in_flight` leaves one. It is held until the response has ended.
+    pub(super) fn enter(self: &Arc<Self>) -> Result<InFlight, ProxyError> {
         let Some(max) = self.config.max_in_flight else {
-            return Ok(InFlight(self));
+            return Ok(InFlight(None));
         };
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let place = InFlight(self);
+        let place = InFlight(Some(Arc::clone(self)));
         if before >= max {
-            Err(ProxyError::Overloaded)
-        } else {
-            Ok(place)
+            return Err(ProxyError::Overloaded);
         }
+        Ok(place)
     }
 }
 
@@ -112,10 +111,10 @@ fn look_alikes(names: &[HeaderName]) -> Box<[HeaderName]> {
         .collect()
 }
 
-impl Drop for InFlight<'_> {
+impl Drop for InFlight {
     fn drop(&mut self) {
-        if self.0.config.max_in_flight.is_some() {
-            self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if let Some(target) = &self.0 {
+            target.in_flight.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

@@ -154,6 +154,7 @@ fn measure(target: Option<&Arc<Target>>) -> Measure {
     watch.request_started();
     let mut measure = Measure {
         started: Instant::now(),
+        place: None,
         target: None,
         watch,
     };
@@ -181,7 +182,7 @@ async fn every_error_is_a_problem_of_its_row() {
                 .map(|value| value.to_str().unwrap());
             let expected = match &error {
                 ProxyError::TokenUnavailable { .. } => Some("2"),
-                ProxyError::Overloaded => Some("1"),
+                ProxyError::Overloaded | ProxyError::ShuttingDown => Some("1"),
                 _ => None,
             };
             assert_eq!(retry, expected, "{code}");
