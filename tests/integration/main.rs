@@ -6,6 +6,7 @@
 
 mod cli;
 mod client;
+mod connecting;
 mod ending;
 mod errors;
 mod harness;
