@@ -22,65 +22,33 @@ pub(super) fn config(text: &str, env: &dyn Environment) -> Result<Config, Vec<Pr
     let mut cx = Context::new(env);
     let mut listeners = Listeners::default();
     refuse_unknown(&root, &mut cx);
-
     let at = KeyPath::root();
+
     let server_toml: ServerToml = take_section(&mut root, "server", &mut cx);
     let (server, exposure) = server(server_toml, &at.key("server"), &mut listeners, &mut cx);
     let store_at = at.key("store");
     let store_toml: StoreToml = take_section(&mut root, "store", &mut cx);
     let store = store(store_toml, &store_at, &mut cx);
     // A store that is not understood gets the benefit of the doubt: its mistake is told already.
-    let durable_store = store.kind != StoreKind::Memory || cx.problems.has_any_in(&store_at);
+    let durable = store.kind != StoreKind::Memory || cx.problems.has_any_in(&store_at);
 
-    let dialects_at = at.key("dialects");
     let dialects = take_tables(&mut root, "dialects", &mut cx);
-    let dialects = Dialects::read(dialects, &dialects_at, &mut cx);
+    let dialects = Dialects::read(dialects, &at.key("dialects"), &mut cx);
     let providers = take_tables(&mut root, "providers", &mut cx);
     let names: BTreeSet<_> = providers.iter().map(|(name, _)| name.clone()).collect();
-    let providers_at = at.key("providers");
-    let mut checked = Vec::with_capacity(providers.len());
-    for (name, tree) in providers {
-        let at = providers_at.key(&name);
-        checked.extend(provider(
-            &name,
-            tree,
-            &at,
-            &dialects,
-            durable_store,
-            &mut cx,
-        ));
-    }
-    check_shared(&checked, &providers_at, &mut cx);
-    let used = checked
-        .iter()
-        .map(|checked| checked.dialect.clone())
-        .collect();
-    dialects.check_unused(&used, &dialects_at, &mut cx);
-    let good: BTreeMap<_, _> = checked
-        .into_iter()
-        .map(|checked| (checked.provider.name.clone(), Arc::new(checked.provider)))
-        .collect();
+    let good = check_providers(providers, &dialects, durable, &mut cx);
 
     let upstreams = take_tables(&mut root, "upstreams", &mut cx);
-    let upstreams_at = at.key("upstreams");
     let providers = Providers {
         names: &names,
         good: &good,
     };
-    let upstreams = check_upstreams(upstreams, &upstreams_at, &providers, &mut cx);
-    check_routes(
-        &upstreams,
-        &upstreams_at,
-        &exposure,
-        &mut listeners,
-        &mut cx,
-    );
+    let upstreams = check_upstreams(upstreams, &providers, &mut cx);
+    check_routes(&upstreams, &exposure, &mut listeners, &mut cx);
     if server.listen.is_empty() && !has_own_listeners(&upstreams) {
         let hint = "only where every upstream has a listener of its own can there be none";
-        cx.problem(
-            &at.key("server").key("listen"),
-            complaint("is an empty list").hint(hint),
-        );
+        let listen = at.key("server").key("listen");
+        cx.problem(&listen, complaint("is an empty list").hint(hint));
     }
     warn_unused(&good, &upstreams, &mut cx);
 
@@ -158,12 +126,36 @@ fn check_name(name: &str, at: &KeyPath, cx: &mut Context<'_>) {
     }
 }
 
+/// The providers without a mistake of their own, by name.
+fn check_providers(
+    tables: Vec<(String, Tree)>,
+    dialects: &Dialects,
+    durable_store: bool,
+    cx: &mut Context<'_>,
+) -> BTreeMap<String, Arc<Provider>> {
+    let at = KeyPath::root().key("providers");
+    let mut checked = Vec::with_capacity(tables.len());
+    for (name, tree) in tables {
+        let at = at.key(&name);
+        checked.extend(provider(&name, tree, &at, dialects, durable_store, cx));
+    }
+    check_shared(&checked, &at, cx);
+    let used = checked
+        .iter()
+        .map(|checked| checked.exchange.dialect.clone());
+    dialects.check_unused(&used.collect(), &KeyPath::root().key("dialects"), cx);
+    checked
+        .into_iter()
+        .map(|checked| (checked.provider.name.clone(), Arc::new(checked.provider)))
+        .collect()
+}
+
 fn check_upstreams(
     tables: Vec<(String, Tree)>,
-    at: &KeyPath,
     providers: &Providers<'_>,
     cx: &mut Context<'_>,
 ) -> Vec<Upstream> {
+    let at = KeyPath::root().key("upstreams");
     let mut upstreams = Vec::with_capacity(tables.len());
     for (name, mut tree) in tables {
         let at = at.key(&name);
@@ -176,14 +168,14 @@ fn check_upstreams(
 
 fn check_routes(
     upstreams: &[Upstream],
-    at: &KeyPath,
     exposure: &Exposure,
     listeners: &mut Listeners,
     cx: &mut Context<'_>,
 ) {
+    let all = KeyPath::root().key("upstreams");
     let mut routes = Routes::default();
     for upstream in upstreams {
-        let at = at.key(&upstream.name).key("route");
+        let at = all.key(&upstream.name).key("route");
         // What could not be read is no catch-all.
         if cx.problems.is_struck_out(&at) {
             continue;

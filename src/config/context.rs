@@ -124,17 +124,17 @@ impl<'a> Context<'a> {
         &mut self,
         at: &KeyPath,
         written: Option<ValueToml>,
-        origin: &Origin,
+        origin: Option<&Origin>,
         connect_to: Option<&HostPort>,
     ) -> Option<EgressProxy> {
-        let proxy = match (written, connect_to) {
+        let proxy = match (written, origin) {
             (Some(value), _) => super::egress::written(value, self.env),
-            (None, Some(dial)) => self
-                .environment_proxy
-                .to(origin.scheme, &dial.host, dial.port),
-            (None, None) => self
-                .environment_proxy
-                .to(origin.scheme, &origin.host, origin.port),
+            (None, Some(origin)) => {
+                let (host, port) =
+                    connect_to.map_or((&origin.host, origin.port), |dial| (&dial.host, dial.port));
+                self.environment_proxy.to(origin.scheme, host, port)
+            }
+            (None, None) => return None,
         };
         self.problems.keep(at, proxy).flatten()
     }

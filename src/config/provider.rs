@@ -15,7 +15,7 @@ use super::server::{limit, span};
 use super::value::{EmptyLiteral, ValueToml};
 use super::{Endpoint, LifeCycle, Provider, TokenSource, Value};
 use crate::dialect::schema::{RequestToml, ResponseToml};
-use crate::dialect::{self, ExchangePlan, InjectPlan, Overrides, WELL_KNOWN};
+use crate::dialect::{self, ExchangePlan, InjectPlan, Overrides, Plan, Source, Var, WELL_KNOWN};
 
 const DEFAULT_DIALECT: &str = "oauth2";
 
@@ -32,7 +32,6 @@ const OVERRIDES: [&str; 4] = ["request", "response", "inject", "reject"];
 #[derive(Debug)]
 pub(super) struct Checked {
     pub(super) provider: Provider,
-    pub(super) dialect: String,
     /// What must be equal where the identity is.
     pub(super) exchange: Exchange,
 }
@@ -40,7 +39,7 @@ pub(super) struct Checked {
 /// All that decides how the token request looks, besides variables.
 #[derive(Debug, PartialEq)]
 pub(super) struct Exchange {
-    dialect: String,
+    pub(super) dialect: String,
     auth_method: Option<String>,
     request: RequestToml,
     response: ResponseToml,
@@ -99,6 +98,10 @@ fn take_overrides(Tree(written): &mut Tree) -> Tree {
     Tree(TomlValue::Table(taken))
 }
 
+fn dialect_of(toml: &ProviderToml) -> &str {
+    toml.dialect.as_deref().unwrap_or(DEFAULT_DIALECT)
+}
+
 /// A provider on its way.
 struct Parts<'a> {
     name: &'a str,
@@ -113,64 +116,38 @@ impl Parts<'_> {
     fn endpoint(self, mut toml: ProviderToml, cx: &mut Context<'_>) -> Option<Checked> {
         let at = self.at;
         let url = cx.url(at, "token_url", toml.token_url.take(), toml.allow_http);
-        let tls = cx.tls(
-            &at.key("tls"),
-            toml.tls.take(),
-            url.as_ref().map(|url| &url.origin),
-        );
-        let proxy = toml.proxy.take();
-        let egress = match &url {
-            Some(url) => cx.egress(&at.key("proxy"), proxy, &url.origin, None),
-            None => None,
-        };
+        let origin = url.as_ref().map(|url| &url.origin);
+        let tls = cx.tls(&at.key("tls"), toml.tls.take(), origin);
+        let egress = cx.egress(&at.key("proxy"), toml.proxy.take(), origin, None);
         let variables = variables(&mut toml, at, cx);
-        let dialect = toml.dialect.as_deref().unwrap_or(DEFAULT_DIALECT);
-        let used = Use {
-            at,
-            dialect,
-            overrides: &self.overrides,
-            written: self.override_tables,
-            grant: toml.grant.as_deref(),
-            auth_method: toml.auth_method.as_deref(),
-        };
-        let plan = self.dialects.compile(&used, dialect::compile, cx)?;
-        let mut known = plan.exchange.known_variables();
-        known.extend(injected(&plan.inject, false));
-        self.check_one_time(&plan.exchange, cx);
-        self.check_missing(&plan.exchange, dialect, &variables, cx);
-        self.check_injected(&plan.inject, dialect, &variables, cx);
-        let grant = format!("grant `{}` of dialect `{dialect}`", plan.exchange.grant);
-        check_unused(&variables, &known, &grant, cx);
-        let variables = variables.into_values();
+        let plan = self.compile(&toml, dialect::compile, cx)?;
+        self.check_variables(&plan, dialect_of(&toml), &variables, cx);
         let url = url?;
-        let path_and_query = match &url.query {
-            Some(query) => format!("{}?{query}", url.path),
-            None => url.path.clone(),
+        let variables = variables.into_values();
+        let life = LifeCycle {
+            refresh_before: toml.refresh_before.as_ref().map(|text| text.0.0),
+            min_interval: span(toml.min_interval.take(), DEFAULT_MIN_INTERVAL),
+            ttl: toml.ttl.as_ref().map(|text| text.0.0),
+            single_active: toml.single_active.unwrap_or(plan.exchange.single_active),
+            required: toml.required.unwrap_or(true),
+        };
+        let exchange = Exchange {
+            dialect: dialect_of(&toml).to_owned(),
+            auth_method: toml.auth_method,
+            request: self.overrides.request,
+            response: self.overrides.response,
         };
         let endpoint = Endpoint {
             identity: identity(&url, &plan.exchange, &variables),
+            path_and_query: url.path_and_query(),
             token_url: url.origin,
-            path_and_query,
             timeout: limit(toml.timeout, DEFAULT_TIMEOUT),
             tls,
             egress,
             plan: plan.exchange,
         };
-        let life = LifeCycle {
-            refresh_before: toml.refresh_before.map(|text| text.0.0),
-            min_interval: span(toml.min_interval, DEFAULT_MIN_INTERVAL),
-            ttl: toml.ttl.map(|text| text.0.0),
-            single_active: toml.single_active.unwrap_or(endpoint.plan.single_active),
-            required: toml.required.unwrap_or(true),
-        };
         Some(Checked {
-            dialect: dialect.to_owned(),
-            exchange: Exchange {
-                dialect: dialect.to_owned(),
-                auth_method: toml.auth_method,
-                request: self.overrides.request,
-                response: self.overrides.response,
-            },
+            exchange,
             provider: Provider {
                 name: self.name.to_owned(),
                 source: TokenSource::Endpoint(Box::new(endpoint)),
@@ -187,30 +164,24 @@ impl Parts<'_> {
         self.check_fixed_keys(&toml, cx);
         let access_token = toml.access_token.take();
         let variables = variables(&mut toml, at, cx);
-        let dialect = toml.dialect.as_deref().unwrap_or(DEFAULT_DIALECT);
-        let used = Use {
-            at,
-            dialect,
-            overrides: &self.overrides,
-            written: self.override_tables,
-            grant: None,
-            auth_method: None,
-        };
-        let compiled = self.dialects.compile(&used, dialect::compile_static, cx);
+        // They are told to be out of place already; compiling with them would only say so again.
+        (toml.grant, toml.auth_method) = (None, None);
+        let compiled = self.compile(&toml, dialect::compile_static, cx);
         let token_at = at.key("access_token");
         let access_token = cx.value(&token_at, access_token?, EmptyLiteral::Refused)?;
-        if matches!(&access_token, Value::Literal(literal) if !matches!(literal, dialect::Var::Text(_)))
-        {
+        if matches!(
+            &access_token,
+            Value::Literal(Var::Integer(_) | Var::Boolean(_))
+        ) {
             cx.problem(&token_at, complaint("expected text in quotes"));
         }
         let (inject, reject) = compiled?;
-        self.check_injected(&inject, dialect, &variables, cx);
-        let inject_of = format!("`inject` of dialect `{dialect}`");
-        check_unused(&variables, &injected(&inject, false), &inject_of, cx);
+        let used_by = format!("`inject` of dialect `{}`", dialect_of(&toml));
+        self.check_injected(&inject, dialect_of(&toml), &variables, cx);
+        check_unused(&variables, &injected(&inject, false), &used_by, cx);
         Some(Checked {
-            dialect: dialect.to_owned(),
             exchange: Exchange {
-                dialect: dialect.to_owned(),
+                dialect: dialect_of(&toml).to_owned(),
                 auth_method: None,
                 request: RequestToml::default(),
                 response: ResponseToml::default(),
@@ -230,6 +201,39 @@ impl Parts<'_> {
                 },
             },
         })
+    }
+
+    fn compile<T>(
+        &self,
+        toml: &ProviderToml,
+        compile: impl FnOnce(&Source<'_>) -> Result<T, Vec<dialect::Problem>>,
+        cx: &mut Context<'_>,
+    ) -> Option<T> {
+        let used = Use {
+            at: self.at,
+            dialect: dialect_of(toml),
+            overrides: &self.overrides,
+            written: self.override_tables,
+            grant: toml.grant.as_deref(),
+            auth_method: toml.auth_method.as_deref(),
+        };
+        self.dialects.compile(&used, compile, cx)
+    }
+
+    fn check_variables(
+        &self,
+        plan: &Plan,
+        dialect: &str,
+        variables: &Variables,
+        cx: &mut Context<'_>,
+    ) {
+        self.check_one_time(&plan.exchange, cx);
+        self.check_missing(&plan.exchange, dialect, variables, cx);
+        self.check_injected(&plan.inject, dialect, variables, cx);
+        let mut known = plan.exchange.known_variables();
+        known.extend(injected(&plan.inject, false));
+        let grant = format!("grant `{}` of dialect `{dialect}`", plan.exchange.grant);
+        check_unused(variables, &known, &grant, cx);
     }
 
     /// Keys that say how tokens are fetched mean nothing where none is.

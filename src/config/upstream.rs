@@ -50,17 +50,15 @@ pub(super) fn upstream(
     let provider = provider_name(toml.provider.take(), at, providers, cx);
     let route_at = at.key("route");
     let route = cx.problems.keep(&route_at, route(toml.route.take()));
-    let tls = cx.tls(
-        &at.key("tls"),
-        toml.tls.take(),
-        url.as_ref().map(|(url, _)| &url.origin),
-    );
+    let origin = url.as_ref().map(|(url, _)| &url.origin);
+    let tls = cx.tls(&at.key("tls"), toml.tls.take(), origin);
     let connect_to = toml.connect_to.take().map(|Text(dial)| dial);
-    let proxy = toml.proxy.take();
-    let egress = match &url {
-        Some((url, _)) => cx.egress(&at.key("proxy"), proxy, &url.origin, connect_to.as_ref()),
-        None => None,
-    };
+    let egress = cx.egress(
+        &at.key("proxy"),
+        toml.proxy.take(),
+        origin,
+        connect_to.as_ref(),
+    );
     let injected = provider.as_ref().and_then(|name| providers.good.get(name));
     let injected = injected.map_or(&[][..], |provider| provider.inject.header_names());
     let headers = headers(toml.headers.take(), injected, &at.key("headers"), cx);

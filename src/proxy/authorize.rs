@@ -158,7 +158,7 @@ impl AllowRule {
                 return false;
             };
             let segment = percent_decode_str(segment).decode_utf8_lossy();
-            if rule != "*" && *rule != segment {
+            if rule != "*" && percent_decode_str(rule).decode_utf8_lossy() != segment {
                 return false;
             }
         }
