@@ -11,6 +11,7 @@ mod guard;
 mod headers;
 mod reject;
 mod respond;
+mod rewrite;
 pub mod route;
 mod stream;
 pub mod target;

@@ -13,7 +13,7 @@ use super::headers::{self, PROXY_STATUS, Scan};
 use super::reject::{self, ForwardedBody};
 use super::route::Routed;
 use super::target::Target;
-use super::{Snapshot, authorize, upgrade};
+use super::{Snapshot, authorize, rewrite, upgrade};
 use crate::config::ExistingCredential;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::{Checkout, Pool, Replay, RequestBody, SendError, SendFailure, UpstreamBody};
@@ -44,6 +44,7 @@ pub(super) async fn forward(
         target.config.replay_limit,
     );
     let uri = head.uri.clone();
+    let host = head.headers.get(HOST).cloned();
     let pool = &target.pools[worker.index];
     let mut exchange = Exchange {
         routed,
@@ -52,14 +53,19 @@ pub(super) async fn forward(
         keep,
         te_trailers,
         uri,
+        host,
         head,
         replay,
         rejected: 0,
     };
-    match switch {
-        None => exchange.run().await,
-        Some(wanted) => wanted.finish(exchange.run_upgrade().await?),
+    let mut response = match switch {
+        None => exchange.run().await?,
+        Some(wanted) => wanted.finish(exchange.run_upgrade().await?)?,
+    };
+    if target.config.rewrite_redirects && rewrite::concerns(response.headers()) {
+        rewrite::response(response.headers_mut(), &exchange.view());
     }
+    Ok(response)
 }
 
 /// One request on its way, over as many attempts as it takes.
@@ -72,6 +78,7 @@ struct Exchange<'a> {
     te_trailers: bool,
     /// As the app asked.
     uri: Uri,
+    host: Option<HeaderValue>,
     /// As the upstream is asked; addressed and stamped anew for each attempt.
     head: Parts,
     replay: Replay,
@@ -164,7 +171,8 @@ impl Exchange<'_> {
         }
         let target = self.routed.target;
         loop {
-            if let Some(token) = target.token.current() {
+            let current = target.token.current();
+            if let Some(token) = current.filter(|token| token.generation > self.rejected) {
                 let injection = target.token.injection(&token);
                 authorize::stamp(&mut self.head.headers, injection);
                 self.address(checkout, &injection.query)?;
@@ -214,6 +222,16 @@ impl Exchange<'_> {
             target.metrics.replay_rejected.inc();
         }
         again
+    }
+
+    /// What the app calls the upstream, and what the upstream calls itself.
+    fn view(&self) -> rewrite::View<'_> {
+        let authority = match self.uri.authority() {
+            Some(authority) => Some(authority.as_str()),
+            None => self.host.as_ref().and_then(|host| host.to_str().ok()),
+        };
+        let prefix = &self.uri.path()[..self.routed.prefix];
+        rewrite::View::new(&self.routed.target.config, authority, prefix)
     }
 
     /// Names the upstream the way the connection's HTTP version does.
