@@ -11,6 +11,7 @@ mod ending;
 mod errors;
 mod harness;
 mod leaving;
+mod readme;
 mod routing;
 mod secrecy;
 mod starting;
