@@ -18,7 +18,7 @@ use crate::dialect::{RequestPlan, Var, Variables};
 use crate::provider::exchange::{Call, Fetch, FetchError, Fetched};
 use crate::provider::schedule::Life;
 use crate::provider::store::{Saved, SavedAccess, StateKey, Store, StoreError};
-use crate::provider::{inputs, static_token};
+use crate::provider::{identity, inputs, static_token};
 use crate::secret::Secret;
 
 /// Access tokens that live longer are kept over restarts.
@@ -83,10 +83,7 @@ impl Source {
         fetcher: Arc<dyn Fetch>,
         clock: Clock,
     ) -> Self {
-        let key = match &provider.source {
-            TokenSource::Endpoint(endpoint) => StateKey::new(&endpoint.identity),
-            TokenSource::Static { .. } => StateKey::new(&format!("static\n{}", provider.name)),
-        };
+        let key = StateKey::new(&identity(&provider));
         Self {
             provider,
             key,
@@ -96,6 +93,11 @@ impl Source {
             saved: Saved::default(),
             unsaved: false,
         }
+    }
+
+    /// Another configuration of the same identity: what is remembered stays.
+    pub(super) fn set_provider(&mut self, provider: Arc<Provider>) {
+        self.provider = provider;
     }
 
     /// Reads what an earlier process left. Must succeed before anything is sent: without it, a spent input might be

@@ -2,8 +2,9 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderName;
@@ -13,27 +14,31 @@ use tokio::time::Instant;
 
 use super::http1;
 use super::http2;
+use super::tee::Reader;
 
 /// What is sent to the upstream.
 pub enum RequestBody {
     Empty,
-    /// The app's body as it comes in. `Progress` lets the response time-out start anew with every frame.
+    /// The app's body as it comes in.
     Stream(Box<Upload>),
 }
 
 /// An upload under way.
 pub struct Upload {
-    body: Incoming,
+    source: Reader,
     progress: Arc<Progress>,
     /// Fields that its trailers may not hold.
     forbidden: Arc<[HeaderName]>,
 }
 
-/// When the last frame of an upload was taken from the app.
+/// How an upload goes on, for the response time-out: it is the upstream's, so that it starts anew with every frame, and an app
+/// that is slow to send does not use it up.
 pub struct Progress {
     start: Instant,
-    /// Milliseconds since `start`.
+    /// When the last frame was taken from the app, in milliseconds since `start`.
     last: AtomicU64,
+    /// The upstream would take more, but the app has sent no more.
+    waits_for_app: AtomicBool,
 }
 
 /// What the upstream answers. Holds the connection until the end, then gives it back to the pool.
@@ -53,17 +58,15 @@ pub(super) enum Lease {
 // === impl RequestBody ===
 
 impl RequestBody {
-    /// Streams `body` on; fields named in `forbidden` are taken out of its trailers.
-    pub fn new(body: Incoming, forbidden: Arc<[HeaderName]>) -> Self {
-        if body.is_end_stream() {
-            return Self::Empty;
-        }
+    /// Streams what `source` reads; fields named in `forbidden` are taken out of its trailers.
+    pub(super) fn stream(source: Reader, forbidden: Arc<[HeaderName]>) -> Self {
         let progress = Arc::new(Progress {
             start: Instant::now(),
             last: AtomicU64::new(0),
+            waits_for_app: AtomicBool::new(false),
         });
         Self::Stream(Box::new(Upload {
-            body,
+            source,
             progress,
             forbidden,
         }))
@@ -98,14 +101,14 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Stream(upload) => upload.body.is_end_stream(),
+            Self::Stream(upload) => upload.source.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Stream(upload) => upload.body.size_hint(),
+            Self::Stream(upload) => upload.source.size_hint(),
         }
     }
 }
@@ -117,8 +120,9 @@ impl Upload {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let mut frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        self.progress.touch();
+        let polled = self.source.poll_frame(cx);
+        self.progress.note(polled.is_pending());
+        let mut frame = ready!(polled);
         if let Some(Ok(frame)) = &mut frame
             && let Some(trailers) = frame.trailers_mut()
         {
@@ -133,15 +137,21 @@ impl Upload {
 // === impl Progress ===
 
 impl Progress {
-    /// When the upload last moved.
-    pub(super) fn last(&self) -> Instant {
-        self.start + std::time::Duration::from_millis(self.last.load(Ordering::Relaxed))
+    /// When the upstream has had `wait` to take the next frame, or to answer after the last one.
+    pub(super) fn deadline(&self, now: Instant, wait: Duration) -> Instant {
+        if self.waits_for_app.load(Ordering::Relaxed) {
+            return now + wait;
+        }
+        self.start + Duration::from_millis(self.last.load(Ordering::Relaxed)) + wait
     }
 
-    fn touch(&self) {
-        // 584 million years fit in.
-        let since = self.start.elapsed().as_millis() as u64;
-        self.last.store(since, Ordering::Relaxed);
+    fn note(&self, pending: bool) {
+        self.waits_for_app.store(pending, Ordering::Relaxed);
+        if !pending {
+            // 584 million years fit in.
+            let since = self.start.elapsed().as_millis() as u64;
+            self.last.store(since, Ordering::Relaxed);
+        }
     }
 }
 

@@ -1,8 +1,10 @@
 //! One request on a connection from the pool.
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::request::Parts;
 use http::{Request, Response};
 
 use super::body::{RequestBody, UpstreamBody};
@@ -25,8 +27,8 @@ pub struct SendError {
     pub failure: SendFailure,
     /// The connection had carried requests before, so that the peer may just have closed it for being idle.
     pub reused: bool,
-    /// The request, if nothing of it was written.
-    pub unsent: Option<Box<Request<RequestBody>>>,
+    /// Nothing of the request was written: it may be sent again whatever its method.
+    pub unsent: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -77,10 +79,12 @@ impl Checkout {
     /// Dropping the future aborts the request: an HTTP/1.1 connection is closed, an HTTP/2 stream is reset.
     pub async fn send(
         mut self,
-        request: Request<RequestBody>,
+        head: &Parts,
+        body: RequestBody,
         wait: Duration,
     ) -> Result<Response<UpstreamBody>, SendError> {
         let pool = Arc::clone(&self.pool);
+        let request = Request::from_parts(head.clone(), body);
         match self.inner.take() {
             Some(Inner::Http1(connection)) => connection.send(request, wait, pool).await,
             Some(Inner::Http2(slot)) => slot.send(request, wait).await,
@@ -101,9 +105,9 @@ impl Drop for Checkout {
 
 impl From<hyper::Error> for SendFailure {
     fn from(error: hyper::Error) -> Self {
-        if error.is_user() || error.is_body_write_aborted() {
+        if error.is_body_write_aborted() || app_broke_off(&error) {
             Self::App(error)
-        } else if error.is_parse() {
+        } else if error.is_parse() || stream_error(&error).is_some_and(h2::Error::is_library) {
             Self::Protocol(error)
         } else if error.is_timeout() {
             Self::Timeout
@@ -111,4 +115,21 @@ impl From<hyper::Error> for SendFailure {
             Self::Closed(error)
         }
     }
+}
+
+/// An error of HTTP/2 that is about one stream only: its connection lives on.
+pub(super) fn stream_error(error: &hyper::Error) -> Option<&h2::Error> {
+    error
+        .source()
+        .and_then(|source| source.downcast_ref::<h2::Error>())
+        .filter(|error| error.is_reset())
+}
+
+/// The body that we send is hyper's own, so that an error within a user error is the app's; with HTTP/2 the stream was then
+/// reset by us. Other user errors are about a driver that is gone.
+fn app_broke_off(error: &hyper::Error) -> bool {
+    let body = error
+        .source()
+        .is_some_and(|source| error.is_user() && source.is::<hyper::Error>());
+    body || stream_error(error).is_some_and(|reset| !reset.is_remote() && !reset.is_library())
 }
