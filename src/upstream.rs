@@ -5,6 +5,7 @@
 
 pub mod body;
 pub mod connect;
+mod counted;
 mod http1;
 mod http2;
 pub mod pool;

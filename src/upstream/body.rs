@@ -2,8 +2,9 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderName;
@@ -17,7 +18,7 @@ use super::http2;
 /// What is sent to the upstream.
 pub enum RequestBody {
     Empty,
-    /// The app's body as it comes in. `Progress` lets the response time-out start anew with every frame.
+    /// The app's body as it comes in.
     Stream(Box<Upload>),
 }
 
@@ -29,11 +30,14 @@ pub struct Upload {
     forbidden: Arc<[HeaderName]>,
 }
 
-/// When the last frame of an upload was taken from the app.
+/// How an upload goes on, for the response time-out: it is the upstream's, so that it starts anew with every frame, and an app
+/// that is slow to send does not use it up.
 pub struct Progress {
     start: Instant,
-    /// Milliseconds since `start`.
+    /// When the last frame was taken from the app, in milliseconds since `start`.
     last: AtomicU64,
+    /// The upstream would take more, but the app has sent no more.
+    waits_for_app: AtomicBool,
 }
 
 /// What the upstream answers. Holds the connection until the end, then gives it back to the pool.
@@ -61,6 +65,7 @@ impl RequestBody {
         let progress = Arc::new(Progress {
             start: Instant::now(),
             last: AtomicU64::new(0),
+            waits_for_app: AtomicBool::new(false),
         });
         Self::Stream(Box::new(Upload {
             body,
@@ -117,8 +122,9 @@ impl Upload {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let mut frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        self.progress.touch();
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        self.progress.note(polled.is_pending());
+        let mut frame = ready!(polled);
         if let Some(Ok(frame)) = &mut frame
             && let Some(trailers) = frame.trailers_mut()
         {
@@ -133,15 +139,21 @@ impl Upload {
 // === impl Progress ===
 
 impl Progress {
-    /// When the upload last moved.
-    pub(super) fn last(&self) -> Instant {
-        self.start + std::time::Duration::from_millis(self.last.load(Ordering::Relaxed))
+    /// When the upstream has had `wait` to take the next frame, or to answer after the last one.
+    pub(super) fn deadline(&self, now: Instant, wait: Duration) -> Instant {
+        if self.waits_for_app.load(Ordering::Relaxed) {
+            return now + wait;
+        }
+        self.start + Duration::from_millis(self.last.load(Ordering::Relaxed)) + wait
     }
 
-    fn touch(&self) {
-        // 584 million years fit in.
-        let since = self.start.elapsed().as_millis() as u64;
-        self.last.store(since, Ordering::Relaxed);
+    fn note(&self, pending: bool) {
+        self.waits_for_app.store(pending, Ordering::Relaxed);
+        if !pending {
+            // 584 million years fit in.
+            let since = self.start.elapsed().as_millis() as u64;
+            self.last.store(since, Ordering::Relaxed);
+        }
     }
 }
 

@@ -10,21 +10,27 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Builder, SendRequest};
-use hyper_util::rt::TokioIo;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep};
 
 use super::body::{Lease as BodyLease, Progress, RequestBody, UpstreamBody};
-use super::connect::Stream;
-use super::pool::{OpenConnection, Shared};
+use super::counted::Counted;
+use super::pool::Shared;
 use super::send::{SendError, SendFailure};
 
 /// Of a response head; the same as on the app's side.
 pub(super) const MAX_HEAD: usize = 64 * 1024;
 pub(super) const MAX_FIELDS: usize = 256;
 
+/// How long an upload may go on after the response to it is complete. Then the connection is closed: an upstream that
+/// reads no further would otherwise hold the app's request for ever.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// A connection that nobody uses now, or that was just made.
 pub(super) struct Connection {
     sender: SendRequest<RequestBody>,
+    /// Of the driver.
+    abort: AbortHandle,
     /// Lives as long as the connection: moving a registered timer on costs next to nothing, while a new one for every
     /// request has to be put into the timer wheel and taken out again.
     timer: Pin<Box<Sleep>>,
@@ -42,14 +48,13 @@ pub(super) struct Lease {
 
 impl Connection {
     /// Starts HTTP/1.1 on a fresh stream; its driver runs as a task of this worker.
-    pub(super) async fn open(io: Stream, open: OpenConnection) -> hyper::Result<Self> {
+    pub(super) async fn open(io: Counted) -> hyper::Result<Self> {
         let (sender, driver) = Builder::new()
             .max_headers(MAX_FIELDS)
             .max_header_size(MAX_HEAD)
-            .handshake(TokioIo::new(io))
+            .handshake(io)
             .await?;
-        tokio::spawn(async move {
-            let _open = open;
+        let driver = tokio::spawn(async move {
             if let Err(error) = driver.with_upgrades().await {
                 tracing::debug!(%error, "upstream connection ended");
             }
@@ -57,6 +62,7 @@ impl Connection {
         let now = Instant::now();
         Ok(Self {
             sender,
+            abort: driver.abort_handle(),
             timer: Box::pin(tokio::time::sleep_until(now)),
             born: now,
             idle_since: now,
@@ -70,6 +76,11 @@ impl Connection {
         (self.sender.is_ready() || !(self.reused || self.sender.is_closed()))
             && now.saturating_duration_since(self.idle_since) < idle
             && now.saturating_duration_since(self.born) < life
+    }
+
+    /// Whether it is worth keeping. `now` is taken from `idle_since`: nobody looks at the clock for this.
+    pub(super) fn lasts(&self, life: Duration) -> bool {
+        !self.sender.is_closed() && self.idle_since.saturating_duration_since(self.born) < life
     }
 
     /// Sends and waits up to `wait` for the head of the answer, counted from the end of the upload.
@@ -110,6 +121,15 @@ impl Connection {
     }
 }
 
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // In the middle of an exchange. hyper would notice, too, but not while an upload waits for the peer.
+        if !self.sender.is_ready() {
+            self.abort.abort();
+        }
+    }
+}
+
 impl Lease {
     /// Puts the connection back, at once in the usual case that its driver is done with the exchange.
     pub(super) fn give_back(self) {
@@ -127,9 +147,13 @@ impl Lease {
         }
         // The upload is still going on, or the driver has yet to look at the connection again.
         tokio::spawn(async move {
-            if connection.sender.ready().await.is_ok() {
-                connection.idle_since = Instant::now();
-                pool.put(connection);
+            match tokio::time::timeout(LINGER, connection.sender.ready()).await {
+                Ok(Ok(())) => {
+                    connection.idle_since = Instant::now();
+                    pool.put(connection);
+                }
+                // It has ended, or became somebody's tunnel; or it is too late.
+                Ok(Err(_)) | Err(_) => {}
             }
         });
     }
@@ -151,8 +175,11 @@ async fn within(
             return Poll::Ready(Some(result));
         }
         while timer.as_mut().poll(cx).is_ready() {
-            let moved_on = progress.as_ref().map(|progress| progress.last() + wait);
-            match moved_on.filter(|deadline| *deadline > Instant::now()) {
+            let now = Instant::now();
+            let moved_on = progress
+                .as_ref()
+                .map(|progress| progress.deadline(now, wait));
+            match moved_on.filter(|deadline| *deadline > now) {
                 Some(deadline) => timer.as_mut().reset(deadline),
                 None => return Poll::Ready(None),
             }

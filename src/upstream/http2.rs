@@ -2,37 +2,46 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::body::{Lease, RequestBody, UpstreamBody};
-use super::connect::Stream;
+use super::counted::{Counted, FirstBytes};
 use super::http1::MAX_HEAD;
-use super::pool::{OpenConnection, Shared};
-use super::send::{SendError, SendFailure};
+use super::pool::Shared;
+use super::send::{SendError, SendFailure, stream_error};
 
 /// Per stream and per connection. Large enough for 10 MiB bodies at a few milliseconds of round trip.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 
-/// Until the peer's SETTINGS arrive; RFC 9113 §6.5.2 recommends that they allow no less than 100.
-const INITIAL_STREAMS: usize = 100;
+/// Until the peer's SETTINGS arrive: more could be over its limit, and it would refuse them (RFC 9113 §5.1.2), which is an
+/// error for whatever may not be sent twice.
+const INITIAL_STREAMS: usize = 1;
 
-/// A silent peer is asked after this long, so that a dead path is noticed before a request needs it.
-const PING_AFTER: Duration = Duration::from_secs(30);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// A peer that is silent for so long while a stream is open is asked whether it is still there. gRPC servers close
+/// connections that ask more often than every 5 minutes; short of that, TCP keep-alive and the response time-out watch the path.
+const PING_AFTER: Duration = Duration::from_secs(320);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(super) struct Connection {
     sender: SendRequest<RequestBody>,
     in_flight: AtomicUsize,
     /// The peer's SETTINGS_MAX_CONCURRENT_STREAMS, kept current by the driver.
-    max_streams: Arc<AtomicUsize>,
+    max_streams: AtomicUsize,
+    /// No new streams: it is going away, or its path may be dead.
+    retired: AtomicBool,
+    /// A stream was taken since the last [`Self::age`].
+    used: AtomicBool,
+    /// How many times in a row [`Self::age`] found it unused.
+    unused: AtomicU32,
     born: Instant,
 }
 
@@ -44,7 +53,12 @@ pub(super) struct Slot {
 }
 
 impl Connection {
-    pub(super) async fn open(io: Stream, open: OpenConnection) -> hyper::Result<Arc<Self>> {
+    /// The second value comes when the peer's SETTINGS have, or when the connection has ended without.
+    pub(super) async fn open(
+        mut io: Counted,
+        pool: &Arc<Shared>,
+    ) -> hyper::Result<(Arc<Self>, oneshot::Receiver<()>)> {
+        let first_bytes = io.watch();
         let (sender, driver) = Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -53,34 +67,40 @@ impl Connection {
             .max_header_list_size(MAX_HEAD as u32)
             .keep_alive_interval(PING_AFTER)
             .keep_alive_timeout(PING_TIMEOUT)
-            .handshake(TokioIo::new(io))
+            .handshake(io)
             .await?;
-        let max_streams = Arc::new(AtomicUsize::new(INITIAL_STREAMS));
-        let seen = Arc::clone(&max_streams);
-        tokio::spawn(async move {
-            let _open = open;
-            let mut driver = pin!(driver);
-            let ended = poll_fn(|cx| {
-                let state = driver.as_mut().poll(cx);
-                if state.is_pending() {
-                    seen.store(driver.current_max_send_streams(), Ordering::Relaxed);
-                }
-                state
-            });
-            if let Err(error) = ended.await {
-                tracing::debug!(%error, "upstream connection ended");
-            }
-        });
-        Ok(Arc::new(Self {
+        let connection = Arc::new(Self {
             sender,
             in_flight: AtomicUsize::new(0),
-            max_streams,
+            max_streams: AtomicUsize::new(INITIAL_STREAMS),
+            retired: AtomicBool::new(false),
+            used: AtomicBool::new(true),
+            unused: AtomicU32::new(0),
             born: Instant::now(),
-        }))
+        });
+        let (settled, settings) = oneshot::channel();
+        let limit = StreamLimit {
+            connection: Arc::downgrade(&connection),
+            pool: Arc::downgrade(pool),
+            first_bytes,
+            settled: Some(settled),
+        };
+        tokio::spawn(drive(driver, limit));
+        Ok((connection, settings))
     }
 
+    /// Whether it takes no new streams any more.
     pub(super) fn is_closed(&self) -> bool {
-        self.sender.is_closed()
+        self.retired.load(Ordering::Relaxed) || self.sender.is_closed()
+    }
+
+    #[cfg(test)]
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
     }
 
     /// Too old for new streams; the ones under way end in peace.
@@ -88,8 +108,16 @@ impl Connection {
         now.saturating_duration_since(self.born) >= life
     }
 
-    pub(super) fn is_unused(&self) -> bool {
-        self.in_flight.load(Ordering::Relaxed) == 0
+    /// How many calls in a row, this one included, have found it without a stream now and since the call before.
+    ///
+    /// Counting calls costs requests one store; noting the time would cost them a look at the clock.
+    pub(super) fn age(&self) -> u32 {
+        let used = self.used.swap(false, Ordering::Relaxed);
+        if used || self.in_flight.load(Ordering::Relaxed) > 0 {
+            self.unused.store(0, Ordering::Relaxed);
+            return 0;
+        }
+        self.unused.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Takes a stream, if the peer allows one more. Only called under the pool's lock.
@@ -99,6 +127,7 @@ impl Connection {
             return None;
         }
         self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.used.store(true, Ordering::Relaxed);
         Some(Slot {
             connection: Arc::clone(self),
             pool: Arc::clone(pool),
@@ -128,25 +157,36 @@ impl Slot {
                 }
                 Ok(Err(mut error)) => {
                     let unsent = error.take_message().map(Box::new);
-                    let failure = SendFailure::from(error.into_error());
+                    let error = error.into_error();
+                    // Going away, or broken: its driver may not have noticed yet.
+                    if stream_error(&error).is_none() {
+                        self.connection.retire();
+                    }
                     return Err(SendError {
-                        failure,
+                        failure: SendFailure::from(error),
                         reused,
                         unsent,
                     });
                 }
-                Err(_) => match progress.as_ref().map(|progress| progress.last() + wait) {
-                    Some(later) if later > deadline => deadline = later,
-                    _ => {
-                        return Err(SendError {
-                            failure: SendFailure::Timeout,
-                            reused,
-                            unsent: None,
-                        });
+                Err(_) => {
+                    let now = Instant::now();
+                    let later = progress
+                        .as_ref()
+                        .map(|progress| progress.deadline(now, wait));
+                    match later.filter(|later| *later > now) {
+                        Some(later) => deadline = later,
+                        None => break,
                     }
-                },
+                }
             }
         }
+        // If the path is dead, every request on this connection would wait as long.
+        self.connection.retire();
+        Err(SendError {
+            failure: SendFailure::Timeout,
+            reused,
+            unsent: None,
+        })
     }
 }
 
@@ -154,5 +194,59 @@ impl Drop for Slot {
     fn drop(&mut self) {
         self.connection.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.pool.stream_freed();
+    }
+}
+
+type Driver = hyper::client::conn::http2::Connection<Counted, RequestBody, TokioExecutor>;
+
+/// Keeps [`Connection::max_streams`] current.
+struct StreamLimit {
+    connection: Weak<Connection>,
+    pool: Weak<Shared>,
+    first_bytes: Arc<FirstBytes>,
+    /// Told when SETTINGS have come.
+    settled: Option<oneshot::Sender<()>>,
+}
+
+impl StreamLimit {
+    fn set(&mut self, max: usize) {
+        let Some(connection) = self.connection.upgrade() else {
+            return;
+        };
+        let before = connection.max_streams.swap(max, Ordering::Relaxed);
+        if max == before {
+            return;
+        }
+        self.first_bytes.enough.store(true, Ordering::Relaxed);
+        if let Some(pool) = self.pool.upgrade() {
+            pool.stream_freed();
+        }
+        // Whoever waits for it dials for those for whom the limit is too low.
+        if let Some(settled) = self.settled.take() {
+            let _ = settled.send(());
+        }
+    }
+}
+
+/// Runs a connection to its end. hyper's driver is woken by requests only, and so by the first bytes, which hold the SETTINGS.
+async fn drive(driver: Driver, mut limit: StreamLimit) {
+    let first_bytes = Arc::clone(&limit.first_bytes);
+    let mut driver = pin!(driver);
+    let mut ended = pin!(poll_fn(|cx| {
+        let state = driver.as_mut().poll(cx);
+        if state.is_pending() {
+            limit.set(driver.current_max_send_streams());
+        }
+        state
+    }));
+    let result = loop {
+        tokio::select! {
+            biased;
+            result = ended.as_mut() => break result,
+            () = first_bytes.came.notified() => {}
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "upstream connection ended");
     }
 }

@@ -3,17 +3,18 @@
 //! HTTP/1.1 connections are used last in, first out, so that a burst's surplus ages out; HTTP/2 connections by free streams.
 //! Until the upstream's HTTP version is known one dial serves everyone who waits: fifty first requests make one
 //! connection to an HTTP/2 upstream, not fifty. A dial runs as a task of its own, so that a request which is given up
-//! does not waste it, and whoever waits longest gets whatever comes first, a new connection or one given back.
+//! does not waste it, and whoever waits longest gets whatever comes first, a new connection or one given back. On a cold
+//! start of HTTP/1.1 the number of dials at once doubles with each round for as long as answers do not free connections faster.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use prometheus::IntGauge;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::connect::{Alpn, ConnectError, Connected, Connector};
+use super::counted::Counted;
 use super::send::Checkout;
 use super::{http1, http2};
 use crate::metrics::UpstreamMetrics;
@@ -23,6 +24,10 @@ const LIFE: Duration = Duration::from_secs(600);
 
 /// Dials under way at once. Beyond it requests wait: a herd must not become a SYN flood.
 const MAX_DIALS: usize = 64;
+
+/// How long requests that wait behind the first one wait for the SETTINGS of a new HTTP/2 connection before another is dialled.
+/// They come within a round trip of the handshake.
+const SETTINGS_WAIT: Duration = Duration::from_secs(1);
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -51,19 +56,27 @@ struct State {
     version: Option<Version>,
     idle: Vec<http1::Connection>,
     http2: Vec<Arc<http2::Connection>>,
-    waiters: VecDeque<oneshot::Sender<Result<Checkout, ConnectError>>>,
+    waiters: VecDeque<Waiter>,
     dials: usize,
+    /// How many dials of HTTP/1.1 may be under way besides the first: one more with each that succeeds, which doubles them in
+    /// each round, and half as many with each connection that comes back to a waiter before a dial brings one.
+    more_dials: usize,
     sweeping: bool,
 }
+
+/// A request that waits for a connection.
+struct Waiter {
+    since: Instant,
+    sender: oneshot::Sender<Delivery>,
+}
+
+type Delivery = Result<Checkout, ConnectError>;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Version {
     Http1,
     Http2,
 }
-
-/// Counts a connection for as long as its driver holds this.
-pub(super) struct OpenConnection(IntGauge);
 
 // === impl Pool ===
 
@@ -90,21 +103,27 @@ impl Pool {
                 return Ok(ready);
             }
             let (sender, delivery) = oneshot::channel();
-            state.waiters.push_back(sender);
+            let since = Instant::now();
+            state.waiters.push_back(Waiter { since, sender });
             self.shared.dial_for_waiters(&mut state);
             delivery
         };
         match delivery.await {
             Ok(result) => result,
             // Every waiter is answered by a dial or a returned connection; only a dial task that panicked answers none.
-            Err(_) => self.dial().await,
+            Err(_) => self.shared.dial().await,
         }
     }
 
-    /// A connection that no request has used yet.
+    /// Instead of a connection that turned out to be dead: one that no request has used yet or, with HTTP/2, any that is not
+    /// known to be dead. All streams of a connection die together, and are not to make a connection each.
+    ///
+    /// Cancel safe.
     pub async fn dial(&self) -> Result<Checkout, ConnectError> {
-        let connected = self.shared.connect(&self.shared.connector).await?;
-        self.shared.open(connected).await
+        if self.shared.lock().version == Some(Version::Http2) {
+            return self.checkout().await;
+        }
+        self.shared.dial().await
     }
 
     /// An HTTP/1.1 connection for an upgrade (RFC 9110 §7.8): HTTP/2 has none, and it never comes back.
@@ -121,43 +140,40 @@ impl Pool {
 impl Shared {
     /// Takes a connection back, for whoever waits or for later.
     pub(super) fn put(self: &Arc<Self>, connection: http1::Connection) {
-        loop {
-            let waiter = {
-                let mut state = self.lock();
-                match state.waiters.pop_front() {
-                    Some(waiter) => waiter,
-                    None => {
-                        state.idle.push(connection);
-                        return self.start_sweeping(&mut state);
-                    }
-                }
-            };
-            // Outside the lock: what a waiter that gave up drops comes back through `put`.
-            if waiter.is_closed() {
-                continue;
-            }
-            let checkout = Checkout::http1(connection, Arc::clone(self));
-            return drop(waiter.send(Ok(checkout)));
+        if !connection.lasts(LIFE) {
+            return;
         }
+        let waiter = {
+            let mut state = self.lock();
+            let Some(waiter) = state.next_waiter() else {
+                state.idle.push(connection);
+                return self.start_sweeping(&mut state);
+            };
+            state.more_dials /= 2;
+            waiter
+        };
+        // Outside the lock: a checkout that is dropped comes back through `put`.
+        drop(
+            waiter
+                .sender
+                .send(Ok(Checkout::http1(connection, Arc::clone(self)))),
+        );
     }
 
-    /// A stream ended: there may be room for a waiter.
+    /// A stream ended, or there are more of them: there may be room for waiters.
     pub(super) fn stream_freed(self: &Arc<Self>) {
         loop {
             let (waiter, ready) = {
                 let mut state = self.lock();
-                if state.waiters.is_empty() {
+                let Some(waiter) = state.next_waiter() else {
                     return;
+                };
+                match self.take(&mut state) {
+                    Some(ready) => (waiter.sender, ready),
+                    None => return state.waiters.push_front(waiter),
                 }
-                let Some(ready) = self.take(&mut state) else {
-                    return;
-                };
-                let Some(waiter) = state.waiters.pop_front() else {
-                    return;
-                };
-                (waiter, ready)
             };
-            // A waiter that gave up drops the slot, which frees the stream and comes back here.
+            // Outside the lock: a checkout that is dropped comes back here.
             drop(waiter.send(Ok(ready)));
         }
     }
@@ -194,15 +210,24 @@ impl Shared {
 
     /// Starts as many dials as the waiters need.
     fn dial_for_waiters(self: &Arc<Self>, state: &mut State) {
-        let wanted = match state.version {
-            Some(Version::Http1) => state.waiters.len().min(MAX_DIALS),
-            None | Some(Version::Http2) => state.waiters.len().min(1),
+        let at_once = match state.version {
+            Some(Version::Http1) => (1 + state.more_dials).min(MAX_DIALS),
+            None | Some(Version::Http2) => 1,
         };
+        let wanted = state.waiters.len().min(at_once);
         while state.dials < wanted {
             state.dials += 1;
-            let guard = Dialling(Arc::clone(self));
-            tokio::spawn(async move { guard.run().await });
+            let dialling = Dialling {
+                pool: Arc::clone(self),
+                ended: false,
+            };
+            tokio::spawn(dialling.run());
         }
+    }
+
+    async fn dial(self: &Arc<Self>) -> Delivery {
+        let connected = self.connect(&self.connector).await?;
+        Ok(self.open(connected).await?.0)
     }
 
     async fn connect(&self, connector: &Connector) -> Result<Connected, ConnectError> {
@@ -214,16 +239,23 @@ impl Shared {
         result
     }
 
-    /// Starts HTTP on a fresh connection and notes its version.
-    async fn open(self: &Arc<Self>, connected: Connected) -> Result<Checkout, ConnectError> {
+    /// Starts HTTP on a fresh connection and notes its version. With HTTP/2 the second value comes when the peer has said how
+    /// many streams it allows; until then there is one.
+    async fn open(
+        self: &Arc<Self>,
+        connected: Connected,
+    ) -> Result<(Checkout, Option<oneshot::Receiver<()>>), ConnectError> {
         if !connected.http2 {
             let connection = self.open_http1(connected).await?;
-            self.lock().version = Some(Version::Http1);
-            return Ok(Checkout::http1(connection, Arc::clone(self)));
+            let mut state = self.lock();
+            state.version = Some(Version::Http1);
+            state.more_dials = (state.more_dials + 1).min(MAX_DIALS);
+            drop(state);
+            return Ok((Checkout::http1(connection, Arc::clone(self)), None));
         }
-        let open = OpenConnection::count(&self.metrics.connections);
-        let opened = http2::Connection::open(connected.io, open).await;
-        let connection = opened.map_err(|error| self.lost(error))?;
+        let io = Counted::new(connected.io, &self.metrics.connections);
+        let opened = http2::Connection::open(io, self).await;
+        let (connection, settings) = opened.map_err(|error| self.lost(error))?;
         let slot = {
             let mut state = self.lock();
             state.version = Some(Version::Http2);
@@ -231,14 +263,14 @@ impl Shared {
             self.start_sweeping(&mut state);
             connection.reserve(self, false)
         };
-        // A fresh connection allows INITIAL_STREAMS until the peer's SETTINGS say otherwise.
+        // Nobody could take its first stream before it was in the pool.
         let slot = slot.expect("a fresh connection has room");
-        Ok(Checkout::http2(slot, Arc::clone(self)))
+        Ok((Checkout::http2(slot, Arc::clone(self)), Some(settings)))
     }
 
     async fn open_http1(&self, connected: Connected) -> Result<http1::Connection, ConnectError> {
-        let open = OpenConnection::count(&self.metrics.connections);
-        let opened = http1::Connection::open(connected.io, open).await;
+        let io = Counted::new(connected.io, &self.metrics.connections);
+        let opened = http1::Connection::open(io).await;
         opened.map_err(|error| self.lost(error))
     }
 
@@ -250,33 +282,34 @@ impl Shared {
         }
     }
 
-    /// Hands a dial's result out.
-    fn dialled(self: &Arc<Self>, result: Result<Checkout, ConnectError>) {
-        match result {
-            Ok(checkout) => {
-                let waiter = self.lock().waiters.pop_front();
-                if let Some(waiter) = waiter {
-                    // A waiter that gave up drops the checkout, which goes to the next or to the pool.
-                    drop(waiter.send(Ok(checkout)));
-                }
-                self.stream_freed();
-            }
-            Err(error) => self.fail_waiters(&error),
+    /// Gives a dial's connection to whoever waits longest, or to the pool.
+    fn hand_out(self: &Arc<Self>, checkout: Checkout) {
+        let waiter = self.lock().next_waiter();
+        match waiter {
+            // A waiter that gives up drops the checkout, which goes to the next or to the pool.
+            Some(waiter) => drop(waiter.sender.send(Ok(checkout))),
+            None => drop(checkout),
         }
     }
 
-    /// With HTTP/1.1 each dial answers for one waiter; before the version is known, and with HTTP/2, for all of them.
+    /// Where connections come one by one, each failed dial answers for one waiter, and for all who have waited as long as a
+    /// connect may take; where one dial is for everyone, for everyone.
     fn fail_waiters(&self, error: &ConnectError) {
-        let failed: Vec<_> = {
+        let failed = {
             let mut state = self.lock();
-            let count = match state.version {
-                Some(Version::Http1) => state.waiters.len().min(1),
-                None | Some(Version::Http2) => state.waiters.len(),
+            let one_by_one = match state.version {
+                None => false,
+                Some(Version::Http1) => true,
+                Some(Version::Http2) => state.http2.iter().any(|open| !open.is_closed()),
             };
-            state.waiters.drain(..count).collect()
+            if one_by_one {
+                state.longest_waiting(self.limits.connect)
+            } else {
+                std::mem::take(&mut state.waiters).into()
+            }
         };
         for waiter in failed {
-            drop(waiter.send(Err(error.clone())));
+            drop(waiter.sender.send(Err(error.clone())));
         }
     }
 
@@ -291,72 +324,122 @@ impl Shared {
     }
 }
 
-async fn sweep(pool: Weak<Shared>, every: Duration) {
-    let mut unused_http2 = 0_u32;
-    loop {
-        tokio::time::sleep(every).await;
-        let Some(pool) = pool.upgrade() else { return };
-        let now = Instant::now();
-        let (dropped, closing) = {
-            let mut state = pool.lock();
-            let keep =
-                |connection: &mut http1::Connection| connection.usable(now, pool.limits.idle, LIFE);
-            let dropped: Vec<_> = state
-                .idle
-                .extract_if(.., |connection| !keep(connection))
-                .collect();
-            let all_unused = state.http2.iter().all(|connection| connection.is_unused());
-            unused_http2 = if all_unused { unused_http2 + 1 } else { 0 };
-            let idle_too_long = every * unused_http2 >= pool.limits.idle;
-            let closing: Vec<_> = state
-                .http2
-                .extract_if(.., |connection| {
-                    connection.is_closed() || connection.outlived(now, LIFE) || idle_too_long
-                })
-                .collect();
-            state.sweeping = !(state.idle.is_empty() && state.http2.is_empty());
-            if !state.sweeping {
-                return;
+// === impl State ===
+
+impl State {
+    /// The longest waiting of those that still wait.
+    fn next_waiter(&mut self) -> Option<Waiter> {
+        while let Some(waiter) = self.waiters.pop_front() {
+            if !waiter.sender.is_closed() {
+                return Some(waiter);
             }
-            (dropped, closing)
-        };
-        // Connections are closed outside the lock.
-        drop((dropped, closing));
+        }
+        None
+    }
+
+    /// The one that has waited longest, and everyone who has waited at least `limit`.
+    fn longest_waiting(&mut self, limit: Duration) -> Vec<Waiter> {
+        let now = Instant::now();
+        let mut longest = Vec::from_iter(self.next_waiter());
+        while let Some(waiter) = self
+            .waiters
+            .pop_front_if(|waiter| now.saturating_duration_since(waiter.since) >= limit)
+        {
+            longest.push(waiter);
+        }
+        longest
+    }
+
+    /// Takes out the connections that are to be closed; called once in `every`.
+    fn expire(&mut self, now: Instant, idle: Duration, every: Duration) -> Expired {
+        let http1 = self
+            .idle
+            .extract_if(.., |connection| !connection.usable(now, idle, LIFE))
+            .collect();
+        let http2 = self
+            .http2
+            .extract_if(.., |connection| {
+                let unused = every * connection.age();
+                connection.is_closed() || connection.outlived(now, LIFE) || unused >= idle
+            })
+            .collect();
+        if self.idle.is_empty() && self.http2.is_empty() {
+            self.sweeping = false;
+            self.more_dials = 0;
+        }
+        Expired {
+            _http1: http1,
+            _http2: http2,
+        }
     }
 }
 
-/// One dial under way, counted until it ends, also by a panic.
-struct Dialling(Arc<Shared>);
+/// Held for its drop, which closes what no request uses.
+struct Expired {
+    _http1: Vec<http1::Connection>,
+    _http2: Vec<Arc<http2::Connection>>,
+}
+
+async fn sweep(pool: Weak<Shared>, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let (expired, over) = {
+            let mut state = pool.lock();
+            let expired = state.expire(Instant::now(), pool.limits.idle, every);
+            (expired, !state.sweeping)
+        };
+        // Connections are closed outside the lock.
+        drop(expired);
+        if over {
+            return;
+        }
+    }
+}
+
+/// One dial under way, counted until it ends.
+struct Dialling {
+    pool: Arc<Shared>,
+    /// Not by a panic, nor by the end of the runtime.
+    ended: bool,
+}
 
 impl Dialling {
-    async fn run(self) {
-        let result = match self.0.connect(&self.0.connector).await {
-            Ok(connected) => self.0.open(connected).await,
+    async fn run(mut self) {
+        let pool = &self.pool;
+        let opened = match pool.connect(&pool.connector).await {
+            Ok(connected) => pool.open(connected).await,
             Err(error) => Err(error),
         };
-        self.0.dialled(result);
+        match opened {
+            Ok((checkout, settings)) => {
+                pool.hand_out(checkout);
+                if let Some(settings) = settings {
+                    // The streams themselves are handed out by the connection's driver.
+                    drop(tokio::time::timeout(SETTINGS_WAIT, settings).await);
+                }
+            }
+            Err(error) => pool.fail_waiters(&error),
+        }
+        self.ended = true;
     }
 }
 
 impl Drop for Dialling {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.dials -= 1;
-        self.0.dial_for_waiters(&mut state);
+        let abandoned = {
+            let mut state = self.pool.lock();
+            state.dials -= 1;
+            if self.ended {
+                state.waiters.retain(|waiter| !waiter.sender.is_closed());
+                return self.pool.dial_for_waiters(&mut state);
+            }
+            // Another dial would only panic again, or find the runtime gone; let the requests themselves try.
+            std::mem::take(&mut state.waiters)
+        };
+        drop(abandoned);
     }
 }
 
-// === impl OpenConnection ===
-
-impl OpenConnection {
-    fn count(gauge: &IntGauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
+#[cfg(test)]
+mod tests;

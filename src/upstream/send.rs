@@ -1,5 +1,6 @@
 //! One request on a connection from the pool.
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -101,9 +102,9 @@ impl Drop for Checkout {
 
 impl From<hyper::Error> for SendFailure {
     fn from(error: hyper::Error) -> Self {
-        if error.is_user() || error.is_body_write_aborted() {
+        if error.is_body_write_aborted() || app_broke_off(&error) {
             Self::App(error)
-        } else if error.is_parse() {
+        } else if error.is_parse() || stream_error(&error).is_some_and(h2::Error::is_library) {
             Self::Protocol(error)
         } else if error.is_timeout() {
             Self::Timeout
@@ -111,4 +112,21 @@ impl From<hyper::Error> for SendFailure {
             Self::Closed(error)
         }
     }
+}
+
+/// An error of HTTP/2 that is about one stream only: its connection lives on.
+pub(super) fn stream_error(error: &hyper::Error) -> Option<&h2::Error> {
+    error
+        .source()
+        .and_then(|source| source.downcast_ref::<h2::Error>())
+        .filter(|error| error.is_reset())
+}
+
+/// The body that we send is hyper's own, so that an error within a user error is the app's; with HTTP/2 the stream was then
+/// reset by us. Other user errors are about a driver that is gone.
+fn app_broke_off(error: &hyper::Error) -> bool {
+    let body = error
+        .source()
+        .is_some_and(|source| error.is_user() && source.is::<hyper::Error>());
+    body || stream_error(error).is_some_and(|reset| !reset.is_remote() && !reset.is_library())
 }
