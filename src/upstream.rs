@@ -12,6 +12,7 @@ pub mod pool;
 pub mod send;
 pub mod tls;
 
-pub use body::{RequestBody, UpstreamBody};
+pub use body::{BodyError, RequestBody, UpstreamBody};
+pub use http1::Tunnel;
 pub use pool::{Limits, Pool};
 pub use send::{Checkout, SendError, SendFailure};

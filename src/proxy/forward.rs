@@ -45,11 +45,11 @@ pub(super) async fn forward(
     let pool = &target.pools[worker.index];
     let body = RequestBody::new(body, Arc::clone(&target.credentials.headers));
     let response = match switch {
-        None => exchange.send(pool, parts, body).await?,
+        None => exchange.send(pool, &mut parts, body).await?,
         Some(wanted) => {
             let checkout = exchange.checkout(pool.dial_http1()).await?;
             let response = exchange
-                .attempt(checkout, parts, body)
+                .attempt(checkout, &mut parts, body)
                 .await
                 .map_err(|error| error.failure)?;
             wanted.finish(response)
@@ -73,18 +73,16 @@ impl Exchange<'_> {
     async fn send(
         &self,
         pool: &Pool,
-        parts: Parts,
+        parts: &mut Parts,
         body: RequestBody,
     ) -> Result<Response<UpstreamBody>, ProxyError> {
         let checkout = self.checkout(pool.checkout()).await?;
-        let spare = spare(&parts, &body, &checkout);
+        let repeatable = body.is_empty() && is_safe(&parts.method);
         let error = match self.attempt(checkout, parts, body).await {
             Ok(response) => return Ok(response),
             Err(error) => error,
         };
-        let Some((parts, body)) = retry(error, spare)? else {
-            return Err(ProxyError::Internal("a retry without a request"));
-        };
+        let body = retry(error, repeatable)?;
         let checkout = self.checkout(pool.dial()).await?;
         self.attempt(checkout, parts, body)
             .await
@@ -106,29 +104,26 @@ impl Exchange<'_> {
     async fn attempt(
         &self,
         checkout: Checkout,
-        mut parts: Parts,
+        parts: &mut Parts,
         body: RequestBody,
     ) -> Result<Response<UpstreamBody>, Failed> {
         loop {
             if self.keep {
-                self.address(&mut parts, &checkout, "")?;
+                self.address(parts, &checkout, "")?;
                 break;
             }
             let target = self.target();
             if let Some(token) = target.token.current() {
                 let injection = target.token.injection(&token);
                 authorize::stamp(&mut parts.headers, injection);
-                self.address(&mut parts, &checkout, &injection.query)?;
+                self.address(parts, &checkout, &injection.query)?;
                 break;
             }
             // Expired while the connection was made.
             self.wait_for_token().await?;
         }
         let wait = self.target().config.response_timeout;
-        checkout
-            .send(Request::from_parts(parts, body), wait)
-            .await
-            .map_err(Failed::from)
+        checkout.send(parts, body, wait).await.map_err(Failed::from)
     }
 
     async fn wait_for_token(&self) -> Result<(), ProxyError> {
@@ -179,7 +174,8 @@ impl Exchange<'_> {
 struct Failed {
     failure: ProxyError,
     reused: bool,
-    unsent: Option<Box<Request<RequestBody>>>,
+    /// If nothing of the request was written.
+    body: Option<RequestBody>,
 }
 
 impl From<ProxyError> for Failed {
@@ -187,7 +183,7 @@ impl From<ProxyError> for Failed {
         Self {
             failure,
             reused: false,
-            unsent: None,
+            body: None,
         }
     }
 }
@@ -197,28 +193,22 @@ impl From<SendError> for Failed {
         Self {
             failure: error.failure.into(),
             reused: error.reused,
-            unsent: error.unsent,
+            body: error.body,
         }
     }
 }
 
-/// A copy of a request that may be sent twice (RFC 9110 §9.2.1: safe) and could meet a connection that the upstream has just
-/// closed for being idle. Fresh connections need none.
-fn spare(parts: &Parts, body: &RequestBody, checkout: &Checkout) -> Option<Parts> {
-    let replayable = body.is_empty() && is_safe(&parts.method) && checkout.is_reused();
-    replayable.then(|| parts.clone())
-}
-
-/// RFC 9110 §9.2.2, RFC 9112 §9.3.1: again only if nothing was written, or if the request is safe and the connection was a reused
-/// one that broke before it answered.
-fn retry(error: Failed, spare: Option<Parts>) -> Result<Option<(Parts, RequestBody)>, ProxyError> {
-    if let Some(unsent) = error.unsent {
-        return Ok(Some(unsent.into_parts()));
+/// The body to send once more. RFC 9110 §9.2.2, RFC 9112 §9.3.1: only if nothing was written, or if the request is safe, has no body
+/// and met a connection that the upstream has just closed for being idle.
+fn retry(error: Failed, repeatable: bool) -> Result<RequestBody, ProxyError> {
+    if let Some(body) = error.body {
+        return Ok(body);
     }
     let stale = error.reused && matches!(error.failure, ProxyError::Send(SendFailure::Closed(_)));
-    match spare {
-        Some(parts) if stale => Ok(Some((parts, RequestBody::Empty))),
-        _ => Err(error.failure),
+    if repeatable && stale {
+        Ok(RequestBody::Empty)
+    } else {
+        Err(error.failure)
     }
 }
 

@@ -21,8 +21,8 @@ use super::headers::{self, Scan};
 use super::target::Target;
 use super::watch::Watch;
 use crate::metrics::Metrics;
-use crate::upstream::SendFailure;
 use crate::upstream::connect::ConnectError;
+use crate::upstream::{BodyError, SendFailure};
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
@@ -202,12 +202,12 @@ impl Drop for Measure {
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.get_mut().content {
             Content::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Content::Upstream(body) => Pin::new(body).poll_frame(cx),

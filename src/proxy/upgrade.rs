@@ -2,7 +2,7 @@
 
 use http::header::{CONNECTION, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Response, Version};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
@@ -39,15 +39,14 @@ impl Wanted {
 
     /// Joins both sides if the upstream switched. The tunnel ends when either side closes, or with the worker.
     pub(super) fn finish(self, mut response: Response<UpstreamBody>) -> Response<UpstreamBody> {
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let Some(mut upstream) = response.body_mut().take_tunnel() else {
             return response;
-        }
-        let upstream = hyper::upgrade::on(&mut response);
+        };
         tokio::spawn(async move {
-            let (Ok(app), Ok(upstream)) = tokio::join!(self.app, upstream) else {
+            let Ok(app) = self.app.await else {
                 return;
             };
-            let (mut app, mut upstream) = (TokioIo::new(app), TokioIo::new(upstream));
+            let mut app = TokioIo::new(app);
             if let Err(error) = copy_bidirectional(&mut app, &mut upstream).await {
                 tracing::debug!(%error, "upgraded connection ended");
             }

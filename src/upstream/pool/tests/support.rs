@@ -299,13 +299,11 @@ impl Fixture {
     pub(super) async fn send(&self, path: &str) -> Result<Response<UpstreamBody>, SendError> {
         let checkout = self.pool.checkout().await.unwrap();
         let request = get(&checkout, path);
-        match checkout.send(request, PATIENCE).await {
-            Err(SendError {
-                unsent: Some(request),
-                ..
-            }) => {
+        match send(checkout, request, PATIENCE).await {
+            Err(SendError { body: Some(_), .. }) => {
                 let checkout = self.pool.dial().await.unwrap();
-                checkout.send(*request, PATIENCE).await
+                let request = get(&checkout, path);
+                send(checkout, request, PATIENCE).await
             }
             result => result,
         }
@@ -371,6 +369,15 @@ pub(super) fn tls(alpn: &str) -> (TlsAcceptor, Tls, TempDir) {
         ..Tls::default()
     };
     (TlsAcceptor::from(Arc::new(config)), tls, folder)
+}
+
+pub(super) async fn send(
+    checkout: Checkout,
+    request: Request<RequestBody>,
+    wait: Duration,
+) -> Result<Response<UpstreamBody>, SendError> {
+    let (head, body) = request.into_parts();
+    checkout.send(&head, body, wait).await
 }
 
 pub(super) fn get(checkout: &Checkout, path: &str) -> Request<RequestBody> {
