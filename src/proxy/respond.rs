@@ -289,7 +289,9 @@ impl Answer {
     }
 
     fn retry_after(mut self, time: Duration) -> Self {
-        self.retry_after = Some(time.as_secs().max(1));
+        // Rounded up: earlier would be in vain.
+        let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+        self.retry_after = Some(seconds.max(1));
         self
     }
 
@@ -451,7 +453,10 @@ fn log(error: &ProxyError, answer: &Answer, upstream: Option<&str>) {
         // The app's own mistakes are its business; at a higher level they would let it fill the log.
         Party::App => tracing::debug!(upstream, code = answer.code, %error, "request refused"),
         party => {
-            tracing::warn!(upstream, code = answer.code, ?party, retry_is_safe = retry, %error, "request failed")
+            tracing::warn!(upstream, code = answer.code, ?party, retry_is_safe = retry, %error, "request failed");
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -204,6 +204,25 @@ async fn a_waiter_that_gave_up_is_passed_over() {
     assert_eq!(idle(&pool) as u64, pool.dials());
 }
 
+/// One drop within the other for each of them would be the end of the stack.
+#[tokio::test]
+async fn any_number_of_waiters_may_have_given_up() {
+    for speaks in [Speaks::Http1, Speaks::Http2(10)] {
+        let server = Server::start(speaks).await;
+        let pool = Fixture::new(server.address, alpn(speaks));
+        let checkout = pool.pool.checkout().await.unwrap();
+        let since = Instant::now();
+        let gone = std::iter::repeat_with(|| Waiter {
+            since,
+            sender: oneshot::channel().0,
+        });
+        pool.pool.shared.lock().waiters.extend(gone.take(50_000));
+        drop(checkout);
+        assert_eq!(waiting(&pool), 0);
+        assert_eq!(pool.ask("/").await, 1);
+    }
+}
+
 #[tokio::test]
 async fn a_connection_that_comes_back_goes_to_whoever_waits() {
     let server = Server::start(Speaks::Http1).await;
@@ -312,6 +331,7 @@ async fn a_dial_that_panics_is_not_repeated_and_its_waiters_dial_for_themselves(
         panic!("a fault in a dial");
     });
     assert!(panicked.await.is_err());
+    assert_eq!(dialling(&pool), 0);
     assert_eq!(request.await.unwrap(), 1);
     assert_eq!((dialling(&pool), pool.dials()), (0, 1));
 }
@@ -337,9 +357,13 @@ fn a_runtime_ends_with_dials_and_waiters() {
                 let pool = pool.pool.clone();
                 tokio::spawn(async move { drop(pool.checkout().await) });
             }
-            until(|| waiting(&pool) == 3).await;
+            // One that outlives the runtime's tasks.
+            let patient = pool.pool.clone();
+            let mut waiter = Box::pin(async move { patient.checkout().await.is_ok() });
+            poll_once(waiter.as_mut());
+            until(|| waiting(&pool) == 4).await;
             settle().await;
-            (pool, listener, folder)
+            (pool, waiter, listener, folder)
         });
         drop(runtime);
         assert_eq!(dialling(&pool.0), 0);
@@ -382,6 +406,23 @@ async fn a_connection_that_is_too_old_is_not_kept_however_busy_it_is() {
     assert_eq!(finish(streaming).await, 1);
     assert_eq!(pool.ask("/").await, 2);
     until(|| server.closed() == 1).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_is_too_old_does_not_go_to_a_waiter_either() {
+    let server = Server::start(Speaks::Http1).await;
+    let pool = Fixture::new(server.address, Alpn::Both);
+    let streaming = pool.send("/stream").await.ok().unwrap();
+    pass(LIFE).await;
+    // As if another dial were under way and never ended.
+    pool.pool.shared.lock().dials += 1;
+    let mut waiter = pin!(pool.pool.checkout());
+    poll_once(waiter.as_mut());
+    server.release(1);
+    finish(streaming).await;
+    poll_once(waiter.as_mut());
+    until(|| server.closed() == 1).await;
+    assert_eq!((waiting(&pool), pool.open()), (1, 0));
 }
 
 #[tokio::test]

@@ -158,12 +158,9 @@ async fn serve(
         Speaks::Http1 => {
             let connection = hyper::server::conn::http1::Builder::new()
                 .serve_connection(io, service_fn(service));
-            let mut connection = std::pin::pin!(connection);
-            loop {
-                tokio::select! {
-                    result = connection.as_mut() => break drop(result),
-                    () = counts.going_away.notified() => break,
-                }
+            tokio::select! {
+                result = connection => drop(result),
+                () = counts.going_away.notified() => {}
             }
         }
         Speaks::Http2(streams) => {
