@@ -541,7 +541,10 @@ async fn an_upstream_that_is_this_proxy() {
         + &world.upstream("api", &format!("http://{port}"), "");
     with_app(&config, async |app| {
         let answer = app.get("/").await;
-        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (508, "loop_detected"));
+        assert_eq!(
+            (answer.status.as_u16(), answer.code().as_str()),
+            (508, "loop_detected")
+        );
         // The answer came through an upstream, which may not speak in our name.
         assert_eq!(answer.head.get("proxy-status"), None);
     })
