@@ -164,7 +164,7 @@ async fn what_is_no_http_is_refused_and_the_connection_closed() {
             // It may say no before it has read all.
             let _ = client.try_send(request).await;
             let answer = client.response().await;
-            assert_eq!(answer.status, status, "{:.80}", request);
+            assert_eq!(answer.status, status, "{request:.80}");
             client.closed().await;
         }
     })
