@@ -140,10 +140,7 @@ fn check_providers(
         checked.extend(provider(&name, tree, &at, dialects, durable_store, cx));
     }
     check_shared(&checked, &at, cx);
-    let used = checked
-        .iter()
-        .map(|checked| checked.exchange.dialect.clone());
-    dialects.check_unused(&used.collect(), &KeyPath::root().key("dialects"), cx);
+    dialects.check(&KeyPath::root().key("dialects"), cx);
     checked
         .into_iter()
         .map(|checked| (checked.provider.name.clone(), Arc::new(checked.provider)))
