@@ -121,7 +121,8 @@ fn check_name(name: &str, at: &KeyPath, cx: &mut Context<'_>) {
     if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
         cx.problem(
             &at.key(name),
-            complaint("a name is made of letters, digits, `-` and `_`, at most 64 of them"),
+            complaint("a name is made of letters, digits, `-` and `_`, at most 64 of them")
+                .hint("choose a short one: it shows in metrics and log lines"),
         );
     }
 }

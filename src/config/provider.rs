@@ -176,7 +176,10 @@ impl Parts<'_> {
             &access_token,
             Value::Literal(Var::Integer(_) | Var::Boolean(_))
         ) {
-            cx.problem(&token_at, complaint("expected text in quotes"));
+            cx.problem(
+                &token_at,
+                complaint("expected text in quotes").hint("access_token = \"…\""),
+            );
         }
         let (inject, reject) = compiled?;
         let used_by = format!("`inject` of dialect `{}`", dialect_of(&toml));
@@ -309,12 +312,15 @@ impl Parts<'_> {
     }
 
     fn missing(&self, name: &str, needed_by: &str, cx: &mut Context<'_>) {
-        let at = if WELL_KNOWN.contains(&name) {
-            self.at.key(name)
+        let (at, hint) = if WELL_KNOWN.contains(&name) {
+            let hint = format!("{name} = \"…\", or {name} = {{ env = \"NAME\" }}");
+            (self.at.key(name), hint)
         } else {
-            self.at.key("vars").key(name)
+            let hint = format!("vars = {{ {name} = \"…\" }}");
+            (self.at.key("vars").key(name), hint)
         };
-        cx.problem(&at, complaint(format!("is missing: {needed_by} needs it")));
+        let missing = complaint(format!("is missing: {needed_by} needs it"));
+        cx.problem(&at, missing.hint(hint));
     }
 
     /// Whether `cupbearer login` provides the variable: one-time inputs and what belongs to them, and a refresh
