@@ -133,6 +133,8 @@ pub struct Endpoint {
     pub token_url: Origin,
     /// Path and query of the token URL, starting with `/`. Never logged with its query.
     pub path_and_query: String,
+    /// RFC 6749 §3.1, where `login` sends the browser; whole, with its query. Only for grants with a `code`.
+    pub authorization_url: Option<String>,
     pub plan: ExchangePlan,
     /// Of one whole token request, dial included.
     pub timeout: Duration,

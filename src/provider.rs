@@ -6,6 +6,8 @@
 pub mod cell;
 pub mod exchange;
 pub mod inputs;
+pub mod login;
+pub mod outside;
 mod refresher;
 pub mod schedule;
 mod source;
@@ -97,6 +99,7 @@ pub fn spawn(group: Vec<Arc<Provider>>, deps: Deps) -> Vec<Handle> {
         last_error: None,
         reconfigure: None,
         stopping: false,
+        adopt_from: Instant::now(),
     };
     tokio::spawn(refresher.run());
     handles

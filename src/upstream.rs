@@ -10,8 +10,10 @@ mod http1;
 mod http2;
 pub mod pool;
 pub mod send;
+pub mod tee;
 pub mod tls;
 
 pub use body::{RequestBody, UpstreamBody};
 pub use pool::{Limits, Pool};
 pub use send::{Checkout, SendError, SendFailure};
+pub use tee::Replay;

@@ -3,15 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use http::HeaderValue;
-
 use crate::config::{self, Config, Listen, Provider, Scheme};
 use crate::metrics::Metrics;
 use crate::provider::Handle;
 use crate::provider::cell::CellReader;
 use crate::proxy::route::Routes;
 use crate::proxy::target::{Parts, Target};
-use crate::proxy::{ClientAuth, Hosts, Settings, Snapshot};
+use crate::proxy::{ClientAuth, Hosts, Settings, Snapshot, Via};
 use crate::upstream::connect::Connector;
 use crate::upstream::{Limits, Pool};
 
@@ -96,7 +94,7 @@ impl Fixed {
     }
 
     fn settings(&self, server: &config::Server, client_auth: Option<ClientAuth>) -> Settings {
-        let via = || HeaderValue::try_from(format!("1.1 {}", self.pseudonym)).ok();
+        let via = || Via::new(&self.pseudonym);
         Settings {
             client_auth,
             via: server.via.then(via).flatten(),
@@ -128,6 +126,7 @@ impl Fixed {
             metrics: handles,
             inject_headers: inject.header_names().to_vec(),
             inject_query: inject.query_names().to_vec(),
+            reject: provider.provider().reject.clone(),
         })
     }
 }

@@ -11,7 +11,7 @@ use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::clock::{Now, unix_seconds};
@@ -21,6 +21,7 @@ use crate::provider::cell::{CellReader, CellWriter, Outlook, Place, Token};
 use crate::provider::exchange::{FetchError, Fetched};
 use crate::provider::schedule::{Decision, Life, Schedule};
 use crate::provider::source::{Failure, Source, resumed_life};
+use crate::provider::store::SavedAccess;
 use crate::provider::{Deps, RefreshError, State, Status};
 use crate::secret::Secret;
 
@@ -64,6 +65,8 @@ pub(super) struct Refresher {
     /// Came in where it could not be dealt with: during a fetch.
     pub(super) reconfigure: Option<Reconfigure>,
     pub(super) stopping: bool,
+    /// What other processes left is not looked at before this: the store is in trouble.
+    pub(super) adopt_from: Instant,
 }
 
 /// The token in the cell, as far as the next one is compared with it.
@@ -137,7 +140,7 @@ impl Refresher {
         let retry = Instant::now() + STORE_RETRY;
         loop {
             let command = tokio::select! {
-                () = tokio::time::sleep_until(retry) => return,
+                () = sleep_until(retry) => return,
                 command = self.commands.recv() => command,
             };
             match command {
@@ -158,7 +161,10 @@ impl Refresher {
     async fn wait(&mut self, wake: Duration) {
         let watching = self.source.is_static() || self.schedule.waits_for_credentials();
         let wake = if watching { wake.min(FILE_POLL) } else { wake };
+        let left_by_others = self.source.left_by_others();
+        let adopt_from = self.adopt_from;
         tokio::select! {
+            () = async { sleep_until(adopt_from).await; left_by_others.await } => self.take_up().await,
             rejected = self.writer.rejection() => self.rejected(rejected),
             command = self.commands.recv() => self.command(command),
             () = sleep(wake) => {}
@@ -167,6 +173,56 @@ impl Refresher {
         if watching && self.looked.elapsed() >= FILE_POLL {
             self.look_at_files().await;
         }
+    }
+
+    /// Another process left something, a login most likely: its token is used from now on.
+    async fn take_up(&mut self) {
+        let taken = match self.source.take_up().await {
+            Ok(taken) => taken,
+            Err(error) => {
+                self.adopt_from = Instant::now() + STORE_RETRY;
+                return self.complain(error.to_string());
+            }
+        };
+        if let Some(access) = taken.access
+            && self.log_in(access).await
+        {
+            self.last_error = None;
+        } else if taken.refresh_token {
+            info!(provider = self.lead().name, "took up a refresh token");
+            self.schedule.credentials_changed();
+        }
+        for refused in taken.refused {
+            self.complain(refused.to_string());
+        }
+    }
+
+    /// Whether the token is of use.
+    async fn log_in(&mut self, access: SavedAccess) -> bool {
+        let now = self.deps.clock.now();
+        let life = resumed_life(&access, self.lead(), now, (self.deps.random)());
+        if !life.usable(now) {
+            return false;
+        }
+        match self.members.injections(&access.token).await {
+            Ok(injections) => {
+                info!(provider = self.lead().name, "took up the token of a login");
+                self.schedule.succeeded(life, false, now);
+                self.publish(access.token, access.fetched_at, &life, injections, false);
+                true
+            }
+            Err(error) => {
+                self.complain(format!("the token of a login: {error}"));
+                false
+            }
+        }
+    }
+
+    fn complain(&mut self, reason: String) {
+        if self.last_error.as_ref() != Some(&reason) {
+            warn!(provider = self.lead().name, "{reason}");
+        }
+        self.last_error = Some(reason);
     }
 
     fn rejected(&mut self, generation: u64) {

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::http1;
 use super::http2;
+use super::tee::Reader;
 
 /// What is sent to the upstream.
 pub enum RequestBody {
@@ -24,7 +25,7 @@ pub enum RequestBody {
 
 /// An upload under way.
 pub struct Upload {
-    body: Incoming,
+    source: Reader,
     progress: Arc<Progress>,
     /// Fields that its trailers may not hold.
     forbidden: Arc<[HeaderName]>,
@@ -57,18 +58,15 @@ pub(super) enum Lease {
 // === impl RequestBody ===
 
 impl RequestBody {
-    /// Streams `body` on; fields named in `forbidden` are taken out of its trailers.
-    pub fn new(body: Incoming, forbidden: Arc<[HeaderName]>) -> Self {
-        if body.is_end_stream() {
-            return Self::Empty;
-        }
+    /// Streams what `source` reads; fields named in `forbidden` are taken out of its trailers.
+    pub(super) fn stream(source: Reader, forbidden: Arc<[HeaderName]>) -> Self {
         let progress = Arc::new(Progress {
             start: Instant::now(),
             last: AtomicU64::new(0),
             waits_for_app: AtomicBool::new(false),
         });
         Self::Stream(Box::new(Upload {
-            body,
+            source,
             progress,
             forbidden,
         }))
@@ -103,14 +101,14 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Stream(upload) => upload.body.is_end_stream(),
+            Self::Stream(upload) => upload.source.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Stream(upload) => upload.body.size_hint(),
+            Self::Stream(upload) => upload.source.size_hint(),
         }
     }
 }
@@ -122,7 +120,7 @@ impl Upload {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let polled = self.source.poll_frame(cx);
         self.progress.note(polled.is_pending());
         let mut frame = ready!(polled);
         if let Some(Ok(frame)) = &mut frame

@@ -38,6 +38,9 @@ pub(super) struct Connection {
     /// Since when it has been idle.
     pub(super) idle_since: Instant,
     pub(super) reused: bool,
+    /// Made for an upgrade that may not come about: HTTP/1.1 even where the upstream's connections are HTTP/2, so that
+    /// nobody else gets it.
+    pub(super) for_upgrade: bool,
 }
 
 /// A connection that belongs to a response that is still being read.
@@ -67,6 +70,7 @@ impl Connection {
             born: now,
             idle_since: now,
             reused: false,
+            for_upgrade: false,
         })
     }
 
@@ -104,7 +108,7 @@ impl Connection {
                 Ok(response.map(|body| UpstreamBody::new(body, BodyLease::Http1(lease))))
             }
             Some(Err(mut error)) => {
-                let unsent = error.take_message().map(Box::new);
+                let unsent = error.take_message().is_some();
                 let failure = SendFailure::from(error.into_error());
                 Err(SendError {
                     failure,
@@ -115,7 +119,7 @@ impl Connection {
             None => Err(SendError {
                 failure: SendFailure::Timeout,
                 reused,
-                unsent: None,
+                unsent: false,
             }),
         }
     }
@@ -147,13 +151,11 @@ impl Lease {
         }
         // The upload is still going on, or the driver has yet to look at the connection again.
         tokio::spawn(async move {
-            match tokio::time::timeout(LINGER, connection.sender.ready()).await {
-                Ok(Ok(())) => {
-                    connection.idle_since = Instant::now();
-                    pool.put(connection);
-                }
-                // It has ended, or became somebody's tunnel; or it is too late.
-                Ok(Err(_)) | Err(_) => {}
+            // Else it has ended, or became somebody's tunnel; or it is too late.
+            let ready = tokio::time::timeout(LINGER, connection.sender.ready()).await;
+            if let Ok(Ok(())) = ready {
+                connection.idle_since = Instant::now();
+                pool.put(connection);
             }
         });
     }

@@ -156,7 +156,7 @@ impl Slot {
                     return Ok(response.map(|body| UpstreamBody::new(body, Lease::Http2(self))));
                 }
                 Ok(Err(mut error)) => {
-                    let unsent = error.take_message().map(Box::new);
+                    let unsent = error.take_message().is_some();
                     let error = error.into_error();
                     // Going away, or broken: its driver may not have noticed yet.
                     if stream_error(&error).is_none() {
@@ -185,7 +185,7 @@ impl Slot {
         Err(SendError {
             failure: SendFailure::Timeout,
             reused,
-            unsent: None,
+            unsent: false,
         })
     }
 }

@@ -4,6 +4,7 @@ use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::request::Parts;
 use http::{Request, Response};
 
 use super::body::{RequestBody, UpstreamBody};
@@ -26,8 +27,8 @@ pub struct SendError {
     pub failure: SendFailure,
     /// The connection had carried requests before, so that the peer may just have closed it for being idle.
     pub reused: bool,
-    /// The request, if nothing of it was written.
-    pub unsent: Option<Box<Request<RequestBody>>>,
+    /// Nothing of the request was written: it may be sent again whatever its method.
+    pub unsent: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -78,10 +79,12 @@ impl Checkout {
     /// Dropping the future aborts the request: an HTTP/1.1 connection is closed, an HTTP/2 stream is reset.
     pub async fn send(
         mut self,
-        request: Request<RequestBody>,
+        head: &Parts,
+        body: RequestBody,
         wait: Duration,
     ) -> Result<Response<UpstreamBody>, SendError> {
         let pool = Arc::clone(&self.pool);
+        let request = Request::from_parts(head.clone(), body);
         match self.inner.take() {
             Some(Inner::Http1(connection)) => connection.send(request, wait, pool).await,
             Some(Inner::Http2(slot)) => slot.send(request, wait).await,
