@@ -245,8 +245,145 @@ fn failed(error: impl Into<LoginError>) -> Failure {
 mod tests {
     use std::time::UNIX_EPOCH;
 
+    use clap::Parser;
+    use tempfile::TempDir;
+
     use super::*;
+    use crate::config::Environment;
+    use crate::demo::authority::Authority;
+    use crate::demo::vendors::{Credential, FakeVendor, Kind, Options};
+    use crate::metrics::Metrics;
     use crate::provider::outside::StoredToken;
+    use crate::provider::{self, Deps};
+
+    struct NoEnvironment;
+
+    impl Environment for NoEnvironment {
+        fn var(&self, _name: &str) -> Option<String> {
+            None
+        }
+    }
+
+    #[derive(Parser)]
+    struct Words {
+        #[command(flatten)]
+        args: TokenArgs,
+    }
+
+    /// Nothing listens on port 1, so nothing runs there.
+    fn args(words: &[&str]) -> TokenArgs {
+        let all = [&["token", "x", "--admin", "127.0.0.1:1"], words].concat();
+        Words::try_parse_from(all).unwrap().args
+    }
+
+    /// A vendor of this kind, and a configuration for it with a store of its own.
+    async fn world(kind: Kind, store: bool) -> (FakeVendor, Config, TempDir) {
+        let authority = Authority::new().unwrap();
+        let vendor = FakeVendor::start(&authority, kind, Options::default())
+            .await
+            .unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let ca_file = folder.path().join("ca.pem");
+        std::fs::write(&ca_file, authority.pem()).unwrap();
+        let mut text = format!(
+            "[providers.x]\ndialect = '{kind}'\ntoken_url = {:?}\ntls = {{ ca_file = {ca_file:?} }}\n",
+            vendor.token_url()
+        );
+        for (key, credential) in kind.credentials() {
+            text.push_str(&match credential {
+                Credential::Text(value) => format!("{key} = {value:?}\n"),
+                Credential::Integer(value) => format!("{key} = {value}\n"),
+            });
+        }
+        if store {
+            let path = folder.path().join("state");
+            text.push_str(&format!("[store]\nkind = 'file'\npath = {path:?}\n"));
+        }
+        let config = Config::from_toml(&text, &NoEnvironment).unwrap();
+        (vendor, config, folder)
+    }
+
+    async fn shown(config: &Config, words: &[&str]) -> Result<String, String> {
+        let provider = Arc::clone(&config.providers[0]);
+        let token = token(&args(words), config, provider).await;
+        token
+            .map(|token| token.expose().to_owned())
+            .map_err(|failure| failure.to_string())
+    }
+
+    async fn proxy(config: &Config) -> provider::Handle {
+        let clock = Clock::System;
+        let deps = Deps::new(
+            store::open(&config.store).await.unwrap(),
+            Arc::new(HttpFetch::new(TlsProfiles::new(), clock.clone())),
+            clock,
+            Arc::new(Metrics::new()),
+        );
+        let handle = provider::spawn(config.providers.clone(), deps).remove(0);
+        assert!(handle.first_token().await);
+        handle
+    }
+
+    #[tokio::test]
+    async fn the_running_proxys_token_comes_from_its_store() {
+        // Single active: what another fetch would kill.
+        let (vendor, config, _folder) = world(Kind::Ctcfile, true).await;
+        let proxy = proxy(&config).await;
+        let token = shown(&config, &["--show"]).await.unwrap();
+        assert_eq!(shown(&config, &["--show"]).await, Ok(token));
+        assert_eq!(vendor.counters().issued, 1);
+        let stored = stored(&config, &config.providers[0]).await.unwrap();
+        let text = describe(&config, &Running::No, stored.as_ref());
+        assert!(text.contains("store  access token fetched"), "{text}");
+        proxy.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_token_that_is_fetched_while_nobody_runs_is_kept_where_that_is_due() {
+        for (kind, fetches) in [(Kind::Ctcfile, 1), (Kind::Cncn, 2)] {
+            let (vendor, config, _folder) = world(kind, true).await;
+            for _ in 0..2 {
+                shown(&config, &["--show"]).await.unwrap();
+            }
+            assert_eq!(vendor.counters().issued, fetches, "{kind}");
+        }
+    }
+
+    /// The proxy is there but its store has no token: only force takes the vendor's only one from it.
+    #[tokio::test]
+    async fn nothing_is_fetched_that_would_kill_the_token_in_use() {
+        let (vendor, config, _folder) = world(Kind::Ctcfile, true).await;
+        let path = match &config.store.kind {
+            StoreKind::File { path } => path.clone(),
+            StoreKind::Memory => panic!("a file store"),
+        };
+        let proxy = proxy(&config).await;
+        for entry in std::fs::read_dir(path).unwrap() {
+            let file = entry.unwrap().path();
+            if file.extension().is_some_and(|suffix| suffix == "json") {
+                std::fs::remove_file(file).unwrap();
+            }
+        }
+        let error = shown(&config, &["--show"]).await.unwrap_err();
+        assert!(error.contains("kill the token"), "{error}");
+        assert_eq!(vendor.counters().issued, 1);
+        shown(&config, &["--show", "--force"]).await.unwrap();
+        assert_eq!(vendor.counters().issued, 2);
+        proxy.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_memory_store_is_nobody_elses() {
+        let (vendor, config, _folder) = world(Kind::Ctcfile, false).await;
+        assert!(matches!(running(&args(&[])).await, Running::No));
+        shown(&config, &["--show"]).await.unwrap();
+        assert_eq!(vendor.counters().issued, 1);
+        let text = describe(&config, &Running::No, None);
+        assert_eq!(
+            text,
+            "proxy  is not running\nstore  the proxy's memory (store.kind = \"memory\")\n"
+        );
+    }
 
     #[test]
     fn a_running_proxys_token_is_not_killed_by_the_way() {

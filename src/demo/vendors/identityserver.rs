@@ -140,7 +140,8 @@ fn authorized(call: &Call, accounts: &mut Accounts) -> Result<HeaderValue, Strin
     matches("response_type", &query.need("response_type")?, "code")?;
     matches("client_id", &query.need("client_id")?, CLIENT_ID)?;
     let redirect_uri = query.need("redirect_uri")?;
-    if redirect_uri != REDIRECT_URI && !redirect_uri.starts_with("http://127.0.0.1:") {
+    let loopback = redirect_uri.strip_prefix("http://127.0.0.1");
+    if redirect_uri != REDIRECT_URI && !loopback.is_some_and(|rest| rest.starts_with([':', '/'])) {
         return Err("redirect_uri is not registered".to_owned());
     }
     let state = query.need("state")?;
