@@ -33,7 +33,7 @@ use zeroize::Zeroizing;
 use crate::secret::Secret;
 
 pub use builtin::builtin;
-pub use compile::{compile, compile_static};
+pub use compile::{compile, compile_as, compile_static};
 pub use schema::{DialectToml, Overrides};
 pub use suggest::nearest;
 pub use template::{BUILT_INS, WELL_KNOWN};
@@ -89,6 +89,18 @@ pub struct Source<'a> {
     pub grant: Option<&'a str>,
     /// The provider's `auth_method`; the dialect's `default_auth` otherwise.
     pub auth_method: Option<&'a str>,
+}
+
+/// How much of what [`compile_as`] reads is there: what is not there is then no mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Extent {
+    /// All that a provider needs.
+    Whole,
+    /// A dialect by itself: providers, and dialects that extend it, may yet say where the token is and which grant is
+    /// meant.
+    Base,
+    /// Something that was written could not be read: a name may be that of a grant or variable that was in it.
+    Part,
 }
 
 /// How one provider gets a token and how the token rides on requests.

@@ -1,5 +1,6 @@
 //! What a new configuration changes, and what of it only a restart can bring about. Pure.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::config::{Config, Listen, Problem, Route};
@@ -46,7 +47,7 @@ pub(super) fn needs_restart(old: &Config, new: &Config) -> Vec<Problem> {
                 .upstreams
                 .iter()
                 .filter(move |upstream| match &upstream.route {
-                    Route::Listen(listen) => !listens.contains(&listen),
+                    Route::Listen(listen) => !listens.contains(listen),
                     _ => false,
                 });
             missing.map(|upstream| format!("upstreams.{}.route.listen", upstream.name))
@@ -68,16 +69,13 @@ fn sorted(listens: &[Listen]) -> Vec<&Listen> {
     sorted
 }
 
-fn listens(config: &Config) -> Vec<&Listen> {
-    let listen = |route| match route {
-        &Route::Listen(ref listen) => Some(listen),
-        _ => None,
-    };
-    config
-        .upstreams
-        .iter()
-        .filter_map(|upstream| listen(&upstream.route))
-        .collect()
+fn listens(config: &Config) -> BTreeSet<&Listen> {
+    let routes = config.upstreams.iter().map(|upstream| &upstream.route);
+    let listens = routes.filter_map(|route| match route {
+        Route::Listen(listen) => Some(listen),
+        Route::PathPrefix(_) | Route::Host(_) | Route::CatchAll => None,
+    });
+    listens.collect()
 }
 
 impl Names {

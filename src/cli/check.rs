@@ -34,7 +34,7 @@ pub(super) fn run(args: &CheckArgs, log: &LogArgs, out: &mut dyn Write) -> Resul
     if args.force && !args.online {
         return Err(Failure::Usage("--force goes with --online".to_owned()));
     }
-    let Loaded { path, config } = args.config.load()?;
+    let Loaded { path, config } = args.config.load()?.with_commands_checked()?;
     write!(out, "{}", summary(&config))?;
     writeln!(out, "\n{} is fine.", path.display())?;
     if !args.online {

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::failure::{Failure, write_problem};
 use crate::config::{Config, Problem, ProcessEnvironment};
+use crate::provider::inputs;
 
 /// Tried in this order where `--config` is not given.
 const DEFAULT_FILES: [&str; 2] = ["cupbearer.toml", "/etc/cupbearer/cupbearer.toml"];
@@ -41,9 +42,13 @@ impl ConfigArgs {
     /// Reads and checks the configuration; warnings go to standard error.
     pub(super) fn load(&self) -> Result<Loaded, Failure> {
         let (path, text) = self.read()?.ok_or_else(no_config)?;
-        let config = Config::from_toml(&text, &ProcessEnvironment).map_err(Failure::BadConfig)?;
-        show_warnings(&config.warnings, &mut io::stderr())?;
-        Ok(Loaded { path, config })
+        match Config::from_toml(&text, &ProcessEnvironment) {
+            Ok(config) => {
+                show_warnings(&config.warnings, &mut io::stderr())?;
+                Ok(Loaded { path, config })
+            }
+            Err(problems) => Err(Failure::BadConfig { path, problems }),
+        }
     }
 
     /// The file's text; `None` if no file was named and none of the default ones exists.
@@ -63,6 +68,25 @@ impl ConfigArgs {
             }
         }
         Ok(None)
+    }
+}
+
+impl Loaded {
+    /// Runs every `command` of the configuration once: a credential that cannot be had is an error of the start, not
+    /// of the first fetch. Not part of [`ConfigArgs::load`], since a verb that needs one provider runs no other's.
+    pub(super) fn with_commands_checked(self) -> Result<Self, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::Runtime(error.to_string()))?;
+        let problems = runtime.block_on(inputs::check_commands(&self.config));
+        if problems.is_empty() {
+            return Ok(self);
+        }
+        Err(Failure::BadConfig {
+            path: self.path,
+            problems,
+        })
     }
 }
 
@@ -127,6 +151,51 @@ mod tests {
             panic!("loaded");
         };
         assert!(message.contains("/nonexistent/cupbearer.toml does not exist"));
+    }
+
+    #[test]
+    fn problems_are_told_with_the_file_that_they_are_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.toml");
+        for (text, line) in [
+            ("a = 1\nb = = 2", "error: line 2, column 5: not valid TOML"),
+            ("a = 1", "error: a: unknown key"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let args = ConfigArgs {
+                config: Some(path.clone()),
+            };
+            let mut told = Vec::new();
+            args.load().err().unwrap().report(&mut told);
+            let told = String::from_utf8(told).unwrap();
+            let heading = format!("{} has a problem:\n{line}", path.display());
+            assert!(told.starts_with(&heading), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_command_without_an_answer_is_an_error_of_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.toml");
+        let upstreams = "[upstreams.u]\nurl = 'https://a.example'\nprovider = 'p'\n";
+        let check = |secret: &str| {
+            let provider = "[providers.p]\ntoken_url = 'https://a.example'\nclient_id = 'c'\n";
+            let text = format!("{upstreams}{provider}client_secret = {{ command = {secret} }}\n");
+            std::fs::write(&path, text).unwrap();
+            let args = ConfigArgs {
+                config: Some(path.clone()),
+            };
+            args.load().and_then(Loaded::with_commands_checked)
+        };
+        assert!(check("['printf', 'x']").is_ok());
+        for command in ["['/nonexistent/x']", "['true']", "['false']"] {
+            let Err(Failure::BadConfig { problems, .. }) = check(command) else {
+                panic!("{command} is fine");
+            };
+            assert_eq!(problems.len(), 1);
+            assert_eq!(problems[0].path, "providers.p.client_secret");
+            assert!(problems[0].hint.is_some());
+        }
     }
 
     #[test]

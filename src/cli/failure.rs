@@ -1,6 +1,7 @@
 //! How a verb can fail, and the exit code that says so.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::config::Problem;
@@ -21,8 +22,11 @@ pub enum Failure {
     #[error("{0}")]
     NoConfig(String),
     /// Exit code 78: what is in it is wrong.
-    #[error("the configuration has {} problem(s)", .0.len())]
-    BadConfig(Vec<Problem>),
+    #[error("{} has {}", path.display(), count(.problems.len()))]
+    BadConfig {
+        path: PathBuf,
+        problems: Vec<Problem>,
+    },
     /// Standard output is gone.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
@@ -35,23 +39,32 @@ impl Failure {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::Runtime(_) | Self::Shown | Self::Output(_) => 1,
             Self::Usage(_) => 2,
-            Self::NoConfig(_) | Self::BadConfig(_) => 78,
+            Self::NoConfig(_) | Self::BadConfig { .. } => 78,
         })
     }
 
-    /// Tells people: `error: …`, one line per problem, hints below.
+    /// Tells people: `error: …`, one line per problem, hints below; of a configuration, the file above them.
     pub fn report(&self, to: &mut dyn Write) {
         // Nobody to tell it to: the exit code has to do.
         let _ = match self {
             Self::Shown => Ok(()),
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            Self::BadConfig(problems) => problems
-                .iter()
-                .try_for_each(|problem| write_problem(to, "error", problem)),
+            Self::BadConfig { problems, .. } => writeln!(to, "{self}:").and_then(|()| {
+                problems
+                    .iter()
+                    .try_for_each(|problem| write_problem(to, "error", problem))
+            }),
             Self::Runtime(_) | Self::Usage(_) | Self::NoConfig(_) | Self::Output(_) => {
                 writeln!(to, "error: {self}")
             }
         };
+    }
+}
+
+fn count(problems: usize) -> String {
+    match problems {
+        1 => "a problem".to_owned(),
+        _ => format!("{problems} problems"),
     }
 }
 
@@ -89,21 +102,25 @@ mod tests {
 
     #[test]
     fn every_problem_gets_its_line_and_hint() {
-        let failure = Failure::BadConfig(vec![
-            Problem {
-                path: "providers.x.client_secret".to_owned(),
-                message: "is missing".to_owned(),
-                hint: Some("set it".to_owned()),
-            },
-            Problem {
-                path: String::new(),
-                message: "no upstreams".to_owned(),
-                hint: None,
-            },
-        ]);
+        let failure = Failure::BadConfig {
+            path: "a/b.toml".into(),
+            problems: vec![
+                Problem {
+                    path: "providers.x.client_secret".to_owned(),
+                    message: "is missing".to_owned(),
+                    hint: Some("set it".to_owned()),
+                },
+                Problem {
+                    path: String::new(),
+                    message: "no upstreams".to_owned(),
+                    hint: None,
+                },
+            ],
+        };
         assert_eq!(
             reported(&failure),
-            "error: providers.x.client_secret: is missing\n  hint: set it\nerror: no upstreams\n"
+            "a/b.toml has 2 problems:\n\
+             error: providers.x.client_secret: is missing\n  hint: set it\nerror: no upstreams\n"
         );
         assert_eq!(failure.exit_code(), ExitCode::from(78));
     }

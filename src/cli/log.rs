@@ -14,6 +14,7 @@ pub(super) struct LogArgs {
     #[arg(
         long,
         value_name = "LEVEL",
+        value_parser = directives,
         env = "CUPBEARER_LOG",
         hide_env_values = true,
         global = true,
@@ -42,7 +43,10 @@ enum LogFormat {
 impl LogArgs {
     /// Starts logging, at `default` where `--log` is not given.
     pub(super) fn start(&self, default: &str) -> Result<(), Failure> {
-        let filter = filter(self.log.as_deref().unwrap_or(default))?;
+        // An empty variable of the environment is one that is not set.
+        let written = self.log.as_deref().filter(|text| !text.trim().is_empty());
+        let text = written.unwrap_or(default);
+        let filter = filter(text).map_err(|error| Failure::Usage(format!("--log: {error}")))?;
         let terminal = io::stderr().is_terminal();
         let format = self.log_format.unwrap_or(if terminal {
             LogFormat::Human
@@ -61,26 +65,48 @@ impl LogArgs {
     }
 }
 
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// What `--log` takes, so that a wrong one is wrong usage for every verb.
+fn directives(text: &str) -> Result<String, String> {
+    filter(text).map(|_| text.to_owned())
+}
+
 /// A level alone is about Cupbearer; the libraries below it stay at `warn`, for they tell too much to be read,
 /// and headers among it.
-fn filter(text: &str) -> Result<EnvFilter, Failure> {
-    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-    let level = text.to_ascii_lowercase();
+fn filter(text: &str) -> Result<EnvFilter, String> {
+    let advice = || {
+        format!(
+            "use one of {} or a filter such as info,cupbearer::provider=debug",
+            LEVELS.join(", ")
+        )
+    };
+    // The filter would take it for the name of a module, and log nothing else.
+    if words(text).any(|word| !LEVELS.contains(&word.to_ascii_lowercase().as_str())) {
+        return Err(format!("no level; {}", advice()));
+    }
+    let level = text.trim().to_ascii_lowercase();
     let directives = match level.as_str() {
         "off" | "error" => level,
         _ if LEVELS.contains(&level.as_str()) => format!("warn,cupbearer={level}"),
         _ => text.to_owned(),
     };
-    EnvFilter::try_new(directives).map_err(|error| {
-        Failure::Usage(format!(
-            "--log: {error}; use one of {} or a filter such as info,cupbearer::provider=debug",
-            LEVELS.join(", ")
-        ))
-    })
+    EnvFilter::try_new(directives).map_err(|error| format!("{error}; {}", advice()))
+}
+
+/// The parts of a filter that are one word. A span's fields, in brackets, are none.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    let outside = if text.contains('[') { "" } else { text };
+    outside
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty() && !part.contains('='))
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
 
     #[test]
@@ -99,6 +125,22 @@ mod tests {
     #[test]
     fn filters_are_taken_as_written_and_nonsense_is_wrong_usage() {
         assert_eq!(filter("hyper=trace").unwrap().to_string(), "hyper=trace");
-        assert!(matches!(filter("a=b=c"), Err(Failure::Usage(_))));
+        assert!(filter("cupbearer=debug,hyper=warn").is_ok());
+        assert!(filter("info,cupbearer::provider[fetch]=debug").is_ok());
+        assert!(filter("a=b=c").is_err());
+        assert!(filter("cupbearer=debgu").is_err());
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_is_wrong_usage() {
+        for wrong in ["debgu", "verbose", "warning", "info,debgu", "cupbearer"] {
+            let error = filter(wrong).unwrap_err();
+            assert!(
+                error.contains("off, error, warn, info, debug, trace"),
+                "{error}"
+            );
+            let error = crate::cli::Cli::try_parse_from(["cupbearer", "version", "--log", wrong]);
+            assert_eq!(error.unwrap_err().exit_code(), 2);
+        }
     }
 }

@@ -16,7 +16,7 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: &RunArgs, log: &LogArgs) -> Result<(), Failure> {
-    let Loaded { path, config } = args.config.load()?;
+    let Loaded { path, config } = args.config.load()?.with_commands_checked()?;
     let file = ConfigFile::new(path.clone(), ProcessEnvironment);
     log.start("info")?;
     core_dumps::disable();

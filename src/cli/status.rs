@@ -53,7 +53,10 @@ pub(super) fn run(args: &StatusArgs, out: &mut dyn Write) -> Result<(), Failure>
 }
 
 fn render(report: &Report) -> String {
-    let up = words::duration(Duration::from_secs(report.uptime_seconds));
+    let up = match report.uptime_seconds {
+        0 => "less than 1 s".to_owned(),
+        seconds => words::duration(Duration::from_secs(seconds)),
+    };
     let ready = match (report.ready, report.pending.as_slice()) {
         (true, _) => "ready".to_owned(),
         (false, []) => "not ready".to_owned(),
@@ -171,6 +174,12 @@ mod tests {
             }],
             ..Report::default()
         };
+        let young = Report {
+            version: "1.2.3".to_owned(),
+            ready: true,
+            ..Report::default()
+        };
+        assert!(render(&young).starts_with("cupbearer 1.2.3, up for less than 1 s, ready\n"));
         let text = render(&report);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(

@@ -121,7 +121,8 @@ fn check_name(name: &str, at: &KeyPath, cx: &mut Context<'_>) {
     if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
         cx.problem(
             &at.key(name),
-            complaint("a name is made of letters, digits, `-` and `_`, at most 64 of them"),
+            complaint("a name is made of letters, digits, `-` and `_`, at most 64 of them")
+                .hint("choose a short one: it shows in metrics and log lines"),
         );
     }
 }
@@ -140,10 +141,7 @@ fn check_providers(
         checked.extend(provider(&name, tree, &at, dialects, durable_store, cx));
     }
     check_shared(&checked, &at, cx);
-    let used = checked
-        .iter()
-        .map(|checked| checked.exchange.dialect.clone());
-    dialects.check_unused(&used.collect(), &KeyPath::root().key("dialects"), cx);
+    dialects.check(&KeyPath::root().key("dialects"), cx);
     checked
         .into_iter()
         .map(|checked| (checked.provider.name.clone(), Arc::new(checked.provider)))

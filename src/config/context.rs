@@ -86,7 +86,8 @@ impl<'a> Context<'a> {
         if origin.is_some_and(|origin| origin.scheme == Scheme::Http) {
             self.problem(
                 at,
-                complaint("has no meaning for an http:// URL, which has no TLS"),
+                complaint("has no meaning for an http:// URL, which has no TLS")
+                    .hint("remove `tls`, or make it https://"),
             );
         }
         let ca_file = self.pem(&at.key("ca_file"), written.ca_file, Pem::Certificate);
@@ -96,10 +97,16 @@ impl<'a> Context<'a> {
             written.client_key_file.is_some(),
         );
         if has_cert && !has_key {
-            self.problem(&cert_at, complaint("needs `client_key_file` beside it"));
+            self.problem(
+                &cert_at,
+                complaint("needs `client_key_file` beside it").hint("both or neither"),
+            );
         }
         if has_key && !has_cert {
-            self.problem(&key_at, complaint("needs `client_cert_file` beside it"));
+            self.problem(
+                &key_at,
+                complaint("needs `client_cert_file` beside it").hint("both or neither"),
+            );
         }
         let cert = self.pem(&cert_at, written.client_cert_file, Pem::Certificate);
         let key = self.pem(&key_at, written.client_key_file, Pem::PrivateKey);

@@ -7,14 +7,16 @@ use toml::Table;
 use super::context::Context;
 use super::problems::{KeyPath, complaint};
 use super::read::{Tree, section};
-use crate::dialect::{self, DialectToml, Overrides, Source};
+use crate::dialect::{self, DialectToml, Extent, InjectPlan, Overrides, Plan, RejectRules, Source};
 
 /// The user's dialects.
 #[derive(Debug, Default)]
 pub(super) struct Dialects {
     user: BTreeMap<String, DialectToml>,
-    /// Something in the user's dialects could not be read: what is compiled from one may lack it.
-    broken: bool,
+    /// Those in which something could not be read: what is compiled from one may lack it.
+    broken: BTreeSet<String>,
+    /// As they are written.
+    written: BTreeMap<String, Tree>,
 }
 
 /// How one provider uses a dialect.
@@ -25,6 +27,8 @@ pub(super) struct Use<'a> {
     pub(super) overrides: &'a Overrides,
     /// The overrides as they are written.
     pub(super) written: &'a Table,
+    /// Something in the overrides could not be read.
+    pub(super) broken: bool,
     pub(super) grant: Option<&'a str>,
     pub(super) auth_method: Option<&'a str>,
 }
@@ -34,26 +38,64 @@ impl Dialects {
         let mut dialects = Self::default();
         for (name, mut tree) in tables {
             let at = at.key(&name);
-            match section(&mut tree, &at, &mut cx.problems) {
-                Some(dialect) => dialects.user.insert(name, dialect),
-                None => dialects.user.insert(name, DialectToml::default()),
-            };
-            dialects.broken |= cx.problems.is_struck_out(&at);
+            refuse_assertion(&mut tree, &at, cx);
+            let dialect = section(&mut tree, &at, &mut cx.problems).unwrap_or_default();
+            if cx.problems.is_struck_out(&at) {
+                dialects.broken.insert(name.clone());
+            }
+            dialects.user.insert(name.clone(), dialect);
+            dialects.written.insert(name, tree);
         }
         dialects
     }
 
-    /// Runs one of the compilers; `None` if there are problems, which are then told in the place they come from.
-    pub(super) fn compile<T>(
+    /// Compiles a provider's plan; `None` if there are problems, which are then told in the place they come from.
+    pub(super) fn compile(&self, used: &Use<'_>, cx: &mut Context<'_>) -> Option<Plan> {
+        let extent = self.extent(used.dialect);
+        let with_overrides = if used.broken { Extent::Part } else { extent };
+        let compile = |source: &Source<'_>| dialect::compile_as(source, with_overrides);
+        let plan = self.run(used, compile, cx);
+        // The plan of a dialect that lacks something would only lead to complaints that are none.
+        plan.filter(|_| extent == Extent::Whole)
+    }
+
+    /// [`Self::compile`] for a provider that is given its token.
+    pub(super) fn compile_static(
+        &self,
+        used: &Use<'_>,
+        cx: &mut Context<'_>,
+    ) -> Option<(InjectPlan, RejectRules)> {
+        match self.extent(used.dialect) {
+            Extent::Whole => self.run(used, dialect::compile_static, cx),
+            Extent::Base | Extent::Part => None,
+        }
+    }
+
+    /// Compiles every grant of every dialect, used or not, so that a mistake shows when it is made.
+    pub(super) fn check(&self, at: &KeyPath, cx: &mut Context<'_>) {
+        for (name, dialect) in &self.user {
+            let extent = self.extent(name).max(Extent::Base);
+            for grant in std::iter::once(None).chain(dialect.grants.names().map(Some)) {
+                let used = Use {
+                    at: &at.key(name),
+                    dialect: name,
+                    overrides: &Overrides::default(),
+                    written: &Table::new(),
+                    broken: false,
+                    grant,
+                    auth_method: None,
+                };
+                self.run(&used, |source| dialect::compile_as(source, extent), cx);
+            }
+        }
+    }
+
+    fn run<T>(
         &self,
         used: &Use<'_>,
         compile: impl FnOnce(&Source<'_>) -> Result<T, Vec<dialect::Problem>>,
         cx: &mut Context<'_>,
     ) -> Option<T> {
-        let of_user = self.user.contains_key(used.dialect);
-        if of_user && self.broken {
-            return None;
-        }
         let source = Source {
             dialect: used.dialect,
             user: &self.user,
@@ -66,59 +108,73 @@ impl Dialects {
             Err(problems) => problems,
         };
         for problem in problems {
-            let at = if of_user && !used.wrote(&problem.path) {
-                KeyPath::root().key("dialects").key(used.dialect)
-            } else {
-                used.at.clone()
-            };
+            let at = self.writer(used, &problem.path);
             cx.problem(&at.dotted(&problem.path), complaint(problem.message));
         }
         None
     }
 
-    /// Compiles what no provider uses, so that a mistake shows when it is made.
-    pub(super) fn check_unused(&self, used: &BTreeSet<String>, at: &KeyPath, cx: &mut Context<'_>) {
-        if self.broken {
-            return;
+    /// Who wrote a key: the provider, its dialect, or a dialect that this one extends.
+    fn writer(&self, used: &Use<'_>, path: &str) -> KeyPath {
+        let of_provider = matches!(path, "" | "dialect" | "grant" | "auth_method");
+        if of_provider || !self.user.contains_key(used.dialect) || wrote(used.written, path) {
+            return used.at.clone();
         }
-        let unused = self.user.iter().filter(|(name, _)| !used.contains(*name));
-        for (name, dialect) in unused {
-            let own: Vec<_> = dialect.grants.names().map(Some).collect();
-            let grants = if dialect.default_grant.is_some() || own.is_empty() {
-                vec![None]
-            } else {
-                own
-            };
-            for grant in grants {
-                let used = Use {
-                    at: &at.key(name),
-                    dialect: name,
-                    overrides: &Overrides::default(),
-                    written: &Table::new(),
-                    grant,
-                    auth_method: None,
-                };
-                // A base that others extend may leave the choice of a grant to them.
-                let compile = |source: &Source<'_>| {
-                    dialect::compile(source).map_err(|mut problems| {
-                        problems.retain(|problem| problem.path != "grant");
-                        problems
-                    })
-                };
-                self.compile(&used, compile, cx);
-            }
+        let wrote_it = |name: &&str| {
+            let tree = self.written.get(*name);
+            tree.and_then(|tree| tree.0.as_table())
+                .is_some_and(|table| wrote(table, path))
+        };
+        let writer = self.chain(used.dialect).find(wrote_it);
+        let dialects = KeyPath::root().key("dialects");
+        dialects.key(writer.unwrap_or(used.dialect))
+    }
+
+    /// Whether the dialect or one that it extends could not be read whole.
+    fn extent(&self, dialect: &str) -> Extent {
+        if self.chain(dialect).any(|name| self.broken.contains(name)) {
+            return Extent::Part;
         }
+        Extent::Whole
+    }
+
+    /// The user's dialects that this one is made of, nearest first.
+    fn chain<'a>(&'a self, dialect: &'a str) -> impl Iterator<Item = &'a str> {
+        let extends = |name: &&'a str| self.user.get(*name)?.extends.as_deref();
+        // Circles are for the compiler to tell; here they only have to end.
+        std::iter::successors(Some(dialect), extends).take(self.user.len() + 1)
     }
 }
 
-impl Use<'_> {
-    /// Whether a path inside the dialect or provider was written by the provider.
-    fn wrote(&self, path: &str) -> bool {
-        let mut keys = path.split('.');
-        let table = match keys.next() {
-            Some("" | "dialect" | "grant" | "auth_method") | None => return true,
-            Some(first) => self.written.get(first),
-        };
-        table.is_some_and(|table| keys.next().is_none_or(|key| table.get(key).is_some()))
+/// Client assertions are documented, but not yet there: to call the key unknown would send people looking for a typo.
+fn refuse_assertion(Tree(value): &mut Tree, at: &KeyPath, cx: &mut Context<'_>) {
+    let assertion = value
+        .as_table_mut()
+        .and_then(|table| table.remove("assertion"));
+    if assertion.map(Tree).is_some() {
+        cx.problems.strike_out(
+            &at.key("assertion"),
+            complaint("client assertions (RFC 7523) come in a later version")
+                .hint("use another auth_method until then"),
+        );
     }
+}
+
+/// Whether a table holds the key of this path: its table and its name, and of `grants` and `auth` one more. The rest of
+/// a path cannot be told apart from a name with dots in it.
+fn wrote(table: &Table, path: &str) -> bool {
+    let mut keys = path.split('.');
+    let Some(first) = keys.next() else {
+        return false;
+    };
+    let depth = if matches!(first, "grants" | "auth") {
+        2
+    } else {
+        1
+    };
+    let mut found = table.get(first);
+    for key in keys.take(depth) {
+        found = found.and_then(|value| value.get(key));
+    }
+    found.is_some()
 }

@@ -162,7 +162,9 @@ impl Written for Admin {
         }
         text.parse()
             .map(|address| Self(Some(address)))
-            .map_err(|_| complaint(format!("expected {}", Self::EXPECTED)))
+            .map_err(|_| {
+                complaint(format!("expected {}", Self::EXPECTED)).hint("an IP address, not a name")
+            })
     }
 }
 
@@ -174,7 +176,7 @@ impl Written for HttpVersion {
             "auto" => Ok(Self::Auto),
             "1.1" => Ok(Self::Http1),
             "2" => Ok(Self::Http2),
-            _ => Err(complaint(format!("expected {}", Self::EXPECTED))),
+            _ => Err(complaint(format!("expected {}", Self::EXPECTED)).hint("in quotes")),
         }
     }
 }
@@ -183,15 +185,18 @@ impl Written for HeaderName {
     const EXPECTED: &'static str = "the name of a header";
 
     fn from_text(text: &str) -> Result<Self, Complaint> {
-        text.parse()
-            .map_err(|_| complaint(format!("expected {}", Self::EXPECTED)))
+        text.parse().map_err(|_| {
+            complaint(format!("expected {}", Self::EXPECTED)).hint("letters, digits and `-`")
+        })
     }
 }
 
 /// A header's value, marked sensitive: it may come from the environment, and nothing needs to print it.
 pub(super) fn header_value(text: &str) -> Result<HeaderValue, Complaint> {
-    let mut value = HeaderValue::from_str(text)
-        .map_err(|_| complaint("holds a character that no header value can hold"))?;
+    let mut value = HeaderValue::from_str(text).map_err(|_| {
+        complaint("holds a character that no header value can hold")
+            .hint("visible ASCII characters, spaces and tabs")
+    })?;
     value.set_sensitive(true);
     Ok(value)
 }

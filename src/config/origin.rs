@@ -110,9 +110,10 @@ impl Written for Url {
         let wrong = || complaint(format!("expected {}", Self::EXPECTED));
         // `Uri` drops a fragment without a word.
         if text.contains('#') {
-            return Err(complaint(
-                "a URL with a fragment (`#…`) cannot be used here",
-            ));
+            return Err(
+                complaint("a URL with a fragment (`#…`) cannot be used here")
+                    .hint("remove it; a `#` that is part of the path is written %23"),
+            );
         }
         if !text.is_ascii() {
             return Err(complaint("a URL holds ASCII characters only")
@@ -198,7 +199,8 @@ impl Written for ServerName {
     const EXPECTED: &'static str = "a DNS name or an IP address";
 
     fn from_text(text: &str) -> Result<Self, Complaint> {
-        let wrong = || complaint(format!("expected {}", Self::EXPECTED));
+        let wrong =
+            || complaint(format!("expected {}", Self::EXPECTED)).hint("without scheme and port");
         if text.parse::<Ipv6Addr>().is_ok() {
             return Ok(Self(text.to_ascii_lowercase()));
         }
@@ -214,14 +216,16 @@ pub(super) fn split_authority(text: &str) -> Result<(String, Option<u16>), Compl
     if let Some(rest) = text.strip_prefix('[') {
         let (address, port) = rest
             .split_once(']')
-            .ok_or_else(|| complaint("`]` is missing after the IPv6 address"))?;
-        let address: Ipv6Addr = address
-            .parse()
-            .map_err(|_| complaint("what stands between `[` and `]` is no IPv6 address"))?;
+            .ok_or_else(|| complaint("`]` is missing after the IPv6 address").hint("[::1]:443"))?;
+        let address: Ipv6Addr = address.parse().map_err(|_| {
+            complaint("what stands between `[` and `]` is no IPv6 address").hint("[::1]:443")
+        })?;
         let port = match port.strip_prefix(':') {
             Some(port) => Some(parse_port(port)?),
             None if port.is_empty() => None,
-            None => return Err(complaint("only a port can follow an IPv6 address")),
+            None => {
+                return Err(complaint("only a port can follow an IPv6 address").hint("[::1]:443"));
+            }
         };
         return Ok((address.to_string(), port));
     }
@@ -241,7 +245,7 @@ fn parse_port(text: &str) -> Result<u16, Complaint> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     match text.parse() {
         Ok(port) if digits && port > 0 => Ok(port),
-        _ => Err(complaint("a port is a number from 1 to 65535")),
+        _ => Err(complaint("a port is a number from 1 to 65535").hint("host:443")),
     }
 }
 
@@ -259,9 +263,10 @@ fn check_name(host: &str) -> Result<(), Complaint> {
     if good {
         Ok(())
     } else {
-        Err(complaint(
-            "the host is neither a DNS name nor an IP address",
-        ))
+        Err(
+            complaint("the host is neither a DNS name nor an IP address")
+                .hint("as in api.example.com, 192.0.2.1 or [2001:db8::1]"),
+        )
     }
 }
 

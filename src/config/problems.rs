@@ -118,6 +118,15 @@ impl Problems {
             .any(|path| matches!(path.as_bytes().get(at.0.len()), None | Some(b'.' | b'[')))
     }
 
+    /// The keys of this table that could not be read, or in which something could not be.
+    pub(super) fn struck_out_in(&self, table: &KeyPath) -> impl Iterator<Item = &str> {
+        let inside = self.struck_out.iter().filter_map(|path| {
+            let rest = path.strip_prefix(&table.0)?.strip_prefix('.')?;
+            rest.split(['.', '[']).next()
+        });
+        inside.filter(|key| !key.is_empty())
+    }
+
     pub(super) fn has_any_in(&self, table: &KeyPath) -> bool {
         let inside = |path: &str| {
             path.strip_prefix(&table.0)

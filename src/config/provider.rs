@@ -9,13 +9,13 @@ use super::context::Context;
 use super::dialects::{Dialects, Use};
 use super::file::ProviderToml;
 use super::identity::identity;
-use super::problems::{KeyPath, complaint, did_you_mean};
+use super::problems::{KeyPath, Problems, complaint, did_you_mean};
 use super::read::{Tree, section};
 use super::server::{limit, span};
 use super::value::{EmptyLiteral, ValueToml};
 use super::{Endpoint, LifeCycle, Provider, TokenSource, Value};
 use crate::dialect::schema::{RequestToml, ResponseToml};
-use crate::dialect::{self, ExchangePlan, InjectPlan, Overrides, Plan, Source, Var, WELL_KNOWN};
+use crate::dialect::{ExchangePlan, InjectPlan, Overrides, Plan, Var, WELL_KNOWN, nearest};
 
 const DEFAULT_DIALECT: &str = "oauth2";
 
@@ -67,6 +67,7 @@ pub(super) fn provider(
         override_tables: override_tables.0.as_table()?,
         dialects,
         durable_store,
+        unread: Unread::of(at, &cx.problems),
     };
     let is_endpoint = toml.token_url.is_some() || cx.problems.is_struck_out(&at.key("token_url"));
     let is_static =
@@ -114,6 +115,8 @@ struct Parts<'a> {
     override_tables: &'a Table,
     dialects: &'a Dialects,
     durable_store: bool,
+    /// What could not be read may be what asks for a variable.
+    unread: Unread,
 }
 
 impl Parts<'_> {
@@ -124,7 +127,7 @@ impl Parts<'_> {
         let tls = cx.tls(&at.key("tls"), toml.tls.take(), origin);
         let egress = cx.egress(&at.key("proxy"), toml.proxy.take(), origin, None);
         let variables = variables(&mut toml, at, cx);
-        let plan = self.compile(&toml, dialect::compile, cx)?;
+        let plan = self.dialects.compile(&self.used(&toml), cx)?;
         let authorization_url = self.authorization_url(&mut toml, &plan.exchange, cx);
         self.check_variables(
             &plan,
@@ -178,19 +181,24 @@ impl Parts<'_> {
         let variables = variables(&mut toml, at, cx);
         // They are told to be out of place already; compiling with them would only say so again.
         (toml.grant, toml.auth_method) = (None, None);
-        let compiled = self.compile(&toml, dialect::compile_static, cx);
+        let compiled = self.dialects.compile_static(&self.used(&toml), cx);
         let token_at = at.key("access_token");
         let access_token = cx.value(&token_at, access_token?, EmptyLiteral::Refused)?;
         if matches!(
             &access_token,
             Value::Literal(Var::Integer(_) | Var::Boolean(_))
         ) {
-            cx.problem(&token_at, complaint("expected text in quotes"));
+            cx.problem(
+                &token_at,
+                complaint("expected text in quotes").hint("access_token = \"…\""),
+            );
         }
         let (inject, reject) = compiled?;
         let used_by = format!("`inject` of dialect `{}`", dialect_of(&toml));
-        self.check_injected(&inject, dialect_of(&toml), &variables, cx);
-        check_unused(&variables, &injected(&inject, false), &used_by, cx);
+        if !self.unread.request && !self.unread.inject {
+            self.check_injected(&inject, dialect_of(&toml), &variables, cx);
+            check_unused(&variables, &injected(&inject, false), &used_by, cx);
+        }
         Some(Checked {
             exchange: Exchange {
                 dialect: dialect_of(&toml).to_owned(),
@@ -215,21 +223,16 @@ impl Parts<'_> {
         })
     }
 
-    fn compile<T>(
-        &self,
-        toml: &ProviderToml,
-        compile: impl FnOnce(&Source<'_>) -> Result<T, Vec<dialect::Problem>>,
-        cx: &mut Context<'_>,
-    ) -> Option<T> {
-        let used = Use {
+    fn used<'u>(&'u self, toml: &'u ProviderToml) -> Use<'u> {
+        Use {
             at: self.at,
             dialect: dialect_of(toml),
             overrides: &self.overrides,
             written: self.override_tables,
+            broken: self.unread.request || self.unread.inject || self.unread.rest,
             grant: toml.grant.as_deref(),
             auth_method: toml.auth_method.as_deref(),
-        };
-        self.dialects.compile(&used, compile, cx)
+        }
     }
 
     fn check_variables(
@@ -240,8 +243,14 @@ impl Parts<'_> {
         asks_for_authorization: bool,
         cx: &mut Context<'_>,
     ) {
+        if self.unread.request {
+            return;
+        }
         self.check_one_time(&plan.exchange, cx);
         self.check_missing(&plan.exchange, dialect, variables, cx);
+        if self.unread.inject {
+            return;
+        }
         self.check_injected(&plan.inject, dialect, variables, cx);
         let mut known = plan.exchange.known_variables();
         known.extend(injected(&plan.inject, false));
@@ -342,12 +351,15 @@ impl Parts<'_> {
     }
 
     fn missing(&self, name: &str, needed_by: &str, cx: &mut Context<'_>) {
-        let at = if WELL_KNOWN.contains(&name) {
-            self.at.key(name)
+        let (at, hint) = if WELL_KNOWN.contains(&name) {
+            let hint = format!("{name} = \"…\", or {name} = {{ env = \"NAME\" }}");
+            (self.at.key(name), hint)
         } else {
-            self.at.key("vars").key(name)
+            let hint = format!("vars = {{ {name} = \"…\" }}");
+            (self.at.key("vars").key(name), hint)
         };
-        cx.problem(&at, complaint(format!("is missing: {needed_by} needs it")));
+        let missing = complaint(format!("is missing: {needed_by} needs it"));
+        cx.problem(&at, missing.hint(hint));
     }
 
     /// Whether `cupbearer login` provides the variable: one-time inputs and what belongs to them, and a refresh
@@ -357,6 +369,33 @@ impl Parts<'_> {
             "refresh_token" => self.durable_store,
             "redirect_uri" | "code_verifier" => plan.one_time.iter().any(|input| input == "code"),
             _ => plan.one_time.iter().any(|input| input == name),
+        }
+    }
+}
+
+/// Parts of a provider that could not be read: what they are about is not known.
+#[derive(Clone, Copy, Debug)]
+struct Unread {
+    /// What is asked for, and how.
+    request: bool,
+    inject: bool,
+    /// `response` or `reject`.
+    rest: bool,
+}
+
+impl Unread {
+    fn of(at: &KeyPath, problems: &Problems) -> Self {
+        let unread: Vec<_> = problems.struck_out_in(at).collect();
+        // A misspelt `grant` decides as much as one of the wrong type.
+        let any = |keys: &[&str]| {
+            unread
+                .iter()
+                .any(|key| nearest(key, keys.iter().copied()).is_some())
+        };
+        Self {
+            request: any(&["dialect", "grant", "auth_method", "request"]),
+            inject: any(&["inject"]),
+            rest: any(&["response", "reject"]),
         }
     }
 }

@@ -175,15 +175,15 @@ impl de::Error for Mistake {
     }
 
     fn invalid_type(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::new(complaint(format!("expected {}", plain(expected))))
+        Self::new(expected_complaint(expected))
     }
 
     fn invalid_value(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::new(complaint(format!("expected {}", plain(expected))))
+        Self::new(expected_complaint(expected))
     }
 
     fn invalid_length(_: usize, expected: &dyn Expected) -> Self {
-        Self::new(complaint(format!("expected {}", plain(expected))))
+        Self::new(expected_complaint(expected))
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
@@ -219,20 +219,29 @@ fn list(names: &[&str]) -> String {
     names.join(", ")
 }
 
-/// What serde expects, in an operator's words.
-fn plain(expected: &dyn Expected) -> String {
+/// What serde expects, in an operator's words, and how that is written.
+fn expected_complaint(expected: &dyn Expected) -> Complaint {
     let text = expected.to_string();
-    match text.as_str() {
-        "a string" | "str" => "text in quotes".to_owned(),
-        "a boolean" => "true or false".to_owned(),
-        "a sequence" => "a list".to_owned(),
-        "a map" => "a table".to_owned(),
-        "i64" => "an integer".to_owned(),
-        "u8" | "u16" | "u32" | "u64" | "usize" => "an integer, 0 or greater".to_owned(),
-        _ if text.starts_with("struct ") => "a table".to_owned(),
-        _ => text,
-    }
+    let (plain, form) = match text.as_str() {
+        "a string" | "str" => ("text in quotes", r#"key = "text""#),
+        "a boolean" => ("true or false", "without quotes: key = true"),
+        "a sequence" => ("a list", r#"in brackets: key = ["one", "two"]"#),
+        "a map" => ("a table", TABLE),
+        "i64" => ("an integer", "digits without quotes: key = 1"),
+        "u8" | "u16" | "u32" | "u64" | "usize" => {
+            ("an integer, 0 or greater", "digits without quotes: key = 1")
+        }
+        _ if text.starts_with("struct ") => ("a table", TABLE),
+        // Those of our own types show the form themselves.
+        _ => return complaint(format!("expected {text}")).hint(FORMS),
+    };
+    complaint(format!("expected {plain}")).hint(form)
 }
+
+const TABLE: &str = "in braces: key = { … }";
+
+/// For what may be written in more ways than one.
+const FORMS: &str = "text stands in quotes; numbers, true and false do not";
 
 #[derive(Debug)]
 enum Step {

@@ -30,9 +30,10 @@ const LONGEST_SOCKET_PATH: usize = 107;
 
 fn unix(path: &str) -> Result<Listen, Complaint> {
     if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
-        return Err(complaint(
-            "after `unix:` the absolute path of a socket is expected",
-        ));
+        return Err(
+            complaint("after `unix:` the absolute path of a socket is expected")
+                .hint("as in \"unix:/run/cupbearer/proxy.sock\""),
+        );
     }
     if path.len() > LONGEST_SOCKET_PATH {
         return Err(complaint("the path is too long for a socket")
@@ -69,12 +70,14 @@ impl Written for PathPrefix {
             );
         };
         if path.ends_with('/') {
-            return Err(complaint("a path prefix has no trailing slash"));
+            return Err(complaint("a path prefix has no trailing slash")
+                .hint("it takes all that is below it without one"));
         }
         check_segments(path.split('/'))?;
         // Requests are matched byte by byte: what could be written in two ways would match in one of them only.
         if path.contains('%') {
-            return Err(complaint("a path prefix holds no percent-encoding"));
+            return Err(complaint("a path prefix holds no percent-encoding")
+                .hint("choose another one: it is only between the app and here"));
         }
         Ok(Self(text.to_owned()))
     }
@@ -108,13 +111,15 @@ impl Written for AllowRule {
         for (index, segment) in segments.iter().enumerate() {
             match segment.as_str() {
                 "**" if index != last => {
-                    return Err(complaint("`**` can only be the last segment of a path"));
+                    return Err(complaint("`**` can only be the last segment of a path")
+                        .hint("`*` stands for one segment anywhere"));
                 }
                 "*" | "**" => {}
                 _ if segment.contains('*') => {
                     return Err(complaint(
                         "`*` stands for a whole segment, never for a part of one",
-                    ));
+                    )
+                    .hint("write `*` for the whole segment"));
                 }
                 _ => {}
             }
@@ -123,19 +128,22 @@ impl Written for AllowRule {
     }
 }
 
+const NO_DOTS: &str = "write the path that it leads to";
+
 /// RFC 3986 `pchar`s, and nothing that servers read in different ways.
 fn check_segments<'a>(segments: impl IntoIterator<Item = &'a str>) -> Result<(), Complaint> {
     for segment in segments {
         if segment.is_empty() {
-            return Err(complaint("the path holds an empty segment (`//`)"));
+            return Err(complaint("the path holds an empty segment (`//`)").hint("write one slash"));
         }
         let name = segment.split(';').next().unwrap_or_default();
         let dots = decode(name)?;
         if dots == b"." || dots == b".." {
-            return Err(complaint("the path holds a `.` or `..` segment"));
+            return Err(complaint("the path holds a `.` or `..` segment").hint(NO_DOTS));
         }
         if dots.iter().any(|b| matches!(b, b'/' | b'\\')) {
-            return Err(complaint("the path holds an encoded slash or backslash"));
+            return Err(complaint("the path holds an encoded slash or backslash")
+                .hint("servers read it in different ways: leave it out"));
         }
         let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%".contains(&b);
         if !segment.bytes().all(allowed) {
@@ -153,7 +161,7 @@ pub(super) fn check_dots(path: &str) -> Result<(), Complaint> {
     for segment in path.split('/') {
         let name = decode(segment.split(';').next().unwrap_or_default())?;
         if name == b"." || name == b".." {
-            return Err(complaint("the path holds a `.` or `..` segment"));
+            return Err(complaint("the path holds a `.` or `..` segment").hint(NO_DOTS));
         }
     }
     Ok(())
@@ -170,7 +178,10 @@ fn decode(segment: &str) -> Result<Vec<u8>, Complaint> {
         let mut digit = || bytes.next().and_then(|b| char::from(b).to_digit(16));
         match (digit(), digit()) {
             (Some(high), Some(low)) => decoded.push((high * 16 + low) as u8),
-            _ => return Err(complaint("`%` is not followed by two hexadecimal digits")),
+            _ => {
+                return Err(complaint("`%` is not followed by two hexadecimal digits")
+                    .hint("write %25 for a `%`"));
+            }
         }
     }
     Ok(decoded)
@@ -222,7 +233,8 @@ impl Routes {
                 .hint("only one can be the catch-all: route = { path_prefix = \"/name\" }"),
                 _ => complaint(format!(
                     "upstreams `{first}` and `{upstream}` have the same {kind}"
-                )),
+                ))
+                .hint("a request could go to either: change one of them"),
             },
         );
     }
@@ -245,7 +257,8 @@ impl Listeners {
         };
         let others = self.taken.entry(key).or_default();
         if let Some((_, other)) = others.iter().find(|(other, _)| overlap(other, listen)) {
-            out.add(at, complaint(format!("is the address of `{other}` too")));
+            let taken = complaint(format!("is the address of `{other}` too"));
+            out.add(at, taken.hint("choose another port or socket"));
             return;
         }
         others.push((listen.clone(), at.clone()));

@@ -130,7 +130,7 @@ fn client_auth(written: ClientAuthToml, at: &KeyPath, cx: &mut Context<'_>) -> O
         (None, None, Some(users)) if users.is_empty() => {
             cx.problem(
                 &at.key("peer_uid"),
-                complaint("names no user, so nobody could connect"),
+                complaint("names no user, so nobody could connect").hint("peer_uid = [1000]"),
             );
             None
         }
@@ -199,6 +199,7 @@ pub(super) fn store(written: StoreToml, at: &KeyPath, cx: &mut Context<'_>) -> S
 
 fn only_for(kind: &str) -> Complaint {
     complaint(format!("has a meaning for kind = \"{kind}\" only"))
+        .hint(format!("remove it, or set kind = \"{kind}\""))
 }
 
 pub(super) fn limit(written: Option<Text<Limit>>, default: Duration) -> Duration {

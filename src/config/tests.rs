@@ -57,15 +57,42 @@ fn good(text: &str) -> Config {
 /// The file has exactly the problems that start so, in this order.
 #[track_caller]
 fn bad(text: &str, expected: &[&str]) {
-    let Err(problems) = load(text) else {
+    let Err(problems) = Config::from_toml(text, &Env::default()) else {
         panic!("no problem found in:\n{text}");
     };
+    for problem in &problems {
+        assert!(
+            problem.hint.is_some() || shows_how(&problem.message) || is_of_a_dialect(problem),
+            "no hint: {problem:?}"
+        );
+    }
+    let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
     let same = problems.len() == expected.len()
         && problems
             .iter()
             .zip(expected)
             .all(|(problem, start)| problem.starts_with(start));
     assert!(same, "{text}\nexpected {expected:#?}\nfound {problems:#?}");
+}
+
+fn shows_how(message: &str) -> bool {
+    ["such as", "one of"]
+        .iter()
+        .any(|words| message.contains(words))
+}
+
+/// The dialect compiler puts its advice into the message.
+fn is_of_a_dialect(problem: &Problem) -> bool {
+    let tables = [
+        ".request",
+        ".response",
+        ".inject",
+        ".reject",
+        ".dialect",
+        ".grant",
+        ".auth_method",
+    ];
+    problem.path.starts_with("dialects.") || tables.iter().any(|table| problem.path.contains(table))
 }
 
 /// [`PLAIN`] with lines added to its provider.

@@ -62,7 +62,8 @@ impl Written for Limit {
 
     fn from_text(text: &str) -> Result<Self, Complaint> {
         match duration(text)? {
-            Duration::ZERO => Err(complaint("must be longer than 0")),
+            Duration::ZERO => Err(complaint("must be longer than 0")
+                .hint("a time-out cannot be switched off; write a long one")),
             duration => Ok(Self(duration)),
         }
     }
@@ -89,18 +90,21 @@ fn duration(text: &str) -> Result<Duration, Complaint> {
         .and_then(|number| number.checked_mul(millis))
         .map(Duration::from_millis)
         .filter(|duration| *duration <= LONGEST)
-        .ok_or_else(|| complaint("is longer than a century"))
+        .ok_or_else(|| complaint("is longer than a century").hint("write 36500d or less"))
 }
 
 fn no_duration() -> Complaint {
-    complaint(format!("expected {}", Span::EXPECTED))
+    complaint(format!("expected {}", Span::EXPECTED)).hint("digits, then a unit, in quotes")
 }
 
 impl Written for Size {
     const EXPECTED: &'static str = r#"a size such as "64KiB", "1MiB" or an integer of bytes"#;
 
     fn from_text(text: &str) -> Result<Self, Complaint> {
-        let wrong = || complaint(format!("expected {}", Self::EXPECTED));
+        let wrong = || {
+            complaint(format!("expected {}", Self::EXPECTED))
+                .hint("units: B, kB, MB, GB, KiB, MiB, GiB")
+        };
         let (number, unit) = number_and_unit(text).ok_or_else(wrong)?;
         let bytes: u64 = match unit {
             "B" => 1,
@@ -116,13 +120,13 @@ impl Written for Size {
             .and_then(|number| number.checked_mul(bytes))
             .and_then(|bytes| usize::try_from(bytes).ok())
             .map(Self)
-            .ok_or_else(|| complaint("is more than this machine can address"))
+            .ok_or_else(|| complaint("is more than this machine can address").hint("write less"))
     }
 
     fn from_integer(number: i64) -> Option<Result<Self, Complaint>> {
         Some(match usize::try_from(number) {
             Ok(bytes) => Ok(Self(bytes)),
-            Err(_) => Err(complaint("a size cannot be negative")),
+            Err(_) => Err(complaint("a size cannot be negative").hint("write 0 for none")),
         })
     }
 }
@@ -141,17 +145,17 @@ impl Written for Count {
     const EXPECTED: &'static str = "an integer, 1 or greater";
 
     fn from_text(_: &str) -> Result<Self, Complaint> {
-        Err(complaint(format!("expected {}", Self::EXPECTED)))
+        Err(no_count())
     }
 
     fn from_integer(number: i64) -> Option<Result<Self, Complaint>> {
         let number = usize::try_from(number).ok().filter(|number| *number > 0);
-        Some(
-            number
-                .map(Self)
-                .ok_or_else(|| complaint(format!("expected {}", Self::EXPECTED))),
-        )
+        Some(number.map(Self).ok_or_else(no_count))
     }
+}
+
+fn no_count() -> Complaint {
+    complaint(format!("expected {}", Count::EXPECTED)).hint("digits without quotes")
 }
 
 impl<'de, T: Written> Deserialize<'de> for Text<T> {

@@ -160,9 +160,10 @@ fn headers(
         let value = cx.problems.keep(&at, value);
         let name = HeaderName::from_text(&name).and_then(|name| {
             if headers.set.iter().any(|(known, _)| *known == name) {
-                return Err(complaint(
-                    "is set twice; header names do not care about case",
-                ));
+                return Err(
+                    complaint("is set twice; header names do not care about case")
+                        .hint("remove one"),
+                );
             }
             check_header(name, injected)
         });
@@ -194,9 +195,9 @@ const OF_THE_CONNECTION: [HeaderName; 11] = [
 
 fn check_header(name: HeaderName, injected: &[HeaderName]) -> Result<HeaderName, Complaint> {
     if OF_THE_CONNECTION.contains(&name) {
-        return Err(complaint(
-            "belongs to the connection and cannot be changed here",
-        ));
+        return Err(
+            complaint("belongs to the connection and cannot be changed here").hint("remove it"),
+        );
     }
     if injected.contains(&name) {
         return Err(complaint("is the header that the token is sent in")

@@ -57,7 +57,9 @@ impl ValueToml {
     ) -> Result<Value, Complaint> {
         let place = match self {
             Self::Literal(Var::Text(text)) if text.is_empty() && empty == EmptyLiteral::Refused => {
-                return Err(complaint("is empty"));
+                return Err(complaint("is empty").hint(
+                    "put the value in, or where it is: { env = \"NAME\" }, { file = \"/path\" }",
+                ));
             }
             Self::Literal(literal) => return Ok(Value::Literal(literal)),
             Self::Place(place) => place,
@@ -69,9 +71,10 @@ impl ValueToml {
                 Ok(Value::File(path))
             }
             (None, None, Some(command)) => from_command(command),
-            _ => Err(complaint(
-                "needs exactly one of `env`, `file` and `command`",
-            )),
+            _ => Err(
+                complaint("needs exactly one of `env`, `file` and `command`")
+                    .hint("as in { env = \"NAME\" }"),
+            ),
         }
     }
 
@@ -81,7 +84,8 @@ impl ValueToml {
             Value::Literal(literal) => Ok(var_text(&literal)),
             Value::Env { value, .. } => Ok(value),
             Value::File(_) | Value::Command(_) => {
-                Err(complaint("can only be text or `{ env = \"NAME\" }` here"))
+                Err(complaint("can only be text or `{ env = \"NAME\" }` here")
+                    .hint("it is read once; files and commands are for what may change"))
             }
         }
     }
@@ -140,38 +144,42 @@ fn from_command(command: Vec<String>) -> Result<Value, Complaint> {
     }
 }
 
+const ONE_VALUE: &str = "it holds the value alone, as text";
+
 /// More than any credential holds, tokens with a page of claims included.
 const LARGEST_FILE: u64 = 1 << 20;
 
 fn read(path: &Path) -> Result<Secret, Complaint> {
     let bytes = read_file(path)?;
     let text = std::str::from_utf8(&bytes)
-        .map_err(|_| complaint("the file that it names is not UTF-8 text"))?;
+        .map_err(|_| complaint("the file that it names is not UTF-8 text").hint(ONE_VALUE))?;
     let text = text.strip_suffix('\n').unwrap_or(text);
     let text = text.strip_suffix('\r').unwrap_or(text);
     if text.is_empty() {
-        return Err(complaint("the file that it names is empty"));
+        return Err(complaint("the file that it names is empty").hint(ONE_VALUE));
     }
     Ok(Secret::new(text))
 }
 
 /// A whole file, wiped after use. A device or a pipe is refused: reading one may never end.
 pub(super) fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Complaint> {
-    let unreadable = |error: io::Error| {
-        complaint(match error.kind() {
-            io::ErrorKind::NotFound => "the file that it names does not exist",
-            io::ErrorKind::PermissionDenied => {
-                "the file that it names may not be read by this user"
-            }
-            _ => "the file that it names cannot be read",
-        })
+    let unreadable = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => complaint("the file that it names does not exist").hint(
+            "check the path: one that does not start with `/` counts from the working directory",
+        ),
+        io::ErrorKind::PermissionDenied => {
+            complaint("the file that it names may not be read by this user")
+                .hint("change its owner or mode, or those of the folders above it")
+        }
+        kind => complaint("the file that it names cannot be read").hint(kind.to_string()),
     };
     let metadata = std::fs::metadata(path).map_err(unreadable)?;
     if !metadata.is_file() {
-        return Err(complaint("what it names is not a file"));
+        return Err(complaint("what it names is not a file")
+            .hint("a folder, a device or a pipe cannot stand here"));
     }
     if metadata.len() > LARGEST_FILE {
-        return Err(complaint("the file that it names is larger than 1 MiB"));
+        return Err(complaint("the file that it names is larger than 1 MiB").hint(ONE_VALUE));
     }
     std::fs::read(path).map(Zeroizing::new).map_err(unreadable)
 }
@@ -181,7 +189,9 @@ impl Written for FilePath {
 
     fn from_text(text: &str) -> Result<Self, Complaint> {
         if text.is_empty() || text.contains('\0') {
-            return Err(complaint(format!("expected {}", Self::EXPECTED)));
+            return Err(
+                complaint(format!("expected {}", Self::EXPECTED)).hint("as in \"/run/secrets/x\"")
+            );
         }
         Ok(Self(text.into()))
     }

@@ -11,8 +11,8 @@ use super::schema::{DialectToml, InjectToml, OneOrMany, Ordered, RejectToml, Res
 use super::suggest::hint;
 use super::template::Template;
 use super::{
-    ExchangePlan, InjectPlan, Plan, Problem, RejectRules, RequestPlan, ResponseRules, Source,
-    builtin,
+    ExchangePlan, Extent, InjectPlan, Plan, Problem, RejectRules, RequestPlan, ResponseRules,
+    Source, builtin,
 };
 
 /// The grant of a dialect that has none: its `[request]` is all there is.
@@ -30,6 +30,11 @@ struct Level<'a> {
 
 /// Merges and parses; reports every problem, not just the first.
 pub fn compile(source: &Source<'_>) -> Result<Plan, Vec<Problem>> {
+    compile_as(source, Extent::Whole)
+}
+
+/// Like [`compile`], of what need not be whole; a plan that lacks something is then an error without problems.
+pub fn compile_as(source: &Source<'_>, extent: Extent) -> Result<Plan, Vec<Problem>> {
     let mut problems = Vec::new();
     let own = Layer::parse(&source.overrides.request, "request", &mut problems);
     let chain = chain(source, &mut problems)?;
@@ -37,22 +42,30 @@ pub fn compile(source: &Source<'_>) -> Result<Plan, Vec<Problem>> {
         .iter()
         .map(|(name, toml)| Level::parse(name, toml, &mut problems))
         .collect();
-    let grant = choose_grant(source, &levels, &mut problems);
-    let auth = choose_auth(source, &levels, &mut problems);
+    let grant = choose_grant(source, &levels, extent, &mut problems);
+    let auth = choose_auth(source, &levels, extent, &mut problems);
     // Merged even so if a name was wrong: what else is wrong should show.
+    let mut clashes = Vec::new();
     let request = request_plan(
         &own,
         &levels,
         grant.as_deref(),
         auth.as_deref(),
-        &mut problems,
+        &mut clashes,
     );
-    let refresh = refresh_plan(own, &levels, auth.as_deref(), &mut problems);
+    let refresh = refresh_plan(own, &levels, auth.as_deref(), &mut clashes);
+    // Not every grant of a dialect is meant for its default auth method: only a provider says which two go together.
+    if extent == Extent::Whole {
+        problems.append(&mut clashes);
+    }
     let response = response_rules(source, &chain, &request, refresh.is_some(), &mut problems);
-    let one_time = one_time(&levels, grant.as_deref(), &request, &mut problems);
-    let (inject, reject) = inject_and_reject(source, &chain, &mut problems);
+    if extent == Extent::Whole {
+        response.check_token(&mut problems);
+    }
+    let one_time = one_time(&levels, grant.as_deref(), &request, extent, &mut problems);
+    let (inject, reject) = inject_and_reject(source, &chain, extent, &mut problems);
     match grant {
-        Some(grant) if problems.is_empty() => Ok(Plan {
+        Some(grant) if problems.is_empty() && response.finds_token() => Ok(Plan {
             exchange: ExchangePlan {
                 grant,
                 request,
@@ -85,7 +98,7 @@ pub fn compile_static(source: &Source<'_>) -> Result<(InjectPlan, RejectRules), 
         });
     }
     let chain = chain(source, &mut problems)?;
-    let plans = inject_and_reject(source, &chain, &mut problems);
+    let plans = inject_and_reject(source, &chain, Extent::Whole, &mut problems);
     if problems.is_empty() {
         return Ok(plans);
     }
@@ -164,6 +177,7 @@ impl<'a> Level<'a> {
 fn choose_grant(
     source: &Source<'_>,
     levels: &[Level<'_>],
+    extent: Extent,
     problems: &mut Vec<Problem>,
 ) -> Option<String> {
     let names = names(levels, |level| &level.toml.grants);
@@ -176,30 +190,34 @@ fn choose_grant(
         (None, None, [only]) => ("grant", *only),
         (None, None, []) => return Some(ONLY_REQUEST.to_owned()),
         (None, None, several) => {
-            problems.push(Problem {
-                path: "grant".to_owned(),
-                message: format!("missing: choose one of {}", several.join(", ")),
-            });
+            if extent == Extent::Whole {
+                problems.push(Problem {
+                    path: "grant".to_owned(),
+                    message: format!("missing: choose one of {}", several.join(", ")),
+                });
+            }
             return None;
         }
     };
-    choose("grant", path, chosen, &names, problems)
+    choose("grant", path, chosen, &names, extent, problems)
 }
 
 fn choose_auth(
     source: &Source<'_>,
     levels: &[Level<'_>],
+    extent: Extent,
     problems: &mut Vec<Problem>,
 ) -> Option<String> {
     let names = names(levels, |level| &level.toml.auth);
     let default = levels
         .iter()
         .find_map(|level| level.toml.default_auth.as_deref());
-    match (source.auth_method, default) {
-        (Some(auth), _) => choose("auth method", "auth_method", auth, &names, problems),
-        (None, Some(auth)) => choose("auth method", "default_auth", auth, &names, problems),
-        (None, None) => None,
-    }
+    let (path, chosen) = match (source.auth_method, default) {
+        (Some(auth), _) => ("auth_method", auth),
+        (None, Some(auth)) => ("default_auth", auth),
+        (None, None) => return None,
+    };
+    choose("auth method", path, chosen, &names, extent, problems)
 }
 
 fn choose(
@@ -207,10 +225,14 @@ fn choose(
     path: &str,
     chosen: &str,
     names: &[&str],
+    extent: Extent,
     problems: &mut Vec<Problem>,
 ) -> Option<String> {
     if names.contains(&chosen) {
         return Some(chosen.to_owned());
+    }
+    if extent == Extent::Part {
+        return None;
     }
     let message = if names.is_empty() {
         format!("the dialect offers no choice of {what}; leave this out")
@@ -292,6 +314,7 @@ fn one_time(
     levels: &[Level<'_>],
     grant: Option<&str>,
     request: &RequestPlan,
+    extent: Extent,
     problems: &mut Vec<Problem>,
 ) -> Vec<String> {
     let Some(grant) = grant else {
@@ -307,7 +330,7 @@ fn one_time(
         .map(|(name, _)| name)
         .collect();
     for name in &written {
-        if !known.contains(&name.as_str()) {
+        if !known.contains(&name.as_str()) && extent != Extent::Part {
             problems.push(Problem {
                 path: join(&join("grants", grant), "one_time"),
                 message: format!(
@@ -361,6 +384,7 @@ fn inherit_response(own: &mut ResponseToml, inherited: &ResponseToml) {
 fn inject_and_reject(
     source: &Source<'_>,
     chain: &[(&str, &DialectToml)],
+    extent: Extent,
     problems: &mut Vec<Problem>,
 ) -> (InjectPlan, RejectRules) {
     let mut inject: InjectToml = source.overrides.inject.clone();
@@ -373,7 +397,7 @@ fn inject_and_reject(
         inherit(&mut reject.body, &toml.reject.body);
     }
     (
-        InjectPlan::parse(&inject, problems),
+        InjectPlan::parse(&inject, extent, problems),
         RejectRules::parse(&reject, problems),
     )
 }

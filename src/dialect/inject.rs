@@ -8,8 +8,9 @@ use super::request::{cannot_stand_in_a_header, push_query_pair};
 use super::response::{is_sendable, parse_selector, texts};
 use super::schema::{InjectToml, Ordered, RejectToml, Scalar};
 use super::selector::Selector;
+use super::suggest::nearest;
 use super::template::{Place, Scope, Template};
-use super::{InjectPlan, Injection, Problem, RejectRules, Variables};
+use super::{Extent, InjectPlan, Injection, Problem, RejectRules, Variables};
 use crate::secret::Secret;
 
 /// 401 everywhere; UNAUTHENTICATED in gRPC.
@@ -17,7 +18,7 @@ const REJECT_STATUS: u16 = 401;
 const REJECT_GRPC_STATUS: u16 = 16;
 
 impl InjectPlan {
-    pub(super) fn parse(toml: &InjectToml, problems: &mut Vec<Problem>) -> Self {
+    pub(super) fn parse(toml: &InjectToml, extent: Extent, problems: &mut Vec<Problem>) -> Self {
         // RFC 6750 §2: never two methods at once; so the default stands in only for nothing at all.
         let default = Ordered(vec![(
             "Authorization".to_owned(),
@@ -42,12 +43,44 @@ impl InjectPlan {
         };
         let carries_token = plan.templates().any(Template::names_access_token);
         if !carries_token && problems.len() == found_before {
-            problems.push(Problem {
-                path: "inject".to_owned(),
-                message: "nothing here carries `{access_token}`".to_owned(),
-            });
+            plan.blame(extent, problems);
         }
         plan
+    }
+
+    /// Says where the token was probably meant to be, or that it is nowhere.
+    fn blame(&self, extent: Extent, problems: &mut Vec<Problem>) {
+        let places = || {
+            let headers = self.headers.iter().map(|field| (&field.path, &field.value));
+            headers.chain(self.query.iter().map(|field| (&field.path, &field.value)))
+        };
+        let misspelt = |template: &Template| {
+            template
+                .variables()
+                .any(|(name, _)| nearest(name, ["access_token"]).is_some())
+        };
+        let message = "nothing here carries `{access_token}`";
+        let found_before = problems.len();
+        problems.extend(
+            places()
+                .filter(|(_, template)| misspelt(template))
+                .map(|(path, _)| Problem {
+                    path: path.clone(),
+                    message: format!("{message}; did you mean `access_token`?"),
+                }),
+        );
+        if problems.len() > found_before || extent == Extent::Part {
+            return;
+        }
+        let mut all = places();
+        let path = match (all.next(), all.next()) {
+            (Some((only, _)), None) => only.as_str(),
+            _ => "inject",
+        };
+        problems.push(Problem {
+            path: path.to_owned(),
+            message: message.to_owned(),
+        });
     }
 
     /// Fails where the token cannot be sent (a byte outside 0x21–0x7E).
@@ -161,7 +194,7 @@ mod tests {
 
     fn inject(toml: &str) -> Result<InjectPlan, Vec<Problem>> {
         let mut problems = Vec::new();
-        let plan = InjectPlan::parse(&toml::from_str(toml).unwrap(), &mut problems);
+        let plan = InjectPlan::parse(&toml::from_str(toml).unwrap(), Extent::Whole, &mut problems);
         if problems.is_empty() {
             Ok(plan)
         } else {
@@ -226,6 +259,16 @@ mod tests {
             (
                 "headers = {}",
                 "inject",
+                "nothing here carries `{access_token}`",
+            ),
+            (
+                "headers = { A = 'Bearer {acces_token}', B = 'b' }",
+                "inject.headers.A",
+                "nothing here carries `{access_token}`; did you mean `access_token`?",
+            ),
+            (
+                "query = { A = '{token}' }",
+                "inject.query.A",
                 "nothing here carries `{access_token}`",
             ),
             (

@@ -52,13 +52,6 @@ struct Reading<'a> {
 impl ResponseRules {
     /// Expects what a dialect and its overrides say together.
     pub(super) fn parse(toml: &ResponseToml, problems: &mut Vec<Problem>) -> Self {
-        if toml.token.as_ref().is_none_or(|token| token.0.is_empty()) {
-            problems.push(Problem {
-                path: "response.token".to_owned(),
-                message: "missing: say where the token is in the answer, as in \"/access_token\""
-                    .into(),
-            });
-        }
         let rules = Self {
             token: selectors(toml.token.as_ref(), "token", &[], problems),
             expires: selectors(toml.expires.as_ref(), "expires", &[], problems),
@@ -100,6 +93,25 @@ impl ResponseRules {
             });
         }
         rules
+    }
+
+    /// Whether there is a place in the answer where the token is.
+    pub(super) fn finds_token(&self) -> bool {
+        !self.token.is_empty()
+    }
+
+    /// The one key that every provider needs, its own or its dialect's.
+    pub(super) fn check_token(&self, problems: &mut Vec<Problem>) {
+        let path = "response.token";
+        // One that cannot be read is told already.
+        if self.finds_token() || problems.iter().any(|problem| problem.path == path) {
+            return;
+        }
+        problems.push(Problem {
+            path: path.to_owned(),
+            message: "missing: say where the token is in the answer, as in \"/access_token\""
+                .to_owned(),
+        });
     }
 
     /// Reads an answer. `secrets` are masked wherever the vendor echoes them.

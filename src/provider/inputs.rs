@@ -8,11 +8,12 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use crate::config::Value;
-use crate::dialect::{Var, Variables};
+use crate::config::{ClientAuth, Config, Problem, TokenSource, Value};
+use crate::dialect::{Var, Variables, WELL_KNOWN};
 use crate::secret::Secret;
 
 /// A credential is a line, a token, at most a key: whatever is longer is the wrong file.
@@ -20,6 +21,9 @@ const MAX_BYTES: u64 = 1024 * 1024;
 
 /// For `command = […]`. A secret manager that takes longer is better called by a timer that writes a file.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How many of them run at once while the configuration is checked.
+const COMMANDS_AT_ONCE: usize = 16;
 
 /// Why a value could not be had. Names the key, never the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,7 +51,7 @@ pub async fn resolve(
 ) -> Result<Variables, InputError> {
     let mut variables = Variables::new();
     for (name, value) in values {
-        let key = format!("providers.{provider}.{name}");
+        let key = variable_key(provider, name);
         variables.insert(name.clone(), read(&key, value).await?);
     }
     Ok(variables)
@@ -61,6 +65,78 @@ pub async fn read(key: &str, value: &Value) -> Result<Var, InputError> {
         Value::File(path) => Ok(Var::Text(read_file(key, path).await?)),
         Value::Command(words) => Ok(Var::Text(run(key, words).await?)),
     }
+}
+
+/// Runs every command of the configuration once, each text once, and tells whose answers cannot be used.
+///
+/// What comes from elsewhere was looked at when the configuration was read.
+pub async fn check_commands(config: &Config) -> Vec<Problem> {
+    let mut keys_of: BTreeMap<&[String], Vec<String>> = BTreeMap::new();
+    for (key, value) in values(config) {
+        if let Value::Command(words) = value {
+            keys_of.entry(words).or_default().push(key);
+        }
+    }
+    let commands: Vec<_> = keys_of.into_iter().collect();
+    let mut problems = Vec::new();
+    for batch in commands.chunks(COMMANDS_AT_ONCE) {
+        let mut running = JoinSet::new();
+        for (words, keys) in batch {
+            let (words, keys) = (words.to_vec(), keys.clone());
+            running.spawn(async move {
+                let reason = answer(&words).await.err()?;
+                Some((words, reason, keys))
+            });
+        }
+        while let Some(ended) = running.join_next().await {
+            let Ok(Some((words, reason, keys))) = ended else {
+                continue;
+            };
+            let program = program(&words);
+            problems.extend(keys.into_iter().map(|path| Problem {
+                path,
+                message: format!("the command `{program}` {reason}"),
+                hint: Some(BY_HAND.to_owned()),
+            }));
+        }
+    }
+    problems.sort();
+    problems
+}
+
+const BY_HAND: &str = "run it by hand, as the user and in the folder that Cupbearer runs in: it must print the value \
+                       and nothing else";
+
+/// Every value that a configuration reads, with its key.
+fn values(config: &Config) -> Vec<(String, &Value)> {
+    let mut all = Vec::new();
+    for provider in &config.providers {
+        let at = |name: &str| variable_key(&provider.name, name);
+        let variables = provider.variables.iter();
+        all.extend(variables.map(|(name, value)| (at(name), value)));
+        if let TokenSource::Static { access_token } = &provider.source {
+            all.push((at("access_token"), access_token));
+        }
+    }
+    if let Some(ClientAuth::Header { value, .. }) = &config.server.client_auth {
+        all.push(("server.client_auth.value".to_owned(), value));
+    }
+    match &config.store.keys[..] {
+        [only] => all.push(("store.key".to_owned(), only)),
+        several => all.extend(
+            (several.iter().enumerate())
+                .map(|(index, value)| (format!("store.key[{index}]"), value)),
+        ),
+    }
+    all
+}
+
+/// Where a variable stands in the file.
+fn variable_key(provider: &str, name: &str) -> String {
+    if name == "access_token" || WELL_KNOWN.contains(&name) {
+        return format!("providers.{provider}.{name}");
+    }
+    format!("providers.{provider}.vars.{name}")
 }
 
 /// Those variables that need no reading: literals and the environment's.
@@ -120,21 +196,31 @@ async fn read_bytes(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
 }
 
 async fn run(key: &str, words: &[String]) -> Result<Secret, InputError> {
-    let program = words.first().cloned().unwrap_or_default();
-    let failed = |reason: String| InputError::Command {
+    answer(words).await.map_err(|reason| InputError::Command {
         key: key.to_owned(),
-        program: program.clone(),
+        program: program(words),
         reason,
-    };
-    let mut child = Command::new(&program)
+    })
+}
+
+/// Arguments may be secrets; the program's name is none.
+fn program(words: &[String]) -> String {
+    words.first().cloned().unwrap_or_default()
+}
+
+/// What a command prints, or in words why that is nothing to use.
+///
+/// Its standard error goes nowhere: tools that fail like to print what they were given, and our own standard error is
+/// a log that others read.
+async fn answer(words: &[String]) -> Result<Secret, String> {
+    let mut child = Command::new(program(words))
         .args(words.iter().skip(1))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        // Goes to our own standard error: it is where the reason of a failure is told, and not ours to judge.
-        .stderr(Stdio::inherit())
+        .stderr(Stdio::null())
         .kill_on_drop(true)
         .spawn()
-        .map_err(|error| failed(format!("cannot be started: {error}")))?;
+        .map_err(|error| format!("cannot be started: {error}"))?;
     let stdout = child.stdout.take();
     let work = async {
         let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
@@ -145,22 +231,18 @@ async fn run(key: &str, words: &[String]) -> Result<Secret, InputError> {
     };
     let (bytes, status) = timeout(COMMAND_TIMEOUT, work)
         .await
-        .map_err(|_| failed(format!("was not done within {COMMAND_TIMEOUT:?}")))?
-        .map_err(|error| failed(format!("cannot be read: {error}")))?;
+        .map_err(|_| format!("was not done within {COMMAND_TIMEOUT:?}"))?
+        .map_err(|error| format!("cannot be read: {error}"))?;
     if !status.success() {
-        return Err(failed(format!("failed ({status})")));
+        return Err(format!(
+            "failed ({status}); what it wrote to standard error is not shown, as it may hold a secret"
+        ));
     }
-    let secret = text(&bytes).map_err(failed_with(&failed))?;
+    let secret = text(&bytes).map_err(str::to_owned)?;
     if secret.is_empty() {
-        return Err(failed("printed nothing".to_owned()));
+        return Err("printed nothing".to_owned());
     }
     Ok(secret)
-}
-
-fn failed_with<'a>(
-    failed: &'a impl Fn(String) -> InputError,
-) -> impl Fn(&'static str) -> InputError + 'a {
-    move |reason| failed(reason.to_owned())
 }
 
 async fn capped(source: impl AsyncRead + Unpin, into: &mut Vec<u8>) -> std::io::Result<()> {
@@ -255,6 +337,50 @@ mod tests {
     async fn a_command_is_run_without_a_shell() {
         let value = command(&["printf", "%s\\n", "a; b $HOME"]);
         assert_eq!(read_text(&value).await.unwrap(), "a; b $HOME");
+    }
+
+    #[tokio::test]
+    async fn commands_of_the_whole_configuration_are_run_once_each() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let once = format!("['sh', '-c', 'echo x >> {}; exit 7']", log.display());
+        let text = format!(
+            "[server]\nclient_auth = {{ header = 'X-Key', value = {{ command = ['true'] }} }}\n\
+             [store]\nkey = [{{ command = {once} }}, {{ command = ['printf', 'x'] }}]\n\
+             [providers.p]\ntoken_url = 'https://a.example'\nclient_id = 'c'\n\
+             client_secret = {{ command = {once} }}\n\
+             request = {{ headers = {{ X-A = '{{a}}' }} }}\nvars = {{ a = {{ command = ['/nonexistent/x'] }} }}\n\
+             [providers.q]\naccess_token = {{ command = ['false', 'hunter2'] }}\n"
+        );
+        let config = Config::from_toml(&text, &crate::config::ProcessEnvironment).unwrap();
+        let told: Vec<_> = (check_commands(&config).await.iter())
+            .map(|problem| format!("{}: {}", problem.path, problem.message))
+            .collect();
+        let expected = [
+            "providers.p.client_secret: the command `sh` failed (exit status: 7)",
+            "providers.p.vars.a: the command `/nonexistent/x` cannot be started",
+            "providers.q.access_token: the command `false` failed",
+            "server.client_auth.value: the command `true` printed nothing",
+            "store.key[0]: the command `sh` failed",
+        ];
+        assert_eq!(told.len(), expected.len(), "{told:?}");
+        for (told, expected) in told.iter().zip(expected) {
+            assert!(
+                told.starts_with(expected) && !told.contains("hunter2"),
+                "{told}"
+            );
+        }
+        assert_eq!(std::fs::read_to_string(log).unwrap(), "x\n");
+    }
+
+    #[tokio::test]
+    async fn what_a_command_tells_on_standard_error_is_not_ours_to_tell() {
+        let read_end = command(&[
+            "sh",
+            "-c",
+            "test \"$(readlink /proc/self/fd/2)\" = /dev/null && echo x",
+        ]);
+        assert_eq!(read_text(&read_end).await.unwrap(), "x");
     }
 
     #[tokio::test]

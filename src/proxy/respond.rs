@@ -21,8 +21,8 @@ use super::reject::ForwardedBody;
 use super::target::{InFlight, Target};
 use super::watch::Watch;
 use crate::metrics::Metrics;
-use crate::upstream::SendFailure;
 use crate::upstream::connect::ConnectError;
+use crate::upstream::{BodyError, SendFailure};
 
 /// A response's body, and the end of its measurement.
 pub(super) struct ResponseBody {
@@ -209,12 +209,12 @@ impl Drop for Measure {
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.get_mut().content {
             Content::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Content::Upstream(body) => Pin::new(body).poll_frame(cx),

@@ -32,7 +32,7 @@ async fn sent(config: &str, upstream: &Script, request: &str) -> Head {
 fn without_pseudonym(head: &Head) -> String {
     let via = head.get("via").unwrap();
     let (version, pseudonym) = via.split_once(' ').unwrap();
-    assert_eq!(version, "1.1");
+    assert!(["1.1", "2"].contains(&version), "{version}");
     let id = pseudonym.strip_prefix("cupbearer-").unwrap();
     assert!(id.len() == 8 && id.bytes().all(|byte| byte.is_ascii_hexdigit()));
     head.raw.replace(pseudonym, "cupbearer-ID")
@@ -162,9 +162,9 @@ async fn the_urls_path_replaces_the_prefix() {
     for (path, asked, expected) in [
         ("/api/v2", "/p/orders?x=1", "/api/v2/orders?x=1"),
         ("/api/v2/", "/p/orders", "/api/v2/orders"),
-        ("/api/v2", "/p", "/api/v2/"),
+        ("/api/v2", "/p", "/api/v2"),
         ("/api/v2", "/p/", "/api/v2/"),
-        ("/api/v2", "/p?x", "/api/v2/?x"),
+        ("/api/v2", "/p?x", "/api/v2?x"),
         (
             "/api",
             "/p/%7Euser/a%2Fb;c=d//e",
@@ -219,7 +219,7 @@ async fn a_token_in_the_query() {
         ),
         (
             "/x?access%5Ftoken=mine&ACCESS_TOKEN=other&access_token",
-            "/api/x?ACCESS_TOKEN=other&access_token=t%2Bk%2Fn%3D1&v=2",
+            "/api/x?access_token=t%2Bk%2Fn%3D1&v=2",
         ),
     ] {
         let request = format!(
@@ -292,7 +292,7 @@ async fn from_http2_to_http1() {
         let (answer, ()) = tokio::join!(client.send(request), async {
             let (mut connection, head) = upstream.request().await;
             let expected = format!(
-                "GET /a?b=c HTTP/1.1\r\nx-app: 1\r\nvia: 1.1 cupbearer-ID\r\nauthorization: Bearer {}\r\nhost: {}\r\n\r\n",
+                "GET /a?b=c HTTP/1.1\r\nx-app: 1\r\nvia: 2 cupbearer-ID\r\nauthorization: Bearer {}\r\nhost: {}\r\n\r\n",
                 token("api"),
                 upstream.address()
             );

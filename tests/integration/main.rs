@@ -4,6 +4,11 @@
 //! [`cupbearer::demo::vendors`] or an upstream of [`upstream`] that is scripted byte for byte; what stands in front is
 //! [`client`]. Nothing sleeps: facts that come about in their own time are polled for, with a deadline.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "what cannot go on has failed, and says where"
+)]
+
 mod cli;
 mod client;
 mod connecting;

@@ -66,10 +66,10 @@ async fn the_longest_prefix_wins_on_segment_boundaries() {
     ]);
     with_app(&config, async |app| {
         for (path, expected) in [
-            ("/a", "a /base/"),
+            ("/a", "a /base"),
             ("/a/x", "a /base/x"),
             ("/a/bc", "a /base/bc"),
-            ("/a/b", "ab /base/"),
+            ("/a/b", "ab /base"),
             ("/a/b/c?d", "ab /base/c?d"),
             ("/ab", "rest /base/ab"),
             ("/A/x", "rest /base/A/x"),

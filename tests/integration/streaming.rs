@@ -222,13 +222,14 @@ async fn a_slow_reader_holds_the_upstream_back() {
         // Socket buffers take some MiB; a proxy that buffers would take all. Stuck means: no progress in a while.
         let stuck = async {
             let mut before = usize::MAX;
+            let mut ticks = tokio::time::interval(std::time::Duration::from_millis(300));
             loop {
+                ticks.tick().await;
                 let now = written.load(Ordering::Relaxed);
                 if now == before {
                     return now;
                 }
                 before = now;
-                tokio::time::sleep(std::time::Duration::from_millis(300)).await;
             }
         };
         let taken = tokio::select! {

@@ -33,7 +33,10 @@ impl Environment for NoEnvironment {
 
 impl Proxy {
     pub(super) async fn start(config: &str) -> Result<(Self, Running), Failure> {
-        let config = Config::from_toml(config, &NoEnvironment).map_err(Failure::BadConfig)?;
+        let config = Config::from_toml(config, &NoEnvironment).map_err(|problems| {
+            let path = "the configuration of the demo".into();
+            Failure::BadConfig { path, problems }
+        })?;
         let (stop, stopped) = oneshot::channel();
         let (tell_start, started) = oneshot::channel();
         let (tell_end, ended) = oneshot::channel();

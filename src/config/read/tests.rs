@@ -64,18 +64,18 @@ fn every_mistake_is_found_in_one_go() {
     assert_eq!(
         problems,
         [
-            "top.counts[0]: expected an integer, 1 or greater",
-            "top.counts[2]: expected an integer, 1 or greater",
-            "top.flag: expected true or false",
-            "top.inner.inner.number: expected an integer, 0 or greater",
+            "top.counts[0]: expected an integer, 1 or greater (digits without quotes)",
+            "top.counts[2]: expected an integer, 1 or greater (digits without quotes)",
+            "top.flag: expected true or false (without quotes: key = true)",
+            "top.inner.inner.number: expected an integer, 0 or greater (digits without quotes: key = 1)",
             "top.inner.other: unknown key (known here: `number`, `flag`, `text`, `list`, `counts`, `word`, `inner`, `many`)",
-            "top.inner.text: expected text in quotes",
-            "top.list[1]: expected text in quotes",
-            "top.list[3]: expected text in quotes",
+            "top.inner.text: expected text in quotes (key = \"text\")",
+            "top.list[1]: expected text in quotes (key = \"text\")",
+            "top.list[3]: expected text in quotes (key = \"text\")",
             "top.many.a: `needed` is missing",
-            "top.number: expected an integer, 0 or greater",
+            "top.number: expected an integer, 0 or greater (digits without quotes: key = 1)",
             "top.numbr: unknown key (did you mean `number`?)",
-            "top.text: expected text in quotes",
+            "top.text: expected text in quotes (key = \"text\")",
             "top.word: is not a word that is known here (one of `apple`, `pear`)",
         ]
     );
@@ -107,7 +107,7 @@ fn a_section_that_is_no_table() {
     assert!(sample.is_none());
     assert_eq!(
         problems.into_sorted()[0].to_string(),
-        "top: expected a table"
+        "top: expected a table (in braces: key = { … })"
     );
 }
 

@@ -547,6 +547,104 @@ fn overrides_and_dialects_are_blamed_where_they_are_written() {
     );
 }
 
+#[test]
+fn one_mistake_in_a_table_hides_no_other() {
+    bad(
+        &with_provider(
+            "[providers.p.inject]\nheadrs = {}\nheaders = { Authorization = 'Bearer {acces_token}' }",
+        )
+        .replace("client_secret = \"s3cret\"\n", "")
+        .replace("client_id", "client_secret = 's'\nclient_id"),
+        &[
+            "providers.p.inject.headers.Authorization: nothing here carries `{access_token}`; did you mean `access_token`?",
+            "providers.p.inject.headrs: unknown key (did you mean `headers`?)",
+        ],
+    );
+    let dialect = r#"
+        [dialects.d]
+        extends = "oauth3"
+        defalt_grant = "a"
+        [dialects.e]
+        extends = "oauth2"
+        colour = "red"
+        [dialects.e.grants.a]
+        form = { x = "{client_id|md4}" }
+        json = {}
+        one_time = ["sms"]
+        [dialects.f]
+        extends = "oauth2"
+        [dialects.f.grants.a]
+        form = { x = "{sms}" }
+        one_time = ["smss"]
+        "#;
+    let told = [
+        "dialects.d.defalt_grant: unknown key (did you mean `default_grant`?)",
+        "dialects.d.extends: unknown dialect; did you mean `oauth2`?",
+        "dialects.e.colour: unknown key",
+        "dialects.e.grants.a.form.x: unknown filter",
+        "dialects.e.grants.a.json: at most one of form, json and body",
+        "dialects.f.grants.a.one_time: names a variable that the grant does not use; did you mean `sms`?",
+    ];
+    bad(&format!("{dialect}{PLAIN}"), &told);
+    for used in ["d", "e", "f"] {
+        let provider = with_provider(&format!("dialect = '{used}'"));
+        bad(&format!("{dialect}{provider}"), &told);
+    }
+}
+
+#[test]
+fn dialects_that_nobody_uses_are_checked() {
+    for (text, problems) in [
+        (
+            "[dialects.a]\nextends = 'b'\n[dialects.b]\nextends = 'a'",
+            &[
+                "dialects.a.extends: the dialects extend each other in a circle",
+                "dialects.b.extends: the dialects extend each other in a circle",
+            ][..],
+        ),
+        // Told once, and where it is written.
+        (
+            "[dialects.a]\nextends = 'b'\n[dialects.b]\nextends = 'oauth2'\nresponse = { error = 'x' }",
+            &["dialects.b.response.error: a selector is"],
+        ),
+        // A base for others may leave to them what it does not know.
+        (
+            "[dialects.a]\nextends = 'b'\nresponse = { token = '/t' }\n[dialects.b.grants.a]\n[dialects.b.grants.b]",
+            &[],
+        ),
+        (
+            "[dialects.a.assertion]\nalg = 'RS256'",
+            &["dialects.a.assertion: client assertions (RFC 7523) come in a later version"],
+        ),
+    ] {
+        let text = format!("{text}\n{PLAIN}");
+        match problems {
+            [] => drop(good(&text)),
+            _ => bad(&text, problems),
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_read_makes_nothing_else_wrong() {
+    bad(
+        &with_provider("grnt = 'password'\nusername = 'u'\npassword = 'p'"),
+        &["providers.p.grnt: unknown key (did you mean `grant`?)"],
+    );
+    bad(
+        &PLAIN.replace("\"s3cret\"", "{ evn = 'X' }"),
+        &["providers.p.client_secret.evn: unknown key (did you mean `env`?)"],
+    );
+    bad(
+        &with_provider("vars = { a = 'x' }\nrequest = { fom = { a = '{a}' } }"),
+        &["providers.p.request.fom: unknown key (did you mean `form`?)"],
+    );
+    bad(
+        &with_provider("vars = { a = 'x' }\ninject = { hedaers = { A = '{a}{access_token}' } }"),
+        &["providers.p.inject.hedaers: unknown key (did you mean `headers`?)"],
+    );
+}
+
 fn second_provider(lines: &str) -> String {
     let first = PLAIN.replace("[upstreams.u]", &format!("[providers.q]\ntoken_url = 'https://AUTH.example.com:443/token'\nclient_secret = 'other'\n{lines}\n[upstreams.u]"));
     format!(

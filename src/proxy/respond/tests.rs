@@ -98,9 +98,9 @@ async fn every_error() -> Vec<ProxyError> {
         ProxyError::Overloaded,
         ProxyError::Internal("a panic"),
         SendFailure::Timeout.into(),
-        SendFailure::Closed(hyper_error().await).into(),
-        SendFailure::Protocol(hyper_error().await).into(),
-        SendFailure::App(hyper_error().await).into(),
+        SendFailure::Closed(hyper_error().await.into()).into(),
+        SendFailure::Protocol(hyper_error().await.into()).into(),
+        SendFailure::App(hyper_error().await.into()).into(),
     ];
     let connect = [
         ConnectError::Resolve {
