@@ -128,11 +128,7 @@ async fn log_in(
     }
 }
 
-async fn authorize(
-    args: &LoginArgs,
-    login: &Login,
-    prompt: &Prompt,
-) -> Result<Variables, Failure> {
+async fn authorize(args: &LoginArgs, login: &Login, prompt: &Prompt) -> Result<Variables, Failure> {
     let authorization = login
         .authorize(args.port, args.from_stdin)
         .await
