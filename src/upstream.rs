@@ -10,9 +10,11 @@ mod http1;
 mod http2;
 pub mod pool;
 pub mod send;
+pub mod tee;
 pub mod tls;
 
 pub use body::{BodyError, RequestBody, UpstreamBody};
 pub use http1::Tunnel;
 pub use pool::{Limits, Pool};
 pub use send::{Checkout, SendError, SendFailure};
+pub use tee::Replay;

@@ -2,7 +2,7 @@
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Request, Uri};
+use http::{HeaderMap, HeaderValue, Request, Uri};
 use percent_encoding::percent_decode_str;
 
 use super::accept::Client;
@@ -65,18 +65,30 @@ pub(super) fn check_allowed<B>(
     }
 }
 
-/// Whether the app sent a credential of its own. An empty field counts as absent.
+/// Whether the app sent a credential of its own. An empty field counts as absent, and so do a scheme alone and an empty query value.
 pub(super) fn has_credential(headers: &HeaderMap, uri: &Uri, target: &Target) -> bool {
-    let in_headers = target.credentials.headers.iter().any(|name| {
-        headers
-            .get_all(name)
-            .iter()
-            .any(|value| !value.as_bytes().trim_ascii().is_empty())
-    });
-    in_headers
+    let mut lines = target
+        .credentials
+        .headers
+        .iter()
+        .flat_map(|name| headers.get_all(name));
+    let given = |pair: &str| {
+        is_credential(pair, target)
+            && pair
+                .split_once('=')
+                .is_some_and(|(_, value)| !value.is_empty())
+    };
+    lines.any(holds_credential)
         || uri
             .query()
-            .is_some_and(|query| query_pairs(query).any(|pair| is_credential(pair, target)))
+            .is_some_and(|query| query_pairs(query).any(given))
+}
+
+fn holds_credential(value: &HeaderValue) -> bool {
+    let value = value.as_bytes().trim_ascii();
+    !value.is_empty()
+        && !value.eq_ignore_ascii_case(b"bearer")
+        && !value.eq_ignore_ascii_case(b"basic")
 }
 
 /// Puts the token on a request's head. Nothing else writes a credential.
@@ -132,13 +144,20 @@ fn query_pairs(query: &str) -> impl Iterator<Item = &str> {
     query.split('&')
 }
 
+/// By its decoded key, whatever its case; also behind a `;`, which some servers take for a separator.
 fn is_credential(pair: &str, target: &Target) -> bool {
     if target.credentials.query.is_empty() {
         return false;
     }
-    let key = pair.split('=').next().unwrap_or_default().replace('+', " ");
-    let key = percent_decode_str(&key).decode_utf8_lossy();
-    target.credentials.query.iter().any(|name| *name == key)
+    pair.split(';').any(|part| {
+        let key = part.split('=').next().unwrap_or_default().replace('+', " ");
+        let key = percent_decode_str(&key).decode_utf8_lossy();
+        target
+            .credentials
+            .query
+            .iter()
+            .any(|name| name.eq_ignore_ascii_case(&key))
+    })
 }
 
 fn ambiguous(path: &str) -> bool {

@@ -2,22 +2,24 @@
 
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, EXPECT, HOST, TE, VIA};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, EXPECT, HOST, TE, VIA};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
+use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 
 use super::accept::Worker;
 use super::error::ProxyError;
-use super::headers::{self, Scan};
+use super::headers::{self, PROXY_STATUS, Scan};
+use super::reject::{self, ForwardedBody};
 use super::route::Routed;
 use super::target::Target;
-use super::{Snapshot, authorize, upgrade};
+use super::{Snapshot, authorize, rewrite, upgrade};
 use crate::config::ExistingCredential;
-use crate::upstream::{Checkout, Pool, RequestBody, SendError, SendFailure, UpstreamBody};
+use crate::upstream::connect::ConnectError;
+use crate::upstream::{Checkout, Pool, Replay, RequestBody, SendError, SendFailure, UpstreamBody};
 
-/// What comes back from the upstream.
-pub(super) type ForwardedBody = UpstreamBody;
+/// Attempts to get past a rejection, the first one included (DESIGN.md §6.4).
+const ATTEMPTS: u32 = 3;
 
 /// Sends a request that has passed all checks and returns the upstream's answer.
 pub(super) async fn forward(
@@ -28,188 +30,244 @@ pub(super) async fn forward(
     routed: Routed<'_>,
 ) -> Result<Response<ForwardedBody>, ProxyError> {
     let target = routed.target;
-    let keep = keeps_credential(&request, target)?;
+    refuse_credential(&request, target)?;
     let te_trailers = scan.te && headers::te_trailers(request.headers());
-    let (mut parts, body) = request.into_parts();
-    let switch = upgrade::Wanted::take(&mut parts, &scan);
-    clean(&mut parts.headers, &scan, snapshot, target, keep);
+    let (mut head, body) = request.into_parts();
+    let switch = upgrade::Wanted::take(&mut head, &scan);
+    let keep = clean(&mut head, &scan, snapshot, target);
     if let Some(wanted) = &switch {
-        wanted.ask(&mut parts.headers);
+        wanted.ask(&mut head.headers);
     }
-    let exchange = Exchange {
+    let replay = Replay::new(
+        body,
+        Arc::clone(&target.credentials.headers),
+        target.config.replay_limit,
+    );
+    let uri = head.uri.clone();
+    let host = head.headers.get(HOST).cloned();
+    let pool = &target.pools[worker.index];
+    let mut exchange = Exchange {
         routed,
+        worker,
+        pool,
         keep,
         te_trailers,
-        uri: parts.uri.clone(),
+        uri,
+        host,
+        head,
+        replay,
+        rejected: 0,
     };
-    let pool = &target.pools[worker.index];
-    let body = RequestBody::new(body, Arc::clone(&target.credentials.headers));
-    let response = match switch {
-        None => exchange.send(pool, &mut parts, body).await?,
-        Some(wanted) => {
-            let checkout = exchange.checkout(pool.dial_http1()).await?;
-            let response = exchange
-                .attempt(checkout, &mut parts, body)
-                .await
-                .map_err(|error| error.failure)?;
-            wanted.finish(response)
-        }
+    let mut response = match switch {
+        None => exchange.run().await?,
+        Some(wanted) => wanted.finish(exchange.run_upgrade().await?)?,
     };
+    if target.config.rewrite_redirects && rewrite::concerns(response.headers()) {
+        rewrite::response(response.headers_mut(), &exchange.view());
+    }
     Ok(response)
 }
 
-/// One request on its way.
+/// One request on its way, over as many attempts as it takes.
 struct Exchange<'a> {
     routed: Routed<'a>,
+    worker: &'a Worker,
+    pool: &'a Pool,
     /// The app's own credential goes out instead of ours.
     keep: bool,
     te_trailers: bool,
     /// As the app asked.
     uri: Uri,
+    host: Option<HeaderValue>,
+    /// As the upstream is asked; addressed and stamped anew for each attempt.
+    head: Parts,
+    replay: Replay,
+    /// The newest generation that was rejected: every attempt must be of a newer one.
+    rejected: u64,
 }
 
 impl Exchange<'_> {
-    /// On a pooled connection, and once more on a fresh one if the pooled one turns out to be dead.
-    async fn send(
-        &self,
-        pool: &Pool,
-        parts: &mut Parts,
-        body: RequestBody,
-    ) -> Result<Response<UpstreamBody>, ProxyError> {
-        let checkout = self.checkout(pool.checkout()).await?;
-        let repeatable = body.is_empty() && is_safe(&parts.method);
-        let error = match self.attempt(checkout, parts, body).await {
-            Ok(response) => return Ok(response),
-            Err(error) => error,
-        };
-        let body = retry(error, repeatable)?;
-        let checkout = self.checkout(pool.dial()).await?;
-        self.attempt(checkout, parts, body)
+    async fn run(&mut self) -> Result<Response<ForwardedBody>, ProxyError> {
+        let target = self.routed.target;
+        for attempt in 1.. {
+            let (response, generation) = self.send().await?;
+            if self.keep {
+                return Ok(response.map(ForwardedBody::Live));
+            }
+            let (rejected, response) = reject::examine(response, target).await;
+            if !rejected {
+                self.replay.settle();
+                target.record.accepted(generation);
+                if attempt > 1 {
+                    target.metrics.replayed.inc();
+                }
+                return Ok(response);
+            }
+            self.rejected = generation;
+            target.metrics.rejections.inc();
+            if !self.renewed(attempt).await {
+                return Ok(received(response));
+            }
+            reject::drain(response).await;
+        }
+        Err(ProxyError::Internal("attempts without end"))
+    }
+
+    /// An upgrade goes out once: what the app sends after its head belongs to the new protocol.
+    async fn run_upgrade(&mut self) -> Result<Response<UpstreamBody>, ProxyError> {
+        let target = self.routed.target;
+        let checkout = self.checkout(self.pool.dial_http1()).await?;
+        let generation = self.stamp(&checkout).await?;
+        let wait = target.config.response_timeout;
+        let response = checkout
+            .send(&self.head, RequestBody::Empty, wait)
             .await
-            .map_err(|error| error.failure.into())
+            .map_err(|error| error.failure)?;
+        if !self.keep && target.reject.status.contains(&response.status().as_u16()) {
+            target.metrics.rejections.inc();
+            target.metrics.not_replayed.inc();
+            target.record.renew(generation, &target.token);
+        }
+        Ok(response)
+    }
+
+    /// Sends the request with the newest token, on a pooled connection, and once more on a fresh one if the pooled one turns out to
+    /// be dead. Returns the generation that went out, 0 for none.
+    async fn send(&mut self) -> Result<(Response<UpstreamBody>, u64), ProxyError> {
+        let wait = self.routed.target.config.response_timeout;
+        let mut checkout = self.checkout(self.pool.checkout()).await?;
+        loop {
+            let generation = self.stamp(&checkout).await?;
+            let Some(body) = self.replay.body() else {
+                return Err(ProxyError::Internal("a second attempt without its body"));
+            };
+            match checkout.send(&self.head, body, wait).await {
+                Ok(response) => return Ok((response, generation)),
+                Err(error) if self.may_resend(&error) => {
+                    checkout = self.checkout(self.pool.dial()).await?;
+                }
+                Err(error) => return Err(error.failure.into()),
+            }
+        }
     }
 
     /// A connection, once there is a token that could go out on it: a request that has to wait for a token holds none.
     async fn checkout(
         &self,
-        connection: impl Future<Output = Result<Checkout, crate::upstream::connect::ConnectError>>,
+        connection: impl Future<Output = Result<Checkout, ConnectError>>,
     ) -> Result<Checkout, ProxyError> {
-        if !self.keep && self.target().token.is_empty() {
+        if !self.keep && self.routed.target.token.is_empty() {
             self.wait_for_token().await?;
         }
         Ok(connection.await?)
     }
 
-    /// Stamps and sends. The token is read when the connection is in hand, right before the head is written.
-    async fn attempt(
-        &self,
-        checkout: Checkout,
-        parts: &mut Parts,
-        body: RequestBody,
-    ) -> Result<Response<UpstreamBody>, Failed> {
+    /// Addresses the head and puts the token on it. The token is read when the connection is in hand, right before the head is
+    /// written.
+    async fn stamp(&mut self, checkout: &Checkout) -> Result<u64, ProxyError> {
+        if self.keep {
+            self.address(checkout, "")?;
+            return Ok(0);
+        }
+        let target = self.routed.target;
         loop {
-            if self.keep {
-                self.address(parts, &checkout, "")?;
-                break;
-            }
-            let target = self.target();
-            if let Some(token) = target.token.current() {
+            let current = target.token.current();
+            if let Some(token) = current.filter(|token| token.generation > self.rejected) {
                 let injection = target.token.injection(&token);
-                authorize::stamp(&mut parts.headers, injection);
-                self.address(parts, &checkout, &injection.query)?;
-                break;
+                authorize::stamp(&mut self.head.headers, injection);
+                self.address(checkout, &injection.query)?;
+                return Ok(token.generation);
             }
             // Expired while the connection was made.
             self.wait_for_token().await?;
         }
-        let wait = self.target().config.response_timeout;
-        checkout.send(parts, body, wait).await.map_err(Failed::from)
     }
 
+    /// Waits for a token newer than the rejected one, as long as `token_wait` and the end of the process allow.
     async fn wait_for_token(&self) -> Result<(), ProxyError> {
-        let limit = self.target().config.token_wait;
-        match self.target().token.newer(0, limit).await {
-            Ok(_) => Ok(()),
-            Err(reason) => Err(ProxyError::token(reason, limit)),
+        let target = self.routed.target;
+        let limit = target.config.token_wait;
+        let mut closing = self.worker.closing.subscribe();
+        tokio::select! {
+            found = target.token.newer(self.rejected, limit) => match found {
+                Ok(_) => Ok(()),
+                Err(reason) => Err(ProxyError::token(reason)),
+            },
+            _ = closing.wait_for(|closing| *closing) => Err(ProxyError::ShuttingDown),
         }
+    }
+
+    /// RFC 9110 §9.2.2, RFC 9112 §9.3.1: again only if nothing was written, or if the request is safe and the connection was a
+    /// reused one that broke before it answered. A fresh connection is never `reused`, which ends the loop.
+    fn may_resend(&self, error: &SendError) -> bool {
+        if !error.reused || !self.replay.is_whole() {
+            return false;
+        }
+        let stale = matches!(error.failure, SendFailure::Closed(_));
+        error.unsent || (stale && self.replay.is_empty() && is_safe(&self.head.method))
+    }
+
+    /// After a rejection: whether there is a newer token to try again with. Asks for one in any case.
+    async fn renewed(&self, attempt: u32) -> bool {
+        let target = self.routed.target;
+        let current = target.token.current();
+        let newer = current.is_some_and(|token| token.generation > self.rejected);
+        let asked = newer || target.record.renew(self.rejected, &target.token);
+        if target.config.replay_limit == 0 || !self.replay.is_whole() {
+            target.metrics.not_replayed.inc();
+            return false;
+        }
+        let again = attempt < ATTEMPTS && asked && (newer || self.wait_for_token().await.is_ok());
+        if !again {
+            target.metrics.replay_rejected.inc();
+        }
+        again
+    }
+
+    /// What the app calls the upstream, and what the upstream calls itself.
+    fn view(&self) -> rewrite::View<'_> {
+        let authority = match self.uri.authority() {
+            Some(authority) => Some(authority.as_str()),
+            None => self.host.as_ref().and_then(|host| host.to_str().ok()),
+        };
+        let prefix = &self.uri.path()[..self.routed.prefix];
+        rewrite::View::new(&self.routed.target.config, authority, prefix)
     }
 
     /// Names the upstream the way the connection's HTTP version does.
-    fn address(
-        &self,
-        parts: &mut Parts,
-        checkout: &Checkout,
-        injected: &str,
-    ) -> Result<(), ProxyError> {
-        let target = self.target();
+    fn address(&mut self, checkout: &Checkout, injected: &str) -> Result<(), ProxyError> {
+        let target = self.routed.target;
         let path = authorize::path_and_query(&self.uri, &self.routed, injected, self.keep)?;
+        let head = &mut self.head;
         if !checkout.is_http2() {
-            parts.version = Version::HTTP_11;
-            parts.headers.insert(HOST, target.host.clone());
-            parts.uri = Uri::from(path);
+            head.version = Version::HTTP_11;
+            head.headers.insert(HOST, target.host.clone());
+            head.uri = Uri::from(path);
             return Ok(());
         }
-        parts.version = Version::HTTP_2;
-        parts.headers.remove(HOST);
+        head.version = Version::HTTP_2;
+        head.headers.remove(HOST);
         if self.te_trailers {
-            parts
-                .headers
+            head.headers
                 .insert(TE, HeaderValue::from_static("trailers"));
         }
         let mut uri = http::uri::Parts::default();
         uri.scheme = Some(target.scheme.clone());
         uri.authority = Some(target.authority.clone());
         uri.path_and_query = Some(path);
-        parts.uri = Uri::from_parts(uri)
+        head.uri = Uri::from_parts(uri)
             .map_err(|_| ProxyError::BadRequest("the path cannot be forwarded"))?;
         Ok(())
     }
-
-    fn target(&self) -> &Arc<Target> {
-        self.routed.target
-    }
 }
 
-/// Why an attempt brought no response, with what a retry needs.
-struct Failed {
-    failure: ProxyError,
-    reused: bool,
-    /// If nothing of the request was written.
-    body: Option<RequestBody>,
-}
-
-impl From<ProxyError> for Failed {
-    fn from(failure: ProxyError) -> Self {
-        Self {
-            failure,
-            reused: false,
-            body: None,
-        }
+/// A rejection that is passed on says so (RFC 9209 §2.3.32): a renewal was tried, or could not be used for this request.
+fn received(mut response: Response<ForwardedBody>) -> Response<ForwardedBody> {
+    let status = format!("cupbearer; received-status={}", response.status().as_u16());
+    if let Ok(value) = HeaderValue::try_from(status) {
+        response.headers_mut().append(PROXY_STATUS, value);
     }
-}
-
-impl From<SendError> for Failed {
-    fn from(error: SendError) -> Self {
-        Self {
-            failure: error.failure.into(),
-            reused: error.reused,
-            body: error.body,
-        }
-    }
-}
-
-/// The body to send once more. RFC 9110 §9.2.2, RFC 9112 §9.3.1: only if nothing was written, or if the request is safe, has no body
-/// and met a connection that the upstream has just closed for being idle.
-fn retry(error: Failed, repeatable: bool) -> Result<RequestBody, ProxyError> {
-    if let Some(body) = error.body {
-        return Ok(body);
-    }
-    let stale = error.reused && matches!(error.failure, ProxyError::Send(SendFailure::Closed(_)));
-    if repeatable && stale {
-        Ok(RequestBody::Empty)
-    } else {
-        Err(error.failure)
-    }
+    response
 }
 
 fn is_safe(method: &Method) -> bool {
@@ -219,40 +277,44 @@ fn is_safe(method: &Method) -> bool {
     )
 }
 
-/// `existing_credential`: whether the app's own credential is kept.
-fn keeps_credential<B>(request: &Request<B>, target: &Target) -> Result<bool, ProxyError> {
-    match target.config.existing_credential {
-        ExistingCredential::Replace => Ok(false),
-        ExistingCredential::Keep => Ok(authorize::has_credential(
-            request.headers(),
-            request.uri(),
-            target,
-        )),
-        ExistingCredential::Reject
-            if authorize::has_credential(request.headers(), request.uri(), target) =>
-        {
-            Err(ProxyError::RequestNotAllowed(
-                "the request has a credential of its own",
-            ))
-        }
-        ExistingCredential::Reject => Ok(false),
+/// `existing_credential = "reject"`. Looks at the request as it came: nothing is to hide behind `Connection`.
+fn refuse_credential<B>(request: &Request<B>, target: &Target) -> Result<(), ProxyError> {
+    let refuse = target.config.existing_credential == ExistingCredential::Reject
+        && authorize::has_credential(request.headers(), request.uri(), target);
+    if refuse {
+        return Err(ProxyError::RequestNotAllowed(
+            "the request has a credential of its own",
+        ));
     }
+    Ok(())
 }
 
-/// Everything that the upstream must not get goes, and what it always gets comes in.
-fn clean(headers: &mut HeaderMap, scan: &Scan, snapshot: &Snapshot, target: &Target, keep: bool) {
+/// Everything that the upstream must not get goes, and what it always gets comes in. Answers whether the app's own credential is
+/// kept: what is left of it after the hop-by-hop fields are gone.
+fn clean(head: &mut Parts, scan: &Scan, snapshot: &Snapshot, target: &Target) -> bool {
+    let version = head.version;
+    let headers = &mut head.headers;
     if scan.hop_by_hop {
         headers::strip_hop_by_hop(headers);
     }
     if scan.expect {
         headers.remove(EXPECT);
     }
+    let keep = target.config.existing_credential == ExistingCredential::Keep
+        && authorize::has_credential(headers, &head.uri, target);
     // Where the token goes it replaces whatever is there; this is for dialects that put it elsewhere.
     if scan.authorization && !keep {
         headers.remove(AUTHORIZATION);
     }
+    for name in &target.credentials.look_alikes {
+        headers.remove(name);
+    }
     if let Some(via) = &snapshot.settings.via {
-        headers.append(VIA, via.clone());
+        headers.append(VIA, via.received_in(version).clone());
+    }
+    if target.reject.reads_bodies() {
+        // A body that has to be looked into must be readable.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
     for name in &target.config.remove_headers {
         headers.remove(name);
@@ -260,4 +322,5 @@ fn clean(headers: &mut HeaderMap, scan: &Scan, snapshot: &Snapshot, target: &Tar
     for (name, value) in &target.config.set_headers {
         headers.insert(name, value.clone());
     }
+    keep
 }

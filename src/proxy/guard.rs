@@ -11,7 +11,7 @@ use http::{Method, Request, Version};
 use super::Snapshot;
 use super::accept::Client;
 use super::error::ProxyError;
-use super::headers::{SEC_FETCH_SITE, Scan};
+use super::headers::{SEC_FETCH_SITE, Scan, only_chunked};
 use super::route::{authority, lower, without_port};
 
 /// The `Host` values that are answered.
@@ -68,6 +68,10 @@ pub(super) fn check<B>(
     if request.method() == Method::CONNECT {
         return Err(ProxyError::ConnectUnsupported);
     }
+    if request.method() == Method::TRACE {
+        // It would show the app the token that was put on (RFC 9110 §9.3.8).
+        return Err(ProxyError::RequestNotAllowed("TRACE would show the token"));
+    }
     framing(request, scan)?;
     host(request, scan, client, &snapshot.hosts)?;
     if scan.cross_site {
@@ -88,6 +92,12 @@ fn framing<B>(request: &Request<B>, scan: &Scan) -> Result<(), ProxyError> {
     }
     if scan.content_lengths > 1 {
         return Err(ProxyError::BadRequest("more than one Content-Length"));
+    }
+    if scan.transfer_encoding && !only_chunked(request.headers()) {
+        // Another coding would have to be forwarded as it is, and no upstream is known to take one.
+        return Err(ProxyError::BadRequest(
+            "a Transfer-Encoding other than chunked",
+        ));
     }
     if scan.transfer_encoding && request.version() == Version::HTTP_10 {
         return Err(ProxyError::BadRequest("Transfer-Encoding in HTTP/1.0"));

@@ -2,11 +2,13 @@
 
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderName,
-    ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+    HeaderValue, ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    VIA,
 };
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+pub(super) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 pub(super) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// RFC 9110 §7.6.1, and what implementations treat alike. `Trailer` is end to end.
@@ -78,13 +80,47 @@ impl Scan {
 
 /// Removes what is meant for this hop only: the fields that *every* `Connection` line names, and the known ones.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
+    if names_fields(headers) {
         for name in named_by_connection(headers) {
             headers.remove(name);
         }
     }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
+    // Mostly there are one or two of them: to look for those is cheaper than to remove all eight.
+    let mut present = [false; HOP_BY_HOP.len()];
+    for name in headers.keys() {
+        if let Some(index) = HOP_BY_HOP.iter().position(|known| known == name) {
+            present[index] = true;
+        }
+    }
+    for (name, present) in HOP_BY_HOP.iter().zip(present) {
+        if present {
+            headers.remove(name);
+        }
+    }
+}
+
+/// Takes members that bear our name out of an upstream's `Proxy-Status`: nobody else may speak for us (DESIGN.md §5).
+pub(super) fn strip_own_proxy_status(headers: &mut HeaderMap) {
+    let ours = |line: &HeaderValue| {
+        line.as_bytes().split(|byte| *byte == b',').any(|member| {
+            let name = member
+                .split(|byte| *byte == b';')
+                .next()
+                .unwrap_or_default();
+            name.trim_ascii()
+                .trim_ascii_end()
+                .eq_ignore_ascii_case(b"cupbearer")
+        })
+    };
+    let kept: Vec<_> = headers
+        .get_all(PROXY_STATUS)
+        .iter()
+        .filter(|line| !ours(line))
+        .cloned()
+        .collect();
+    headers.remove(PROXY_STATUS);
+    for line in kept {
+        headers.append(PROXY_STATUS, line);
     }
 }
 
@@ -114,6 +150,26 @@ pub(super) fn te_trailers(headers: &HeaderMap) -> bool {
                     .is_some_and(|name| name.trim().eq_ignore_ascii_case("trailers"))
             })
         })
+    })
+}
+
+/// RFC 9112 §7: one line, one coding.
+pub(super) fn only_chunked(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(TRANSFER_ENCODING).iter();
+    let first = lines.next();
+    lines.next().is_none()
+        && first.is_some_and(|line| {
+            line.as_bytes()
+                .trim_ascii()
+                .eq_ignore_ascii_case(b"chunked")
+        })
+}
+
+/// Whether `Connection` holds more than the two options that name no field.
+fn names_fields(headers: &HeaderMap) -> bool {
+    headers.get_all(CONNECTION).iter().any(|line| {
+        let line = line.as_bytes();
+        !line.eq_ignore_ascii_case(b"keep-alive") && !line.eq_ignore_ascii_case(b"close")
     })
 }
 

@@ -7,7 +7,9 @@ use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use http::uri::{Authority, Scheme as UriScheme};
 
 use super::error::ProxyError;
+use super::reject::Record;
 use crate::config::{Scheme, Upstream};
+use crate::dialect::RejectRules;
 use crate::metrics::UpstreamMetrics;
 use crate::provider::cell::CellReader;
 use crate::upstream::Pool;
@@ -24,6 +26,9 @@ pub struct Target {
     pub(super) host: HeaderValue,
     pub(super) scheme: UriScheme,
     pub(super) authority: Authority,
+    /// How the API says that a token is dead, and what it has made of the tokens so far.
+    pub(super) reject: RejectRules,
+    pub(super) record: Record,
     in_flight: AtomicUsize,
 }
 
@@ -31,6 +36,8 @@ pub struct Target {
 pub struct Credentials {
     /// `Authorization` is always among them (RFC 6750 §2: a token is sent by one method only).
     pub headers: Arc<[HeaderName]>,
+    /// The same with `_` for `-`: servers that turn fields into variables (CGI, WSGI) cannot tell them apart.
+    pub look_alikes: Box<[HeaderName]>,
     /// Query keys, decoded.
     pub query: Box<[String]>,
 }
@@ -43,10 +50,11 @@ pub struct Parts {
     pub pools: Vec<Pool>,
     pub inject_headers: Vec<HeaderName>,
     pub inject_query: Vec<String>,
+    pub reject: RejectRules,
 }
 
 /// A request's place among those in flight.
-pub(super) struct InFlight<'a>(&'a Target);
+pub(super) struct InFlight(Option<Arc<Target>>);
 
 impl Target {
     pub fn new(parts: Parts) -> Self {
@@ -68,6 +76,7 @@ impl Target {
             },
             authority,
             credentials: Credentials {
+                look_alikes: look_alikes(&headers),
                 headers: headers.into(),
                 query: parts.inject_query.into(),
             },
@@ -75,29 +84,37 @@ impl Target {
             token: parts.token,
             pools: parts.pools.into(),
             config: parts.config,
+            reject: parts.reject,
+            record: Record::default(),
             in_flight: AtomicUsize::new(0),
         }
     }
 
-    /// Takes a place in flight, if `max_in_flight` leaves one.
-    pub(super) fn enter(&self) -> Result<InFlight<'_>, ProxyError> {
+    /// Takes a place in flight, if `max_in_flight` leaves one. It is held until the response has ended.
+    pub(super) fn enter(self: &Arc<Self>) -> Result<InFlight, ProxyError> {
         let Some(max) = self.config.max_in_flight else {
-            return Ok(InFlight(self));
+            return Ok(InFlight(None));
         };
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let place = InFlight(self);
+        let place = InFlight(Some(Arc::clone(self)));
         if before >= max {
-            Err(ProxyError::Overloaded)
-        } else {
-            Ok(place)
+            return Err(ProxyError::Overloaded);
         }
+        Ok(place)
     }
 }
 
-impl Drop for InFlight<'_> {
+fn look_alikes(names: &[HeaderName]) -> Box<[HeaderName]> {
+    let dashed = names.iter().filter(|name| name.as_str().contains('-'));
+    dashed
+        .filter_map(|name| name.as_str().replace('-', "_").parse().ok())
+        .collect()
+}
+
+impl Drop for InFlight {
     fn drop(&mut self) {
-        if self.0.config.max_in_flight.is_some() {
-            self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if let Some(target) = &self.0 {
+            target.in_flight.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

@@ -7,7 +7,9 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
 
+use super::error::ProxyError;
 use super::headers::{Scan, connection_upgrade};
+use super::reject::ForwardedBody;
 use crate::upstream::UpstreamBody;
 
 /// A switch of protocols that the app asks for.
@@ -38,9 +40,12 @@ impl Wanted {
     }
 
     /// Joins both sides if the upstream switched. The tunnel ends when either side closes, or with the worker.
-    pub(super) fn finish(self, mut response: Response<UpstreamBody>) -> Response<UpstreamBody> {
+    pub(super) fn finish(
+        self,
+        mut response: Response<UpstreamBody>,
+    ) -> Result<Response<ForwardedBody>, ProxyError> {
         let Some(mut upstream) = response.body_mut().take_tunnel() else {
-            return response;
+            return Ok(response.map(ForwardedBody::Live));
         };
         tokio::spawn(async move {
             let Ok(app) = self.app.await else {
@@ -51,6 +56,6 @@ impl Wanted {
                 tracing::debug!(%error, "upgraded connection ended");
             }
         });
-        response
+        Ok(response.map(ForwardedBody::Live))
     }
 }

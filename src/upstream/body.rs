@@ -17,6 +17,7 @@ use super::http1::{self, Tunnel};
 use super::http2;
 use super::pool::Shared;
 use super::send::Cause;
+use super::tee::Reader;
 
 /// What is sent to the upstream.
 pub enum RequestBody {
@@ -27,9 +28,7 @@ pub enum RequestBody {
 
 /// An upload under way.
 pub struct Upload {
-    body: Incoming,
-    /// Taken from the body, and put back.
-    returned: Bytes,
+    source: Reader,
     /// Kept for whoever asked for it.
     progress: Option<Arc<Progress>>,
     /// Fields that its trailers may not hold.
@@ -83,14 +82,10 @@ pub enum BodyError {
 // === impl RequestBody ===
 
 impl RequestBody {
-    /// Streams `body` on; fields named in `forbidden` are taken out of its trailers.
-    pub fn new(body: Incoming, forbidden: Arc<[HeaderName]>) -> Self {
-        if body.is_end_stream() {
-            return Self::Empty;
-        }
+    /// Streams what `source` reads; fields named in `forbidden` are taken out of its trailers.
+    pub(super) fn stream(source: Reader, forbidden: Arc<[HeaderName]>) -> Self {
         Self::Stream(Box::new(Upload {
-            body,
-            returned: Bytes::new(),
+            source,
             progress: None,
             forbidden,
         }))
@@ -98,14 +93,6 @@ impl RequestBody {
 
     pub fn is_empty(&self) -> bool {
         matches!(self, Self::Empty)
-    }
-
-    /// Undoes the taking of a frame.
-    pub(super) fn put_back(&mut self, data: Bytes) {
-        if let Self::Stream(upload) = self {
-            debug_assert!(upload.returned.is_empty(), "one frame at a time");
-            upload.returned = data;
-        }
     }
 
     pub(super) fn progress(&mut self) -> Option<Arc<Progress>> {
@@ -140,14 +127,14 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Stream(upload) => upload.returned.is_empty() && upload.body.is_end_stream(),
+            Self::Stream(upload) => upload.source.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Stream(upload) => upload.size_hint(),
+            Self::Stream(upload) => upload.source.size_hint(),
         }
     }
 }
@@ -159,11 +146,7 @@ impl Upload {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if !self.returned.is_empty() {
-            let data = std::mem::take(&mut self.returned);
-            return Poll::Ready(Some(Ok(Frame::data(data))));
-        }
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let polled = self.source.poll_frame(cx);
         if let Some(progress) = &self.progress {
             progress.note(polled.is_pending());
         }
@@ -176,17 +159,6 @@ impl Upload {
             }
         }
         Poll::Ready(frame)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let rest = self.body.size_hint();
-        let returned = self.returned.len() as u64;
-        let mut hint = SizeHint::new();
-        hint.set_lower(rest.lower() + returned);
-        if let Some(upper) = rest.upper() {
-            hint.set_upper(upper + returned);
-        }
-        hint
     }
 }
 

@@ -157,6 +157,21 @@ impl Connector {
         })
     }
 
+    /// Whether both connect to the same place in the same way, with the same certificates.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let (one, two) = (&self.shared, &other.shared);
+        let same_tls = match (&one.tls, &two.tls) {
+            (None, None) => true,
+            // One profile for files with the same content.
+            (Some(one), Some(two)) => {
+                one.server_name == two.server_name
+                    && Arc::ptr_eq(one.connector.config(), two.connector.config())
+            }
+            (None, Some(_)) | (Some(_), None) => false,
+        };
+        same_tls && one.dial == two.dial && one.egress == two.egress && one.alpn == two.alpn
+    }
+
     /// This connector with other HTTP versions, for connections that must be HTTP/1.1 (upgrades).
     #[must_use]
     pub fn with_alpn(&self, alpn: Alpn) -> Self {

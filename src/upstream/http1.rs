@@ -70,6 +70,9 @@ pub(super) struct Connection {
     /// Since when it has been idle.
     pub(super) idle_since: Instant,
     pub(super) reused: bool,
+    /// Made for an upgrade that may not come about: HTTP/1.1 even where the upstream's connections are HTTP/2, so that
+    /// nobody else gets it.
+    pub(super) for_upgrade: bool,
     _open: Open,
 }
 
@@ -89,6 +92,7 @@ impl Connection {
             born: now,
             idle_since: now,
             reused: false,
+            for_upgrade: false,
             _open: open,
         })
     }
@@ -141,7 +145,7 @@ impl Connection {
             Err(failure) => Err(SendError {
                 failure,
                 reused: self.reused,
-                body: self.upload.take_unsent(),
+                unsent: !self.upload.has_started(),
             }),
         }
     }

@@ -130,7 +130,8 @@ impl Pool {
     pub async fn dial_http1(&self) -> Result<Checkout, ConnectError> {
         let connector = self.shared.connector.with_alpn(Alpn::Http1);
         let connected = self.shared.connect(&connector).await?;
-        let connection = self.shared.open_http1(connected);
+        let mut connection = self.shared.open_http1(connected);
+        connection.for_upgrade = true;
         Ok(Checkout::http1(connection, Arc::clone(&self.shared)))
     }
 }
@@ -140,7 +141,7 @@ impl Pool {
 impl Shared {
     /// Takes a connection back, for whoever waits or for later.
     pub(super) fn put(self: &Arc<Self>, connection: Box<http1::Connection>) {
-        if !connection.lasts(LIFE) {
+        if connection.for_upgrade || !connection.lasts(LIFE) {
             return;
         }
         let waiter = {

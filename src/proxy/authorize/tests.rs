@@ -62,8 +62,21 @@ fn encode(key: &str, how: [u8; 12]) -> String {
 }
 
 fn is_secret(pair: &str) -> bool {
-    form_urlencoded::parse(pair.as_bytes())
-        .any(|(key, _)| key == "access_token" || key == "api key")
+    let names = |key: &str| {
+        ["access_token", "api key"]
+            .iter()
+            .any(|name| name.eq_ignore_ascii_case(key))
+    };
+    pair.split(';')
+        .any(|part| form_urlencoded::parse(part.as_bytes()).any(|(key, _)| names(&key)))
+}
+
+/// A credential that says something: `key=` and `key` alone do not.
+fn is_given(pair: &str) -> bool {
+    is_secret(pair)
+        && pair
+            .split_once('=')
+            .is_some_and(|(_, value)| !value.is_empty())
 }
 
 proptest! {
@@ -100,7 +113,7 @@ proptest! {
         let got: Vec<_> = result.query().map(|query| query.split('&').collect()).unwrap_or_default();
         prop_assert_eq!(got, expected);
         prop_assert_eq!(has_credential(&HeaderMap::new(), &uri.parse().unwrap(), &target),
-            query.is_some_and(|query| query.split('&').any(is_secret)));
+            query.is_some_and(|query| query.split('&').any(is_given)));
     }
 
     #[test]

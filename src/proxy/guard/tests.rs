@@ -136,9 +136,26 @@ fn ambiguous_framing_is_refused() {
         transfer_encoding,
         ..Scan::default()
     };
-    let request = |version| Request::get("/").version(version).body(()).unwrap();
-    let new = request(Version::HTTP_11);
-    let old = request(Version::HTTP_10);
+    let coded = |version, codings: &[&str]| {
+        let mut request = Request::get("/").version(version);
+        for coding in codings {
+            request = request.header("transfer-encoding", *coding);
+        }
+        request.body(()).unwrap()
+    };
+    let new = coded(Version::HTTP_11, &["Chunked"]);
+    let old = coded(Version::HTTP_10, &["chunked"]);
+    for odd in [
+        &["gzip, chunked"][..],
+        &["chunked, chunked"],
+        &["chunked", "chunked"],
+        &["identity"],
+    ] {
+        assert!(
+            framing(&coded(Version::HTTP_11, odd), &scan(1, 0, true)).is_err(),
+            "{odd:?}"
+        );
+    }
     assert!(framing(&new, &scan(1, 1, false)).is_ok());
     assert!(framing(&new, &scan(1, 0, true)).is_ok());
     assert!(framing(&new, &scan(1, 1, true)).is_err());

@@ -57,6 +57,8 @@ fn row(error: &ProxyError) -> (&'static str, u16, &'static str) {
         ProxyError::Send(SendFailure::Protocol(_)) => {
             ("upstream_protocol", 502, "http_protocol_error")
         }
+        ProxyError::HeadersTooLarge => ("headers_too_large", 431, "http_request_error"),
+        ProxyError::ShuttingDown => ("shutting_down", 503, "proxy_internal_response"),
         ProxyError::Overloaded => ("overloaded", 503, "connection_limit_reached"),
         ProxyError::Internal(_) => ("internal", 500, "proxy_internal_error"),
     }
@@ -88,15 +90,17 @@ async fn every_error() -> Vec<ProxyError> {
         ProxyError::RequestNotAllowed("not in `allow`"),
         ProxyError::ClientNotAllowed,
         ProxyError::LoopDetected,
-        ProxyError::token(Unavailable::Transient { retry_after }, waited),
-        ProxyError::token(Unavailable::Permanent { retry_after }, waited),
-        ProxyError::token(Unavailable::LoginRequired, waited),
+        ProxyError::token(Unavailable::Transient { retry_after }),
+        ProxyError::token(Unavailable::Permanent { retry_after }),
+        ProxyError::token(Unavailable::LoginRequired),
+        ProxyError::HeadersTooLarge,
+        ProxyError::ShuttingDown,
         ProxyError::Overloaded,
         ProxyError::Internal("a panic"),
         SendFailure::Timeout.into(),
-        SendFailure::Closed(hyper_error().await).into(),
-        SendFailure::Protocol(hyper_error().await).into(),
-        SendFailure::App(hyper_error().await).into(),
+        SendFailure::Closed(hyper_error().await.into()).into(),
+        SendFailure::Protocol(hyper_error().await.into()).into(),
+        SendFailure::App(hyper_error().await.into()).into(),
     ];
     let connect = [
         ConnectError::Resolve {
@@ -150,6 +154,7 @@ fn measure(target: Option<&Arc<Target>>) -> Measure {
     watch.request_started();
     let mut measure = Measure {
         started: Instant::now(),
+        place: None,
         target: None,
         watch,
     };
@@ -177,7 +182,7 @@ async fn every_error_is_a_problem_of_its_row() {
                 .map(|value| value.to_str().unwrap());
             let expected = match &error {
                 ProxyError::TokenUnavailable { .. } => Some("2"),
-                ProxyError::Overloaded => Some("1"),
+                ProxyError::Overloaded | ProxyError::ShuttingDown => Some("1"),
                 _ => None,
             };
             assert_eq!(retry, expected, "{code}");

@@ -6,6 +6,7 @@ use super::super::target::{Parts, Target};
 use super::*;
 use crate::clock::Clock;
 use crate::config::{self, Origin, Scheme, Upstream};
+use crate::dialect::RejectRules;
 use crate::metrics::Metrics;
 use crate::provider::cell;
 
@@ -50,6 +51,7 @@ pub(in crate::proxy) fn target(
         pools: Vec::new(),
         inject_headers: Vec::new(),
         inject_query: inject_query.iter().map(ToString::to_string).collect(),
+        reject: RejectRules::default(),
     }))
 }
 

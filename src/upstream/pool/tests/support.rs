@@ -29,7 +29,7 @@ use crate::config::{Origin, Scheme, Tls};
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::upstream::connect::Destination;
 use crate::upstream::tls::TlsProfiles;
-use crate::upstream::{RequestBody, SendError, UpstreamBody};
+use crate::upstream::{Replay, RequestBody, SendError, UpstreamBody};
 
 pub(super) const LIMITS: Limits = Limits {
     connect: Duration::from_secs(10),
@@ -297,7 +297,7 @@ impl Fixture {
         let checkout = self.pool.checkout().await.unwrap();
         let request = get(&checkout, path);
         match send(checkout, request, PATIENCE).await {
-            Err(SendError { body: Some(_), .. }) => {
+            Err(SendError { unsent: true, .. }) => {
                 let checkout = self.pool.dial().await.unwrap();
                 let request = get(&checkout, path);
                 send(checkout, request, PATIENCE).await
@@ -368,15 +368,6 @@ pub(super) fn tls(alpn: &str) -> (TlsAcceptor, Tls, TempDir) {
     (TlsAcceptor::from(Arc::new(config)), tls, folder)
 }
 
-pub(super) async fn send(
-    checkout: Checkout,
-    request: Request<RequestBody>,
-    wait: Duration,
-) -> Result<Response<UpstreamBody>, SendError> {
-    let (head, body) = request.into_parts();
-    checkout.send(&head, body, wait).await
-}
-
 pub(super) fn get(checkout: &Checkout, path: &str) -> Request<RequestBody> {
     with_body(checkout, path, RequestBody::Empty)
 }
@@ -405,6 +396,15 @@ pub(super) fn connection(headers: &HeaderMap) -> usize {
     headers["x-connection"].to_str().unwrap().parse().unwrap()
 }
 
+pub(super) async fn send(
+    checkout: Checkout,
+    request: Request<RequestBody>,
+    wait: Duration,
+) -> Result<Response<UpstreamBody>, SendError> {
+    let (head, body) = request.into_parts();
+    checkout.send(&head, body, wait).await
+}
+
 /// A chunked upload of an app: what is written to the first value, chunk headers included, comes out of the second.
 pub(super) async fn upload(forbidden: &[HeaderName]) -> (DuplexStream, RequestBody) {
     let (mut app, proxy) = tokio::io::duplex(16 * 1024);
@@ -422,7 +422,8 @@ pub(super) async fn upload(forbidden: &[HeaderName]) -> (DuplexStream, RequestBo
     );
     let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     app.write_all(head.as_bytes()).await.unwrap();
-    (app, RequestBody::new(body.await.unwrap(), forbidden.into()))
+    let replay = Replay::new(body.await.unwrap(), forbidden.into(), 0);
+    (app, replay.body().unwrap())
 }
 
 /// Runs everything else until `true_now` is.

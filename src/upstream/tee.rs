@@ -1,0 +1,204 @@
+//! The app's request body, kept while it streams, so that it can be sent once more.
+//!
+//! An upload is replayable as long as every byte that was taken from the app is still here (DESIGN.md §6.4): the next
+//! attempt sends what was kept and goes on with the live body.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::body::RequestBody;
+
+/// A request body that can be asked for again.
+pub struct Replay {
+    tee: Option<Tee>,
+    forbidden: Arc<[HeaderName]>,
+}
+
+/// Shared by the attempts, of which only the last one reads.
+#[derive(Clone)]
+struct Tee(Arc<Mutex<State>>);
+
+struct State {
+    live: Incoming,
+    /// What the app has declared; it holds for every attempt.
+    declared: SizeHint,
+    kept: Vec<Bytes>,
+    trailers: Option<HeaderMap>,
+    /// Bytes that may still be kept.
+    room: usize,
+    /// Nothing that was taken is missing from `kept`.
+    whole: bool,
+    ended: bool,
+}
+
+/// One attempt's view.
+pub(super) struct Reader {
+    tee: Tee,
+    next: usize,
+    trailers_sent: bool,
+}
+
+// === impl Replay ===
+
+impl Replay {
+    /// Keeps up to `limit` bytes of `body`. Fields named in `forbidden` are taken out of its trailers.
+    pub fn new(body: Incoming, forbidden: Arc<[HeaderName]>, limit: usize) -> Self {
+        if body.is_end_stream() {
+            return Self {
+                tee: None,
+                forbidden,
+            };
+        }
+        let state = State {
+            declared: body.size_hint(),
+            live: body,
+            kept: Vec::new(),
+            trailers: None,
+            room: limit,
+            whole: true,
+            ended: false,
+        };
+        Self {
+            tee: Some(Tee(Arc::new(Mutex::new(state)))),
+            forbidden,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.tee.is_none()
+    }
+
+    /// The body from its beginning; `None` if some of it is gone. The one that was given out before must not be read any more.
+    pub fn body(&self) -> Option<RequestBody> {
+        let Some(tee) = &self.tee else {
+            return Some(RequestBody::Empty);
+        };
+        if !tee.lock().whole {
+            return None;
+        }
+        let reader = Reader {
+            tee: tee.clone(),
+            next: 0,
+            trailers_sent: false,
+        };
+        Some(RequestBody::stream(reader, Arc::clone(&self.forbidden)))
+    }
+
+    /// Whether [`Self::body`] would have it.
+    pub fn is_whole(&self) -> bool {
+        self.tee.as_ref().is_none_or(|tee| tee.lock().whole)
+    }
+
+    /// No further attempt will come: what was kept is let go, and nothing more is.
+    pub fn settle(&self) {
+        if let Some(tee) = &self.tee {
+            tee.lock().settle();
+        }
+    }
+}
+
+// === impl Tee ===
+
+impl Tee {
+    /// Uncontended: all attempts are made by one task, and no poll lasts across an await.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn keep(&mut self, data: &Bytes) {
+        if !self.whole {
+            return;
+        }
+        if data.len() > self.room {
+            return self.settle();
+        }
+        self.room -= data.len();
+        self.kept.push(data.clone());
+    }
+
+    fn settle(&mut self) {
+        // A reader that is still in the middle of `kept` has what it needs: see `Reader::poll_frame`.
+        self.whole = false;
+        self.room = 0;
+    }
+
+    fn poll_live(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.live).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    self.keep(data);
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    self.trailers = Some(trailers.clone());
+                }
+            }
+            Some(Err(_)) => self.whole = false,
+            None => self.ended = true,
+        }
+        Poll::Ready(frame)
+    }
+}
+
+// === impl Reader ===
+
+impl Reader {
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let mut state = self.tee.lock();
+        if let Some(data) = state.kept.get(self.next).cloned() {
+            self.next += 1;
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        if !self.trailers_sent
+            && let Some(trailers) = state.trailers.clone()
+        {
+            self.trailers_sent = true;
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
+        if state.ended {
+            return Poll::Ready(None);
+        }
+        let frame = ready!(state.poll_live(cx));
+        if state.whole {
+            self.next = state.kept.len();
+        } else if self.next > 0 || !state.kept.is_empty() {
+            // Past the limit, and all that was kept has been read: it can go.
+            state.kept = Vec::new();
+            self.next = 0;
+        }
+        self.trailers_sent |= state.trailers.is_some();
+        Poll::Ready(frame)
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        let state = self.tee.lock();
+        let kept_left = self.next < state.kept.len();
+        let trailers_left = state.trailers.is_some() && !self.trailers_sent;
+        !kept_left && !trailers_left && (state.ended || state.live.is_end_stream())
+    }
+
+    /// Of the whole body for a reader at the beginning; hyper and the HTTP/1.1 encoder ask only then.
+    pub(super) fn size_hint(&self) -> SizeHint {
+        let state = self.tee.lock();
+        if self.next == 0 && state.whole {
+            state.declared.clone()
+        } else {
+            state.live.size_hint()
+        }
+    }
+}
