@@ -60,7 +60,7 @@ pub(super) async fn forward(
     };
     let mut response = match switch {
         None => exchange.run().await?,
-        Some(wanted) => wanted.finish(exchange.run_upgrade().await?),
+        Some(wanted) => wanted.finish(exchange.run_upgrade().await?)?,
     };
     if target.config.rewrite_redirects && rewrite::concerns(response.headers()) {
         rewrite::response(response.headers_mut(), &exchange.view());
