@@ -4,7 +4,11 @@
 //! or a certificate that cannot be read ends the start with its name. [`Bound::run`] starts both flows and sees them out.
 
 mod control;
+mod diff;
 mod listen;
+mod live;
+mod reload;
+mod snapshot;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -14,29 +18,30 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::HeaderValue;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::admin;
 use crate::clock::Clock;
-use crate::config::{self, Config, HttpVersion, Listen, Scheme, TokenSource};
+use crate::config::{self, Config, HttpVersion, Listen, TokenSource};
 use crate::metrics::Metrics;
+use crate::provider::Deps;
 use crate::provider::exchange::HttpFetch;
 use crate::provider::inputs;
 use crate::provider::store::{self, Store, StoreError};
-use crate::provider::{self, Deps, Handle};
 use crate::proxy::accept::Listener;
-use crate::proxy::route::Routes;
-use crate::proxy::target::{Parts, Target};
-use crate::proxy::{ClientAuth, Hosts, Proxy, Settings, Snapshot};
+use crate::proxy::{ClientAuth, Proxy};
 use crate::runtime::{self, Workers};
 use crate::upstream::connect::{Alpn, Connector, Destination};
 use crate::upstream::tls::{TlsConfigError, TlsProfiles};
-use crate::upstream::{Limits, Pool};
 
-use control::AppControl;
+use control::{AppControl, View};
+use live::Live;
+use reload::Reloader;
+use snapshot::{Fixed, Prepared};
+
+pub use reload::ConfigFile;
 
 /// How long the process waits for a fetch that is under way when it ends.
 const LAST_FETCHES: Duration = Duration::from_secs(2);
@@ -89,27 +94,19 @@ pub struct Bound {
     /// Unix sockets to remove at the end.
     socket_files: Vec<PathBuf>,
     admin: Option<std::net::TcpListener>,
-    connectors: Vec<Connector>,
-    client_auth: Option<ClientAuth>,
+    prepared: Prepared,
     store: Arc<dyn Store>,
     profiles: TlsProfiles,
     clock: Clock,
+    file: Option<ConfigFile>,
 }
 
 /// Opens the sockets and the store and reads the TLS files. Starts nothing. Blocks.
 pub fn bind(config: Config) -> Result<Bound, StartError> {
     let profiles = TlsProfiles::new();
-    let connectors = connectors(&config, &profiles)?;
-    let fetch = HttpFetch::new(profiles.clone(), Clock::System);
-    for provider in &config.providers {
-        if let TokenSource::Endpoint(endpoint) = &provider.source {
-            let path = format!("providers.{}.tls", provider.name);
-            fetch
-                .check(endpoint)
-                .map_err(|source| StartError::Tls { path, source })?;
-        }
-    }
-    let wanted = wanted(&config);
+    // The first says enough: a start is tried again.
+    let connectors = connect(&config, &profiles).map_err(|mut errors| errors.swap_remove(0))?;
+    let wanted = snapshot::wanted(&config);
     let mut listeners = Vec::with_capacity(wanted.len());
     let mut addresses = Vec::with_capacity(wanted.len());
     let mut socket_files = Vec::new();
@@ -132,11 +129,14 @@ pub fn bind(config: Config) -> Result<Bound, StartError> {
         addresses,
         socket_files,
         admin,
-        connectors,
-        client_auth,
+        prepared: Prepared {
+            connectors,
+            client_auth,
+        },
         store,
         profiles,
         clock: Clock::System,
+        file: None,
     })
 }
 
@@ -154,6 +154,13 @@ impl Bound {
             .and_then(|listener| listener.local_addr().ok())
     }
 
+    /// From [`Self::run`] on, the file is read again when it changes, on SIGHUP and when the admin port is asked to.
+    #[must_use]
+    pub fn watch(mut self, file: ConfigFile) -> Self {
+        self.file = Some(file);
+        self
+    }
+
     /// Runs until `shutdown` resolves and everything has ended, at most `shutdown_delay` and `shutdown_grace` later.
     ///
     /// Blocks: the calling thread becomes the control thread, and `shutdown` is polled on its runtime.
@@ -168,20 +175,20 @@ impl Bound {
             addresses,
             socket_files,
             admin,
-            connectors,
-            client_auth,
+            prepared,
             store,
             profiles,
             clock,
+            file,
         } = self;
         let start = Start {
-            config: &config,
-            addresses: &addresses,
-            connectors,
-            client_auth,
+            config,
+            addresses,
+            prepared,
             store,
             profiles,
             clock,
+            file,
         };
         let result = runtime.block_on(start.run(listeners, admin, shutdown));
         for file in socket_files {
@@ -193,65 +200,50 @@ impl Bound {
 }
 
 /// What [`Bound::run`] starts from.
-struct Start<'a> {
-    config: &'a Config,
-    addresses: &'a [Listen],
-    connectors: Vec<Connector>,
-    client_auth: Option<ClientAuth>,
+struct Start {
+    config: Config,
+    addresses: Vec<Listen>,
+    prepared: Prepared,
     store: Arc<dyn Store>,
     profiles: TlsProfiles,
     clock: Clock,
+    file: Option<ConfigFile>,
 }
 
-impl Start<'_> {
+impl Start {
     async fn run(
         self,
         listeners: Vec<Listener>,
         admin: Option<std::net::TcpListener>,
         shutdown: impl Future<Output = Shutdown>,
     ) -> Result<(), RunError> {
-        let server = self.config.server.clone();
-        let addresses = self.addresses.to_vec();
-        let metrics = Arc::new(Metrics::new());
-        let providers = self.start_providers(&metrics);
-        let proxy = Arc::new(Proxy {
-            snapshot: ArcSwap::from_pointee(self.snapshot(&providers, &metrics)),
-            metrics: Arc::clone(&metrics),
-            connections: AtomicUsize::new(0),
-        });
+        let (count, grace) = (
+            self.config.server.workers,
+            self.config.server.shutdown_grace,
+        );
+        let running = self.start();
         let (drain, draining) = watch::channel(false);
-        let mut workers = Workers::start(
-            server.workers,
-            &proxy,
-            listeners,
-            &draining,
-            server.shutdown_grace,
-        )?;
-        let control = Arc::new(AppControl::new(
-            proxy,
-            providers.clone(),
-            addresses,
-            server.allow_hosts,
-        ));
+        let mut workers = Workers::start(count, &running.proxy, listeners, &draining, grace)?;
         let (stop_admin, admin_stops) = tokio::sync::oneshot::channel::<()>();
         let admin = match admin {
             Some(listener) => {
                 let stopped = async { drop(admin_stops.await) };
-                let control = Arc::clone(&control) as Arc<dyn admin::Control>;
+                let listener = TcpListener::from_std(listener)?;
                 Some(tokio::spawn(admin::serve(
-                    TcpListener::from_std(listener)?,
-                    control,
+                    listener,
+                    running.control,
                     stopped,
                 )))
             }
             None => None,
         };
+        let view = running.view;
         let ended_early = tokio::select! {
             reason = shutdown => {
-                control.not_ready();
+                view.not_ready();
                 tracing::info!(?reason, "shutting down");
                 if reason == Shutdown::Term {
-                    tokio::time::sleep(server.shutdown_delay).await;
+                    tokio::time::sleep(view.shutdown_delay()).await;
                 }
                 None
             }
@@ -262,7 +254,7 @@ impl Start<'_> {
             tracing::warn!("requests were still in flight at the end of shutdown_grace");
         }
         let stop_all = async {
-            for provider in &providers {
+            for provider in view.providers() {
                 provider.stop().await;
             }
         };
@@ -274,108 +266,93 @@ impl Start<'_> {
         ended_early.map_or(Ok(()), |error| Err(RunError::Worker(error)))
     }
 
-    fn start_providers(&self, metrics: &Arc<Metrics>) -> Vec<Handle> {
+    /// Starts the control flow, and makes what the data flow needs.
+    fn start(self) -> Running {
+        let metrics = Arc::new(Metrics::new());
         let fetcher = Arc::new(HttpFetch::new(self.profiles.clone(), self.clock.clone()));
-        let deps = Deps::new(
-            Arc::clone(&self.store),
-            fetcher,
-            self.clock.clone(),
-            Arc::clone(metrics),
-        );
-        provider::groups(&self.config.providers)
-            .into_iter()
-            .flat_map(|group| provider::spawn(group, deps.clone()))
-            .collect()
-    }
-
-    fn snapshot(self, providers: &[Handle], metrics: &Metrics) -> Snapshot {
-        let server = &self.config.server;
-        let mut routes = Routes::new(own_authorities(self.addresses));
-        let wanted = wanted(self.config);
-        for (upstream, connector) in self.config.upstreams.iter().zip(self.connectors) {
-            let listener = match &upstream.route {
-                config::Route::Listen(listen) => wanted.iter().rposition(|other| other == listen),
-                _ => None,
-            };
-            // The configuration has checked that the provider exists.
-            if let Some(provider) = providers
-                .iter()
-                .find(|provider| provider.name() == upstream.provider)
-            {
-                routes.add(
-                    Arc::new(target(
-                        upstream,
-                        provider,
-                        connector,
-                        metrics,
-                        server.workers,
-                    )),
-                    listener,
-                );
-            }
-        }
-        let pseudonym = format!("cupbearer-{:08x}", fastrand::u32(..));
-        Snapshot {
-            routes,
-            hosts: hosts(self.config, self.addresses),
-            settings: Settings {
-                client_auth: self.client_auth,
-                via: server
-                    .via
-                    .then(|| HeaderValue::try_from(format!("1.1 {pseudonym}")).ok())
-                    .flatten(),
-                pseudonym: pseudonym.into(),
-                max_connections: server.max_connections,
-                header_timeout: server.header_timeout,
-                idle_timeout: server.idle_timeout,
-            },
-        }
-    }
-}
-
-fn target(
-    upstream: &Arc<config::Upstream>,
-    provider: &Handle,
-    connector: Connector,
-    metrics: &Metrics,
-    workers: usize,
-) -> Target {
-    let handles = metrics.upstream(&upstream.name);
-    let limits = Limits {
-        connect: upstream.connect_timeout,
-        idle: upstream.idle_timeout,
-    };
-    let inject = &provider.provider().inject;
-    Target::new(Parts {
-        config: Arc::clone(upstream),
-        token: provider.reader(),
-        pools: (0..workers)
-            .map(|_| Pool::new(connector.clone(), limits, handles.clone()))
-            .collect(),
-        metrics: handles,
-        inject_headers: inject.header_names().to_vec(),
-        inject_query: inject.query_names().to_vec(),
-        reject: provider.provider().reject.clone(),
-    })
-}
-
-fn connectors(config: &Config, profiles: &TlsProfiles) -> Result<Vec<Connector>, StartError> {
-    let connector = |upstream: &Arc<config::Upstream>| {
-        let destination = Destination {
-            origin: upstream.origin.clone(),
-            connect_to: upstream.connect_to.clone(),
-            tls: upstream.tls.clone(),
-            egress: upstream.egress.clone(),
-            alpn: match upstream.http {
-                HttpVersion::Auto => Alpn::Both,
-                HttpVersion::Http1 => Alpn::Http1,
-                HttpVersion::Http2 => Alpn::Http2,
-            },
+        let deps = Deps::new(self.store, fetcher, self.clock, Arc::clone(&metrics));
+        let fixed = Fixed {
+            wanted: snapshot::wanted(&self.config),
+            addresses: self.addresses.clone(),
+            workers: self.config.server.workers,
+            pseudonym: format!("cupbearer-{:08x}", fastrand::u32(..)).into(),
+            metrics: Arc::clone(&metrics),
         };
-        let path = format!("upstreams.{}.tls", upstream.name);
-        Connector::new(destination, profiles).map_err(|source| StartError::Tls { path, source })
-    };
-    config.upstreams.iter().map(connector).collect()
+        let (live, snapshot) = Live::start(self.config, self.prepared, fixed, deps);
+        let proxy = Arc::new(Proxy {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            metrics,
+            connections: AtomicUsize::new(0),
+        });
+        let view = Arc::new(View::default());
+        view.show(&live);
+        let reloader = Arc::new(Reloader::new(
+            self.file,
+            live,
+            self.profiles,
+            Arc::clone(&proxy),
+            Arc::clone(&view),
+        ));
+        reloader.watch();
+        let control = Arc::new(AppControl::new(
+            Arc::clone(&proxy),
+            Arc::clone(&view),
+            reloader,
+            self.addresses,
+        ));
+        Running {
+            proxy,
+            view,
+            control,
+        }
+    }
+}
+
+/// What [`Start::start`] made.
+struct Running {
+    proxy: Arc<Proxy>,
+    view: Arc<View>,
+    control: Arc<dyn admin::Control>,
+}
+
+/// A connector for each upstream, in their order; reads the TLS files, those of token endpoints too. Blocks.
+fn connect(config: &Config, profiles: &TlsProfiles) -> Result<Vec<Connector>, Vec<StartError>> {
+    let mut errors = Vec::new();
+    let failed = |path, source| StartError::Tls { path, source };
+    let fetch = HttpFetch::new(profiles.clone(), Clock::System);
+    for provider in &config.providers {
+        if let TokenSource::Endpoint(endpoint) = &provider.source
+            && let Err(source) = fetch.check(endpoint)
+        {
+            errors.push(failed(format!("providers.{}.tls", provider.name), source));
+        }
+    }
+    let mut connectors = Vec::with_capacity(config.upstreams.len());
+    for upstream in &config.upstreams {
+        match Connector::new(destination(upstream), profiles) {
+            Ok(connector) => connectors.push(connector),
+            Err(source) => errors.push(failed(format!("upstreams.{}.tls", upstream.name), source)),
+        }
+    }
+    if errors.is_empty() {
+        Ok(connectors)
+    } else {
+        Err(errors)
+    }
+}
+
+fn destination(upstream: &config::Upstream) -> Destination {
+    Destination {
+        origin: upstream.origin.clone(),
+        connect_to: upstream.connect_to.clone(),
+        tls: upstream.tls.clone(),
+        egress: upstream.egress.clone(),
+        alpn: match upstream.http {
+            HttpVersion::Auto => Alpn::Both,
+            HttpVersion::Http1 => Alpn::Http1,
+            HttpVersion::Http2 => Alpn::Http2,
+        },
+    }
 }
 
 async fn client_auth(server: &config::Server) -> Result<Option<ClientAuth>, StartError> {
@@ -392,70 +369,5 @@ async fn client_auth(server: &config::Server) -> Result<Option<ClientAuth>, Star
     })
 }
 
-/// Every socket of the data plane: the server's own first, then those of upstreams with a port of their own.
-fn wanted(config: &Config) -> Vec<Listen> {
-    let of_routes = config
-        .upstreams
-        .iter()
-        .filter_map(|upstream| match &upstream.route {
-            config::Route::Listen(listen) => Some(listen.clone()),
-            _ => None,
-        });
-    config
-        .server
-        .listen
-        .iter()
-        .cloned()
-        .chain(of_routes)
-        .collect()
-}
-
-/// How apps on this machine write the listeners' authorities.
-fn own_authorities(addresses: &[Listen]) -> Vec<String> {
-    let tcp = addresses.iter().filter_map(|address| match address {
-        Listen::Tcp(address) => Some(address),
-        Listen::Unix(_) => None,
-    });
-    tcp.flat_map(|address| {
-        let port = address.port();
-        [
-            address.to_string(),
-            format!("localhost:{port}"),
-            format!("127.0.0.1:{port}"),
-            format!("[::1]:{port}"),
-        ]
-    })
-    .collect()
-}
-
-fn hosts(config: &Config, addresses: &[Listen]) -> Hosts {
-    let upstreams = config.upstreams.iter().flat_map(|upstream| {
-        let origin = &upstream.origin;
-        let default = match origin.scheme {
-            Scheme::Http => 80,
-            Scheme::Https => 443,
-        };
-        let host = origin
-            .authority
-            .strip_suffix(&format!(":{}", origin.port))
-            .unwrap_or(&origin.authority);
-        let route = match &upstream.route {
-            config::Route::Host(host) => Some(host.clone()),
-            _ => None,
-        };
-        let with_port = format!("{host}:{}", origin.port);
-        [
-            Some(origin.authority.clone()),
-            Some(with_port),
-            Some(format!("{host}:{default}")),
-            route,
-        ]
-    });
-    let names = own_authorities(addresses)
-        .into_iter()
-        .chain(upstreams.flatten());
-    Hosts::new(
-        names.chain(config.server.allow_hosts.iter().cloned()),
-        config.server.allow_origins.iter().cloned(),
-    )
-}
+#[cfg(test)]
+mod tests;

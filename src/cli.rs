@@ -11,10 +11,12 @@ mod failure;
 mod health;
 mod http;
 mod log;
+mod login;
 mod run;
 mod signals;
 mod status;
 mod table;
+mod token;
 mod version;
 mod words;
 
@@ -52,6 +54,10 @@ enum Verb {
     Run(run::RunArgs),
     /// Check the configuration; with --online, fetch every token once.
     Check(check::CheckArgs),
+    /// Log in: a code from the browser or a text message becomes a token that the proxy keeps alive.
+    Login(login::LoginArgs),
+    /// Show the state of a provider's token; with --show, the token itself.
+    Token(token::TokenArgs),
     /// Show the state of a running proxy.
     Status(status::StatusArgs),
     /// List the token dialects that are built in, or explain one.
@@ -72,6 +78,8 @@ impl Cli {
         match self.verb {
             Verb::Run(args) => run::run(&args, &self.log),
             Verb::Check(args) => check::run(&args, &self.log, out),
+            Verb::Login(args) => login::run(&args, &self.log, out),
+            Verb::Token(args) => token::run(&args, &self.log, out),
             Verb::Status(args) => status::run(&args, out),
             Verb::Dialects(args) => dialects::run(&args, out),
             Verb::Health(args) => health::run(&args, out),

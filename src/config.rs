@@ -109,7 +109,7 @@ pub enum StoreKind {
     File { path: PathBuf },
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Provider {
     pub name: String,
     pub source: TokenSource,
@@ -119,7 +119,7 @@ pub struct Provider {
     pub life: LifeCycle,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum TokenSource {
     /// An API key, a personal access token, a projected service-account token.
     Static {
@@ -128,11 +128,13 @@ pub enum TokenSource {
     Endpoint(Box<Endpoint>),
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Endpoint {
     pub token_url: Origin,
     /// Path and query of the token URL, starting with `/`. Never logged with its query.
     pub path_and_query: String,
+    /// RFC 6749 §3.1, where `login` sends the browser; whole, with its query. Only for grants with a `code`.
+    pub authorization_url: Option<String>,
     pub plan: ExchangePlan,
     /// Of one whole token request, dial included.
     pub timeout: Duration,
@@ -204,7 +206,7 @@ pub struct EgressProxy {
     pub authorization: Option<Secret>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
     pub name: String,
     pub origin: Origin,

@@ -116,7 +116,7 @@ pub struct Plan {
 }
 
 /// The token request and how to read its answer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ExchangePlan {
     /// The grant's name, as in `[grants.NAME]`.
     pub grant: String,
@@ -131,7 +131,7 @@ pub struct ExchangePlan {
 }
 
 /// A token request before its variables are known.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RequestPlan {
     method: Method,
     basic: Option<layer::Basic>,
@@ -169,7 +169,7 @@ pub struct Answer<'a> {
     pub now: SystemTime,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ResponseRules {
     token: Vec<selector::Selector>,
     expires: Vec<selector::Selector>,
@@ -232,7 +232,7 @@ pub enum Class {
 }
 
 /// Where the token goes on a forwarded request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct InjectPlan {
     headers: Vec<layer::HeaderField>,
     query: Vec<layer::TextField>,
@@ -250,7 +250,7 @@ pub struct Injection {
 }
 
 /// How the API says that a token is dead.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RejectRules {
     pub status: Vec<u16>,
     pub grpc_status: Vec<u16>,

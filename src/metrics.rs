@@ -2,10 +2,10 @@
 //!
 //! Handles are resolved when an upstream or provider is set up; the request path only touches atomics.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 
-use prometheus::core::Collector;
+use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -179,7 +179,33 @@ impl Metrics {
                 .map(|state| self.token_state.with_label_values(&[name, state.name()])),
         };
         metrics.set_state(State::Missing);
+        // There can have been a provider of this name before, with another identity.
+        metrics.expiry.set(0.0);
+        metrics.fetched_at.set(0.0);
         metrics
+    }
+
+    /// Takes the series of upstreams away that are no more. Handles that are still held count into the void.
+    pub fn forget_upstreams(&self, names: &BTreeSet<String>) {
+        let counters = [&self.requests, &self.request_errors, &self.replays];
+        for vector in counters
+            .into_iter()
+            .chain([&self.rejections, &self.connects])
+        {
+            forget(vector, "upstream", names);
+        }
+        forget(&self.request_duration, "upstream", names);
+        forget(&self.in_flight, "upstream", names);
+        forget(&self.connections, "upstream", names);
+    }
+
+    /// The same for providers.
+    pub fn forget_providers(&self, names: &BTreeSet<String>) {
+        forget(&self.fetches, "provider", names);
+        forget(&self.fetch_duration, "provider", names);
+        forget(&self.token_expiry, "provider", names);
+        forget(&self.token_fetched, "provider", names);
+        forget(&self.token_state, "provider", names);
     }
 
     /// Counts an error of our own, by its code in DESIGN.md §5; `upstream` is empty where none was found. Off the fast path.
@@ -303,6 +329,22 @@ impl ProviderMetrics {
     pub fn set_state(&self, state: State) {
         for (other, gauge) in State::ALL.iter().zip(&self.states) {
             gauge.set(i64::from(*other == state));
+        }
+    }
+}
+
+fn forget<T: MetricVecBuilder>(vector: &MetricVec<T>, label: &str, names: &BTreeSet<String>) {
+    if names.is_empty() {
+        return;
+    }
+    for family in vector.collect() {
+        for metric in family.get_metric() {
+            let pairs = metric.get_label().iter();
+            let labels: HashMap<_, _> = pairs.map(|pair| (pair.name(), pair.value())).collect();
+            if labels.get(label).is_some_and(|name| names.contains(*name)) {
+                // It was collected just now, by these labels.
+                let _ = vector.remove(&labels);
+            }
         }
     }
 }

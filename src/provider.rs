@@ -6,6 +6,8 @@
 pub mod cell;
 pub mod exchange;
 pub mod inputs;
+pub mod login;
+pub mod outside;
 mod refresher;
 pub mod schedule;
 mod source;
@@ -27,11 +29,12 @@ use crate::clock::Clock;
 use crate::config::{Provider, TokenSource};
 use crate::metrics::Metrics;
 use crate::provider::cell::CellReader;
-use crate::provider::exchange::Fetch;
-use crate::provider::refresher::{Command, Member, Refresher};
+use crate::provider::exchange::{Fetch, FetchError};
+use crate::provider::refresher::{Command, Members, Reconfigure, Refresher};
 use crate::provider::schedule::Schedule;
 use crate::provider::source::Source;
 use crate::provider::store::Store;
+use crate::secret::Secret;
 
 /// What a refresher works with.
 #[derive(Clone)]
@@ -60,25 +63,19 @@ pub fn spawn(group: Vec<Arc<Provider>>, deps: Deps) -> Vec<Handle> {
     let Some(lead) = group.first().map(Arc::clone) else {
         return Vec::new();
     };
-    let (writer, reader) = cell::cell(deps.clock.clone());
+    let (writer, _) = cell::cell(deps.clock.clone());
     let (status, watch) = watch::channel(Status::default());
     // Unbounded: whoever asks waits for the answer, so there are no more commands than callers.
     let (sender, commands) = mpsc::unbounded_channel();
+    let (members, places) = Members::new(group.clone(), Arc::clone(&deps.metrics));
     let handles = group
-        .iter()
-        .enumerate()
-        .map(|(index, provider)| Handle {
-            provider: Arc::clone(provider),
-            reader: reader.clone().with_injection(index),
+        .into_iter()
+        .zip(places)
+        .map(|(provider, place)| Handle {
+            provider,
+            reader: writer.reader(place),
             status: watch.clone(),
             commands: sender.clone(),
-        })
-        .collect();
-    let members = group
-        .into_iter()
-        .map(|provider| Member {
-            metrics: deps.metrics.provider(&provider.name),
-            provider,
         })
         .collect();
     let source = Source::new(
@@ -100,10 +97,56 @@ pub fn spawn(group: Vec<Arc<Provider>>, deps: Deps) -> Vec<Handle> {
         credentials: [0; 32],
         looked: Instant::now(),
         last_error: None,
+        reconfigure: None,
         stopping: false,
+        adopt_from: Instant::now(),
     };
     tokio::spawn(refresher.run());
     handles
+}
+
+/// Gives the refresher of `running` another configuration of the same identity, and answers one handle for each provider
+/// of `group`, in their order. A fetch under way is let finish first. The token stays, a refused one's pauses start over.
+///
+/// The readers of unchanged injections are the same as before; those of `running` stay good in any case. `None`: the
+/// refresher has ended. Cancel safe: then it is done all the same, or not at all.
+pub async fn reconfigure(running: &[Handle], group: Vec<Arc<Provider>>) -> Option<Vec<Handle>> {
+    let one = running.first()?;
+    let (reply, answer) = oneshot::channel();
+    let asked = Reconfigure {
+        group: group.clone(),
+        reply,
+    };
+    one.commands.send(Command::Reconfigure(asked)).ok()?;
+    let readers = answer.await.ok()?;
+    let handle = |(provider, reader): (Arc<Provider>, Option<CellReader>)| {
+        let same = || {
+            let same = running.iter().find(|old| old.name() == provider.name);
+            same.map(Handle::reader)
+        };
+        Some(Handle {
+            reader: reader.or_else(same)?,
+            provider,
+            status: one.status.clone(),
+            commands: one.commands.clone(),
+        })
+    };
+    group.into_iter().zip(readers).map(handle).collect()
+}
+
+/// Whether the token of `provider` could be sent as its `[inject]` says: variables of its own may be missing.
+pub async fn check_injection(provider: &Provider) -> Result<(), FetchError> {
+    refresher::injection(provider, &Secret::new("token"))
+        .await
+        .map(drop)
+}
+
+/// What providers have in common that share a token. A static provider shares its own with nobody.
+pub fn identity(provider: &Provider) -> String {
+    match &provider.source {
+        TokenSource::Endpoint(endpoint) => endpoint.identity.clone(),
+        TokenSource::Static { .. } => format!("static\n{}", provider.name),
+    }
 }
 
 /// Providers that share a token, by identity, each group in the order of the names; a static provider is alone.
@@ -111,14 +154,7 @@ pub fn groups(providers: &[Arc<Provider>]) -> Vec<Vec<Arc<Provider>>> {
     let mut groups: Vec<Vec<Arc<Provider>>> = Vec::new();
     let mut places = HashMap::new();
     for provider in providers {
-        let identity = match &provider.source {
-            TokenSource::Endpoint(endpoint) => Some(endpoint.identity.as_str()),
-            TokenSource::Static { .. } => None,
-        };
-        let place = match identity {
-            Some(identity) => *places.entry(identity).or_insert(groups.len()),
-            None => groups.len(),
-        };
+        let place = *places.entry(identity(provider)).or_insert(groups.len());
         match groups.get_mut(place) {
             Some(group) => group.push(Arc::clone(provider)),
             None => groups.push(vec![Arc::clone(provider)]),

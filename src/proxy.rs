@@ -11,7 +11,9 @@ mod guard;
 mod headers;
 mod reject;
 mod respond;
+mod rewrite;
 pub mod route;
+mod stream;
 pub mod target;
 mod upgrade;
 mod watch;
@@ -20,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use arc_swap::ArcSwap;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 
 use crate::metrics::Metrics;
@@ -51,14 +53,17 @@ pub struct Snapshot {
 /// The server's settings that requests look at.
 pub struct Settings {
     pub client_auth: Option<ClientAuth>,
-    /// `1.1 cupbearer-…`: what is appended to `Via`; the pseudonym is this process's own.
-    pub via: Option<HeaderValue>,
+    /// What is appended to `Via`; the pseudonym is this process's own.
+    pub via: Option<Via>,
     /// The pseudonym, looked for in the `Via` of requests.
     pub pseudonym: Box<str>,
     pub max_connections: usize,
     pub header_timeout: std::time::Duration,
     pub idle_timeout: std::time::Duration,
 }
+
+/// `Via` (RFC 9110 §7.6.3) for each version in which a request can come in.
+pub struct Via([HeaderValue; 3]);
 
 /// How an app proves that it may use the proxy; the secret already read.
 pub enum ClientAuth {
@@ -67,6 +72,23 @@ pub enum ClientAuth {
         value: crate::secret::Secret,
     },
     PeerUid(Vec<u32>),
+}
+
+impl Via {
+    /// `None` where the pseudonym is no token.
+    pub fn new(pseudonym: &str) -> Option<Self> {
+        let value = |version| HeaderValue::try_from(format!("{version} {pseudonym}")).ok();
+        Some(Self([value("1.0")?, value("1.1")?, value("2")?]))
+    }
+
+    fn received_in(&self, version: Version) -> &HeaderValue {
+        let [http10, http11, http2] = &self.0;
+        match version {
+            Version::HTTP_10 => http10,
+            Version::HTTP_2 => http2,
+            _ => http11,
+        }
+    }
 }
 
 /// Answers one request. Never fails: what goes wrong is an answer, too.
@@ -97,7 +119,7 @@ async fn answer(
     let routed = snapshot.routes.find(&request, client.listener)?;
     let target = routed.target;
     measure.routed(target);
-    let _slot = target.enter()?;
+    measure.place = Some(target.enter()?);
     authorize::check_client(&mut request, client, snapshot)?;
     authorize::check_allowed(&request, &routed)?;
     forward::forward(worker, snapshot, scan, request, routed).await

@@ -13,7 +13,8 @@ pub mod send;
 pub mod tee;
 pub mod tls;
 
-pub use body::{RequestBody, UpstreamBody};
+pub use body::{BodyError, RequestBody, UpstreamBody};
+pub use http1::Tunnel;
 pub use pool::{Limits, Pool};
 pub use send::{Checkout, SendError, SendFailure};
 pub use tee::Replay;

@@ -60,6 +60,7 @@ const AREAS: &[Area] = &[
             "clock",
             "config",
             "dialect::Injection",
+            "dialect::RejectRules",
             "metrics",
             "provider::cell",
             "secret",

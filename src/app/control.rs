@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::ArcSwap;
+
+use super::live::Live;
+use super::reload::Reloader;
 use crate::admin::{Control, ProviderReport, Readiness, Report, UpstreamReport, Work};
 use crate::config::{Listen, TokenSource};
 use crate::metrics::Metrics;
@@ -12,33 +16,116 @@ use crate::proxy::Proxy;
 
 pub(super) struct AppControl {
     proxy: Arc<Proxy>,
-    providers: Vec<Handle>,
+    view: Arc<View>,
+    reloader: Arc<Reloader>,
     listeners: Vec<Listen>,
-    allow_hosts: Vec<String>,
     started: Instant,
+}
+
+/// The control flow's counterpart of a [`Snapshot`](crate::proxy::Snapshot): what others may know of the running
+/// configuration.
+#[derive(Default)]
+pub(super) struct View {
+    shown: ArcSwap<Shown>,
+    /// What the last reload found wrong.
+    problems: ArcSwap<Vec<String>>,
+    /// All required providers have had a token. Never taken back: providers that a reload adds do not count.
+    was_ready: AtomicBool,
     ending: AtomicBool,
 }
 
-impl AppControl {
-    pub(super) fn new(
-        proxy: Arc<Proxy>,
-        providers: Vec<Handle>,
-        listeners: Vec<Listen>,
-        allow_hosts: Vec<String>,
-    ) -> Self {
-        Self {
-            proxy,
-            providers,
-            listeners,
-            allow_hosts,
-            started: Instant::now(),
-            ending: AtomicBool::new(false),
-        }
+#[derive(Default)]
+struct Shown {
+    providers: Vec<Handle>,
+    allow_hosts: Vec<String>,
+    shutdown_delay: Duration,
+}
+
+impl View {
+    pub(super) fn show(&self, live: &Live) {
+        let server = &live.config().server;
+        self.shown.store(Arc::new(Shown {
+            providers: live.providers(),
+            allow_hosts: server.allow_hosts.clone(),
+            shutdown_delay: server.shutdown_delay,
+        }));
+    }
+
+    pub(super) fn providers(&self) -> Vec<Handle> {
+        self.shown.load().providers.clone()
+    }
+
+    pub(super) fn shutdown_delay(&self) -> Duration {
+        self.shown.load().shutdown_delay
+    }
+
+    pub(super) fn set_problems(&self, problems: Vec<String>) {
+        self.problems.store(Arc::new(problems));
     }
 
     /// From now on `/readyz` says no.
     pub(super) fn not_ready(&self) {
         self.ending.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn remember_ready(&self) {
+        self.readiness();
+    }
+
+    fn readiness(&self) -> Readiness {
+        if self.is_ending() {
+            let pending = vec!["shutting down".to_owned()];
+            return Readiness {
+                pending_now: pending.clone(),
+                pending,
+            };
+        }
+        let mut readiness = Readiness::default();
+        for handle in self
+            .shown
+            .load()
+            .providers
+            .iter()
+            .filter(|it| it.required())
+        {
+            let status = handle.status();
+            if matches!(status.state, State::Valid | State::Stale) {
+                continue;
+            }
+            let line = format!("provider {}: {}", handle.name(), status.state.name());
+            // A generation is never taken back: this one has had its first token.
+            if status.generation == 0 {
+                readiness.pending.push(line.clone());
+            }
+            readiness.pending_now.push(line);
+        }
+        if self.was_ready.load(Ordering::Relaxed) {
+            readiness.pending.clear();
+        } else if readiness.pending.is_empty() {
+            self.was_ready.store(true, Ordering::Relaxed);
+        }
+        readiness
+    }
+}
+
+impl AppControl {
+    pub(super) fn new(
+        proxy: Arc<Proxy>,
+        view: Arc<View>,
+        reloader: Arc<Reloader>,
+        listeners: Vec<Listen>,
+    ) -> Self {
+        Self {
+            proxy,
+            view,
+            reloader,
+            listeners,
+            started: Instant::now(),
+        }
     }
 
     fn provider_reports(&self) -> Vec<ProviderReport> {
@@ -56,9 +143,13 @@ impl AppControl {
                 now,
             )
         };
-        let mut reports: Vec<_> = self.providers.iter().map(report).collect();
-        reports.sort_by(|a, b| a.name.cmp(&b.name));
-        reports
+        self.view
+            .shown
+            .load()
+            .providers
+            .iter()
+            .map(report)
+            .collect()
     }
 
     fn upstream_reports(&self) -> Vec<UpstreamReport> {
@@ -86,7 +177,7 @@ impl Control for AppControl {
             uptime_seconds: self.started.elapsed().as_secs(),
             ready: readiness.pending.is_empty(),
             pending: readiness.pending,
-            config_problems: Vec::new(),
+            config_problems: self.view.problems.load().to_vec(),
             listeners: self.listeners.iter().map(address).collect(),
             providers: self.provider_reports(),
             upstreams: self.upstream_reports(),
@@ -94,35 +185,16 @@ impl Control for AppControl {
     }
 
     fn readiness(&self) -> Readiness {
-        if self.ending.load(Ordering::Relaxed) {
-            let pending = vec!["shutting down".to_owned()];
-            return Readiness {
-                pending_now: pending.clone(),
-                pending,
-            };
-        }
-        let mut readiness = Readiness::default();
-        for handle in self.providers.iter().filter(|handle| handle.required()) {
-            let status = handle.status();
-            if matches!(status.state, State::Valid | State::Stale) {
-                continue;
-            }
-            let line = format!("provider {}: {}", handle.name(), status.state.name());
-            // A generation is never taken back: this one has had its first token.
-            if status.generation == 0 {
-                readiness.pending.push(line.clone());
-            }
-            readiness.pending_now.push(line);
-        }
-        readiness
+        self.view.readiness()
     }
 
     fn allow_hosts(&self) -> Vec<String> {
-        self.allow_hosts.clone()
+        self.view.shown.load().allow_hosts.clone()
     }
 
     fn refresh(&self, provider: &str) -> Option<Work<Result<(), RefreshError>>> {
-        let handle = self
+        let shown = self.view.shown.load();
+        let handle = shown
             .providers
             .iter()
             .find(|handle| handle.name() == provider)?
@@ -131,8 +203,8 @@ impl Control for AppControl {
     }
 
     fn reload(&self) -> Work<Result<String, Vec<String>>> {
-        let problem = "reloading is not supported by this version: restart the process".to_owned();
-        Box::pin(async { Err(vec![problem]) })
+        let reloader = Arc::clone(&self.reloader);
+        Box::pin(async move { reloader.reload().await })
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) struct AdminArgs {
     admin: Option<String>,
 
     #[command(flatten)]
-    config: ConfigArgs,
+    pub(super) config: ConfigArgs,
 }
 
 impl AdminArgs {

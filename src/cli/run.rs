@@ -6,8 +6,8 @@ use super::config_file::{ConfigArgs, Loaded};
 use super::failure::Failure;
 use super::log::LogArgs;
 use super::{core_dumps, signals};
-use crate::app;
-use crate::config::Listen;
+use crate::app::{self, ConfigFile};
+use crate::config::{Listen, ProcessEnvironment};
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -17,10 +17,13 @@ pub(super) struct RunArgs {
 
 pub(super) fn run(args: &RunArgs, log: &LogArgs) -> Result<(), Failure> {
     let Loaded { path, config } = args.config.load()?.with_commands_checked()?;
+    let file = ConfigFile::new(path.clone(), ProcessEnvironment);
     log.start("info")?;
     core_dumps::disable();
     let (providers, upstreams) = (config.providers.len(), config.upstreams.len());
-    let bound = app::bind(config).map_err(|error| Failure::Runtime(error.to_string()))?;
+    let bound = app::bind(config)
+        .map_err(|error| Failure::Runtime(error.to_string()))?
+        .watch(file);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         config = %path.display(),

@@ -88,6 +88,25 @@ fn force_without_online_is_wrong_usage() {
 }
 
 #[test]
+fn force_without_show_is_wrong_usage() {
+    let failure = output(&["token", "x", "--force"]).err().unwrap();
+    assert!(matches!(failure, Failure::Usage(_)));
+}
+
+#[test]
+fn a_provider_that_there_is_not_is_wrong_usage_and_the_others_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cupbearer.toml");
+    std::fs::write(&path, "[providers.there]\naccess_token = 't'\n").unwrap();
+    let path = path.to_str().unwrap();
+    for verb in ["login", "token"] {
+        let failure = output(&[verb, "absent", "--config", path]).err().unwrap();
+        assert!(matches!(failure, Failure::Usage(_)));
+        assert!(failure.to_string().contains("it has there"), "{failure}");
+    }
+}
+
+#[test]
 fn an_admin_url_must_be_plain_http() {
     let failure = output(&["health", "--admin", "https://127.0.0.1:1"])
         .err()

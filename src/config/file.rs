@@ -67,6 +67,7 @@ pub(super) struct ProviderToml {
     pub(super) grant: Option<String>,
     pub(super) auth_method: Option<String>,
     pub(super) token_url: Option<Text<Url>>,
+    pub(super) authorization_url: Option<Text<Url>>,
     pub(super) allow_http: Option<bool>,
     pub(super) access_token: Option<ValueToml>,
     pub(super) client_id: Option<ValueToml>,

@@ -25,6 +25,10 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A broken API cannot make us fetch more often than this; a healed one is noticed soon enough.
 const DEFAULT_MIN_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Variables of the authorization request (RFC 6749 §4.1.1, RFC 8707; `audience` is Auth0's and others').
+const AUTHORIZATION_REQUEST: [&str; 5] =
+    ["client_id", "redirect_uri", "scope", "audience", "resource"];
+
 /// Parts of the dialect that a provider may override.
 const OVERRIDES: [&str; 4] = ["request", "response", "inject", "reject"];
 
@@ -124,7 +128,14 @@ impl Parts<'_> {
         let egress = cx.egress(&at.key("proxy"), toml.proxy.take(), origin, None);
         let variables = variables(&mut toml, at, cx);
         let plan = self.dialects.compile(&self.used(&toml), cx)?;
-        self.check_variables(&plan, dialect_of(&toml), &variables, cx);
+        let authorization_url = self.authorization_url(&mut toml, &plan.exchange, cx);
+        self.check_variables(
+            &plan,
+            dialect_of(&toml),
+            &variables,
+            authorization_url.is_some(),
+            cx,
+        );
         let url = url?;
         let variables = variables.into_values();
         let life = LifeCycle {
@@ -143,6 +154,7 @@ impl Parts<'_> {
         let endpoint = Endpoint {
             identity: identity(&url, &plan.exchange, &variables),
             path_and_query: url.path_and_query(),
+            authorization_url,
             token_url: url.origin,
             timeout: limit(toml.timeout, DEFAULT_TIMEOUT),
             tls,
@@ -228,6 +240,7 @@ impl Parts<'_> {
         plan: &Plan,
         dialect: &str,
         variables: &Variables,
+        asks_for_authorization: bool,
         cx: &mut Context<'_>,
     ) {
         if self.unread.request {
@@ -241,8 +254,33 @@ impl Parts<'_> {
         self.check_injected(&plan.inject, dialect, variables, cx);
         let mut known = plan.exchange.known_variables();
         known.extend(injected(&plan.inject, false));
+        if asks_for_authorization {
+            known.extend(AUTHORIZATION_REQUEST.map(str::to_owned));
+        }
         let grant = format!("grant `{}` of dialect `{dialect}`", plan.exchange.grant);
         check_unused(variables, &known, &grant, cx);
+    }
+
+    /// Where `login` sends the browser. Only a grant with a code begins there.
+    fn authorization_url(
+        &self,
+        toml: &mut ProviderToml,
+        plan: &ExchangePlan,
+        cx: &mut Context<'_>,
+    ) -> Option<String> {
+        let written = toml.authorization_url.take()?;
+        let url = cx.url(self.at, "authorization_url", Some(written), toml.allow_http)?;
+        if !plan.one_time.iter().any(|input| input == "code") {
+            cx.problem(
+                &self.at.key("authorization_url"),
+                complaint(format!(
+                    "grant `{}` has no code to be authorized",
+                    plan.grant
+                ))
+                .hint("it belongs to grant = \"authorization_code\"; remove the key"),
+            );
+        }
+        Some(format!("{}{}", url.origin.url(), url.path_and_query()))
     }
 
     /// Keys that say how tokens are fetched mean nothing where none is.
@@ -250,6 +288,7 @@ impl Parts<'_> {
         let written = [
             ("grant", toml.grant.is_some()),
             ("auth_method", toml.auth_method.is_some()),
+            ("authorization_url", toml.authorization_url.is_some()),
             ("allow_http", toml.allow_http.is_some()),
             ("refresh_before", toml.refresh_before.is_some()),
             ("min_interval", toml.min_interval.is_some()),

@@ -230,6 +230,12 @@ impl FakeVendor {
         format!("https://{}{}", self.token_addr, self.kind.token_path())
     }
 
+    /// Where a browser gets a code, at the vendor that has such a page.
+    pub fn authorization_url(&self) -> Option<String> {
+        let path = identityserver::AUTHORIZATION_PATH;
+        (self.kind == Kind::IdentityServer).then(|| format!("https://{}{path}", self.token_addr))
+    }
+
     /// Every path below it is served.
     pub fn api_url(&self) -> String {
         format!("https://{}{}", self.api_addr, self.kind.api_path())

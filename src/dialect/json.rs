@@ -9,7 +9,7 @@ use super::layer::{Field, join, template};
 use super::template::{Place, Template};
 
 /// A JSON value whose strings are templates.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Json {
     Literal(JsonValue),
     Text(Template),

@@ -8,7 +8,7 @@ use super::template::{Place, Template};
 use super::{Problem, RequestPlan};
 
 /// A named value and where it was written.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Field<N, V> {
     pub(super) name: N,
     pub(super) value: V,
@@ -29,7 +29,7 @@ pub(super) struct Layer {
     body: Option<Body>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Basic {
     pub(super) username: Template,
     pub(super) password: Template,
@@ -38,7 +38,7 @@ pub(super) struct Basic {
 }
 
 /// `form`, `json` and `body` are one slot: who writes one of them replaces whichever was inherited.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) enum Body {
     #[default]
     Empty,

@@ -28,6 +28,13 @@ enum Target {
     Regex(Regex),
 }
 
+impl PartialEq for Selector {
+    /// By what is written: a compiled pattern has no equality of its own.
+    fn eq(&self, other: &Self) -> bool {
+        self.source == other.source
+    }
+}
+
 impl Selector {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         Ok(Self {

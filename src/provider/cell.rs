@@ -3,8 +3,8 @@
 //! One [`CellWriter`], held by the refresher; any number of [`CellReader`]s. Reading is one atomic load. A reader
 //! that finds no usable token, or whose token was rejected, waits on the [`Outlook`] that the refresher publishes.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
@@ -18,7 +18,7 @@ use crate::dialect::{Class, Injection};
 pub struct Token {
     /// Grows with every token put in the cell; the same bytes again are the same generation.
     pub generation: u64,
-    /// One for each provider that shares the cell: they may differ in how they send the token.
+    /// One for each [`Place`]: the providers that share the cell may differ in how they send the token.
     pub injections: Box<[Injection]>,
     /// Usable before this, on both clocks, the safety margin already taken off. `None`: until rejected.
     pub wall_deadline: Option<SystemTime>,
@@ -81,9 +81,39 @@ pub fn cell(clock: Clock) -> (CellWriter, CellReader) {
         CellReader {
             shared,
             watch,
-            injection: 0,
+            place: Place::new(0),
         },
     )
+}
+
+/// A place in [`Token::injections`], taken for as long as a reader has it: a request that began before a reload still
+/// finds there what it was promised.
+#[derive(Clone)]
+pub struct Place {
+    pub(super) index: usize,
+    taken: Arc<()>,
+}
+
+/// Whether a [`Place`] is still taken.
+pub(super) struct PlaceWatch(Weak<()>);
+
+impl Place {
+    pub(super) fn new(index: usize) -> Self {
+        Self {
+            index,
+            taken: Arc::default(),
+        }
+    }
+
+    pub(super) fn watch(&self) -> PlaceWatch {
+        PlaceWatch(Arc::downgrade(&self.taken))
+    }
+}
+
+impl PlaceWatch {
+    pub(super) fn is_taken(&self) -> bool {
+        self.0.strong_count() > 0
+    }
 }
 
 struct Shared {
@@ -111,6 +141,11 @@ impl CellWriter {
         self.set_outlook(outlook);
     }
 
+    /// Puts the same token in another form in the cell: nobody who waits is helped by it.
+    pub fn replace(&self, token: Arc<Token>) {
+        self.shared.token.store(Some(token));
+    }
+
     /// Empties the cell: what was in it must not be used any more.
     pub fn clear(&self, outlook: Outlook) {
         self.shared.token.store(None);
@@ -130,6 +165,15 @@ impl CellWriter {
         self.shared.token.load_full()
     }
 
+    /// A reader at this place. It must not be used before a token with an injection for it is in the cell, or none.
+    pub fn reader(&self, place: Place) -> CellReader {
+        CellReader {
+            shared: Arc::clone(&self.shared),
+            watch: self.outlook.subscribe(),
+            place,
+        }
+    }
+
     /// Waits until a reader reports a rejection, or finds no usable token where the refresher believes that all is
     /// settled (a suspend, a step of the wall clock). Answers the newest rejected generation so far, 0 for none.
     ///
@@ -147,15 +191,14 @@ impl CellWriter {
 pub struct CellReader {
     shared: Arc<Shared>,
     watch: watch::Receiver<Outlook>,
-    injection: usize,
+    place: Place,
 }
 
 impl CellReader {
-    /// This reader, for the provider with the given place in [`Token::injections`].
-    #[must_use]
-    pub fn with_injection(mut self, index: usize) -> Self {
-        self.injection = index;
-        self
+    /// Whether both read the same cell at the same place.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+            && Arc::ptr_eq(&self.place.taken, &other.place.taken)
     }
 
     /// The token, if there is one that can be used now. No lock, no wait.
@@ -173,8 +216,8 @@ impl CellReader {
 
     /// How this reader's provider sends `token`.
     pub fn injection<'a>(&self, token: &'a Token) -> &'a Injection {
-        // The refresher builds one injection for each reader it hands out.
-        &token.injections[self.injection]
+        // The refresher builds one injection for each place it hands out, for as long as a reader has it.
+        &token.injections[self.place.index]
     }
 
     /// Waits, up to `limit`, for a usable token of a generation above `than` (0 for any).

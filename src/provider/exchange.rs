@@ -208,7 +208,8 @@ impl HttpLine {
             .request
             .render(call.variables, &frozen)
             .map_err(FetchError::Request)?;
-        let secrets = secrets(call.variables, &request);
+        let mut secrets = secrets(call.variables, &request);
+        secrets.extend(in_url(endpoint));
         let request = http_request(endpoint, request)?;
         let work = async {
             let answer = self
@@ -266,6 +267,16 @@ fn secrets(variables: &Variables, request: &TokenRequest) -> Vec<Secret> {
         }
     }
     secrets
+}
+
+/// A key in the token URL's query is a credential, too. What is shorter is a version or the like, which helps to read.
+fn in_url(endpoint: &Endpoint) -> impl Iterator<Item = Secret> {
+    const SHORTEST: usize = 8;
+    let query = endpoint.path_and_query.split_once('?');
+    let query = query.map_or("", |(_path, query)| query);
+    form_urlencoded::parse(query.as_bytes())
+        .filter(|(_, value)| value.len() >= SHORTEST)
+        .map(|(_, value)| Secret::new(value))
 }
 
 fn http_request(

@@ -1,6 +1,8 @@
 //! CONTROL, refresher: the one task that keeps a cell filled. A loop over [`schedule`](super::schedule); it alone asks
 //! the vendor, so that there is never more than one fetch in flight per identity, whoever wants it.
 
+mod members;
+
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -9,19 +11,21 @@ use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::clock::{Now, unix_seconds};
 use crate::config::Provider;
 use crate::dialect::{Class, Injection};
-use crate::metrics::ProviderMetrics;
-use crate::provider::cell::{CellWriter, Outlook, Token};
+use crate::provider::cell::{CellReader, CellWriter, Outlook, Place, Token};
 use crate::provider::exchange::{FetchError, Fetched};
 use crate::provider::schedule::{Decision, Life, Schedule};
 use crate::provider::source::{Failure, Source, resumed_life};
-use crate::provider::{Deps, RefreshError, State, Status, inputs};
+use crate::provider::store::SavedAccess;
+use crate::provider::{Deps, RefreshError, State, Status};
 use crate::secret::Secret;
+
+pub(super) use members::{Members, injection};
 
 /// How often credential files are looked at while new ones could help, and a static token's file always.
 const FILE_POLL: Duration = Duration::from_secs(2);
@@ -32,11 +36,19 @@ const STORE_RETRY: Duration = Duration::from_secs(5);
 /// What a [`Handle`](super::Handle) asks of its refresher.
 pub(super) enum Command {
     Refresh(oneshot::Sender<Result<(), RefreshError>>),
+    Reconfigure(Reconfigure),
     Stop,
 }
 
+/// Other providers, or other keys of theirs, for the same identity.
+pub(super) struct Reconfigure {
+    pub(super) group: Vec<Arc<Provider>>,
+    /// A reader for each of them; `None` where the old one goes on.
+    pub(super) reply: oneshot::Sender<Vec<Option<CellReader>>>,
+}
+
 pub(super) struct Refresher {
-    pub(super) members: Vec<Member>,
+    pub(super) members: Members,
     pub(super) deps: Deps,
     pub(super) source: Source,
     pub(super) schedule: Schedule,
@@ -50,13 +62,11 @@ pub(super) struct Refresher {
     pub(super) credentials: [u8; 32],
     pub(super) looked: Instant,
     pub(super) last_error: Option<String>,
+    /// Came in where it could not be dealt with: during a fetch.
+    pub(super) reconfigure: Option<Reconfigure>,
     pub(super) stopping: bool,
-}
-
-/// One provider of the identity: they may differ in how they send the token.
-pub(super) struct Member {
-    pub(super) provider: Arc<Provider>,
-    pub(super) metrics: ProviderMetrics,
+    /// What other processes left is not looked at before this: the store is in trouble.
+    pub(super) adopt_from: Instant,
 }
 
 /// The token in the cell, as far as the next one is compared with it.
@@ -72,6 +82,9 @@ impl Refresher {
     pub(super) async fn run(mut self) {
         self.recover().await;
         while !self.stopping {
+            if let Some(asked) = self.reconfigure.take() {
+                self.reconfigure(asked).await;
+            }
             let now = self.deps.clock.now();
             match self.schedule.decide(now) {
                 Decision::Fetch => self.fetch().await,
@@ -113,7 +126,7 @@ impl Refresher {
     }
 
     async fn resume(&mut self, token: Secret, fetched_at: SystemTime, life: Life) {
-        match self.injections(&token).await {
+        match self.members.injections(&token).await {
             Ok(injections) => {
                 info!(provider = self.lead().name, "took a token from the store");
                 self.schedule.adopted(life);
@@ -127,7 +140,7 @@ impl Refresher {
         let retry = Instant::now() + STORE_RETRY;
         loop {
             let command = tokio::select! {
-                () = tokio::time::sleep_until(retry) => return,
+                () = sleep_until(retry) => return,
                 command = self.commands.recv() => command,
             };
             match command {
@@ -139,6 +152,7 @@ impl Refresher {
                     let reason = self.last_error.clone().unwrap_or_default();
                     let _ = reply.send(Err(RefreshError::Failed(reason)));
                 }
+                Some(Command::Reconfigure(asked)) => self.reconfigure(asked).await,
             }
         }
     }
@@ -147,7 +161,10 @@ impl Refresher {
     async fn wait(&mut self, wake: Duration) {
         let watching = self.source.is_static() || self.schedule.waits_for_credentials();
         let wake = if watching { wake.min(FILE_POLL) } else { wake };
+        let left_by_others = self.source.left_by_others();
+        let adopt_from = self.adopt_from;
         tokio::select! {
+            () = async { sleep_until(adopt_from).await; left_by_others.await } => self.take_up().await,
             rejected = self.writer.rejection() => self.rejected(rejected),
             command = self.commands.recv() => self.command(command),
             () = sleep(wake) => {}
@@ -156,6 +173,56 @@ impl Refresher {
         if watching && self.looked.elapsed() >= FILE_POLL {
             self.look_at_files().await;
         }
+    }
+
+    /// Another process left something, a login most likely: its token is used from now on.
+    async fn take_up(&mut self) {
+        let taken = match self.source.take_up().await {
+            Ok(taken) => taken,
+            Err(error) => {
+                self.adopt_from = Instant::now() + STORE_RETRY;
+                return self.complain(error.to_string());
+            }
+        };
+        if let Some(access) = taken.access
+            && self.log_in(access).await
+        {
+            self.last_error = None;
+        } else if taken.refresh_token {
+            info!(provider = self.lead().name, "took up a refresh token");
+            self.schedule.credentials_changed();
+        }
+        for refused in taken.refused {
+            self.complain(refused.to_string());
+        }
+    }
+
+    /// Whether the token is of use.
+    async fn log_in(&mut self, access: SavedAccess) -> bool {
+        let now = self.deps.clock.now();
+        let life = resumed_life(&access, self.lead(), now, (self.deps.random)());
+        if !life.usable(now) {
+            return false;
+        }
+        match self.members.injections(&access.token).await {
+            Ok(injections) => {
+                info!(provider = self.lead().name, "took up the token of a login");
+                self.schedule.succeeded(life, false, now);
+                self.publish(access.token, access.fetched_at, &life, injections, false);
+                true
+            }
+            Err(error) => {
+                self.complain(format!("the token of a login: {error}"));
+                false
+            }
+        }
+    }
+
+    fn complain(&mut self, reason: String) {
+        if self.last_error.as_ref() != Some(&reason) {
+            warn!(provider = self.lead().name, "{reason}");
+        }
+        self.last_error = Some(reason);
     }
 
     fn rejected(&mut self, generation: u64) {
@@ -189,6 +256,72 @@ impl Refresher {
                     }
                 }
             }
+            Some(Command::Reconfigure(asked)) => self.reconfigure = Some(asked),
+        }
+    }
+
+    /// The token stays: it is the identity's, and that is the same. What the vendor refused may go now.
+    async fn reconfigure(&mut self, Reconfigure { group, reply }: Reconfigure) {
+        let old = Arc::clone(self.members.lead());
+        let places = self.members.replace(group);
+        let lead = Arc::clone(self.members.lead());
+        let now = self.deps.clock.now();
+        info!(provider = lead.name, "reconfigured");
+        self.source.set_provider(Arc::clone(&lead));
+        self.schedule.restart();
+        let rules_changed = old.life != lead.life;
+        if rules_changed {
+            self.schedule.set_rules(lead.life.clone());
+        }
+        if self.source.is_static() && old.source != lead.source {
+            self.schedule.credentials_changed();
+        }
+        if let Some(Held {
+            token, fetched_at, ..
+        }) = &self.held
+            && let Some(life) = self.schedule.life()
+        {
+            let (token, fetched_at, mut life) = (token.clone(), *fetched_at, *life);
+            if rules_changed {
+                life = life.under(&lead.life, fetched_at, now, (self.deps.random)());
+                self.schedule.adopted(life);
+            }
+            self.reissue(token, fetched_at, &life).await;
+        }
+        self.tell(now, self.schedule.next(now));
+        let reader = |place: Option<Place>| place.map(|place| self.writer.reader(place));
+        // Nobody to take them: the process is ending.
+        let _ = reply.send(places.into_iter().map(reader).collect());
+    }
+
+    /// Puts the current token in the cell once more, in the form of each place.
+    async fn reissue(&mut self, token: Secret, fetched_at: SystemTime, life: &Life) {
+        let injections = self.members.injections(&token).await;
+        self.note(fetched_at, life);
+        match injections {
+            Ok(injections) => {
+                let generation = self.held.as_ref().map_or(0, |held| held.generation);
+                self.writer.replace(Arc::new(Token {
+                    generation,
+                    injections,
+                    wall_deadline: life.wall_deadline,
+                    boot_deadline: life.boot_deadline,
+                }));
+            }
+            // It cannot be sent as it should be: as good as none. The next fetch tells why.
+            Err(error) => {
+                warn!(provider = self.lead().name, "{error}");
+                self.writer.clear(Outlook::Soon);
+                self.schedule.lost();
+            }
+        }
+    }
+
+    fn note(&self, fetched_at: SystemTime, life: &Life) {
+        for member in self.members.iter() {
+            let expiry = life.expires_at.map_or(f64::INFINITY, unix_seconds);
+            member.metrics.expiry.set(expiry);
+            member.metrics.fetched_at.set(unix_seconds(fetched_at));
         }
     }
 
@@ -235,7 +368,7 @@ impl Refresher {
             random,
         );
         let token = fetched.issued.access_token.clone();
-        let injections = self.injections(&token).await;
+        let injections = self.members.injections(&token).await;
         if life.usable(now)
             && let Ok(injections) = injections
         {
@@ -274,33 +407,12 @@ impl Refresher {
             }),
             Outlook::Settled,
         );
-        for member in &self.members {
-            let expiry = life.expires_at.map_or(f64::INFINITY, unix_seconds);
-            member.metrics.expiry.set(expiry);
-            member.metrics.fetched_at.set(unix_seconds(fetched_at));
-        }
+        self.note(fetched_at, life);
         self.held = Some(Held {
             token,
             generation,
             fetched_at,
         });
-    }
-
-    async fn injections(&self, token: &Secret) -> Result<Box<[Injection]>, FetchError> {
-        let mut built = Vec::with_capacity(self.members.len());
-        for Member { provider, .. } in &self.members {
-            let plan = &provider.inject;
-            // Nearly always enough; a variable from a file or command is read only where [inject] really names it.
-            let injection = match plan.build(token, &inputs::ready(&provider.variables)) {
-                Ok(injection) => injection,
-                Err(_) => {
-                    let variables = inputs::resolve(&provider.name, &provider.variables).await?;
-                    plan.build(token, &variables).map_err(FetchError::Inject)?
-                }
-            };
-            built.push(injection);
-        }
-        Ok(built.into())
     }
 
     /// What follows from a failure; the text of it, for whoever asked.
@@ -337,6 +449,7 @@ impl Refresher {
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::Refresh(reply) => self.askers.push(reply),
+                Command::Reconfigure(asked) => self.reconfigure = Some(asked),
                 Command::Stop => self.stopping = true,
             }
         }
@@ -349,7 +462,8 @@ impl Refresher {
         if self.source.is_static() {
             return;
         }
-        for Member { metrics, .. } in &self.members {
+        for member in self.members.iter() {
+            let metrics = &member.metrics;
             match result {
                 Ok(()) => metrics.fetched.inc(),
                 Err(Failure::Fetch(error)) => match error.class() {
@@ -377,7 +491,7 @@ impl Refresher {
     /// Status and state metric, as of now.
     fn tell(&self, now: Now, next: Option<Duration>) {
         let state = self.state(now);
-        for member in &self.members {
+        for member in self.members.iter() {
             member.metrics.set_state(state);
         }
         let next_fetch_at =
@@ -412,7 +526,7 @@ impl Refresher {
 
     /// Whose credentials and life-cycle keys count for all.
     fn lead(&self) -> &Provider {
-        &self.members[0].provider
+        self.members.lead()
     }
 }
 

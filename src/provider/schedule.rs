@@ -167,6 +167,16 @@ impl Schedule {
         self.life = Some(life);
     }
 
+    /// Other life-cycle keys.
+    pub fn set_rules(&mut self, rules: LifeCycle) {
+        self.rules = rules;
+    }
+
+    /// The token that we had can no longer be used.
+    pub fn lost(&mut self) {
+        self.life = None;
+    }
+
     /// The fetch failed. `random` in 0..1 spreads the retries of many processes.
     pub fn failed(&mut self, class: Class, retry_after: Option<Duration>, now: Now, random: f64) {
         let refused_before = self.failing.is_some_and(|failing| failing.refused);

@@ -18,7 +18,7 @@ use crate::dialect::{RequestPlan, Var, Variables};
 use crate::provider::exchange::{Call, Fetch, FetchError, Fetched};
 use crate::provider::schedule::Life;
 use crate::provider::store::{Saved, SavedAccess, StateKey, Store, StoreError};
-use crate::provider::{inputs, static_token};
+use crate::provider::{identity, inputs, static_token};
 use crate::secret::Secret;
 
 /// Access tokens that live longer are kept over restarts.
@@ -52,6 +52,17 @@ impl<E: Into<FetchError>> From<E> for Failure {
     }
 }
 
+/// What [`Source::take_up`] brought.
+#[derive(Debug)]
+pub(super) struct TakenUp {
+    /// A token that we did not have.
+    pub(super) access: Option<SavedAccess>,
+    /// Whether there is another refresh token.
+    pub(super) refresh_token: bool,
+    /// What could not be opened.
+    pub(super) refused: Vec<StoreError>,
+}
+
 /// The request that is to be sent.
 enum Ask<'a> {
     Grant {
@@ -72,10 +83,7 @@ impl Source {
         fetcher: Arc<dyn Fetch>,
         clock: Clock,
     ) -> Self {
-        let key = match &provider.source {
-            TokenSource::Endpoint(endpoint) => StateKey::new(&endpoint.identity),
-            TokenSource::Static { .. } => StateKey::new(&format!("static\n{}", provider.name)),
-        };
+        let key = StateKey::new(&identity(&provider));
         Self {
             provider,
             key,
@@ -87,14 +95,92 @@ impl Source {
         }
     }
 
+    /// Another configuration of the same identity: what is remembered stays.
+    pub(super) fn set_provider(&mut self, provider: Arc<Provider>) {
+        self.provider = provider;
+    }
+
     /// Reads what an earlier process left. Must succeed before anything is sent: without it, a spent input might be
     /// sent again.
     pub(super) async fn load(&mut self) -> Result<Option<SavedAccess>, StoreError> {
         if self.is_static() {
             return Ok(None);
         }
-        self.saved = self.store.load(&self.key).await?.unwrap_or_default();
+        let adopted = self.store.adopt(&self.key).await?;
+        for refused in adopted.refused {
+            error!(provider = self.provider.name, "{refused}");
+        }
+        self.saved = match adopted.saved {
+            Some(saved) => saved,
+            None => self.store.load(&self.key).await?.unwrap_or_default(),
+        };
         Ok(self.saved.access.clone())
+    }
+
+    /// Waits until another process has left something to [take up](Self::take_up). Borrows nothing: the caller goes on
+    /// with the source meanwhile. Cancel safe.
+    pub(super) fn left_by_others(&self) -> impl Future<Output = ()> + use<> {
+        let (store, key) = (Arc::clone(&self.store), self.key.clone());
+        let never = self.is_static();
+        async move {
+            match never {
+                true => std::future::pending().await,
+                false => store.left(&key).await,
+            }
+        }
+    }
+
+    /// Makes what another process left, a login most likely, ours.
+    pub(super) async fn take_up(&mut self) -> Result<TakenUp, StoreError> {
+        if self.unsaved {
+            // What is only in memory would be lost: adopting starts from what is on disk.
+            self.store.save(&self.key, &self.saved).await?;
+            self.unsaved = false;
+        }
+        let adopted = self.store.adopt(&self.key).await?;
+        let before = match adopted.saved {
+            Some(saved) => std::mem::replace(&mut self.saved, saved),
+            None => self.saved.clone(),
+        };
+        Ok(TakenUp {
+            access: self
+                .saved
+                .access
+                .clone()
+                .filter(|access| before.access.as_ref() != Some(access)),
+            refresh_token: self.saved.refresh_token != before.refresh_token,
+            refused: adopted.refused,
+        })
+    }
+
+    /// The grant with what a person has just given for it, and nothing else: the store's refresh token stays untouched,
+    /// for a running proxy may be using it. Not cancel safe.
+    pub(super) async fn login(&mut self, given: Variables) -> Result<Fetched, Failure> {
+        let provider = Arc::clone(&self.provider);
+        let TokenSource::Endpoint(endpoint) = &provider.source else {
+            return Err(Failure::LoginRequired(
+                "a provider that is given its token has no login".to_owned(),
+            ));
+        };
+        let mut configured = provider.variables.clone();
+        configured.retain(|name, _| !given.contains_key(name));
+        let mut variables = inputs::resolve(&provider.name, &configured).await?;
+        self.note_seed(endpoint, &variables);
+        if let Some(token) = given.get(REFRESH_TOKEN) {
+            // From here on it is the head of the chain; saved with the answer, whether that holds a newer one or not.
+            self.saved.refresh_token = Some(token.to_text());
+            self.unsaved = true;
+        }
+        variables.extend(given);
+        let spends = self.one_time_digest(endpoint, &variables);
+        if self.is_spent(spends.as_deref()) {
+            let inputs = endpoint.plan.one_time.join(", ");
+            return Err(Failure::LoginRequired(format!(
+                "the one-time input ({inputs}) was sent before, and is never sent twice: get a new one"
+            )));
+        }
+        self.grant(endpoint, &endpoint.plan.request, variables, spends)
+            .await
     }
 
     /// A new token: whatever the source needs for it is sent now. Not cancel safe.
@@ -138,6 +224,10 @@ impl Source {
             TokenSource::Static { access_token } => inputs::fingerprint([access_token]).await,
             TokenSource::Endpoint(_) => inputs::fingerprint(self.provider.variables.values()).await,
         }
+    }
+
+    pub(super) fn has_refresh_token(&self) -> bool {
+        self.saved.refresh_token.is_some()
     }
 
     pub(super) fn is_static(&self) -> bool {
@@ -259,6 +349,14 @@ impl Source {
             });
         }
         if plan.one_time.is_empty() {
+            let lacks_refresh_token = self.grant_takes_refresh_token(endpoint)
+                && self.saved.refresh_token.is_none()
+                && !variables.contains_key(REFRESH_TOKEN);
+            if lacks_refresh_token {
+                return Err(Failure::LoginRequired(
+                    "a refresh token is missing".to_owned(),
+                ));
+            }
             return Ok(grant(None));
         }
         let inputs = plan.one_time.join(", ");
@@ -328,8 +426,15 @@ impl Source {
 
     /// On failure nothing was sent, so nothing counts as spent.
     async fn save_before_sending(&mut self, saved: Saved) -> Result<(), FetchError> {
-        let written = self.store.save(&self.key, &saved).await;
-        written.map_err(|failure| FetchError::Store(failure.to_string()))?;
+        match self.store.save(&self.key, &saved).await {
+            Ok(()) => {}
+            Err(StoreError::Claimed) => {
+                // It is spent all the same, by others, and recorded as such.
+                self.saved = saved;
+                return Err(FetchError::Store(StoreError::Claimed.to_string()));
+            }
+            Err(failure) => return Err(FetchError::Store(failure.to_string())),
+        }
         self.saved = saved;
         self.unsaved = false;
         Ok(())

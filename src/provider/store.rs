@@ -4,13 +4,17 @@
 //! fetching another one is costly (single-active, one-time, longer-lived than a day). Whole records are read and
 //! written, so that any store with an atomic "set" will do.
 
+mod drops;
 mod file;
+mod folder;
 mod memory;
+mod record;
 mod seal;
+mod visitor;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -28,6 +32,7 @@ use crate::secret::Secret;
 pub use file::FileStore;
 pub use memory::MemoryStore;
 pub use seal::Keys;
+pub use visitor::VisitorStore;
 
 /// Where records are kept.
 pub trait Store: Send + Sync {
@@ -41,6 +46,34 @@ pub trait Store: Send + Sync {
         key: &'a StateKey,
         saved: &'a Saved,
     ) -> Pending<'a, Result<(), StoreError>>;
+
+    /// Waits until another process has left something for this identity. Cancel safe.
+    fn left<'a>(&'a self, _key: &'a StateKey) -> Pending<'a, ()> {
+        Box::pin(std::future::pending())
+    }
+
+    /// Makes what other processes left for this identity part of its record, durably. Nobody else may save the record
+    /// meanwhile.
+    fn adopt<'a>(&'a self, _key: &'a StateKey) -> Pending<'a, Result<Adopted, StoreError>> {
+        Box::pin(std::future::ready(Ok(Adopted::default())))
+    }
+}
+
+/// What [`Store::adopt`] did.
+#[derive(Debug, Default)]
+pub struct Adopted {
+    /// The record as it is now; `None` if there was nothing new.
+    pub saved: Option<Saved>,
+    /// What could not be opened, and was neither taken nor removed.
+    pub refused: Vec<StoreError>,
+}
+
+/// The store as a process other than `run` finds it.
+pub enum Beside {
+    /// Nobody held it: it is ours as long as this lives.
+    Ours(FileStore),
+    /// The process with this id holds it, most likely the running proxy.
+    Visited { store: VisitorStore, holder: String },
 }
 
 /// The name of an identity's record: a hash, since an identity may hold what nobody should read in a listing.
@@ -57,6 +90,8 @@ pub struct Saved {
     pub access: Option<SavedAccess>,
     /// Hashes of one-time inputs that were sent. Never shortened: an old code must not be sent again, ever.
     pub spent: BTreeSet<String>,
+    /// What other processes left and is part of this record already, as the store names it.
+    pub adopted: BTreeSet<String>,
 }
 
 /// A stored access token. Its life is on the wall clock: a boot clock ends with its boot.
@@ -88,6 +123,17 @@ pub enum StoreError {
     Unopenable { path: PathBuf, reason: String },
     #[error("store.key: {0}")]
     Key(String),
+    #[error("another process has just sent this one-time input, and it is never sent twice")]
+    Claimed,
+    #[error(
+        "store.kind is \"memory\", which ends with its process: set store.kind = \"file\" and store.path"
+    )]
+    NotDurable,
+    #[error(
+        "store: {} belongs to another user (uid {owner}), who could not read what is written there: run this as that user",
+        path.display()
+    )]
+    ForeignOwner { path: PathBuf, owner: u32 },
     #[error(transparent)]
     Input(#[from] InputError),
 }
@@ -108,6 +154,55 @@ pub async fn open(config: &config::Store) -> Result<Arc<dyn Store>, StoreError> 
     }
 }
 
+/// For `login`: the store itself where no proxy holds it, else a visit.
+pub async fn beside(config: &config::Store) -> Result<Beside, StoreError> {
+    let path = durable_path(config)?;
+    check_owner(path)?;
+    let (path, keys) = (path.to_owned(), read_keys(&config.keys).await?);
+    let opened = {
+        let path = path.clone();
+        tokio::task::spawn_blocking(move || FileStore::open(path, keys)).await
+    };
+    match opened {
+        Ok(Ok(store)) => Ok(Beside::Ours(store)),
+        Ok(Err(StoreError::Locked { holder, .. })) => Ok(Beside::Visited {
+            store: VisitorStore::new(path, read_keys(&config.keys).await?),
+            holder,
+        }),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(StoreError::Key("this process is shutting down".to_owned())),
+    }
+}
+
+/// For those who only look: changes nothing, needs no lock.
+pub async fn visit(config: &config::Store) -> Result<VisitorStore, StoreError> {
+    let path = durable_path(config)?.to_owned();
+    Ok(VisitorStore::new(path, read_keys(&config.keys).await?))
+}
+
+fn durable_path(config: &config::Store) -> Result<&Path, StoreError> {
+    match &config.kind {
+        config::StoreKind::Memory => Err(StoreError::NotDurable),
+        config::StoreKind::File { path } => Ok(path),
+    }
+}
+
+/// What root writes into the folder of a proxy that runs as somebody else, that proxy cannot read.
+fn check_owner(path: &Path) -> Result<(), StoreError> {
+    use std::os::unix::fs::MetadataExt as _;
+    let Ok(metadata) = std::fs::metadata(path) else {
+        // Not there yet: then it will be ours.
+        return Ok(());
+    };
+    if metadata.uid() == rustix::process::geteuid().as_raw() {
+        return Ok(());
+    }
+    Err(StoreError::ForeignOwner {
+        path: path.to_owned(),
+        owner: metadata.uid(),
+    })
+}
+
 async fn read_keys(values: &[config::Value]) -> Result<Keys, StoreError> {
     let mut keys = Vec::new();
     for (place, value) in values.iter().enumerate() {
@@ -125,6 +220,39 @@ async fn read_keys(values: &[config::Value]) -> Result<Keys, StoreError> {
         keys.push(Zeroizing::new(key));
     }
     Ok(Keys::new(keys))
+}
+
+// === impl Saved ===
+
+impl Saved {
+    /// Takes up what another process left: its tokens replace ours, what it spent is spent.
+    fn merge(&mut self, left: &Self) {
+        let Self {
+            refresh_token,
+            seed,
+            access,
+            spent,
+            adopted: _,
+        } = left.clone();
+        self.refresh_token = refresh_token.or(self.refresh_token.take());
+        self.seed = seed.or(self.seed.take());
+        self.access = access.or(self.access.take());
+        self.spent.extend(spent);
+    }
+
+    /// What is new here since `base`: the other side of [`Self::merge`].
+    fn since(&self, base: &Self) -> Self {
+        fn new<T: Clone + PartialEq>(now: &Option<T>, base: &Option<T>) -> Option<T> {
+            now.clone().filter(|_| now != base)
+        }
+        Self {
+            refresh_token: new(&self.refresh_token, &base.refresh_token),
+            seed: new(&self.seed, &base.seed),
+            access: new(&self.access, &base.access),
+            spent: self.spent.difference(&base.spent).cloned().collect(),
+            adopted: BTreeSet::new(),
+        }
+    }
 }
 
 // === impl StateKey ===

@@ -39,6 +39,7 @@ pub(super) fn provider(
                 authority: "vendor.test".to_owned(),
             },
             path_and_query: "/token?secret=hunter2-query".to_owned(),
+            authorization_url: None,
             plan: plan.exchange,
             timeout: Duration::from_secs(10),
             tls: Tls::default(),

@@ -890,3 +890,146 @@ impl Store for Recording {
         self.inner.save(key, saved)
     }
 }
+
+/// Other keys for the same identity.
+async fn reconfigured(running: &[Handle], group: Vec<Provider>) -> Vec<Handle> {
+    let group = group.into_iter().map(Arc::new).collect();
+    reconfigure(running, group).await.unwrap()
+}
+
+/// With a header of its own beside what the dialect says.
+fn also(name: &str, identity: &Provider, header: &str) -> Provider {
+    let dialect = CLIENT_CREDENTIALS.replace(
+        "headers = { Authorization",
+        &format!("headers = {{ {header} = \"{{access_token}}\", Authorization"),
+    );
+    let mut provider = provider(name, &dialect, |_| {});
+    let source = identity.source.clone();
+    provider.source = source;
+    provider
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_secret_keeps_the_token_and_is_sent_next_time() {
+    let world = World::new(Reply::Fresh(100));
+    let handle = world.spawn(simple());
+    assert!(handle.first_token().await);
+    let token = current(&handle);
+    let mut changed = simple();
+    let secret = literal("hunter3");
+    changed.variables.insert("client_secret".to_owned(), secret);
+    let handle = reconfigured(&[handle], vec![changed]).await.remove(0);
+    assert_eq!(current(&handle), token);
+    assert_eq!(world.vendor.count(), 1);
+    sleep(Duration::from_secs(100)).await;
+    let calls = world.vendor.calls();
+    assert!(calls[0].body.contains("hunter2") && calls[1].body.contains("hunter3"));
+    assert_eq!(handle.status().generation, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_that_touches_the_provider_ends_the_pause_after_a_refusal() {
+    let world = World::new(Reply::Refuse(Class::Permanent, "invalid_client"));
+    let handle = world.spawn(simple());
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.vendor.count(), 1);
+    world.vendor.always(Reply::Token("t1", 3600));
+    let handle = reconfigured(&[handle], vec![simple()]).await.remove(0);
+    let token = handle.reader().newer(0, WAIT).await.unwrap();
+    assert_eq!(sent(&handle, &token), "Bearer t1");
+    assert_eq!(world.vendor.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_life_cycle_keys_count_for_the_token_that_is_there() {
+    let world = World::new(Reply::Fresh(1000));
+    let handle = world.spawn(simple());
+    assert!(handle.first_token().await);
+    let expires_at = handle.status().expires_at;
+    let mut changed = simple();
+    changed.life.refresh_before = Some(Duration::from_secs(900));
+    let handle = reconfigured(&[handle], vec![changed]).await.remove(0);
+    assert_eq!(handle.status().expires_at, expires_at);
+    sleep(Duration::from_secs(101)).await;
+    assert_eq!(world.vendor.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exchange_under_way_is_let_finish_and_stays_the_only_one() {
+    let world = World::new(Reply::Fresh(100));
+    world.vendor.takes(Duration::from_secs(5));
+    let handle = world.spawn(simple());
+    sleep(Duration::from_secs(1)).await;
+    let handle = reconfigured(&[handle], vec![simple()]).await.remove(0);
+    assert_eq!(world.started.elapsed(), Duration::from_secs(5));
+    assert!(current(&handle).is_some());
+    sleep(Duration::from_secs(500)).await;
+    assert_eq!(world.vendor.most_in_flight(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn old_readers_keep_what_they_were_promised() {
+    let world = World::new(Reply::Fresh(100));
+    let first = simple();
+    let headers = |reader: &CellReader| -> Vec<String> {
+        let token = reader.current().unwrap();
+        let injection = reader.injection(&token);
+        let names = injection.headers.iter().map(|(name, _)| name.to_string());
+        names.collect()
+    };
+    let old = world.spawn(first.clone());
+    assert!(old.first_token().await);
+    let reader = old.reader();
+    assert_eq!(headers(&reader), ["authorization"]);
+
+    let group = vec![also("w", &first, "X-W"), also("x", &first, "X-X")];
+    let handles = reconfigured(&[old], group).await;
+    for _ in 0..2 {
+        assert_eq!(headers(&reader), ["authorization"]);
+        assert_eq!(headers(&handles[0].reader()), ["x-w", "authorization"]);
+        assert_eq!(headers(&handles[1].reader()), ["x-x", "authorization"]);
+        // The same after the next token.
+        sleep(Duration::from_secs(100)).await;
+    }
+    let names = ["w", "x"].map(|name| ("provider", name));
+    for name in names {
+        let fetched = world
+            .metrics
+            .value("cupbearer_token_fetched_timestamp_seconds", &[name]);
+        assert!(fetched.unwrap() > 0.0);
+    }
+
+    // Unchanged ones are the same readers; a place that nobody reads at is given away.
+    drop(reader);
+    let group = vec![also("w", &first, "X-W"), also("y", &first, "X-Y")];
+    let next = reconfigured(&handles, group).await;
+    assert!(next[0].reader().is_same(&handles[0].reader()));
+    assert!(!next[1].reader().is_same(&handles[1].reader()));
+    let token = next[1].reader().current().unwrap();
+    assert_eq!(token.injections.len(), 3);
+    assert_eq!(headers(&next[1].reader()), ["x-y", "authorization"]);
+    assert_eq!(headers(&handles[1].reader()), ["x-x", "authorization"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_static_token_is_taken_at_once() {
+    let world = World::new(Reply::NoDial);
+    let handle = world.spawn(static_provider("x", literal("key-1")));
+    assert!(handle.first_token().await);
+    let group = vec![static_provider("x", literal("key-2"))];
+    let handle = reconfigured(&[handle], group).await.remove(0);
+    let token = handle.reader().newer(1, WAIT).await.unwrap();
+    assert_eq!(sent(&handle, &token), "Bearer key-2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresher_that_has_ended_takes_no_configuration() {
+    let world = World::new(Reply::Fresh(100));
+    let handle = world.spawn(simple());
+    handle.stop().await;
+    assert!(
+        reconfigure(&[handle], vec![Arc::new(simple())])
+            .await
+            .is_none()
+    );
+}

@@ -4,24 +4,24 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::error::ProxyError;
 use super::respond::{self, Measure, ResponseBody, Shape};
+use super::stream::{ClientStream, Watched};
 use super::watch::{End, Membership, Registry, Watch};
 use super::{Proxy, handle};
 
@@ -32,6 +32,9 @@ const MAX_FIELDS: usize = 256;
 /// How long to wait when the process or the machine has no file descriptor left for a new connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Before the end of `shutdown_grace`, for telling requests that still wait for a token that none will come.
+const LAST_WORDS: Duration = Duration::from_millis(250);
+
 /// One thread of the data plane: its connections and its share of every upstream's pool.
 pub struct Worker {
     pub(super) index: usize,
@@ -39,6 +42,8 @@ pub struct Worker {
     registry: Arc<Registry>,
     /// Client connections of this worker.
     connections: Arc<AtomicUsize>,
+    /// Turns true shortly before the end of `shutdown_grace`.
+    pub(super) closing: watch::Sender<bool>,
 }
 
 /// Where a worker's connections come from.
@@ -74,7 +79,7 @@ pub(super) struct Client {
     pub(super) watch: Arc<Watch>,
     /// The first `Host` that was accepted on this connection.
     host: OnceLock<Box<[u8]>>,
-    /// Keeps shutdown waiting, also for a tunnel that outlives the HTTP connection.
+    /// Keeps shutdown waiting.
     _member: Membership,
     _place: Place,
 }
@@ -88,6 +93,7 @@ impl Worker {
             proxy,
             registry: Arc::default(),
             connections: Arc::default(),
+            closing: watch::Sender::new(false),
         }
     }
 
@@ -126,15 +132,29 @@ impl Worker {
                 loop {
                     tokio::select! {
                         _ = &mut ended => break,
-                        Some((index, socket)) = sockets.recv() => worker.start(socket.into_tokio()?, index),
+                        Some((index, socket)) = sockets.recv() => {
+                            match socket.into_tokio() {
+                                Ok(stream) => worker.start(stream, index),
+                                Err(error) => tracing::warn!(%error, "cannot serve a connection"),
+                            }
+                            // From `hand_over`: now it has a place.
+                            worker.connections.fetch_sub(1, Ordering::Relaxed);
+                        }
                     }
                 }
             }
         }
         worker.registry.drain();
-        let in_time = tokio::time::timeout(grace, worker.registry.emptied())
+        let last_words = LAST_WORDS.min(grace / 2);
+        let emptied = worker.registry.emptied();
+        let mut emptied = pin!(emptied);
+        let mut in_time = tokio::time::timeout(grace - last_words, emptied.as_mut())
             .await
             .is_ok();
+        if !in_time {
+            worker.closing.send_replace(true);
+            in_time = tokio::time::timeout(last_words, emptied).await.is_ok();
+        }
         sweep.abort();
         Ok(in_time)
     }
@@ -259,7 +279,9 @@ fn hand_over(
     let fewest = workers
         .iter()
         .min_by_key(|(_, connections)| connections.load(Ordering::Relaxed));
-    if let Some((worker, _)) = fewest {
+    if let Some((worker, connections)) = fewest {
+        // Counted here already: the worker may take it only after the next ones have been accepted.
+        connections.fetch_add(1, Ordering::Relaxed);
         // A worker that is gone means that the process is ending.
         drop(worker.send((index, socket)));
     }
@@ -287,17 +309,12 @@ async fn serve(worker: Arc<Worker>, stream: ClientStream, listener: usize, place
         _member: member,
         _place: place,
     });
-    let io = TokioIo::new(Watched {
-        stream,
-        rewound: Bytes::new(),
-        watch: Arc::clone(&client.watch),
-    });
+    let io = TokioIo::new(Watched::new(stream, Some(Arc::clone(&client)), &worker));
     let service = service_fn(|request| answer(Arc::clone(&worker), Arc::clone(&client), request));
     let mut connection = http1::Builder::new()
         .max_headers(MAX_FIELDS)
         .max_header_size(MAX_HEAD)
         .header_read_timeout(None)
-        .half_close(true)
         .serve_connection(io, service)
         .with_upgrades();
     let result = tokio::select! {
@@ -321,7 +338,7 @@ async fn serve(worker: Arc<Worker>, stream: ClientStream, listener: usize, place
                 return;
             };
             let mut io = parts.io.into_inner();
-            io.rewound = parts.read_buf;
+            io.rewind(parts.read_buf);
             serve_http2(worker, client, io, end).await;
         }
         Err(error) => tracing::debug!(%error, "client connection ended"),
@@ -384,17 +401,8 @@ async fn answer(
 
 /// Over `max_connections`: said at once instead of letting the client wait.
 async fn turn_away(worker: Arc<Worker>, stream: ClientStream) {
-    let watch = Arc::default();
-    refuse(
-        Watched {
-            stream,
-            rewound: Bytes::new(),
-            watch,
-        },
-        &worker,
-        &ProxyError::Overloaded,
-    )
-    .await;
+    let io = Watched::new(stream, None, &worker);
+    refuse(io, &worker, &ProxyError::Overloaded).await;
 }
 
 /// Sends an answer where no request was read, and closes.
@@ -433,92 +441,5 @@ impl Socket {
             Self::Tcp(socket) => ClientStream::Tcp(TcpStream::from_std(socket)?),
             Self::Unix(socket) => ClientStream::Unix(UnixStream::from_std(socket)?),
         })
-    }
-}
-
-enum ClientStream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl ClientStream {
-    fn peer_uid(&self) -> Option<u32> {
-        match self {
-            Self::Tcp(_) => None,
-            Self::Unix(stream) => stream.peer_cred().ok().map(|peer| peer.uid()),
-        }
-    }
-}
-
-/// A client's stream that tells its watch when bytes come in.
-struct Watched {
-    stream: ClientStream,
-    /// Read before, by HTTP/1; to be read again, by HTTP/2.
-    rewound: Bytes,
-    watch: Arc<Watch>,
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if !this.rewound.is_empty() {
-            let take = this.rewound.len().min(buf.remaining());
-            buf.put_slice(&this.rewound.split_to(take));
-            return Poll::Ready(Ok(()));
-        }
-        let read = match &mut this.stream {
-            ClientStream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            ClientStream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-        };
-        if read.is_ready() {
-            this.watch.received();
-        }
-        read
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().stream {
-            ClientStream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            ClientStream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().stream {
-            ClientStream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            ClientStream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
-            ClientStream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            ClientStream::Unix(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
-            ClientStream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            ClientStream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
     }
 }

@@ -15,6 +15,8 @@ pub(super) enum ProxyError {
     NoRoute,
     #[error("{0}")]
     BadRequest(&'static str),
+    #[error("the request's head is longer than 64 KiB or 256 fields")]
+    HeadersTooLarge,
     #[error("the request's head did not arrive in time")]
     RequestTimeout,
     #[error("CONNECT is not supported")]
@@ -29,11 +31,8 @@ pub(super) enum ProxyError {
     ClientNotAllowed,
     #[error("the request has been through this proxy before")]
     LoopDetected,
-    #[error("no token within {waited:?}")]
-    TokenUnavailable {
-        retry_after: Duration,
-        waited: Duration,
-    },
+    #[error("there is no valid token")]
+    TokenUnavailable { retry_after: Duration },
     #[error("the token endpoint refuses the configured credentials")]
     CredentialsRejected { retry_after: Duration },
     #[error("the provider needs a new login")]
@@ -44,6 +43,8 @@ pub(super) enum ProxyError {
     Send(#[from] SendFailure),
     #[error("too many requests in flight")]
     Overloaded,
+    #[error("the proxy is ending, and the request still waited for a token")]
+    ShuttingDown,
     #[error("{0}")]
     Internal(&'static str),
 }
@@ -58,12 +59,9 @@ pub(super) enum Party {
 }
 
 impl ProxyError {
-    pub(super) fn token(reason: Unavailable, waited: Duration) -> Self {
+    pub(super) fn token(reason: Unavailable) -> Self {
         match reason {
-            Unavailable::Transient { retry_after } => Self::TokenUnavailable {
-                retry_after,
-                waited,
-            },
+            Unavailable::Transient { retry_after } => Self::TokenUnavailable { retry_after },
             Unavailable::Permanent { retry_after } => Self::CredentialsRejected { retry_after },
             Unavailable::LoginRequired => Self::LoginRequired,
         }
@@ -73,6 +71,7 @@ impl ProxyError {
         match self {
             Self::NoRoute
             | Self::BadRequest(_)
+            | Self::HeadersTooLarge
             | Self::RequestTimeout
             | Self::ConnectUnsupported
             | Self::HostNotAllowed
@@ -85,7 +84,7 @@ impl ProxyError {
             | Self::CredentialsRejected { .. }
             | Self::LoginRequired => Party::Vendor,
             Self::Connect(_) | Self::Send(_) => Party::Upstream,
-            Self::Overloaded | Self::Internal(_) => Party::Cupbearer,
+            Self::Overloaded | Self::ShuttingDown | Self::Internal(_) => Party::Cupbearer,
         }
     }
 

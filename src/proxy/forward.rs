@@ -4,21 +4,19 @@ use std::sync::Arc;
 
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, EXPECT, HOST, TE, VIA};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
+use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 
 use super::accept::Worker;
 use super::error::ProxyError;
-use super::headers::{self, Scan};
+use super::headers::{self, PROXY_STATUS, Scan};
 use super::reject::{self, ForwardedBody};
 use super::route::Routed;
 use super::target::Target;
-use super::{Snapshot, authorize, upgrade};
+use super::{Snapshot, authorize, rewrite, upgrade};
 use crate::config::ExistingCredential;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::{Checkout, Pool, Replay, RequestBody, SendError, SendFailure, UpstreamBody};
-
-pub(super) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// Attempts to get past a rejection, the first one included (DESIGN.md §6.4).
 const ATTEMPTS: u32 = 3;
@@ -32,11 +30,11 @@ pub(super) async fn forward(
     routed: Routed<'_>,
 ) -> Result<Response<ForwardedBody>, ProxyError> {
     let target = routed.target;
-    let keep = keeps_credential(&request, target)?;
+    refuse_credential(&request, target)?;
     let te_trailers = scan.te && headers::te_trailers(request.headers());
     let (mut head, body) = request.into_parts();
     let switch = upgrade::Wanted::take(&mut head, &scan);
-    clean(&mut head.headers, &scan, snapshot, target, keep);
+    let keep = clean(&mut head, &scan, snapshot, target);
     if let Some(wanted) = &switch {
         wanted.ask(&mut head.headers);
     }
@@ -46,32 +44,41 @@ pub(super) async fn forward(
         target.config.replay_limit,
     );
     let uri = head.uri.clone();
+    let host = head.headers.get(HOST).cloned();
     let pool = &target.pools[worker.index];
     let mut exchange = Exchange {
         routed,
+        worker,
         pool,
         keep,
         te_trailers,
         uri,
+        host,
         head,
         replay,
         rejected: 0,
     };
-    match switch {
-        None => exchange.run().await,
+    let mut response = match switch {
+        None => exchange.run().await?,
         Some(wanted) => wanted.finish(exchange.run_upgrade().await?),
+    };
+    if target.config.rewrite_redirects && rewrite::concerns(response.headers()) {
+        rewrite::response(response.headers_mut(), &exchange.view());
     }
+    Ok(response)
 }
 
 /// One request on its way, over as many attempts as it takes.
 struct Exchange<'a> {
     routed: Routed<'a>,
+    worker: &'a Worker,
     pool: &'a Pool,
     /// The app's own credential goes out instead of ours.
     keep: bool,
     te_trailers: bool,
     /// As the app asked.
     uri: Uri,
+    host: Option<HeaderValue>,
     /// As the upstream is asked; addressed and stamped anew for each attempt.
     head: Parts,
     replay: Replay,
@@ -129,14 +136,16 @@ impl Exchange<'_> {
     async fn send(&mut self) -> Result<(Response<UpstreamBody>, u64), ProxyError> {
         let wait = self.routed.target.config.response_timeout;
         let mut checkout = self.checkout(self.pool.checkout()).await?;
+        let mut body = self.replay.body();
         loop {
             let generation = self.stamp(&checkout).await?;
-            let Some(body) = self.replay.body() else {
+            let Some(upload) = body.take() else {
                 return Err(ProxyError::Internal("a second attempt without its body"));
             };
-            match checkout.send(&self.head, body, wait).await {
+            match checkout.send(&self.head, upload, wait).await {
                 Ok(response) => return Ok((response, generation)),
                 Err(error) if self.may_resend(&error) => {
+                    body = error.body.or_else(|| self.replay.body());
                     checkout = self.checkout(self.pool.dial()).await?;
                 }
                 Err(error) => return Err(error.failure.into()),
@@ -164,7 +173,8 @@ impl Exchange<'_> {
         }
         let target = self.routed.target;
         loop {
-            if let Some(token) = target.token.current() {
+            let current = target.token.current();
+            if let Some(token) = current.filter(|token| token.generation > self.rejected) {
                 let injection = target.token.injection(&token);
                 authorize::stamp(&mut self.head.headers, injection);
                 self.address(checkout, &injection.query)?;
@@ -175,23 +185,26 @@ impl Exchange<'_> {
         }
     }
 
+    /// Waits for a token newer than the rejected one, as long as `token_wait` and the end of the process allow.
     async fn wait_for_token(&self) -> Result<(), ProxyError> {
         let target = self.routed.target;
         let limit = target.config.token_wait;
-        match target.token.newer(self.rejected, limit).await {
-            Ok(_) => Ok(()),
-            Err(reason) => Err(ProxyError::token(reason, limit)),
+        let mut closing = self.worker.closing.subscribe();
+        tokio::select! {
+            found = target.token.newer(self.rejected, limit) => match found {
+                Ok(_) => Ok(()),
+                Err(reason) => Err(ProxyError::token(reason)),
+            },
+            _ = closing.wait_for(|closing| *closing) => Err(ProxyError::ShuttingDown),
         }
     }
 
     /// RFC 9110 §9.2.2, RFC 9112 §9.3.1: again only if nothing was written, or if the request is safe and the connection was a
     /// reused one that broke before it answered. A fresh connection is never `reused`, which ends the loop.
     fn may_resend(&self, error: &SendError) -> bool {
-        if !error.reused || !self.replay.is_whole() {
-            return false;
-        }
         let stale = matches!(error.failure, SendFailure::Closed(_));
-        error.unsent || (stale && self.replay.is_empty() && is_safe(&self.head.method))
+        let repeatable = self.replay.is_empty() && is_safe(&self.head.method);
+        error.reused && (error.body.is_some() || (stale && repeatable))
     }
 
     /// After a rejection: whether there is a newer token to try again with. Asks for one in any case.
@@ -204,18 +217,21 @@ impl Exchange<'_> {
             target.metrics.not_replayed.inc();
             return false;
         }
-        let again = attempt < ATTEMPTS
-            && asked
-            && (newer
-                || target
-                    .token
-                    .newer(self.rejected, target.config.token_wait)
-                    .await
-                    .is_ok());
+        let again = attempt < ATTEMPTS && asked && (newer || self.wait_for_token().await.is_ok());
         if !again {
             target.metrics.replay_rejected.inc();
         }
         again
+    }
+
+    /// What the app calls the upstream, and what the upstream calls itself.
+    fn view(&self) -> rewrite::View<'_> {
+        let authority = match self.uri.authority() {
+            Some(authority) => Some(authority.as_str()),
+            None => self.host.as_ref().and_then(|host| host.to_str().ok()),
+        };
+        let prefix = &self.uri.path()[..self.routed.prefix];
+        rewrite::View::new(&self.routed.target.config, authority, prefix)
     }
 
     /// Names the upstream the way the connection's HTTP version does.
@@ -261,40 +277,40 @@ fn is_safe(method: &Method) -> bool {
     )
 }
 
-/// `existing_credential`: whether the app's own credential is kept.
-fn keeps_credential<B>(request: &Request<B>, target: &Target) -> Result<bool, ProxyError> {
-    match target.config.existing_credential {
-        ExistingCredential::Replace => Ok(false),
-        ExistingCredential::Keep => Ok(authorize::has_credential(
-            request.headers(),
-            request.uri(),
-            target,
-        )),
-        ExistingCredential::Reject
-            if authorize::has_credential(request.headers(), request.uri(), target) =>
-        {
-            Err(ProxyError::RequestNotAllowed(
-                "the request has a credential of its own",
-            ))
-        }
-        ExistingCredential::Reject => Ok(false),
+/// `existing_credential = "reject"`. Looks at the request as it came: nothing is to hide behind `Connection`.
+fn refuse_credential<B>(request: &Request<B>, target: &Target) -> Result<(), ProxyError> {
+    let refuse = target.config.existing_credential == ExistingCredential::Reject
+        && authorize::has_credential(request.headers(), request.uri(), target);
+    if refuse {
+        return Err(ProxyError::RequestNotAllowed(
+            "the request has a credential of its own",
+        ));
     }
+    Ok(())
 }
 
-/// Everything that the upstream must not get goes, and what it always gets comes in.
-fn clean(headers: &mut HeaderMap, scan: &Scan, snapshot: &Snapshot, target: &Target, keep: bool) {
+/// Everything that the upstream must not get goes, and what it always gets comes in. Answers whether the app's own credential is
+/// kept: what is left of it after the hop-by-hop fields are gone.
+fn clean(head: &mut Parts, scan: &Scan, snapshot: &Snapshot, target: &Target) -> bool {
+    let version = head.version;
+    let headers = &mut head.headers;
     if scan.hop_by_hop {
         headers::strip_hop_by_hop(headers);
     }
     if scan.expect {
         headers.remove(EXPECT);
     }
+    let keep = target.config.existing_credential == ExistingCredential::Keep
+        && authorize::has_credential(headers, &head.uri, target);
     // Where the token goes it replaces whatever is there; this is for dialects that put it elsewhere.
     if scan.authorization && !keep {
         headers.remove(AUTHORIZATION);
     }
+    for name in &target.credentials.look_alikes {
+        headers.remove(name);
+    }
     if let Some(via) = &snapshot.settings.via {
-        headers.append(VIA, via.clone());
+        headers.append(VIA, via.received_in(version).clone());
     }
     if target.reject.reads_bodies() {
         // A body that has to be looked into must be readable.
@@ -306,4 +322,5 @@ fn clean(headers: &mut HeaderMap, scan: &Scan, snapshot: &Snapshot, target: &Tar
     for (name, value) in &target.config.set_headers {
         headers.insert(name, value.clone());
     }
+    keep
 }

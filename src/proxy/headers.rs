@@ -2,11 +2,13 @@
 
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderName,
-    ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+    HeaderValue, ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    VIA,
 };
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+pub(super) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 pub(super) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// RFC 9110 §7.6.1, and what implementations treat alike. `Trailer` is end to end.
@@ -78,13 +80,47 @@ impl Scan {
 
 /// Removes what is meant for this hop only: the fields that *every* `Connection` line names, and the known ones.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
+    if names_fields(headers) {
         for name in named_by_connection(headers) {
             headers.remove(name);
         }
     }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
+    // Mostly there are one or two of them: to look for those is cheaper than to remove all eight.
+    let mut present = [false; HOP_BY_HOP.len()];
+    for name in headers.keys() {
+        if let Some(index) = HOP_BY_HOP.iter().position(|known| known == name) {
+            present[index] = true;
+        }
+    }
+    for (name, present) in HOP_BY_HOP.iter().zip(present) {
+        if present {
+            headers.remove(name);
+        }
+    }
+}
+
+/// Takes members that bear our name out of an upstream's `Proxy-Status`: nobody else may speak for us (DESIGN.md §5).
+pub(super) fn strip_own_proxy_status(headers: &mut HeaderMap) {
+    let ours = |line: &HeaderValue| {
+        line.as_bytes().split(|byte| *byte == b',').any(|member| {
+            let name = member
+                .split(|byte| *byte == b';')
+                .next()
+                .unwrap_or_default();
+            name.trim_ascii()
+                .trim_ascii_end()
+                .eq_ignore_ascii_case(b"cupbearer")
+        })
+    };
+    let kept: Vec<_> = headers
+        .get_all(PROXY_STATUS)
+        .iter()
+        .filter(|line| !ours(line))
+        .cloned()
+        .collect();
+    headers.remove(PROXY_STATUS);
+    for line in kept {
+        headers.append(PROXY_STATUS, line);
     }
 }
 
@@ -117,6 +153,26 @@ pub(super) fn te_trailers(headers: &HeaderMap) -> bool {
     })
 }
 
+/// RFC 9112 §7: one line, one coding.
+pub(super) fn only_chunked(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(TRANSFER_ENCODING).iter();
+    let first = lines.next();
+    lines.next().is_none()
+        && first.is_some_and(|line| {
+            line.as_bytes()
+                .trim_ascii()
+                .eq_ignore_ascii_case(b"chunked")
+        })
+}
+
+/// Whether `Connection` holds more than the two options that name no field.
+fn names_fields(headers: &HeaderMap) -> bool {
+    headers.get_all(CONNECTION).iter().any(|line| {
+        let line = line.as_bytes();
+        !line.eq_ignore_ascii_case(b"keep-alive") && !line.eq_ignore_ascii_case(b"close")
+    })
+}
+
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     headers
         .get_all(CONNECTION)
@@ -133,83 +189,4 @@ fn count(headers: &HeaderMap, name: &HeaderName) -> u8 {
 }
 
 #[cfg(test)]
-mod tests {
-    use http::HeaderValue;
-
-    use super::*;
-
-    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        for (name, value) in lines {
-            map.append(
-                HeaderName::from_static(name),
-                HeaderValue::from_static(value),
-            );
-        }
-        map
-    }
-
-    /// What is left, sorted: removal does not keep the order.
-    fn stripped(lines: &[(&'static str, &'static str)]) -> Vec<String> {
-        let mut map = map(lines);
-        strip_hop_by_hop(&mut map);
-        let mut names: Vec<_> = map.keys().map(ToString::to_string).collect();
-        names.sort();
-        names
-    }
-
-    #[test]
-    fn every_connection_line_counts() {
-        let rest = stripped(&[
-            ("connection", "close, X-One"),
-            ("connection", " x-two ,,"),
-            ("x-one", "1"),
-            ("x-two", "2"),
-            ("x-three", "3"),
-            ("keep-alive", "timeout=5"),
-            ("te", "trailers"),
-            ("proxy-authorization", "Basic eA=="),
-            ("trailer", "x"),
-        ]);
-        assert_eq!(rest, ["trailer", "x-three"]);
-    }
-
-    #[test]
-    fn framing_and_host_cannot_be_removed_by_name() {
-        let rest = stripped(&[
-            ("connection", "content-length, host"),
-            ("content-length", "3"),
-            ("host", "a"),
-        ]);
-        assert_eq!(rest, ["content-length", "host"]);
-    }
-
-    #[test]
-    fn repeated_fields_are_counted() {
-        let scan = Scan::of(&map(&[
-            ("host", "a"),
-            ("host", "b"),
-            ("content-length", "1"),
-            ("x", "y"),
-        ]));
-        assert_eq!((scan.hosts, scan.content_lengths), (2, 1));
-    }
-
-    #[test]
-    fn upgrade_needs_the_connection_option() {
-        assert!(connection_upgrade(&map(&[
-            ("connection", "keep-alive"),
-            ("connection", "Upgrade")
-        ])));
-        assert!(!connection_upgrade(&map(&[
-            ("connection", "keep-alive"),
-            ("upgrade", "websocket")
-        ])));
-    }
-
-    #[test]
-    fn te_is_read_member_by_member() {
-        assert!(te_trailers(&map(&[("te", "gzip;q=0.5, Trailers")])));
-        assert!(!te_trailers(&map(&[("te", "gzip")])));
-    }
-}
+mod tests;

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::target::Target;
 use crate::provider::cell::CellReader;
-use crate::upstream::UpstreamBody;
+use crate::upstream::{BodyError, UpstreamBody};
 
 /// How much of a JSON answer is looked into, and of a rejected answer is read to keep its connection.
 const PEEK: usize = 64 * 1024;
@@ -216,12 +216,12 @@ async fn peek(mut body: UpstreamBody) -> (Option<serde_json::Value>, ForwardedBo
 
 impl Body for ForwardedBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Live(body) => Pin::new(body).poll_frame(cx),
             Self::Peeked { front, rest } => match (front.pop_front(), rest) {

@@ -16,14 +16,13 @@ use serde::Serialize;
 
 use super::accept::Client;
 use super::error::{Party, ProxyError};
-use super::forward::PROXY_STATUS;
-use super::headers::{self, Scan};
+use super::headers::{self, PROXY_STATUS, Scan};
 use super::reject::ForwardedBody;
-use super::target::Target;
+use super::target::{InFlight, Target};
 use super::watch::Watch;
 use crate::metrics::Metrics;
-use crate::upstream::SendFailure;
 use crate::upstream::connect::ConnectError;
+use crate::upstream::{BodyError, SendFailure};
 
 /// A response's body, and the end of its measurement.
 pub(super) struct ResponseBody {
@@ -41,6 +40,8 @@ enum Content {
 pub(super) struct Measure {
     started: Instant,
     target: Option<Arc<Target>>,
+    /// Its place among the upstream's `max_in_flight`.
+    pub(super) place: Option<InFlight>,
     watch: Arc<Watch>,
 }
 
@@ -60,6 +61,9 @@ pub(super) fn forward(
         target.metrics.count(parts.status);
     }
     parts.version = Version::HTTP_11;
+    if parts.headers.contains_key(PROXY_STATUS) {
+        headers::strip_own_proxy_status(&mut parts.headers);
+    }
     if headers::has_hop_by_hop(&parts.headers) {
         let upgrade = (parts.status == StatusCode::SWITCHING_PROTOCOLS)
             .then(|| parts.headers.get(UPGRADE).cloned())
@@ -147,6 +151,9 @@ pub(super) fn raw_problem(error: &ProxyError, metrics: &Metrics) -> Vec<u8> {
     )
     .into_bytes();
     text.extend_from_slice(answer.proxy_status().as_bytes());
+    if let Some(seconds) = answer.retry_after {
+        text.extend_from_slice(format!("\r\nretry-after: {seconds}").as_bytes());
+    }
     text.extend_from_slice(b"\r\n\r\n");
     text.extend_from_slice(&body);
     text
@@ -174,6 +181,7 @@ impl Measure {
         Self {
             started: Instant::now(),
             target: None,
+            place: None,
             watch,
         }
     }
@@ -201,12 +209,12 @@ impl Drop for Measure {
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.get_mut().content {
             Content::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Content::Upstream(body) => Pin::new(body).poll_frame(cx),
@@ -288,7 +296,9 @@ impl Answer {
     }
 
     fn retry_after(mut self, time: Duration) -> Self {
-        self.retry_after = Some(time.as_secs().max(1));
+        // Rounded up: earlier would be in vain.
+        let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+        self.retry_after = Some(seconds.max(1));
         self
     }
 
@@ -299,6 +309,14 @@ impl Answer {
         match error {
             ProxyError::NoRoute => Self::new("no_route", StatusCode::NOT_FOUND, "No upstream for this request", "destination_not_found", grpc::NOT_FOUND, "Check the upstreams' `route` keys."),
             ProxyError::BadRequest(_) => Self::new("bad_request", StatusCode::BAD_REQUEST, "The request is malformed or ambiguous", REQUEST, grpc::INVALID_ARGUMENT, "Change the request."),
+            ProxyError::HeadersTooLarge => Self::new(
+                "headers_too_large",
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "The request's head is too large",
+                REQUEST,
+                grpc::INVALID_ARGUMENT,
+                "Send fewer or shorter fields.",
+            ),
             ProxyError::RequestTimeout => Self::new("request_timeout", StatusCode::REQUEST_TIMEOUT, "The request came in too slowly", REQUEST, grpc::DEADLINE_EXCEEDED, "See `server.header_timeout`."),
             ProxyError::ConnectUnsupported => Self::new("connect_unsupported", StatusCode::NOT_IMPLEMENTED, "CONNECT is not supported", DENIED, grpc::UNIMPLEMENTED, "A tunnel would hide the request from the proxy, and no token could be put on it. Let the app use http:// URLs with this proxy: it speaks TLS to the upstream itself."),
             ProxyError::HostNotAllowed => Self::new("host_not_allowed", StatusCode::MISDIRECTED_REQUEST, "This Host is not served here", DENIED, grpc::PERMISSION_DENIED, "Add it to `server.allow_hosts` if it is right."),
@@ -312,6 +330,15 @@ impl Answer {
             ProxyError::Connect(error) => Self::connect(error),
             ProxyError::Send(failure) => Self::send(failure),
             ProxyError::Overloaded => Self::new("overloaded", StatusCode::SERVICE_UNAVAILABLE, "Too many requests at once", "connection_limit_reached", grpc::RESOURCE_EXHAUSTED, "See `max_in_flight` and `server.max_connections`.").retry_after(Duration::from_secs(1)),
+            ProxyError::ShuttingDown => Self::new(
+                "shutting_down",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The proxy is shutting down",
+                "proxy_internal_response",
+                grpc::UNAVAILABLE,
+                "Send the request again: nothing of it was sent.",
+            )
+            .retry_after(Duration::from_secs(1)),
             ProxyError::Internal(_) => Self::new("internal", StatusCode::INTERNAL_SERVER_ERROR, "A fault in the proxy", OWN, grpc::INTERNAL, "Please report it."),
         }
     }
@@ -450,7 +477,10 @@ fn log(error: &ProxyError, answer: &Answer, upstream: Option<&str>) {
         // The app's own mistakes are its business; at a higher level they would let it fill the log.
         Party::App => tracing::debug!(upstream, code = answer.code, %error, "request refused"),
         party => {
-            tracing::warn!(upstream, code = answer.code, ?party, retry_is_safe = retry, %error, "request failed")
+            tracing::warn!(upstream, code = answer.code, ?party, retry_is_safe = retry, %error, "request failed");
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

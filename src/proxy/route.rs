@@ -173,32 +173,13 @@ pub(super) fn lower(text: &str) -> Cow<'_, str> {
 
 /// The end of the first `segments` segments of a path.
 fn nth_boundary(path: &str, segments: usize) -> usize {
-    let slashes = path
+    let mut slashes = path
         .bytes()
         .enumerate()
         .filter(|(_, byte)| *byte == b'/')
         .map(|(index, _)| index);
-    slashes.skip(segments).next().unwrap_or(path.len())
+    slashes.nth(segments).unwrap_or(path.len())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn boundaries() {
-        assert_eq!(nth_boundary("/a/b/c", 1), 2);
-        assert_eq!(nth_boundary("/a/b/c", 2), 4);
-        assert_eq!(nth_boundary("/a/b/c", 3), 6);
-        assert_eq!(nth_boundary("/", 2), 1);
-        assert_eq!(nth_boundary("*", 2), 1);
-    }
-
-    #[test]
-    fn ports_are_cut_off_and_brackets_kept() {
-        assert_eq!(without_port("a:80"), "a");
-        assert_eq!(without_port("[::1]:80"), "[::1]");
-        assert_eq!(without_port("[::1]"), "[::1]");
-        assert_eq!(without_port("a"), "a");
-    }
-}
+pub(super) mod tests;

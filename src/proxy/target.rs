@@ -36,6 +36,8 @@ pub struct Target {
 pub struct Credentials {
     /// `Authorization` is always among them (RFC 6750 §2: a token is sent by one method only).
     pub headers: Arc<[HeaderName]>,
+    /// The same with `_` for `-`: servers that turn fields into variables (CGI, WSGI) cannot tell them apart.
+    pub look_alikes: Box<[HeaderName]>,
     /// Query keys, decoded.
     pub query: Box<[String]>,
 }
@@ -52,7 +54,7 @@ pub struct Parts {
 }
 
 /// A request's place among those in flight.
-pub(super) struct InFlight<'a>(&'a Target);
+pub(super) struct InFlight(Option<Arc<Target>>);
 
 impl Target {
     pub fn new(parts: Parts) -> Self {
@@ -74,6 +76,7 @@ impl Target {
             },
             authority,
             credentials: Credentials {
+                look_alikes: look_alikes(&headers),
                 headers: headers.into(),
                 query: parts.inject_query.into(),
             },
@@ -87,25 +90,31 @@ impl Target {
         }
     }
 
-    /// Takes a place in flight, if `max_in_flight` leaves one.
-    pub(super) fn enter(&self) -> Result<InFlight<'_>, ProxyError> {
+    /// Takes a place in flight, if `max_in_flight` leaves one. It is held until the response has ended.
+    pub(super) fn enter(self: &Arc<Self>) -> Result<InFlight, ProxyError> {
         let Some(max) = self.config.max_in_flight else {
-            return Ok(InFlight(self));
+            return Ok(InFlight(None));
         };
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let place = InFlight(self);
+        let place = InFlight(Some(Arc::clone(self)));
         if before >= max {
-            Err(ProxyError::Overloaded)
-        } else {
-            Ok(place)
+            return Err(ProxyError::Overloaded);
         }
+        Ok(place)
     }
 }
 
-impl Drop for InFlight<'_> {
+fn look_alikes(names: &[HeaderName]) -> Box<[HeaderName]> {
+    let dashed = names.iter().filter(|name| name.as_str().contains('-'));
+    dashed
+        .filter_map(|name| name.as_str().replace('-', "_").parse().ok())
+        .collect()
+}
+
+impl Drop for InFlight {
     fn drop(&mut self) {
-        if self.0.config.max_in_flight.is_some() {
-            self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if let Some(target) = &self.0 {
+            target.in_flight.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

@@ -2,12 +2,11 @@
 
 use http::header::{CONNECTION, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Response, Version};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
 
-use super::error::ProxyError;
 use super::headers::{Scan, connection_upgrade};
 use super::reject::ForwardedBody;
 use crate::upstream::UpstreamBody;
@@ -40,23 +39,19 @@ impl Wanted {
     }
 
     /// Joins both sides if the upstream switched. The tunnel ends when either side closes, or with the worker.
-    pub(super) fn finish(
-        self,
-        mut response: Response<UpstreamBody>,
-    ) -> Result<Response<ForwardedBody>, ProxyError> {
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(response.map(ForwardedBody::Live));
-        }
-        let upstream = hyper::upgrade::on(&mut response);
+    pub(super) fn finish(self, mut response: Response<UpstreamBody>) -> Response<ForwardedBody> {
+        let Some(mut upstream) = response.body_mut().take_tunnel() else {
+            return response.map(ForwardedBody::Live);
+        };
         tokio::spawn(async move {
-            let (Ok(app), Ok(upstream)) = tokio::join!(self.app, upstream) else {
+            let Ok(app) = self.app.await else {
                 return;
             };
-            let (mut app, mut upstream) = (TokioIo::new(app), TokioIo::new(upstream));
+            let mut app = TokioIo::new(app);
             if let Err(error) = copy_bidirectional(&mut app, &mut upstream).await {
                 tracing::debug!(%error, "upgraded connection ended");
             }
         });
-        Ok(response.map(ForwardedBody::Live))
+        response.map(ForwardedBody::Live)
     }
 }

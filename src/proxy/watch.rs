@@ -5,7 +5,7 @@
 //! request does with time; the price is that time-outs are up to one [`TICK`] late.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,9 +19,9 @@ const TICK: Duration = Duration::from_millis(250);
 pub(super) struct Watch {
     /// Requests being answered: at most one with HTTP/1.1.
     busy: AtomicU32,
-    /// Part of a request's head has come in.
-    head: AtomicBool,
-    /// In ticks: since when it is idle, or since when the head is coming in.
+    /// [`SILENT`], [`HEAD`] or [`USED`].
+    phase: AtomicU8,
+    /// In ticks: since when it is silent or idle, or since when the head is coming in.
     since: AtomicU32,
     /// Streams come and go on HTTP/2, and bytes do not mean that a head is coming.
     http2: AtomicBool,
@@ -29,12 +29,19 @@ pub(super) struct Watch {
     clock: Arc<AtomicU32>,
 }
 
+/// Nothing has come in yet.
+const SILENT: u8 = 0;
+/// Part of a request's head has come in.
+const HEAD: u8 = 1;
+/// It has had requests, or speaks HTTP/2.
+const USED: u8 = 2;
+
 /// Why a connection has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     /// The head of a request took too long.
     HeadTimeout,
-    /// Nothing was asked for too long.
+    /// Nothing was asked for too long; without a word of what it is for, after the time that a head may take.
     IdleTimeout,
     /// The process is shutting down: finish what is under way.
     Drain,
@@ -73,18 +80,23 @@ impl Watch {
     /// Bytes came in.
     pub(super) fn received(&self) {
         if self.busy.load(Ordering::Relaxed) == 0
-            && !self.head.load(Ordering::Relaxed)
+            && self.phase.load(Ordering::Relaxed) != HEAD
             && !self.http2.load(Ordering::Relaxed)
         {
             self.since
                 .store(self.clock.load(Ordering::Relaxed), Ordering::Relaxed);
-            self.head.store(true, Ordering::Relaxed);
+            self.phase.store(HEAD, Ordering::Relaxed);
         }
+    }
+
+    /// No request is being answered.
+    pub(super) fn between_requests(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) == 0
     }
 
     pub(super) fn request_started(&self) {
         self.busy.fetch_add(1, Ordering::Relaxed);
-        self.head.store(false, Ordering::Relaxed);
+        self.phase.store(USED, Ordering::Relaxed);
     }
 
     pub(super) fn request_ended(&self) {
@@ -95,7 +107,7 @@ impl Watch {
 
     pub(super) fn speaks_http2(&self) {
         self.http2.store(true, Ordering::Relaxed);
-        self.head.store(false, Ordering::Relaxed);
+        self.phase.store(USED, Ordering::Relaxed);
     }
 
     fn overdue(&self, head: Duration, idle: Duration) -> Option<End> {
@@ -107,10 +119,11 @@ impl Watch {
             .load(Ordering::Relaxed)
             .wrapping_sub(self.since.load(Ordering::Relaxed));
         let waited = TICK * ticks;
-        if self.head.load(Ordering::Relaxed) {
-            return (waited > head).then_some(End::HeadTimeout);
+        match self.phase.load(Ordering::Relaxed) {
+            HEAD => (waited > head).then_some(End::HeadTimeout),
+            SILENT => (waited > head.min(idle)).then_some(End::IdleTimeout),
+            _ => (waited > idle).then_some(End::IdleTimeout),
         }
-        (waited > idle).then_some(End::IdleTimeout)
     }
 }
 
@@ -210,13 +223,13 @@ impl Drop for Membership {
 mod tests {
     use super::*;
 
-    const HEAD: Duration = Duration::from_secs(1);
+    const HEAD_TIME: Duration = Duration::from_secs(1);
     const IDLE: Duration = Duration::from_secs(5);
 
     async fn sweeping() -> (Arc<Registry>, tokio::task::JoinHandle<()>) {
         let registry = Arc::new(Registry::default());
         let sweep = Arc::clone(&registry);
-        let task = tokio::spawn(async move { sweep.sweep(|| (HEAD, IDLE)).await });
+        let task = tokio::spawn(async move { sweep.sweep(|| (HEAD_TIME, IDLE)).await });
         (registry, task)
     }
 
@@ -224,12 +237,54 @@ mod tests {
     async fn a_slow_head_ends_the_connection() {
         let (registry, _task) = sweeping().await;
         let (member, end) = registry.enter();
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        tokio::time::sleep(HEAD_TIME - TICK).await;
         member.watch.received();
         let started = tokio::time::Instant::now();
         assert_eq!(end.await, Ok(End::HeadTimeout));
         let waited = started.elapsed();
-        assert!((HEAD..HEAD + 3 * TICK).contains(&waited), "{waited:?}");
+        assert!(
+            (HEAD_TIME..HEAD_TIME + 3 * TICK).contains(&waited),
+            "{waited:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_says_nothing_at_all_ends_as_soon() {
+        let (registry, _task) = sweeping().await;
+        let (_member, end) = registry.enter();
+        let started = tokio::time::Instant::now();
+        assert_eq!(end.await, Ok(End::IdleTimeout));
+        assert!(started.elapsed() < IDLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_head_has_as_much_time_as_the_first() {
+        let (registry, _task) = sweeping().await;
+        let (member, mut end) = registry.enter();
+        member.watch.received();
+        member.watch.request_started();
+        member.watch.request_ended();
+        tokio::time::sleep(IDLE - 2 * TICK).await;
+        assert!(end.try_recv().is_err());
+        member.watch.received();
+        // More bytes of the same head win no time.
+        tokio::time::sleep(HEAD_TIME / 2).await;
+        member.watch.received();
+        let started = tokio::time::Instant::now();
+        assert_eq!(end.await, Ok(End::HeadTimeout));
+        assert!(started.elapsed() < HEAD_TIME);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_http2_bytes_are_not_a_head() {
+        let (registry, _task) = sweeping().await;
+        let (member, end) = registry.enter();
+        member.watch.received();
+        member.watch.speaks_http2();
+        member.watch.received();
+        let started = tokio::time::Instant::now();
+        assert_eq!(end.await, Ok(End::IdleTimeout));
+        assert!(started.elapsed() >= IDLE);
     }
 
     #[tokio::test(start_paused = true)]

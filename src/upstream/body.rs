@@ -1,5 +1,6 @@
 //! The bodies of both directions, streamed frame by frame.
 
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,8 +13,10 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::http1;
+use super::http1::{self, Tunnel};
 use super::http2;
+use super::pool::Shared;
+use super::send::Cause;
 use super::tee::Reader;
 
 /// What is sent to the upstream.
@@ -26,7 +29,10 @@ pub enum RequestBody {
 /// An upload under way.
 pub struct Upload {
     source: Reader,
-    progress: Arc<Progress>,
+    /// Taken from the body, and put back.
+    returned: Bytes,
+    /// Kept for whoever asked for it.
+    progress: Option<Arc<Progress>>,
     /// Fields that its trailers may not hold.
     forbidden: Arc<[HeaderName]>,
 }
@@ -43,16 +49,36 @@ pub struct Progress {
 
 /// What the upstream answers. Holds the connection until the end, then gives it back to the pool.
 pub struct UpstreamBody {
-    inner: Incoming,
-    lease: Lease,
+    content: Content,
 }
 
-/// What a response holds of the pool.
-pub(super) enum Lease {
-    Http1(http1::Lease),
-    /// Held for its `Drop`, which frees the stream's slot.
-    Http2(#[allow(dead_code, reason = "held for its Drop")] http2::Slot),
-    Returned,
+enum Content {
+    /// What is left is in memory, and the connection has been given back or closed.
+    Whole(Bytes),
+    Http1(Box<http1::Connection>, Arc<Shared>),
+    Http2(
+        Incoming,
+        #[allow(
+            dead_code,
+            reason = "held for its drop, which makes room for another stream"
+        )]
+        http2::Slot,
+    ),
+    Tunnel(Tunnel),
+}
+
+/// Why a body broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error("the upstream closed the connection in the middle of its answer: {0}")]
+    Closed(io::Error),
+    #[error("the upstream's answer is not valid HTTP: {0}")]
+    Protocol(Cause),
+    /// It was still being uploaded.
+    #[error("the app's request body broke off: {0}")]
+    App(Cause),
+    #[error("the upstream's answer broke off: {0}")]
+    Http2(hyper::Error),
 }
 
 // === impl RequestBody ===
@@ -60,14 +86,10 @@ pub(super) enum Lease {
 impl RequestBody {
     /// Streams what `source` reads; fields named in `forbidden` are taken out of its trailers.
     pub(super) fn stream(source: Reader, forbidden: Arc<[HeaderName]>) -> Self {
-        let progress = Arc::new(Progress {
-            start: Instant::now(),
-            last: AtomicU64::new(0),
-            waits_for_app: AtomicBool::new(false),
-        });
         Self::Stream(Box::new(Upload {
             source,
-            progress,
+            returned: Bytes::new(),
+            progress: None,
             forbidden,
         }))
     }
@@ -76,11 +98,26 @@ impl RequestBody {
         matches!(self, Self::Empty)
     }
 
-    pub(super) fn progress(&self) -> Option<Arc<Progress>> {
-        match self {
-            Self::Empty => None,
-            Self::Stream(upload) => Some(Arc::clone(&upload.progress)),
+    /// Undoes the taking of a frame.
+    pub(super) fn put_back(&mut self, data: Bytes) {
+        if let Self::Stream(upload) = self {
+            debug_assert!(upload.returned.is_empty(), "one frame at a time");
+            upload.returned = data;
         }
+    }
+
+    pub(super) fn progress(&mut self) -> Option<Arc<Progress>> {
+        let Self::Stream(upload) = self else {
+            return None;
+        };
+        let progress = upload.progress.get_or_insert_with(|| {
+            Arc::new(Progress {
+                start: Instant::now(),
+                last: AtomicU64::new(0),
+                waits_for_app: AtomicBool::new(false),
+            })
+        });
+        Some(Arc::clone(progress))
     }
 }
 
@@ -101,14 +138,14 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Stream(upload) => upload.source.is_end_stream(),
+            Self::Stream(upload) => upload.returned.is_empty() && upload.source.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Stream(upload) => upload.source.size_hint(),
+            Self::Stream(upload) => upload.size_hint(),
         }
     }
 }
@@ -120,8 +157,14 @@ impl Upload {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if !self.returned.is_empty() {
+            let data = std::mem::take(&mut self.returned);
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
         let polled = self.source.poll_frame(cx);
-        self.progress.note(polled.is_pending());
+        if let Some(progress) = &self.progress {
+            progress.note(polled.is_pending());
+        }
         let mut frame = ready!(polled);
         if let Some(Ok(frame)) = &mut frame
             && let Some(trailers) = frame.trailers_mut()
@@ -131,6 +174,17 @@ impl Upload {
             }
         }
         Poll::Ready(frame)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.source.size_hint();
+        let returned = self.returned.len() as u64;
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + returned);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + returned);
+        }
+        hint
     }
 }
 
@@ -158,44 +212,111 @@ impl Progress {
 // === impl UpstreamBody ===
 
 impl UpstreamBody {
-    pub(super) fn new(inner: Incoming, lease: Lease) -> Self {
-        let mut body = Self { inner, lease };
-        if body.inner.is_end_stream() {
-            body.give_back();
+    pub(super) fn whole(content: Bytes) -> Self {
+        Self {
+            content: Content::Whole(content),
         }
-        body
     }
 
-    fn give_back(&mut self) {
-        match std::mem::replace(&mut self.lease, Lease::Returned) {
-            Lease::Http1(lease) => lease.give_back(),
-            Lease::Http2(_) | Lease::Returned => {}
+    pub(super) fn http1(connection: Box<http1::Connection>, pool: Arc<Shared>) -> Self {
+        Self {
+            content: Content::Http1(connection, pool),
+        }
+    }
+
+    pub(super) fn http2(body: Incoming, slot: http2::Slot) -> Self {
+        if body.is_end_stream() {
+            return Self::whole(Bytes::new());
+        }
+        Self {
+            content: Content::Http2(body, slot),
+        }
+    }
+
+    pub(super) fn tunnel(tunnel: Tunnel) -> Self {
+        Self {
+            content: Content::Tunnel(tunnel),
+        }
+    }
+
+    /// The connection, if the upstream switched protocols (101). As a body it is empty.
+    pub fn take_tunnel(&mut self) -> Option<Tunnel> {
+        if !matches!(self.content, Content::Tunnel(_)) {
+            return None;
+        }
+        match self.take() {
+            Content::Tunnel(tunnel) => Some(tunnel),
+            Content::Whole(_) | Content::Http1(..) | Content::Http2(..) => None,
+        }
+    }
+
+    fn take(&mut self) -> Content {
+        std::mem::replace(&mut self.content, Content::Whole(Bytes::new()))
+    }
+
+    /// Lets go of the connection.
+    fn end(&mut self) {
+        if let Content::Http1(connection, pool) = self.take() {
+            connection.give_back(&pool);
         }
     }
 }
 
 impl Body for UpstreamBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let frame = Pin::new(&mut this.inner).poll_frame(cx);
-        // A server stops polling at the frame after which the body says that it ended.
-        if matches!(frame, Poll::Ready(None)) || (frame.is_ready() && this.inner.is_end_stream()) {
-            this.give_back();
+        // A server stops polling at the frame after which the body says that it ended, so that it ends here.
+        let (frame, ended) = match &mut this.content {
+            Content::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
+            Content::Whole(bytes) => {
+                return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
+            }
+            Content::Tunnel(_) => return Poll::Ready(None),
+            Content::Http1(connection, _) => (
+                ready!(connection.poll_frame(cx)),
+                connection.is_end_stream(),
+            ),
+            Content::Http2(body, _) => {
+                let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
+                (
+                    frame.map(|frame| frame.map_err(BodyError::Http2)),
+                    body.is_end_stream(),
+                )
+            }
+        };
+        match &frame {
+            // Not to be used again, not even by accident.
+            Some(Err(_)) => drop(this.take()),
+            None => this.end(),
+            Some(Ok(_)) if ended => this.end(),
+            Some(Ok(_)) => {}
         }
-        frame
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        match &self.content {
+            Content::Whole(bytes) => bytes.is_empty(),
+            Content::Tunnel(_) => true,
+            Content::Http1(connection, _) => connection.is_end_stream(),
+            Content::Http2(body, _) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        match &self.content {
+            Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Tunnel(_) => SizeHint::with_exact(0),
+            Content::Http1(connection, _) => connection
+                .remaining()
+                .map_or_else(SizeHint::new, SizeHint::with_exact),
+            Content::Http2(body, _) => body.size_hint(),
+        }
     }
 }

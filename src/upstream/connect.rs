@@ -4,6 +4,7 @@
 
 mod dial;
 mod egress;
+mod read_ahead;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -23,11 +23,8 @@ use tokio_rustls::TlsConnector;
 use crate::config::{EgressProxy, Origin, Scheme, Tls};
 use crate::upstream::tls::{TlsConfigError, TlsFailure, TlsProfiles};
 
+use read_ahead::ReadAhead;
 pub use stream::Stream;
-
-/// rustls reads 4 KiB at a time; a record is up to 16 KiB and 22 bytes. A buffer under the TLS stream that holds one
-/// halves the system calls of large bodies; larger ones give nothing more (measured).
-const TLS_READ_BUFFER: usize = 17 * 1024;
 
 /// Where to connect to, and how.
 #[derive(Clone, Debug)]
@@ -160,6 +157,21 @@ impl Connector {
         })
     }
 
+    /// Whether both connect to the same place in the same way, with the same certificates.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let (one, two) = (&self.shared, &other.shared);
+        let same_tls = match (&one.tls, &two.tls) {
+            (None, None) => true,
+            // One profile for files with the same content.
+            (Some(one), Some(two)) => {
+                one.server_name == two.server_name
+                    && Arc::ptr_eq(one.connector.config(), two.connector.config())
+            }
+            (None, Some(_)) | (Some(_), None) => false,
+        };
+        same_tls && one.dial == two.dial && one.egress == two.egress && one.alpn == two.alpn
+    }
+
     /// This connector with other HTTP versions, for connections that must be HTTP/1.1 (upgrades).
     #[must_use]
     pub fn with_alpn(&self, alpn: Alpn) -> Self {
@@ -188,7 +200,7 @@ impl Connector {
         let tcp = self.tunnel(&budget).await?;
         let Some(tls) = &self.shared.tls else {
             return Ok(Connected {
-                io: Stream::Plain(tcp.into_inner()),
+                io: Stream::Plain(tcp),
                 http2: self.shared.alpn == Alpn::Http2,
             });
         };
@@ -196,17 +208,17 @@ impl Connector {
     }
 
     /// A byte stream to the destination, through the egress proxy if there is one.
-    async fn tunnel(&self, budget: &Budget) -> Result<BufReader<TcpStream>, ConnectError> {
+    async fn tunnel(&self, budget: &Budget) -> Result<TcpStream, ConnectError> {
         let target = self.peer();
         let Some(proxy) = &self.shared.egress else {
-            return Ok(buffered(dial::dial(&target, budget).await?));
+            return dial::dial(&target, budget).await;
         };
         let peer = Peer {
             host: proxy.host.clone(),
             port: proxy.port,
             egress: true,
         };
-        let mut tcp = buffered(dial::dial(&peer, budget).await?);
+        let mut tcp = dial::dial(&peer, budget).await?;
         let tunnel = egress::open(&mut tcp, proxy, &peer, &target);
         budget.spend(&peer, Stage::Egress, tunnel).await??;
         Ok(tcp)
@@ -215,14 +227,14 @@ impl Connector {
     async fn handshake(
         &self,
         tls: &TlsTarget,
-        tcp: BufReader<TcpStream>,
+        tcp: TcpStream,
         budget: &Budget,
     ) -> Result<Connected, ConnectError> {
         let peer = self.peer();
         let handshake = tls
             .connector
             .with_alpn(self.shared.alpn.protocols())
-            .connect(tls.server_name.clone(), tcp);
+            .connect(tls.server_name.clone(), ReadAhead::new(tcp));
         let stream = budget
             .spend(&peer, Stage::Handshake, handshake)
             .await?
@@ -332,10 +344,6 @@ impl Budget {
                 limit: self.limit,
             })
     }
-}
-
-fn buffered(tcp: TcpStream) -> BufReader<TcpStream> {
-    BufReader::with_capacity(TLS_READ_BUFFER, tcp)
 }
 
 fn server_name(name: &str) -> Result<ServerName<'static>, TlsConfigError> {

@@ -16,11 +16,14 @@ use tokio::sync::Notify;
 
 use super::connect::Stream;
 
-/// An open connection in the gauge.
+/// An open connection's place in the gauge.
+pub(super) struct Open(IntGauge);
+
+/// An open connection in the form that hyper wants.
 pub(super) struct Counted {
     io: TokioIo<Stream>,
-    gauge: IntGauge,
     first_bytes: Option<Arc<FirstBytes>>,
+    _open: Open,
 }
 
 /// Tells that the peer said something, until somebody has heard enough.
@@ -30,24 +33,30 @@ pub(super) struct FirstBytes {
     pub(super) enough: AtomicBool,
 }
 
-impl Counted {
-    pub(super) fn new(io: Stream, gauge: &IntGauge) -> Self {
+impl Open {
+    pub(super) fn new(gauge: &IntGauge) -> Self {
         gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Counted {
+    pub(super) fn new(io: Stream, open: Open) -> Self {
         Self {
             io: TokioIo::new(io),
-            gauge: gauge.clone(),
             first_bytes: None,
+            _open: open,
         }
     }
 
     pub(super) fn watch(&mut self) -> Arc<FirstBytes> {
         Arc::clone(self.first_bytes.insert(Arc::default()))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.gauge.dec();
     }
 }
 

@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::body::{Lease, RequestBody, UpstreamBody};
+use super::body::{RequestBody, UpstreamBody};
 use super::counted::{Counted, FirstBytes};
 use super::http1::MAX_HEAD;
 use super::pool::Shared;
@@ -142,10 +142,10 @@ impl Slot {
     /// Dropping the future resets the stream; the connection lives on.
     pub(super) async fn send(
         self,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
         wait: Duration,
     ) -> Result<Response<UpstreamBody>, SendError> {
-        let progress = request.body().progress();
+        let progress = request.body_mut().progress();
         let reused = self.reused;
         let mut sender = self.connection.sender.clone();
         let mut sent = pin!(sender.try_send_request(request));
@@ -153,10 +153,10 @@ impl Slot {
         loop {
             match tokio::time::timeout_at(deadline, sent.as_mut()).await {
                 Ok(Ok(response)) => {
-                    return Ok(response.map(|body| UpstreamBody::new(body, Lease::Http2(self))));
+                    return Ok(response.map(|body| UpstreamBody::http2(body, self)));
                 }
                 Ok(Err(mut error)) => {
-                    let unsent = error.take_message().is_some();
+                    let body = error.take_message().map(Request::into_body);
                     let error = error.into_error();
                     // Going away, or broken: its driver may not have noticed yet.
                     if stream_error(&error).is_none() {
@@ -165,7 +165,7 @@ impl Slot {
                     return Err(SendError {
                         failure: SendFailure::from(error),
                         reused,
-                        unsent,
+                        body,
                     });
                 }
                 Err(_) => {
@@ -185,7 +185,7 @@ impl Slot {
         Err(SendError {
             failure: SendFailure::Timeout,
             reused,
-            unsent: false,
+            body: None,
         })
     }
 }

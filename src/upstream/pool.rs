@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::connect::{Alpn, ConnectError, Connected, Connector};
-use super::counted::Counted;
+use super::counted::{Counted, Open};
 use super::send::Checkout;
 use super::{http1, http2};
 use crate::metrics::UpstreamMetrics;
@@ -54,7 +54,7 @@ pub(super) struct Shared {
 #[derive(Default)]
 struct State {
     version: Option<Version>,
-    idle: Vec<http1::Connection>,
+    idle: Vec<Box<http1::Connection>>,
     http2: Vec<Arc<http2::Connection>>,
     waiters: VecDeque<Waiter>,
     dials: usize,
@@ -130,7 +130,8 @@ impl Pool {
     pub async fn dial_http1(&self) -> Result<Checkout, ConnectError> {
         let connector = self.shared.connector.with_alpn(Alpn::Http1);
         let connected = self.shared.connect(&connector).await?;
-        let connection = self.shared.open_http1(connected).await?;
+        let mut connection = self.shared.open_http1(connected);
+        connection.for_upgrade = true;
         Ok(Checkout::http1(connection, Arc::clone(&self.shared)))
     }
 }
@@ -139,8 +140,8 @@ impl Pool {
 
 impl Shared {
     /// Takes a connection back, for whoever waits or for later.
-    pub(super) fn put(self: &Arc<Self>, connection: http1::Connection) {
-        if !connection.lasts(LIFE) {
+    pub(super) fn put(self: &Arc<Self>, connection: Box<http1::Connection>) {
+        if connection.for_upgrade || !connection.lasts(LIFE) {
             return;
         }
         let waiter = {
@@ -200,7 +201,7 @@ impl Shared {
                 return Some(Checkout::http2(slot, Arc::clone(self)));
             }
         }
-        while let Some(connection) = state.idle.pop() {
+        while let Some(mut connection) = state.idle.pop() {
             if connection.usable(now, self.limits.idle, LIFE) {
                 return Some(Checkout::http1(connection, Arc::clone(self)));
             }
@@ -246,16 +247,19 @@ impl Shared {
         connected: Connected,
     ) -> Result<(Checkout, Option<oneshot::Receiver<()>>), ConnectError> {
         if !connected.http2 {
-            let connection = self.open_http1(connected).await?;
+            let connection = self.open_http1(connected);
             let mut state = self.lock();
             state.version = Some(Version::Http1);
             state.more_dials = (state.more_dials + 1).min(MAX_DIALS);
             drop(state);
             return Ok((Checkout::http1(connection, Arc::clone(self)), None));
         }
-        let io = Counted::new(connected.io, &self.metrics.connections);
+        let io = Counted::new(connected.io, Open::new(&self.metrics.connections));
         let opened = http2::Connection::open(io, self).await;
-        let (connection, settings) = opened.map_err(|error| self.lost(error))?;
+        let (connection, settings) = opened.map_err(|error| ConnectError::Closed {
+            peer: self.connector.peer(),
+            source: Arc::new(std::io::Error::other(error)),
+        })?;
         let slot = {
             let mut state = self.lock();
             state.version = Some(Version::Http2);
@@ -268,18 +272,8 @@ impl Shared {
         Ok((Checkout::http2(slot, Arc::clone(self)), Some(settings)))
     }
 
-    async fn open_http1(&self, connected: Connected) -> Result<http1::Connection, ConnectError> {
-        let io = Counted::new(connected.io, &self.metrics.connections);
-        let opened = http1::Connection::open(io).await;
-        opened.map_err(|error| self.lost(error))
-    }
-
-    fn lost(&self, error: hyper::Error) -> ConnectError {
-        let source = Arc::new(std::io::Error::other(error));
-        ConnectError::Closed {
-            peer: self.connector.peer(),
-            source,
-        }
+    fn open_http1(&self, connected: Connected) -> Box<http1::Connection> {
+        http1::Connection::new(connected.io, Open::new(&self.metrics.connections))
     }
 
     /// Gives a dial's connection to whoever waits longest, or to the pool.
@@ -363,6 +357,9 @@ impl State {
                 connection.is_closed() || connection.outlived(now, LIFE) || unused >= idle
             })
             .collect();
+        for connection in &mut self.idle {
+            connection.shed();
+        }
         if self.idle.is_empty() && self.http2.is_empty() {
             self.sweeping = false;
             self.more_dials = 0;
@@ -376,7 +373,7 @@ impl State {
 
 /// Held for its drop, which closes what no request uses.
 struct Expired {
-    _http1: Vec<http1::Connection>,
+    _http1: Vec<Box<http1::Connection>>,
     _http2: Vec<Arc<http2::Connection>>,
 }
 

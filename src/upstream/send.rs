@@ -18,7 +18,7 @@ pub struct Checkout {
 }
 
 enum Inner {
-    Http1(http1::Connection),
+    Http1(Box<http1::Connection>),
     Http2(http2::Slot),
 }
 
@@ -27,27 +27,30 @@ pub struct SendError {
     pub failure: SendFailure,
     /// The connection had carried requests before, so that the peer may just have closed it for being idle.
     pub reused: bool,
-    /// Nothing of the request was written: it may be sent again whatever its method.
-    pub unsent: bool,
+    /// The body as it was, if nothing at all of the request was written: it may be sent again, whatever its method.
+    pub body: Option<RequestBody>,
 }
+
+/// What is behind a failure.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SendFailure {
     /// The upstream closed the connection, or reset the stream, before its answer was complete.
     #[error("the upstream closed the connection: {0}")]
-    Closed(hyper::Error),
+    Closed(Cause),
     /// What the upstream sent is not HTTP.
     #[error("the upstream's answer is not valid HTTP: {0}")]
-    Protocol(hyper::Error),
+    Protocol(Cause),
     #[error("the upstream did not answer in time")]
     Timeout,
-    /// The app's body ended in the middle.
+    /// The app's body ended in the middle, or is not as long as it said.
     #[error("the app's request body broke off: {0}")]
-    App(hyper::Error),
+    App(Cause),
 }
 
 impl Checkout {
-    pub(super) fn http1(connection: http1::Connection, pool: Arc<Shared>) -> Self {
+    pub(super) fn http1(connection: Box<http1::Connection>, pool: Arc<Shared>) -> Self {
         Self {
             inner: Some(Inner::Http1(connection)),
             pool,
@@ -74,7 +77,8 @@ impl Checkout {
         }
     }
 
-    /// Sends and waits for the head of the answer, up to `wait` after the end of the upload.
+    /// Sends and waits for the head of the answer, up to `wait` after the end of the upload. The target goes out in the form
+    /// that the HTTP version has; `head.uri` needs a scheme and an authority for HTTP/2 only.
     ///
     /// Dropping the future aborts the request: an HTTP/1.1 connection is closed, an HTTP/2 stream is reset.
     pub async fn send(
@@ -84,10 +88,10 @@ impl Checkout {
         wait: Duration,
     ) -> Result<Response<UpstreamBody>, SendError> {
         let pool = Arc::clone(&self.pool);
-        let request = Request::from_parts(head.clone(), body);
         match self.inner.take() {
-            Some(Inner::Http1(connection)) => connection.send(request, wait, pool).await,
-            Some(Inner::Http2(slot)) => slot.send(request, wait).await,
+            Some(Inner::Http1(connection)) => connection.send(head, body, wait, pool).await,
+            // In a box, so that the others' futures stay small: they are moved about.
+            Some(Inner::Http2(slot)) => Box::pin(slot.send(copy(head, body), wait)).await,
             None => unreachable!(
                 "`inner` is only taken here and in drop, and `self` is gone after both"
             ),
@@ -106,15 +110,25 @@ impl Drop for Checkout {
 impl From<hyper::Error> for SendFailure {
     fn from(error: hyper::Error) -> Self {
         if error.is_body_write_aborted() || app_broke_off(&error) {
-            Self::App(error)
+            Self::App(error.into())
         } else if error.is_parse() || stream_error(&error).is_some_and(h2::Error::is_library) {
-            Self::Protocol(error)
+            Self::Protocol(error.into())
         } else if error.is_timeout() {
             Self::Timeout
         } else {
-            Self::Closed(error)
+            Self::Closed(error.into())
         }
     }
+}
+
+/// hyper wants to own what it sends.
+fn copy(head: &Parts, body: RequestBody) -> Request<RequestBody> {
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method.clone();
+    *request.uri_mut() = head.uri.clone();
+    *request.version_mut() = head.version;
+    *request.headers_mut() = head.headers.clone();
+    request
 }
 
 /// An error of HTTP/2 that is about one stream only: its connection lives on.

@@ -460,6 +460,28 @@ fn one_time_inputs_need_a_durable_store() {
 }
 
 #[test]
+fn an_authorization_url_belongs_to_a_code() {
+    let url = "authorization_url = 'https://auth.example.com/authorize?tenant=1'";
+    let store = "[store]\nkind = 'file'\npath = '/x'";
+    let lines = format!("grant = 'authorization_code'\nscope = 'a b'\n{url}");
+    let config = good(&format!("{}\n{store}", with_provider(&lines)));
+    assert_eq!(
+        endpoint(&config, 0).authorization_url.as_deref(),
+        Some("https://auth.example.com/authorize?tenant=1")
+    );
+    bad(
+        &with_provider(url),
+        &["providers.p.authorization_url: grant `client_credentials` has no code to be authorized"],
+    );
+    let plain = url.replace("https", "http");
+    let lines = format!("grant = 'authorization_code'\n{plain}");
+    bad(
+        &format!("{}\n{store}", with_provider(&lines)),
+        &["providers.p.authorization_url: a plain http:// URL off loopback"],
+    );
+}
+
+#[test]
 fn life_cycle_keys() {
     let config = good(&with_provider(
         "refresh_before = '5m'\nmin_interval = '1s'\nttl = '1h'\nsingle_active = true\nrequired = false\ntimeout = '3s'",

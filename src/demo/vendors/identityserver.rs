@@ -2,15 +2,20 @@
 
 use std::collections::{HashMap, HashSet};
 
-use http::StatusCode;
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use http::header::LOCATION;
+use http::{HeaderValue, StatusCode};
 use percent_encoding::percent_decode_str;
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
 use super::Credential;
 use super::call::{Call, Fields, Grant, Refusal, Reply, matches};
 use super::ledger::{Issued, random_hex};
 
 pub(super) const PATH: &str = "/connect/token";
+pub(super) const AUTHORIZATION_PATH: &str = "/connect/authorize";
 pub(super) const CREDENTIALS: &[(&str, Credential)] = &[
     ("grant", Credential::Text("password")),
     ("client_id", Credential::Text(CLIENT_ID)),
@@ -34,8 +39,17 @@ pub(super) struct Accounts {
     /// Authorization and SMS codes that were not used yet.
     one_time: HashSet<String>,
     spent: HashSet<String>,
+    /// What codes of the authorization endpoint are bound to.
+    authorized: HashMap<String, Authorized>,
     /// Refresh tokens by whether they were used; each is good for one use.
     refresh: HashMap<String, bool>,
+}
+
+/// An authorization request that was granted.
+struct Authorized {
+    redirect_uri: String,
+    /// RFC 7636 §4.2, S256.
+    challenge: Option<String>,
 }
 
 impl Default for Accounts {
@@ -45,6 +59,7 @@ impl Default for Accounts {
         Self {
             one_time: ["hdh922", "123456"].map(str::to_owned).into(),
             spent: HashSet::new(),
+            authorized: HashMap::new(),
             refresh: HashMap::from([("8xLOxBtZp8".to_owned(), false)]),
         }
     }
@@ -105,6 +120,62 @@ pub(super) fn check(call: &Call, accounts: &mut Accounts) -> Result<Grant, Refus
     Ok(grant)
 }
 
+/// The authorization endpoint, for a user who is logged in and agrees to everything (RFC 6749 §4.1.1, RFC 7636,
+/// RFC 8252 §7.3).
+pub(super) fn authorize(call: &Call, accounts: &mut Accounts) -> Reply {
+    match authorized(call, accounts) {
+        Ok(location) => {
+            let mut reply = Reply::text(StatusCode::FOUND, "");
+            reply.headers.push((LOCATION, location));
+            reply
+        }
+        // Whoever asks wrongly is told so on the spot: where to send him back to is not to be trusted.
+        Err(_) => Reply::text(StatusCode::BAD_REQUEST, "invalid_request"),
+    }
+}
+
+fn authorized(call: &Call, accounts: &mut Accounts) -> Result<HeaderValue, String> {
+    call.is_get(AUTHORIZATION_PATH)?;
+    let mut query = call.query()?;
+    matches("response_type", &query.need("response_type")?, "code")?;
+    matches("client_id", &query.need("client_id")?, CLIENT_ID)?;
+    let redirect_uri = query.need("redirect_uri")?;
+    let loopback = redirect_uri.strip_prefix("http://127.0.0.1");
+    if redirect_uri != REDIRECT_URI && !loopback.is_some_and(|rest| rest.starts_with([':', '/'])) {
+        return Err("redirect_uri is not registered".to_owned());
+    }
+    let state = query.need("state")?;
+    let challenge = query.take("code_challenge");
+    if challenge.is_some() {
+        matches(
+            "code_challenge_method",
+            &query.need("code_challenge_method")?,
+            "S256",
+        )?;
+    }
+    check_scope(&mut query).map_err(|refusal| refusal.reason)?;
+    query.finish()?;
+    let code = random_hex(32);
+    let back = form_urlencoded::Serializer::new(String::new())
+        .append_pair("code", &code)
+        .append_pair("state", &state)
+        .finish();
+    let location = format!("{redirect_uri}?{back}");
+    accounts.add_one_time(&code);
+    let bound = Authorized {
+        redirect_uri,
+        challenge,
+    };
+    accounts.authorized.insert(code, bound);
+    location
+        .try_into()
+        .map_err(|_| "redirect_uri cannot be sent".to_owned())
+}
+
+fn challenge_of(verifier: &str) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(verifier.as_bytes()))
+}
+
 pub(super) fn answer(grant: &Grant, issued: &Issued) -> Reply {
     let mut body = json!({
         "access_token": issued.token,
@@ -135,6 +206,7 @@ enum Proof {
     Code {
         code: String,
         redirect_uri: String,
+        verifier: Option<String>,
     },
     Refresh {
         token: String,
@@ -150,6 +222,10 @@ enum Proof {
 
 impl Proof {
     fn take(grant: &str, form: &mut Fields) -> Result<Self, Refusal> {
+        let verifier = match grant {
+            "authorization_code" => form.take("code_verifier"),
+            _ => None,
+        };
         let mut need = |name: &str| form.need(name).map_err(invalid_request);
         Ok(match grant {
             "client_credentials" => Self::Client,
@@ -165,6 +241,7 @@ impl Proof {
             "authorization_code" => Self::Code {
                 code: need("code")?,
                 redirect_uri: need("redirect_uri")?,
+                verifier,
             },
             "refresh_token" => Self::Refresh {
                 token: need("refresh_token")?,
@@ -193,8 +270,19 @@ impl Proof {
             } => matches("username", username, expected)
                 .and_then(|()| matches("password", password, PASSWORD))
                 .map_err(invalid_grant),
-            Self::Code { code, redirect_uri } => {
-                matches("redirect_uri", redirect_uri, REDIRECT_URI).map_err(invalid_grant)?;
+            Self::Code {
+                code,
+                redirect_uri,
+                verifier,
+            } => {
+                let bound = accounts.authorized.get(code);
+                let expected = bound.map_or(REDIRECT_URI, |bound| bound.redirect_uri.as_str());
+                matches("redirect_uri", redirect_uri, expected).map_err(invalid_grant)?;
+                let challenge = bound.and_then(|bound| bound.challenge.as_deref());
+                if verifier.as_deref().map(challenge_of).as_deref() != challenge {
+                    let reason = "code_verifier does not fit the code_challenge".to_owned();
+                    return Err(invalid_grant(reason));
+                }
                 accounts.spend("code", code)
             }
             Self::Refresh { token } => accounts.rotate(token),

@@ -77,7 +77,11 @@ async fn handle(
         Role::Token => {
             let (parts, body) = request.into_parts();
             let body = body.collect().await?.to_bytes();
-            token(&shared, &Call::new(parts, body)).await
+            let call = Call::new(parts, body);
+            match authorization(&shared, &call) {
+                Some(reply) => reply,
+                None => token(&shared, &call).await,
+            }
         }
         Role::Api => {
             let (parts, mut body) = request.into_parts();
@@ -98,6 +102,13 @@ async fn handle(
         }
     };
     Ok(reply.into_response())
+}
+
+/// `None` if it is the token endpoint that is asked.
+fn authorization(shared: &Shared, call: &Call) -> Option<Reply> {
+    let asked =
+        shared.kind == Kind::IdentityServer && call.path == identityserver::AUTHORIZATION_PATH;
+    asked.then(|| identityserver::authorize(call, &mut shared.state().identity))
 }
 
 async fn token(shared: &Shared, call: &Call) -> Reply {

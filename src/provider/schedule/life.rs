@@ -48,6 +48,13 @@ impl Life {
         Self::build(life, age, rules, now, random)
     }
 
+    /// This life under other rules. A `ttl` counts for a token whose end is not known.
+    pub fn under(&self, rules: &LifeCycle, fetched_at: SystemTime, now: Now, random: f64) -> Self {
+        let by_ttl = || fetched_at.checked_add(rules.ttl?);
+        let expires_at = self.expires_at.or_else(by_ttl);
+        Self::resumed(fetched_at, expires_at, rules, now, random)
+    }
+
     pub fn usable(&self, now: Now) -> bool {
         self.wall_deadline
             .is_none_or(|deadline| now.wall < deadline)

@@ -1,9 +1,7 @@
-//! Sealing: AES-256-GCM with the state key as associated data, so that a record copied to another name does not open.
+//! Sealing: AES-256-GCM with the record's name as associated data, so that a record copied to another name does not open.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use zeroize::Zeroizing;
-
-use super::StateKey;
 
 /// The configured keys: the first seals, all open. None: records are kept in the clear.
 pub struct Keys(Vec<Zeroizing<[u8; 32]>>);
@@ -27,11 +25,11 @@ impl Keys {
     /// `None` without keys.
     ///
     /// Nonces are random: at one write a minute it takes 8,000 years to reach the 2^32 that one key may see.
-    pub(super) fn seal(&self, key: &StateKey, text: &[u8]) -> Option<Sealed> {
+    pub(super) fn seal(&self, name: &str, text: &[u8]) -> Option<Sealed> {
         let sealing = aead(self.0.first()?)?;
         let mut buffer = text.to_vec();
         let nonce = sealing
-            .seal_in_place_append_tag(Aad::from(key.as_str()), &mut buffer)
+            .seal_in_place_append_tag(Aad::from(name), &mut buffer)
             .ok()?;
         Some(Sealed {
             nonce: *nonce.as_ref(),
@@ -40,15 +38,11 @@ impl Keys {
     }
 
     /// `None` if no key opens it: another key sealed it, for another name, or it was damaged.
-    pub(super) fn open(&self, key: &StateKey, sealed: &Sealed) -> Option<Zeroizing<Vec<u8>>> {
+    pub(super) fn open(&self, name: &str, sealed: &Sealed) -> Option<Zeroizing<Vec<u8>>> {
         self.0.iter().find_map(|candidate| {
             let mut buffer = Zeroizing::new(sealed.ciphertext.clone());
             let length = aead(candidate)?
-                .open_in_place(
-                    Nonce::from(&sealed.nonce),
-                    Aad::from(key.as_str()),
-                    &mut buffer,
-                )
+                .open_in_place(Nonce::from(&sealed.nonce), Aad::from(name), &mut buffer)
                 .ok()?
                 .len();
             buffer.truncate(length);

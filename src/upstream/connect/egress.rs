@@ -15,9 +15,9 @@ const MAX_HEAD: usize = 8 * 1024;
 
 /// Asks `proxy`, to which `tcp` is connected, for a tunnel to `target`.
 ///
-/// Reads nothing past the answer's head but what stays in the buffer of `tcp`.
+/// Reads nothing past the answer's head.
 pub(super) async fn open(
-    tcp: &mut BufReader<TcpStream>,
+    tcp: &mut TcpStream,
     proxy: &EgressProxy,
     peer: &Peer,
     target: &Peer,
@@ -35,11 +35,12 @@ pub(super) async fn open(
     tcp.write_all(request(proxy, target).as_bytes())
         .await
         .map_err(cut_off)?;
+    let mut answer = BufReader::with_capacity(MAX_HEAD, tcp);
     loop {
-        let head = read_head(tcp).await.map_err(cut_off)?;
+        let head = read_head(&mut answer).await.map_err(cut_off)?;
         match head.as_deref().and_then(status) {
             Some(100..=199) => {}
-            Some(200..=299) if tcp.buffer().is_empty() => return Ok(()),
+            Some(200..=299) if answer.buffer().is_empty() => return Ok(()),
             // The client speaks first, in TLS as in HTTP: these bytes are not the destination's.
             Some(200..=299) => {
                 let reason = "it sent bytes of its own into the tunnel";
@@ -79,7 +80,7 @@ fn request(proxy: &EgressProxy, target: &Peer) -> Zeroizing<String> {
 }
 
 /// Up to and with the empty line; `None` for one that does not end within [`MAX_HEAD`].
-async fn read_head(tcp: &mut BufReader<TcpStream>) -> io::Result<Option<Vec<u8>>> {
+async fn read_head(tcp: &mut BufReader<&mut TcpStream>) -> io::Result<Option<Vec<u8>>> {
     let mut head = Vec::new();
     loop {
         let available = tcp.fill_buf().await?;

@@ -5,15 +5,17 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
+
+use super::read_ahead::ReadAhead;
 
 /// An open connection.
 pub enum Stream {
     Plain(TcpStream),
     /// Boxed: a TLS session is a kilobyte that would otherwise be moved about with every plain one.
-    Tls(Box<TlsStream<BufReader<TcpStream>>>),
+    Tls(Box<TlsStream<ReadAhead>>),
 }
 
 impl Stream {
@@ -21,7 +23,7 @@ impl Stream {
     pub fn tcp(&self) -> &TcpStream {
         match self {
             Self::Plain(tcp) => tcp,
-            Self::Tls(tls) => tls.get_ref().0.get_ref(),
+            Self::Tls(tls) => tls.get_ref().0.tcp(),
         }
     }
 }

@@ -94,10 +94,11 @@ async fn a_connection_that_the_peer_closed_is_not_handed_out() {
     let pool = Fixture::new(server.address, Alpn::Both);
     pool.ask("/").await;
     server.go_away();
-    until(|| pool.open() == 0).await;
+    until(|| server.closed() == 1).await;
+    settle().await;
     let checkout = pool.pool.checkout().await.unwrap();
     assert!(!checkout.is_reused());
-    assert_eq!(pool.dials(), 2);
+    assert_eq!((pool.dials(), pool.open()), (2, 1));
 }
 
 #[tokio::test]
@@ -107,11 +108,12 @@ async fn a_request_that_was_not_written_comes_back() {
     pool.ask("/").await;
     let checkout = pool.pool.checkout().await.unwrap();
     server.go_away();
-    until(|| pool.open() == 0).await;
+    until(|| server.closed() == 1).await;
+    settle().await;
     let request = get(&checkout, "/again");
-    let error = checkout.send(request, WAIT).await.err().unwrap();
-    assert!(error.reused);
-    assert_eq!(error.unsent.unwrap().uri().path(), "/again");
+    let error = send(checkout, request, WAIT).await.err().unwrap();
+    assert!(error.reused && error.body.is_some());
+    assert_eq!(pool.open(), 0);
     // And so it does without anybody noticing.
     assert_eq!(pool.ask("/").await, 2);
 }
@@ -123,11 +125,11 @@ async fn a_request_on_a_connection_that_breaks_is_not_returned_once_written() {
     pool.ask("/").await;
     let checkout = pool.pool.checkout().await.unwrap();
     let request = get(&checkout, "/hold");
-    let sent = tokio::spawn(checkout.send(request, WAIT));
+    let sent = tokio::spawn(send(checkout, request, WAIT));
     until(|| server.requests() == 2).await;
     server.go_away();
     let error = sent.await.unwrap().err().unwrap();
-    assert!(error.reused && error.unsent.is_none());
+    assert!(error.reused && error.body.is_none());
     assert!(matches!(error.failure, SendFailure::Closed(_)));
 }
 
@@ -200,6 +202,25 @@ async fn a_waiter_that_gave_up_is_passed_over() {
     until(|| dialling(&pool) == 0 && waiting(&pool) == 0).await;
     assert!(pool.dials() <= 2, "{}", pool.dials());
     assert_eq!(idle(&pool) as u64, pool.dials());
+}
+
+/// One drop within the other for each of them would be the end of the stack.
+#[tokio::test]
+async fn any_number_of_waiters_may_have_given_up() {
+    for speaks in [Speaks::Http1, Speaks::Http2(10)] {
+        let server = Server::start(speaks).await;
+        let pool = Fixture::new(server.address, alpn(speaks));
+        let checkout = pool.pool.checkout().await.unwrap();
+        let since = Instant::now();
+        let gone = std::iter::repeat_with(|| Waiter {
+            since,
+            sender: oneshot::channel().0,
+        });
+        pool.pool.shared.lock().waiters.extend(gone.take(50_000));
+        drop(checkout);
+        assert_eq!(waiting(&pool), 0);
+        assert_eq!(pool.ask("/").await, 1);
+    }
 }
 
 #[tokio::test]
@@ -310,6 +331,7 @@ async fn a_dial_that_panics_is_not_repeated_and_its_waiters_dial_for_themselves(
         panic!("a fault in a dial");
     });
     assert!(panicked.await.is_err());
+    assert_eq!(dialling(&pool), 0);
     assert_eq!(request.await.unwrap(), 1);
     assert_eq!((dialling(&pool), pool.dials()), (0, 1));
 }
@@ -335,9 +357,13 @@ fn a_runtime_ends_with_dials_and_waiters() {
                 let pool = pool.pool.clone();
                 tokio::spawn(async move { drop(pool.checkout().await) });
             }
-            until(|| waiting(&pool) == 3).await;
+            // One that outlives the runtime's tasks.
+            let patient = pool.pool.clone();
+            let mut waiter = Box::pin(async move { patient.checkout().await.is_ok() });
+            poll_once(waiter.as_mut());
+            until(|| waiting(&pool) == 4).await;
             settle().await;
-            (pool, listener, folder)
+            (pool, waiter, listener, folder)
         });
         drop(runtime);
         assert_eq!(dialling(&pool.0), 0);
@@ -383,12 +409,29 @@ async fn a_connection_that_is_too_old_is_not_kept_however_busy_it_is() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_too_old_does_not_go_to_a_waiter_either() {
+    let server = Server::start(Speaks::Http1).await;
+    let pool = Fixture::new(server.address, Alpn::Both);
+    let streaming = pool.send("/stream").await.ok().unwrap();
+    pass(LIFE).await;
+    // As if another dial were under way and never ended.
+    pool.pool.shared.lock().dials += 1;
+    let mut waiter = pin!(pool.pool.checkout());
+    poll_once(waiter.as_mut());
+    server.release(1);
+    finish(streaming).await;
+    poll_once(waiter.as_mut());
+    until(|| server.closed() == 1).await;
+    assert_eq!((waiting(&pool), pool.open()), (1, 0));
+}
+
+#[tokio::test]
 async fn a_connection_is_not_handed_out_between_its_end_and_the_sweep() {
     let server = Server::start(Speaks::Http1).await;
     let pool = Fixture::new(server.address, Alpn::Both);
     pool.ask("/").await;
     let later = Instant::now() + LIMITS.idle;
-    let state = pool.pool.shared.lock();
+    let mut state = pool.pool.shared.lock();
     assert!(!state.idle[0].usable(later, LIMITS.idle, LIFE));
     assert!(state.idle[0].usable(later, LIMITS.idle * 2, LIFE));
     assert!(!state.idle[0].usable(later, LIMITS.idle * 2, LIMITS.idle));
@@ -402,7 +445,7 @@ async fn an_upstream_that_does_not_answer_is_given_up() {
     let pool = Fixture::new(server.address, Alpn::Both);
     let checkout = pool.pool.checkout().await.unwrap();
     let request = get(&checkout, "/hold");
-    let sent = tokio::spawn(checkout.send(request, WAIT));
+    let sent = tokio::spawn(send(checkout, request, WAIT));
     until(|| server.requests() == 1).await;
     pass(WAIT - Duration::from_millis(100)).await;
     assert!(!sent.is_finished());
@@ -420,7 +463,7 @@ async fn the_time_for_the_answer_runs_from_the_end_of_the_upload() {
         let (mut app, body) = upload(&[]).await;
         let checkout = pool.pool.checkout().await.unwrap();
         let request = with_body(&checkout, "/swallow", body);
-        let sent = tokio::spawn(checkout.send(request, WAIT));
+        let sent = tokio::spawn(send(checkout, request, WAIT));
         for round in 1..=3 {
             app.write_all(b"3\r\nabc\r\n").await.unwrap();
             until(|| server.counts.swallowed.load(ORDER) == 3 * round).await;
@@ -444,7 +487,7 @@ async fn an_upload_that_the_upstream_does_not_take_times_out() {
     });
     let checkout = pool.pool.checkout().await.unwrap();
     let request = with_body(&checkout, "/", body);
-    let sent = tokio::spawn(checkout.send(request, WAIT));
+    let sent = tokio::spawn(send(checkout, request, WAIT));
     // Until the buffers on the way are full.
     for _ in 0..20 {
         settle().await;
@@ -468,14 +511,11 @@ async fn an_upload_that_goes_on_after_its_response_closes_the_connection() {
     });
     let checkout = pool.pool.checkout().await.unwrap();
     let request = with_body(&checkout, "/", body);
-    let response = checkout.send(request, WAIT).await.ok().unwrap();
+    let response = send(checkout, request, WAIT).await.ok().unwrap();
     assert_eq!(response.status(), 413);
     let content = response.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(content, "no");
-    settle().await;
-    assert_eq!((idle(&pool), pool.open()), (0, 1));
-    pass(Duration::from_secs(2)).await;
-    until(|| pool.open() == 0).await;
+    assert_eq!((idle(&pool), pool.open()), (0, 0));
     sending.abort();
 }
 
@@ -488,7 +528,7 @@ async fn an_upload_that_the_app_breaks_off_is_the_apps_fault() {
         app.write_all(b"3\r\nab").await.unwrap();
         let checkout = pool.pool.checkout().await.unwrap();
         let request = with_body(&checkout, "/swallow", body);
-        let sent = tokio::spawn(checkout.send(request, WAIT));
+        let sent = tokio::spawn(send(checkout, request, WAIT));
         until(|| server.requests() == 1).await;
         drop(app);
         let error = sent.await.unwrap().err().unwrap();
@@ -507,10 +547,9 @@ async fn an_upgraded_connection_is_counted_until_it_is_closed() {
         .header("upgrade", "x")
         .body(RequestBody::Empty)
         .unwrap();
-    let mut response = checkout.send(request, WAIT).await.ok().unwrap();
-    let upgraded = hyper::upgrade::on(&mut response).await.unwrap();
+    let mut response = send(checkout, request, WAIT).await.ok().unwrap();
+    let mut upgraded = response.body_mut().take_tunnel().unwrap();
     drop(response);
-    let mut upgraded = hyper_util::rt::TokioIo::new(upgraded);
     let mut hi = [0; 2];
     upgraded.read_exact(&mut hi).await.unwrap();
     pass(Duration::from_secs(5)).await;
@@ -614,7 +653,7 @@ async fn a_connection_on_which_a_request_timed_out_gets_no_more() {
     let old = pool.send("/stream").await.ok().unwrap();
     let checkout = pool.pool.checkout().await.unwrap();
     let request = get(&checkout, "/hold");
-    let sent = tokio::spawn(checkout.send(request, WAIT));
+    let sent = tokio::spawn(send(checkout, request, WAIT));
     until(|| server.requests() == 2).await;
     pass(WAIT * 2).await;
     let error = sent.await.unwrap().err().unwrap();
@@ -673,7 +712,7 @@ async fn trailers_of_a_request_lose_what_they_may_not_hold() {
     .unwrap();
     let checkout = pool.pool.checkout().await.unwrap();
     let request = with_body(&checkout, "/swallow", body);
-    let response = checkout.send(request, WAIT).await.ok().unwrap();
+    let response = send(checkout, request, WAIT).await.ok().unwrap();
     let headers = response.headers();
     assert_eq!(headers["x-sum"], HeaderValue::from_static("d"));
     assert_eq!(headers["x-length"], "3");

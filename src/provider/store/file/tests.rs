@@ -1,3 +1,9 @@
+use std::os::unix::fs::PermissionsExt;
+use std::time::UNIX_EPOCH;
+
+use zeroize::Zeroizing;
+
+use super::super::SavedAccess;
 use super::*;
 
 const TOKEN: &str = "rt-hunter2";
@@ -29,6 +35,7 @@ fn saved() -> Saved {
             expires_at: Some(UNIX_EPOCH + Duration::from_secs(1_798_761_600)),
         }),
         spent: ["one".to_owned(), "two".to_owned()].into(),
+        adopted: BTreeSet::new(),
     }
 }
 

@@ -29,7 +29,7 @@ use crate::config::{Origin, Scheme, Tls};
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::upstream::connect::Destination;
 use crate::upstream::tls::TlsProfiles;
-use crate::upstream::{RequestBody, SendError, UpstreamBody};
+use crate::upstream::{Replay, RequestBody, SendError, UpstreamBody};
 
 pub(super) const LIMITS: Limits = Limits {
     connect: Duration::from_secs(10),
@@ -158,12 +158,9 @@ async fn serve(
         Speaks::Http1 => {
             let connection = hyper::server::conn::http1::Builder::new()
                 .serve_connection(io, service_fn(service));
-            let mut connection = std::pin::pin!(connection);
-            loop {
-                tokio::select! {
-                    result = connection.as_mut() => break drop(result),
-                    () = counts.going_away.notified() => break,
-                }
+            tokio::select! {
+                result = connection => drop(result),
+                () = counts.going_away.notified() => {}
             }
         }
         Speaks::Http2(streams) => {
@@ -299,13 +296,11 @@ impl Fixture {
     pub(super) async fn send(&self, path: &str) -> Result<Response<UpstreamBody>, SendError> {
         let checkout = self.pool.checkout().await.unwrap();
         let request = get(&checkout, path);
-        match checkout.send(request, PATIENCE).await {
-            Err(SendError {
-                unsent: Some(request),
-                ..
-            }) => {
+        match send(checkout, request, PATIENCE).await {
+            Err(SendError { body: Some(_), .. }) => {
                 let checkout = self.pool.dial().await.unwrap();
-                checkout.send(*request, PATIENCE).await
+                let request = get(&checkout, path);
+                send(checkout, request, PATIENCE).await
             }
             result => result,
         }
@@ -401,6 +396,15 @@ pub(super) fn connection(headers: &HeaderMap) -> usize {
     headers["x-connection"].to_str().unwrap().parse().unwrap()
 }
 
+pub(super) async fn send(
+    checkout: Checkout,
+    request: Request<RequestBody>,
+    wait: Duration,
+) -> Result<Response<UpstreamBody>, SendError> {
+    let (head, body) = request.into_parts();
+    checkout.send(&head, body, wait).await
+}
+
 /// A chunked upload of an app: what is written to the first value, chunk headers included, comes out of the second.
 pub(super) async fn upload(forbidden: &[HeaderName]) -> (DuplexStream, RequestBody) {
     let (mut app, proxy) = tokio::io::duplex(16 * 1024);
@@ -418,7 +422,8 @@ pub(super) async fn upload(forbidden: &[HeaderName]) -> (DuplexStream, RequestBo
     );
     let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     app.write_all(head.as_bytes()).await.unwrap();
-    (app, RequestBody::new(body.await.unwrap(), forbidden.into()))
+    let replay = Replay::new(body.await.unwrap(), forbidden.into(), 0);
+    (app, replay.body().unwrap())
 }
 
 /// Runs everything else until `true_now` is.

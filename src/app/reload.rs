@@ -1,0 +1,311 @@
+//! Reload: the configuration file is read again, on SIGHUP, on `POST /-/reload`, or because its content has changed.
+//!
+//! Everything that can fail comes before anything is changed, so that a bad file changes nothing.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{MissedTickBehavior, interval};
+use zeroize::Zeroizing;
+
+use super::control::View;
+use super::live::Live;
+use super::snapshot::Prepared;
+use super::{StartError, client_auth, connect};
+use crate::config::{Config, Environment, Problem};
+use crate::provider;
+use crate::proxy::Proxy;
+use crate::upstream::tls::TlsProfiles;
+
+/// How often the file's content is looked at.
+const POLL: Duration = Duration::from_secs(2);
+
+/// The configuration file, watched from now on.
+#[derive(Clone)]
+pub struct ConfigFile {
+    path: PathBuf,
+    environment: Arc<dyn Environment + Send + Sync>,
+    /// What the running configuration was read from.
+    digest: Option<[u8; 32]>,
+    pub(super) poll: Duration,
+}
+
+/// Brings a changed file into force.
+pub(super) struct Reloader {
+    file: Option<ConfigFile>,
+    seen: Mutex<Seen>,
+    live: tokio::sync::Mutex<Live>,
+    profiles: TlsProfiles,
+    proxy: Arc<Proxy>,
+    view: Arc<View>,
+}
+
+/// What the file's content was.
+#[derive(Debug, Default)]
+struct Seen {
+    /// At the last reload, good or bad.
+    acted: Option<[u8; 32]>,
+    /// At the last look, where that was another.
+    last: Option<[u8; 32]>,
+}
+
+impl ConfigFile {
+    /// To be called right after the configuration was read from `path`: only later changes count as such.
+    pub fn new(path: PathBuf, environment: impl Environment + Send + Sync + 'static) -> Self {
+        let digest = std::fs::read(&path)
+            .map(|bytes| digest(&Zeroizing::new(bytes)))
+            .ok();
+        Self {
+            path,
+            environment: Arc::new(environment),
+            digest,
+            poll: POLL,
+        }
+    }
+
+    /// The configuration as it is written now. Blocks.
+    fn read(&self) -> (Option<[u8; 32]>, Result<Config, Vec<String>>) {
+        let unreadable = |error: &dyn std::fmt::Display| {
+            vec![format!("{}: cannot be read: {error}", self.path.display())]
+        };
+        let bytes = match std::fs::read(&self.path) {
+            Ok(bytes) => Zeroizing::new(bytes),
+            Err(error) => return (None, Err(unreadable(&error))),
+        };
+        let config = match std::str::from_utf8(&bytes) {
+            Ok(text) => Config::from_toml(text, &*self.environment).map_err(|it| told(&it)),
+            Err(_) => Err(unreadable(&"it is not UTF-8 text")),
+        };
+        (Some(digest(&bytes)), config)
+    }
+}
+
+impl Reloader {
+    pub(super) fn new(
+        file: Option<ConfigFile>,
+        live: Live,
+        profiles: TlsProfiles,
+        proxy: Arc<Proxy>,
+        view: Arc<View>,
+    ) -> Self {
+        let seen = Seen {
+            acted: file.as_ref().and_then(|file| file.digest),
+            last: None,
+        };
+        Self {
+            file,
+            seen: Mutex::new(seen),
+            live: tokio::sync::Mutex::new(live),
+            profiles,
+            proxy,
+            view,
+        }
+    }
+
+    /// Reads the file and makes it the running configuration. What was changed, or all that is wrong with it.
+    ///
+    /// Cancel safe: once begun it goes on, whoever asked.
+    pub(super) async fn reload(self: &Arc<Self>) -> Result<String, Vec<String>> {
+        let this = Arc::clone(self);
+        let work = tokio::spawn(async move {
+            let mut live = this.live.lock().await;
+            let result = this.attempt(&mut live).await;
+            this.tell(&result);
+            result
+        });
+        work.await
+            .unwrap_or_else(|_| Err(vec!["the reload panicked: please report it".to_owned()]))
+    }
+
+    /// Reloads on SIGHUP and when the file has changed. For as long as the runtime lives.
+    pub(super) fn watch(self: &Arc<Self>) -> Option<JoinHandle<()>> {
+        let file = self.file.clone()?;
+        let this = Arc::clone(self);
+        Some(tokio::spawn(
+            async move { this.wait_and_reload(&file).await },
+        ))
+    }
+
+    async fn wait_and_reload(self: &Arc<Self>, file: &ConfigFile) {
+        let mut hangups = signal(SignalKind::hangup())
+            .inspect_err(|error| tracing::warn!(%error, "cannot listen to SIGHUP"))
+            .ok();
+        let mut looks = interval(file.poll);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let hangup = async {
+                match &mut hangups {
+                    Some(signal) => signal.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let due = tokio::select! {
+                Some(()) = hangup => true,
+                _ = looks.tick() => self.has_changed(file).await,
+            };
+            if due {
+                // It has told its result.
+                let _ = self.reload().await;
+            } else if let Ok(mut live) = self.live.try_lock() {
+                live.forget_retired();
+            }
+        }
+    }
+
+    /// Whether the file has a new content, and had the same one at the last look: nobody is writing it.
+    async fn has_changed(&self, file: &ConfigFile) -> bool {
+        // A file that is missing for a moment is being replaced.
+        let content = tokio::fs::read(&file.path).await;
+        let found = content.ok().map(|bytes| digest(&Zeroizing::new(bytes)));
+        self.seen().look(found)
+    }
+
+    async fn attempt(&self, live: &mut Live) -> Result<String, Vec<String>> {
+        let Some(file) = self.file.clone() else {
+            return Err(vec![
+                "there is no configuration file to read again".to_owned(),
+            ]);
+        };
+        if self.view.is_ending() {
+            return Err(vec!["the process is shutting down".to_owned()]);
+        }
+        let (found, config) = in_background(move || file.read()).await?;
+        if found.is_some() {
+            self.seen().acted = found;
+        }
+        let config = config?;
+        let problems = super::diff::needs_restart(live.config(), &config);
+        if !problems.is_empty() {
+            return Err(told(&problems));
+        }
+        let (config, prepared) = self.prepare(config).await?;
+        check_injections(live, &config).await?;
+        for warning in &config.warnings {
+            tracing::warn!("configuration: {warning}");
+        }
+        // Who was ready stays so, whatever providers are new.
+        self.view.remember_ready();
+        let changes = live
+            .apply(config, prepared, &self.proxy, |live| self.view.show(live))
+            .await;
+        Ok(changes.to_string())
+    }
+
+    /// Reads the files that the configuration names.
+    async fn prepare(&self, config: Config) -> Result<(Config, Prepared), Vec<String>> {
+        let profiles = self.profiles.clone();
+        let (config, connectors) = in_background(move || {
+            let connectors = connect(&config, &profiles);
+            (config, connectors)
+        })
+        .await?;
+        let texts = |errors: Vec<StartError>| -> Vec<String> {
+            errors.iter().map(ToString::to_string).collect()
+        };
+        let connectors = connectors.map_err(texts)?;
+        let client_auth = client_auth(&config.server)
+            .await
+            .map_err(|error| vec![error.to_string()])?;
+        let prepared = Prepared {
+            connectors,
+            client_auth,
+        };
+        Ok((config, prepared))
+    }
+
+    fn tell(&self, result: &Result<String, Vec<String>>) {
+        self.proxy.metrics.count_reload(result.is_ok());
+        match result {
+            Ok(changes) => {
+                tracing::info!("configuration reloaded: {changes}");
+                self.view.set_problems(Vec::new());
+            }
+            Err(problems) => {
+                tracing::error!("configuration not reloaded, the old one goes on");
+                for problem in problems {
+                    tracing::error!("configuration: {problem}");
+                }
+                self.view.set_problems(problems.clone());
+            }
+        }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seen {
+    /// Whether what was found is to be acted on: it is new, and the same as at the last look.
+    fn look(&mut self, found: Option<[u8; 32]>) -> bool {
+        let Some(found) = found.filter(|found| self.acted.as_ref() != Some(found)) else {
+            self.last = None;
+            return false;
+        };
+        self.last.replace(found) == Some(found)
+    }
+}
+
+/// A variable that `[inject]` names must be there before the token that is in use is taken out for its sake.
+async fn check_injections(live: &Live, config: &Config) -> Result<(), Vec<String>> {
+    let mut problems = Vec::new();
+    for touched in live.touched(config) {
+        if let Err(error) = provider::check_injection(touched).await {
+            problems.push(format!("providers.{}.inject: {error}", touched.name));
+        }
+    }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(problems)
+    }
+}
+
+/// Off the control thread: a configuration of ten thousand upstreams takes a while.
+async fn in_background<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Vec<String>> {
+    let failed = |error: tokio::task::JoinError| vec![io::Error::from(error).to_string()];
+    spawn_blocking(work).await.map_err(failed)
+}
+
+fn told(problems: &[Problem]) -> Vec<String> {
+    problems.iter().map(ToString::to_string).collect()
+}
+
+fn digest(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_content_is_acted_on_when_it_was_seen_twice() {
+        let [old, one, two] = [1, 2, 3].map(|byte| Some([byte; 32]));
+        let mut seen = Seen {
+            acted: old,
+            last: None,
+        };
+        for (found, due) in [
+            (old, false),
+            (one, false),
+            (two, false),
+            (two, true),
+            (None, false),
+            (one, false),
+            (None, false),
+            (one, false),
+            (one, true),
+            (old, false),
+        ] {
+            assert_eq!(seen.look(found), due, "{found:?}");
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Opening a browser, where there is one.
+
+use std::ffi::OsStr;
+use std::process::{Command, Stdio};
+
+/// Whether a browser was asked to open `url`. It may fail later, where nobody sees it.
+pub(super) fn open(url: &str) -> bool {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let program = match () {
+        () if cfg!(target_os = "macos") => "open",
+        // Over ssh, a text browser that xdg-open finds would take over the terminal.
+        () if set("DISPLAY") || set("WAYLAND_DISPLAY") => "xdg-open",
+        () => return false,
+    };
+    start(OsStr::new(program), url)
+}
+
+fn start(program: &OsStr, url: &str) -> bool {
+    Command::new(program)
+        .arg(url)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_opener_is_no_failure() {
+        assert!(!start(OsStr::new("/nonexistent/opener"), "https://x"));
+        assert!(start(OsStr::new("true"), "https://x"));
+    }
+}

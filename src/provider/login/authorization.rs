@@ -1,0 +1,273 @@
+//! The authorization request: its URL, and what has to come back for it.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use sha2::{Digest as _, Sha256};
+use tokio::time::{Duration, timeout};
+use zeroize::Zeroizing;
+
+use super::LoginError;
+use super::redirect::{Loopback, RedirectUri};
+use crate::config::{Endpoint, Provider};
+use crate::dialect::{Var, Variables};
+use crate::provider::inputs;
+use crate::secret::Secret;
+
+/// For a person to find a password and a second factor; a forgotten login should not hold its port for ever.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Of the authorization request, where they are set (RFC 6749 §4.1.1, RFC 8707).
+const OPTIONAL: [&str; 3] = ["scope", "audience", "resource"];
+
+/// A browser on its way.
+pub struct Authorization {
+    /// To be opened in a browser. Holds no secret: whoever has it can begin this login, but not end it.
+    pub url: String,
+    /// How the answer comes back.
+    pub back: Return,
+    expected: Expected,
+}
+
+/// How the browser's answer comes back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Return {
+    /// To this process, on this loopback address.
+    Loopback(String),
+    /// A person brings the address that the browser ends at.
+    ByHand,
+}
+
+/// What an answer is checked against, and what goes into the token request with its code.
+pub(super) struct Expected {
+    state: Secret,
+    verifier: Option<Secret>,
+    redirect_uri: String,
+    listener: Option<Loopback>,
+}
+
+// === impl Authorization ===
+
+impl Authorization {
+    pub(super) async fn begin(
+        provider: &Provider,
+        endpoint: &Endpoint,
+        port: u16,
+        by_hand: bool,
+    ) -> Result<Self, LoginError> {
+        let redirect = RedirectUri::configured(provider).await?;
+        let listener = match &redirect {
+            RedirectUri::Loopback(place) if !by_hand => Some(place.listen(port).await?),
+            RedirectUri::Loopback(_) | RedirectUri::Elsewhere(_) => None,
+        };
+        let redirect_uri = match (&listener, redirect) {
+            (Some(listener), _) => listener.redirect_uri.clone(),
+            (None, RedirectUri::Elsewhere(uri)) => uri,
+            // Nobody will answer there, but the address bar keeps what the browser was sent to.
+            (None, RedirectUri::Loopback(place)) => place.uri(port),
+        };
+        // A verifier that the token request has no place for would only be missed there.
+        let verifier = endpoint
+            .plan
+            .known_variables()
+            .contains("code_verifier")
+            .then(random);
+        let expected = Expected {
+            state: random(),
+            verifier,
+            redirect_uri,
+            listener,
+        };
+        let back = match &expected.listener {
+            Some(listener) => Return::Loopback(listener.redirect_uri.clone()),
+            None => Return::ByHand,
+        };
+        Ok(Self {
+            url: expected.url(provider, endpoint).await?,
+            back,
+            expected,
+        })
+    }
+
+    /// Waits for the browser. Answers with another `state` are turned away and waiting goes on: a stray tab must not end
+    /// a login. Cancel safe: the listener closes.
+    pub async fn wait(self) -> Result<Variables, LoginError> {
+        let Some(listener) = &self.expected.listener else {
+            return Err(LoginError::WrongReturn("nobody listens for it"));
+        };
+        let query = timeout(PATIENCE, listener.answer(&self.expected.state))
+            .await
+            .map_err(|_| LoginError::TimedOut(PATIENCE.as_secs()))?;
+        self.expected.read(&query)
+    }
+
+    /// Takes the address that the browser ended at.
+    pub fn take(self, address: &Secret) -> Result<Variables, LoginError> {
+        let address = address.expose().trim();
+        let query = address
+            .split_once('?')
+            .map(|(_, query)| query.split('#').next().unwrap_or_default())
+            .ok_or(LoginError::WrongReturn("it has no query"))?;
+        self.expected.read(&Secret::new(query))
+    }
+}
+
+// === impl Expected ===
+
+impl Expected {
+    async fn url(&self, provider: &Provider, endpoint: &Endpoint) -> Result<String, LoginError> {
+        let client_id = variable(provider, "client_id")
+            .await?
+            .ok_or_else(|| LoginError::NoClientId(provider.name.clone()))?;
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query
+            .append_pair("response_type", "code")
+            .append_pair("client_id", client_id.expose())
+            .append_pair("redirect_uri", &self.redirect_uri)
+            .append_pair("state", self.state.expose());
+        for name in OPTIONAL {
+            if let Some(value) = variable(provider, name).await?
+                && !value.is_empty()
+            {
+                query.append_pair(name, value.expose());
+            }
+        }
+        if let Some(verifier) = &self.verifier {
+            query
+                .append_pair("code_challenge", &challenge(verifier))
+                .append_pair("code_challenge_method", "S256");
+        }
+        let base = endpoint.authorization_url.as_deref().unwrap_or_default();
+        let separator = if base.contains('?') { '&' } else { '?' };
+        Ok(format!("{base}{separator}{}", query.finish()))
+    }
+
+    /// RFC 6749 §4.1.2: the code, or why there is none.
+    fn read(&self, query: &Secret) -> Result<Variables, LoginError> {
+        if !has_state(query, &self.state) {
+            return Err(LoginError::WrongReturn("its state is of another login"));
+        }
+        if let Some(error) = parameter(query, "error") {
+            let words = parameter(query, "error_description");
+            return Err(LoginError::Denied(shown(&error, words.as_ref())));
+        }
+        let code = parameter(query, "code")
+            .filter(|code| !code.is_empty())
+            .ok_or(LoginError::WrongReturn("it has no code"))?;
+        let mut variables = Variables::new();
+        variables.insert("code".to_owned(), Var::Text(code));
+        let redirect_uri = Secret::new(self.redirect_uri.as_str());
+        variables.insert("redirect_uri".to_owned(), Var::Text(redirect_uri));
+        if let Some(verifier) = &self.verifier {
+            variables.insert("code_verifier".to_owned(), Var::Text(verifier.clone()));
+        }
+        Ok(variables)
+    }
+}
+
+/// Whether an answer belongs to this login.
+pub(super) fn has_state(query: &Secret, state: &Secret) -> bool {
+    parameter(query, "state").is_some_and(|given| {
+        aws_lc_rs::constant_time::verify_slices_are_equal(
+            given.expose().as_bytes(),
+            state.expose().as_bytes(),
+        )
+        .is_ok()
+    })
+}
+
+/// `None` also where it is given twice: which one would count?
+fn parameter(query: &Secret, name: &str) -> Option<Secret> {
+    let mut found = form_urlencoded::parse(query.expose().as_bytes())
+        .filter(|(key, _)| key == name)
+        .map(|(_, value)| Secret::new(value.into_owned()));
+    let first = found.next()?;
+    found.next().is_none().then_some(first)
+}
+
+/// The server's words, on one line and not longer than that.
+fn shown(error: &Secret, words: Option<&Secret>) -> String {
+    let mut text = error.expose().to_owned();
+    if let Some(words) = words {
+        text.push_str(": ");
+        text.push_str(words.expose());
+    }
+    let text = text.chars().filter(|c| !c.is_control());
+    text.take(300).collect()
+}
+
+/// RFC 7636 §4.2, S256.
+fn challenge(verifier: &Secret) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(verifier.expose().as_bytes()))
+}
+
+/// 256 bits as 43 characters: what RFC 7636 §4.1 recommends for a verifier, and plenty for a state.
+fn random() -> Secret {
+    let mut bytes = Zeroizing::new([0_u8; 32]);
+    aws_lc_rs::rand::fill(&mut *bytes)
+        .expect("the system has random numbers, or TLS would not work");
+    Secret::new(BASE64_URL_SAFE_NO_PAD.encode(&*bytes))
+}
+
+async fn variable(provider: &Provider, name: &str) -> Result<Option<Secret>, LoginError> {
+    match provider.variables.get(name) {
+        None => Ok(None),
+        Some(value) => {
+            let key = format!("providers.{}.{name}", provider.name);
+            Ok(Some(inputs::read(&key, value).await?.to_text()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_challenge_of_rfc_7636_appendix_b() {
+        let verifier = Secret::new("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk");
+        assert_eq!(
+            challenge(&verifier),
+            "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
+        );
+    }
+
+    #[test]
+    fn verifiers_are_43_unreserved_characters_and_never_the_same() {
+        let (one, other) = (random(), random());
+        assert_ne!(one, other);
+        let unreserved = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        assert!(one.expose().len() == 43 && one.expose().chars().all(unreserved));
+    }
+
+    fn expected() -> Expected {
+        Expected {
+            state: "s".into(),
+            verifier: None,
+            redirect_uri: "http://127.0.0.1:1/".to_owned(),
+            listener: None,
+        }
+    }
+
+    #[test]
+    fn an_answer_needs_the_state_and_one_code() {
+        let read = |query: &str| expected().read(&query.into());
+        let code = read("code=a%2Bb&state=s&iss=x").unwrap();
+        assert_eq!(code["code"].to_text().expose(), "a+b");
+        for (query, words) in [
+            ("code=c&state=t", "another login"),
+            ("code=c", "another login"),
+            ("code=c&state=s&state=s", "another login"),
+            ("code=c&state=t&error=x", "another login"),
+            ("state=s", "no code"),
+            ("state=s&code=", "no code"),
+            ("state=s&code=a&code=b", "no code"),
+            (
+                "state=s&error=access_denied&error_description=%E4%B8%8D%0A",
+                "refused: access_denied: 不",
+            ),
+        ] {
+            let error = read(query).unwrap_err().to_string();
+            assert!(error.contains(words), "{query}: {error}");
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! The loopback redirect (RFC 8252 §7.3): where the browser comes back to, and a server for that one visit.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, REFERRER_POLICY};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::warn;
+
+use super::LoginError;
+use super::authorization::has_state;
+use crate::config::Provider;
+use crate::provider::inputs;
+use crate::secret::Secret;
+
+/// A browser that connects and says nothing must not hold the one that has something to say.
+const VISIT: Duration = Duration::from_secs(10);
+
+/// Where the browser is sent with its answer.
+pub(super) enum RedirectUri {
+    Loopback(Place),
+    /// Nothing of ours: a person brings what arrives there.
+    Elsewhere(String),
+}
+
+/// A loopback address before its port is known.
+pub(super) struct Place {
+    provider: String,
+    host: String,
+    address: IpAddr,
+    /// `None`: any will do (RFC 8252 §7.3 has the server allow that).
+    port: Option<u16>,
+    path: String,
+}
+
+/// A server for one answer.
+pub(super) struct Loopback {
+    pub(super) redirect_uri: String,
+    listener: TcpListener,
+    path: String,
+}
+
+// === impl RedirectUri ===
+
+impl RedirectUri {
+    /// `redirect_uri` of the configuration; `http://127.0.0.1:PORT/` without it.
+    pub(super) async fn configured(provider: &Provider) -> Result<Self, LoginError> {
+        let Some(value) = provider.variables.get("redirect_uri") else {
+            return Ok(Self::Loopback(Place {
+                provider: provider.name.clone(),
+                host: "127.0.0.1".to_owned(),
+                address: Ipv4Addr::LOCALHOST.into(),
+                port: None,
+                path: "/".to_owned(),
+            }));
+        };
+        let key = format!("providers.{}.redirect_uri", provider.name);
+        let text = inputs::read(&key, value).await?.to_text();
+        let uri: Uri = text.expose().parse().map_err(|_| LoginError::RedirectUri {
+            provider: provider.name.clone(),
+            reason: "is no URI".to_owned(),
+        })?;
+        let loopback = match uri.host() {
+            Some("localhost" | "127.0.0.1") => Some(IpAddr::from(Ipv4Addr::LOCALHOST)),
+            Some("[::1]") => Some(IpAddr::from(Ipv6Addr::LOCALHOST)),
+            _ => None,
+        };
+        Ok(match (uri.scheme_str(), loopback, uri.host()) {
+            (Some("http"), Some(address), Some(host)) => Self::Loopback(Place {
+                provider: provider.name.clone(),
+                host: host.to_owned(),
+                address,
+                port: uri.port_u16().filter(|port| *port != 0),
+                path: uri.path().to_owned(),
+            }),
+            _ => Self::Elsewhere(text.expose().to_owned()),
+        })
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    /// `wanted` 0: the configured port, else any.
+    pub(super) async fn listen(&self, wanted: u16) -> Result<Loopback, LoginError> {
+        if let Some(port) = self.port
+            && ![0, port].contains(&wanted)
+        {
+            return Err(LoginError::RedirectUri {
+                provider: self.provider.clone(),
+                reason: format!("names port {port}, and the vendor compares: leave --port out"),
+            });
+        }
+        let address = SocketAddr::new(self.address, self.port.unwrap_or(wanted));
+        let failed = |error: std::io::Error| LoginError::Listen {
+            address: address.to_string(),
+            reason: error.to_string(),
+        };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let port = listener.local_addr().map_err(failed)?.port();
+        Ok(Loopback {
+            redirect_uri: self.uri(port),
+            listener,
+            path: self.path.clone(),
+        })
+    }
+
+    pub(super) fn uri(&self, port: u16) -> String {
+        let (host, path) = (&self.host, &self.path);
+        match self.port.unwrap_or(port) {
+            0 => format!("http://{host}{path}"),
+            port => format!("http://{host}:{port}{path}"),
+        }
+    }
+}
+
+// === impl Loopback ===
+
+impl Loopback {
+    /// The query of the first visit that has this `state`. Cancel safe.
+    pub(super) async fn answer(&self, state: &Secret) -> Secret {
+        let (sender, mut answers) = mpsc::channel(1);
+        let desk = Arc::new(Desk {
+            path: self.path.clone(),
+            state: state.clone(),
+            sender,
+        });
+        let mut visits = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        visits.spawn(timeout(VISIT, visit(stream, Arc::clone(&desk))));
+                    }
+                    Err(error) => {
+                        warn!(%error, "cannot accept the browser's connection");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                },
+                Some(answer) = answers.recv() => {
+                    // The page is on its way already; this lets it arrive.
+                    let last = async { while visits.join_next().await.is_some() {} };
+                    let _ = timeout(Duration::from_secs(1), last).await;
+                    return answer;
+                }
+                Some(_ended) = visits.join_next() => {}
+            }
+        }
+    }
+}
+
+/// What visitors are compared with.
+struct Desk {
+    path: String,
+    state: Secret,
+    sender: mpsc::Sender<Secret>,
+}
+
+async fn visit(stream: TcpStream, desk: Arc<Desk>) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let desk = Arc::clone(&desk);
+        async move { Ok::<_, Infallible>(desk.receive(&request)) }
+    });
+    // One that breaks off is the browser's own business.
+    let _ = http1::Builder::new()
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}
+
+impl Desk {
+    fn receive(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.uri().path() != self.path {
+            return page(StatusCode::NOT_FOUND, "There is nothing here.");
+        }
+        if request.method() != Method::GET {
+            return page(StatusCode::METHOD_NOT_ALLOWED, "Only GET is known here.");
+        }
+        let query = Secret::new(request.uri().query().unwrap_or_default());
+        if !has_state(&query, &self.state) {
+            warn!("a visit without this login's state was turned away");
+            return page(
+                StatusCode::BAD_REQUEST,
+                "This answer belongs to another login, and was not used.",
+            );
+        }
+        // Full: the answer is there already.
+        let _ = self.sender.try_send(query);
+        page(
+            StatusCode::OK,
+            "The answer has arrived. You can close this page: the terminal says how it went.",
+        )
+    }
+}
+
+/// The address of the page holds the code: it must neither be kept nor be told to others.
+fn page(status: StatusCode, words: &str) -> Response<Full<Bytes>> {
+    let html = format!(
+        "<!doctype html><meta charset=utf-8><title>Cupbearer</title><body style=\"font:1rem sans-serif;margin:4rem\"><p>{words}"
+    );
+    let mut response = Response::new(Full::new(Bytes::from(html)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (CONTENT_TYPE, "text/html; charset=utf-8"),
+        (CACHE_CONTROL, "no-store"),
+        (REFERRER_POLICY, "no-referrer"),
+        (CONNECTION, "close"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}

@@ -1,0 +1,192 @@
+use percent_encoding::percent_decode_str;
+use proptest::prelude::*;
+
+use super::*;
+
+#[test]
+fn dot_segments_in_every_spelling() {
+    for bad in [
+        "/.",
+        "/..",
+        "/a/../b",
+        "/a/./b",
+        "/%2e",
+        "/%2E%2e/x",
+        "/.%2e",
+        "/..;x=1/a",
+        "/%2e%2e;/a",
+        "/..%3bx/a",
+        "/a/..",
+    ] {
+        assert!(path(bad).is_err(), "{bad}");
+    }
+    for good in [
+        "/",
+        "/a.b",
+        "/...",
+        "/.well-known/x",
+        "/a/..b",
+        "/%2ehidden",
+        "/a%2fb",
+        "/a;..",
+        "/%2",
+        "/v1.0/x",
+    ] {
+        assert!(path(good).is_ok(), "{good}");
+    }
+}
+
+#[test]
+fn hosts_are_known_by_name_and_address() {
+    let hosts = Hosts::new(["api.example.cn".to_owned(), "proxy:8080".to_owned()], []);
+    for good in [
+        "localhost",
+        "LOCALHOST:1",
+        "127.0.0.1:8080",
+        "127.9.9.9",
+        "[::1]:80",
+        "API.example.cn",
+        "api.example.cn:99",
+        "proxy:8080",
+    ] {
+        assert!(hosts.accept(good), "{good}");
+    }
+    for bad in [
+        "evil.example",
+        "proxy",
+        "proxy:80",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "",
+        "10.0.0.1",
+    ] {
+        assert!(!hosts.accept(bad), "{bad}");
+    }
+}
+
+#[test]
+fn origins() {
+    let hosts = Hosts::new(
+        ["api.example.cn".to_owned()],
+        ["https://app.example".to_owned()],
+    );
+    for good in [
+        "https://app.example",
+        "http://localhost:3000",
+        "http://api.example.cn",
+    ] {
+        assert!(hosts.accept_origin(good), "{good}");
+    }
+    for bad in [
+        "https://evil.example",
+        "null",
+        "",
+        "https://app.example.evil",
+    ] {
+        assert!(!hosts.accept_origin(bad), "{bad}");
+    }
+}
+
+proptest! {
+    /// Against one that decodes first and cuts parameters off then.
+    #[test]
+    fn dot_segments_are_those_that_a_decoder_sees(
+        text in prop::collection::vec(
+            prop::sample::select(vec![
+                ".", "..", "%2e", "%2E", "/", "/", ";", "%3b", "%3B", "a", "%2f", "%5c", "%25", "%252e", "%00", "\\", "~",
+            ]),
+            0..9,
+        ),
+    ) {
+        let text = format!("/{}", text.concat());
+        let dots = text.split('/').any(|segment| {
+            let segment: Vec<u8> = percent_decode_str(segment).collect();
+            let name = segment.split(|byte| *byte == b';').next().unwrap();
+            name == b"." || name == b".."
+        });
+        prop_assert_eq!(path(&text).is_err(), dots, "{}", text);
+    }
+}
+
+fn loop_seen(via: &[&'static str]) -> bool {
+    let mut request = Request::get("/").body(()).unwrap();
+    for line in via {
+        let line = http::HeaderValue::from_static(line);
+        request.headers_mut().append(http::header::VIA, line);
+    }
+    loops(&request, "cupbearer-1").is_err()
+}
+
+#[test]
+fn a_loop_is_seen_in_any_line_and_member_of_via() {
+    assert!(loop_seen(&["1.1 cupbearer-1"]));
+    assert!(loop_seen(&[
+        "1.0 fred",
+        "1.1 a,HTTP/1.1  cupbearer-1 (note), 1.1 b"
+    ]));
+    assert!(!loop_seen(&[]));
+    assert!(!loop_seen(&["1.1 cupbearer-12", "1.1 fred (cupbearer-1)"]));
+}
+
+#[test]
+fn ambiguous_framing_is_refused() {
+    let scan = |hosts, content_lengths, transfer_encoding| Scan {
+        hosts,
+        content_lengths,
+        transfer_encoding,
+        ..Scan::default()
+    };
+    let coded = |version, codings: &[&str]| {
+        let mut request = Request::get("/").version(version);
+        for coding in codings {
+            request = request.header("transfer-encoding", *coding);
+        }
+        request.body(()).unwrap()
+    };
+    let new = coded(Version::HTTP_11, &["Chunked"]);
+    let old = coded(Version::HTTP_10, &["chunked"]);
+    for odd in [
+        &["gzip, chunked"][..],
+        &["chunked, chunked"],
+        &["chunked", "chunked"],
+        &["identity"],
+    ] {
+        assert!(
+            framing(&coded(Version::HTTP_11, odd), &scan(1, 0, true)).is_err(),
+            "{odd:?}"
+        );
+    }
+    assert!(framing(&new, &scan(1, 1, false)).is_ok());
+    assert!(framing(&new, &scan(1, 0, true)).is_ok());
+    assert!(framing(&new, &scan(1, 1, true)).is_err());
+    assert!(framing(&new, &scan(1, 2, false)).is_err());
+    assert!(framing(&old, &scan(1, 0, true)).is_err());
+}
+
+#[test]
+fn an_origin_has_to_be_accepted_in_every_line() {
+    let hosts = Hosts::new([], ["https://app.example".to_owned()]);
+    let check = |fields: &[(&'static str, &'static str)]| {
+        let mut request = Request::get("/").body(()).unwrap();
+        for (name, value) in fields {
+            let value = http::HeaderValue::from_static(value);
+            request.headers_mut().append(*name, value);
+        }
+        origin(&request, &hosts).is_ok()
+    };
+    assert!(check(&[("origin", "https://app.example")]));
+    assert!(check(&[
+        ("origin", "https://app.example"),
+        ("sec-fetch-site", "cross-site")
+    ]));
+    assert!(check(&[("sec-fetch-site", "same-origin")]));
+    assert!(!check(&[("sec-fetch-site", "cross-site")]));
+    assert!(!check(&[
+        ("origin", "https://app.example"),
+        ("origin", "https://evil.example")
+    ]));
+    assert!(!check(&[
+        ("origin", "https://evil.example"),
+        ("origin", "https://app.example")
+    ]));
+}

@@ -1,0 +1,112 @@
+//! What TLS reads from: the socket itself for small answers, a buffer over it for large ones.
+//!
+//! rustls reads 4 KiB at a time, and a record has up to 16 KiB and 22 bytes. A buffer that holds one record halves the system
+//! calls of large bodies; larger ones give nothing more (measured). For small answers it would only be one more copy.
+
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+const BUFFER: usize = 17 * 1024;
+
+/// A read of so much goes on in the buffer: it is what rustls makes room for, so that there may be more.
+const LONG: usize = 4 * 1024;
+
+/// A socket that is read ahead of while there is much to read.
+#[derive(Debug)]
+pub struct ReadAhead {
+    tcp: TcpStream,
+    /// The last read was a long one.
+    long: bool,
+    /// Read, but not asked for yet: from `used` on. Has no memory where nothing was read ahead.
+    buffer: Vec<u8>,
+    used: usize,
+}
+
+impl ReadAhead {
+    pub(super) fn new(tcp: TcpStream) -> Self {
+        Self {
+            tcp,
+            long: false,
+            buffer: Vec::new(),
+            used: 0,
+        }
+    }
+
+    pub(super) fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+
+    fn take(&mut self, buf: &mut ReadBuf<'_>) {
+        let rest = &self.buffer[self.used..];
+        let length = rest.len().min(buf.remaining());
+        buf.put_slice(&rest[..length]);
+        self.used += length;
+        if self.used < self.buffer.len() {
+            return;
+        }
+        self.used = 0;
+        if self.long {
+            self.buffer.clear();
+        } else {
+            self.buffer = Vec::new();
+        }
+    }
+}
+
+impl AsyncRead for ReadAhead {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.buffer.is_empty() {
+            if !this.long {
+                let before = buf.filled().len();
+                ready!(Pin::new(&mut this.tcp).poll_read(cx, buf))?;
+                this.long = buf.filled().len() - before >= LONG;
+                return Poll::Ready(Ok(()));
+            }
+            this.buffer.reserve_exact(BUFFER);
+            // The future keeps nothing from one poll to the next.
+            let read = ready!(pin!(this.tcp.read_buf(&mut this.buffer)).poll(cx))?;
+            this.long = read >= LONG;
+        }
+        this.take(buf);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for ReadAhead {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().tcp).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().tcp).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_shutdown(cx)
+    }
+}

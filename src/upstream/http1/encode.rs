@@ -1,0 +1,131 @@
+//! Request heads and chunks as bytes (RFC 9112 §3, §6 and §7.1).
+//!
+//! Names and values come from [`http`]'s types, which hold nothing that could end a line.
+
+use http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
+    CONTENT_TYPE, COOKIE, EXPECT, HOST, MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
+};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, Method};
+use http_body::Body as _;
+
+use crate::upstream::body::RequestBody;
+
+/// How the upstream knows where a request's body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// No body, and nothing said about one.
+    None,
+    /// So many bytes are still to be sent.
+    Length(u64),
+    Chunked,
+}
+
+/// The end of a body in chunks, without trailers.
+pub(super) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// [`LAST_CHUNK`] after the end of the last chunk but it.
+pub(super) const CHUNK_END_AND_LAST: &[u8] = b"\r\n0\r\n\r\n";
+
+impl Framing {
+    /// By the body alone: whatever the head says about its length is about how it came to us.
+    pub(super) fn of(head: &Parts, body: &RequestBody) -> Self {
+        if !body.is_end_stream() {
+            return body.size_hint().exact().map_or(Self::Chunked, Self::Length);
+        }
+        // RFC 9110 §8.6: methods that define a meaning for a body say that it is empty, others only if the app did.
+        let defines_body = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
+        if defines_body || head.headers.contains_key(CONTENT_LENGTH) {
+            Self::Length(0)
+        } else {
+            Self::None
+        }
+    }
+}
+
+/// Appends a request's head, with the target in origin-form.
+pub(super) fn head(out: &mut Vec<u8>, head: &Parts, framing: Framing) {
+    out.extend_from_slice(head.method.as_str().as_bytes());
+    out.push(b' ');
+    let target = head
+        .uri
+        .path_and_query()
+        .map_or("/", |target| target.as_str());
+    // A query without a path is the one thing that `PathAndQuery` starts with besides `/` and `*`.
+    if target.starts_with('?') {
+        out.push(b'/');
+    }
+    out.extend_from_slice(target.as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    for (name, value) in &head.headers {
+        if *name == CONTENT_LENGTH || *name == TRANSFER_ENCODING || *name == EXPECT {
+            continue;
+        }
+        field(out, name, value.as_bytes());
+    }
+    match framing {
+        Framing::None => {}
+        Framing::Length(length) => {
+            let mut digits = itoa::Buffer::new();
+            field(out, &CONTENT_LENGTH, digits.format(length).as_bytes());
+        }
+        Framing::Chunked => field(out, &TRANSFER_ENCODING, b"chunked"),
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the line before a chunk's data.
+pub(super) fn chunk_size(out: &mut Vec<u8>, size: usize) {
+    let digits = (usize::BITS - size.leading_zeros()).div_ceil(4).max(1);
+    for digit in (0..digits).rev() {
+        out.push(b"0123456789abcdef"[size >> (4 * digit) & 0xf]);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the end of a body in chunks.
+pub(super) fn last_chunk(out: &mut Vec<u8>, trailers: &HeaderMap) {
+    out.extend_from_slice(b"0\r\n");
+    for (name, value) in trailers {
+        if is_trailer(name) {
+            field(out, name, value.as_bytes());
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Whether a field may stand in a trailer section: not what frames or routes a message, authenticates, or is for whoever
+/// handles the content (RFC 9110 §6.5.1).
+pub(super) fn is_trailer(name: &HeaderName) -> bool {
+    const FOR_HEADS: [HeaderName; 19] = [
+        AUTHORIZATION,
+        CACHE_CONTROL,
+        CONNECTION,
+        CONTENT_ENCODING,
+        CONTENT_LENGTH,
+        CONTENT_RANGE,
+        CONTENT_TYPE,
+        COOKIE,
+        EXPECT,
+        HOST,
+        MAX_FORWARDS,
+        PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION,
+        SET_COOKIE,
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
+        UPGRADE,
+        WWW_AUTHENTICATE,
+    ];
+    !FOR_HEADS.contains(name) && name.as_str() != "keep-alive"
+}
+
+fn field(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
+    out.extend_from_slice(name.as_str().as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}

@@ -1,0 +1,77 @@
+//! What is left of a connection after `101 Switching Protocols`: bytes both ways (RFC 9110 §7.8).
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Buf;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Connection;
+
+/// The upstream's end of an upgraded connection, which counts as open until it is dropped.
+pub struct Tunnel {
+    connection: Box<Connection>,
+}
+
+impl Tunnel {
+    pub(super) fn new(connection: Box<Connection>) -> Self {
+        Self { connection }
+    }
+
+    fn io(self: Pin<&mut Self>) -> Pin<&mut super::Stream> {
+        Pin::new(&mut self.get_mut().connection.io)
+    }
+}
+
+impl AsyncRead for Tunnel {
+    /// First what came along with the head.
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let read = &mut this.connection.read;
+        if read.is_empty() {
+            return Pin::new(&mut this.connection.io).poll_read(cx, buf);
+        }
+        let length = read.len().min(buf.remaining());
+        buf.put_slice(&read[..length]);
+        read.advance(length);
+        if read.is_empty() {
+            this.connection.shed();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Tunnel {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.io().poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.io().poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.connection.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io().poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io().poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,333 @@
+//! The program on a thread of its own, and the world around it.
+
+use std::fmt::Write as _;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::time::Duration;
+
+use cupbearer::app::{self, RunError, Shutdown};
+use cupbearer::config::{Config, Environment, Listen};
+use cupbearer::demo::authority::{Authority, Offer};
+use cupbearer::demo::vendors::{Credential, FakeVendor, Kind, Options};
+use http::StatusCode;
+use tokio::sync::oneshot;
+
+use crate::client::{Client, Response};
+
+/// Nothing here takes that long unless it never ends. Generous, for machines that do other things besides.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits for `future`, and fails instead of hanging.
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what}: nothing within {PATIENCE:?}"),
+    }
+}
+
+/// Asks until the answer is yes.
+pub(crate) async fn eventually(what: &str, mut fact: impl AsyncFnMut() -> bool) {
+    let mut ticks = tokio::time::interval(Duration::from_millis(5));
+    soon(what, async {
+        while !fact().await {
+            ticks.tick().await;
+        }
+    })
+    .await;
+}
+
+/// Runs all at once; the results in their order.
+pub(crate) async fn all<T: Send + 'static>(
+    work: impl Iterator<Item = impl Future<Output = T> + Send + 'static>,
+) -> Vec<T> {
+    let tasks: Vec<_> = work.map(tokio::spawn).collect();
+    let mut results = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        results.push(task.await.unwrap());
+    }
+    results
+}
+
+/// The program, running.
+pub(crate) struct App {
+    listeners: Vec<Listen>,
+    admin: Option<SocketAddr>,
+    stop: Option<oneshot::Sender<Shutdown>>,
+    ended: Option<oneshot::Receiver<Result<(), RunError>>>,
+}
+
+/// Runs the program with a configuration, and `test` in front of it; then ends it, which must go well.
+pub(crate) async fn with_app<T>(config: &str, test: impl AsyncFnOnce(&App) -> T) -> T {
+    let mut app = App::start(config).await;
+    let result = test(&app).await;
+    app.stop(Shutdown::Interrupt);
+    app.ended().await.unwrap();
+    result
+}
+
+/// `[server]` on free ports, with more keys.
+pub(crate) fn server(more: &str) -> String {
+    format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nshutdown_grace = \"3s\"\n{more}\n"
+    )
+}
+
+/// The environment is the tests' own: what the machine has set must not matter.
+struct NoEnvironment;
+
+impl Environment for NoEnvironment {
+    fn var(&self, _name: &str) -> Option<String> {
+        None
+    }
+}
+
+impl App {
+    pub(crate) async fn start(config: &str) -> Self {
+        match Self::try_start(config).await {
+            Ok(app) => app,
+            Err(error) => panic!("{error}\nin\n{config}"),
+        }
+    }
+
+    /// The error is what the command line would say.
+    pub(crate) async fn try_start(config: &str) -> Result<Self, String> {
+        start_log();
+        let config = Config::from_toml(config, &NoEnvironment).map_err(|problems| {
+            let lines = problems
+                .iter()
+                .map(|problem| format!("{}: {}\n", problem.path, problem.message));
+            lines.collect::<String>()
+        })?;
+        let (stop, stopped) = oneshot::channel();
+        let (tell_start, started) = oneshot::channel();
+        let (tell_end, ended) = oneshot::channel();
+        let body = move || match app::bind(config) {
+            Err(error) => drop(tell_start.send(Err(error.to_string()))),
+            Ok(bound) => {
+                let _ = tell_start.send(Ok((bound.listeners(), bound.admin())));
+                // A test that failed drops the sender.
+                let outcome = bound.run(async { stopped.await.unwrap_or(Shutdown::Interrupt) });
+                let _ = tell_end.send(outcome);
+            }
+        };
+        std::thread::Builder::new()
+            .name("app".to_owned())
+            .spawn(body)
+            .unwrap();
+        let (listeners, admin) = soon("the start", started).await.unwrap()?;
+        Ok(Self {
+            listeners,
+            admin,
+            stop: Some(stop),
+            ended: Some(ended),
+        })
+    }
+
+    /// The first listener.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.nth_address(0)
+    }
+
+    pub(crate) fn nth_address(&self, index: usize) -> SocketAddr {
+        match &self.listeners[index] {
+            Listen::Tcp(address) => *address,
+            Listen::Unix(path) => panic!("listener {index} is {}", path.display()),
+        }
+    }
+
+    pub(crate) fn admin_address(&self) -> SocketAddr {
+        self.admin.unwrap()
+    }
+
+    /// A new connection to the first listener.
+    pub(crate) async fn connect(&self) -> Client {
+        Client::connect(self.address()).await
+    }
+
+    /// `GET path` on a connection of its own.
+    pub(crate) async fn get(&self, path: &str) -> Response {
+        self.connect().await.get(path).await
+    }
+
+    /// `GET path` of the admin port.
+    pub(crate) async fn admin(&self, path: &str) -> Response {
+        Client::connect(self.admin_address()).await.get(path).await
+    }
+
+    pub(crate) async fn status(&self) -> serde_json::Value {
+        let answer = self.admin("/status").await;
+        assert_eq!(answer.status, 200);
+        answer.json()
+    }
+
+    /// One sample of `/metrics`, `name` as it stands there, labels included; 0 if it is not there.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let text = self.admin("/metrics").await.text();
+        let sample = text.lines().find_map(|line| line.strip_prefix(name));
+        sample.map_or(0.0, |value| value.trim().parse().unwrap())
+    }
+
+    pub(crate) async fn ready(&self) {
+        eventually("ready", async || {
+            self.admin("/readyz").await.status == StatusCode::OK
+        })
+        .await;
+    }
+
+    pub(crate) fn stop(&mut self, how: Shutdown) {
+        let _ = self.stop.take().expect("stopped once").send(how);
+    }
+
+    /// Waits for the end.
+    pub(crate) async fn ended(&mut self) -> Result<(), RunError> {
+        let ended = self.ended.take().expect("waited for once");
+        soon("the end", ended).await.expect("the program panicked")
+    }
+}
+
+/// What every test needs beside the program: a certificate authority and a folder.
+pub(crate) struct World {
+    pub(crate) authority: Authority,
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let world = Self {
+            authority: Authority::new().unwrap(),
+            folder: tempfile::tempdir().unwrap(),
+        };
+        world.write("ca.pem", &world.authority.pem());
+        world
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// `tls = { ca_file = … }` with this world's authority.
+    pub(crate) fn tls(&self) -> String {
+        format!("tls = {{ ca_file = {:?} }}\n", self.path("ca.pem"))
+    }
+
+    /// One upstream, with a token that is there already.
+    pub(crate) fn upstream(&self, name: &str, url: &str, more: &str) -> String {
+        let tls = if url.starts_with("https:") {
+            self.tls()
+        } else {
+            String::new()
+        };
+        format!(
+            "[providers.{name}]\naccess_token = \"{}\"\n\
+             [upstreams.{name}]\nurl = \"{url}\"\nprovider = \"{name}\"\n{tls}{more}\n",
+            token(name)
+        )
+    }
+
+    pub(crate) async fn vendor(&self, kind: Kind, life: Option<Duration>) -> FakeVendor {
+        let options = Options {
+            life,
+            api: Offer::default(),
+            events: None,
+        };
+        FakeVendor::start(&self.authority, kind, options)
+            .await
+            .unwrap()
+    }
+
+    /// The provider of a fake vendor, named like it.
+    pub(crate) fn vendor_provider(&self, name: &str, vendor: &FakeVendor, more: &str) -> String {
+        let mut text = format!(
+            "[providers.{name}]\ndialect = \"{}\"\ntoken_url = \"{}\"\n{}",
+            vendor.kind(),
+            vendor.token_url(),
+            self.tls()
+        );
+        for (key, credential) in vendor.kind().credentials() {
+            let _ = match credential {
+                Credential::Text(value) => writeln!(text, "{key} = {}", toml::Value::from(*value)),
+                Credential::Integer(value) => writeln!(text, "{key} = {value}"),
+            };
+        }
+        text + more + "\n"
+    }
+
+    /// A vendor's API behind `/NAME`.
+    pub(crate) fn vendor_upstream(
+        &self,
+        name: &str,
+        provider: &str,
+        vendor: &FakeVendor,
+        more: &str,
+    ) -> String {
+        format!(
+            "[upstreams.{name}]\nurl = \"{}\"\nprovider = \"{provider}\"\n\
+             route = {{ path_prefix = \"/{name}\" }}\n{}{more}\n",
+            vendor.api_url(),
+            self.tls()
+        )
+    }
+
+    /// Server, provider and upstream of one vendor, all by its own name.
+    pub(crate) fn vendor_config(
+        &self,
+        vendor: &FakeVendor,
+        provider: &str,
+        upstream: &str,
+    ) -> String {
+        let name = vendor.kind().name();
+        server("")
+            + &self.vendor_provider(name, vendor, provider)
+            + &self.vendor_upstream(name, name, vendor, upstream)
+    }
+}
+
+/// The token of [`World::upstream`].
+pub(crate) fn token(name: &str) -> String {
+    format!("token-of-{name}-0123456789")
+}
+
+/// Everything that the program logged in this process so far: Cupbearer at TRACE, all else at WARN.
+pub(crate) fn log() -> String {
+    start_log();
+    String::from_utf8_lossy(&lock_log()).into_owned()
+}
+
+static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+fn lock_log() -> MutexGuard<'static, Vec<u8>> {
+    LOG.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Log;
+
+impl std::io::Write for Log {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        lock_log().extend_from_slice(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The program's threads are not the test's, so that the log is one for all tests.
+fn start_log() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        tracing_subscriber::fmt()
+            .with_env_filter("warn,cupbearer=trace")
+            .with_ansi(false)
+            .with_writer(|| Log)
+            .init();
+    });
+}

@@ -1,0 +1,310 @@
+//! What the upstream sees of a request, byte for byte.
+
+use crate::client::{Head, Http2Client, whole};
+use crate::harness::{World, server, soon, token, with_app};
+use crate::upstream::Script;
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// Sends a request and returns the head that an upstream `api` gets, whose keys and URL path are given.
+async fn seen(world: &World, path: &str, keys: &str, request: &str) -> Head {
+    let upstream = Script::tls(&world.authority).await;
+    let url = upstream.url() + path;
+    let config = server("") + &world.upstream("api", &url, keys);
+    sent(&config, &upstream, request).await
+}
+
+async fn sent(config: &str, upstream: &Script, request: &str) -> Head {
+    with_app(config, async |app| {
+        let mut client = app.connect().await;
+        client.send(request).await;
+        let (mut connection, head) = upstream.request().await;
+        let body = connection.body(&head, false).await.unwrap();
+        connection.send(OK).await;
+        assert_eq!(client.response().await.text(), "ok");
+        drop(body);
+        head
+    })
+    .await
+}
+
+/// The pseudonym is this process's own: taken out for comparison.
+fn without_pseudonym(head: &Head) -> String {
+    let via = head.get("via").unwrap();
+    let (version, pseudonym) = via.split_once(' ').unwrap();
+    assert!(["1.1", "2"].contains(&version), "{version}");
+    let id = pseudonym.strip_prefix("cupbearer-").unwrap();
+    assert!(id.len() == 8 && id.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    head.raw.replace(pseudonym, "cupbearer-ID")
+}
+
+#[tokio::test]
+async fn a_plain_get_to_the_byte() {
+    let world = World::new();
+    let upstream = Script::tls(&world.authority).await;
+    let config = server("") + &world.upstream("api", &upstream.url(), "");
+    let head = sent(
+        &config,
+        &upstream,
+        "GET /orders/42?b=2&a=%20x+y&&c HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nX-App: legacy\r\n\r\n",
+    )
+    .await;
+    let expected = format!(
+        "GET /orders/42?b=2&a=%20x+y&&c HTTP/1.1\r\n\
+         host: {}\r\n\
+         accept: */*\r\n\
+         x-app: legacy\r\n\
+         via: 1.1 cupbearer-ID\r\n\
+         authorization: Bearer {}\r\n\r\n",
+        upstream.address(),
+        token("api")
+    );
+    assert_eq!(without_pseudonym(&head), expected);
+}
+
+#[tokio::test]
+async fn a_post_to_the_byte() {
+    let world = World::new();
+    let upstream = Script::plain().await;
+    let config = server("via = false") + &world.upstream("api", &upstream.url(), "");
+    with_app(&config, async |app| {
+        let mut client = app.connect().await;
+        client
+            .send("POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello")
+            .await;
+        let (mut connection, head) = upstream.request().await;
+        let expected = format!(
+            "POST /x HTTP/1.1\r\nhost: {}\r\ncontent-type: text/plain\r\ncontent-length: 5\r\nauthorization: Bearer {}\r\n\r\n",
+            upstream.address(),
+            token("api")
+        );
+        assert_eq!(head.raw, expected);
+        assert_eq!(connection.exactly(5).await.unwrap(), b"hello");
+        connection.send(OK).await;
+        client.response().await;
+        // A chunked body stays chunked.
+        client
+            .send("POST /x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
+            .await;
+        let head = connection.head().await;
+        assert_eq!(head.get("transfer-encoding"), Some("chunked"));
+        assert_eq!(head.get("content-length"), None);
+        assert_eq!(connection.body(&head, false).await.unwrap(), b"hello");
+        connection.send(OK).await;
+        assert_eq!(client.response().await.text(), "ok");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn via_can_be_left_out() {
+    let world = World::new();
+    let upstream = Script::tls(&world.authority).await;
+    let config = server("via = false") + &world.upstream("api", &upstream.url(), "");
+    let head = sent(
+        &config,
+        &upstream,
+        "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    )
+    .await;
+    assert_eq!(head.get("via"), None);
+}
+
+#[tokio::test]
+async fn via_is_appended_to_what_is_there() {
+    let world = World::new();
+    let request = "GET / HTTP/1.1\r\nHost: localhost\r\nVia: 1.0 fred, 1.1 other\r\n\r\n";
+    let head = seen(&world, "", "", request).await;
+    let via = head.all("via").join(", ");
+    assert!(
+        via.starts_with("1.0 fred, 1.1 other, 1.1 cupbearer-"),
+        "{via}"
+    );
+}
+
+/// RFC 9110 §7.6.1, RFC 6750 §2: what is for this hop stays here, and one credential goes out.
+#[tokio::test]
+async fn what_is_the_apps_own_stays_here() {
+    let world = World::new();
+    let request = "GET / HTTP/1.1\r\nHost: localhost\r\n\
+        Authorization: Basic YXBwOmFwcA==\r\n\
+        authorization: Bearer of-the-app\r\n\
+        Proxy-Authorization: Basic YXBwOmFwcA==\r\n\
+        Connection: keep-alive, X-One\r\n\
+        Connection: x-two , Authorization\r\n\
+        Keep-Alive: timeout=5\r\n\
+        Proxy-Connection: keep-alive\r\n\
+        TE: trailers\r\n\
+        X-One: 1\r\n\
+        X-Two: 2\r\n\
+        X-Three: 3\r\n\
+        Cookie: a=b\r\n\r\n";
+    let head = seen(&world, "", "", request).await;
+    let bearer = format!("Bearer {}", token("api"));
+    assert_eq!(head.get("authorization"), Some(&*bearer));
+    let names: Vec<_> = head.fields.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["host", "x-three", "cookie", "via", "authorization"]);
+    assert!(!head.raw.contains("of-the-app") && !head.raw.contains("YXBw"));
+}
+
+#[tokio::test]
+async fn nothing_is_told_about_the_app() {
+    let world = World::new();
+    let head = seen(&world, "", "", "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    for (name, _) in &head.fields {
+        assert!(!name.starts_with("x-") && name != "forwarded", "{name}");
+    }
+}
+
+#[tokio::test]
+async fn the_urls_path_replaces_the_prefix() {
+    let world = World::new();
+    for (path, asked, expected) in [
+        ("/api/v2", "/p/orders?x=1", "/api/v2/orders?x=1"),
+        ("/api/v2/", "/p/orders", "/api/v2/orders"),
+        ("/api/v2", "/p", "/api/v2"),
+        ("/api/v2", "/p/", "/api/v2/"),
+        ("/api/v2", "/p?x", "/api/v2?x"),
+        (
+            "/api",
+            "/p/%7Euser/a%2Fb;c=d//e",
+            "/api/%7Euser/a%2Fb;c=d//e",
+        ),
+        ("", "/p/orders", "/orders"),
+        ("", "/p", "/"),
+    ] {
+        let request = format!("GET {asked} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let keys = "route = { path_prefix = \"/p\" }";
+        let head = seen(&world, path, keys, &request).await;
+        assert_eq!(
+            head.first,
+            format!("GET {expected} HTTP/1.1"),
+            "{path} {asked}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_catch_all_puts_the_urls_path_in_front() {
+    let world = World::new();
+    for (path, asked, expected) in [
+        ("/api", "/orders?x=1", "/api/orders?x=1"),
+        ("/api", "/", "/api/"),
+        ("", "/a/b/", "/a/b/"),
+    ] {
+        let request = format!("GET {asked} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let head = seen(&world, path, "", &request).await;
+        assert_eq!(head.first, format!("GET {expected} HTTP/1.1"));
+    }
+}
+
+/// A token that rides in the query: the app's own of that name goes, all else stays as it was written.
+#[tokio::test]
+async fn a_token_in_the_query() {
+    let world = World::new();
+    let upstream = Script::tls(&world.authority).await;
+    let config = server("")
+        + &format!(
+            "[providers.api]\naccess_token = \"t+k/n=1\"\n\
+             [providers.api.inject]\nheaders = {{}}\nquery = {{ access_token = \"{{access_token}}\", v = \"2\" }}\n\
+             [upstreams.api]\nurl = \"{}/api\"\nprovider = \"api\"\n{}",
+            upstream.url(),
+            world.tls()
+        );
+    for (asked, expected) in [
+        ("/x", "/api/x?access_token=t%2Bk%2Fn%3D1&v=2"),
+        (
+            "/x?b=%20&access_token=mine&a=+",
+            "/api/x?b=%20&a=+&access_token=t%2Bk%2Fn%3D1&v=2",
+        ),
+        (
+            "/x?access%5Ftoken=mine&ACCESS_TOKEN=other&access_token",
+            "/api/x?access_token=t%2Bk%2Fn%3D1&v=2",
+        ),
+    ] {
+        let request = format!(
+            "GET {asked} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer mine\r\n\r\n"
+        );
+        let head = sent(&config, &upstream, &request).await;
+        assert_eq!(head.first, format!("GET {expected} HTTP/1.1"), "{asked}");
+        assert_eq!(head.get("authorization"), None);
+    }
+}
+
+#[tokio::test]
+async fn a_token_in_a_header_of_its_own() {
+    let world = World::new();
+    let upstream = Script::tls(&world.authority).await;
+    let config = server("")
+        + &world.upstream("api", &upstream.url(), "")
+        + "[providers.api.inject]\nheaders = { X-Access-Token = \"{access_token}\" }\n";
+    let head = sent(
+        &config,
+        &upstream,
+        "GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer mine\r\nx-access-token: mine\r\nX-ACCESS-TOKEN: too\r\n\r\n",
+    )
+    .await;
+    assert_eq!(head.get("x-access-token"), Some(&*token("api")));
+    assert_eq!(head.get("authorization"), None);
+}
+
+#[tokio::test]
+async fn headers_of_the_configuration() {
+    let world = World::new();
+    let keys = "headers = { set = { X-App = \"cupbearer\", User-Agent = \"c/1\" }, remove = [\"X-Debug\"] }";
+    let request = "GET / HTTP/1.1\r\nHost: localhost\r\nX-App: mine\r\nX-Debug: 1\r\nUser-Agent: a\r\nConnection: X-App\r\n\r\n";
+    let head = seen(&world, "", keys, request).await;
+    assert_eq!(head.get("x-app"), Some("cupbearer"));
+    assert_eq!(head.get("user-agent"), Some("c/1"));
+    assert_eq!(head.get("x-debug"), None);
+}
+
+#[tokio::test]
+async fn a_credential_of_the_app_is_kept_where_that_is_wanted() {
+    let world = World::new();
+    let keys = "existing_credential = \"keep\"";
+    let own = "GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer mine\r\n\r\n";
+    let head = seen(&world, "", keys, own).await;
+    assert_eq!(head.get("authorization"), Some("Bearer mine"));
+    // An empty one counts as absent (DESIGN.md §2).
+    for none in ["", "Authorization:\r\n", "Authorization:  \r\n"] {
+        let request = format!("GET / HTTP/1.1\r\nHost: localhost\r\n{none}\r\n");
+        let head = seen(&world, "", keys, &request).await;
+        let bearer = format!("Bearer {}", token("api"));
+        assert_eq!(head.get("authorization"), Some(&*bearer), "{none:?}");
+    }
+}
+
+/// HTTP/2 in front, HTTP/1.1 behind: `:authority` becomes the upstream's `Host`, cookies are one line again.
+#[tokio::test]
+async fn from_http2_to_http1() {
+    let world = World::new();
+    let upstream = Script::tls(&world.authority).await;
+    let config = server("") + &world.upstream("api", &upstream.url(), "");
+    with_app(&config, async |app| {
+        let mut client = Http2Client::connect(app.address()).await;
+        let request = client
+            .request("GET", "/a?b=c")
+            .header("authorization", "Bearer mine")
+            .header("x-app", "1")
+            .body(whole(""))
+            .unwrap();
+        let (answer, ()) = tokio::join!(client.send(request), async {
+            let (mut connection, head) = upstream.request().await;
+            let expected = format!(
+                "GET /a?b=c HTTP/1.1\r\nx-app: 1\r\nvia: 2 cupbearer-ID\r\nauthorization: Bearer {}\r\nhost: {}\r\n\r\n",
+                token("api"),
+                upstream.address()
+            );
+            let mut lines: Vec<_> = without_pseudonym(&head).lines().map(str::to_owned).collect();
+            let mut wanted: Vec<_> = expected.lines().map(str::to_owned).collect();
+            lines.sort();
+            wanted.sort();
+            assert_eq!(lines, wanted);
+            connection.send(OK).await;
+        });
+        let answer = soon("the answer", async { answer.unwrap() }).await;
+        assert_eq!(answer.status(), 200);
+    })
+    .await;
+}
