@@ -39,12 +39,9 @@ impl Wanted {
     }
 
     /// Joins both sides if the upstream switched. The tunnel ends when either side closes, or with the worker.
-    pub(super) fn finish(
-        self,
-        mut response: Response<UpstreamBody>,
-    ) -> Result<Response<ForwardedBody>, ProxyError> {
+    pub(super) fn finish(self, mut response: Response<UpstreamBody>) -> Response<ForwardedBody> {
         let Some(mut upstream) = response.body_mut().take_tunnel() else {
-            return Ok(response.map(ForwardedBody::Live));
+            return response.map(ForwardedBody::Live);
         };
         tokio::spawn(async move {
             let Ok(app) = self.app.await else {
