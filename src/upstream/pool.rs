@@ -54,6 +54,10 @@ pub(super) struct Shared {
 #[derive(Default)]
 struct State {
     version: Option<Version>,
+    #[allow(
+        clippy::vec_box,
+        reason = "they come and go as boxes: a connection is large, and moved often"
+    )]
     idle: Vec<Box<http1::Connection>>,
     http2: Vec<Arc<http2::Connection>>,
     waiters: VecDeque<Waiter>,
@@ -373,6 +377,7 @@ impl State {
 
 /// Held for its drop, which closes what no request uses.
 struct Expired {
+    #[allow(clippy::vec_box, reason = "as they were in `idle`")]
     _http1: Vec<Box<http1::Connection>>,
     _http2: Vec<Arc<http2::Connection>>,
 }
