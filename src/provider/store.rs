@@ -234,9 +234,9 @@ impl Saved {
             spent,
             adopted: _,
         } = left.clone();
-        self.refresh_token = refresh_token.or(self.refresh_token.take());
-        self.seed = seed.or(self.seed.take());
-        self.access = access.or(self.access.take());
+        self.refresh_token = refresh_token.or_else(|| self.refresh_token.take());
+        self.seed = seed.or_else(|| self.seed.take());
+        self.access = access.or_else(|| self.access.take());
         self.spent.extend(spent);
     }
 

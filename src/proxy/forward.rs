@@ -136,16 +136,14 @@ impl Exchange<'_> {
     async fn send(&mut self) -> Result<(Response<UpstreamBody>, u64), ProxyError> {
         let wait = self.routed.target.config.response_timeout;
         let mut checkout = self.checkout(self.pool.checkout()).await?;
-        let mut body = self.replay.body();
         loop {
             let generation = self.stamp(&checkout).await?;
-            let Some(upload) = body.take() else {
+            let Some(body) = self.replay.body() else {
                 return Err(ProxyError::Internal("a second attempt without its body"));
             };
-            match checkout.send(&self.head, upload, wait).await {
+            match checkout.send(&self.head, body, wait).await {
                 Ok(response) => return Ok((response, generation)),
                 Err(error) if self.may_resend(&error) => {
-                    body = error.body.or_else(|| self.replay.body());
                     checkout = self.checkout(self.pool.dial()).await?;
                 }
                 Err(error) => return Err(error.failure.into()),
@@ -202,9 +200,11 @@ impl Exchange<'_> {
     /// RFC 9110 §9.2.2, RFC 9112 §9.3.1: again only if nothing was written, or if the request is safe and the connection was a
     /// reused one that broke before it answered. A fresh connection is never `reused`, which ends the loop.
     fn may_resend(&self, error: &SendError) -> bool {
+        if !error.reused || !self.replay.is_whole() {
+            return false;
+        }
         let stale = matches!(error.failure, SendFailure::Closed(_));
-        let repeatable = self.replay.is_empty() && is_safe(&self.head.method);
-        error.reused && (error.body.is_some() || (stale && repeatable))
+        error.unsent || (stale && self.replay.is_empty() && is_safe(&self.head.method))
     }
 
     /// After a rejection: whether there is a newer token to try again with. Asks for one in any case.

@@ -29,8 +29,6 @@ pub enum RequestBody {
 /// An upload under way.
 pub struct Upload {
     source: Reader,
-    /// Taken from the body, and put back.
-    returned: Bytes,
     /// Kept for whoever asked for it.
     progress: Option<Arc<Progress>>,
     /// Fields that its trailers may not hold.
@@ -88,7 +86,6 @@ impl RequestBody {
     pub(super) fn stream(source: Reader, forbidden: Arc<[HeaderName]>) -> Self {
         Self::Stream(Box::new(Upload {
             source,
-            returned: Bytes::new(),
             progress: None,
             forbidden,
         }))
@@ -96,14 +93,6 @@ impl RequestBody {
 
     pub fn is_empty(&self) -> bool {
         matches!(self, Self::Empty)
-    }
-
-    /// Undoes the taking of a frame.
-    pub(super) fn put_back(&mut self, data: Bytes) {
-        if let Self::Stream(upload) = self {
-            debug_assert!(upload.returned.is_empty(), "one frame at a time");
-            upload.returned = data;
-        }
     }
 
     pub(super) fn progress(&mut self) -> Option<Arc<Progress>> {
@@ -138,14 +127,14 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Stream(upload) => upload.returned.is_empty() && upload.source.is_end_stream(),
+            Self::Stream(upload) => upload.source.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Stream(upload) => upload.size_hint(),
+            Self::Stream(upload) => upload.source.size_hint(),
         }
     }
 }
@@ -157,10 +146,6 @@ impl Upload {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if !self.returned.is_empty() {
-            let data = std::mem::take(&mut self.returned);
-            return Poll::Ready(Some(Ok(Frame::data(data))));
-        }
         let polled = self.source.poll_frame(cx);
         if let Some(progress) = &self.progress {
             progress.note(polled.is_pending());
@@ -174,17 +159,6 @@ impl Upload {
             }
         }
         Poll::Ready(frame)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let rest = self.source.size_hint();
-        let returned = self.returned.len() as u64;
-        let mut hint = SizeHint::new();
-        hint.set_lower(rest.lower() + returned);
-        if let Some(upper) = rest.upper() {
-            hint.set_upper(upper + returned);
-        }
-        hint
     }
 }
 

@@ -70,7 +70,8 @@ pub(super) struct Connection {
     /// Since when it has been idle.
     pub(super) idle_since: Instant,
     pub(super) reused: bool,
-    /// Made for an upgrade: it does not come back, whether it was used or not.
+    /// Made for an upgrade that may not come about: HTTP/1.1 even where the upstream's connections are HTTP/2, so that
+    /// nobody else gets it.
     pub(super) for_upgrade: bool,
     _open: Open,
 }
@@ -144,7 +145,7 @@ impl Connection {
             Err(failure) => Err(SendError {
                 failure,
                 reused: self.reused,
-                body: self.upload.take_unsent(),
+                unsent: !self.upload.has_started(),
             }),
         }
     }

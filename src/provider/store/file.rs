@@ -117,7 +117,7 @@ impl Store for FileStore {
             let waiting = |drops: &BTreeSet<Drop>| self.shared.has_news(key, drops);
             if there.wait_for(waiting).await.is_err() {
                 // The sender lives as long as the store, which we borrow.
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         })
     }
