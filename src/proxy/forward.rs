@@ -188,8 +188,10 @@ impl Exchange<'_> {
         let target = self.routed.target;
         let limit = target.config.token_wait;
         let mut closing = self.worker.closing.subscribe();
+        // In a box: rare, and every byte of a request's future is copied for every request.
+        let newer = Box::pin(target.token.newer(self.rejected, limit));
         tokio::select! {
-            found = target.token.newer(self.rejected, limit) => match found {
+            found = newer => match found {
                 Ok(_) => Ok(()),
                 Err(reason) => Err(ProxyError::token(reason)),
             },
@@ -241,7 +243,11 @@ impl Exchange<'_> {
         let head = &mut self.head;
         if !checkout.is_http2() {
             head.version = Version::HTTP_11;
-            head.headers.insert(HOST, target.host.clone());
+            // `insert` makes room for one more field even where it replaces one, at the cost of all of them.
+            match head.headers.get_mut(HOST) {
+                Some(host) => host.clone_from(&target.host),
+                None => drop(head.headers.insert(HOST, target.host.clone())),
+            }
             head.uri = Uri::from(path);
             return Ok(());
         }

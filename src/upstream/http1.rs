@@ -66,7 +66,8 @@ pub(super) struct Connection {
     /// Lives as long as the connection: moving a registered timer on costs next to nothing, while a new one for every
     /// request has to be put into the timer wheel and taken out again.
     timer: Pin<Box<Sleep>>,
-    born: Instant,
+    /// From then on it carries no new requests.
+    dies: Instant,
     /// Since when it has been idle.
     pub(super) idle_since: Instant,
     pub(super) reused: bool,
@@ -77,7 +78,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(io: Stream, open: Open) -> Box<Self> {
+    pub(super) fn new(io: Stream, life: Duration, open: Open) -> Box<Self> {
         let now = Instant::now();
         Box::new(Self {
             io,
@@ -89,7 +90,7 @@ impl Connection {
             download: Decoder::DONE,
             keep_alive: false,
             timer: Box::pin(tokio::time::sleep_until(now)),
-            born: now,
+            dies: now + life,
             idle_since: now,
             reused: false,
             for_upgrade: false,
@@ -98,15 +99,13 @@ impl Connection {
     }
 
     /// Whether a request may be put on it. The peer can still close it in the same instant.
-    pub(super) fn usable(&mut self, now: Instant, idle: Duration, life: Duration) -> bool {
-        now.saturating_duration_since(self.idle_since) < idle
-            && now.saturating_duration_since(self.born) < life
-            && self.is_alive()
+    pub(super) fn usable(&mut self, now: Instant, idle: Duration) -> bool {
+        now < self.dies && now.saturating_duration_since(self.idle_since) < idle && self.is_alive()
     }
 
     /// Whether it is worth keeping. `now` is taken from `idle_since`: nobody looks at the clock for this.
-    pub(super) fn lasts(&self, life: Duration) -> bool {
-        self.idle_since.saturating_duration_since(self.born) < life
+    pub(super) fn lasts(&self) -> bool {
+        self.idle_since < self.dies
     }
 
     /// Whatever there is to be read without having asked for it, the end above all, means that it is dead. No system call

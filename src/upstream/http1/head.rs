@@ -310,3 +310,6 @@ impl Message {
             || (self.status == StatusCode::NO_CONTENT && announced))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -431,9 +431,9 @@ async fn a_connection_is_not_handed_out_between_its_end_and_the_sweep() {
     pool.ask("/").await;
     let later = Instant::now() + LIMITS.idle;
     let mut state = pool.pool.shared.lock();
-    assert!(!state.idle[0].usable(later, LIMITS.idle, LIFE));
-    assert!(state.idle[0].usable(later, LIMITS.idle * 2, LIFE));
-    assert!(!state.idle[0].usable(later, LIMITS.idle * 2, LIMITS.idle));
+    assert!(!state.idle[0].usable(later, LIMITS.idle));
+    assert!(state.idle[0].usable(later, LIMITS.idle * 2));
+    assert!(!state.idle[0].usable(later + LIFE, LIFE * 2));
 }
 
 // === HTTP/1.1: time-outs, uploads and upgrades ===
