@@ -330,3 +330,6 @@ impl Connection {
 fn protocol(fault: Malformed) -> SendFailure {
     SendFailure::Protocol(fault.into())
 }
+
+#[cfg(test)]
+mod tests;
