@@ -16,7 +16,7 @@ use crate::upstream::body::RequestBody;
 /// How the upstream knows where a request's body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// No body, and nothing said about one.
+    /// No body. Nothing is said about it, unless the app did.
     None,
     /// So many bytes are still to be sent.
     Length(u64),
@@ -36,17 +36,15 @@ impl Framing {
             return body.size_hint().exact().map_or(Self::Chunked, Self::Length);
         }
         // RFC 9110 §8.6: methods that define a meaning for a body say that it is empty, others only if the app did.
-        let defines_body = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
-        if defines_body || head.headers.contains_key(CONTENT_LENGTH) {
-            Self::Length(0)
-        } else {
-            Self::None
+        match head.method {
+            Method::POST | Method::PUT | Method::PATCH => Self::Length(0),
+            _ => Self::None,
         }
     }
 }
 
 /// Appends a request's head, with the target in origin-form.
-pub(super) fn head(out: &mut Vec<u8>, head: &Parts, framing: Framing) {
+pub(super) fn head(out: &mut Vec<u8>, head: &Parts, mut framing: Framing) {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
     let target = head
@@ -60,10 +58,13 @@ pub(super) fn head(out: &mut Vec<u8>, head: &Parts, framing: Framing) {
     out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     for (name, value) in &head.headers {
-        if *name == CONTENT_LENGTH || *name == TRANSFER_ENCODING || *name == EXPECT {
-            continue;
+        if *name == CONTENT_LENGTH {
+            if framing == Framing::None {
+                framing = Framing::Length(0);
+            }
+        } else if *name != TRANSFER_ENCODING && *name != EXPECT {
+            field(out, name, value.as_bytes());
         }
-        field(out, name, value.as_bytes());
     }
     match framing {
         Framing::None => {}

@@ -96,7 +96,14 @@ fn an_empty_body_is_announced_where_it_means_something() {
         ("DELETE", &[("content-length", "5")], Framing::Length(0)),
     ] {
         let head = parts(method, "/", fields);
-        assert_eq!(Framing::of(&head, &RequestBody::Empty), framing, "{method}");
+        let length = match framing {
+            Framing::None => "",
+            _ => "content-length: 0\r\n",
+        };
+        assert_eq!(
+            text(&head, Framing::of(&head, &RequestBody::Empty)),
+            format!("{method} / HTTP/1.1\r\n{length}\r\n")
+        );
     }
 }
 
