@@ -44,7 +44,7 @@ impl Framing {
 }
 
 /// Appends a request's head, with the target in origin-form.
-pub(super) fn head(out: &mut Vec<u8>, head: &Parts, mut framing: Framing) {
+pub(super) fn head(out: &mut Vec<u8>, head: &Parts, framing: Framing) {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
     let target = head
@@ -57,22 +57,21 @@ pub(super) fn head(out: &mut Vec<u8>, head: &Parts, mut framing: Framing) {
     }
     out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
+    let mut framing = Some(framing);
     for (name, value) in &head.headers {
         if *name == CONTENT_LENGTH {
-            if framing == Framing::None {
-                framing = Framing::Length(0);
+            // Ours stands in its place.
+            match framing.take() {
+                Some(Framing::None) => framing_field(out, Framing::Length(0)),
+                Some(framing) => framing_field(out, framing),
+                None => {}
             }
         } else if *name != TRANSFER_ENCODING && *name != EXPECT {
             field(out, name, value.as_bytes());
         }
     }
-    match framing {
-        Framing::None => {}
-        Framing::Length(length) => {
-            let mut digits = itoa::Buffer::new();
-            field(out, &CONTENT_LENGTH, digits.format(length).as_bytes());
-        }
-        Framing::Chunked => field(out, &TRANSFER_ENCODING, b"chunked"),
+    if let Some(framing) = framing {
+        framing_field(out, framing);
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -122,6 +121,17 @@ pub(super) fn is_trailer(name: &HeaderName) -> bool {
         WWW_AUTHENTICATE,
     ];
     !FOR_HEADS.contains(name) && name.as_str() != "keep-alive"
+}
+
+fn framing_field(out: &mut Vec<u8>, framing: Framing) {
+    match framing {
+        Framing::None => {}
+        Framing::Length(length) => {
+            let mut digits = itoa::Buffer::new();
+            field(out, &CONTENT_LENGTH, digits.format(length).as_bytes());
+        }
+        Framing::Chunked => field(out, &TRANSFER_ENCODING, b"chunked"),
+    }
 }
 
 fn field(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {

@@ -74,11 +74,11 @@ fn what_frames_the_message_is_ours_alone() {
     );
     assert_eq!(
         text(&head, Framing::Chunked),
-        "POST / HTTP/1.1\r\nx: y\r\ntransfer-encoding: chunked\r\n\r\n"
+        "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\nx: y\r\n\r\n"
     );
     assert_eq!(
         text(&head, Framing::Length(3)),
-        "POST / HTTP/1.1\r\nx: y\r\ncontent-length: 3\r\n\r\n"
+        "POST / HTTP/1.1\r\ncontent-length: 3\r\nx: y\r\n\r\n"
     );
 }
 
