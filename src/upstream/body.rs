@@ -63,6 +63,8 @@ enum Content {
         http2::Slot,
     ),
     Tunnel(Tunnel),
+    /// Broke off; the next poll says so.
+    Failed(BodyError),
 }
 
 /// Why a body broke off.
@@ -220,7 +222,9 @@ impl UpstreamBody {
         }
         match self.take() {
             Content::Tunnel(tunnel) => Some(tunnel),
-            Content::Whole(_) | Content::Http1(..) | Content::Http2(..) => None,
+            Content::Whole(_) | Content::Http1(..) | Content::Http2(..) | Content::Failed(_) => {
+                None
+            }
         }
     }
 
@@ -252,6 +256,12 @@ impl Body for UpstreamBody {
                 return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
             }
             Content::Tunnel(_) => return Poll::Ready(None),
+            Content::Failed(_) => {
+                let Content::Failed(error) = this.take() else {
+                    return Poll::Ready(None);
+                };
+                return Poll::Ready(Some(Err(error)));
+            }
             Content::Http1(connection, _) => (
                 ready!(connection.poll_frame(cx)),
                 connection.is_end_stream(),
@@ -264,12 +274,15 @@ impl Body for UpstreamBody {
                 )
             }
         };
-        match &frame {
-            // Not to be used again, not even by accident.
-            Some(Err(_)) => drop(this.take()),
-            None => this.end(),
-            Some(Ok(_)) if ended => this.end(),
-            Some(Ok(_)) => {}
+        if let Some(Err(error)) = frame {
+            // The connection closes here. Servers throw away what they have not passed on yet when they hear of an error, so
+            // that they get one more chance to pass it on.
+            this.content = Content::Failed(error);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if frame.is_none() || ended {
+            this.end();
         }
         Poll::Ready(frame)
     }
@@ -278,6 +291,7 @@ impl Body for UpstreamBody {
         match &self.content {
             Content::Whole(bytes) => bytes.is_empty(),
             Content::Tunnel(_) => true,
+            Content::Failed(_) => false,
             Content::Http1(connection, _) => connection.is_end_stream(),
             Content::Http2(body, _) => body.is_end_stream(),
         }
@@ -287,6 +301,7 @@ impl Body for UpstreamBody {
         match &self.content {
             Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Content::Tunnel(_) => SizeHint::with_exact(0),
+            Content::Failed(_) => SizeHint::new(),
             Content::Http1(connection, _) => connection
                 .remaining()
                 .map_or_else(SizeHint::new, SizeHint::with_exact),

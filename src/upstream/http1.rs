@@ -28,7 +28,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use self::body::{Decoder, Step};
-use self::head::{Asked, Framing, Head, Malformed, Parsed};
+use self::head::{Framing, Head, Malformed, Parsed};
 use self::upload::{Upload, UploadError};
 use super::body::{BodyError, RequestBody, UpstreamBody};
 use super::connect::Stream;
@@ -138,8 +138,7 @@ impl Connection {
         self.upload.begin(head, body);
         self.seen = 0;
         self.interim = 0;
-        let asked = Asked::by(head);
-        match poll_fn(|cx| self.poll_answer(cx, asked, wait)).await {
+        match poll_fn(|cx| self.poll_answer(cx, head, wait)).await {
             Ok(head) => Ok(self.respond(head, pool)),
             Err(failure) => Err(SendError {
                 failure,
@@ -154,7 +153,7 @@ impl Connection {
     fn poll_answer(
         &mut self,
         cx: &mut Context<'_>,
-        asked: Asked,
+        asked: &Parts,
         wait: Duration,
     ) -> Poll<Result<Head, SendFailure>> {
         let mut answer = self.poll_head(cx, asked);
@@ -197,7 +196,11 @@ impl Connection {
         false
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>, asked: Asked) -> Poll<Result<Head, SendFailure>> {
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        asked: &Parts,
+    ) -> Poll<Result<Head, SendFailure>> {
         loop {
             if self.read.len() > self.seen {
                 if !self.upload.has_started() {
@@ -330,3 +333,6 @@ impl Connection {
 fn protocol(fault: Malformed) -> SendFailure {
     SendFailure::Protocol(fault.into())
 }
+
+#[cfg(test)]
+mod tests;

@@ -444,5 +444,26 @@ impl Drop for Dialling {
     }
 }
 
+/// For the tests of the connections themselves.
+#[cfg(test)]
+mod inside {
+    use super::{Arc, Pool, Shared, http1};
+
+    impl Pool {
+        pub(in crate::upstream) fn shared(&self) -> Arc<Shared> {
+            Arc::clone(&self.shared)
+        }
+    }
+
+    impl Shared {
+        pub(in crate::upstream) fn with_idle<T>(
+            &self,
+            look: impl FnOnce(&mut Vec<Box<http1::Connection>>) -> T,
+        ) -> T {
+            look(&mut self.lock().idle)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -23,6 +23,7 @@ enum Inner {
 }
 
 /// Why a request got no response.
+#[derive(Debug)]
 pub struct SendError {
     pub failure: SendFailure,
     /// The connection had carried requests before, so that the peer may just have closed it for being idle.
