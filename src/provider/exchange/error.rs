@@ -75,6 +75,25 @@ impl FetchError {
         }
     }
 
+    /// Whether the vendor may have issued a token all the same, which killed the one before where only one is active. A
+    /// refusal that was meant so issues nothing; an error of the server's says little about how far it got.
+    pub fn may_have_issued(&self) -> bool {
+        match self {
+            Self::Timeout { .. }
+            | Self::Broken { .. }
+            | Self::TooLarge { .. }
+            | Self::DeadOnArrival
+            | Self::Inject(_)
+            | Self::Defect => true,
+            Self::Refused { refusal, .. } => {
+                refusal.class == Class::Transient && refusal.retry_after.is_none()
+            }
+            Self::Input(_) | Self::Request(_) | Self::Tls(_) | Self::Dial(_) | Self::Store(_) => {
+                false
+            }
+        }
+    }
+
     /// RFC 6749 §5.2: the grant itself (code, refresh token) is invalid, expired or revoked.
     pub fn is_invalid_grant(&self) -> bool {
         matches!(self, Self::Refused { refusal, .. } if refusal.code.as_deref() == Some("invalid_grant"))
