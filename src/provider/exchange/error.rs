@@ -88,9 +88,12 @@ impl FetchError {
             Self::Refused { refusal, .. } => {
                 refusal.class == Class::Transient && refusal.retry_after.is_none()
             }
-            Self::Input(_) | Self::Request(_) | Self::Tls(_) | Self::Dial(_) | Self::Store(_) => {
-                false
-            }
+            Self::Input(_)
+            | Self::ExpiredStatic { .. }
+            | Self::Request(_)
+            | Self::Tls(_)
+            | Self::Dial(_)
+            | Self::Store(_) => false,
         }
     }
 
