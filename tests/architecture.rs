@@ -140,9 +140,9 @@ const MONOPOLIES: &[Monopoly] = &[
     },
     Monopoly {
         what: What::Word("CellWriter"),
-        only_in: &["provider::cell", "provider::refresher", "provider::source"],
+        only_in: &["provider::cell", "provider::refresher"],
         within: "",
-        rule: "only the refresher and its source, which closes the gate, write a token cell",
+        rule: "only the refresher writes a token cell",
     },
     Monopoly {
         what: What::Text("problem+json"),
