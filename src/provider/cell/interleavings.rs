@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
+use super::gate::Wire;
 use super::*;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,7 +169,7 @@ impl World {
                 }
             }
             Move::CloseToUnrepeatable => {
-                self.wire = self.writer.close_to_unrepeatable();
+                self.wire = self.writer.gatekeeper().close_to_unrepeatable();
                 Refresher::Drain
             }
             Move::Drained { late } => {
@@ -176,7 +177,7 @@ impl World {
                 Refresher::CloseToAll
             }
             Move::CloseToAll => {
-                self.writer.close_to_all();
+                self.writer.gatekeeper().close_to_all();
                 Refresher::Exchange { first: true }
             }
             Move::Exchange { arrives } => {
@@ -207,6 +208,7 @@ impl World {
                 let dead = self.refresher == Refresher::Reopen { may_be_dead: true };
                 let suspect = dead || self.writer.is_suspect();
                 self.writer
+                    .gatekeeper()
                     .open(suspect && self.hurried < self.generation());
                 self.writer.set_outlook(Outlook::Failed {
                     class: Class::Transient,

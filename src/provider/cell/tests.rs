@@ -167,7 +167,8 @@ async fn an_exchange_waits_for_the_last_answer_but_not_for_long() {
         });
         let start = Instant::now();
         {
-            let mut closing = std::pin::pin!(writer.close());
+            let gate = writer.gatekeeper();
+            let mut closing = std::pin::pin!(gate.close());
             tokio::select! {
                 biased;
                 () = &mut closing => panic!("nobody waited"),
@@ -191,10 +192,10 @@ async fn an_exchange_waits_for_the_last_answer_but_not_for_long() {
 async fn a_straggler_of_an_older_generation_is_not_waited_for() {
     let (writer, reader, clock) = gated();
     let _straggler = on_wire(&reader);
-    writer.close().await;
+    writer.gatekeeper().close().await;
     writer.publish(token(2, None, &clock), Outlook::Settled);
     let start = Instant::now();
-    writer.close().await;
+    writer.gatekeeper().close().await;
     assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
@@ -202,7 +203,7 @@ async fn a_straggler_of_an_older_generation_is_not_waited_for() {
 async fn the_new_token_opens_the_gate_and_so_does_the_old_one() {
     let (writer, reader, clock) = gated();
     for publish in [true, false] {
-        writer.close().await;
+        writer.gatekeeper().close().await;
         let waiter = {
             let reader = reader.clone();
             tokio::spawn(async move {
@@ -213,14 +214,14 @@ async fn the_new_token_opens_the_gate_and_so_does_the_old_one() {
         tokio::task::yield_now().await;
         match publish {
             true => writer.publish(token(2, None, &clock), Outlook::Settled),
-            false => writer.open(true),
+            false => writer.gatekeeper().open(true),
         }
         let start = Instant::now();
         assert_eq!(waiter.await.unwrap(), Ok(()));
         assert_eq!(start.elapsed(), Duration::ZERO);
         assert_eq!(writer.is_suspect(), !publish);
     }
-    writer.close().await;
+    writer.gatekeeper().close().await;
     let start = Instant::now();
     let late = reader.opening(Traveller::Replayable, start + WAIT).await;
     assert!(late.is_err());
@@ -233,6 +234,6 @@ async fn where_old_tokens_live_on_there_is_no_gate_and_nobody_is_counted() {
     writer.publish(token(1, None, &clock), Outlook::Settled);
     let entry = reader.enter(Traveller::Unrepeatable, 0);
     assert!(matches!(entry, Entry::Pass(_, None)));
-    writer.close().await;
+    writer.gatekeeper().close().await;
     assert!(!reader.is_closed(Traveller::Unrepeatable));
 }
