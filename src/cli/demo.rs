@@ -17,8 +17,9 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use super::failure::Failure;
 use super::http::{Answer, GetError, Server};
 use super::log::LogArgs;
+use super::signals::Signals;
 use super::table::Table;
-use super::{signals, words};
+use super::words;
 use crate::demo::setup::Setup;
 use crate::demo::vendors::{Event, FakeVendor, Fault, Kind, UnknownFault, What};
 use proxy::Proxy;
@@ -88,14 +89,15 @@ impl FromStr for Trouble {
 
 pub(super) fn run(args: &DemoArgs, log: &LogArgs, out: &mut dyn Write) -> Result<(), Failure> {
     log.start("warn")?;
+    let signals = Signals::listen(&[])?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(runtime)?
-        .block_on(play(args, out))
+        .block_on(play(args, signals, out))
 }
 
-async fn play(args: &DemoArgs, out: &mut dyn Write) -> Result<(), Failure> {
+async fn play(args: &DemoArgs, signals: Signals, out: &mut dyn Write) -> Result<(), Failure> {
     let started = Instant::now();
     let (events, mut seen) = mpsc::unbounded_channel();
     let setup = Setup::start(events).await.map_err(runtime)?;
@@ -129,7 +131,7 @@ async fn play(args: &DemoArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let outcome = tokio::select! {
         outcome = tour => outcome,
         ended = running.ended() => Err(ended),
-        _signal = signals::first() => Ok(()),
+        _signal = signals.first() => Ok(()),
     };
     if !args.once {
         writeln!(out, "\nStopping.")?;

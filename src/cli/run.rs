@@ -1,11 +1,13 @@
 //! `cupbearer run`.
 
 use clap::Args;
+use tokio::signal::unix::SignalKind;
 
 use super::config_file::{ConfigArgs, Loaded};
+use super::core_dumps;
 use super::failure::Failure;
 use super::log::LogArgs;
-use super::{core_dumps, signals};
+use super::signals::Signals;
 use crate::app::{self, ConfigFile};
 use crate::config::{Listen, ProcessEnvironment};
 
@@ -20,6 +22,8 @@ pub(super) fn run(args: &RunArgs, log: &LogArgs) -> Result<(), Failure> {
     let file = ConfigFile::new(path.clone(), ProcessEnvironment);
     log.start("info")?;
     core_dumps::disable();
+    // Before the sockets: whoever sees a port open may ask for the end at once. SIGHUP is the reload's.
+    let signals = Signals::listen(&[SignalKind::hangup()])?;
     let (providers, upstreams) = (config.providers.len(), config.upstreams.len());
     let bound = app::bind(config)
         .map_err(|error| Failure::Runtime(error.to_string()))?
@@ -38,7 +42,7 @@ pub(super) fn run(args: &RunArgs, log: &LogArgs) -> Result<(), Failure> {
         tracing::info!("admin page at http://{admin}/");
     }
     bound
-        .run(signals::first())
+        .run(signals.first())
         .map_err(|error| Failure::Runtime(error.to_string()))
 }
 

@@ -43,9 +43,9 @@ pub(super) fn config(text: &str, env: &dyn Environment) -> Result<Config, Vec<Pr
         names: &names,
         good: &good,
     };
-    let upstreams = check_upstreams(upstreams, &providers, &mut cx);
-    check_routes(&upstreams, &exposure, &mut listeners, &mut cx);
-    if server.listen.is_empty() && !has_own_listeners(&upstreams) {
+    let (routes, upstreams) = check_upstreams(upstreams, &providers, &mut cx);
+    check_routes(&routes, &exposure, &mut listeners, &mut cx);
+    if server.listen.is_empty() && !has_own_listeners(&routes) {
         let hint = "only where every upstream has a listener of its own can there be none";
         let listen = at.key("server").key("listen");
         cx.problem(&listen, complaint("is an empty list").hint(hint));
@@ -148,46 +148,50 @@ fn check_providers(
         .collect()
 }
 
+/// The routes that can be read, by upstream, and the upstreams without a mistake of their own.
 fn check_upstreams(
     tables: Vec<(String, Tree)>,
     providers: &Providers<'_>,
     cx: &mut Context<'_>,
-) -> Vec<Upstream> {
+) -> (Vec<(String, Route)>, Vec<Upstream>) {
     let at = KeyPath::root().key("upstreams");
+    let mut routes = Vec::with_capacity(tables.len());
     let mut upstreams = Vec::with_capacity(tables.len());
     for (name, mut tree) in tables {
         let at = at.key(&name);
         if let Some(toml) = section::<UpstreamToml>(&mut tree, &at, &mut cx.problems) {
-            upstreams.extend(upstream(&name, toml, &at, providers, cx));
+            let (route, upstream) = upstream(&name, toml, &at, providers, cx);
+            routes.extend(route.map(|route| (name, route)));
+            upstreams.extend(upstream);
         }
     }
-    upstreams
+    (routes, upstreams)
 }
 
 fn check_routes(
-    upstreams: &[Upstream],
+    written: &[(String, Route)],
     exposure: &Exposure,
     listeners: &mut Listeners,
     cx: &mut Context<'_>,
 ) {
     let all = KeyPath::root().key("upstreams");
     let mut routes = Routes::default();
-    for upstream in upstreams {
-        let at = all.key(&upstream.name).key("route");
+    for (upstream, route) in written {
+        let at = all.key(upstream).key("route");
         // What could not be read is no catch-all.
         if cx.problems.is_struck_out(&at) {
             continue;
         }
-        routes.add(&upstream.name, &upstream.route, &at, &mut cx.problems);
-        if let Route::Listen(listen) = &upstream.route {
+        routes.add(upstream, route, &at, &mut cx.problems);
+        if let Route::Listen(listen) = route {
             check_listen(listen, &at.key("listen"), exposure, listeners, cx);
         }
     }
 }
 
-fn has_own_listeners(upstreams: &[Upstream]) -> bool {
-    let own = |upstream: &Upstream| matches!(upstream.route, Route::Listen(_));
-    !upstreams.is_empty() && upstreams.iter().all(own)
+fn has_own_listeners(routes: &[(String, Route)]) -> bool {
+    let own = |(_, route): &(String, Route)| matches!(route, Route::Listen(_));
+    !routes.is_empty() && routes.iter().all(own)
 }
 
 /// Providers of one identity share a refresher: it can send only one kind of request.

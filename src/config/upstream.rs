@@ -13,7 +13,7 @@ use super::problems::{Complaint, KeyPath, complaint, did_you_mean};
 use super::routes::{check_dots, route};
 use super::server::{limit, span};
 use super::units::{Text, Written};
-use super::{ExistingCredential, HttpVersion, Provider, Upstream};
+use super::{ExistingCredential, HttpVersion, Provider, Route, Upstream};
 
 /// DNS, TCP and TLS over the slowest of networks; longer means that nobody is there.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,18 +38,29 @@ pub(super) struct Providers<'a> {
     pub(super) good: &'a BTreeMap<String, Arc<Provider>>,
 }
 
-/// The route is checked against the other upstreams' by the caller.
+/// Its route comes by itself, for whatever other mistakes there are: the caller checks it against the other upstreams'.
 pub(super) fn upstream(
     name: &str,
     mut toml: UpstreamToml,
     at: &KeyPath,
     providers: &Providers<'_>,
     cx: &mut Context<'_>,
+) -> (Option<Route>, Option<Upstream>) {
+    let route = cx.problems.keep(&at.key("route"), route(toml.route.take()));
+    let upstream = routed(name, toml, route.clone(), at, providers, cx);
+    (route, upstream)
+}
+
+fn routed(
+    name: &str,
+    mut toml: UpstreamToml,
+    route: Option<Route>,
+    at: &KeyPath,
+    providers: &Providers<'_>,
+    cx: &mut Context<'_>,
 ) -> Option<Upstream> {
     let url = url(&mut toml, at, cx);
     let provider = provider_name(toml.provider.take(), at, providers, cx);
-    let route_at = at.key("route");
-    let route = cx.problems.keep(&route_at, route(toml.route.take()));
     let origin = url.as_ref().map(|(url, _)| &url.origin);
     let tls = cx.tls(&at.key("tls"), toml.tls.take(), origin);
     let connect_to = toml.connect_to.take().map(|Text(dial)| dial);

@@ -406,17 +406,22 @@ impl Source {
                 && self.saved.refresh_token.is_none()
                 && !variables.contains_key(REFRESH_TOKEN);
             if lacks_refresh_token {
-                return Err(Failure::LoginRequired(
-                    "a refresh token is missing".to_owned(),
-                ));
+                return Err(Failure::LoginRequired(format!(
+                    "a refresh token is missing; `cupbearer login {}` asks for one",
+                    self.provider.name
+                )));
             }
             return Ok(grant(None));
         }
         let inputs = plan.one_time.join(", ");
-        Err(Failure::LoginRequired(match input {
+        let what = match input {
             Some(_) => format!("the one-time input ({inputs}) is already spent"),
             None => format!("a one-time input is missing: {inputs}"),
-        }))
+        };
+        Err(Failure::LoginRequired(format!(
+            "{what}; `cupbearer login {}` brings a new one",
+            self.provider.name
+        )))
     }
 
     /// `None` for a grant without one-time inputs, and while one of them is not there.

@@ -154,21 +154,19 @@ impl Exchange<'_> {
     async fn send(&mut self) -> Result<(Response<UpstreamBody>, u64), ProxyError> {
         let wait = self.routed.target.config.response_timeout;
         let mut checkout = self.checkout(self.pool.checkout()).await?;
-        let mut body = self.replay.body();
         loop {
             let Stamped {
                 generation,
                 on_wire,
             } = self.stamp(&checkout).await?;
-            let Some(upload) = body.take() else {
+            let Some(body) = self.replay.body() else {
                 return Err(ProxyError::Internal("a second attempt without its body"));
             };
-            let answer = checkout.send(&self.head, upload, wait).await;
+            let answer = checkout.send(&self.head, body, wait).await;
             drop(on_wire);
             match answer {
                 Ok(response) => return Ok((response, generation)),
                 Err(error) if self.may_resend(&error) => {
-                    body = error.body.or_else(|| self.replay.body());
                     checkout = self.checkout(self.pool.dial()).await?;
                 }
                 Err(error) => return Err(error.failure.into()),
@@ -247,6 +245,8 @@ impl Exchange<'_> {
         wait: impl Future<Output = Result<T, Unavailable>>,
     ) -> Result<T, ProxyError> {
         let mut closing = self.worker.closing.subscribe();
+        // In a box: rare, and every byte of a request's future is copied for every request.
+        let wait = Box::pin(wait);
         tokio::select! {
             waited = wait => waited.map_err(ProxyError::token),
             _ = closing.wait_for(|closing| *closing) => Err(ProxyError::ShuttingDown),
@@ -266,9 +266,11 @@ impl Exchange<'_> {
     /// RFC 9110 §9.2.2, RFC 9112 §9.3.1: again only if nothing was written, or if the request is safe and the connection was a
     /// reused one that broke before it answered. A fresh connection is never `reused`, which ends the loop.
     fn may_resend(&self, error: &SendError) -> bool {
+        if !error.reused || !self.replay.is_whole() {
+            return false;
+        }
         let stale = matches!(error.failure, SendFailure::Closed(_));
-        let repeatable = self.replay.is_empty() && is_safe(&self.head.method);
-        error.reused && (error.body.is_some() || (stale && repeatable))
+        error.unsent || (stale && self.replay.is_empty() && is_safe(&self.head.method))
     }
 
     /// After a rejection: whether there is a newer token to try again with. Asks for one in any case.
@@ -319,7 +321,11 @@ impl Exchange<'_> {
         let head = &mut self.head;
         if !checkout.is_http2() {
             head.version = Version::HTTP_11;
-            head.headers.insert(HOST, target.host.clone());
+            // `insert` makes room for one more field even where it replaces one, at the cost of all of them.
+            match head.headers.get_mut(HOST) {
+                Some(host) => host.clone_from(&target.host),
+                None => drop(head.headers.insert(HOST, target.host.clone())),
+            }
             head.uri = Uri::from(path);
             return Ok(());
         }

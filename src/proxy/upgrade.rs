@@ -1,15 +1,28 @@
 //! Upgrades (RFC 9110 §7.8), WebSocket above all: the handshake is forwarded with the token on it, then bytes are.
 
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
 use http::header::{CONNECTION, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, Version};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
 use super::headers::{Scan, connection_upgrade};
 use super::reject::ForwardedBody;
 use crate::upstream::UpstreamBody;
+
+/// How long the side that has not closed may be silent once the other one has. A full close looks like a half one until
+/// something is written to it, and a peer that only waits for us to close would wait for ever.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// A switch of protocols that the app asks for.
 pub(super) struct Wanted {
@@ -38,7 +51,8 @@ impl Wanted {
         headers.insert(UPGRADE, self.protocol.clone());
     }
 
-    /// Joins both sides if the upstream switched. The tunnel ends when either side closes, or with the worker.
+    /// Joins both sides if the upstream switched. The tunnel ends when both sides have closed, when one has and the
+    /// other is silent from then on, or with the worker.
     pub(super) fn finish(self, mut response: Response<UpstreamBody>) -> Response<ForwardedBody> {
         let Some(mut upstream) = response.body_mut().take_tunnel() else {
             return response.map(ForwardedBody::Live);
@@ -47,11 +61,171 @@ impl Wanted {
             let Ok(app) = self.app.await else {
                 return;
             };
-            let mut app = TokioIo::new(app);
-            if let Err(error) = copy_bidirectional(&mut app, &mut upstream).await {
+            if let Err(error) = join(TokioIo::new(app), &mut upstream).await {
                 tracing::debug!(%error, "upgraded connection ended");
             }
         });
         response.map(ForwardedBody::Live)
+    }
+}
+
+async fn join<A, U>(app: A, upstream: &mut U) -> io::Result<()>
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    let traffic = Arc::new(Traffic::default());
+    let mut app = Watched {
+        io: app,
+        traffic: Arc::clone(&traffic),
+    };
+    tokio::select! {
+        copied = copy_bidirectional(&mut app, upstream) => copied.map(drop),
+        () = traffic.silence() => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "one side closed and the other is silent",
+        )),
+    }
+}
+
+/// What passes the app's side, which is all there is: each direction ends or begins here.
+#[derive(Default)]
+struct Traffic {
+    half_closed: AtomicBool,
+    closing: Notify,
+    /// Transfers since then. Only whether it grows matters.
+    since: AtomicU64,
+}
+
+impl Traffic {
+    fn moved(&self) {
+        if self.half_closed.load(Relaxed) {
+            self.since.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn closed(&self) {
+        self.half_closed.store(true, Relaxed);
+        self.closing.notify_one();
+    }
+
+    /// Returns when one side has closed and nothing has come from the other for [`SILENCE`], give or take a tenth.
+    async fn silence(&self) {
+        self.closing.notified().await;
+        let (mut seen, mut last) = (self.since.load(Relaxed), Instant::now());
+        while last.elapsed() < SILENCE {
+            sleep_until(Instant::now() + SILENCE / 10).await;
+            let now = self.since.load(Relaxed);
+            if now != seen {
+                (seen, last) = (now, Instant::now());
+            }
+        }
+    }
+}
+
+/// The app's side.
+struct Watched<S> {
+    io: S,
+    traffic: Arc<Traffic>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        if buf.filled().len() == before {
+            self.traffic.closed();
+        } else {
+            self.traffic.moved();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
+        self.traffic.moved();
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The upstream has closed: its end is being passed on.
+        self.traffic.closed();
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::task::JoinHandle;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    /// The app, the upstream, and the tunnel between them.
+    fn tunnel() -> (DuplexStream, DuplexStream, JoinHandle<io::Result<()>>) {
+        let (app, near_app) = duplex(1024);
+        let (upstream, mut near_upstream) = duplex(1024);
+        let tunnel = tokio::spawn(async move { join(near_app, &mut near_upstream).await });
+        (app, upstream, tunnel)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ends_when_one_side_has_closed_and_the_other_is_silent() {
+        for upstream_first in [false, true] {
+            let (app, upstream, tunnel) = tunnel();
+            let started = Instant::now();
+            let (mut closing, mut silent) = if upstream_first {
+                (upstream, app)
+            } else {
+                (app, upstream)
+            };
+            closing.write_all(b"bye").await.unwrap();
+            closing.shutdown().await.unwrap();
+            let mut heard = Vec::new();
+            silent.read_to_end(&mut heard).await.unwrap();
+            assert_eq!(heard, b"bye");
+            let error = tunnel.await.unwrap().unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            let took = started.elapsed();
+            assert!(took >= SILENCE && took <= SILENCE * 11 / 10, "{took:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn goes_on_for_as_long_as_the_open_side_speaks() {
+        let (mut app, mut upstream, tunnel) = tunnel();
+        app.shutdown().await.unwrap();
+        assert_eq!(upstream.read(&mut [0]).await.unwrap(), 0);
+        for _ in 0..10 {
+            sleep(SILENCE * 9 / 10).await;
+            upstream.write_all(b"x").await.unwrap();
+            app.read_exact(&mut [0]).await.unwrap();
+        }
+        drop(upstream);
+        tunnel.await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_alone_ends_nothing() {
+        let (mut app, mut upstream, tunnel) = tunnel();
+        sleep(SILENCE * 100).await;
+        app.write_all(b"x").await.unwrap();
+        upstream.read_exact(&mut [0]).await.unwrap();
+        assert!(!tunnel.is_finished());
     }
 }

@@ -1,16 +1,18 @@
 //! The command itself, as a black box: what it prints, and its exit codes.
 
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use cupbearer::demo::vendors::{Fault, Kind};
+use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
 
 use crate::client::{Client, whole};
-use crate::harness::{World, eventually, soon};
+use crate::harness::{World, eventually, server, soon};
 use crate::upstream::{HTTP1, Server};
 
 /// In a folder of its own and with an empty environment: what the machine has set must not matter.
@@ -361,16 +363,8 @@ impl Running {
         }
     }
 
-    /// From its first answer on.
-    async fn listens_to_signals(&self) {
-        let address = self.admin.strip_prefix("http://").unwrap();
-        let mut client = Client::connect(address.parse().unwrap()).await;
-        assert_eq!(client.get("/livez").await.status, 200);
-    }
-
     fn signal(&self, signal: Signal) {
-        let id = i32::try_from(self.child.id().unwrap()).unwrap();
-        kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
+        kill(&self.child, signal);
     }
 
     /// The exit code, and what was logged until then.
@@ -445,7 +439,6 @@ async fn sigint_ends_at_once_and_a_second_signal_sooner() {
         + &world.upstream("api", &upstream.url(), "");
     world.write("cupbearer.toml", &config);
     let running = Running::start(&world, &["run"]).await;
-    running.listens_to_signals().await;
     running.signal(Signal::INT);
     assert_eq!(running.ended().await.0, 0);
 
@@ -456,7 +449,6 @@ async fn sigint_ends_at_once_and_a_second_signal_sooner() {
         .send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .await;
     eventually("a request", async || upstream.connections() == 1).await;
-    running.listens_to_signals().await;
     running.signal(Signal::INT);
     let line = soon("a log line", async {
         loop {
@@ -470,6 +462,58 @@ async fn sigint_ends_at_once_and_a_second_signal_sooner() {
     assert!(line.contains("Interrupt"), "{line}");
     running.signal(Signal::TERM);
     assert_eq!(running.ended().await.0, 1);
+}
+
+fn kill(child: &Child, signal: Signal) {
+    let id = i32::try_from(child.id().unwrap()).unwrap();
+    kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
+}
+
+/// Whether the kernel would call a handler of the process's own.
+fn handles(child: &Child, signal: Signal) -> bool {
+    let status = format!("/proc/{}/status", child.id().unwrap());
+    let status = std::fs::read_to_string(status).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = u64::from_str_radix(caught.unwrap().trim(), 16).unwrap();
+    caught & (1 << (signal.as_raw() - 1)) != 0
+}
+
+/// The log is a pipe that is full, so that the first line stops the start, before the proxy runs. The signals that come
+/// then are kept.
+#[tokio::test]
+async fn a_signal_during_the_start_ends_it_well() {
+    let world = World::new();
+    world.write(
+        "cupbearer.toml",
+        &(server("") + &world.upstream("api", "http://127.0.0.1:1", "")),
+    );
+    for end in [Signal::TERM, Signal::INT] {
+        let (mut log, mut full) = std::io::pipe().unwrap();
+        fcntl_setfl(&full, OFlags::NONBLOCK).unwrap();
+        let mut filled = 0;
+        while let Ok(count) = full.write(&[b' '; 4096]) {
+            filled += count;
+        }
+        // Of the pipe, not of this end: the program must wait for room.
+        fcntl_setfl(&full, OFlags::empty()).unwrap();
+        let mut child = command(&world.path("."), &["run"])
+            .stderr(full)
+            .spawn()
+            .unwrap();
+        for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+            eventually("a handler", async || handles(&child, signal)).await;
+        }
+        kill(&child, Signal::HUP);
+        kill(&child, end);
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut text = Vec::new();
+            log.read_to_end(&mut text).map(|_| text)
+        });
+        let status = soon("the end", child.wait()).await.unwrap();
+        let text = reading.await.unwrap().unwrap();
+        let text = String::from_utf8_lossy(&text[filled..]);
+        assert_eq!(status.code(), Some(0), "{status}: {text}");
+    }
 }
 
 #[tokio::test]

@@ -501,13 +501,16 @@ async fn a_body_that_breaks_off_does_not_end_well() {
         }
         let mut client = Http2Client::connect(app.address()).await;
         let request = client.request("GET", "/").body(whole("")).unwrap();
-        let (answer, ()) = tokio::join!(client.send(request), async {
+        let (answer, connection) = tokio::join!(client.send(request), async {
             let (mut connection, _) = upstream.request().await;
             connection
                 .send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
                 .await;
+            connection
         });
         let body = answer.unwrap().into_body();
+        // Not before the head is through: a reset drops what is still queued of its stream, the head too.
+        drop(connection);
         soon("the reset", body.collect()).await.unwrap_err();
     })
     .await;

@@ -74,6 +74,7 @@ fn all_problems_at_once_in_the_order_of_their_paths() {
             "upstreams.u.timeouts.connect: expected a duration such as",
             "upstreams.u.timeouts.idle: expected a duration such as",
             "upstreams.v.provider: is missing",
+            "upstreams.v.route: upstreams `u` and `v` both have no `route`",
             "upstreams.v.url: is missing",
         ],
     );
@@ -917,6 +918,9 @@ fn routes_that_tie_are_named_together() {
         ),
     ] {
         bad(&two(route, route), &[problem]);
+        // Whatever else is wrong with one of them.
+        let more = two(route, route).replace("'https://v'", "'nonsense'");
+        bad(&more, &[problem, "upstreams.v.url: "]);
     }
     good(&two(
         "route = { path_prefix = '/a' }",

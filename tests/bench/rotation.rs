@@ -1,0 +1,220 @@
+//! Rotation of a single-active token under load (DESIGN.md §6.5 and the rotation row of §11).
+//!
+//! The fake ctcfile vendor kills the former token at the instant of issue and answers 20 ms later. A constant load from
+//! keep-alive clients runs twice, first without and then with rotations; exit code 1 when a "must" is broken.
+//!
+//! ```sh
+//! cargo bench --bench rotation                  # 100 rotations in 100 s
+//! cargo bench --bench rotation -- --quick       # 10 in 10 s
+//! cargo bench --bench rotation -- --thousand    # 1,000, as fast as fetches may follow each other
+//! ```
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "what cannot go on has failed, and says where"
+)]
+
+mod load;
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cupbearer::app::{self, Shutdown};
+use cupbearer::config::{Config, Listen, ProcessEnvironment};
+use cupbearer::demo::authority::{Authority, Offer};
+use cupbearer::demo::vendors::{Credential, FakeVendor, Fault, Kind, Options};
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use load::{Load, Report, ask, connect, name, print, under_load};
+use tokio::runtime;
+use tokio::sync::oneshot;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+const EXCHANGE: Duration = Duration::from_millis(20);
+/// What the gate may add to it (§11).
+const OVERHEAD: Duration = Duration::from_millis(5);
+struct Plan {
+    rotations: u32,
+    every: Duration,
+    baseline: Duration,
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let has = |name: &str| arguments.iter().any(|argument| argument == name);
+    if !has("--bench") {
+        // `cargo test --all-targets` runs it too, and has no minutes to spare.
+        return ExitCode::SUCCESS;
+    }
+    let (rotations, every, baseline) = match (has("--quick"), has("--thousand")) {
+        (true, _) => (10, 1000, 10),
+        // `schedule::MIN_GAP` is 400 ms.
+        (_, true) => (1000, 425, 60),
+        _ => (100, 1000, 100),
+    };
+    let plan = Plan {
+        rotations,
+        every: Duration::from_millis(every),
+        baseline: Duration::from_secs(baseline),
+    };
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    if runtime.unwrap().block_on(measure(&plan)) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Whether every must was kept. The vendor lives on this thread; the proxy and the apps each have their own.
+async fn measure(plan: &Plan) -> bool {
+    let authority = Authority::new().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let ca_file = folder.path().join("ca.pem");
+    std::fs::write(&ca_file, authority.pem()).unwrap();
+    let options = Options {
+        life: None,
+        api: Offer::default(),
+        events: None,
+    };
+    let vendor = FakeVendor::start(&authority, Kind::Ctcfile, options).await;
+    let vendor = vendor.unwrap();
+    vendor.set_fault(Some(Fault::Slow(EXCHANGE)));
+    let config = config(&vendor, &format!("tls = {{ ca_file = {ca_file:?} }}"));
+    let (stop, stopped) = oneshot::channel();
+    let (tell, bound) = oneshot::channel();
+    let proxy = thread::spawn(move || {
+        let config = Config::from_toml(&config, &ProcessEnvironment).unwrap();
+        let proxy = app::bind(config).unwrap();
+        let Listen::Tcp(listen) = proxy.listeners()[0] else {
+            panic!("a TCP listener was asked for");
+        };
+        tell.send((listen, proxy.admin().unwrap())).unwrap();
+        proxy.run(async { stopped.await.unwrap_or(Shutdown::Interrupt) })
+    });
+    let (listen, admin) = bound.await.unwrap();
+    until_ready(admin).await;
+
+    println!("without rotation, {:?}:", plan.baseline);
+    let still = under_load(listen, sleep(plan.baseline)).await.1;
+    print(&still);
+    println!("\n{} rotations, one each {:?}:", plan.rotations, plan.every);
+    let issued = vendor.counters().issued;
+    let (done, moving) = under_load(listen, rotate(admin, plan)).await;
+    print(&moving);
+    let issued = vendor.counters().issued - issued;
+    println!("\nrotations asked for and done: {done}; tokens issued: {issued}");
+    println!("rejected by the API: {}", vendor.counters().api_rejected);
+    for line in samples(admin).await {
+        println!("{line}");
+    }
+    let kept = judge(plan, &still, &moving, done, issued);
+    stop.send(Shutdown::Interrupt).unwrap();
+    tokio::task::spawn_blocking(move || proxy.join().unwrap().unwrap())
+        .await
+        .unwrap();
+    kept
+}
+
+fn config(vendor: &FakeVendor, tls: &str) -> String {
+    let mut text = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\
+         [upstreams.ctcfile]\nurl = {:?}\nprovider = \"ctcfile\"\n{tls}\n\
+         [providers.ctcfile]\ndialect = \"ctcfile\"\ntoken_url = {:?}\nmin_interval = \"400ms\"\n{tls}\n",
+        vendor.api_url(),
+        vendor.token_url(),
+    );
+    for (key, credential) in vendor.kind().credentials() {
+        let _ = match credential {
+            Credential::Text(value) => writeln!(text, "{key} = {value:?}"),
+            Credential::Integer(value) => writeln!(text, "{key} = {value}"),
+        };
+    }
+    text
+}
+
+/// How many were done.
+async fn rotate(admin: SocketAddr, plan: &Plan) -> u32 {
+    let mut ticks = interval(plan.every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut client = connect(admin).await;
+    let mut done = 0;
+    for _ in 0..plan.rotations {
+        ticks.tick().await;
+        let request = Request::post("/-/refresh/ctcfile").header("x-cupbearer", "1");
+        done +=
+            u32::from(ask(&mut client, request, Bytes::new()).await.unwrap().0 == StatusCode::OK);
+    }
+    // The last one has its whole time too.
+    ticks.tick().await;
+    done
+}
+
+fn judge(plan: &Plan, still: &Report, moving: &Report, done: u32, issued: u64) -> bool {
+    let mut kept = true;
+    let mut must = |what: String, is: bool| {
+        println!("{} {what}", if is { "kept:  " } else { "BROKEN:" });
+        kept &= is;
+    };
+    println!();
+    must(
+        format!("every rotation was done, and no other: {done}, {issued}"),
+        done == plan.rotations && issued == u64::from(done),
+    );
+    for load in [Load::Get, Load::Post] {
+        let (before, seen) = (&still[&load], &moving[&load]);
+        must(
+            format!("{}: nothing but 200", name(load)),
+            before.wrong() + seen.wrong() == 0,
+        );
+        // What the machine itself holds up is in the run without rotations.
+        let most = EXCHANGE + OVERHEAD + before.longest_hold();
+        must(
+            format!(
+                "{}: longest hold {:?}, at most {most:?}",
+                name(load),
+                seen.longest_hold()
+            ),
+            seen.longest_hold() <= most,
+        );
+    }
+    let uploads = moving[&Load::Upload].wrong();
+    println!(
+        "goal:   none but 200 on uploads either: {}",
+        if uploads == 0 { "reached" } else { "missed" }
+    );
+    kept
+}
+
+async fn until_ready(admin: SocketAddr) {
+    let mut client = connect(admin).await;
+    while ask(&mut client, Request::get("/readyz"), Bytes::new())
+        .await
+        .unwrap()
+        .0
+        != StatusCode::OK
+    {
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Token fetches, rejections and replays, as counted by the proxy.
+async fn samples(admin: SocketAddr) -> Vec<String> {
+    let mut client = connect(admin).await;
+    let request = Request::get("/metrics")
+        .header("host", "localhost")
+        .body(Full::default());
+    let answer = client.send_request(request.unwrap()).await.unwrap();
+    let text = answer.into_body().collect().await.unwrap().to_bytes();
+    let wanted = [
+        "cupbearer_token_fetches_total{",
+        "cupbearer_token_rejections_total{",
+        "cupbearer_replays_total{",
+    ];
+    let lines = std::str::from_utf8(&text).unwrap().lines();
+    let lines = lines.filter(|line| wanted.iter().any(|name| line.starts_with(name)));
+    lines.map(str::to_owned).collect()
+}
