@@ -19,6 +19,7 @@ mod leaving;
 mod readme;
 mod routing;
 mod secrecy;
+mod single_active;
 mod starting;
 mod streaming;
 mod upstream;
