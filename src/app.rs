@@ -68,7 +68,7 @@ pub enum StartError {
         path: String,
         source: TlsConfigError,
     },
-    #[error("store: {0}")]
+    #[error(transparent)]
     Store(#[from] StoreError),
     #[error("server.client_auth: {0}")]
     ClientAuth(#[from] inputs::InputError),

@@ -34,6 +34,7 @@ use crate::secret::Secret;
 
 pub use builtin::builtin;
 pub use compile::{compile, compile_as, compile_static};
+pub use response::check_token;
 pub use schema::{DialectToml, Overrides};
 pub use suggest::nearest;
 pub use template::{BUILT_INS, WELL_KNOWN};
@@ -63,6 +64,9 @@ impl fmt::Debug for Var {
         f.write_str("[redacted]")
     }
 }
+
+/// The longest access token that is taken: the head of a request, which holds it, is at most 64 KiB.
+pub const LONGEST_TOKEN: usize = 48 * 1024;
 
 /// Variables by name: `client_id`, `client_secret`, … and the provider's own `vars`.
 pub type Variables = BTreeMap<String, Var>;
@@ -161,6 +165,8 @@ pub struct Answer<'a> {
     pub status: http::StatusCode,
     pub headers: &'a HeaderMap,
     pub body: &'a [u8],
+    /// When it came, by the local clock: what a `Retry-After` date is counted from where the answer has no `Date`.
+    pub now: SystemTime,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -180,7 +186,7 @@ pub struct ResponseRules {
 /// A vendor's yes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Issued {
-    /// Checked: non-empty, every byte in 0x21–0x7E.
+    /// Checked: non-empty, every byte in 0x21–0x7E, at most [`LONGEST_TOKEN`].
     pub access_token: Secret,
     /// `None` for absent, null and "".
     pub refresh_token: Option<Secret>,
@@ -212,7 +218,7 @@ pub struct Refusal {
     pub code: Option<String>,
     /// The vendor's words: escaped, capped by characters, the request's secrets masked.
     pub description: Option<String>,
-    /// From `Retry-After`; the HTTP-date form is counted from the answer's `Date`.
+    /// From `Retry-After`; the HTTP-date form is counted from the answer's `Date`, without one from [`Answer::now`].
     pub retry_after: Option<Duration>,
     /// What was odd about the answer where there is no code: "no token at /access_token (keys: code, data)".
     pub detail: Option<String>,

@@ -26,7 +26,11 @@
 //!   answers. The built-in dialects are `src/dialect/builtin/*.toml`.
 //! * [`provider`]: one token request ([`provider::exchange`]), when the next one is due ([`provider::schedule`], pure), the loop
 //!   over both, and where state survives a restart ([`provider::store`]).
+//!   A one-time grant begins with a person ([`provider::login`]); another process than the proxy reads the store and leaves
+//!   drop files in it ([`provider::outside`]).
 //! * [`upstream`]: DNS, TCP, TLS and ALPN ([`upstream::connect`]), and pools of HTTP/1.1 connections and HTTP/2 streams.
+//!   HTTP/1.1 has a client codec of our own there: hyper's costs a fifth of all user instructions in channels, wake-ups and copies
+//!   of heads. hyper reads what apps send, and speaks HTTP/2.
 //! * [`proxy`]: a request's way from the app to the upstream and back, one file for each step.
 //! * [`admin`], [`metrics`]: what operators see.
 //! * [`app`], [`runtime`]: wiring and threads. [`cli`]: a file for each verb. [`demo`]: fake vendors and the proxy in front.

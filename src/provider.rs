@@ -64,6 +64,8 @@ pub fn spawn(group: Vec<Arc<Provider>>, deps: Deps) -> Vec<Handle> {
         return Vec::new();
     };
     let (writer, _) = cell::cell(deps.clock.clone());
+    writer.set_gated(lead.life.single_active);
+    let writer = Arc::new(writer);
     let (status, watch) = watch::channel(Status::default());
     // Unbounded: whoever asks waits for the answer, so there are no more commands than callers.
     let (sender, commands) = mpsc::unbounded_channel();
@@ -83,7 +85,8 @@ pub fn spawn(group: Vec<Arc<Provider>>, deps: Deps) -> Vec<Handle> {
         Arc::clone(&deps.store),
         Arc::clone(&deps.fetcher),
         deps.clock.clone(),
-    );
+    )
+    .with_gate(Arc::clone(&writer));
     let refresher = Refresher {
         members,
         schedule: Schedule::new(lead.life.clone()),
@@ -100,6 +103,7 @@ pub fn spawn(group: Vec<Arc<Provider>>, deps: Deps) -> Vec<Handle> {
         reconfigure: None,
         stopping: false,
         adopt_from: Instant::now(),
+        hurried: 0,
     };
     tokio::spawn(refresher.run());
     handles

@@ -4,7 +4,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::thread;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::proxy::Proxy;
-use crate::proxy::accept::{self, Listener, Source, Worker};
+use crate::proxy::accept::{self, Hand, Listener, Source, Worker};
 
 /// The control thread's runtime. Its blocking pool reads files and resolves names, one at a time mostly.
 pub fn control() -> io::Result<Runtime> {
@@ -86,11 +85,6 @@ impl Workers {
         in_time
     }
 }
-
-type Hand = (
-    mpsc::UnboundedSender<(usize, accept::Socket)>,
-    Arc<AtomicUsize>,
-);
 
 fn spawn_worker(
     index: usize,

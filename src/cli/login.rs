@@ -65,8 +65,8 @@ pub(super) fn run(args: &LoginArgs, log: &LogArgs, out: &mut dyn Write) -> Resul
         .enable_all()
         .build()
         .map_err(|error| Failure::Runtime(error.to_string()))?;
-    let mut prompt = Prompt::standard(args.from_stdin);
-    let done = runtime.block_on(log_in(args, &config, provider, &mut prompt));
+    let prompt = Prompt::standard(args.from_stdin);
+    let done = runtime.block_on(log_in(args, &config, provider, &prompt));
     // Who still waits for a line need not be waited for.
     runtime.shutdown_background();
     let (logged_in, told) = done?;
@@ -96,7 +96,7 @@ async fn log_in(
     args: &LoginArgs,
     config: &Config,
     provider: Arc<Provider>,
-    prompt: &mut Prompt,
+    prompt: &Prompt,
 ) -> Result<(LoggedIn, &'static str), Failure> {
     let login = Login::new(provider).map_err(failed)?;
     // Before anybody does anything: could its result be kept? Not held while people think, or `run` could not start.
@@ -128,11 +128,7 @@ async fn log_in(
     }
 }
 
-async fn authorize(
-    args: &LoginArgs,
-    login: &Login,
-    prompt: &mut Prompt,
-) -> Result<Variables, Failure> {
+async fn authorize(args: &LoginArgs, login: &Login, prompt: &Prompt) -> Result<Variables, Failure> {
     let authorization = login
         .authorize(args.port, args.from_stdin)
         .await

@@ -1,6 +1,7 @@
 //! `[providers.NAME]`: where tokens come from.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod variables;
+
 use std::time::Duration;
 
 use toml::{Table, Value as TomlValue};
@@ -9,13 +10,15 @@ use super::context::Context;
 use super::dialects::{Dialects, Use};
 use super::file::ProviderToml;
 use super::identity::identity;
-use super::problems::{KeyPath, Problems, complaint, did_you_mean};
+use super::problems::{KeyPath, Problems, complaint};
 use super::read::{Tree, section};
 use super::server::{limit, span};
-use super::value::{EmptyLiteral, ValueToml};
+use super::value::EmptyLiteral;
 use super::{Endpoint, LifeCycle, Provider, TokenSource, Value};
 use crate::dialect::schema::{RequestToml, ResponseToml};
 use crate::dialect::{ExchangePlan, InjectPlan, Overrides, Plan, Var, WELL_KNOWN, nearest};
+
+use variables::{Variables, check_unused, injected, variables};
 
 const DEFAULT_DIALECT: &str = "oauth2";
 
@@ -397,100 +400,5 @@ impl Unread {
             inject: any(&["inject"]),
             rest: any(&["response", "reject"]),
         }
-    }
-}
-
-/// A provider's variables, resolved; `None` where that failed.
-struct Variables(BTreeMap<String, (KeyPath, Option<Value>)>);
-
-impl Variables {
-    fn has(&self, name: &str) -> bool {
-        self.0.contains_key(name)
-    }
-
-    fn into_values(self) -> BTreeMap<String, Value> {
-        let all = self.0.into_iter();
-        all.filter_map(|(name, (_, value))| Some((name, value?)))
-            .collect()
-    }
-}
-
-fn variables(toml: &mut ProviderToml, at: &KeyPath, cx: &mut Context<'_>) -> Variables {
-    let mut all = BTreeMap::new();
-    for (name, value) in take_well_known(toml) {
-        let Some(value) = value else { continue };
-        // What a vendor wants to be sent empty can be written so; a credential is never empty.
-        let empty = match name {
-            "scope" | "audience" | "resource" => EmptyLiteral::Allowed,
-            _ => EmptyLiteral::Refused,
-        };
-        let at = at.key(name);
-        let value = cx.value(&at, value, empty);
-        all.insert(name.to_owned(), (at, value));
-    }
-    for (name, value) in std::mem::take(&mut toml.vars) {
-        let in_vars = at.key("vars").key(&name);
-        if WELL_KNOWN.contains(&name.as_str()) {
-            cx.problem(
-                &in_vars,
-                complaint("is a well-known variable").hint(format!(
-                    "write it as `{}`, outside of `vars`",
-                    at.key(&name)
-                )),
-            );
-            continue;
-        }
-        let value = cx.value(&in_vars, value, EmptyLiteral::Allowed);
-        all.insert(name, (in_vars, value));
-    }
-    Variables(all)
-}
-
-fn take_well_known(toml: &mut ProviderToml) -> [(&'static str, Option<ValueToml>); 10] {
-    [
-        ("client_id", toml.client_id.take()),
-        ("client_secret", toml.client_secret.take()),
-        ("username", toml.username.take()),
-        ("password", toml.password.take()),
-        ("scope", toml.scope.take()),
-        ("audience", toml.audience.take()),
-        ("resource", toml.resource.take()),
-        ("code", toml.code.take()),
-        ("redirect_uri", toml.redirect_uri.take()),
-        ("refresh_token", toml.refresh_token.take()),
-    ]
-}
-
-/// Variables that forwarded requests hold besides the token.
-fn injected(inject: &InjectPlan, required_only: bool) -> BTreeSet<String> {
-    let variables = inject.variables();
-    variables
-        .filter(|(_, required)| *required || !required_only)
-        .map(|(name, _)| name.to_owned())
-        .collect()
-}
-
-/// A variable that is never sent is a typo, or a setting that does not do what its author believes.
-fn check_unused(
-    variables: &Variables,
-    known: &BTreeSet<String>,
-    used_by: &str,
-    cx: &mut Context<'_>,
-) {
-    for (name, (at, _)) in &variables.0 {
-        // A refresh token may be kept for the day when the grant is changed.
-        if known.contains(name) || name == "refresh_token" {
-            continue;
-        }
-        let others = known.iter().filter(|known| !variables.has(known));
-        let hint = did_you_mean(name, others.map(String::as_str), || {
-            let all: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
-            match &all[..] {
-                [] => "it uses no variables".to_owned(),
-                all => format!("it uses {}", all.join(", ")),
-            }
-        });
-        let unused = complaint(format!("is used by nothing: not by {used_by}"));
-        cx.problem(at, unused.hint(hint));
     }
 }

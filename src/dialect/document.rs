@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use http::{HeaderMap, header};
+use serde::de::IgnoredAny;
 use serde_json::Value as JsonValue;
 
 pub(super) struct Document {
@@ -31,9 +32,14 @@ impl Document {
         }
     }
 
-    /// The body as one bare value. JSON objects, HTML and XML are none.
+    /// Whether it is JSON of any kind, a bare `null` or number included.
+    pub(super) fn is_json(&self) -> bool {
+        self.json.is_some() || serde_json::from_str::<IgnoredAny>(&self.text).is_ok()
+    }
+
+    /// The body as one bare value. JSON objects, `null`, HTML and XML are none.
     pub(super) fn bare_text(&self) -> Option<String> {
-        if self.json.is_some() || self.text.starts_with('<') {
+        if self.json.is_some() || self.text.starts_with('<') || self.text == "null" {
             return None;
         }
         let quoted = serde_json::from_str::<String>(&self.text);

@@ -27,7 +27,8 @@ pub(super) fn read(
 ) -> Option<Expiry> {
     let text = text.trim();
     match text.parse::<f64>() {
-        Ok(number) if number.is_finite() => Some(from_number(number, unit, date)),
+        // 0 is how some say that they do not know; below it, nobody knows what is meant.
+        Ok(number) if number.is_finite() && number >= 0.0 => Some(from_number(number, unit, date)),
         Ok(_) => None,
         Err(_) => {
             let at = from_timestamp(text)?;
@@ -52,9 +53,6 @@ fn from_number(number: f64, unit: Option<ExpiresUnit>, date: Option<SystemTime>)
         None if number >= MILLISECONDS_FROM => number / 1e3,
         None => number,
     };
-    if seconds <= 0.0 {
-        return Expiry::Unstated;
-    }
     if unit.is_none() && number >= MILLISECONDS_FROM || seconds >= ABSOLUTE_FROM {
         return at_unix(seconds, date);
     }
@@ -108,7 +106,9 @@ mod tests {
             ("100000000000", at(100_000_000_000)),
             ("1700000000789", at(1_700_000_000_789)),
             ("0", Some(Expiry::Unstated)),
-            ("-1", Some(Expiry::Unstated)),
+            ("-1", None),
+            ("-5.5", None),
+            ("-0", Some(Expiry::Unstated)),
             ("1e-30", Some(Expiry::Unstated)),
             ("2015-12-22T06:21:49Z", at(1_450_765_309_000)),
             ("2015-12-22T14:21:49+08:00", at(1_450_765_309_000)),

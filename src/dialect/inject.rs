@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 
 use super::layer::{HeaderField, TextField, header_fields, join, text_fields};
 use super::request::{cannot_stand_in_a_header, push_query_pair};
-use super::response::{is_sendable, parse_selector, texts};
+use super::response::{check_token, parse_selector, texts};
 use super::schema::{InjectToml, Ordered, RejectToml, Scalar};
 use super::selector::Selector;
 use super::suggest::nearest;
@@ -83,18 +83,16 @@ impl InjectPlan {
         });
     }
 
-    /// Fails where the token cannot be sent (a byte outside 0x21–0x7E).
+    /// Fails where the token cannot be sent ([`check_token`]).
     pub fn build(
         &self,
         access_token: &Secret,
         variables: &Variables,
     ) -> Result<Injection, Problem> {
-        if !is_sendable(access_token.expose()) {
-            return Err(Problem {
-                path: "inject".to_owned(),
-                message: "the token holds a byte that cannot stand in a header".to_owned(),
-            });
-        }
+        check_token(access_token.expose()).map_err(|reason| Problem {
+            path: "inject".to_owned(),
+            message: reason.to_owned(),
+        })?;
         let scope = Scope {
             variables,
             frozen: None,

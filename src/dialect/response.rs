@@ -9,7 +9,9 @@ use super::layer::join;
 use super::mask::clean;
 use super::schema::{OneOrMany, Ordered, ResponseToml, Scalar};
 use super::selector::{Selector, jwt_exp};
-use super::{Answer, Class, Expiry, Issued, Problem, Refusal, ResponseRules, expiry};
+use super::{
+    Answer, Class, Expiry, Issued, LONGEST_TOKEN, Problem, Refusal, ResponseRules, expiry,
+};
 use crate::secret::Secret;
 
 /// Of a vendor's description, by characters.
@@ -36,8 +38,8 @@ enum Fault {
     NotOk(String),
     /// 2xx without a token.
     NoToken,
-    /// A token that cannot be sent.
-    UnsendableToken,
+    /// A token that cannot be sent, and why.
+    UnsendableToken(&'static str),
 }
 
 /// An answer under examination.
@@ -47,6 +49,7 @@ struct Reading<'a> {
     headers: &'a HeaderMap,
     document: Document,
     secrets: &'a [&'a Secret],
+    now: SystemTime,
 }
 
 impl ResponseRules {
@@ -123,6 +126,7 @@ impl ResponseRules {
             headers: answer.headers,
             document: Document::read(answer.body, answer.headers, token_key),
             secrets,
+            now: answer.now,
         };
         reading.issued().map_err(|fault| reading.refusal(&fault))
     }
@@ -141,9 +145,7 @@ impl Reading<'_> {
             }
         }
         let token = self.first(&self.rules.token).ok_or(Fault::NoToken)?;
-        if !is_sendable(&token) {
-            return Err(Fault::UnsendableToken);
-        }
+        check_token(&token).map_err(Fault::UnsendableToken)?;
         let access_token = Secret::new(token);
         let mut warnings = Vec::new();
         if self.document.mended {
@@ -170,14 +172,14 @@ impl Reading<'_> {
                     None => continue,
                 }
             }
-            let Some(text) = selector.text(self.headers, &self.document) else {
+            let Some(text) = selector.found(self.headers, &self.document) else {
                 continue;
             };
             match expiry::read(&text, self.rules.expires_unit, date) {
                 Some(Expiry::Unstated) => {}
                 Some(stated) => return stated,
                 None => warnings.push(format!(
-                    "the expiry at {selector} is neither a number nor an ISO-8601 time"
+                    "the expiry at {selector} cannot be read: neither a number, 0 or greater, nor an ISO-8601 time"
                 )),
             }
         }
@@ -211,7 +213,7 @@ impl Reading<'_> {
         match fault {
             Fault::NotOk(found) => code.or_else(|| Some(found.clone())),
             Fault::Status | Fault::NoToken => code,
-            Fault::UnsendableToken => None,
+            Fault::UnsendableToken(_) => None,
         }
     }
 
@@ -225,10 +227,17 @@ impl Reading<'_> {
             return Class::Permanent;
         }
         let transient = match fault {
-            Fault::Status => !self.status.is_client_error() || asks_to_retry(self.status.as_str()),
+            Fault::Status => match self.status {
+                status if asks_to_retry(status.as_str()) || !status.is_client_error() => true,
+                // RFC 6749 §5.2, and servers that use 403 for the same.
+                StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => false,
+                // 404 and the like come from whatever answers at a wrong or not yet right address, unless the vendor's
+                // own words say otherwise.
+                _ => self.document.json.is_none() || code.is_none(),
+            },
             Fault::NotOk(found) => asks_to_retry(found) || code.is_some_and(asks_to_retry),
-            Fault::NoToken => self.document.json.is_none(),
-            Fault::UnsendableToken => true,
+            Fault::NoToken => !self.document.is_json(),
+            Fault::UnsendableToken(_) => true,
         };
         if transient {
             Class::Transient
@@ -246,19 +255,19 @@ impl Reading<'_> {
                     .to_owned(),
             );
         }
-        if let Fault::UnsendableToken = fault {
-            return Some("the token holds a byte that cannot stand in a header".to_owned());
+        if let Fault::UnsendableToken(reason) = fault {
+            return Some((*reason).to_owned());
         }
         if has_code {
             return None;
         }
         let missed = match fault {
             Fault::NoToken => &self.rules.token,
-            Fault::Status | Fault::NotOk(_) | Fault::UnsendableToken => &self.rules.error,
+            Fault::Status | Fault::NotOk(_) | Fault::UnsendableToken(_) => &self.rules.error,
         };
         let what = match fault {
             Fault::NoToken => "token",
-            Fault::Status | Fault::NotOk(_) | Fault::UnsendableToken => "error code",
+            Fault::Status | Fault::NotOk(_) | Fault::UnsendableToken(_) => "error code",
         };
         let missed: Vec<_> = missed.iter().map(ToString::to_string).collect();
         Some(format!(
@@ -282,6 +291,16 @@ impl Reading<'_> {
         if self.document.text.is_empty() {
             return "the body is empty".to_owned();
         }
+        if self.document.is_json() {
+            return "the body is JSON, but no object".to_owned();
+        }
+        if let Some(coding) = self.headers.get(header::CONTENT_ENCODING) {
+            let coding = String::from_utf8_lossy(coding.as_bytes());
+            let coding = clean(&coding, self.secrets, WORD_CHARS);
+            return format!(
+                "the body is not JSON; content coding {coding}, which was not asked for"
+            );
+        }
         let content_type = self.headers.get(header::CONTENT_TYPE);
         match content_type.map(|value| String::from_utf8_lossy(value.as_bytes())) {
             Some(value) => {
@@ -304,14 +323,15 @@ impl Reading<'_> {
         httpdate::parse_http_date(date).ok()
     }
 
-    /// RFC 9110 §10.2.3. Without a `Date` the HTTP-date form says nothing about a life.
+    /// RFC 9110 §10.2.3. The vendor's own clock counts where it is told.
     fn retry_after(&self) -> Option<Duration> {
         let text = self.headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
         if let Ok(seconds) = text.parse() {
             return Some(Duration::from_secs(seconds));
         }
         let at = httpdate::parse_http_date(text).ok()?;
-        Some(at.duration_since(self.date()?).unwrap_or_default())
+        let since = self.date().unwrap_or(self.now);
+        Some(at.duration_since(since).unwrap_or_default())
     }
 }
 
@@ -323,9 +343,19 @@ fn asks_to_retry(code: &str) -> bool {
             .is_ok_and(|code: u16| (500..600).contains(&code))
 }
 
-/// Visible ASCII: what every header accepts, and what cannot end one.
-pub(super) fn is_sendable(token: &str) -> bool {
-    !token.is_empty() && token.bytes().all(|byte| (0x21..=0x7e).contains(&byte))
+/// Whether a token can be sent: visible ASCII is what every header accepts, and what cannot end one. The reason holds
+/// nothing of it.
+pub fn check_token(token: &str) -> Result<(), &'static str> {
+    if token.is_empty() {
+        return Err("the token is empty");
+    }
+    if token.len() > LONGEST_TOKEN {
+        return Err("the token is longer than 48 KiB: no request could carry it");
+    }
+    if !token.bytes().all(|byte| (0x21..=0x7e).contains(&byte)) {
+        return Err("the token holds a byte that cannot stand in a header");
+    }
+    Ok(())
 }
 
 fn parse_ok(toml: &ResponseToml, problems: &mut Vec<Problem>) -> Vec<(Selector, Vec<String>)> {

@@ -154,7 +154,7 @@ impl Template {
         }
         let shown = self.0.iter().map(|piece| match piece {
             Piece::Literal(literal) => literal.clone(),
-            Piece::Hole(hole) => format!("<{}>", hole.source()),
+            Piece::Hole(hole) => hole.redacted(scope),
         });
         Ok(Some(shown.collect()))
     }
@@ -274,6 +274,16 @@ impl Hole {
                 .map_err(|message| format!("variable `{}`: {message}", self.name))?;
         }
         Ok(value)
+    }
+
+    /// `<name>`; an empty value and a stand-in of the dialect's own are no secrets, and shown as they are.
+    fn redacted(&self, scope: Scope<'_>) -> String {
+        let value = scope.get(&self.name);
+        match (&self.unset, value) {
+            (Unset::Or(default), None) if self.filters.is_empty() => default.clone(),
+            (_, Some(value)) if self.filters.is_empty() && value.text().is_empty() => String::new(),
+            _ => format!("<{}>", self.source()),
+        }
     }
 
     /// As it is written between the braces, less `?` and `or:`.

@@ -83,6 +83,7 @@ impl Provider {
             status: StatusCode::from_u16(status).unwrap(),
             headers: &map,
             body: body.as_bytes(),
+            now: UNIX_EPOCH,
         };
         self.exchange()
             .response

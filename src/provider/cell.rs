@@ -2,8 +2,13 @@
 //!
 //! One [`CellWriter`], held by the refresher; any number of [`CellReader`]s. Reading is one atomic load. A reader
 //! that finds no usable token, or whose token was rejected, waits on the [`Outlook`] that the refresher publishes.
+//!
+//! Where a new token kills the old one, the cell has a gate ([`CellWriter::close`], [`CellReader::enter`]). It lies in the
+//! same allocation as the token, so that one store publishes the new token and opens the gate.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+mod gate;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +18,12 @@ use tokio::time::Instant;
 
 use crate::clock::{Clock, Now};
 use crate::dialect::{Class, Injection};
+
+use self::gate::{Gate, Wire};
+pub use self::gate::{OnWire, Traveller};
+
+/// How long an exchange waits for the answers to requests that could not be repeated.
+const LONGEST_DRAIN: Duration = Duration::from_secs(2);
 
 /// A token as requests use it.
 pub struct Token {
@@ -66,7 +77,7 @@ pub enum Unavailable {
 pub fn cell(clock: Clock) -> (CellWriter, CellReader) {
     let (outlook, watch) = watch::channel(Outlook::Soon);
     let shared = Arc::new(Shared {
-        token: ArcSwapOption::empty(),
+        slot: ArcSwapOption::empty(),
         rejected: AtomicU64::new(0),
         considered: AtomicU64::new(0),
         renew: Notify::new(),
@@ -77,6 +88,7 @@ pub fn cell(clock: Clock) -> (CellWriter, CellReader) {
             shared: Arc::clone(&shared),
             outlook,
             taken: AtomicU64::new(0),
+            gated: AtomicBool::new(false),
         },
         CellReader {
             shared,
@@ -116,8 +128,28 @@ impl PlaceWatch {
     }
 }
 
+/// What is published: replaced as a whole.
+struct Slot {
+    token: Arc<Token>,
+    gate: Gate,
+    /// The vendor may have issued another token, whose answer was lost: a rejection of this one is renewed at once.
+    suspect: bool,
+    /// The generation's own: whoever is still on the wire with an older one is dead already, and not waited for.
+    wire: Arc<Wire>,
+}
+
+/// How a request leaves, or why not yet.
+pub enum Entry {
+    /// With this token, right now. To be kept until the head of the answer is there.
+    Pass(Arc<Token>, Option<OnWire>),
+    /// The gate is closed: [`CellReader::opening`].
+    Closed,
+    /// No usable token of a generation new enough: [`CellReader::newer`].
+    NoToken,
+}
+
 struct Shared {
-    token: ArcSwapOption<Token>,
+    slot: ArcSwapOption<Slot>,
     /// The newest generation that an upstream rejected.
     rejected: AtomicU64,
     /// The newest rejected generation that the refresher has dealt with: if it is still in the cell, then for good.
@@ -132,24 +164,112 @@ pub struct CellWriter {
     outlook: watch::Sender<Outlook>,
     /// The newest rejected generation that [`Self::rejection`] has handed out.
     taken: AtomicU64,
+    /// What is published from now on has a gate.
+    gated: AtomicBool,
 }
 
 impl CellWriter {
-    /// Publishes a token and, after it, the outlook: a reader that sees the new outlook sees the token too.
+    /// Publishes a token with the gate open and, after it, the outlook: a reader that sees the new outlook sees the token
+    /// too.
     pub fn publish(&self, token: Arc<Token>, outlook: Outlook) {
-        self.shared.token.store(Some(token));
+        self.store(token, self.open_gate(), false);
         self.set_outlook(outlook);
     }
 
-    /// Puts the same token in another form in the cell: nobody who waits is helped by it.
+    /// Puts the same token in another form in the cell: nobody who waits is helped by it. Opens the gate.
     pub fn replace(&self, token: Arc<Token>) {
-        self.shared.token.store(Some(token));
+        self.store(token, self.open_gate(), self.is_suspect());
+        self.wake();
     }
 
     /// Empties the cell: what was in it must not be used any more.
     pub fn clear(&self, outlook: Outlook) {
-        self.shared.token.store(None);
+        self.shared.slot.store(None);
         self.set_outlook(outlook);
+    }
+
+    /// Whether a new token kills the old one, from the next token on.
+    pub fn set_gated(&self, gated: bool) {
+        self.gated.store(gated, Ordering::Relaxed);
+    }
+
+    /// Closes the gate in two steps: to requests that cannot be repeated, then, once those that have left are answered or
+    /// [`LONGEST_DRAIN`] is over, to all. Does nothing where there is no gate or no token.
+    ///
+    /// Cancel safe, but the gate stays as far closed as it got.
+    pub async fn close(&self) {
+        let Some(wire) = self.close_to_unrepeatable() else {
+            return;
+        };
+        // Whoever has not been answered by then is overtaken by the new token.
+        let _ = tokio::time::timeout(LONGEST_DRAIN, wire.idle()).await;
+        self.close_to_all();
+    }
+
+    /// Opens the gate with the token that is in the cell.
+    pub fn open(&self, suspect: bool) {
+        let Some(slot) = self.shared.slot.load_full() else {
+            return;
+        };
+        let gate = slot.gate.min(Gate::Open);
+        if slot.gate != gate || slot.suspect != suspect {
+            self.store(Arc::clone(&slot.token), gate, suspect);
+            self.wake();
+        }
+    }
+
+    /// Whether the token in the cell was last [opened](Self::open) as suspect.
+    pub fn is_suspect(&self) -> bool {
+        self.shared
+            .slot
+            .load()
+            .as_ref()
+            .is_some_and(|slot| slot.suspect)
+    }
+
+    /// `None` if there is nothing to close.
+    fn close_to_unrepeatable(&self) -> Option<Arc<Wire>> {
+        self.narrow(Gate::Replayable)
+    }
+
+    fn close_to_all(&self) {
+        self.narrow(Gate::Shut);
+    }
+
+    fn narrow(&self, to: Gate) -> Option<Arc<Wire>> {
+        let slot = self.shared.slot.load_full()?;
+        if slot.gate == Gate::Absent {
+            return None;
+        }
+        let gate = slot.gate.max(to);
+        self.store(Arc::clone(&slot.token), gate, slot.suspect);
+        Some(Arc::clone(&slot.wire))
+    }
+
+    fn store(&self, token: Arc<Token>, gate: Gate, suspect: bool) {
+        let last = self.shared.slot.load();
+        let same = last
+            .as_ref()
+            .filter(|slot| slot.token.generation == token.generation);
+        let wire = same.map_or_else(Arc::default, |slot| Arc::clone(&slot.wire));
+        self.shared.slot.store(Some(Arc::new(Slot {
+            token,
+            gate,
+            suspect,
+            wire,
+        })));
+    }
+
+    fn open_gate(&self) -> Gate {
+        match self.gated.load(Ordering::Relaxed) {
+            true => Gate::Open,
+            false => Gate::Absent,
+        }
+    }
+
+    /// Whoever waits looks again.
+    fn wake(&self) {
+        self.outlook.send_modify(|_| {});
     }
 
     /// With [`Outlook::Settled`], every rejection that [`Self::rejection`] has handed out counts as dealt with.
@@ -162,7 +282,7 @@ impl CellWriter {
     }
 
     pub fn current(&self) -> Option<Arc<Token>> {
-        self.shared.token.load_full()
+        self.shared.token()
     }
 
     /// A reader at this place. It must not be used before a token with an injection for it is in the cell, or none.
@@ -204,14 +324,91 @@ impl CellReader {
     /// The token, if there is one that can be used now. No lock, no wait.
     pub fn current(&self) -> Option<Arc<Token>> {
         self.shared
-            .token
-            .load_full()
+            .token()
             .filter(|token| token.usable(self.shared.clock.now()))
+    }
+
+    /// The token that a request may be sent with right now, if it is of a generation above `than`. No lock, no wait.
+    pub fn enter(&self, traveller: Traveller, than: u64) -> Entry {
+        loop {
+            let slot = match self.look(traveller, than) {
+                Ok(slot) => slot,
+                Err(entry) => return entry,
+            };
+            let on_wire = slot.wire.enter();
+            if self.is_unmoved(&slot) {
+                return Entry::Pass(Arc::clone(&slot.token), Some(on_wire));
+            }
+        }
+    }
+
+    /// Whether [`Self::enter`] would find the gate closed. A hint, for whoever would rather wait before than after it has
+    /// taken a connection.
+    pub fn is_closed(&self, traveller: Traveller) -> bool {
+        let slot = self.shared.slot.load();
+        slot.as_ref()
+            .is_some_and(|slot| !slot.gate.admits(traveller))
+    }
+
+    /// Waits, at most until `deadline`, for the gate to open. Cancel safe.
+    pub async fn opening(
+        &self,
+        traveller: Traveller,
+        deadline: Instant,
+    ) -> Result<(), Unavailable> {
+        const LATE: Unavailable = Unavailable::Transient {
+            retry_after: Duration::from_secs(1),
+        };
+        let mut watch = self.watch.clone();
+        loop {
+            watch.mark_unchanged();
+            if !self.is_closed(traveller) {
+                return Ok(());
+            }
+            match tokio::time::timeout_at(deadline, watch.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return Err(LATE),
+            }
+        }
+    }
+
+    /// Waits, at most `limit`, for the end of a fetch that is under way or about to start. Whether there is a usable token
+    /// of a generation above `than` then. Cancel safe.
+    pub async fn after_fetch(&self, than: u64, limit: Duration) -> bool {
+        let mut watch = self.watch.clone();
+        let over = watch.wait_for(|outlook| *outlook != Outlook::Soon);
+        let over = tokio::time::timeout(limit, over).await;
+        over.is_ok_and(|over| over.is_ok())
+            && self.current().is_some_and(|token| token.generation > than)
+    }
+
+    /// The slot that the request is to be registered in; how it ends if there is none, or no need to.
+    fn look(&self, traveller: Traveller, than: u64) -> Result<Arc<Slot>, Entry> {
+        let slot = self.shared.slot.load();
+        let usable = slot.as_ref().filter(|slot| {
+            slot.token.generation > than && slot.token.usable(self.shared.clock.now())
+        });
+        let Some(slot) = usable else {
+            return Err(Entry::NoToken);
+        };
+        if !slot.gate.admits(traveller) {
+            return Err(Entry::Closed);
+        }
+        if !slot.gate.counts(traveller) {
+            return Err(Entry::Pass(Arc::clone(&slot.token), None));
+        }
+        Ok(Arc::clone(slot))
+    }
+
+    /// Whether `slot` is still what is published. To be asked after the request was registered in it.
+    fn is_unmoved(&self, slot: &Arc<Slot>) -> bool {
+        let now = self.shared.slot.load();
+        now.as_ref().is_some_and(|now| Arc::ptr_eq(now, slot))
     }
 
     /// Whether there is nothing in the cell, not even an expired token. Cheaper than [`Self::current`].
     pub fn is_empty(&self) -> bool {
-        self.shared.token.load().is_none()
+        self.shared.slot.load().is_none()
     }
 
     /// How this reader's provider sends `token`.
@@ -247,7 +444,8 @@ impl CellReader {
                 }
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if let Some(reason) = self.hopeless(outlook, left) {
+            let at_once = self.is_suspect(than);
+            if !at_once && let Some(reason) = self.hopeless(outlook, left) {
                 return Err(reason);
             }
             match tokio::time::timeout_at(deadline, watch.changed()).await {
@@ -267,6 +465,13 @@ impl CellReader {
     pub fn reject(&self, generation: u64) {
         self.shared.rejected.fetch_max(generation, Ordering::AcqRel);
         self.shared.renew.notify_one();
+    }
+
+    /// Whether the token in the cell is of this generation, and one that is renewed at once whatever the outlook.
+    fn is_suspect(&self, generation: u64) -> bool {
+        let slot = self.shared.slot.load();
+        slot.as_ref()
+            .is_some_and(|slot| slot.suspect && slot.token.generation == generation)
     }
 
     fn hopeless(&self, outlook: Outlook, left: Duration) -> Option<Unavailable> {
@@ -293,6 +498,13 @@ impl CellReader {
     }
 }
 
+impl Shared {
+    fn token(&self) -> Option<Arc<Token>> {
+        let slot = self.slot.load();
+        slot.as_ref().map(|slot| Arc::clone(&slot.token))
+    }
+}
+
 fn unavailable(class: Class, retry_after: Duration) -> Unavailable {
     match class {
         Class::Transient => Unavailable::Transient { retry_after },
@@ -301,146 +513,6 @@ fn unavailable(class: Class, retry_after: Duration) -> Unavailable {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::test::TestClock;
-
-    fn token(generation: u64, life: Option<Duration>, clock: &Clock) -> Arc<Token> {
-        let now = clock.now();
-        Arc::new(Token {
-            generation,
-            injections: Box::new([]),
-            wall_deadline: life.map(|life| now.wall + life),
-            boot_deadline: life.map(|life| now.boot + life),
-        })
-    }
-
-    fn setup() -> (CellWriter, CellReader, Clock, TestClock) {
-        let test = TestClock::new();
-        let clock = Clock::Test(test.clone());
-        let (writer, reader) = cell(clock.clone());
-        (writer, reader, clock, test)
-    }
-
-    const WAIT: Duration = Duration::from_secs(10);
-
-    #[tokio::test(start_paused = true)]
-    async fn an_expired_token_is_never_handed_out() {
-        let (writer, reader, clock, test) = setup();
-        writer.publish(token(1, Some(WAIT), &clock), Outlook::Settled);
-        assert!(reader.current().is_some());
-        test.step_wall(10);
-        assert!(reader.current().is_none());
-        test.step_wall(-10);
-        assert!(reader.current().is_some());
-        test.suspend(WAIT);
-        assert!(reader.current().is_none());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn waiters_are_woken_by_the_token_they_wait_for() {
-        let (writer, reader, clock, _) = setup();
-        let waiter = tokio::spawn(async move {
-            let start = Instant::now();
-            let token = reader.newer(1, WAIT).await.unwrap();
-            (token.generation, start.elapsed())
-        });
-        tokio::task::yield_now().await;
-        writer.publish(token(1, None, &clock), Outlook::Soon);
-        tokio::time::advance(Duration::from_secs(3)).await;
-        writer.publish(token(2, None, &clock), Outlook::Settled);
-        assert_eq!(waiter.await.unwrap(), (2, Duration::from_secs(3)));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn whoever_cannot_be_helped_in_time_does_not_wait() {
-        let (writer, reader, clock, _) = setup();
-        let start = Instant::now();
-        let away = Duration::from_secs(11);
-        for (class, expected) in [
-            (
-                Class::Transient,
-                Unavailable::Transient { retry_after: away },
-            ),
-            (
-                Class::Permanent,
-                Unavailable::Permanent { retry_after: away },
-            ),
-        ] {
-            let next = clock.now().boot + away;
-            writer.set_outlook(Outlook::Failed { class, next });
-            assert_eq!(reader.newer(0, WAIT).await.err(), Some(expected));
-        }
-        writer.set_outlook(Outlook::LoginRequired);
-        assert_eq!(
-            reader.newer(0, WAIT).await.err(),
-            Some(Unavailable::LoginRequired)
-        );
-        assert_eq!(start.elapsed(), Duration::ZERO);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_wait_ends_with_its_limit_and_with_the_refresher() {
-        let (writer, reader, _, _) = setup();
-        let start = Instant::now();
-        assert!(reader.newer(0, WAIT).await.is_err());
-        assert_eq!(start.elapsed(), WAIT);
-        drop(writer);
-        assert!(reader.newer(0, WAIT).await.is_err());
-        assert_eq!(start.elapsed(), WAIT);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_rejection_that_was_answered_with_the_same_token_is_not_waited_for_again() {
-        let (writer, reader, clock, _) = setup();
-        writer.publish(token(1, None, &clock), Outlook::Settled);
-        reader.reject(1);
-        assert_eq!(writer.rejection().await, 1);
-        let waiter = {
-            let reader = reader.clone();
-            tokio::spawn(async move {
-                let start = Instant::now();
-                (reader.newer(1, WAIT).await.is_err(), start.elapsed())
-            })
-        };
-        tokio::task::yield_now().await;
-        writer.set_outlook(Outlook::Soon);
-        tokio::time::advance(Duration::from_secs(1)).await;
-        writer.publish(token(1, None, &clock), Outlook::Settled);
-        assert_eq!(waiter.await.unwrap(), (true, Duration::from_secs(1)));
-        let start = Instant::now();
-        assert!(reader.newer(1, WAIT).await.is_err());
-        assert_eq!(start.elapsed(), Duration::ZERO);
-    }
-
-    /// The refresher has not seen the rejection yet: that it believes all is settled says nothing.
-    #[tokio::test(start_paused = true)]
-    async fn a_rejection_that_is_still_unread_is_waited_for() {
-        let (writer, reader, clock, _) = setup();
-        writer.publish(token(1, None, &clock), Outlook::Settled);
-        reader.reject(1);
-        writer.set_outlook(Outlook::Settled);
-        let start = Instant::now();
-        assert!(reader.newer(1, WAIT).await.is_err());
-        assert_eq!(start.elapsed(), WAIT);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_request_that_finds_its_token_expired_wakes_the_refresher() {
-        let (writer, reader, clock, test) = setup();
-        writer.publish(token(1, Some(WAIT), &clock), Outlook::Settled);
-        test.suspend(WAIT);
-        let waiter = tokio::spawn(async move { reader.newer(0, WAIT).await.is_ok() });
-        assert_eq!(writer.rejection().await, 0);
-        writer.publish(token(2, None, &clock), Outlook::Settled);
-        assert!(waiter.await.unwrap());
-    }
-
-    #[tokio::test]
-    async fn rejections_before_anybody_listens_are_kept() {
-        let (writer, reader, _, _) = setup();
-        reader.reject(3);
-        reader.reject(2);
-        assert_eq!(writer.rejection().await, 3);
-    }
-}
+mod interleavings;
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,9 @@ mod error;
 use std::pin::Pin;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING, USER_AGENT};
+use http::header::{
+    ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING, USER_AGENT,
+};
 use http::{HeaderMap, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -229,6 +231,7 @@ impl HttpLine {
                 status: answer.status(),
                 headers: answer.headers(),
                 body: answer.body(),
+                now: self.clock.now().wall,
             },
             &secrets,
         );
@@ -290,12 +293,14 @@ fn http_request(
         .ok_or_else(|| unusable("its path and query"))?;
     let host = HeaderValue::from_str(&endpoint.token_url.authority)
         .map_err(|_| unusable("its host name"))?;
-    let mut headers = HeaderMap::with_capacity(request.headers.len() + 3);
+    let mut headers = HeaderMap::with_capacity(request.headers.len() + 4);
     headers.insert(HOST, host);
     headers.insert(
         USER_AGENT,
         HeaderValue::from_static(concat!("cupbearer/", env!("CARGO_PKG_VERSION"))),
     );
+    // Answers are small and no decoder is at hand; RFC 9110 §12.5.3 lets a server choose any coding unless it is told.
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.extend(request.headers);
     for name in [TRANSFER_ENCODING, CONNECTION] {
         headers.remove(name);

@@ -52,7 +52,7 @@ pub(super) struct Refresher {
     pub(super) deps: Deps,
     pub(super) source: Source,
     pub(super) schedule: Schedule,
-    pub(super) writer: CellWriter,
+    pub(super) writer: Arc<CellWriter>,
     pub(super) status: watch::Sender<Status>,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) held: Option<Held>,
@@ -67,6 +67,9 @@ pub(super) struct Refresher {
     pub(super) stopping: bool,
     /// What other processes left is not looked at before this: the store is in trouble.
     pub(super) adopt_from: Instant,
+    /// The newest generation that was renewed at once because it was suspect. Only once: else an API that rejects all and
+    /// a token endpoint that loses its answers would drive each other on.
+    pub(super) hurried: u64,
 }
 
 /// The token in the cell, as far as the next one is compared with it.
@@ -232,7 +235,14 @@ impl Refresher {
         if generation == 0 || current != Some(generation) {
             return;
         }
-        let Some(at) = self.schedule.rejected(now) else {
+        let at = match self.writer.is_suspect() {
+            true => {
+                self.hurried = generation;
+                self.schedule.rejected_suspect(now)
+            }
+            false => self.schedule.rejected(now),
+        };
+        let Some(at) = at else {
             return;
         };
         debug!(provider = self.lead().name, generation, "token rejected");
@@ -267,6 +277,7 @@ impl Refresher {
         let lead = Arc::clone(self.members.lead());
         let now = self.deps.clock.now();
         info!(provider = lead.name, "reconfigured");
+        self.writer.set_gated(lead.life.single_active);
         self.source.set_provider(Arc::clone(&lead));
         self.schedule.restart();
         let rules_changed = old.life != lead.life;
@@ -349,12 +360,28 @@ impl Refresher {
             Ok(fetched) => self.adopt(fetched).await,
             Err(failure) => Err(failure),
         };
+        self.reopen(&result);
         self.count(&result, took);
         let result = result.map_err(|failure| self.fail(failure));
         // First the status, then those who asked: whoever looks after a refresh sees what it brought.
         let now = self.deps.clock.now();
         self.tell(now, self.schedule.next(now));
         self.answer(&result);
+    }
+
+    /// Where there is no new token, the old one goes on: the gate must not stay closed, whatever went wrong.
+    fn reopen(&self, result: &Result<(), Failure>) {
+        let Err(failure) = result else {
+            return;
+        };
+        let may_be_dead = match failure {
+            Failure::Fetch(error) => error.may_have_issued(),
+            Failure::LoginRequired(_) => false,
+        };
+        let held = self.held.as_ref().map_or(0, |held| held.generation);
+        let suspect = may_be_dead || self.writer.is_suspect();
+        self.writer
+            .open(self.lead().life.single_active && suspect && self.hurried < held);
     }
 
     /// A vendor's yes becomes the cell's token.

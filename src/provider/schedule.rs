@@ -219,6 +219,17 @@ impl Schedule {
         Some(at)
     }
 
+    /// As [`Self::rejected`], for a token that the vendor may have killed with one whose answer was lost. That it is
+    /// rejected all but proves it, so that no pause of ours helps anybody; a refusal's pauses still rule.
+    pub fn rejected_suspect(&mut self, now: Now) -> Option<Duration> {
+        let refused = self.failing.is_some_and(|failing| failing.refused);
+        if refused || self.login_required {
+            return None;
+        }
+        self.wanted = Some(now.boot);
+        Some(now.boot)
+    }
+
     /// Somebody wants a fetch now: it comes next, and pauses start over. The error is how long it is too early.
     pub fn by_hand(&mut self, now: Now) -> Result<(), Duration> {
         let early = self.floor(self.rules.min_interval).saturating_sub(now.boot);

@@ -4,6 +4,8 @@
 //! - a one-time input is marked as spent, durably, before it is sent, and never sent again whatever happens;
 //! - a refresh token is used only where the dialect has `[refresh]`, or the grant itself takes one;
 //! - a dead refresh token falls back to the grant where that is repeatable.
+//!
+//! So does the order of a single-active exchange (DESIGN.md §6.5): dial, close the gate, send.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +17,8 @@ use zeroize::Zeroizing;
 use crate::clock::{Clock, Now};
 use crate::config::{Endpoint, Provider, TokenSource};
 use crate::dialect::{RequestPlan, Var, Variables};
-use crate::provider::exchange::{Call, Fetch, FetchError, Fetched};
+use crate::provider::cell::CellWriter;
+use crate::provider::exchange::{Call, Fetch, FetchError, Fetched, Line};
 use crate::provider::schedule::Life;
 use crate::provider::store::{Saved, SavedAccess, StateKey, Store, StoreError};
 use crate::provider::{identity, inputs, static_token};
@@ -36,6 +39,8 @@ pub(super) struct Source {
     saved: Saved,
     /// The last write to the store failed: the next one is due even if nothing changes.
     unsaved: bool,
+    /// What is closed while a single-active token is exchanged; none where no requests are served.
+    gate: Option<Arc<CellWriter>>,
 }
 
 /// Why there is no new token.
@@ -92,7 +97,15 @@ impl Source {
             clock,
             saved: Saved::default(),
             unsaved: false,
+            gate: None,
         }
+    }
+
+    /// Closes this cell's gate before each exchange that kills the token in it. It is opened by whoever publishes the
+    /// result; a failure opens it at once.
+    pub(super) fn with_gate(mut self, gate: Arc<CellWriter>) -> Self {
+        self.gate = Some(gate);
+        self
     }
 
     /// Another configuration of the same identity: what is remembered stays.
@@ -312,6 +325,7 @@ impl Source {
         let deadline = Instant::now() + endpoint.timeout;
         let fetcher = Arc::clone(&self.fetcher);
         let line = fetcher.dial(endpoint, deadline).await?;
+        let repeatable = spends.is_none();
         if let Some(digest) = spends {
             let mut saved = self.saved.clone();
             saved.spent.insert(digest);
@@ -322,7 +336,47 @@ impl Source {
             request,
             variables,
         };
-        line.send(call, deadline).await
+        match &self.gate {
+            Some(gate) if self.provider.life.single_active => {
+                let gate = Arc::clone(gate);
+                self.send_alone(&gate, line, call, deadline, repeatable)
+                    .await
+            }
+            _ => line.send(call, deadline).await,
+        }
+    }
+
+    /// Sends while no request is on its way with the token that this kills. After a success the gate is still closed.
+    async fn send_alone(
+        &self,
+        gate: &CellWriter,
+        line: Box<dyn Line>,
+        call: Call<'_>,
+        deadline: Instant,
+        repeatable: bool,
+    ) -> Result<Fetched, FetchError> {
+        let began = Instant::now();
+        gate.close().await;
+        // The time-out is the vendor's; for how long our requests keep it waiting is not its matter.
+        let deadline = deadline + began.elapsed();
+        let mut result = line.send(call, deadline).await;
+        let mut suspect = result.as_ref().is_err_and(FetchError::may_have_issued);
+        if suspect && repeatable {
+            info!(
+                provider = self.provider.name,
+                "the token request was sent and its answer lost: sending it once more"
+            );
+            let deadline = Instant::now() + call.endpoint.timeout;
+            result = match self.fetcher.dial(call.endpoint, deadline).await {
+                Ok(line) => line.send(call, deadline).await,
+                Err(error) => Err(error),
+            };
+        }
+        if let Err(error) = &result {
+            suspect |= error.may_have_issued();
+            gate.open(suspect);
+        }
+        result
     }
 
     fn choose<'a>(
@@ -353,17 +407,22 @@ impl Source {
                 && self.saved.refresh_token.is_none()
                 && !variables.contains_key(REFRESH_TOKEN);
             if lacks_refresh_token {
-                return Err(Failure::LoginRequired(
-                    "a refresh token is missing".to_owned(),
-                ));
+                return Err(Failure::LoginRequired(format!(
+                    "a refresh token is missing; `cupbearer login {}` asks for one",
+                    self.provider.name
+                )));
             }
             return Ok(grant(None));
         }
         let inputs = plan.one_time.join(", ");
-        Err(Failure::LoginRequired(match input {
+        let what = match input {
             Some(_) => format!("the one-time input ({inputs}) is already spent"),
             None => format!("a one-time input is missing: {inputs}"),
-        }))
+        };
+        Err(Failure::LoginRequired(format!(
+            "{what}; `cupbearer login {}` brings a new one",
+            self.provider.name
+        )))
     }
 
     /// `None` for a grant without one-time inputs, and while one of them is not there.

@@ -9,26 +9,25 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
 use crate::clock::Now;
 use crate::config::Value;
-use crate::dialect::{Expiry, Issued, Problem, Var};
+use crate::dialect::{Expiry, Issued, Problem, Var, check_token};
 use crate::provider::exchange::{FetchError, Fetched};
 use crate::provider::inputs;
-use crate::secret::Secret;
 
 /// Reads the value of `access_token`.
 pub async fn read(provider: &str, value: &Value, now: Now) -> Result<Fetched, FetchError> {
     let key = format!("providers.{provider}.access_token");
     let token = match inputs::read(&key, value).await? {
-        Var::Text(token) if sendable(&token) => token,
-        _ => {
-            let message = "it must be a text of visible ASCII characters, without spaces";
-            return Err(FetchError::Inject(Problem {
-                path: key,
-                message: message.to_owned(),
-            }));
-        }
+        Var::Text(token) => token,
+        Var::Integer(_) | Var::Boolean(_) => return Err(unusable(key, "it must be a text")),
     };
-    let expiry =
-        jwt_expiry(token.expose()).map_or(Expiry::Unstated, |at| Expiry::At { at, date: None });
+    if let Err(reason) = check_token(token.expose()) {
+        return Err(unusable(key, reason));
+    }
+    let expiry = match jwt_expiry(token.expose()) {
+        Some(at) if at <= now.wall => return Err(FetchError::ExpiredStatic { key }),
+        Some(at) => Expiry::At { at, date: None },
+        None => Expiry::Unstated,
+    };
     Ok(Fetched {
         issued: Issued {
             access_token: token,
@@ -40,10 +39,11 @@ pub async fn read(provider: &str, value: &Value, now: Now) -> Result<Fetched, Fe
     })
 }
 
-/// RFC 6750's b64token is narrower; vendors' keys are not.
-fn sendable(token: &Secret) -> bool {
-    let bytes = token.expose().as_bytes();
-    !bytes.is_empty() && bytes.iter().all(|byte| (0x21..=0x7e).contains(byte))
+fn unusable(path: String, reason: &str) -> FetchError {
+    FetchError::Inject(Problem {
+        path,
+        message: reason.to_owned(),
+    })
 }
 
 /// `exp` (RFC 7519 §4.1.4) of a token that looks like a JWT. The signature is the API's business, not ours.
@@ -84,6 +84,28 @@ mod tests {
             &jwt(r#"{"exp":1e300}"#),
         ] {
             assert_eq!(jwt_expiry(other), None, "{other}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_that_has_expired_is_told_as_such() {
+        let now = Clock::Test(TestClock::new()).now();
+        let seconds = now.wall.duration_since(UNIX_EPOCH).unwrap().as_secs();
+        for (exp, good) in [(seconds + 1, true), (seconds, false), (seconds - 9, false)] {
+            let token = jwt(&format!(r#"{{"exp":{exp}}}"#));
+            let value = Value::Literal(Var::Text(token.as_str().into()));
+            let read = read("x", &value, now).await;
+            assert_eq!(read.is_ok(), good);
+            if let Err(error) = read {
+                let text = error.to_string();
+                assert!(
+                    text.starts_with(
+                        "providers.x.access_token: the configured access_token has expired"
+                    ),
+                    "{text}"
+                );
+                assert!(!text.contains(&token));
+            }
         }
     }
 

@@ -105,19 +105,19 @@ pub struct SavedAccess {
 /// Why a store cannot be opened, read or written.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    #[error("store: cannot {action} {}: {reason}", path.display())]
+    #[error("store.path: cannot {action} {}: {reason}", path.display())]
     Io {
         action: &'static str,
         path: PathBuf,
         reason: String,
     },
     #[error(
-        "store: {} is in use by process {holder}: stop that one, or give this one a store.path of its own",
+        "store.path: {} is in use by process {holder}: stop that one, or give this one a store.path of its own",
         path.display()
     )]
     Locked { path: PathBuf, holder: String },
     #[error(
-        "store: {} cannot be used: {reason}. Nothing was changed; move the file away if its state may be lost",
+        "store.path: {} cannot be used: {reason}. Nothing was changed; move the file away if its state may be lost",
         path.display()
     )]
     Unopenable { path: PathBuf, reason: String },
@@ -130,7 +130,7 @@ pub enum StoreError {
     )]
     NotDurable,
     #[error(
-        "store: {} belongs to another user (uid {owner}), who could not read what is written there: run this as that user",
+        "store.path: {} belongs to another user (uid {owner}), who could not read what is written there: run this as that user",
         path.display()
     )]
     ForeignOwner { path: PathBuf, owner: u32 },
@@ -234,9 +234,9 @@ impl Saved {
             spent,
             adopted: _,
         } = left.clone();
-        self.refresh_token = refresh_token.or(self.refresh_token.take());
-        self.seed = seed.or(self.seed.take());
-        self.access = access.or(self.access.take());
+        self.refresh_token = refresh_token.or_else(|| self.refresh_token.take());
+        self.seed = seed.or_else(|| self.seed.take());
+        self.access = access.or_else(|| self.access.take());
         self.spent.extend(spent);
     }
 

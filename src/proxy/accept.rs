@@ -46,6 +46,9 @@ pub struct Worker {
     pub(super) closing: watch::Sender<bool>,
 }
 
+/// How an acceptor reaches a worker: where it sends connections, and how many of them the worker has.
+pub type Hand = (mpsc::UnboundedSender<(usize, Socket)>, Arc<AtomicUsize>);
+
 /// Where a worker's connections come from.
 pub enum Source {
     /// It accepts for itself.
@@ -230,7 +233,7 @@ fn accept_all(worker: &Arc<Worker>, listeners: Vec<Listener>) -> io::Result<Acce
 /// Accepts for several workers and gives each connection to the one that has the fewest: a few long-lived connections spread
 /// evenly, which the kernel's hashing of `SO_REUSEPORT` does not do. Ends when `draining` turns true.
 pub async fn accept_for(
-    workers: Vec<(mpsc::UnboundedSender<(usize, Socket)>, Arc<AtomicUsize>)>,
+    workers: Vec<Hand>,
     listeners: Vec<Listener>,
     mut draining: watch::Receiver<bool>,
 ) -> io::Result<()> {
@@ -271,11 +274,7 @@ impl AnyListener {
     }
 }
 
-fn hand_over(
-    workers: &[(mpsc::UnboundedSender<(usize, Socket)>, Arc<AtomicUsize>)],
-    index: usize,
-    socket: Socket,
-) {
+fn hand_over(workers: &[Hand], index: usize, socket: Socket) {
     let fewest = workers
         .iter()
         .min_by_key(|(_, connections)| connections.load(Ordering::Relaxed));

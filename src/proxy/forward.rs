@@ -6,6 +6,7 @@ use http::header::{ACCEPT_ENCODING, AUTHORIZATION, EXPECT, HOST, TE, VIA};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use super::accept::Worker;
 use super::error::ProxyError;
@@ -15,6 +16,7 @@ use super::route::Routed;
 use super::target::Target;
 use super::{Snapshot, authorize, rewrite, upgrade};
 use crate::config::ExistingCredential;
+use crate::provider::cell::{Entry, OnWire, Traveller, Unavailable};
 use crate::upstream::connect::ConnectError;
 use crate::upstream::{Checkout, Pool, Replay, RequestBody, SendError, SendFailure, UpstreamBody};
 
@@ -57,7 +59,9 @@ pub(super) async fn forward(
         head,
         replay,
         rejected: 0,
+        traveller: Traveller::Replayable,
     };
+    exchange.traveller = exchange.traveller(switch.is_some());
     let mut response = match switch {
         None => exchange.run().await?,
         Some(wanted) => wanted.finish(exchange.run_upgrade().await?),
@@ -84,6 +88,16 @@ struct Exchange<'a> {
     replay: Replay,
     /// The newest generation that was rejected: every attempt must be of a newer one.
     rejected: u64,
+    /// What the gate of a single-active provider takes it for.
+    traveller: Traveller,
+}
+
+/// What a request went out with.
+struct Stamped {
+    /// 0 for none.
+    generation: u64,
+    /// Until the head of the answer is there.
+    on_wire: Option<OnWire>,
 }
 
 impl Exchange<'_> {
@@ -117,12 +131,16 @@ impl Exchange<'_> {
     async fn run_upgrade(&mut self) -> Result<Response<UpstreamBody>, ProxyError> {
         let target = self.routed.target;
         let checkout = self.checkout(self.pool.dial_http1()).await?;
-        let generation = self.stamp(&checkout).await?;
+        let Stamped {
+            generation,
+            on_wire,
+        } = self.stamp(&checkout).await?;
         let wait = target.config.response_timeout;
         let response = checkout
             .send(&self.head, RequestBody::Empty, wait)
             .await
             .map_err(|error| error.failure)?;
+        drop(on_wire);
         if !self.keep && target.reject.status.contains(&response.status().as_u16()) {
             target.metrics.rejections.inc();
             target.metrics.not_replayed.inc();
@@ -136,16 +154,19 @@ impl Exchange<'_> {
     async fn send(&mut self) -> Result<(Response<UpstreamBody>, u64), ProxyError> {
         let wait = self.routed.target.config.response_timeout;
         let mut checkout = self.checkout(self.pool.checkout()).await?;
-        let mut body = self.replay.body();
         loop {
-            let generation = self.stamp(&checkout).await?;
-            let Some(upload) = body.take() else {
+            let Stamped {
+                generation,
+                on_wire,
+            } = self.stamp(&checkout).await?;
+            let Some(body) = self.replay.body() else {
                 return Err(ProxyError::Internal("a second attempt without its body"));
             };
-            match checkout.send(&self.head, upload, wait).await {
+            let answer = checkout.send(&self.head, body, wait).await;
+            drop(on_wire);
+            match answer {
                 Ok(response) => return Ok((response, generation)),
                 Err(error) if self.may_resend(&error) => {
-                    body = error.body.or_else(|| self.replay.body());
                     checkout = self.checkout(self.pool.dial()).await?;
                 }
                 Err(error) => return Err(error.failure.into()),
@@ -158,53 +179,98 @@ impl Exchange<'_> {
         &self,
         connection: impl Future<Output = Result<Checkout, ConnectError>>,
     ) -> Result<Checkout, ProxyError> {
-        if !self.keep && self.routed.target.token.is_empty() {
-            self.wait_for_token().await?;
+        let target = self.routed.target;
+        if !self.keep && target.token.is_empty() {
+            self.wait_for_token(self.deadline()).await?;
+        }
+        if !self.keep && target.token.is_closed(self.traveller) {
+            self.wait_at_gate(self.deadline()).await?;
         }
         Ok(connection.await?)
     }
 
     /// Addresses the head and puts the token on it. The token is read when the connection is in hand, right before the head is
     /// written.
-    async fn stamp(&mut self, checkout: &Checkout) -> Result<u64, ProxyError> {
+    async fn stamp(&mut self, checkout: &Checkout) -> Result<Stamped, ProxyError> {
         if self.keep {
             self.address(checkout, "")?;
-            return Ok(0);
+            return Ok(Stamped {
+                generation: 0,
+                on_wire: None,
+            });
         }
         let target = self.routed.target;
+        let mut deadline = None;
         loop {
-            let current = target.token.current();
-            if let Some(token) = current.filter(|token| token.generation > self.rejected) {
+            let entry = target.token.enter(self.traveller, self.rejected);
+            if let Entry::Pass(token, on_wire) = entry {
                 let injection = target.token.injection(&token);
                 authorize::stamp(&mut self.head.headers, injection);
                 self.address(checkout, &injection.query)?;
-                return Ok(token.generation);
+                return Ok(Stamped {
+                    generation: token.generation,
+                    on_wire,
+                });
             }
-            // Expired while the connection was made.
-            self.wait_for_token().await?;
+            // One limit for all the waits.
+            let deadline = *deadline.get_or_insert_with(|| self.deadline());
+            match entry {
+                Entry::Closed => self.wait_at_gate(deadline).await?,
+                // Expired while the connection was made.
+                _ => self.wait_for_token(deadline).await?,
+            }
         }
     }
 
-    /// Waits for a token newer than the rejected one, as long as `token_wait` and the end of the process allow.
-    async fn wait_for_token(&self) -> Result<(), ProxyError> {
-        let target = self.routed.target;
-        let limit = target.config.token_wait;
+    /// When a wait that begins now must end.
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.routed.target.config.token_wait
+    }
+
+    /// Waits for a token newer than the rejected one, as long as `deadline` and the end of the process allow.
+    async fn wait_for_token(&self, deadline: Instant) -> Result<(), ProxyError> {
+        let limit = deadline.saturating_duration_since(Instant::now());
+        let newer = self.routed.target.token.newer(self.rejected, limit);
+        self.unless_closing(newer).await.map(drop)
+    }
+
+    /// Waits for the end of an exchange that this request must not be overtaken by.
+    async fn wait_at_gate(&self, deadline: Instant) -> Result<(), ProxyError> {
+        let opening = self.routed.target.token.opening(self.traveller, deadline);
+        self.unless_closing(opening).await
+    }
+
+    async fn unless_closing<T>(
+        &self,
+        wait: impl Future<Output = Result<T, Unavailable>>,
+    ) -> Result<T, ProxyError> {
         let mut closing = self.worker.closing.subscribe();
+        // In a box: rare, and every byte of a request's future is copied for every request.
+        let wait = Box::pin(wait);
         tokio::select! {
-            found = target.token.newer(self.rejected, limit) => match found {
-                Ok(_) => Ok(()),
-                Err(reason) => Err(ProxyError::token(reason)),
-            },
+            waited = wait => waited.map_err(ProxyError::token),
             _ = closing.wait_for(|closing| *closing) => Err(ProxyError::ShuttingDown),
+        }
+    }
+
+    /// Whether a rejection could be made good. A body of unknown length may turn out to be too long, so that its request
+    /// waits, rather than that it fails.
+    fn traveller(&self, upgrade: bool) -> Traveller {
+        let limit = self.routed.target.config.replay_limit;
+        match upgrade || limit == 0 || !self.replay.will_stay_whole() {
+            true => Traveller::Unrepeatable,
+            false => Traveller::Replayable,
         }
     }
 
     /// RFC 9110 §9.2.2, RFC 9112 §9.3.1: again only if nothing was written, or if the request is safe and the connection was a
     /// reused one that broke before it answered. A fresh connection is never `reused`, which ends the loop.
     fn may_resend(&self, error: &SendError) -> bool {
+        if !error.reused || !self.replay.is_whole() {
+            return false;
+        }
         let stale = matches!(error.failure, SendFailure::Closed(_));
-        let repeatable = self.replay.is_empty() && is_safe(&self.head.method);
-        error.reused && (error.body.is_some() || (stale && repeatable))
+        error.unsent || (stale && self.replay.is_empty() && is_safe(&self.head.method))
     }
 
     /// After a rejection: whether there is a newer token to try again with. Asks for one in any case.
@@ -217,11 +283,25 @@ impl Exchange<'_> {
             target.metrics.not_replayed.inc();
             return false;
         }
-        let again = attempt < ATTEMPTS && asked && (newer || self.wait_for_token().await.is_ok());
+        let again = attempt < ATTEMPTS && (newer || self.newer_came(asked).await);
         if !again {
             target.metrics.replay_rejected.inc();
         }
         again
+    }
+
+    async fn newer_came(&self, asked: bool) -> bool {
+        if asked {
+            return self.wait_for_token(self.deadline()).await.is_ok();
+        }
+        // This upstream's rejections are not trusted to start a fetch. One that is under way may help all the same.
+        let target = self.routed.target;
+        let came = target
+            .token
+            .after_fetch(self.rejected, target.config.token_wait);
+        self.unless_closing(async { Ok(came.await) })
+            .await
+            .unwrap_or(false)
     }
 
     /// What the app calls the upstream, and what the upstream calls itself.
@@ -241,7 +321,11 @@ impl Exchange<'_> {
         let head = &mut self.head;
         if !checkout.is_http2() {
             head.version = Version::HTTP_11;
-            head.headers.insert(HOST, target.host.clone());
+            // `insert` makes room for one more field even where it replaces one, at the cost of all of them.
+            match head.headers.get_mut(HOST) {
+                Some(host) => host.clone_from(&target.host),
+                None => drop(head.headers.insert(HOST, target.host.clone())),
+            }
             head.uri = Uri::from(path);
             return Ok(());
         }

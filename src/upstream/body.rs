@@ -29,8 +29,6 @@ pub enum RequestBody {
 /// An upload under way.
 pub struct Upload {
     source: Reader,
-    /// Taken from the body, and put back.
-    returned: Bytes,
     /// Kept for whoever asked for it.
     progress: Option<Arc<Progress>>,
     /// Fields that its trailers may not hold.
@@ -65,6 +63,8 @@ enum Content {
         http2::Slot,
     ),
     Tunnel(Tunnel),
+    /// Broke off; the next poll says so.
+    Failed(BodyError),
 }
 
 /// Why a body broke off.
@@ -88,7 +88,6 @@ impl RequestBody {
     pub(super) fn stream(source: Reader, forbidden: Arc<[HeaderName]>) -> Self {
         Self::Stream(Box::new(Upload {
             source,
-            returned: Bytes::new(),
             progress: None,
             forbidden,
         }))
@@ -96,14 +95,6 @@ impl RequestBody {
 
     pub fn is_empty(&self) -> bool {
         matches!(self, Self::Empty)
-    }
-
-    /// Undoes the taking of a frame.
-    pub(super) fn put_back(&mut self, data: Bytes) {
-        if let Self::Stream(upload) = self {
-            debug_assert!(upload.returned.is_empty(), "one frame at a time");
-            upload.returned = data;
-        }
     }
 
     pub(super) fn progress(&mut self) -> Option<Arc<Progress>> {
@@ -138,14 +129,14 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Stream(upload) => upload.returned.is_empty() && upload.source.is_end_stream(),
+            Self::Stream(upload) => upload.source.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Stream(upload) => upload.size_hint(),
+            Self::Stream(upload) => upload.source.size_hint(),
         }
     }
 }
@@ -157,10 +148,6 @@ impl Upload {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if !self.returned.is_empty() {
-            let data = std::mem::take(&mut self.returned);
-            return Poll::Ready(Some(Ok(Frame::data(data))));
-        }
         let polled = self.source.poll_frame(cx);
         if let Some(progress) = &self.progress {
             progress.note(polled.is_pending());
@@ -174,17 +161,6 @@ impl Upload {
             }
         }
         Poll::Ready(frame)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let rest = self.source.size_hint();
-        let returned = self.returned.len() as u64;
-        let mut hint = SizeHint::new();
-        hint.set_lower(rest.lower() + returned);
-        if let Some(upper) = rest.upper() {
-            hint.set_upper(upper + returned);
-        }
-        hint
     }
 }
 
@@ -246,7 +222,9 @@ impl UpstreamBody {
         }
         match self.take() {
             Content::Tunnel(tunnel) => Some(tunnel),
-            Content::Whole(_) | Content::Http1(..) | Content::Http2(..) => None,
+            Content::Whole(_) | Content::Http1(..) | Content::Http2(..) | Content::Failed(_) => {
+                None
+            }
         }
     }
 
@@ -278,6 +256,12 @@ impl Body for UpstreamBody {
                 return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
             }
             Content::Tunnel(_) => return Poll::Ready(None),
+            Content::Failed(_) => {
+                let Content::Failed(error) = this.take() else {
+                    return Poll::Ready(None);
+                };
+                return Poll::Ready(Some(Err(error)));
+            }
             Content::Http1(connection, _) => (
                 ready!(connection.poll_frame(cx)),
                 connection.is_end_stream(),
@@ -290,12 +274,15 @@ impl Body for UpstreamBody {
                 )
             }
         };
-        match &frame {
-            // Not to be used again, not even by accident.
-            Some(Err(_)) => drop(this.take()),
-            None => this.end(),
-            Some(Ok(_)) if ended => this.end(),
-            Some(Ok(_)) => {}
+        if let Some(Err(error)) = frame {
+            // The connection closes here. Servers throw away what they have not passed on yet when they hear of an error, so
+            // that they get one more chance to pass it on.
+            this.content = Content::Failed(error);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if frame.is_none() || ended {
+            this.end();
         }
         Poll::Ready(frame)
     }
@@ -304,6 +291,7 @@ impl Body for UpstreamBody {
         match &self.content {
             Content::Whole(bytes) => bytes.is_empty(),
             Content::Tunnel(_) => true,
+            Content::Failed(_) => false,
             Content::Http1(connection, _) => connection.is_end_stream(),
             Content::Http2(body, _) => body.is_end_stream(),
         }
@@ -313,6 +301,7 @@ impl Body for UpstreamBody {
         match &self.content {
             Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Content::Tunnel(_) => SizeHint::with_exact(0),
+            Content::Failed(_) => SizeHint::new(),
             Content::Http1(connection, _) => connection
                 .remaining()
                 .map_or_else(SizeHint::new, SizeHint::with_exact),

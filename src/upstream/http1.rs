@@ -28,7 +28,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use self::body::{Decoder, Step};
-use self::head::{Asked, Framing, Head, Malformed, Parsed};
+use self::head::{Framing, Head, Malformed, Parsed};
 use self::upload::{Upload, UploadError};
 use super::body::{BodyError, RequestBody, UpstreamBody};
 use super::connect::Stream;
@@ -66,17 +66,19 @@ pub(super) struct Connection {
     /// Lives as long as the connection: moving a registered timer on costs next to nothing, while a new one for every
     /// request has to be put into the timer wheel and taken out again.
     timer: Pin<Box<Sleep>>,
-    born: Instant,
+    /// From then on it carries no new requests.
+    dies: Instant,
     /// Since when it has been idle.
     pub(super) idle_since: Instant,
     pub(super) reused: bool,
-    /// Made for an upgrade: it does not come back, whether it was used or not.
+    /// Made for an upgrade that may not come about: HTTP/1.1 even where the upstream's connections are HTTP/2, so that
+    /// nobody else gets it.
     pub(super) for_upgrade: bool,
     _open: Open,
 }
 
 impl Connection {
-    pub(super) fn new(io: Stream, open: Open) -> Box<Self> {
+    pub(super) fn new(io: Stream, life: Duration, open: Open) -> Box<Self> {
         let now = Instant::now();
         Box::new(Self {
             io,
@@ -88,7 +90,7 @@ impl Connection {
             download: Decoder::DONE,
             keep_alive: false,
             timer: Box::pin(tokio::time::sleep_until(now)),
-            born: now,
+            dies: now + life,
             idle_since: now,
             reused: false,
             for_upgrade: false,
@@ -97,15 +99,13 @@ impl Connection {
     }
 
     /// Whether a request may be put on it. The peer can still close it in the same instant.
-    pub(super) fn usable(&mut self, now: Instant, idle: Duration, life: Duration) -> bool {
-        now.saturating_duration_since(self.idle_since) < idle
-            && now.saturating_duration_since(self.born) < life
-            && self.is_alive()
+    pub(super) fn usable(&mut self, now: Instant, idle: Duration) -> bool {
+        now < self.dies && now.saturating_duration_since(self.idle_since) < idle && self.is_alive()
     }
 
     /// Whether it is worth keeping. `now` is taken from `idle_since`: nobody looks at the clock for this.
-    pub(super) fn lasts(&self, life: Duration) -> bool {
-        self.idle_since.saturating_duration_since(self.born) < life
+    pub(super) fn lasts(&self) -> bool {
+        self.idle_since < self.dies
     }
 
     /// Whatever there is to be read without having asked for it, the end above all, means that it is dead. No system call
@@ -138,13 +138,12 @@ impl Connection {
         self.upload.begin(head, body);
         self.seen = 0;
         self.interim = 0;
-        let asked = Asked::by(head);
-        match poll_fn(|cx| self.poll_answer(cx, asked, wait)).await {
+        match poll_fn(|cx| self.poll_answer(cx, head, wait)).await {
             Ok(head) => Ok(self.respond(head, pool)),
             Err(failure) => Err(SendError {
                 failure,
                 reused: self.reused,
-                body: self.upload.take_unsent(),
+                unsent: !self.upload.has_started(),
             }),
         }
     }
@@ -154,7 +153,7 @@ impl Connection {
     fn poll_answer(
         &mut self,
         cx: &mut Context<'_>,
-        asked: Asked,
+        asked: &Parts,
         wait: Duration,
     ) -> Poll<Result<Head, SendFailure>> {
         let mut answer = self.poll_head(cx, asked);
@@ -197,7 +196,11 @@ impl Connection {
         false
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>, asked: Asked) -> Poll<Result<Head, SendFailure>> {
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        asked: &Parts,
+    ) -> Poll<Result<Head, SendFailure>> {
         loop {
             if self.read.len() > self.seen {
                 if !self.upload.has_started() {
@@ -330,3 +333,6 @@ impl Connection {
 fn protocol(fault: Malformed) -> SendFailure {
     SendFailure::Protocol(fault.into())
 }
+
+#[cfg(test)]
+mod tests;

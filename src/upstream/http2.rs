@@ -156,7 +156,7 @@ impl Slot {
                     return Ok(response.map(|body| UpstreamBody::http2(body, self)));
                 }
                 Ok(Err(mut error)) => {
-                    let body = error.take_message().map(Request::into_body);
+                    let unsent = error.take_message().is_some();
                     let error = error.into_error();
                     // Going away, or broken: its driver may not have noticed yet.
                     if stream_error(&error).is_none() {
@@ -165,7 +165,7 @@ impl Slot {
                     return Err(SendError {
                         failure: SendFailure::from(error),
                         reused,
-                        body,
+                        unsent,
                     });
                 }
                 Err(_) => {
@@ -185,7 +185,7 @@ impl Slot {
         Err(SendError {
             failure: SendFailure::Timeout,
             reused,
-            body: None,
+            unsent: false,
         })
     }
 }

@@ -54,6 +54,10 @@ pub(super) struct Shared {
 #[derive(Default)]
 struct State {
     version: Option<Version>,
+    #[allow(
+        clippy::vec_box,
+        reason = "they come and go as boxes: a connection is large, and moved often"
+    )]
     idle: Vec<Box<http1::Connection>>,
     http2: Vec<Arc<http2::Connection>>,
     waiters: VecDeque<Waiter>,
@@ -129,7 +133,7 @@ impl Pool {
     /// An HTTP/1.1 connection for an upgrade (RFC 9110 §7.8): HTTP/2 has none, and it never comes back.
     pub async fn dial_http1(&self) -> Result<Checkout, ConnectError> {
         let connector = self.shared.connector.with_alpn(Alpn::Http1);
-        let connected = self.shared.connect(&connector).await?;
+        let connected = Box::pin(self.shared.connect(&connector)).await?;
         let mut connection = self.shared.open_http1(connected);
         connection.for_upgrade = true;
         Ok(Checkout::http1(connection, Arc::clone(&self.shared)))
@@ -141,7 +145,7 @@ impl Pool {
 impl Shared {
     /// Takes a connection back, for whoever waits or for later.
     pub(super) fn put(self: &Arc<Self>, connection: Box<http1::Connection>) {
-        if connection.for_upgrade || !connection.lasts(LIFE) {
+        if connection.for_upgrade || !connection.lasts() {
             return;
         }
         let waiter = {
@@ -202,7 +206,7 @@ impl Shared {
             }
         }
         while let Some(mut connection) = state.idle.pop() {
-            if connection.usable(now, self.limits.idle, LIFE) {
+            if connection.usable(now, self.limits.idle) {
                 return Some(Checkout::http1(connection, Arc::clone(self)));
             }
         }
@@ -226,9 +230,10 @@ impl Shared {
         }
     }
 
+    /// In boxes, as all that a request does only now and then: every byte of its future is copied for every request.
     async fn dial(self: &Arc<Self>) -> Delivery {
-        let connected = self.connect(&self.connector).await?;
-        Ok(self.open(connected).await?.0)
+        let connected = Box::pin(self.connect(&self.connector)).await?;
+        Ok(Box::pin(self.open(connected)).await?.0)
     }
 
     async fn connect(&self, connector: &Connector) -> Result<Connected, ConnectError> {
@@ -273,7 +278,7 @@ impl Shared {
     }
 
     fn open_http1(&self, connected: Connected) -> Box<http1::Connection> {
-        http1::Connection::new(connected.io, Open::new(&self.metrics.connections))
+        http1::Connection::new(connected.io, LIFE, Open::new(&self.metrics.connections))
     }
 
     /// Gives a dial's connection to whoever waits longest, or to the pool.
@@ -348,7 +353,7 @@ impl State {
     fn expire(&mut self, now: Instant, idle: Duration, every: Duration) -> Expired {
         let http1 = self
             .idle
-            .extract_if(.., |connection| !connection.usable(now, idle, LIFE))
+            .extract_if(.., |connection| !connection.usable(now, idle))
             .collect();
         let http2 = self
             .http2
@@ -373,6 +378,7 @@ impl State {
 
 /// Held for its drop, which closes what no request uses.
 struct Expired {
+    #[allow(clippy::vec_box, reason = "as they were in `idle`")]
     _http1: Vec<Box<http1::Connection>>,
     _http2: Vec<Arc<http2::Connection>>,
 }
@@ -435,6 +441,27 @@ impl Drop for Dialling {
             std::mem::take(&mut state.waiters)
         };
         drop(abandoned);
+    }
+}
+
+/// For the tests of the connections themselves.
+#[cfg(test)]
+mod inside {
+    use super::{Arc, Pool, Shared, http1};
+
+    impl Pool {
+        pub(in crate::upstream) fn shared(&self) -> Arc<Shared> {
+            Arc::clone(&self.shared)
+        }
+    }
+
+    impl Shared {
+        pub(in crate::upstream) fn with_idle<T>(
+            &self,
+            look: impl FnOnce(&mut Vec<Box<http1::Connection>>) -> T,
+        ) -> T {
+            look(&mut self.lock().idle)
+        }
     }
 }
 

@@ -23,12 +23,13 @@ enum Inner {
 }
 
 /// Why a request got no response.
+#[derive(Debug)]
 pub struct SendError {
     pub failure: SendFailure,
     /// The connection had carried requests before, so that the peer may just have closed it for being idle.
     pub reused: bool,
-    /// The body as it was, if nothing at all of the request was written: it may be sent again, whatever its method.
-    pub body: Option<RequestBody>,
+    /// Nothing of the request was written: it may be sent again whatever its method.
+    pub unsent: bool,
 }
 
 /// What is behind a failure.
@@ -77,8 +78,7 @@ impl Checkout {
         }
     }
 
-    /// Sends and waits for the head of the answer, up to `wait` after the end of the upload. The target goes out in the form
-    /// that the HTTP version has; `head.uri` needs a scheme and an authority for HTTP/2 only.
+    /// Sends and waits for the head of the answer, up to `wait` after the end of the upload.
     ///
     /// Dropping the future aborts the request: an HTTP/1.1 connection is closed, an HTTP/2 stream is reset.
     pub async fn send(

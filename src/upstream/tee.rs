@@ -95,6 +95,17 @@ impl Replay {
         self.tee.as_ref().is_none_or(|tee| tee.lock().whole)
     }
 
+    /// Whether [`Self::body`] will have it to the end, as far as the app has declared its length.
+    pub fn will_stay_whole(&self) -> bool {
+        let Some(tee) = &self.tee else {
+            return true;
+        };
+        let state = tee.lock();
+        let kept: usize = state.kept.iter().map(Bytes::len).sum();
+        let limit = (kept + state.room) as u64;
+        state.whole && state.declared.upper().is_some_and(|length| length <= limit)
+    }
+
     /// No further attempt will come: what was kept is let go, and nothing more is.
     pub fn settle(&self) {
         if let Some(tee) = &self.tee {
@@ -196,7 +207,7 @@ impl Reader {
     pub(super) fn size_hint(&self) -> SizeHint {
         let state = self.tee.lock();
         if self.next == 0 && state.whole {
-            state.declared.clone()
+            state.declared
         } else {
             state.live.size_hint()
         }

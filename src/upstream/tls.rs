@@ -233,17 +233,57 @@ fn certificate_reason(error: &CertificateError) -> String {
             expected.to_str(),
             list(presented)
         ),
-        other => format!("certificate not trusted: {other}"),
+        CertificateError::BadEncoding => {
+            "certificate not trusted: it is damaged, or no X.509 certificate".to_owned()
+        }
+        CertificateError::Revoked => "certificate not trusted: its CA has revoked it".to_owned(),
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "certificate not trusted: it is not meant for servers (extended key usage)".to_owned()
+        }
+        CertificateError::UnhandledCriticalExtension => {
+            "certificate not trusted: it has a critical extension that is not known here".to_owned()
+        }
+        CertificateError::Other(other) => format!(
+            "certificate not trusted: {}",
+            other_reason(&format!("{:?}", other.0))
+        ),
+        _ => "certificate not trusted: it breaks a rule of RFC 5280".to_owned(),
+    }
+}
+
+/// webpki's reasons that rustls has no variant for, known only by their names.
+fn other_reason(name: &str) -> &'static str {
+    match name {
+        "CaUsedAsEndEntity" => {
+            "it is a CA's own certificate: the server needs one that a CA has signed for it"
+        }
+        "EndEntityUsedAsCa" => "it is signed by a certificate that is not a CA's",
+        "NameConstraintViolation" => "its CA may not sign for that name",
+        "PathLenConstraintViolated" | "MaximumPathDepthExceeded" => {
+            "there are more intermediate CAs than its CA allows"
+        }
+        "UnsupportedCertVersion" => "it is not of X.509 version 3",
+        "UnsupportedCriticalExtension" => "it has a critical extension that is not known here",
+        _ => "it breaks a rule of RFC 5280",
     }
 }
 
 /// At most five: certificates of content networks hold hundreds.
 fn list(names: &[String]) -> String {
-    match names {
+    let names: Vec<_> = names.iter().map(|name| plain_name(name)).collect();
+    match &names[..] {
         [] => "no name at all".to_owned(),
         few if few.len() <= 5 => few.join(", "),
         [first @ .., _] => format!("{} and {} more", first[..4].join(", "), names.len() - 4),
     }
+}
+
+/// `other.test` of rustls' `DnsName("other.test")`, and `192.0.2.1` of its `IpAddress(192.0.2.1)`.
+fn plain_name(name: &str) -> &str {
+    let inner = name
+        .split_once('(')
+        .and_then(|(_kind, rest)| rest.strip_suffix(')'));
+    inner.map_or(name, |inner| inner.trim_matches('"'))
 }
 
 // === impl Cache ===
@@ -403,6 +443,41 @@ mod tests {
         assert_eq!(list(&[]), "no name at all");
         assert_eq!(list(&names[..5]), "1, 2, 3, 4, 5");
         assert_eq!(list(&names), "1, 2, 3, 4 and 2 more");
+        let debug = ["DnsName(\"other.test\")", "IpAddress(192.0.2.1)", "c.test"];
+        assert_eq!(
+            list(&debug.map(str::to_owned)),
+            "other.test, 192.0.2.1, c.test"
+        );
+    }
+
+    #[test]
+    fn certificates_are_refused_in_words() {
+        #[derive(Debug)]
+        struct CaUsedAsEndEntity;
+        impl fmt::Display for CaUsedAsEndEntity {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("x")
+            }
+        }
+        impl StdError for CaUsedAsEndEntity {}
+        let other = rustls::OtherError(Arc::new(CaUsedAsEndEntity));
+        for (error, words) in [
+            (
+                CertificateError::Other(other),
+                "it is a CA's own certificate",
+            ),
+            (CertificateError::Revoked, "revoked"),
+            (CertificateError::BadEncoding, "damaged"),
+            (
+                CertificateError::UnhandledCriticalExtension,
+                "critical extension",
+            ),
+            (CertificateError::UnknownRevocationStatus, "RFC 5280"),
+        ] {
+            let reason = certificate_reason(&error);
+            assert!(reason.contains(words), "{reason}");
+            assert!(!reason.contains("Other"), "{reason}");
+        }
     }
 
     #[test]

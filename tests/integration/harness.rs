@@ -13,6 +13,10 @@ use cupbearer::demo::authority::{Authority, Offer};
 use cupbearer::demo::vendors::{Credential, FakeVendor, Kind, Options};
 use http::StatusCode;
 use tokio::sync::oneshot;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::layer;
+use tracing_subscriber::prelude::*;
+use tracing_subscriber::registry;
 
 use crate::client::{Client, Response};
 
@@ -324,10 +328,8 @@ impl std::io::Write for Log {
 fn start_log() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        tracing_subscriber::fmt()
-            .with_env_filter("warn,cupbearer=trace")
-            .with_ansi(false)
-            .with_writer(|| Log)
-            .init();
+        let filter: Targets = "warn,cupbearer=trace".parse().unwrap();
+        let lines = layer().with_ansi(false).with_writer(|| Log);
+        registry().with(filter).with(lines).init();
     });
 }

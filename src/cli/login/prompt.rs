@@ -31,7 +31,7 @@ impl Prompt {
     }
 
     /// Reads one line. A secret is not shown while it is typed. Ctrl-C puts the terminal back as it was.
-    pub(super) async fn ask(&mut self, name: &str, secret: bool) -> Result<Secret, Failure> {
+    pub(super) async fn ask(&self, name: &str, secret: bool) -> Result<Secret, Failure> {
         let hidden = (self.terminal && secret).then(Hidden::new).flatten();
         if self.terminal {
             let remark = if hidden.is_some() { " (not shown)" } else { "" };

@@ -1,3 +1,5 @@
+use std::time::UNIX_EPOCH;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -24,6 +26,8 @@ fn read(
         status: StatusCode::from_u16(status).unwrap(),
         headers: &map,
         body,
+        // Mon, 21 Dec 2015 05:21:49 GMT.
+        now: UNIX_EPOCH + Duration::from_secs(1_450_675_309),
     };
     rules.read(answer, &[&Secret::new("hunter2")])
 }
@@ -44,7 +48,15 @@ fn classes() {
         ),
         (401, "", Permanent, None),
         (403, "<html>", Permanent, None),
-        (404, "not found", Permanent, None),
+        (404, "not found", Transient, None),
+        (404, "{}", Transient, None),
+        (405, "<html>", Transient, None),
+        (410, "", Transient, None),
+        (415, r#"{"error":""}"#, Transient, None),
+        (404, r#"{"error":"no_app"}"#, Permanent, Some("no_app")),
+        (422, r#"{"errcode":7}"#, Permanent, Some("7")),
+        (404, r#"{"error":"busy"}"#, Transient, Some("busy")),
+        (413, r#"{"errcode":"503"}"#, Permanent, Some("503")),
         (400, r#"{"error":"busy"}"#, Transient, Some("busy")),
         (408, "", Transient, None),
         (425, "", Transient, None),
@@ -85,6 +97,10 @@ fn classes() {
             Permanent,
             Some("bad_verification_code"),
         ),
+        (200, "null", Permanent, None),
+        (200, " 7 ", Permanent, None),
+        (200, "\"text\"", Permanent, None),
+        (200, "[]", Permanent, None),
         (200, "", Transient, None),
         (200, "<html>maintenance</html>", Transient, None),
         (200, "{\"t\":\"cut of", Transient, None),
@@ -213,6 +229,32 @@ fn details_say_what_was_odd_and_show_no_value() {
 }
 
 #[test]
+fn an_unasked_content_coding_is_told() {
+    let headers = [("content-encoding", "gzip"), ("content-type", "text/plain")];
+    let refusal = read(&rules(""), 200, &headers, b"\x1f\x8b\x08\0\0").unwrap_err();
+    assert_eq!(refusal.class, Class::Transient);
+    let detail = refusal.detail.unwrap();
+    assert!(
+        detail.contains("content coding gzip, which was not asked for"),
+        "{detail}"
+    );
+}
+
+#[test]
+fn a_token_that_no_request_could_carry_is_refused() {
+    for (length, good) in [(LONGEST_TOKEN, true), (LONGEST_TOKEN + 1, false)] {
+        let body = format!(r#"{{"t":"{}"}}"#, "x".repeat(length));
+        match read(&rules(""), 200, &[], body.as_bytes()) {
+            Ok(_) => assert!(good),
+            Err(refusal) => {
+                assert!(!good);
+                assert!(refusal.detail.unwrap().contains("longer than 48 KiB"));
+            }
+        }
+    }
+}
+
+#[test]
 fn descriptions_are_masked_escaped_and_capped() {
     let body = format!(
         r#"{{"error":"bad\n hunter2","error_description":"密码 hunter2 错误\u001b[31m{}"}}"#,
@@ -244,7 +286,12 @@ fn expiry_takes_the_first_that_states_one() {
         ),
         ("'/a'", r#"{"t":"x","a":"soon"}"#, Expiry::Unstated, 1),
         ("'/a'", r#"{"t":"x"}"#, Expiry::Unstated, 0),
-        ("'/a'", r#"{"t":"x","a":-5}"#, Expiry::Unstated, 0),
+        ("'/a'", r#"{"t":"x","a":0}"#, Expiry::Unstated, 0),
+        ("'/a'", r#"{"t":"x","a":-5}"#, Expiry::Unstated, 1),
+        ("'/a'", r#"{"t":"x","a":"never"}"#, Expiry::Unstated, 1),
+        ("'/a'", r#"{"t":"x","a":true}"#, Expiry::Unstated, 1),
+        ("'/a'", r#"{"t":"x","a":{}}"#, Expiry::Unstated, 1),
+        ("'/a'", r#"{"t":"x","a":null}"#, Expiry::Unstated, 0),
         (
             "['jwt:exp', '/a']",
             r#"{"t":"not.a.jwt","a":60}"#,
@@ -259,6 +306,8 @@ fn expiry_takes_the_first_that_states_one() {
             (expiry, warnings),
             "{expires} {body}"
         );
+        let named = |warning: &String| warning.contains("/a") && !warning.contains("never");
+        assert!(issued.warnings.iter().all(named), "{:?}", issued.warnings);
     }
 }
 
@@ -276,7 +325,15 @@ fn retry_after() {
             &[("retry-after", "Tue, 22 Dec 2015 05:20:49 GMT"), date],
             seconds(0),
         ),
-        (&[("retry-after", "Tue, 22 Dec 2015 05:22:49 GMT")], None),
+        // Without a `Date`, from our own clock.
+        (
+            &[("retry-after", "Mon, 21 Dec 2015 05:22:49 GMT")],
+            seconds(60),
+        ),
+        (
+            &[("retry-after", "Mon, 21 Dec 2015 05:20:49 GMT")],
+            seconds(0),
+        ),
         (&[("retry-after", "-1")], None),
         (&[("retry-after", "99999999999999999999")], None),
         (&[], None),
@@ -306,7 +363,7 @@ proptest! {
     fn an_issued_token_can_always_be_sent(token in any::<String>()) {
         let body = serde_json::json!({ "t": token }).to_string();
         if let Ok(issued) = read(&rules(""), 200, &[], body.as_bytes()) {
-            prop_assert!(is_sendable(issued.access_token.expose()));
+            prop_assert!(check_token(issued.access_token.expose()).is_ok());
         }
     }
 }

@@ -448,6 +448,19 @@ fn redacted_requests_show_names_for_values() {
         let redacted = request.redacted(&vars(&variables), &frozen());
         assert_eq!(redacted.unwrap(), expected, "{dialect}");
     }
+    // What is sent empty is shown empty.
+    let mut variables = variables.to_vec();
+    variables.extend([("username", text("u")), ("password", text("hunter2"))]);
+    let passport = Provider::of("passport").exchange().request;
+    for scope in [None, Some("")] {
+        variables.extend(scope.map(|scope| ("scope", text(scope))));
+        let redacted = passport.redacted(&vars(&variables), &frozen()).unwrap();
+        assert!(
+            redacted.contains("&scope=&username=<username>&"),
+            "{redacted}"
+        );
+    }
+    variables.truncate(2);
     let derived = Provider::of("cncn").exchange().request;
     let derived = derived.derived_secrets(&vars(&variables), &frozen());
     assert_eq!(derived, ["2ab96390c7dbe3439de74d0c9b0b1767".into()]);

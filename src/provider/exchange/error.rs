@@ -35,6 +35,11 @@ pub enum FetchError {
         "the token had already expired when it came: check this machine's clock, and `response.expires`"
     )]
     DeadOnArrival,
+    /// A static provider's JWT: nobody but who configured it can bring another one.
+    #[error(
+        "{key}: the configured access_token has expired (by its `exp` and this machine's clock): replace it"
+    )]
+    ExpiredStatic { key: String },
     /// The token cannot be put where `[inject]` wants it.
     #[error("the token cannot be used: {}: {}", .0.path, .0.message)]
     Inject(Problem),
@@ -50,7 +55,9 @@ impl FetchError {
         match self {
             Self::Refused { refusal, .. } => refusal.class,
             // Nothing reaches the vendor, so trying again soon harms nobody; a repaired file is noticed quickly.
-            Self::Input(_) | Self::Tls(_) | Self::Store(_) => Class::Transient,
+            Self::ExpiredStatic { .. } | Self::Input(_) | Self::Tls(_) | Self::Store(_) => {
+                Class::Transient
+            }
             Self::Request(_) | Self::Inject(_) => Class::Permanent,
             Self::Dial(_)
             | Self::Timeout { .. }
@@ -65,6 +72,28 @@ impl FetchError {
         match self {
             Self::Refused { refusal, .. } => refusal.retry_after,
             _ => None,
+        }
+    }
+
+    /// Whether the vendor may have issued a token all the same, which killed the one before where only one is active. A
+    /// refusal that was meant so issues nothing; an error of the server's says little about how far it got.
+    pub fn may_have_issued(&self) -> bool {
+        match self {
+            Self::Timeout { .. }
+            | Self::Broken { .. }
+            | Self::TooLarge { .. }
+            | Self::DeadOnArrival
+            | Self::Inject(_)
+            | Self::Defect => true,
+            Self::Refused { refusal, .. } => {
+                refusal.class == Class::Transient && refusal.retry_after.is_none()
+            }
+            Self::Input(_)
+            | Self::ExpiredStatic { .. }
+            | Self::Request(_)
+            | Self::Tls(_)
+            | Self::Dial(_)
+            | Self::Store(_) => false,
         }
     }
 
@@ -87,8 +116,18 @@ impl FetchError {
     }
 }
 
+/// Whether something else than a token endpoint seems to have answered.
+fn is_wrong_place(refusal: &Refusal) -> bool {
+    refusal.code.is_none()
+        && matches!(refusal.status, 402 | 404..=499)
+        && !matches!(refusal.status, 408 | 425 | 429)
+}
+
 fn refusal_text(host: &str, refusal: &Refusal) -> String {
     let mut text = format!("the token endpoint {host} answered HTTP {}", refusal.status);
+    if is_wrong_place(refusal) {
+        text.push_str(": check token_url");
+    }
     // Writing to a String cannot fail.
     if let Some(code) = &refusal.code {
         let _ = write!(text, ", {code}");

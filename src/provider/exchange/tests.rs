@@ -168,7 +168,13 @@ async fn cncns_sample_request_is_sent_to_the_byte() {
             base64::prelude::BASE64_STANDARD.encode(pair)
         )
     };
-    for expected in [&*host, agent, &*basic, "Content-Length: 29"] {
+    for expected in [
+        &*host,
+        agent,
+        &*basic,
+        "Content-Length: 29",
+        "Accept-Encoding: identity",
+    ] {
         assert!(lines.contains(&expected), "{expected} is not in {lines:?}");
     }
     assert_eq!(body, "grant_type=client_credentials");
@@ -202,7 +208,17 @@ async fn answers_in_every_framing_are_read() {
 async fn what_is_no_token_is_classed_and_told_in_words() {
     let huge = format!("{{\"access_token\":\"{}\"}}", "a".repeat(2 * 1024 * 1024));
     let html = "<html><body>Bad Gateway</body></html>";
-    let cases: [(Vec<u8>, Class, &str); 12] = [
+    let cases: [(Vec<u8>, Class, &str); 14] = [
+        (
+            answer("404 Not Found", "", html),
+            Class::Transient,
+            "answered HTTP 404: check token_url (no error code at ",
+        ),
+        (
+            answer("404 Not Found", "", r#"{"error":"no_such_app"}"#),
+            Class::Permanent,
+            "answered HTTP 404, no_such_app",
+        ),
         (answer("500 Oops", "", "oops"), Class::Transient, "HTTP 500"),
         (answer("502 Bad", "", html), Class::Transient, "HTTP 502"),
         (answer("200 OK", "", html), Class::Transient, "HTTP 200"),

@@ -205,7 +205,7 @@ fn random() -> Secret {
     let mut bytes = Zeroizing::new([0_u8; 32]);
     aws_lc_rs::rand::fill(&mut *bytes)
         .expect("the system has random numbers, or TLS would not work");
-    Secret::new(BASE64_URL_SAFE_NO_PAD.encode(&*bytes))
+    Secret::new(BASE64_URL_SAFE_NO_PAD.encode(*bytes))
 }
 
 async fn variable(provider: &Provider, name: &str) -> Result<Option<Secret>, LoginError> {

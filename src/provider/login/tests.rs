@@ -209,7 +209,7 @@ async fn a_code_from_the_browser_becomes_the_running_proxys_token() {
 
     // Whatever else comes by is turned away, and changes nothing.
     let right = back.path_and_query().unwrap().as_str();
-    let forged = format!("{}x", right);
+    let forged = format!("{right}x");
     for (method, target, status) in [
         (Method::GET, forged.as_str(), StatusCode::BAD_REQUEST),
         (Method::GET, "/?code=c", StatusCode::BAD_REQUEST),

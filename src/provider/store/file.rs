@@ -117,7 +117,7 @@ impl Store for FileStore {
             let waiting = |drops: &BTreeSet<Drop>| self.shared.has_news(key, drops);
             if there.wait_for(waiting).await.is_err() {
                 // The sender lives as long as the store, which we borrow.
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         })
     }
@@ -245,7 +245,10 @@ impl Shared {
 
     /// Every record and every drop must open now: an error at start-up is seen, one at three in the morning costs a
     /// refresh token, and a drop that is passed over may be the one that says which code was sent.
+    ///
+    /// What an older key has sealed is sealed with the first one then, so that the older can be given up after a start.
     fn check(&self) -> Result<(), StoreError> {
+        let mut outdated = Vec::new();
         let entries = fs::read_dir(&self.path).map_err(failed("list", &self.path))?;
         for entry in entries {
             let path = entry.map_err(failed("list", &self.path))?.path();
@@ -254,8 +257,12 @@ impl Shared {
                 .is_some_and(|suffix| suffix == record::SUFFIX)
             {
                 let name = path.file_stem().and_then(|stem| stem.to_str());
+                let name = name.unwrap_or_default();
                 if let Some(text) = folder::read(&path)? {
-                    self.decode(name.unwrap_or_default(), &text, &path)?;
+                    let saved = self.decode(name, &text, &path)?;
+                    if record::is_outdated(&self.keys, name, &text) {
+                        outdated.push((StateKey(name.to_owned()), saved));
+                    }
                 }
             } else if path.extension().is_some_and(|suffix| suffix == "tmp") {
                 // Left by a process that died while it wrote: never the newest record, since it was not renamed.
@@ -265,6 +272,15 @@ impl Shared {
         self.drops.sweep()?;
         for drop in self.drops.list()? {
             self.drops.read(&self.keys, &drop)?;
+        }
+        // Only now: until all was opened, nothing is touched.
+        for (key, saved) in outdated {
+            // It opens as it is: that is no reason not to start.
+            if let Err(error) = self.write(&key, &saved) {
+                tracing::warn!(
+                    "{error}: it needs its old key in store.key until it is written again"
+                );
+            }
         }
         Ok(())
     }

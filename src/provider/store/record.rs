@@ -103,9 +103,15 @@ pub(super) fn decode(keys: &Keys, name: &str, text: &[u8]) -> Result<Saved, &'st
     let state = match (file.state, file.sealed) {
         (Some(state), None) if keys.is_empty() => state,
         // Taking it would let anybody who can write to the folder put a token of theirs there.
-        (Some(_), None) => return Err("it is not sealed, but store.key is set"),
+        (Some(_), None) => {
+            return Err(
+                "it is not sealed, but store.key is set, and state that anybody may have written is not taken: \
+                 take store.key away again to keep this state, or move the file away and start without it \
+                 (`cupbearer login` for providers that then ask for it) to seal from now on",
+            );
+        }
         (None, Some(_)) if keys.is_empty() => {
-            return Err("it is sealed, but store.key is not set");
+            return Err("it is sealed, but store.key is not set: set it to the key that sealed it");
         }
         (None, Some(sealed)) => unseal(keys, name, &sealed)?,
         _ => return Err("it is damaged"),
@@ -113,18 +119,32 @@ pub(super) fn decode(keys: &Keys, name: &str, text: &[u8]) -> Result<Saved, &'st
     Ok(Saved::from(&state))
 }
 
-fn unseal(keys: &Keys, name: &str, sealed: &SealedJson) -> Result<StateJson, &'static str> {
-    let decode = |text: &str| BASE64_STANDARD.decode(text).map_err(|_| "it is damaged");
-    let sealed = Sealed {
-        nonce: decode(&sealed.nonce)?
-            .try_into()
-            .map_err(|_| "it is damaged")?,
-        ciphertext: decode(&sealed.ciphertext)?,
+/// Whether a record that opens was sealed by a key that only opens, and keeps that key from being given up.
+pub(super) fn is_outdated(keys: &Keys, name: &str, text: &[u8]) -> bool {
+    let Ok(file) = serde_json::from_slice::<FileJson>(text) else {
+        return false;
     };
+    let sealed = file.sealed.and_then(|sealed| sealed.decode().ok());
+    sealed.is_some_and(|sealed| !keys.is_current(name, &sealed))
+}
+
+fn unseal(keys: &Keys, name: &str, sealed: &SealedJson) -> Result<StateJson, &'static str> {
     let text = keys
-        .open(name, &sealed)
-        .ok_or("no key of store.key opens it")?;
+        .open(name, &sealed.decode()?)
+        .ok_or("no key of store.key opens it: put the one that sealed it at the end of the list")?;
     serde_json::from_slice(&text).map_err(|_| "it is damaged")
+}
+
+impl SealedJson {
+    fn decode(&self) -> Result<Sealed, &'static str> {
+        let decode = |text: &str| BASE64_STANDARD.decode(text).map_err(|_| "it is damaged");
+        Ok(Sealed {
+            nonce: decode(&self.nonce)?
+                .try_into()
+                .map_err(|_| "it is damaged")?,
+            ciphertext: decode(&self.ciphertext)?,
+        })
+    }
 }
 
 // === impl StateJson ===

@@ -37,17 +37,17 @@ impl Keys {
         })
     }
 
+    /// Whether the key that seals now has sealed this.
+    pub(super) fn is_current(&self, name: &str, sealed: &Sealed) -> bool {
+        let first = self.0.first();
+        first.is_some_and(|first| open(first, name, sealed).is_some())
+    }
+
     /// `None` if no key opens it: another key sealed it, for another name, or it was damaged.
     pub(super) fn open(&self, name: &str, sealed: &Sealed) -> Option<Zeroizing<Vec<u8>>> {
-        self.0.iter().find_map(|candidate| {
-            let mut buffer = Zeroizing::new(sealed.ciphertext.clone());
-            let length = aead(candidate)?
-                .open_in_place(Nonce::from(&sealed.nonce), Aad::from(name), &mut buffer)
-                .ok()?
-                .len();
-            buffer.truncate(length);
-            Some(buffer)
-        })
+        self.0
+            .iter()
+            .find_map(|candidate| open(candidate, name, sealed))
     }
 }
 
@@ -55,6 +55,16 @@ impl std::fmt::Debug for Keys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} keys", self.0.len())
     }
+}
+
+fn open(key: &[u8; 32], name: &str, sealed: &Sealed) -> Option<Zeroizing<Vec<u8>>> {
+    let mut buffer = Zeroizing::new(sealed.ciphertext.clone());
+    let length = aead(key)?
+        .open_in_place(Nonce::from(&sealed.nonce), Aad::from(name), &mut buffer)
+        .ok()?
+        .len();
+    buffer.truncate(length);
+    Some(buffer)
 }
 
 fn aead(key: &[u8; 32]) -> Option<RandomizedNonceKey> {

@@ -27,12 +27,12 @@ fn view<'a>(origin: &'a Origin, base_path: &'a str, prefix: &'a str) -> View<'a>
 /// `-` for what is left as it is.
 fn location(view: &View<'_>, given: &str) -> String {
     let mapped = view.location(given.as_bytes());
-    mapped.map_or("-".to_owned(), |bytes| String::from_utf8(bytes).unwrap())
+    mapped.map_or_else(|| "-".to_owned(), |bytes| String::from_utf8(bytes).unwrap())
 }
 
 fn cookie(view: &View<'_>, given: &str) -> String {
     let mapped = view.cookie(given.as_bytes());
-    mapped.map_or("-".to_owned(), |bytes| String::from_utf8(bytes).unwrap())
+    mapped.map_or_else(|| "-".to_owned(), |bytes| String::from_utf8(bytes).unwrap())
 }
 
 #[test]

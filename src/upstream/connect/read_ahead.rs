@@ -40,6 +40,11 @@ impl ReadAhead {
         &self.tcp
     }
 
+    /// Whether nothing was read ahead.
+    pub(super) fn is_empty(&self) -> bool {
+        self.buffer.is_empty()
+    }
+
     fn take(&mut self, buf: &mut ReadBuf<'_>) {
         let rest = &self.buffer[self.used..];
         let length = rest.len().min(buf.remaining());

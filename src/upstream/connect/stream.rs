@@ -28,6 +28,13 @@ impl Stream {
     }
 }
 
+/// Whether there is nothing to read at any level. TLS finds that out in its own way, at four times the cost, and readers often
+/// ask before there is an answer.
+fn is_dry(tls: &TlsStream<ReadAhead>, cx: &mut Context<'_>) -> bool {
+    let (socket, session) = tls.get_ref();
+    session.wants_read() && socket.is_empty() && socket.tcp().poll_read_ready(cx).is_pending()
+}
+
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self {
@@ -48,6 +55,7 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Self::Tls(tls) if is_dry(tls, cx) => Poll::Pending,
             Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
         }
     }

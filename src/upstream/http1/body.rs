@@ -243,3 +243,6 @@ fn trailers(fields: &[httparse::Header<'_>]) -> Result<HeaderMap, Malformed> {
     }
     Ok(trailers)
 }
+
+#[cfg(test)]
+mod tests;

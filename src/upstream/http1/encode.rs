@@ -16,7 +16,7 @@ use crate::upstream::body::RequestBody;
 /// How the upstream knows where a request's body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// No body, and nothing said about one.
+    /// No body. Nothing is said about it, unless the app did.
     None,
     /// So many bytes are still to be sent.
     Length(u64),
@@ -36,11 +36,9 @@ impl Framing {
             return body.size_hint().exact().map_or(Self::Chunked, Self::Length);
         }
         // RFC 9110 §8.6: methods that define a meaning for a body say that it is empty, others only if the app did.
-        let defines_body = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
-        if defines_body || head.headers.contains_key(CONTENT_LENGTH) {
-            Self::Length(0)
-        } else {
-            Self::None
+        match head.method {
+            Method::POST | Method::PUT | Method::PATCH => Self::Length(0),
+            _ => Self::None,
         }
     }
 }
@@ -59,19 +57,21 @@ pub(super) fn head(out: &mut Vec<u8>, head: &Parts, framing: Framing) {
     }
     out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
+    let mut framing = Some(framing);
     for (name, value) in &head.headers {
-        if *name == CONTENT_LENGTH || *name == TRANSFER_ENCODING || *name == EXPECT {
-            continue;
+        if *name == CONTENT_LENGTH {
+            // Ours stands in its place.
+            match framing.take() {
+                Some(Framing::None) => framing_field(out, Framing::Length(0)),
+                Some(framing) => framing_field(out, framing),
+                None => {}
+            }
+        } else if *name != TRANSFER_ENCODING && *name != EXPECT {
+            field(out, name, value.as_bytes());
         }
-        field(out, name, value.as_bytes());
     }
-    match framing {
-        Framing::None => {}
-        Framing::Length(length) => {
-            let mut digits = itoa::Buffer::new();
-            field(out, &CONTENT_LENGTH, digits.format(length).as_bytes());
-        }
-        Framing::Chunked => field(out, &TRANSFER_ENCODING, b"chunked"),
+    if let Some(framing) = framing {
+        framing_field(out, framing);
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -123,9 +123,23 @@ pub(super) fn is_trailer(name: &HeaderName) -> bool {
     !FOR_HEADS.contains(name) && name.as_str() != "keep-alive"
 }
 
+fn framing_field(out: &mut Vec<u8>, framing: Framing) {
+    match framing {
+        Framing::None => {}
+        Framing::Length(length) => {
+            let mut digits = itoa::Buffer::new();
+            field(out, &CONTENT_LENGTH, digits.format(length).as_bytes());
+        }
+        Framing::Chunked => field(out, &TRANSFER_ENCODING, b"chunked"),
+    }
+}
+
 fn field(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
     out.extend_from_slice(name.as_str().as_bytes());
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use hyper::ext::ReasonPhrase;
@@ -15,13 +15,6 @@ use super::{MAX_FIELDS, MAX_HEAD};
 
 /// Fields of most heads. More are parsed again, with room for [`MAX_FIELDS`].
 const FEW_FIELDS: usize = 64;
-
-/// What the meaning of a head depends on.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Asked {
-    head: bool,
-    upgrade: bool,
-}
 
 #[derive(Debug)]
 pub(super) enum Parsed {
@@ -61,8 +54,8 @@ pub(super) enum Malformed {
     Rule(&'static str),
 }
 
-/// Takes a head off the front of `read`; leaves `read` as it is unless it is complete.
-pub(super) fn parse(read: &mut BytesMut, asked: Asked) -> Result<Parsed, Malformed> {
+/// Takes the head of an answer to `asked` off the front of `read`; leaves `read` as it is unless the head is complete.
+pub(super) fn parse(read: &mut BytesMut, asked: &Parts) -> Result<Parsed, Malformed> {
     // httparse skips empty lines; here they would be what is left of another message.
     if read.first().is_some_and(|first| *first != b'H') {
         return Err(Malformed::Syntax(httparse::Error::Version));
@@ -77,7 +70,7 @@ pub(super) fn parse(read: &mut BytesMut, asked: Asked) -> Result<Parsed, Malform
 
 fn parse_up_to<const FIELDS: usize>(
     read: &mut BytesMut,
-    asked: Asked,
+    asked: &Parts,
 ) -> Result<Parsed, Malformed> {
     let mut slots = [const { MaybeUninit::uninit() }; FIELDS];
     let mut fields = [const { Field::NONE }; FIELDS];
@@ -151,20 +144,12 @@ fn own_reason(status: StatusCode, reason: &str) -> Option<ReasonPhrase> {
     ReasonPhrase::try_from(reason.as_bytes()).ok()
 }
 
-impl Asked {
-    pub(super) fn by(head: &Parts) -> Self {
-        Self {
-            head: head.method == Method::HEAD,
-            upgrade: head.headers.contains_key(http::header::UPGRADE),
-        }
-    }
-}
-
 /// What a head says about the message and the connection.
 struct Message {
     status: StatusCode,
     http11: bool,
-    asked: Asked,
+    /// The request was HEAD.
+    head_only: bool,
     length: Option<u64>,
     chunked: bool,
     /// Options of `Connection`.
@@ -173,8 +158,10 @@ struct Message {
 }
 
 impl Message {
-    fn new(status: StatusCode, http11: bool, asked: Asked) -> Result<Self, Malformed> {
-        if status == StatusCode::SWITCHING_PROTOCOLS && !(asked.upgrade && http11) {
+    fn new(status: StatusCode, http11: bool, asked: &Parts) -> Result<Self, Malformed> {
+        if status == StatusCode::SWITCHING_PROTOCOLS
+            && !(http11 && asked.headers.contains_key(UPGRADE))
+        {
             return Err(Malformed::Rule(
                 "101 to a request that asked for no upgrade",
             ));
@@ -182,7 +169,7 @@ impl Message {
         Ok(Self {
             status,
             http11,
-            asked,
+            head_only: asked.method == Method::HEAD,
             length: None,
             chunked: false,
             close: false,
@@ -290,7 +277,7 @@ impl Message {
         }
         let bodiless = self.status == StatusCode::NO_CONTENT
             || self.status == StatusCode::NOT_MODIFIED
-            || self.asked.head;
+            || self.head_only;
         Ok(match self.length {
             _ if bodiless => Framing::Empty,
             Some(0) => Framing::Empty,
@@ -310,3 +297,6 @@ impl Message {
             || (self.status == StatusCode::NO_CONTENT && announced))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,8 +38,6 @@ pub(super) struct Upload {
     tail: &'static [u8],
     /// Something was written, or may have been.
     started: bool,
-    /// A frame was taken from the body that cannot be put back.
-    lost: bool,
     /// When a frame was last taken from the app, or a part of it by the upstream.
     moved: Option<Instant>,
     /// The upstream would take more, but the app has sent no more.
@@ -80,7 +78,6 @@ impl Upload {
             data: Bytes::new(),
             tail: b"",
             started: false,
-            lost: false,
             moved: None,
             waits_for_app: false,
         }
@@ -99,7 +96,6 @@ impl Upload {
         };
         self.body = body;
         self.started = false;
-        self.lost = false;
         self.moved = None;
         self.waits_for_app = false;
     }
@@ -121,16 +117,6 @@ impl Upload {
     /// Writes no more.
     pub(super) fn abandon(&mut self) {
         self.state = State::Broken;
-    }
-
-    /// The body as it came, if nothing at all was written.
-    pub(super) fn take_unsent(&mut self) -> Option<RequestBody> {
-        if self.started || self.lost {
-            return None;
-        }
-        let mut body = std::mem::replace(&mut self.body, RequestBody::Empty);
-        body.put_back(std::mem::take(&mut self.data));
-        Some(body)
     }
 
     /// When the upstream has had `wait` to take the next part, or to answer after the last one. An app that is slow to send
@@ -172,7 +158,7 @@ impl Upload {
         }
     }
 
-    /// Takes what the app has sent. Before anything was written that is one frame at most, which can be put back.
+    /// Takes what the app has sent.
     fn gather(&mut self, cx: &mut Context<'_>) -> Result<(), Cause> {
         while self.state == State::Body
             && self.data.is_empty()
@@ -193,7 +179,6 @@ impl Upload {
             Ok(data) if data.is_empty() => {}
             Ok(data) => self.take_data(data)?,
             Err(frame) => {
-                self.lost = !self.started;
                 if self.framing == Framing::Chunked
                     && let Some(trailers) = frame.trailers_ref()
                 {
@@ -222,7 +207,7 @@ impl Upload {
             encode::chunk_size(&mut self.out, data.len());
         }
         let end: &[u8] = if chunked { b"\r\n" } else { b"" };
-        if self.started && data.len() <= SMALL_FRAME {
+        if data.len() <= SMALL_FRAME {
             self.out.extend_from_slice(&data);
             self.out.extend_from_slice(end);
         } else {

@@ -117,6 +117,48 @@ async fn the_first_key_seals_and_all_open() {
     assert!(error.contains("no key of store.key opens it"), "{error}");
 }
 
+#[tokio::test]
+async fn one_start_with_both_keys_ends_a_rotation() {
+    let (key, idle) = (StateKey::new("identity"), StateKey::new("idle"));
+    let folder = folder();
+    let store = open(&folder, &[1]).unwrap();
+    store.save(&key, &saved()).await.unwrap();
+    store.save(&idle, &saved()).await.unwrap();
+    drop(store);
+    drop(open(&folder, &[2, 1]).unwrap());
+    let sealed_anew = fs::read(file_of(&folder, &idle)).unwrap();
+    let store = open(&folder, &[2]).unwrap();
+    assert_eq!(store.load(&key).await.unwrap(), Some(saved()));
+    assert_eq!(store.load(&idle).await.unwrap(), Some(saved()));
+    // What the first key has sealed is left as it is.
+    assert_eq!(fs::read(file_of(&folder, &idle)).unwrap(), sealed_anew);
+}
+
+#[tokio::test]
+async fn a_start_that_fails_seals_nothing_anew() {
+    let (key, bad) = (StateKey::new("identity"), StateKey::new("bad"));
+    let folder = folder();
+    let store = open(&folder, &[1]).unwrap();
+    store.save(&key, &saved()).await.unwrap();
+    drop(store);
+    fs::write(file_of(&folder, &bad), "{}").unwrap();
+    let before = fs::read(file_of(&folder, &key)).unwrap();
+    open(&folder, &[2, 1]).unwrap_err();
+    assert_eq!(fs::read(file_of(&folder, &key)).unwrap(), before);
+}
+
+#[test]
+fn errors_name_the_key_and_the_way_on() {
+    let folder = folder();
+    let _held = open(&folder, &[]).unwrap();
+    let error = open(&folder, &[]).unwrap_err().to_string();
+    assert!(error.starts_with("store.path: "), "{error}");
+    let error = record::decode(&keys(&[1]), "x", br#"{"version":1,"key":"x","state":{}}"#);
+    let error = error.unwrap_err();
+    assert!(error.contains("take store.key away again"), "{error}");
+    assert!(error.contains("move the file away"), "{error}");
+}
+
 /// Whatever is wrong with a record, it is named and left alone.
 #[tokio::test]
 async fn what_cannot_be_opened_is_a_start_up_error_and_is_not_touched() {

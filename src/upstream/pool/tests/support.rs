@@ -297,7 +297,7 @@ impl Fixture {
         let checkout = self.pool.checkout().await.unwrap();
         let request = get(&checkout, path);
         match send(checkout, request, PATIENCE).await {
-            Err(SendError { body: Some(_), .. }) => {
+            Err(SendError { unsent: true, .. }) => {
                 let checkout = self.pool.dial().await.unwrap();
                 let request = get(&checkout, path);
                 send(checkout, request, PATIENCE).await

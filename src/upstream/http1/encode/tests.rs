@@ -1,0 +1,180 @@
+use http::{HeaderValue, Request, Uri};
+use proptest::prelude::*;
+
+use super::*;
+
+fn parts(method: &str, uri: &str, fields: &[(&str, &str)]) -> Parts {
+    let mut request = Request::builder().method(method).uri(uri);
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    request.body(()).unwrap().into_parts().0
+}
+
+fn text(head: &Parts, framing: Framing) -> String {
+    let mut out = Vec::new();
+    super::head(&mut out, head, framing);
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn a_head_is_written_byte_by_byte() {
+    let get = parts(
+        "GET",
+        "/a/b?c=d",
+        &[
+            ("host", "api.example"),
+            ("authorization", "Bearer t"),
+            ("accept", "a"),
+            ("accept", "b"),
+        ],
+    );
+    assert_eq!(
+        text(&get, Framing::None),
+        "GET /a/b?c=d HTTP/1.1\r\nhost: api.example\r\nauthorization: Bearer t\r\naccept: a\r\naccept: b\r\n\r\n"
+    );
+    let put = parts("PUT", "/", &[("host", "a")]);
+    assert_eq!(
+        text(&put, Framing::Length(1024)),
+        "PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: 1024\r\n\r\n"
+    );
+    assert_eq!(
+        text(&put, Framing::Chunked),
+        "PUT / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+    );
+}
+
+#[test]
+fn the_target_is_in_origin_form() {
+    for (uri, target) in [
+        ("https://api.example/a?b", "/a?b"),
+        ("https://api.example", "/"),
+        ("https://api.example?b", "/?b"),
+        ("/", "/"),
+        ("*", "*"),
+        ("/%2e%00?%0d", "/%2e%00?%0d"),
+    ] {
+        let line = format!("OPTIONS {target} HTTP/1.1\r\n\r\n");
+        assert_eq!(text(&parts("OPTIONS", uri, &[]), Framing::None), line);
+    }
+}
+
+#[test]
+fn what_frames_the_message_is_ours_alone() {
+    let head = parts(
+        "POST",
+        "/",
+        &[
+            ("content-length", "7"),
+            ("content-length", "8"),
+            ("transfer-encoding", "gzip"),
+            ("expect", "100-continue"),
+            ("x", "y"),
+        ],
+    );
+    assert_eq!(
+        text(&head, Framing::Chunked),
+        "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\nx: y\r\n\r\n"
+    );
+    assert_eq!(
+        text(&head, Framing::Length(3)),
+        "POST / HTTP/1.1\r\ncontent-length: 3\r\nx: y\r\n\r\n"
+    );
+}
+
+#[test]
+fn an_empty_body_is_announced_where_it_means_something() {
+    for (method, fields, framing) in [
+        ("GET", &[][..], Framing::None),
+        ("HEAD", &[], Framing::None),
+        ("DELETE", &[], Framing::None),
+        ("REPORT", &[], Framing::None),
+        ("POST", &[], Framing::Length(0)),
+        ("PUT", &[], Framing::Length(0)),
+        ("PATCH", &[], Framing::Length(0)),
+        ("GET", &[("content-length", "0")], Framing::Length(0)),
+        ("DELETE", &[("content-length", "5")], Framing::Length(0)),
+    ] {
+        let head = parts(method, "/", fields);
+        let length = match framing {
+            Framing::None => "",
+            _ => "content-length: 0\r\n",
+        };
+        assert_eq!(
+            text(&head, Framing::of(&head, &RequestBody::Empty)),
+            format!("{method} / HTTP/1.1\r\n{length}\r\n")
+        );
+    }
+}
+
+#[test]
+fn chunk_sizes_are_hexadecimal() {
+    for (size, line) in [
+        (0, "0\r\n"),
+        (1, "1\r\n"),
+        (15, "f\r\n"),
+        (16, "10\r\n"),
+        (0x4000, "4000\r\n"),
+        (0xabc_def0, "abcdef0\r\n"),
+        (usize::MAX, "ffffffffffffffff\r\n"),
+    ] {
+        let mut out = Vec::new();
+        chunk_size(&mut out, size);
+        assert_eq!(out, line.as_bytes());
+    }
+}
+
+#[test]
+fn trailers_lose_what_is_for_heads() {
+    let mut trailers = HeaderMap::new();
+    for name in [
+        "x-sum",
+        "content-length",
+        "host",
+        "authorization",
+        "keep-alive",
+        "connection",
+    ] {
+        trailers.append(HeaderName::from_static(name), HeaderValue::from_static("1"));
+    }
+    let mut out = Vec::new();
+    last_chunk(&mut out, &trailers);
+    assert_eq!(out, b"0\r\nx-sum: 1\r\n\r\n");
+    out.clear();
+    last_chunk(&mut out, &HeaderMap::new());
+    assert_eq!(out, LAST_CHUNK);
+}
+
+proptest! {
+    /// Another parser reads what we write, and nothing else.
+    #[test]
+    fn a_server_reads_the_same(
+        method in "[A-Z!#-]{1,10}",
+        path in "/[!$-;=@-Z_a-z~]{0,20}(\\?[!$-;=?-Z_a-z~]{0,10})?",
+        fields in proptest::collection::vec(("[a-z][a-z0-9-]{0,10}", "([!-~\u{80}-\u{ff}]([ -~\t]{0,10}[!-~])?)?"), 0..10),
+        length: u64,
+    ) {
+        let request = Request::builder().method(&*method).uri(path.parse::<Uri>().unwrap());
+        let mut head = request.body(()).unwrap().into_parts().0;
+        for (name, value) in &fields {
+            head.headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        let mut out = Vec::new();
+        super::head(&mut out, &head, Framing::Length(length));
+        let mut slots = [httparse::EMPTY_HEADER; 16];
+        let mut parsed = httparse::Request::new(&mut slots);
+        prop_assert_eq!(parsed.parse(&out), Ok(httparse::Status::Complete(out.len())));
+        prop_assert_eq!(parsed.method, Some(&*method));
+        prop_assert_eq!(parsed.path, Some(head.uri.path_and_query().unwrap().as_str()));
+        let mut expected = Vec::from_iter(
+            head.headers.iter()
+                .filter(|(name, _)| **name != TE && !["content-length", "transfer-encoding", "expect"].contains(&name.as_str()))
+                .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())),
+        );
+        expected.push(("content-length".to_owned(), length.to_string().into_bytes()));
+        let read = Vec::from_iter(parsed.headers.iter()
+            .filter(|field| field.name != "te")
+            .map(|field| (field.name.to_owned(), field.value.to_vec())));
+        prop_assert_eq!(read, expected);
+    }
+}
