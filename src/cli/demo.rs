@@ -48,8 +48,8 @@ pub(super) struct DemoArgs {
     )]
     admin_port: u16,
 
-    /// A vendor that misbehaves from the start: VENDOR=down, slow, 500 (any status), html, garbage, empty, huge,
-    /// control-bytes or reject
+    /// A vendor that misbehaves from the start: VENDOR=down, half-closed, slow, 500 (any status), html, garbage,
+    /// empty, huge, control-bytes or reject
     #[arg(
         long,
         value_name = "VENDOR=FAULT",

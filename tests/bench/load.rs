@@ -53,9 +53,7 @@ pub(crate) async fn under_load<T>(
             let mut clients: JoinSet<Report> = clients.collect();
             let mut all = Report::new();
             while let Some(report) = clients.join_next().await {
-                for (load, seen) in report.unwrap() {
-                    all.entry(load).or_default().add(seen);
-                }
+                merge(&mut all, report.unwrap());
             }
             all
         })
@@ -102,6 +100,12 @@ async fn client(listen: SocketAddr, number: u64, stop: Arc<AtomicBool>) -> Repor
         }
     }
     report
+}
+
+pub(crate) fn merge(all: &mut Report, more: Report) {
+    for (load, seen) in more {
+        all.entry(load).or_default().add(seen);
+    }
 }
 
 impl Seen {

@@ -20,6 +20,7 @@ mod readme;
 mod routing;
 mod secrecy;
 mod single_active;
+mod soak;
 mod starting;
 mod streaming;
 mod upstream;

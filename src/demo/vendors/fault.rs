@@ -12,6 +12,8 @@ use super::call::Reply;
 pub enum Fault {
     /// Connections are reset before TLS begins.
     Down,
+    /// TLS begins well; then the vendor closes its half of the connection, and listens on without ever answering.
+    HalfClosed,
     /// Answers come this late. The token is issued (and, single active, the former one killed) at once.
     Slow(Duration),
     /// Every request is answered with this HTTP status and a short text.
@@ -32,7 +34,7 @@ pub enum Fault {
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "unknown fault; one of: down, slow, 500 (any status), html, garbage, empty, huge, control-bytes, reject"
+    "unknown fault; one of: down, half-closed, slow, 500 (any status), html, garbage, empty, huge, control-bytes, reject"
 )]
 pub struct UnknownFault;
 
@@ -50,7 +52,7 @@ impl Fault {
             Self::Garbage => Bytes::from_static(b"\x00\xff\xfe{\"access_token\": \x80\x81"),
             Self::Empty => Bytes::new(),
             Self::Huge => huge(),
-            Self::Down | Self::Slow(_) | Self::ControlBytes | Self::RejectCredentials => return None,
+            Self::Down | Self::HalfClosed | Self::Slow(_) | Self::ControlBytes | Self::RejectCredentials => return None,
         };
         let media_type = match self {
             Self::Html => "text/html; charset=utf-8",
@@ -66,6 +68,7 @@ impl FromStr for Fault {
     fn from_str(text: &str) -> Result<Self, UnknownFault> {
         Ok(match text {
             "down" => Self::Down,
+            "half-closed" => Self::HalfClosed,
             "slow" => Self::Slow(Duration::from_secs(5)),
             "html" => Self::Html,
             "garbage" => Self::Garbage,

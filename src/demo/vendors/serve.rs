@@ -11,6 +11,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ServerConfig;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -51,9 +52,14 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, role: Role, shared
     }
     let _ = stream.set_nodelay(true);
     // A client that breaks off its handshake or connection is its own business.
-    let Ok(stream) = acceptor.accept(stream).await else {
+    let Ok(mut stream) = acceptor.accept(stream).await else {
         return;
     };
+    if role == Role::Token && shared.state().fault == Some(Fault::HalfClosed) {
+        let _ = stream.shutdown().await;
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+        return;
+    }
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let service = service_fn(move |request| handle(request, role, Arc::clone(&shared)));
     let io = TokioIo::new(stream);

@@ -753,11 +753,13 @@ async fn faults_show_and_pass() {
     assert!(world.good_call().await.body.len() > 2 * 1024 * 1024);
     fault("reject");
     assert_eq!(world.good_call().await.json()["errcode"], "40001");
-    fault("down");
-    let request = Request::get(world.vendor.token_url())
-        .body(Full::default())
-        .unwrap();
-    assert!(world.client.send(request).await.is_err());
+    for silent in ["down", "half-closed"] {
+        fault(silent);
+        let request = Request::get(world.vendor.token_url())
+            .body(Full::default())
+            .unwrap();
+        assert!(world.client.send(request).await.is_err(), "{silent}");
+    }
 
     // None of these issued a token, so the former one still lives.
     let answer = world.api("/x", &[&format!("Bearer {token}")]).await;
