@@ -196,7 +196,7 @@ impl Reader {
     pub(super) fn size_hint(&self) -> SizeHint {
         let state = self.tee.lock();
         if self.next == 0 && state.whole {
-            state.declared.clone()
+            state.declared
         } else {
             state.live.size_hint()
         }
