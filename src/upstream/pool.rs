@@ -51,14 +51,13 @@ pub(super) struct Shared {
     state: Mutex<State>,
 }
 
+/// In its box, in which it is handed on: connections come and go with every request.
+type Idle = Box<http1::Connection>;
+
 #[derive(Default)]
 struct State {
     version: Option<Version>,
-    #[allow(
-        clippy::vec_box,
-        reason = "they come and go as boxes: a connection is large, and moved often"
-    )]
-    idle: Vec<Box<http1::Connection>>,
+    idle: Vec<Idle>,
     http2: Vec<Arc<http2::Connection>>,
     waiters: VecDeque<Waiter>,
     dials: usize,
@@ -378,8 +377,7 @@ impl State {
 
 /// Held for its drop, which closes what no request uses.
 struct Expired {
-    #[allow(clippy::vec_box, reason = "as they were in `idle`")]
-    _http1: Vec<Box<http1::Connection>>,
+    _http1: Vec<Idle>,
     _http2: Vec<Arc<http2::Connection>>,
 }
 
@@ -447,7 +445,7 @@ impl Drop for Dialling {
 /// For the tests of the connections themselves.
 #[cfg(test)]
 mod inside {
-    use super::{Arc, Pool, Shared, http1};
+    use super::{Arc, Idle, Pool, Shared};
 
     impl Pool {
         pub(in crate::upstream) fn shared(&self) -> Arc<Shared> {
@@ -458,7 +456,7 @@ mod inside {
     impl Shared {
         pub(in crate::upstream) fn with_idle<T>(
             &self,
-            look: impl FnOnce(&mut Vec<Box<http1::Connection>>) -> T,
+            look: impl FnOnce(&mut Vec<Idle>) -> T,
         ) -> T {
             look(&mut self.lock().idle)
         }
