@@ -58,6 +58,32 @@
 //! * [`secret::Secret`] is the only form in which credentials travel; it cannot be printed.
 //! * Errors become responses in `proxy/respond.rs` only, by a match without a catch-all arm.
 //!
+//! # Tokens of which only one lives
+//!
+//! Such a vendor kills token g at the moment it issues g+1, which is before g+1 is known here. So the refresher dials, then closes the
+//! cell's gate to requests that cannot be repeated, waits at most 2 s for the response heads of those on the wire, closes it to all,
+//! writes the exchange, and publishes token and open gate in one store. What can happen in between:
+//!
+//! * *A request reads the open gate while the refresher closes it.* It registers on the wire first and then looks at the gate again;
+//!   the refresher closes first and then looks at the wire. A fence stands between the two in both, so that at least one sees the other:
+//!   the request turns back and waits, or the refresher waits for it. Which worker the request is on makes no difference.
+//! * *A request that can be repeated is not counted.* It may have read the gate just before it shut, or be on the wire with g when the
+//!   vendor kills g. It is rejected, waits for the fetch in flight, and is sent again with g+1. Its report of g reaches the refresher after
+//!   g+1 is published, names a generation that is not current, and starts nothing: two rejections never make two fetches.
+//! * *The token and the gate disagree.* They cannot: both are in one allocation behind one pointer. Nobody sees g with the gate of
+//!   g+1 open, and whoever waits is woken after the store.
+//! * *The dial fails.* Nothing was closed.
+//! * *The answer is lost.* g may be dead, and g+1 is nobody's. The exchange is repeated at once, behind the closed gate; g+2 heals
+//!   all. If that fails, too, the gate opens with g, which may live, marked as suspect: its first rejection renews at once, whatever pauses
+//!   there are; after that the pauses rule, or a dead endpoint would be hammered. One-time inputs are not repeated. A plain refusal issues
+//!   nothing, so it is neither repeated nor makes g suspect.
+//! * *The 2 s are over.* Whoever is still on the wire and cannot be repeated may see a 401. It is of an older generation, and the next
+//!   exchange does not wait for it again. A response that has begun, or an upgraded connection, is never touched.
+//! * *The refresher fails in the middle.* A panic ends as a failed fetch and opens the gate; when the refresher is gone, so is the
+//!   process or the provider, and those who wait are told. No request waits longer than `token_wait`.
+//!
+//! `provider/cell/interleavings.rs` walks all orders of these steps on the real cell.
+//!
 //! # What is not here
 //!
 //! * No lock is taken to read a token, and none is held across an await.

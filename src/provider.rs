@@ -65,7 +65,6 @@ pub fn spawn(group: Vec<Arc<Provider>>, deps: Deps) -> Vec<Handle> {
     };
     let (writer, _) = cell::cell(deps.clock.clone());
     writer.set_gated(lead.life.single_active);
-    let writer = Arc::new(writer);
     let (status, watch) = watch::channel(Status::default());
     // Unbounded: whoever asks waits for the answer, so there are no more commands than callers.
     let (sender, commands) = mpsc::unbounded_channel();
@@ -86,7 +85,7 @@ pub fn spawn(group: Vec<Arc<Provider>>, deps: Deps) -> Vec<Handle> {
         Arc::clone(&deps.fetcher),
         deps.clock.clone(),
     )
-    .with_gate(Arc::clone(&writer));
+    .with_gate(writer.gatekeeper());
     let refresher = Refresher {
         members,
         schedule: Schedule::new(lead.life.clone()),

@@ -49,6 +49,8 @@ fn bind_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.set_nonblocking(true)?;
     // Inherited by accepted connections, which saves a system call for each.
     socket.set_tcp_nodelay(true)?;
+    // Likewise: a peer that vanished must not hold its place for ever.
+    socket.set_keepalive(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

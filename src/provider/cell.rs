@@ -3,7 +3,7 @@
 //! One [`CellWriter`], held by the refresher; any number of [`CellReader`]s. Reading is one atomic load. A reader
 //! that finds no usable token, or whose token was rejected, waits on the [`Outlook`] that the refresher publishes.
 //!
-//! Where a new token kills the old one, the cell has a gate ([`CellWriter::close`], [`CellReader::enter`]). It lies in the
+//! Where a new token kills the old one, the cell has a gate ([`Gatekeeper::close`], [`CellReader::enter`]). It lies in the
 //! same allocation as the token, so that one store publishes the new token and opens the gate.
 
 mod gate;
@@ -19,11 +19,8 @@ use tokio::time::Instant;
 use crate::clock::{Clock, Now};
 use crate::dialect::{Class, Injection};
 
-use self::gate::{Gate, Wire};
-pub use self::gate::{OnWire, Traveller};
-
-/// How long an exchange waits for the answers to requests that could not be repeated.
-const LONGEST_DRAIN: Duration = Duration::from_secs(2);
+use self::gate::{Gate, Slot};
+pub use self::gate::{Gatekeeper, OnWire, Traveller};
 
 /// A token as requests use it.
 pub struct Token {
@@ -128,16 +125,6 @@ impl PlaceWatch {
     }
 }
 
-/// What is published: replaced as a whole.
-struct Slot {
-    token: Arc<Token>,
-    gate: Gate,
-    /// The vendor may have issued another token, whose answer was lost: a rejection of this one is renewed at once.
-    suspect: bool,
-    /// The generation's own: whoever is still on the wire with an older one is dead already, and not waited for.
-    wire: Arc<Wire>,
-}
-
 /// How a request leaves, or why not yet.
 pub enum Entry {
     /// With this token, right now. To be kept until the head of the answer is there.
@@ -172,14 +159,16 @@ impl CellWriter {
     /// Publishes a token with the gate open and, after it, the outlook: a reader that sees the new outlook sees the token
     /// too.
     pub fn publish(&self, token: Arc<Token>, outlook: Outlook) {
-        self.store(token, self.open_gate(), false);
+        self.shared.store(token, self.open_gate(), false);
         self.set_outlook(outlook);
     }
 
     /// Puts the same token in another form in the cell: nobody who waits is helped by it. Opens the gate.
     pub fn replace(&self, token: Arc<Token>) {
-        self.store(token, self.open_gate(), self.is_suspect());
-        self.wake();
+        self.shared
+            .store(token, self.open_gate(), self.is_suspect());
+        // Without news: whoever waits at the gate looks again.
+        self.outlook.send_modify(|_| {});
     }
 
     /// Empties the cell: what was in it must not be used any more.
@@ -193,32 +182,15 @@ impl CellWriter {
         self.gated.store(gated, Ordering::Relaxed);
     }
 
-    /// Closes the gate in two steps: to requests that cannot be repeated, then, once those that have left are answered or
-    /// [`LONGEST_DRAIN`] is over, to all. Does nothing where there is no gate or no token.
-    ///
-    /// Cancel safe, but the gate stays as far closed as it got.
-    pub async fn close(&self) {
-        let Some(wire) = self.close_to_unrepeatable() else {
-            return;
-        };
-        // Whoever has not been answered by then is overtaken by the new token.
-        let _ = tokio::time::timeout(LONGEST_DRAIN, wire.idle()).await;
-        self.close_to_all();
-    }
-
-    /// Opens the gate with the token that is in the cell.
-    pub fn open(&self, suspect: bool) {
-        let Some(slot) = self.shared.slot.load_full() else {
-            return;
-        };
-        let gate = slot.gate.min(Gate::Open);
-        if slot.gate != gate || slot.suspect != suspect {
-            self.store(Arc::clone(&slot.token), gate, suspect);
-            self.wake();
+    /// For whoever runs the exchange.
+    pub fn gatekeeper(&self) -> Gatekeeper {
+        Gatekeeper {
+            shared: Arc::clone(&self.shared),
+            outlook: self.outlook.clone(),
         }
     }
 
-    /// Whether the token in the cell was last [opened](Self::open) as suspect.
+    /// Whether the gate was last [opened](Gatekeeper::open) with this token as suspect.
     pub fn is_suspect(&self) -> bool {
         self.shared
             .slot
@@ -227,49 +199,11 @@ impl CellWriter {
             .is_some_and(|slot| slot.suspect)
     }
 
-    /// `None` if there is nothing to close.
-    fn close_to_unrepeatable(&self) -> Option<Arc<Wire>> {
-        self.narrow(Gate::Replayable)
-    }
-
-    fn close_to_all(&self) {
-        self.narrow(Gate::Shut);
-    }
-
-    fn narrow(&self, to: Gate) -> Option<Arc<Wire>> {
-        let slot = self.shared.slot.load_full()?;
-        if slot.gate == Gate::Absent {
-            return None;
-        }
-        let gate = slot.gate.max(to);
-        self.store(Arc::clone(&slot.token), gate, slot.suspect);
-        Some(Arc::clone(&slot.wire))
-    }
-
-    fn store(&self, token: Arc<Token>, gate: Gate, suspect: bool) {
-        let last = self.shared.slot.load();
-        let same = last
-            .as_ref()
-            .filter(|slot| slot.token.generation == token.generation);
-        let wire = same.map_or_else(Arc::default, |slot| Arc::clone(&slot.wire));
-        self.shared.slot.store(Some(Arc::new(Slot {
-            token,
-            gate,
-            suspect,
-            wire,
-        })));
-    }
-
     fn open_gate(&self) -> Gate {
         match self.gated.load(Ordering::Relaxed) {
             true => Gate::Open,
             false => Gate::Absent,
         }
-    }
-
-    /// Whoever waits looks again.
-    fn wake(&self) {
-        self.outlook.send_modify(|_| {});
     }
 
     /// With [`Outlook::Settled`], every rejection that [`Self::rejection`] has handed out counts as dealt with.
@@ -499,6 +433,11 @@ impl CellReader {
 }
 
 impl Shared {
+    fn store(&self, token: Arc<Token>, gate: Gate, suspect: bool) {
+        let slot = Slot::after(self.slot.load().as_deref(), token, gate, suspect);
+        self.slot.store(Some(Arc::new(slot)));
+    }
+
     fn token(&self) -> Option<Arc<Token>> {
         let slot = self.slot.load();
         slot.as_ref().map(|slot| Arc::clone(&slot.token))

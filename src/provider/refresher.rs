@@ -52,7 +52,7 @@ pub(super) struct Refresher {
     pub(super) deps: Deps,
     pub(super) source: Source,
     pub(super) schedule: Schedule,
-    pub(super) writer: Arc<CellWriter>,
+    pub(super) writer: CellWriter,
     pub(super) status: watch::Sender<Status>,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) held: Option<Held>,
@@ -381,6 +381,7 @@ impl Refresher {
         let held = self.held.as_ref().map_or(0, |held| held.generation);
         let suspect = may_be_dead || self.writer.is_suspect();
         self.writer
+            .gatekeeper()
             .open(self.lead().life.single_active && suspect && self.hurried < held);
     }
 

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use crate::clock::{Clock, Now};
 use crate::config::{Endpoint, Provider, TokenSource};
 use crate::dialect::{RequestPlan, Var, Variables};
-use crate::provider::cell::CellWriter;
+use crate::provider::cell::Gatekeeper;
 use crate::provider::exchange::{Call, Fetch, FetchError, Fetched, Line};
 use crate::provider::schedule::Life;
 use crate::provider::store::{Saved, SavedAccess, StateKey, Store, StoreError};
@@ -40,7 +40,7 @@ pub(super) struct Source {
     /// The last write to the store failed: the next one is due even if nothing changes.
     unsaved: bool,
     /// What is closed while a single-active token is exchanged; none where no requests are served.
-    gate: Option<Arc<CellWriter>>,
+    gate: Option<Gatekeeper>,
 }
 
 /// Why there is no new token.
@@ -103,7 +103,7 @@ impl Source {
 
     /// Closes this cell's gate before each exchange that kills the token in it. It is opened by whoever publishes the
     /// result; a failure opens it at once.
-    pub(super) fn with_gate(mut self, gate: Arc<CellWriter>) -> Self {
+    pub(super) fn with_gate(mut self, gate: Gatekeeper) -> Self {
         self.gate = Some(gate);
         self
     }
@@ -338,8 +338,7 @@ impl Source {
         };
         match &self.gate {
             Some(gate) if self.provider.life.single_active => {
-                let gate = Arc::clone(gate);
-                self.send_alone(&gate, line, call, deadline, repeatable)
+                self.send_alone(gate, line, call, deadline, repeatable)
                     .await
             }
             _ => line.send(call, deadline).await,
@@ -349,7 +348,7 @@ impl Source {
     /// Sends while no request is on its way with the token that this kills. After a success the gate is still closed.
     async fn send_alone(
         &self,
-        gate: &CellWriter,
+        gate: &Gatekeeper,
         line: Box<dyn Line>,
         call: Call<'_>,
         deadline: Instant,

@@ -12,7 +12,7 @@ use super::*;
 use crate::clock::test::TestClock;
 use crate::config::Value;
 use crate::dialect::Class;
-use crate::provider::cell::{Token, Unavailable};
+use crate::provider::cell::{Token, Traveller, Unavailable};
 use crate::provider::exchange::Pending;
 use crate::provider::store::{FileStore, Keys, MemoryStore, Saved, StateKey, StoreError};
 
@@ -1032,4 +1032,97 @@ async fn a_refresher_that_has_ended_takes_no_configuration() {
             .await
             .is_none()
     );
+}
+
+fn single_active() -> Provider {
+    provider("x", CLIENT_CREDENTIALS, |provider| {
+        provider.life.single_active = true;
+        provider.life.min_interval = Duration::from_millis(1);
+    })
+}
+
+fn is_closed(handle: &Handle) -> bool {
+    handle.reader().is_closed(Traveller::Replayable)
+}
+
+/// DESIGN.md §6.5: the answer that was lost may have held the token that killed ours.
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_of_a_single_active_vendor_is_asked_for_once_more_at_once() {
+    let world = World::new(Reply::Fresh(3600));
+    let handle = world.spawn(single_active());
+    assert!(handle.first_token().await);
+    sleep(Duration::from_secs(10)).await;
+    world.vendor.then([Reply::Lost, Reply::Fresh(3600)]);
+    let start = Instant::now();
+    handle.refresh().await.unwrap();
+    // Two exchanges of 20 ms.
+    assert_eq!(start.elapsed(), Duration::from_millis(40));
+    assert_eq!(current(&handle).unwrap(), "Bearer hunter2-token-3");
+    assert!(!is_closed(&handle));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_goes_wrong_the_gate_opens_again() {
+    let refused = Reply::Refuse(Class::Permanent, "invalid_client");
+    for (replies, sent) in [
+        (vec![Reply::NoDial], 0),
+        (vec![Reply::Panic], 1),
+        // What was refused is not repeated.
+        (vec![refused], 1),
+        (vec![Reply::RetryAfter(60)], 1),
+        (vec![Reply::Lost, Reply::NoDial], 1),
+        (vec![Reply::Lost, Reply::Lost], 2),
+    ] {
+        let world = World::new(Reply::Fresh(3600));
+        let handle = world.spawn(single_active());
+        assert!(handle.first_token().await);
+        sleep(Duration::from_secs(10)).await;
+        world.vendor.then(replies.clone());
+        assert!(handle.refresh().await.is_err(), "{replies:?}");
+        assert!(!is_closed(&handle), "{replies:?}");
+        assert!(current(&handle).is_some(), "{replies:?}");
+        assert_eq!(world.vendor.count(), 1 + sent, "{replies:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rejection_of_a_suspect_token_renews_at_once_and_only_once() {
+    let world = World::new(Reply::Fresh(3600));
+    let handle = world.spawn(single_active());
+    assert!(handle.first_token().await);
+    sleep(Duration::from_secs(10)).await;
+    // Many failures: the next attempt is far away.
+    world.vendor.always(Reply::NoDial);
+    assert!(handle.refresh().await.is_err());
+    sleep(Duration::from_secs(300)).await;
+    world.vendor.always(Reply::Lost);
+    while world.vendor.count() < 3 {
+        sleep(Duration::from_millis(100)).await;
+    }
+    sleep(Duration::from_secs(1)).await;
+    world.vendor.then([Reply::Lost, Reply::Lost]);
+    let reader = handle.reader();
+    for expected in [5, 5, 5] {
+        reader.reject(1);
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(world.vendor.count(), expected);
+    }
+    assert!(current(&handle).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_rejected_with_a_suspect_token_waits_for_the_renewal() {
+    let world = World::new(Reply::Fresh(3600));
+    let handle = world.spawn(single_active());
+    assert!(handle.first_token().await);
+    sleep(Duration::from_secs(10)).await;
+    world.vendor.then([Reply::Lost, Reply::Lost]);
+    assert!(handle.refresh().await.is_err());
+    let reader = handle.reader();
+    reader.reject(1);
+    let start = Instant::now();
+    let token = reader.newer(1, WAIT).await.unwrap();
+    assert_eq!(token.generation, 2);
+    assert!(start.elapsed() < Duration::from_millis(500));
+    assert_eq!(world.vendor.count(), 4);
 }

@@ -32,6 +32,9 @@ const MAX_FIELDS: usize = 256;
 /// How long to wait when the process or the machine has no file descriptor left for a new connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long an idle HTTP/2 connection may take to say goodbye.
+const FAREWELL: Duration = Duration::from_secs(5);
+
 /// Before the end of `shutdown_grace`, for telling requests that still wait for a token that none will come.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 
@@ -327,7 +330,12 @@ async fn serve(worker: Arc<Worker>, stream: ClientStream, listener: usize, place
             End::IdleTimeout => return,
             End::HeadTimeout => {
                 let Some(parts) = connection.into_parts() else { return };
-                return refuse(parts.io.into_inner(), &worker, &ProxyError::RequestTimeout).await;
+                let io = parts.io.into_inner();
+                if io.is_held_up() {
+                    // Our answer would stand in the middle of another.
+                    return;
+                }
+                return refuse(io, &worker, &ProxyError::RequestTimeout).await;
             }
         },
     };
@@ -363,9 +371,17 @@ async fn serve_http2(
     let result = tokio::select! {
         biased;
         result = connection.as_mut() => result,
-        Ok(_) = &mut end => {
+        Ok(reason) = &mut end => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            if reason == End::Drain {
+                connection.await
+            } else {
+                // A peer that is gone does not answer the last PING either.
+                match tokio::time::timeout(FAREWELL, connection).await {
+                    Ok(result) => result,
+                    Err(_) => return,
+                }
+            }
         }
     };
     if let Err(error) = result {

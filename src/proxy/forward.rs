@@ -23,6 +23,9 @@ use crate::upstream::{Checkout, Pool, Replay, RequestBody, SendError, SendFailur
 /// Attempts to get past a rejection, the first one included (DESIGN.md §6.4).
 const ATTEMPTS: u32 = 3;
 
+/// How often a request of which nothing was written is tried on another connection.
+const UNSENT_RESENDS: u32 = 3;
+
 /// Sends a request that has passed all checks and returns the upstream's answer.
 pub(super) async fn forward(
     worker: &Worker,
@@ -35,7 +38,7 @@ pub(super) async fn forward(
     refuse_credential(&request, target)?;
     let te_trailers = scan.te && headers::te_trailers(request.headers());
     let (mut head, body) = request.into_parts();
-    let switch = upgrade::Wanted::take(&mut head, &scan);
+    let switch = upgrade::Wanted::take(&mut head, &body, &scan);
     let keep = clean(&mut head, &scan, snapshot, target);
     if let Some(wanted) = &switch {
         wanted.ask(&mut head.headers);
@@ -106,6 +109,7 @@ impl Exchange<'_> {
         for attempt in 1.. {
             let (response, generation) = self.send().await?;
             if self.keep {
+                self.replay.settle();
                 return Ok(response.map(ForwardedBody::Live));
             }
             let (rejected, response) = reject::examine(response, target).await;
@@ -119,7 +123,8 @@ impl Exchange<'_> {
             }
             self.rejected = generation;
             target.metrics.rejections.inc();
-            if !self.renewed(attempt).await {
+            if !self.renewed(attempt).await || !self.replay.rewind() {
+                self.replay.settle();
                 return Ok(received(response));
             }
             reject::drain(response).await;
@@ -154,6 +159,7 @@ impl Exchange<'_> {
     async fn send(&mut self) -> Result<(Response<UpstreamBody>, u64), ProxyError> {
         let wait = self.routed.target.config.response_timeout;
         let mut checkout = self.checkout(self.pool.checkout()).await?;
+        let mut resent = 0;
         loop {
             let Stamped {
                 generation,
@@ -166,7 +172,8 @@ impl Exchange<'_> {
             drop(on_wire);
             match answer {
                 Ok(response) => return Ok((response, generation)),
-                Err(error) if self.may_resend(&error) => {
+                Err(error) if self.may_resend(&error, resent) && self.replay.rewind() => {
+                    resent += 1;
                     checkout = self.checkout(self.pool.dial()).await?;
                 }
                 Err(error) => return Err(error.failure.into()),
@@ -263,14 +270,14 @@ impl Exchange<'_> {
         }
     }
 
-    /// RFC 9110 §9.2.2, RFC 9112 §9.3.1: again only if nothing was written, or if the request is safe and the connection was a
-    /// reused one that broke before it answered. A fresh connection is never `reused`, which ends the loop.
-    fn may_resend(&self, error: &SendError) -> bool {
-        if !error.reused || !self.replay.is_whole() {
-            return false;
+    /// RFC 9110 §9.2.2, RFC 9112 §9.3.1: again only if nothing was written, or, once, if the request is safe and the connection
+    /// was a reused one that broke before it answered.
+    fn may_resend(&self, error: &SendError, resent: u32) -> bool {
+        if error.unsent {
+            return resent < UNSENT_RESENDS;
         }
-        let stale = matches!(error.failure, SendFailure::Closed(_));
-        error.unsent || (stale && self.replay.is_empty() && is_safe(&self.head.method))
+        let stale = error.reused && matches!(error.failure, SendFailure::Closed(_));
+        resent == 0 && stale && self.replay.is_empty() && is_safe(&self.head.method)
     }
 
     /// After a rejection: whether there is a newer token to try again with. Asks for one in any case.

@@ -189,8 +189,12 @@ async fn peek(mut body: UpstreamBody) -> (Option<serde_json::Value>, ForwardedBo
                 let json = serde_json::from_slice(&text).ok();
                 return (json, ForwardedBody::Peeked { front, rest: None });
             }
-            // The error comes again when the rest is polled: the body is not taken for complete.
-            Ok(Some(Err(_))) | Err(_) => {
+            // Put back, so that what is there is not taken for the whole.
+            Ok(Some(Err(error))) => {
+                let rest = Some(UpstreamBody::failed(error));
+                return (None, ForwardedBody::Peeked { front, rest });
+            }
+            Err(_) => {
                 return (
                     None,
                     ForwardedBody::Peeked {

@@ -27,6 +27,8 @@ pub(super) struct Watched {
     rewound: Bytes,
     watch: Arc<Watch>,
     metrics: Arc<Metrics>,
+    /// The client does not take what is written to it as fast as it comes.
+    held_up: bool,
     /// What is being written in place of hyper's answer.
     refusal: Bytes,
     /// A tunnel outlives the HTTP connection: it keeps its place, and shutdown waiting, until the stream is dropped.
@@ -56,6 +58,7 @@ impl Watched {
             rewound: Bytes::new(),
             watch,
             metrics: Arc::clone(&worker.proxy.metrics),
+            held_up: false,
             refusal: Bytes::new(),
             _client: client,
         }
@@ -64,6 +67,11 @@ impl Watched {
     /// Puts bytes back in front of those to come.
     pub(super) fn rewind(&mut self, bytes: Bytes) {
         self.rewound = bytes;
+    }
+
+    /// Whether a response may be in the middle of going out.
+    pub(super) fn is_held_up(&self) -> bool {
+        self.held_up
     }
 
     /// hyper answers a head that it cannot parse by itself, with a bare status line. Nobody could tell whose answer that is
@@ -139,7 +147,9 @@ impl AsyncWrite for Watched {
             this.refusal = respond::raw_problem(&error, &this.metrics).into();
             return this.poll_refuse(cx, buf.len());
         }
-        this.stream.poll_write(cx, buf)
+        let written = this.stream.poll_write(cx, buf);
+        this.held_up = !matches!(written, Poll::Ready(Ok(length)) if length == buf.len());
+        written
     }
 
     fn poll_write_vectored(
@@ -152,10 +162,13 @@ impl AsyncWrite for Watched {
         if let [only] = bufs {
             return Pin::new(this).poll_write(cx, only);
         }
-        match &mut this.stream {
+        let written = match &mut this.stream {
             ClientStream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             ClientStream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
+        };
+        let wanted: usize = bufs.iter().map(|buf| buf.len()).sum();
+        this.held_up = !matches!(written, Poll::Ready(Ok(length)) if length == wanted);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

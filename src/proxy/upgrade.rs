@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::header::{CONNECTION, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, Version};
+use http_body::Body;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
@@ -31,14 +32,16 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// Takes the app's half out of the request. `h2c` is not passed on: it would be about this hop (RFC 9113 §3.1).
-    pub(super) fn take(parts: &mut Parts, scan: &Scan) -> Option<Self> {
+    /// Takes the app's half out of the request. What is about this hop is not passed on: `h2c` (RFC 9113 §3.1), and `TLS`
+    /// (RFC 2817), which Apache's HttpClient offers with every request. Nor is an offer along with a body: a server
+    /// that does not take it must find an ordinary request.
+    pub(super) fn take(parts: &mut Parts, body: &impl Body, scan: &Scan) -> Option<Self> {
         if !scan.upgrade || parts.version != Version::HTTP_11 || !connection_upgrade(&parts.headers)
         {
             return None;
         }
         let protocol = parts.headers.get(UPGRADE)?.clone();
-        if protocol.as_bytes().eq_ignore_ascii_case(b"h2c") {
+        if !body.is_end_stream() || is_about_this_hop(&protocol) {
             return None;
         }
         let app = parts.extensions.remove::<OnUpgrade>()?;
@@ -166,6 +169,18 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         self.traffic.closed();
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
+}
+
+fn is_about_this_hop(protocols: &HeaderValue) -> bool {
+    let Ok(protocols) = protocols.to_str() else {
+        return true;
+    };
+    protocols.split(',').any(|protocol| {
+        let name = protocol.trim().split('/').next().unwrap_or_default();
+        ["h2c", "tls"]
+            .iter()
+            .any(|hop| name.eq_ignore_ascii_case(hop))
+    })
 }
 
 #[cfg(test)]

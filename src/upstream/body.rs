@@ -114,12 +114,12 @@ impl RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Cause;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Stream(upload) => upload.poll_frame(cx),
@@ -144,10 +144,7 @@ impl Body for RequestBody {
 // === impl Upload ===
 
 impl Upload {
-    fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
         let polled = self.source.poll_frame(cx);
         if let Some(progress) = &self.progress {
             progress.note(polled.is_pending());
@@ -225,6 +222,13 @@ impl UpstreamBody {
             Content::Whole(_) | Content::Http1(..) | Content::Http2(..) | Content::Failed(_) => {
                 None
             }
+        }
+    }
+
+    /// A body of which this is all that is left.
+    pub fn failed(error: BodyError) -> Self {
+        Self {
+            content: Content::Failed(error),
         }
     }
 

@@ -13,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::body::RequestBody;
+use super::send::Cause;
 
 /// A request body that can be asked for again.
 pub struct Replay {
@@ -35,6 +36,8 @@ struct State {
     /// Nothing that was taken is missing from `kept`.
     whole: bool,
     ended: bool,
+    /// Which attempt may read.
+    attempt: u32,
 }
 
 /// One attempt's view.
@@ -42,7 +45,13 @@ pub(super) struct Reader {
     tee: Tee,
     next: usize,
     trailers_sent: bool,
+    attempt: u32,
 }
+
+/// The reader of an attempt that is over: an HTTP/2 upload goes on by itself until it hears of that.
+#[derive(Debug, thiserror::Error)]
+#[error("another attempt goes on with this body")]
+struct Overtaken;
 
 // === impl Replay ===
 
@@ -63,6 +72,7 @@ impl Replay {
             room: limit,
             whole: true,
             ended: false,
+            attempt: 0,
         };
         Self {
             tee: Some(Tee(Arc::new(Mutex::new(state)))),
@@ -74,20 +84,36 @@ impl Replay {
         self.tee.is_none()
     }
 
-    /// The body from its beginning; `None` if some of it is gone. The one that was given out before must not be read any more.
+    /// The body from its beginning, for one attempt; `None` if some of it is gone. Before the next one comes [`Self::rewind`].
     pub fn body(&self) -> Option<RequestBody> {
         let Some(tee) = &self.tee else {
             return Some(RequestBody::Empty);
         };
-        if !tee.lock().whole {
+        let state = tee.lock();
+        if !state.whole {
             return None;
         }
         let reader = Reader {
             tee: tee.clone(),
             next: 0,
             trailers_sent: false,
+            attempt: state.attempt,
         };
+        drop(state);
         Some(RequestBody::stream(reader, Arc::clone(&self.forbidden)))
+    }
+
+    /// Ends the attempt that reads it now. Whether [`Self::body`] will have it for the next: from here on nobody takes any more
+    /// of it from the app.
+    pub fn rewind(&self) -> bool {
+        let Some(tee) = &self.tee else {
+            return true;
+        };
+        let mut state = tee.lock();
+        if state.whole {
+            state.attempt += 1;
+        }
+        state.whole
     }
 
     /// Whether [`Self::body`] would have it.
@@ -127,7 +153,7 @@ impl Tee {
 
 impl State {
     fn keep(&mut self, data: &Bytes) {
-        if !self.whole {
+        if !self.whole || data.is_empty() {
             return;
         }
         if data.len() > self.room {
@@ -169,8 +195,11 @@ impl Reader {
     pub(super) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
         let mut state = self.tee.lock();
+        if state.attempt != self.attempt {
+            return Poll::Ready(Some(Err(Overtaken.into())));
+        }
         if let Some(data) = state.kept.get(self.next).cloned() {
             self.next += 1;
             return Poll::Ready(Some(Ok(Frame::data(data))));
@@ -184,7 +213,7 @@ impl Reader {
         if state.ended {
             return Poll::Ready(None);
         }
-        let frame = ready!(state.poll_live(cx));
+        let frame = ready!(state.poll_live(cx)).map(|frame| frame.map_err(Cause::from));
         if state.whole {
             self.next = state.kept.len();
         } else if self.next > 0 || !state.kept.is_empty() {

@@ -19,6 +19,7 @@ mod leaving;
 mod readme;
 mod routing;
 mod secrecy;
+mod single_active;
 mod soak;
 mod starting;
 mod streaming;

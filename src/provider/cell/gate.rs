@@ -6,8 +6,30 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
+use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+
+use super::{Outlook, Shared, Token};
+
+/// How long an exchange waits for the answers to requests that could not be repeated.
+const LONGEST_DRAIN: Duration = Duration::from_secs(2);
+
+/// Opens and closes a cell's gate, but cannot put another token there.
+pub struct Gatekeeper {
+    pub(super) shared: Arc<Shared>,
+    pub(super) outlook: watch::Sender<Outlook>,
+}
+
+/// What is published: replaced as a whole.
+pub(super) struct Slot {
+    pub(super) token: Arc<Token>,
+    pub(super) gate: Gate,
+    /// The vendor may have issued another token, whose answer was lost: a rejection of this one is renewed at once.
+    pub(super) suspect: bool,
+    /// The generation's own: whoever is still on the wire with an older one is dead already, and not waited for.
+    pub(super) wire: Arc<Wire>,
+}
 
 /// Who may pass. Moves in this order, and from anywhere back to [`Gate::Open`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,6 +61,67 @@ pub(super) struct Wire {
 #[must_use = "dropped, the request counts as answered"]
 #[derive(Debug)]
 pub struct OnWire(Arc<Wire>);
+
+impl Gatekeeper {
+    /// Closes the gate in two steps: to requests that cannot be repeated, then, once those that have left are answered or
+    /// 2 s are over, to all. Does nothing where there is no gate or no token.
+    ///
+    /// Cancel safe, but the gate stays as far closed as it got.
+    pub async fn close(&self) {
+        let Some(wire) = self.close_to_unrepeatable() else {
+            return;
+        };
+        // Whoever has not been answered by then is overtaken by the new token.
+        let _ = tokio::time::timeout(LONGEST_DRAIN, wire.idle()).await;
+        self.close_to_all();
+    }
+
+    /// Opens the gate with the token that is in the cell. `suspect`: it may be dead, and its rejection is renewed at once.
+    pub fn open(&self, suspect: bool) {
+        let Some(slot) = self.shared.slot.load_full() else {
+            return;
+        };
+        let gate = slot.gate.min(Gate::Open);
+        if slot.gate != gate || slot.suspect != suspect {
+            self.shared.store(Arc::clone(&slot.token), gate, suspect);
+            // Without news: whoever waits at the gate looks again.
+            self.outlook.send_modify(|_| {});
+        }
+    }
+
+    /// `None` if there is nothing to close.
+    pub(super) fn close_to_unrepeatable(&self) -> Option<Arc<Wire>> {
+        self.narrow(Gate::Replayable)
+    }
+
+    pub(super) fn close_to_all(&self) {
+        self.narrow(Gate::Shut);
+    }
+
+    fn narrow(&self, to: Gate) -> Option<Arc<Wire>> {
+        let slot = self.shared.slot.load_full()?;
+        if slot.gate == Gate::Absent {
+            return None;
+        }
+        let gate = slot.gate.max(to);
+        self.shared
+            .store(Arc::clone(&slot.token), gate, slot.suspect);
+        Some(Arc::clone(&slot.wire))
+    }
+}
+
+impl Slot {
+    /// What comes after `last`: the same generation goes on with its wire.
+    pub(super) fn after(last: Option<&Self>, token: Arc<Token>, gate: Gate, suspect: bool) -> Self {
+        let same = last.filter(|last| last.token.generation == token.generation);
+        Self {
+            wire: same.map_or_else(Arc::default, |last| Arc::clone(&last.wire)),
+            token,
+            gate,
+            suspect,
+        }
+    }
+}
 
 impl Gate {
     pub(super) fn admits(self, traveller: Traveller) -> bool {

@@ -141,3 +141,99 @@ async fn rejections_before_anybody_listens_are_kept() {
     reader.reject(2);
     assert_eq!(writer.rejection().await, 3);
 }
+
+fn gated() -> (CellWriter, CellReader, Clock) {
+    let (writer, reader, clock, _) = setup();
+    writer.set_gated(true);
+    writer.publish(token(1, None, &clock), Outlook::Settled);
+    (writer, reader, clock)
+}
+
+fn on_wire(reader: &CellReader) -> OnWire {
+    match reader.enter(Traveller::Unrepeatable, 0) {
+        Entry::Pass(_, Some(on_wire)) => on_wire,
+        _ => panic!("not let through, or not counted"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exchange_waits_for_the_last_answer_but_not_for_long() {
+    for (answered, waited) in [(300, 300), (1999, 1999), (60_000, 2000)] {
+        let (writer, reader, _) = gated();
+        let on_wire = on_wire(&reader);
+        let answer = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(answered)).await;
+            drop(on_wire);
+        });
+        let start = Instant::now();
+        {
+            let gate = writer.gatekeeper();
+            let mut closing = std::pin::pin!(gate.close());
+            tokio::select! {
+                biased;
+                () = &mut closing => panic!("nobody waited"),
+                () = std::future::ready(()) => {}
+            }
+            assert!(reader.is_closed(Traveller::Unrepeatable));
+            assert!(!reader.is_closed(Traveller::Replayable));
+            closing.await;
+        }
+        assert_eq!(start.elapsed(), Duration::from_millis(waited));
+        assert!(reader.is_closed(Traveller::Replayable));
+        assert!(matches!(
+            reader.enter(Traveller::Replayable, 0),
+            Entry::Closed
+        ));
+        answer.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_straggler_of_an_older_generation_is_not_waited_for() {
+    let (writer, reader, clock) = gated();
+    let _straggler = on_wire(&reader);
+    writer.gatekeeper().close().await;
+    writer.publish(token(2, None, &clock), Outlook::Settled);
+    let start = Instant::now();
+    writer.gatekeeper().close().await;
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_new_token_opens_the_gate_and_so_does_the_old_one() {
+    let (writer, reader, clock) = gated();
+    for publish in [true, false] {
+        writer.gatekeeper().close().await;
+        let waiter = {
+            let reader = reader.clone();
+            tokio::spawn(async move {
+                let deadline = Instant::now() + WAIT;
+                reader.opening(Traveller::Replayable, deadline).await
+            })
+        };
+        tokio::task::yield_now().await;
+        match publish {
+            true => writer.publish(token(2, None, &clock), Outlook::Settled),
+            false => writer.gatekeeper().open(true),
+        }
+        let start = Instant::now();
+        assert_eq!(waiter.await.unwrap(), Ok(()));
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        assert_eq!(writer.is_suspect(), !publish);
+    }
+    writer.gatekeeper().close().await;
+    let start = Instant::now();
+    let late = reader.opening(Traveller::Replayable, start + WAIT).await;
+    assert!(late.is_err());
+    assert_eq!(start.elapsed(), WAIT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_old_tokens_live_on_there_is_no_gate_and_nobody_is_counted() {
+    let (writer, reader, clock, _) = setup();
+    writer.publish(token(1, None, &clock), Outlook::Settled);
+    let entry = reader.enter(Traveller::Unrepeatable, 0);
+    assert!(matches!(entry, Entry::Pass(_, None)));
+    writer.gatekeeper().close().await;
+    assert!(!reader.is_closed(Traveller::Unrepeatable));
+}

@@ -162,6 +162,8 @@ impl Upload {
     fn gather(&mut self, cx: &mut Context<'_>) -> Result<(), Cause> {
         while self.state == State::Body
             && self.data.is_empty()
+            // The end of a chunk goes out before the next one's size.
+            && self.tail.is_empty()
             && self.out.len() - self.written < GATHER
         {
             match Pin::new(&mut self.body).poll_frame(cx) {
