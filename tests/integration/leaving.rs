@@ -74,7 +74,7 @@ async fn a_post_to_the_byte() {
             .await;
         let (mut connection, head) = upstream.request().await;
         let expected = format!(
-            "POST /x HTTP/1.1\r\nhost: {}\r\ncontent-type: text/plain\r\nauthorization: Bearer {}\r\ncontent-length: 5\r\n\r\n",
+            "POST /x HTTP/1.1\r\nhost: {}\r\ncontent-type: text/plain\r\ncontent-length: 5\r\nauthorization: Bearer {}\r\n\r\n",
             upstream.address(),
             token("api")
         );
