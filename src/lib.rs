@@ -80,9 +80,23 @@
 //! * *The 2 s are over.* Whoever is still on the wire and cannot be repeated may see a 401. It is of an older generation, and the next
 //!   exchange does not wait for it again. A response that has begun, or an upgraded connection, is never touched.
 //! * *The refresher fails in the middle.* A panic ends as a failed fetch and opens the gate; when the refresher is gone, so is the
-//!   process or the provider, and those who wait are told. No request waits longer than `token_wait`.
+//!   process or the provider, and those who wait are told. No wait at the gate is longer than `token_wait`.
 //!
 //! `provider/cell/interleavings.rs` walks all orders of these steps on the real cell.
+//!
+//! # Reload
+//!
+//! A new configuration is read, checked and compared with the running one before anything changes (`app/reload.rs`). What did not change
+//! lives on: a target with its connections, a refresher with its token; a changed secret is handed to the running refresher. Requests
+//! keep the [`proxy::Snapshot`] that they started with.
+//!
+//! # HTTP/1.1 to the upstream is our own
+//!
+//! hyper serves the app's side and speaks HTTP/2. Its HTTP/1.1 client was tried first, on pools of ours: a 1 KiB GET took 50,400 user
+//! instructions (callgrind) where nginx takes 43,900; the rest of the program being equal, the codec in `upstream/http1` takes 38,100. It
+//! has no driver task and no channels, borrows a request's head, so that a retry needs no copy, and refuses every framing that two
+//! readers could take differently. What it costs is that an upload which is still going on when the response has begun moves only
+//! while the response is read.
 //!
 //! # What is not here
 //!
