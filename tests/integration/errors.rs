@@ -172,7 +172,6 @@ async fn what_is_no_http_is_refused_and_the_connection_closed() {
 }
 
 #[tokio::test]
-#[ignore = "hyper answers heads that it cannot read by itself: the right status, but no problem details and no Proxy-Status"]
 async fn what_is_no_http_is_told_like_every_other_error() {
     alone("", "", async |app| {
         let nonsense = app.connect().await.request("nonsense\r\n\r\n").await;
