@@ -191,6 +191,25 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn offers_about_this_hop_are_known() {
+        for ours in [
+            "h2c",
+            "TLS/1.2",
+            "tls",
+            "h2c, websocket",
+            "websocket, TLS/1.0",
+        ] {
+            assert!(is_about_this_hop(&HeaderValue::from_static(ours)), "{ours}");
+        }
+        for theirs in ["websocket", "TLSX", "spdy/3.1"] {
+            assert!(
+                !is_about_this_hop(&HeaderValue::from_static(theirs)),
+                "{theirs}"
+            );
+        }
+    }
+
     /// The app, the upstream, and the tunnel between them.
     fn tunnel() -> (DuplexStream, DuplexStream, JoinHandle<io::Result<()>>) {
         let (app, near_app) = duplex(1024);

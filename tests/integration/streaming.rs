@@ -541,6 +541,31 @@ async fn an_http2_upstream_that_resets_a_stream() {
     .await;
 }
 
+/// A stream that is reset on a connection which has carried requests could be a stale one: a safe request goes out once more, and
+/// not again and again.
+#[tokio::test]
+async fn a_stream_that_is_always_reset_is_tried_twice() {
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    let world = World::new();
+    let upstream = Server::start(&world.authority, HTTP2, |request| async move {
+        if request.uri().path() == "/reset" {
+            ASKED.fetch_add(1, Ordering::SeqCst);
+            panic!("resets this stream, and only this one");
+        }
+        let (sender, body) = frames();
+        sender.send(Ok(Frame::data(Bytes::from("ok")))).unwrap();
+        Response::new(body)
+    })
+    .await;
+    let config = server("") + &world.upstream("api", &upstream.url(), "");
+    with_app(&config, async |app| {
+        assert_eq!(app.get("/").await.status, 200);
+        assert_eq!(app.get("/reset").await.code(), "upstream_closed");
+        assert_eq!(ASKED.load(Ordering::SeqCst), 2);
+    })
+    .await;
+}
+
 /// A body that ends with the connection (HTTP/1.0 servers) is whole.
 #[tokio::test]
 async fn a_body_until_the_end_of_the_connection() {
