@@ -12,6 +12,7 @@
 mod cli;
 mod client;
 mod connecting;
+mod deploying;
 mod ending;
 mod errors;
 mod harness;
