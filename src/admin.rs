@@ -27,7 +27,7 @@ use tokio::time::{sleep, timeout};
 use crate::metrics::Metrics;
 use crate::provider::RefreshError;
 
-pub use report::{ProviderReport, Report, UpstreamReport};
+pub use report::{ProviderReport, ReloadReport, ReplayReport, Report, UpstreamReport};
 
 /// For a request's head, idle time before it included: a forgotten connection must not hold a place.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);

@@ -633,7 +633,7 @@ impl Control for Fake {
         Report {
             version: "0.1.0".to_owned(),
             ready: true,
-            providers: vec![ProviderReport::new("cncn", true, None, &status, now)],
+            providers: vec![ProviderReport::new("cncn", true, None, false, &status, now)],
             ..Report::default()
         }
     }

@@ -1,16 +1,19 @@
 //! What the admin port sees of the running proxy.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
 use super::live::Live;
 use super::reload::Reloader;
-use crate::admin::{Control, ProviderReport, Readiness, Report, UpstreamReport, Work};
+use crate::admin::{
+    Control, ProviderReport, Readiness, ReloadReport, Report, UpstreamReport, Work,
+};
 use crate::config::{Listen, TokenSource};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, latency_bounds};
 use crate::provider::{Handle, RefreshError, State};
 use crate::proxy::Proxy;
 
@@ -29,6 +32,8 @@ pub(super) struct View {
     shown: ArcSwap<Shown>,
     /// What the last reload found wrong.
     problems: ArcSwap<Vec<String>>,
+    /// The latest reloads, newest first.
+    reloads: Mutex<VecDeque<Reloaded>>,
     /// All required providers have had a token. Never taken back: providers that a reload adds do not count.
     was_ready: AtomicBool,
     ending: AtomicBool,
@@ -39,6 +44,15 @@ struct Shown {
     providers: Vec<Handle>,
     allow_hosts: Vec<String>,
     shutdown_delay: Duration,
+}
+
+/// How many reloads are remembered.
+const RELOADS: usize = 10;
+
+struct Reloaded {
+    at: SystemTime,
+    ok: bool,
+    detail: String,
 }
 
 impl View {
@@ -59,8 +73,32 @@ impl View {
         self.shown.load().shutdown_delay
     }
 
-    pub(super) fn set_problems(&self, problems: Vec<String>) {
+    /// Remembers how a reload ended.
+    pub(super) fn reloaded(&self, result: &Result<String, Vec<String>>) {
+        let (detail, problems) = match result {
+            Ok(changes) => (changes.clone(), Vec::new()),
+            Err(problems) => (problems.join("; "), problems.clone()),
+        };
         self.problems.store(Arc::new(problems));
+        let mut reloads = self.reloads();
+        reloads.truncate(RELOADS - 1);
+        reloads.push_front(Reloaded {
+            at: SystemTime::now(),
+            ok: result.is_ok(),
+            detail,
+        });
+    }
+
+    fn reload_reports(&self) -> Vec<ReloadReport> {
+        let now = SystemTime::now();
+        self.reloads()
+            .iter()
+            .map(|it| ReloadReport::new(it.at, now, it.ok, it.detail.clone()))
+            .collect()
+    }
+
+    fn reloads(&self) -> MutexGuard<'_, VecDeque<Reloaded>> {
+        self.reloads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on `/readyz` says no.
@@ -139,6 +177,7 @@ impl AppControl {
                 handle.name(),
                 handle.required(),
                 endpoint,
+                handle.provider().life.single_active,
                 &handle.status(),
                 now,
             )
@@ -181,6 +220,8 @@ impl Control for AppControl {
             listeners: self.listeners.iter().map(address).collect(),
             providers: self.provider_reports(),
             upstreams: self.upstream_reports(),
+            latency_bounds: latency_bounds().to_vec(),
+            reloads: self.view.reload_reports(),
         }
     }
 

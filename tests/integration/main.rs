@@ -9,6 +9,7 @@
     reason = "what cannot go on has failed, and says where"
 )]
 
+mod browser;
 mod cli;
 mod client;
 mod connecting;
@@ -16,6 +17,7 @@ mod ending;
 mod errors;
 mod harness;
 mod leaving;
+mod page;
 mod readme;
 mod routing;
 mod secrecy;
