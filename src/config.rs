@@ -317,6 +317,11 @@ impl Environment for ProcessEnvironment {
     }
 }
 
+/// A duration as the file writes it (`30s`, `250ms`), for flags. The error says what is expected.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    units::duration(text).map_err(|complaint| complaint.message)
+}
+
 impl Config {
     /// Reads and checks a configuration. Relative paths in it are taken relative to the working directory.
     ///

@@ -76,7 +76,7 @@ impl Written for Limit {
 /// A century: longer than any token lives, short enough to be added to any point in time.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-fn duration(text: &str) -> Result<Duration, Complaint> {
+pub(super) fn duration(text: &str) -> Result<Duration, Complaint> {
     let (number, unit) = number_and_unit(text).ok_or_else(no_duration)?;
     let millis = match unit {
         "ms" => 1,

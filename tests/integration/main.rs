@@ -15,6 +15,7 @@ mod client;
 mod connecting;
 mod ending;
 mod errors;
+mod exec;
 mod harness;
 mod leaving;
 mod page;
