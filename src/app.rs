@@ -41,6 +41,7 @@ use live::Live;
 use reload::Reloader;
 use snapshot::{Fixed, Prepared};
 
+pub use control::LogControl;
 pub use reload::ConfigFile;
 
 /// How long the process waits for a fetch that is under way when it ends.
@@ -53,6 +54,8 @@ pub enum Shutdown {
     Term,
     /// SIGINT: no delay.
     Interrupt,
+    /// `POST /quitquitquit`: no delay either, for those who would connect have ended.
+    Quit,
 }
 
 /// Why the program does not start.
@@ -99,6 +102,7 @@ pub struct Bound {
     profiles: TlsProfiles,
     clock: Clock,
     file: Option<ConfigFile>,
+    log: Option<Arc<dyn LogControl>>,
 }
 
 /// Opens the sockets and the store and reads the TLS files. Starts nothing. Blocks.
@@ -137,6 +141,7 @@ pub fn bind(config: Config) -> Result<Bound, StartError> {
         profiles,
         clock: Clock::System,
         file: None,
+        log: None,
     })
 }
 
@@ -161,6 +166,13 @@ impl Bound {
         self
     }
 
+    /// From [`Self::run`] on, the admin port can change what is logged.
+    #[must_use]
+    pub fn log_by(mut self, log: Arc<dyn LogControl>) -> Self {
+        self.log = Some(log);
+        self
+    }
+
     /// Runs until `shutdown` resolves and everything has ended, at most `shutdown_delay` and `shutdown_grace` later.
     ///
     /// Blocks: the calling thread becomes the control thread, and `shutdown` is polled on its runtime.
@@ -180,6 +192,7 @@ impl Bound {
             profiles,
             clock,
             file,
+            log,
         } = self;
         let start = Start {
             config,
@@ -189,6 +202,7 @@ impl Bound {
             profiles,
             clock,
             file,
+            log,
         };
         let result = runtime.block_on(start.run(listeners, admin, shutdown));
         for file in socket_files {
@@ -208,6 +222,7 @@ struct Start {
     profiles: TlsProfiles,
     clock: Clock,
     file: Option<ConfigFile>,
+    log: Option<Arc<dyn LogControl>>,
 }
 
 impl Start {
@@ -238,8 +253,14 @@ impl Start {
             None => None,
         };
         let view = running.view;
+        let asked = async {
+            tokio::select! {
+                reason = shutdown => reason,
+                () = view.asked_to_quit() => Shutdown::Quit,
+            }
+        };
         let ended_early = tokio::select! {
-            reason = shutdown => {
+            reason = asked => {
                 view.not_ready();
                 tracing::info!(?reason, "shutting down");
                 if reason == Shutdown::Term {
@@ -299,6 +320,7 @@ impl Start {
             Arc::clone(&view),
             reloader,
             self.addresses,
+            self.log,
         ));
         Running {
             proxy,

@@ -79,6 +79,8 @@ pub struct Server {
     pub client_auth: Option<ClientAuth>,
     /// Whether `Via` is sent.
     pub via: bool,
+    /// Whether `POST /quitquitquit` on the admin port ends the process.
+    pub quitquitquit: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 
 use super::live::Live;
 use super::reload::Reloader;
@@ -22,7 +23,17 @@ pub(super) struct AppControl {
     view: Arc<View>,
     reloader: Arc<Reloader>,
     listeners: Vec<Listen>,
+    log: Option<Arc<dyn LogControl>>,
     started: Instant,
+}
+
+/// What is logged, and how it is changed while the process runs.
+pub trait LogControl: Send + Sync {
+    /// As `--log` has it.
+    fn directives(&self) -> String;
+
+    /// The error says what is wrong with them.
+    fn set(&self, directives: &str) -> Result<(), String>;
 }
 
 /// The control flow's counterpart of a [`Snapshot`](crate::proxy::Snapshot): what others may know of the running
@@ -34,6 +45,7 @@ pub(super) struct View {
     problems: ArcSwap<Vec<String>>,
     /// The latest reloads, newest first.
     reloads: Mutex<VecDeque<Reloaded>>,
+    quit: Notify,
     /// All required providers have had a token. Never taken back: providers that a reload adds do not count.
     was_ready: AtomicBool,
     ending: AtomicBool,
@@ -44,6 +56,7 @@ struct Shown {
     providers: Vec<Handle>,
     allow_hosts: Vec<String>,
     shutdown_delay: Duration,
+    quitquitquit: bool,
 }
 
 /// How many reloads are remembered.
@@ -62,6 +75,7 @@ impl View {
             providers: live.providers(),
             allow_hosts: server.allow_hosts.clone(),
             shutdown_delay: server.shutdown_delay,
+            quitquitquit: server.quitquitquit,
         }));
     }
 
@@ -71,6 +85,11 @@ impl View {
 
     pub(super) fn shutdown_delay(&self) -> Duration {
         self.shown.load().shutdown_delay
+    }
+
+    /// Waits until the admin port is asked to end the process.
+    pub(super) async fn asked_to_quit(&self) {
+        self.quit.notified().await;
     }
 
     /// Remembers how a reload ended.
@@ -156,12 +175,14 @@ impl AppControl {
         view: Arc<View>,
         reloader: Arc<Reloader>,
         listeners: Vec<Listen>,
+        log: Option<Arc<dyn LogControl>>,
     ) -> Self {
         Self {
             proxy,
             view,
             reloader,
             listeners,
+            log,
             started: Instant::now(),
         }
     }
@@ -241,6 +262,25 @@ impl Control for AppControl {
             .find(|handle| handle.name() == provider)?
             .clone();
         Some(Box::pin(async move { handle.refresh().await }))
+    }
+
+    fn quit(&self) -> bool {
+        let allowed = self.view.shown.load().quitquitquit;
+        if allowed {
+            self.view.quit.notify_one();
+        }
+        allowed
+    }
+
+    fn log(&self) -> Option<String> {
+        Some(self.log.as_ref()?.directives())
+    }
+
+    fn set_log(&self, directives: &str) -> Result<(), String> {
+        match &self.log {
+            Some(log) => log.set(directives),
+            None => Err("there is no log to change".to_owned()),
+        }
     }
 
     fn reload(&self) -> Work<Result<String, Vec<String>>> {
