@@ -242,3 +242,6 @@ impl Reader {
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;
