@@ -19,6 +19,7 @@ mod harness;
 mod leaving;
 mod peers;
 mod readme;
+mod rejection;
 mod routing;
 mod secrecy;
 mod single_active;
