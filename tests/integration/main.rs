@@ -22,6 +22,7 @@ mod readme;
 mod rejection;
 mod routing;
 mod secrecy;
+mod silence;
 mod single_active;
 mod soak;
 mod starting;
