@@ -72,6 +72,10 @@ pub(super) fn check<B>(
         // It would show the app the token that was put on (RFC 9110 §9.3.8).
         return Err(ProxyError::RequestNotAllowed("TRACE would show the token"));
     }
+    if request.uri().path() == "*" && request.method() != Method::OPTIONS {
+        // RFC 9112 §3.2.4.
+        return Err(ProxyError::BadRequest("`*` is a target of OPTIONS only"));
+    }
     framing(request, scan)?;
     host(request, scan, client, &snapshot.hosts)?;
     if scan.cross_site {
