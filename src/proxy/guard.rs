@@ -157,7 +157,7 @@ pub(super) fn is_authority(text: &str) -> bool {
             .is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok()),
         None => {
             let allowed =
-                |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&byte);
+                |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte);
             !host.is_empty() && host.bytes().all(allowed)
         }
     };

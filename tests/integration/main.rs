@@ -25,5 +25,6 @@ mod soak;
 mod starting;
 mod streaming;
 mod strict;
+mod strict_answers;
 mod upstream;
 mod vendors;
