@@ -12,10 +12,12 @@
 mod cli;
 mod client;
 mod connecting;
+mod egress;
 mod ending;
 mod errors;
 mod harness;
 mod leaving;
+mod own_credentials;
 mod protocols;
 mod readme;
 mod recorder;

@@ -302,7 +302,7 @@ async fn nothing_of_a_hint_is_part_of_the_answer() {
 /// A process of its own, whose memory is nobody else's. `CUPBEARER_BODY_MIB` makes the bodies larger.
 #[tokio::test]
 async fn large_bodies_take_no_memory() {
-    let size = std::env::var("CUPBEARER_BODY_MIB").map_or(192, |size| size.parse().unwrap());
+    let size = std::env::var("CUPBEARER_BODY_MIB").map_or(96, |size| size.parse().unwrap());
     let size: usize = size * 1024 * 1024;
     let world = World::new();
     for offer in [HTTP1, HTTP2] {
