@@ -8,6 +8,8 @@ mod context;
 mod dialects;
 mod egress;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod identity;
 mod origin;
 mod problems;

@@ -7,6 +7,8 @@ pub mod accept;
 mod authorize;
 mod error;
 mod forward;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod guard;
 mod headers;
 mod reject;

@@ -64,7 +64,19 @@ pub(crate) struct App {
 
 /// Runs the program with a configuration, and `test` in front of it; then ends it, which must go well.
 pub(crate) async fn with_app<T>(config: &str, test: impl AsyncFnOnce(&App) -> T) -> T {
-    let mut app = App::start(config).await;
+    with_app_in(NoEnvironment, config, test).await
+}
+
+/// [`with_app`], in an environment.
+pub(crate) async fn with_app_in<T>(
+    environment: impl Environment,
+    config: &str,
+    test: impl AsyncFnOnce(&App) -> T,
+) -> T {
+    let mut app = match App::try_start_in(&environment, config).await {
+        Ok(app) => app,
+        Err(error) => panic!("{error}\nin\n{config}"),
+    };
     let result = test(&app).await;
     app.stop(Shutdown::Interrupt);
     app.ended().await.unwrap();
@@ -97,8 +109,12 @@ impl App {
 
     /// The error is what the command line would say.
     pub(crate) async fn try_start(config: &str) -> Result<Self, String> {
+        Self::try_start_in(&NoEnvironment, config).await
+    }
+
+    async fn try_start_in(environment: &dyn Environment, config: &str) -> Result<Self, String> {
         start_log();
-        let config = Config::from_toml(config, &NoEnvironment).map_err(|problems| {
+        let config = Config::from_toml(config, environment).map_err(|problems| {
             let lines = problems
                 .iter()
                 .map(|problem| format!("{}: {}\n", problem.path, problem.message));
