@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use super::live::Live;
 use super::reload::Reloader;
 use crate::admin::{Control, ProviderReport, Readiness, Report, UpstreamReport, Work};
-use crate::config::{Listen, TokenSource};
+use crate::config::TokenSource;
 use crate::metrics::Metrics;
 use crate::provider::{Handle, RefreshError, State};
 use crate::proxy::Proxy;
@@ -18,7 +18,6 @@ pub(super) struct AppControl {
     proxy: Arc<Proxy>,
     view: Arc<View>,
     reloader: Arc<Reloader>,
-    listeners: Vec<Listen>,
     started: Instant,
 }
 
@@ -36,6 +35,7 @@ pub(super) struct View {
 
 #[derive(Default)]
 struct Shown {
+    listeners: Vec<String>,
     providers: Vec<Handle>,
     allow_hosts: Vec<String>,
     shutdown_delay: Duration,
@@ -45,6 +45,7 @@ impl View {
     pub(super) fn show(&self, live: &Live) {
         let server = &live.config().server;
         self.shown.store(Arc::new(Shown {
+            listeners: live.listeners(),
             providers: live.providers(),
             allow_hosts: server.allow_hosts.clone(),
             shutdown_delay: server.shutdown_delay,
@@ -113,17 +114,11 @@ impl View {
 }
 
 impl AppControl {
-    pub(super) fn new(
-        proxy: Arc<Proxy>,
-        view: Arc<View>,
-        reloader: Arc<Reloader>,
-        listeners: Vec<Listen>,
-    ) -> Self {
+    pub(super) fn new(proxy: Arc<Proxy>, view: Arc<View>, reloader: Arc<Reloader>) -> Self {
         Self {
             proxy,
             view,
             reloader,
-            listeners,
             started: Instant::now(),
         }
     }
@@ -158,6 +153,7 @@ impl AppControl {
         let mut reports: Vec<_> = snapshot
             .routes
             .targets()
+            .iter()
             .map(|target| UpstreamReport::new(&target.config, &target.metrics, &errors))
             .collect();
         reports.sort_by(|a, b| a.name.cmp(&b.name));
@@ -178,7 +174,7 @@ impl Control for AppControl {
             ready: readiness.pending.is_empty(),
             pending: readiness.pending,
             config_problems: self.view.problems.load().to_vec(),
-            listeners: self.listeners.iter().map(address).collect(),
+            listeners: self.view.shown.load().listeners.clone(),
             providers: self.provider_reports(),
             upstreams: self.upstream_reports(),
         }
@@ -205,12 +201,5 @@ impl Control for AppControl {
     fn reload(&self) -> Work<Result<String, Vec<String>>> {
         let reloader = Arc::clone(&self.reloader);
         Box::pin(async move { reloader.reload().await })
-    }
-}
-
-fn address(listen: &Listen) -> String {
-    match listen {
-        Listen::Tcp(address) => address.to_string(),
-        Listen::Unix(path) => format!("unix:{}", path.display()),
     }
 }

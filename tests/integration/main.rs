@@ -17,6 +17,7 @@ mod errors;
 mod harness;
 mod leaving;
 mod readme;
+mod reloading;
 mod routing;
 mod secrecy;
 mod single_active;
