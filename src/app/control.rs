@@ -13,7 +13,7 @@ use super::reload::Reloader;
 use crate::admin::{
     Control, ProviderReport, Readiness, ReloadReport, Report, UpstreamReport, Work,
 };
-use crate::config::{Listen, TokenSource};
+use crate::config::TokenSource;
 use crate::metrics::{Metrics, latency_bounds};
 use crate::provider::{Handle, RefreshError, State};
 use crate::proxy::Proxy;
@@ -22,7 +22,6 @@ pub(super) struct AppControl {
     proxy: Arc<Proxy>,
     view: Arc<View>,
     reloader: Arc<Reloader>,
-    listeners: Vec<Listen>,
     log: Option<Arc<dyn LogControl>>,
     started: Instant,
 }
@@ -53,6 +52,7 @@ pub(super) struct View {
 
 #[derive(Default)]
 struct Shown {
+    listeners: Vec<String>,
     providers: Vec<Handle>,
     allow_hosts: Vec<String>,
     shutdown_delay: Duration,
@@ -72,6 +72,7 @@ impl View {
     pub(super) fn show(&self, live: &Live) {
         let server = &live.config().server;
         self.shown.store(Arc::new(Shown {
+            listeners: live.listeners(),
             providers: live.providers(),
             allow_hosts: server.allow_hosts.clone(),
             shutdown_delay: server.shutdown_delay,
@@ -174,14 +175,12 @@ impl AppControl {
         proxy: Arc<Proxy>,
         view: Arc<View>,
         reloader: Arc<Reloader>,
-        listeners: Vec<Listen>,
         log: Option<Arc<dyn LogControl>>,
     ) -> Self {
         Self {
             proxy,
             view,
             reloader,
-            listeners,
             log,
             started: Instant::now(),
         }
@@ -218,6 +217,7 @@ impl AppControl {
         let mut reports: Vec<_> = snapshot
             .routes
             .targets()
+            .iter()
             .map(|target| UpstreamReport::new(&target.config, &target.metrics, &errors))
             .collect();
         reports.sort_by(|a, b| a.name.cmp(&b.name));
@@ -238,7 +238,7 @@ impl Control for AppControl {
             ready: readiness.pending.is_empty(),
             pending: readiness.pending,
             config_problems: self.view.problems.load().to_vec(),
-            listeners: self.listeners.iter().map(address).collect(),
+            listeners: self.view.shown.load().listeners.clone(),
             providers: self.provider_reports(),
             upstreams: self.upstream_reports(),
             latency_bounds: latency_bounds().to_vec(),
@@ -286,12 +286,5 @@ impl Control for AppControl {
     fn reload(&self) -> Work<Result<String, Vec<String>>> {
         let reloader = Arc::clone(&self.reloader);
         Box::pin(async move { reloader.reload().await })
-    }
-}
-
-fn address(listen: &Listen) -> String {
-    match listen {
-        Listen::Tcp(address) => address.to_string(),
-        Listen::Unix(path) => format!("unix:{}", path.display()),
     }
 }

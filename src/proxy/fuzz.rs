@@ -67,7 +67,7 @@ static TARGETS: LazyLock<Vec<Arc<Target>>> = LazyLock::new(|| {
 static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
     let mut routes = Routes::new(vec!["127.0.0.1:8080".to_owned()]);
     for target in TARGETS.iter() {
-        routes.add(Arc::clone(target), None);
+        routes.add(Arc::clone(target));
     }
     routes
 });

@@ -4,6 +4,7 @@
 //! (DNS rebinding, cross-site requests); framing and paths because what we forward must mean the same to the upstream.
 
 use std::collections::HashSet;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
 use http::header::{HOST, ORIGIN};
 use http::{Method, Request, Version};
@@ -20,6 +21,8 @@ pub struct Hosts {
     names: HashSet<Box<str>>,
     /// `Origin` values that may come from elsewhere.
     origins: HashSet<Box<str>>,
+    /// Another one for other names: what a connection knows of the names holds only for these.
+    edition: u64,
 }
 
 impl Hosts {
@@ -28,11 +31,15 @@ impl Hosts {
         names: impl IntoIterator<Item = String>,
         origins: impl IntoIterator<Item = String>,
     ) -> Self {
+        let names: HashSet<Box<str>> = names
+            .into_iter()
+            .map(|name| name.to_ascii_lowercase().into())
+            .collect();
+        let edition =
+            |name: &Box<str>| BuildHasherDefault::<DefaultHasher>::default().hash_one(name);
         Self {
-            names: names
-                .into_iter()
-                .map(|name| name.to_ascii_lowercase().into())
-                .collect(),
+            edition: names.iter().map(edition).fold(0, u64::wrapping_add),
+            names,
             origins: origins
                 .into_iter()
                 .map(|origin| origin.to_ascii_lowercase().into())
@@ -128,7 +135,7 @@ fn host<B>(
         };
     };
     // Most connections name the same host in every request.
-    if client.knows_host(authority.as_bytes()) {
+    if client.knows_host(authority.as_bytes(), hosts.edition) {
         return Ok(());
     }
     // With a target in absolute-form the field does not count, but must be valid all the same.
@@ -140,7 +147,7 @@ fn host<B>(
     if !hosts.accept(&authority) {
         return Err(ProxyError::HostNotAllowed);
     }
-    client.learn_host(authority.as_bytes());
+    client.learn_host(authority.as_bytes(), hosts.edition);
     Ok(())
 }
 

@@ -27,6 +27,7 @@ mod protocols;
 mod readme;
 mod recorder;
 mod rejection;
+mod reloading;
 mod rewriting;
 mod routing;
 mod secrecy;
