@@ -34,7 +34,7 @@ fn alerts_and_panels_ask_for_metrics_that_there_are() {
 #[test]
 fn alerts_and_panels_ask_for_states_and_results_that_there_are() {
     let exposed = exposed();
-    let label = Regex::new(r#"(state|result)=~?\\?"([a-z_|]+)\\?""#).unwrap();
+    let label = Regex::new(r#"\b(state|result)=~?\\?"([a-z_|]+)\\?""#).unwrap();
     for path in ASKING {
         let text = file(path);
         let mut seen = 0;
