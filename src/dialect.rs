@@ -32,7 +32,7 @@ use zeroize::Zeroizing;
 
 use crate::secret::Secret;
 
-pub use builtin::builtin;
+pub use builtin::{builtin, find_builtin};
 pub use compile::{compile, compile_as, compile_static};
 pub use response::check_token;
 pub use schema::{DialectToml, Overrides};

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::failure::Failure;
 use super::table::Table;
-use crate::dialect::{self, ExchangePlan, Overrides, Source};
+use crate::dialect::{self, DialectToml, ExchangePlan, Overrides, Source};
 
 /// These stand at the top of a provider's table; every other variable goes into `vars` (DESIGN.md §2).
 const WELL_KNOWN: [&str; 10] = [
@@ -39,10 +39,20 @@ pub(super) fn run(args: &DialectsArgs, out: &mut dyn Write) -> Result<(), Failur
     Ok(())
 }
 
+/// All of them by group, a line each.
 fn list() -> String {
     let mut table = Table::new(["DIALECT", "WHAT IT IS"]);
-    for (name, toml) in dialect::builtin() {
-        table.row([(*name).to_owned(), summary(toml).to_owned()]);
+    let mut group = None;
+    for (name, _) in dialect::builtin() {
+        let Some(dialect) = dialect::find_builtin(name) else {
+            continue;
+        };
+        if group != dialect.group.as_deref() {
+            group = dialect.group.as_deref();
+            table.row([String::new(), String::new()]);
+            table.row([format!("{}:", group.unwrap_or_default()), String::new()]);
+        }
+        table.row([format!("  {name}"), about(dialect).to_owned()]);
     }
     format!(
         "{table}\n`cupbearer dialects NAME` explains one. Your own go into [dialects.NAME] of the configuration.\n"
@@ -50,7 +60,7 @@ fn list() -> String {
 }
 
 fn explain(name: &str) -> Result<String, Failure> {
-    let Some(toml) = source(name) else {
+    let (Some(toml), Some(dialect)) = (source(name), dialect::find_builtin(name)) else {
         let names: Vec<&str> = dialect::builtin().iter().map(|(name, _)| *name).collect();
         let hint = names
             .iter()
@@ -65,12 +75,12 @@ fn explain(name: &str) -> Result<String, Failure> {
     };
     let described = Described::read(name);
     let mut text = format!(
-        "{name}: {}\n\n{}",
-        summary(toml),
+        "{name}: {}\n\n{}\n{}",
+        about(dialect),
+        provenance(dialect),
         described.grants_table(name)
     );
     if !described.auth_methods.is_empty() {
-        // A String takes everything, here and below.
         let _ = writeln!(
             text,
             "\nauth_method: {}",
@@ -170,12 +180,30 @@ fn source(name: &str) -> Option<&'static str> {
         .find_map(|(known, toml)| (*known == name).then_some(*toml))
 }
 
-/// The first comment line.
-fn summary(toml: &str) -> &str {
-    toml.lines()
-        .find_map(|line| line.strip_prefix('#'))
-        .unwrap_or_default()
-        .trim()
+fn about(dialect: &DialectToml) -> &str {
+    dialect.about.as_deref().unwrap_or_default()
+}
+
+/// The document, when the dialect was compared with it, and what it does not say.
+fn provenance(dialect: &DialectToml) -> String {
+    let mut text = String::new();
+    let lines = [
+        ("Document", &dialect.document),
+        ("Compared with it", &dialect.checked),
+    ];
+    for (what, value) in lines {
+        if let Some(value) = value {
+            // A String takes everything, here and below.
+            let _ = writeln!(text, "{what}: {value}");
+        }
+    }
+    if !dialect.unverified.is_empty() {
+        text.push_str("Not verified:\n");
+    }
+    for fact in &dialect.unverified {
+        let _ = writeln!(text, "- {fact}");
+    }
+    text
 }
 
 fn plan(dialect: &str, grant: Option<&str>) -> Option<ExchangePlan> {
@@ -231,12 +259,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_dialect_is_listed_with_a_summary() {
+    fn every_dialect_is_listed_in_its_group() {
         let text = list();
-        for (name, toml) in dialect::builtin() {
-            assert!(!summary(toml).is_empty(), "{name} starts without a comment");
-            assert!(text.contains(summary(toml)));
+        for (name, _) in dialect::builtin() {
+            let dialect = dialect::find_builtin(name).unwrap();
+            let (before, _) = (text.split_once(&format!("\n  {name} ")))
+                .unwrap_or_else(|| panic!("no {name} in {text}"));
+            let group = before.lines().rfind(|line| line.ends_with(':'));
+            assert_eq!(
+                group.map(|line| line.trim_end_matches(':')),
+                dialect.group.as_deref()
+            );
+            assert!(text.contains(about(dialect)));
         }
+    }
+
+    #[test]
+    fn what_is_not_verified_is_told() {
+        let text = explain("ctcfile").unwrap();
+        assert!(
+            text.contains("\nNot verified:\n- which codes and statuses"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -1,0 +1,273 @@
+//! Each built-in dialect against its fixture, `fixtures/NAME.toml`: the requests that it makes, to the byte, and the
+//! answers that its document gives, read to token, life and class of error.
+//!
+//! A fixture is data, so that a vendor is added with two files and its name in the list of `builtin.rs`.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::*;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fixture {
+    /// Of every request, and of what goes with the token.
+    #[serde(default)]
+    variables: toml::Table,
+    request: Vec<RequestCase>,
+    answer: Vec<AnswerCase>,
+    api: ApiCase,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RequestCase {
+    grant: Option<String>,
+    auth_method: Option<String>,
+    /// The `[refresh]` request instead of the grant's.
+    #[serde(default)]
+    refresh: bool,
+    /// Besides the fixture's own.
+    #[serde(default)]
+    variables: toml::Table,
+    /// `METHOD URL`, a line per header by name, an empty line, the body. A line break at the end is none.
+    sent: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AnswerCase {
+    #[serde(default = "ok")]
+    status: u16,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    body: String,
+    /// A yes has these …
+    token: Option<String>,
+    refresh_token: Option<String>,
+    /// Seconds from before the request …
+    life: Option<u64>,
+    /// … or a point in time; neither where the answer states none.
+    until: Option<String>,
+    /// … and a no has these: "transient" or "permanent", and the vendor's words.
+    class: Option<String>,
+    code: Option<String>,
+    description: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ApiCase {
+    /// A line per header, and `?query`, that bring the token `TOKEN`.
+    sent: String,
+    /// Answers that mean a dead token …
+    dead: Vec<ApiAnswer>,
+    /// … and others that look like them.
+    alive: Vec<ApiAnswer>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ApiAnswer {
+    #[serde(default = "ok")]
+    status: u16,
+    #[serde(default)]
+    body: String,
+}
+
+fn ok() -> u16 {
+    200
+}
+
+#[test]
+fn every_dialect_does_what_its_document_says() {
+    for (name, _) in builtin() {
+        let fixture = read(name);
+        check_requests(name, &fixture);
+        check_answers(name, &fixture.answer);
+        check_api(name, &fixture);
+    }
+}
+
+#[test]
+fn every_fixture_has_a_dialect() {
+    for file in std::fs::read_dir(folder()).unwrap() {
+        let file = file.unwrap().file_name().into_string().unwrap();
+        let name = file.strip_suffix(".toml").unwrap_or(&file);
+        assert!(find_builtin(name).is_some(), "fixtures/{file}");
+    }
+}
+
+fn folder() -> &'static Path {
+    Path::new(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/src/dialect/tests/fixtures"
+    ))
+}
+
+fn read(name: &str) -> Fixture {
+    let path = folder().join(format!("{name}.toml"));
+    let text = std::fs::read_to_string(path)
+        .unwrap_or_else(|error| panic!("fixtures/{name}.toml: {error}"));
+    toml::from_str(&text).unwrap_or_else(|error| panic!("fixtures/{name}.toml: {error}"))
+}
+
+/// Each request, and that no grant, no way to authenticate and no refresh is without one.
+fn check_requests(name: &str, fixture: &Fixture) {
+    let dialects = chain(name);
+    let default = |of: fn(&DialectToml) -> &Option<String>| {
+        let written = dialects.iter().find_map(|dialect| of(dialect).clone());
+        written.unwrap_or_default()
+    };
+    let mut grants = BTreeSet::new();
+    let mut auth_methods = BTreeSet::new();
+    let mut refreshed = false;
+    for case in &fixture.request {
+        let plan = plan(name, case.grant.as_deref(), case.auth_method.as_deref());
+        let variables = values(&[&fixture.variables, &case.variables]);
+        let context = format!("{name}, {:?}, {:?}", case.grant, case.auth_method);
+        assert_eq!(
+            sent(&plan, case.refresh, &variables),
+            case.sent.trim_end_matches('\n'),
+            "{context}"
+        );
+        refreshed |= case.refresh;
+        grants.insert((case.grant.clone()).unwrap_or_else(|| default(|it| &it.default_grant)));
+        auth_methods
+            .insert((case.auth_method.clone()).unwrap_or_else(|| default(|it| &it.default_auth)));
+    }
+    for dialect in &dialects {
+        for grant in dialect.grants.names() {
+            assert!(grants.contains(grant), "{name}: no request of {grant}");
+        }
+        for method in dialect.auth.names() {
+            assert!(auth_methods.contains(method), "{name}: no {method}");
+        }
+        assert!(dialect.refresh.is_none() || refreshed, "{name}: no refresh");
+    }
+}
+
+fn check_answers(name: &str, cases: &[AnswerCase]) {
+    let response = plan(name, None, None).exchange.response;
+    for case in cases {
+        let context = format!("{name}: {}", case.body);
+        let mut headers = HeaderMap::new();
+        for (name, value) in &case.headers {
+            let name: HeaderName = name.parse().unwrap();
+            headers.insert(name, value.parse().unwrap());
+        }
+        let answer = Answer {
+            status: StatusCode::from_u16(case.status).unwrap(),
+            headers: &headers,
+            body: case.body.as_bytes(),
+            now: UNIX_EPOCH,
+        };
+        match (response.read(answer, &[]), &case.token) {
+            (Ok(issued), Some(token)) => {
+                assert_eq!(issued.access_token.expose(), token, "{context}");
+                let refresh_token = issued.refresh_token.as_ref().map(Secret::expose);
+                assert_eq!(refresh_token, case.refresh_token.as_deref(), "{context}");
+                assert_eq!(life(issued.expiry), (case.life, case.until()), "{context}");
+                assert_eq!(issued.warnings, [""; 0], "{context}");
+            }
+            (Err(refusal), None) => {
+                let class = format!("{:?}", refusal.class).to_lowercase();
+                assert_eq!(Some(class), case.class, "{context}");
+                assert_eq!(refusal.code, case.code, "{context}");
+                assert_eq!(refusal.description, case.description, "{context}");
+            }
+            (read, _) => panic!("{context}: {read:?}"),
+        }
+    }
+    let yes = cases.iter().filter(|case| case.token.is_some()).count();
+    assert!(yes > 0 && yes < cases.len(), "{name}: a yes and a no");
+}
+
+fn check_api(name: &str, fixture: &Fixture) {
+    let plan = plan(name, None, None);
+    let variables = values(&[&fixture.variables]);
+    let injection = plan.inject.build(&"TOKEN".into(), &variables).unwrap();
+    let mut lines: Vec<_> = (injection.headers.iter())
+        .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+        .collect();
+    lines.sort();
+    if !injection.query.is_empty() {
+        lines.push(format!("?{}", *injection.query));
+    }
+    assert_eq!(lines.join("\n"), fixture.api.sent.trim_end(), "{name}");
+
+    let is_dead = |answer: &ApiAnswer| {
+        let body = serde_json::from_str(&answer.body).unwrap_or_default();
+        plan.reject.status.contains(&answer.status) || plan.reject.body_matches(&body)
+    };
+    for answer in &fixture.api.dead {
+        assert!(is_dead(answer), "{name}: {} is dead", answer.body);
+    }
+    for answer in &fixture.api.alive {
+        assert!(!is_dead(answer), "{name}: {} is alive", answer.body);
+    }
+    let (dead, alive) = (&fixture.api.dead, &fixture.api.alive);
+    assert!(!dead.is_empty() && !alive.is_empty(), "{name}: both");
+}
+
+impl AnswerCase {
+    fn until(&self) -> Option<SystemTime> {
+        let at: jiff::Timestamp = self.until.as_ref()?.parse().unwrap();
+        Some(at.into())
+    }
+}
+
+fn life(expiry: Expiry) -> (Option<u64>, Option<SystemTime>) {
+    match expiry {
+        Expiry::Unstated => (None, None),
+        Expiry::In(life) => (Some(life.as_secs()), None),
+        Expiry::At { at, .. } => (None, Some(at)),
+    }
+}
+
+/// The dialect and what it extends.
+fn chain(name: &str) -> Vec<&'static DialectToml> {
+    let extends = |dialect: &&'static DialectToml| find_builtin(dialect.extends.as_deref()?);
+    std::iter::successors(find_builtin(name), extends).collect()
+}
+
+fn plan(name: &str, grant: Option<&str>, auth_method: Option<&str>) -> Plan {
+    let source = Source {
+        dialect: name,
+        user: &BTreeMap::new(),
+        overrides: &Overrides::default(),
+        grant,
+        auth_method,
+    };
+    compile(&source).unwrap_or_else(|problems| panic!("{name}: {problems:#?}"))
+}
+
+fn sent(plan: &Plan, refresh: bool, variables: &Variables) -> String {
+    let request = match &plan.exchange.refresh {
+        Some(request) if refresh => request,
+        None if refresh => panic!("there is no refresh"),
+        _ => &plan.exchange.request,
+    };
+    let request = request.render(variables, &frozen()).unwrap();
+    let url = "https://vendor.example/token";
+    let wire = wire(&request);
+    let rest = wire.strip_prefix(request.method.as_str()).unwrap();
+    let rest = rest.trim_end_matches('\n');
+    format!("{} {url}{rest}", request.method)
+}
+
+fn values(tables: &[&toml::Table]) -> Variables {
+    let all = tables.iter().flat_map(|table| table.iter());
+    all.map(|(name, value)| {
+        let value = match value {
+            toml::Value::String(value) => text(value),
+            toml::Value::Integer(value) => Var::Integer(*value),
+            toml::Value::Boolean(value) => Var::Boolean(*value),
+            other => panic!("{name}: a variable is no {}", other.type_str()),
+        };
+        (name.clone(), value)
+    })
+    .collect()
+}
