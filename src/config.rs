@@ -274,6 +274,14 @@ pub enum ExistingCredential {
     Reject,
 }
 
+impl Endpoint {
+    /// The token URL without its query.
+    pub fn address(&self) -> String {
+        let path = self.path_and_query.split('?').next().unwrap_or_default();
+        format!("{}{path}", self.token_url.url())
+    }
+}
+
 impl fmt::Debug for Endpoint {
     /// Without the token URL's query: some vendors take credentials there.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

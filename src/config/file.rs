@@ -90,6 +90,8 @@ pub(super) struct ProviderToml {
     pub(super) tls: Option<TlsToml>,
     pub(super) proxy: Option<ValueToml>,
     /// Read as [`crate::dialect::Overrides`]; here so that they are known keys.
+    pub(super) assertion: Option<IgnoredAny>,
+    pub(super) client_assertion: Option<IgnoredAny>,
     pub(super) request: Option<IgnoredAny>,
     pub(super) response: Option<IgnoredAny>,
     pub(super) inject: Option<IgnoredAny>,

@@ -10,13 +10,17 @@ use super::context::Context;
 use super::dialects::{Dialects, Use};
 use super::file::ProviderToml;
 use super::identity::identity;
+use super::origin::Url;
 use super::problems::{KeyPath, Problems, complaint};
 use super::read::{Tree, section};
 use super::server::{limit, span};
+use super::units::{Text, Written};
 use super::value::EmptyLiteral;
 use super::{Endpoint, LifeCycle, Provider, TokenSource, Value};
-use crate::dialect::schema::{RequestToml, ResponseToml};
-use crate::dialect::{ExchangePlan, InjectPlan, Overrides, Plan, Var, WELL_KNOWN, nearest};
+use crate::dialect::schema::{AssertionToml, RequestToml, ResponseToml};
+use crate::dialect::{
+    ExchangePlan, InjectPlan, Overrides, Plan, UrlTemplate, Var, WELL_KNOWN, nearest,
+};
 
 use variables::{Variables, check_unused, injected, variables};
 
@@ -28,12 +32,22 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A broken API cannot make us fetch more often than this; a healed one is noticed soon enough.
 const DEFAULT_MIN_INTERVAL: Duration = Duration::from_secs(5);
 
+const NO_TOKEN_URL: &str =
+    "token_url = \"https://…\"; a provider with a ready token has `access_token` instead";
+
 /// Variables of the authorization request (RFC 6749 §4.1.1, RFC 8707; `audience` is Auth0's and others').
 const AUTHORIZATION_REQUEST: [&str; 5] =
     ["client_id", "redirect_uri", "scope", "audience", "resource"];
 
 /// Parts of the dialect that a provider may override.
-const OVERRIDES: [&str; 4] = ["request", "response", "inject", "reject"];
+const OVERRIDES: [&str; 6] = [
+    "assertion",
+    "client_assertion",
+    "request",
+    "response",
+    "inject",
+    "reject",
+];
 
 /// A provider and what the checks across providers need to know of it.
 #[derive(Debug)]
@@ -48,6 +62,8 @@ pub(super) struct Checked {
 pub(super) struct Exchange {
     pub(super) dialect: String,
     auth_method: Option<String>,
+    assertion: Option<AssertionToml>,
+    client_assertion: Option<AssertionToml>,
     request: RequestToml,
     response: ResponseToml,
 }
@@ -76,7 +92,7 @@ pub(super) fn provider(
     let is_static =
         toml.access_token.is_some() || cx.problems.is_struck_out(&at.key("access_token"));
     match (is_endpoint, is_static) {
-        (true, false) => parts.endpoint(toml, cx),
+        (_, false) => parts.endpoint(toml, cx),
         (false, true) => parts.fixed(toml, cx),
         (true, true) => {
             cx.problem(
@@ -84,14 +100,6 @@ pub(super) fn provider(
                 complaint("stands beside `token_url`").hint(
                     "a provider either fetches its tokens or is given one; remove either key",
                 ),
-            );
-            None
-        }
-        (false, false) => {
-            cx.problem(
-                &at.key("token_url"),
-                complaint("is missing")
-                    .hint("token_url = \"https://…\"; a provider with a ready token has `access_token` instead"),
             );
             None
         }
@@ -125,12 +133,13 @@ struct Parts<'a> {
 impl Parts<'_> {
     fn endpoint(self, mut toml: ProviderToml, cx: &mut Context<'_>) -> Option<Checked> {
         let at = self.at;
-        let url = cx.url(at, "token_url", toml.token_url.take(), toml.allow_http);
+        let variables = variables(&mut toml, at, cx);
+        let plan = self.dialects.compile(&self.used(&toml), cx);
+        let url = self.token_url(&mut toml, plan.as_ref(), &variables, cx);
         let origin = url.as_ref().map(|url| &url.origin);
         let tls = cx.tls(&at.key("tls"), toml.tls.take(), origin);
         let egress = cx.egress(&at.key("proxy"), toml.proxy.take(), origin, None);
-        let variables = variables(&mut toml, at, cx);
-        let plan = self.dialects.compile(&self.used(&toml), cx)?;
+        let plan = plan?;
         let authorization_url = self.authorization_url(&mut toml, &plan.exchange, cx);
         self.check_variables(
             &plan,
@@ -141,16 +150,21 @@ impl Parts<'_> {
         );
         let url = url?;
         let variables = variables.into_values();
+        let defaults = &plan.defaults;
+        let min_interval = defaults.min_interval.unwrap_or(DEFAULT_MIN_INTERVAL);
+        let refresh_before = toml.refresh_before.as_ref().map(|text| text.0.0);
         let life = LifeCycle {
-            refresh_before: toml.refresh_before.as_ref().map(|text| text.0.0),
-            min_interval: span(toml.min_interval.take(), DEFAULT_MIN_INTERVAL),
-            ttl: toml.ttl.as_ref().map(|text| text.0.0),
+            refresh_before: refresh_before.or(defaults.refresh_before),
+            min_interval: span(toml.min_interval.take(), min_interval),
+            ttl: toml.ttl.as_ref().map(|text| text.0.0).or(defaults.ttl),
             single_active: toml.single_active.unwrap_or(plan.exchange.single_active),
             required: toml.required.unwrap_or(true),
         };
         let exchange = Exchange {
             dialect: dialect_of(&toml).to_owned(),
             auth_method: toml.auth_method,
+            assertion: self.overrides.assertion,
+            client_assertion: self.overrides.client_assertion,
             request: self.overrides.request,
             response: self.overrides.response,
         };
@@ -206,6 +220,8 @@ impl Parts<'_> {
             exchange: Exchange {
                 dialect: dialect_of(&toml).to_owned(),
                 auth_method: None,
+                assertion: None,
+                client_assertion: None,
                 request: RequestToml::default(),
                 response: ResponseToml::default(),
             },
@@ -251,17 +267,80 @@ impl Parts<'_> {
         }
         self.check_one_time(&plan.exchange, cx);
         self.check_missing(&plan.exchange, dialect, variables, cx);
+        variables.check_keys(&plan.exchange, cx);
         if self.unread.inject {
             return;
         }
         self.check_injected(&plan.inject, dialect, variables, cx);
         let mut known = plan.exchange.known_variables();
         known.extend(injected(&plan.inject, false));
+        known.extend(plan.defaults.variables().map(str::to_owned));
         if asks_for_authorization {
             known.extend(AUTHORIZATION_REQUEST.map(str::to_owned));
         }
         let grant = format!("grant `{}` of dialect `{dialect}`", plan.exchange.grant);
         check_unused(variables, &known, &grant, cx);
+    }
+
+    /// The provider's own, or its dialect's.
+    fn token_url(
+        &self,
+        toml: &mut ProviderToml,
+        plan: Option<&Plan>,
+        variables: &Variables,
+        cx: &mut Context<'_>,
+    ) -> Option<Url> {
+        let at = self.at.key("token_url");
+        let written = match toml.token_url.take() {
+            Some(written) => written,
+            None if cx.problems.is_struck_out(&at) => return None,
+            None => match &plan?.defaults.token_url {
+                Some(template) => self.default_url(template, &at, variables, cx)?,
+                None => {
+                    cx.problem(&at, complaint("is missing").hint(NO_TOKEN_URL));
+                    return None;
+                }
+            },
+        };
+        cx.url(self.at, "token_url", Some(written), toml.allow_http)
+    }
+
+    /// Of the dialect, with this provider's variables.
+    fn default_url(
+        &self,
+        template: &UrlTemplate,
+        at: &KeyPath,
+        variables: &Variables,
+        cx: &mut Context<'_>,
+    ) -> Option<Text<Url>> {
+        let known = variables.fixed();
+        let late: Vec<_> = template.variables().filter(|name| variables.has(name)).collect();
+        for name in late.into_iter().filter(|name| !known.contains_key(*name)) {
+            cx.problem(
+                &variables.at(name)?,
+                complaint("can only be text or `{ env = \"NAME\" }`: the token URL is made with it")
+                    .hint("where tokens come from is known from the start"),
+            );
+        }
+        match template.fill(&known) {
+            Ok(text) => match Url::from_text(&text) {
+                Ok(url) => Some(Text(url)),
+                Err(_) => {
+                    cx.problem(
+                        at,
+                        complaint("what the dialect makes of its variables is no URL")
+                            .hint("write token_url = \"https://…\" here"),
+                    );
+                    None
+                }
+            },
+            Err(_) => {
+                for name in template.variables().filter(|name| !variables.has(name)) {
+                    self.missing(name, "the token_url of the dialect", cx);
+                }
+                None
+            }
+        }
     }
 
     /// Where `login` sends the browser. Only a grant with a code begins there.
@@ -331,7 +410,7 @@ impl Parts<'_> {
         variables: &Variables,
         cx: &mut Context<'_>,
     ) {
-        for name in plan.required_variables() {
+        for name in plan.missing_variables(&|name| variables.has(name)) {
             if !variables.has(&name) && !self.comes_later(plan, &name) {
                 let grant = format!("grant `{}` of dialect `{dialect}`", plan.grant);
                 self.missing(&name, &grant, cx);

@@ -104,6 +104,7 @@ fn vars(variables: &[(&str, Var)]) -> Variables {
 
 fn frozen() -> Frozen {
     Frozen {
+        token_url: "https://auth.example/token".to_owned(),
         now: UNIX_EPOCH + Duration::from_millis(1_700_000_000_789),
         nonce: "n0nce".into(),
         uuid: "0b0b".into(),

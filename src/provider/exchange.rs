@@ -203,12 +203,14 @@ impl HttpLine {
             now: sent.wall,
             nonce: uuid::Uuid::new_v4().simple().to_string(),
             uuid: uuid::Uuid::new_v4().to_string(),
+            token_url: endpoint.address(),
         };
         let request = call
             .request
             .render(call.variables, &frozen)
             .map_err(FetchError::Request)?;
         let mut secrets = secrets(call.variables, &request);
+        secrets.extend(call.request.derived_secrets(call.variables, &frozen));
         secrets.extend(in_url(endpoint));
         let request = http_request(endpoint, request)?;
         let work = async {
@@ -289,7 +291,8 @@ fn http_request(
             message: format!("{what} cannot be sent in an HTTP request"),
         })
     };
-    let uri = target(endpoint, request.query.as_deref().map(String::as_str))
+    let path = request.path.as_deref().unwrap_or(&endpoint.path_and_query);
+    let uri = target(path, request.query.as_deref().map(String::as_str))
         .ok_or_else(|| unusable("its path and query"))?;
     let host = HeaderValue::from_str(&endpoint.token_url.authority)
         .map_err(|_| unusable("its host name"))?;
@@ -317,8 +320,8 @@ fn http_request(
 }
 
 /// `None` if the two do not make a request target.
-fn target(endpoint: &Endpoint, query: Option<&str>) -> Option<Uri> {
-    let mut target = Zeroizing::new(endpoint.path_and_query.clone());
+fn target(path_and_query: &str, query: Option<&str>) -> Option<Uri> {
+    let mut target = Zeroizing::new(path_and_query.to_owned());
     if let Some(query) = query.filter(|query| !query.is_empty()) {
         let separator = if target.contains('?') { '&' } else { '?' };
         target.push(separator);

@@ -285,6 +285,7 @@ impl Line for FakeLine {
         Box::pin(async move {
             let sent = self.vendor.clock.now();
             let frozen = dialect::Frozen {
+                token_url: call.endpoint.address(),
                 now: sent.wall,
                 nonce: String::new(),
                 uuid: String::new(),

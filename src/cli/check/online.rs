@@ -67,6 +67,7 @@ fn redacted(
         now: clock.now().wall,
         nonce: "NONCE".to_owned(),
         uuid: "UUID".to_owned(),
+        token_url: endpoint.address(),
     };
     let request = endpoint
         .plan

@@ -6,8 +6,8 @@ use crate::config::Value;
 use crate::config::context::Context;
 use crate::config::file::ProviderToml;
 use crate::config::problems::{KeyPath, complaint, did_you_mean};
-use crate::config::value::{EmptyLiteral, ValueToml};
-use crate::dialect::{InjectPlan, WELL_KNOWN};
+use crate::config::value::{EmptyLiteral, ValueToml, known_text};
+use crate::dialect::{self, ExchangePlan, InjectPlan, Var, WELL_KNOWN};
 
 /// A provider's variables, resolved; `None` where that failed.
 pub(super) struct Variables(BTreeMap<String, (KeyPath, Option<Value>)>);
@@ -15,6 +15,42 @@ pub(super) struct Variables(BTreeMap<String, (KeyPath, Option<Value>)>);
 impl Variables {
     pub(super) fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
+    }
+
+    /// Where it is written.
+    pub(super) fn at(&self, name: &str) -> Option<KeyPath> {
+        self.0.get(name).map(|(at, _)| at.clone())
+    }
+
+    /// Those that cannot change while the program runs.
+    pub(super) fn fixed(&self) -> dialect::Variables {
+        self.known(|value| matches!(value, Value::Literal(_) | Value::Env { .. }))
+    }
+
+    /// Signing keys that can be looked at now and cannot sign: told here, not by the first fetch.
+    pub(super) fn check_keys(&self, plan: &ExchangePlan, cx: &mut Context<'_>) {
+        let known = self.known(|_| true);
+        for (name, message) in plan.unusable_keys(&known) {
+            if let Some(at) = self.at(&name) {
+                cx.problem(
+                    &at,
+                    complaint(message).hint("the dialect signs with it; keys are read again at every fetch"),
+                );
+            }
+        }
+    }
+
+    fn known(&self, which: fn(&Value) -> bool) -> dialect::Variables {
+        let all = self.0.iter();
+        all.filter_map(|(name, (_, value))| {
+            let value = value.as_ref().filter(|value| which(value))?;
+            let var = match value {
+                Value::Literal(var) => var.clone(),
+                other => Var::Text(known_text(other)?),
+            };
+            Some((name.clone(), var))
+        })
+        .collect()
     }
 
     pub(super) fn into_values(self) -> BTreeMap<String, Value> {

@@ -492,6 +492,7 @@ fn public_variables_are_no_secrets() {
     });
     let variables = crate::provider::inputs::ready(&vendor.variables);
     let request = TokenRequest {
+        path: None,
         method: Method::POST,
         query: None,
         headers: HeaderMap::new(),
