@@ -6,9 +6,14 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 
 use super::*;
+
+/// The key of RFC 7515 §A.2, which signs nothing anywhere.
+const RSA_KEY: &str = include_str!("samples/rfc7515-a2.json");
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -17,6 +22,8 @@ struct Fixture {
     #[serde(default)]
     variables: toml::Table,
     request: Vec<RequestCase>,
+    /// None where the token is made without a request.
+    #[serde(default)]
     answer: Vec<AnswerCase>,
     api: ApiCase,
 }
@@ -32,8 +39,19 @@ struct RequestCase {
     /// Besides the fixture's own.
     #[serde(default)]
     variables: toml::Table,
-    /// `METHOD URL`, a line per header by name, an empty line, the body. A line break at the end is none.
+    /// `METHOD URL`, a line per header by name, an empty line, the body. A line break at the end is none. `JWT` stands
+    /// for an assertion …
+    #[serde(default)]
     sent: String,
+    /// … which is this one, or the token that is made without a request.
+    jwt: Option<Jwt>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Jwt {
+    header: serde_json::Value,
+    claims: serde_json::Value,
 }
 
 #[derive(Deserialize)]
@@ -128,11 +146,16 @@ fn check_requests(name: &str, fixture: &Fixture) {
         let plan = plan(name, case.grant.as_deref(), case.auth_method.as_deref());
         let variables = values(&[&fixture.variables, &case.variables]);
         let context = format!("{name}, {:?}, {:?}", case.grant, case.auth_method);
-        assert_eq!(
-            sent(&plan, case.refresh, &variables),
-            case.sent.trim_end_matches('\n'),
-            "{context}"
-        );
+        let (sent, jwt) = sent(&plan, case.refresh, &variables);
+        assert_eq!(sent, case.sent.trim_end_matches('\n'), "{context}");
+        match (jwt, &case.jwt) {
+            (Some((header, claims)), Some(jwt)) => {
+                assert_eq!(header, jwt.header, "{context}");
+                assert_eq!(claims, jwt.claims, "{context}");
+            }
+            (None, None) => {}
+            (jwt, _) => panic!("{context}: {jwt:?}"),
+        }
         refreshed |= case.refresh;
         grants.insert((case.grant.clone()).unwrap_or_else(|| default(|it| &it.default_grant)));
         auth_methods
@@ -150,7 +173,10 @@ fn check_requests(name: &str, fixture: &Fixture) {
 }
 
 fn check_answers(name: &str, cases: &[AnswerCase]) {
-    let response = plan(name, None, None).exchange.response;
+    let exchange = plan(name, None, None).exchange;
+    if exchange.made.is_some() {
+        return;
+    }
     for case in cases {
         let context = format!("{name}: {}", case.body);
         let mut headers = HeaderMap::new();
@@ -164,7 +190,7 @@ fn check_answers(name: &str, cases: &[AnswerCase]) {
             body: case.body.as_bytes(),
             now: UNIX_EPOCH,
         };
-        match (response.read(answer, &[]), &case.token) {
+        match (exchange.response.read(answer, &[]), &case.token) {
             (Ok(issued), Some(token)) => {
                 assert_eq!(issued.access_token.expose(), token, "{context}");
                 let refresh_token = issued.refresh_token.as_ref().map(Secret::expose);
@@ -244,24 +270,64 @@ fn plan(name: &str, grant: Option<&str>, auth_method: Option<&str>) -> Plan {
     compile(&source).unwrap_or_else(|problems| panic!("{name}: {problems:#?}"))
 }
 
-fn sent(plan: &Plan, refresh: bool, variables: &Variables) -> String {
+type Parts = (serde_json::Value, serde_json::Value);
+
+/// What is sent, with `JWT` in the place of an assertion, and that.
+fn sent(plan: &Plan, refresh: bool, variables: &Variables) -> (String, Option<Parts>) {
+    let token_url = match &plan.defaults.token_url {
+        Some(url) => url.fill(variables).unwrap(),
+        None => "https://vendor.example/token".to_owned(),
+    };
+    let frozen = Frozen {
+        token_url: token_url.clone(),
+        ..frozen()
+    };
+    if let Some(made) = &plan.exchange.made {
+        let issued = made.make(variables, &frozen).unwrap();
+        return (
+            String::new(),
+            jwt_in(issued.access_token.expose()).map(|(_, parts)| parts),
+        );
+    }
     let request = match &plan.exchange.refresh {
         Some(request) if refresh => request,
         None if refresh => panic!("there is no refresh"),
         _ => &plan.exchange.request,
     };
-    let request = request.render(variables, &frozen()).unwrap();
-    let url = "https://vendor.example/token";
+    let request = request.render(variables, &frozen).unwrap();
+    assert_eq!(request.path.as_deref(), None, "the address is the URL's");
     let wire = wire(&request);
     let rest = wire.strip_prefix(request.method.as_str()).unwrap();
-    let rest = rest.trim_end_matches('\n');
-    format!("{} {url}{rest}", request.method)
+    let text = format!(
+        "{} {token_url}{}",
+        request.method,
+        rest.trim_end_matches('\n')
+    );
+    match jwt_in(&text) {
+        Some((jwt, parts)) => (text.replace(&jwt, "JWT"), Some(parts)),
+        None => (text, None),
+    }
+}
+
+/// The first signed JWT in a text, with its header and claims.
+fn jwt_in(text: &str) -> Option<(String, Parts)> {
+    let is_inside = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let words = text.split(|c| !is_inside(c));
+    words.into_iter().find_map(|word| {
+        let mut parts = word.split('.');
+        let mut json = || {
+            let part = URL_SAFE_NO_PAD.decode(parts.next()?).ok()?;
+            serde_json::from_slice(&part).ok()
+        };
+        Some((word.to_owned(), (json()?, json()?)))
+    })
 }
 
 fn values(tables: &[&toml::Table]) -> Variables {
     let all = tables.iter().flat_map(|table| table.iter());
     all.map(|(name, value)| {
         let value = match value {
+            toml::Value::String(value) if value == "RFC 7515 A.2" => text(RSA_KEY),
             toml::Value::String(value) => text(value),
             toml::Value::Integer(value) => Var::Integer(*value),
             toml::Value::Boolean(value) => Var::Boolean(*value),
