@@ -1,6 +1,7 @@
 //! The command line: one file per verb, and no logic that a user of the library would miss.
 
 mod admin;
+mod chained;
 mod check;
 mod completions;
 mod config_file;

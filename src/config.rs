@@ -4,6 +4,7 @@
 //! never with a value; what the rest of the program gets cannot be wrong any more.
 
 mod assemble;
+mod chain;
 mod context;
 mod dialects;
 mod egress;
@@ -29,7 +30,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 use serde::Deserialize;
 
-use crate::dialect::{ExchangePlan, InjectPlan, RejectRules, Var};
+use crate::dialect::{ExchangePlan, InjectPlan, MadePlan, RejectRules, Var};
 use crate::secret::Secret;
 
 /// The whole configuration.
@@ -126,6 +127,8 @@ pub enum TokenSource {
         access_token: Value,
     },
     Endpoint(Box<Endpoint>),
+    /// A JWT that signs for itself: made here, afresh for every renewal.
+    Made(Box<MadePlan>),
 }
 
 #[derive(Clone, PartialEq)]
@@ -168,6 +171,12 @@ pub enum Value {
     File(PathBuf),
     /// Run at every fetch, without a shell; its standard output, one trailing newline dropped.
     Command(Vec<String>),
+    /// The token of another provider, as of the moment of the fetch.
+    Provider {
+        name: String,
+        /// Of that provider: what it shares its token by.
+        identity: String,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -274,6 +283,22 @@ pub enum ExistingCredential {
     Reject,
 }
 
+impl Provider {
+    /// What providers have in common that share a token. One that asks nobody for it shares its own with nobody.
+    pub fn identity(&self) -> String {
+        match &self.source {
+            TokenSource::Endpoint(endpoint) => endpoint.identity.clone(),
+            TokenSource::Static { .. } => format!("static\n{}", self.name),
+            TokenSource::Made(_) => format!("made\n{}", self.name),
+        }
+    }
+
+    /// The providers whose tokens this one's is bought with.
+    pub fn bought_with(&self) -> Vec<String> {
+        chain::needed(self)
+    }
+}
+
 impl Endpoint {
     /// The token URL without its query.
     pub fn address(&self) -> String {
@@ -306,6 +331,7 @@ impl fmt::Debug for Value {
             Self::Env { name, .. } => write!(f, "Env({name:?})"),
             Self::File(path) => write!(f, "File({path:?})"),
             Self::Command(command) => write!(f, "Command({:?})", command.first()),
+            Self::Provider { name, .. } => write!(f, "Provider({name:?})"),
         }
     }
 }

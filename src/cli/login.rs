@@ -109,12 +109,13 @@ async fn log_in(
     if login.authorization_url().is_some() {
         given.extend(authorize(args, &login, prompt).await?);
     }
+    let tokens = super::chained::tokens(config, login.provider()).await?;
     let clock = Clock::System;
     let fetcher = Arc::new(HttpFetch::new(TlsProfiles::new(), clock.clone()));
     match store::beside(&config.store).await.map_err(failed)? {
         Beside::Ours(store) => {
             let store: Arc<dyn Store> = Arc::new(store);
-            let done = login.finish(given, store, fetcher, clock).await;
+            let done = login.finish(given, store, fetcher, clock, tokens).await;
             Ok((
                 done.map_err(failed)?,
                 "It is in the store: `cupbearer run` uses it.",
@@ -122,7 +123,7 @@ async fn log_in(
         }
         Beside::Visited { store, .. } => {
             let ours: Arc<dyn Store> = Arc::new(store.clone());
-            let done = login.finish(given, ours, fetcher, clock).await;
+            let done = login.finish(given, ours, fetcher, clock, tokens).await;
             Ok((done.map_err(failed)?, adopted(&store).await))
         }
     }

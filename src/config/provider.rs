@@ -133,8 +133,15 @@ struct Parts<'a> {
 impl Parts<'_> {
     fn endpoint(self, mut toml: ProviderToml, cx: &mut Context<'_>) -> Option<Checked> {
         let at = self.at;
-        let variables = variables(&mut toml, at, cx);
+        let mut variables = variables(&mut toml, at, cx);
         let plan = self.dialects.compile(&self.used(&toml), cx);
+        if let Some(plan) = &plan {
+            variables.add_chained(&plan.exchange, at);
+        }
+        let is_made = plan.as_ref().is_some_and(|plan| plan.exchange.made.is_some());
+        if is_made {
+            return self.made(toml, plan?, variables, cx);
+        }
         let url = self.token_url(&mut toml, plan.as_ref(), &variables, cx);
         let origin = url.as_ref().map(|url| &url.origin);
         let tls = cx.tls(&at.key("tls"), toml.tls.take(), origin);
@@ -150,16 +157,7 @@ impl Parts<'_> {
         );
         let url = url?;
         let variables = variables.into_values();
-        let defaults = &plan.defaults;
-        let min_interval = defaults.min_interval.unwrap_or(DEFAULT_MIN_INTERVAL);
-        let refresh_before = toml.refresh_before.as_ref().map(|text| text.0.0);
-        let life = LifeCycle {
-            refresh_before: refresh_before.or(defaults.refresh_before),
-            min_interval: span(toml.min_interval.take(), min_interval),
-            ttl: toml.ttl.as_ref().map(|text| text.0.0).or(defaults.ttl),
-            single_active: toml.single_active.unwrap_or(plan.exchange.single_active),
-            required: toml.required.unwrap_or(true),
-        };
+        let life = life(&mut toml, &plan);
         let exchange = Exchange {
             dialect: dialect_of(&toml).to_owned(),
             auth_method: toml.auth_method,
@@ -238,6 +236,53 @@ impl Parts<'_> {
                     single_active: false,
                     required: toml.required.unwrap_or(true),
                 },
+            },
+        })
+    }
+
+    /// A token that the dialect makes by itself.
+    fn made(
+        self,
+        mut toml: ProviderToml,
+        plan: Plan,
+        variables: Variables,
+        cx: &mut Context<'_>,
+    ) -> Option<Checked> {
+        let written = [
+            ("token_url", toml.token_url.is_some()),
+            ("issuer", toml.issuer.is_some()),
+            ("authorization_url", toml.authorization_url.is_some()),
+            ("single_active", toml.single_active.is_some()),
+            ("timeout", toml.timeout.is_some()),
+            ("tls", toml.tls.is_some()),
+            ("proxy", toml.proxy.is_some()),
+        ];
+        for (key, _) in written.iter().filter(|(_, written)| *written) {
+            let hint = "remove the key";
+            let complaint = complaint(format!(
+                "has no meaning: grant `{}` makes its token without asking anybody",
+                plan.exchange.grant
+            ));
+            cx.problem(&self.at.key(key), complaint.hint(hint));
+        }
+        self.check_variables(&plan, dialect_of(&toml), &variables, false, cx);
+        let life = life(&mut toml, &plan);
+        Some(Checked {
+            exchange: Exchange {
+                dialect: dialect_of(&toml).to_owned(),
+                auth_method: toml.auth_method,
+                assertion: self.overrides.assertion,
+                client_assertion: self.overrides.client_assertion,
+                request: self.overrides.request,
+                response: self.overrides.response,
+            },
+            provider: Provider {
+                name: self.name.to_owned(),
+                source: TokenSource::Made(Box::new(plan.exchange.made?)),
+                inject: plan.inject,
+                reject: plan.reject,
+                variables: variables.into_values(),
+                life,
             },
         })
     }
@@ -425,6 +470,17 @@ impl Parts<'_> {
         variables: &Variables,
         cx: &mut Context<'_>,
     ) {
+        for name in injected(inject, false) {
+            if variables.is_chained(&name)
+                && let Some(at) = variables.at(&name)
+            {
+                cx.problem(
+                    &at,
+                    complaint("the token of another provider is only for token requests")
+                        .hint("`inject` is for the provider's own token"),
+                );
+            }
+        }
         for name in injected(inject, true) {
             if !variables.has(&name) {
                 self.missing(&name, &format!("`inject` of dialect `{dialect}`"), cx);
@@ -452,6 +508,20 @@ impl Parts<'_> {
             "redirect_uri" | "code_verifier" => plan.one_time.iter().any(|input| input == "code"),
             _ => plan.one_time.iter().any(|input| input == name),
         }
+    }
+}
+
+/// The provider's own keys, then the dialect's, then ours.
+fn life(toml: &mut ProviderToml, plan: &Plan) -> LifeCycle {
+    let defaults = &plan.defaults;
+    let min_interval = defaults.min_interval.unwrap_or(DEFAULT_MIN_INTERVAL);
+    let refresh_before = toml.refresh_before.as_ref().map(|text| text.0.0);
+    LifeCycle {
+        refresh_before: refresh_before.or(defaults.refresh_before),
+        min_interval: span(toml.min_interval.take(), min_interval),
+        ttl: toml.ttl.as_ref().map(|text| text.0.0).or(defaults.ttl),
+        single_active: toml.single_active.unwrap_or(plan.exchange.single_active),
+        required: toml.required.unwrap_or(true),
     }
 }
 

@@ -199,12 +199,7 @@ impl HttpLine {
     ) -> Result<Fetched, FetchError> {
         let endpoint = call.endpoint;
         let sent = self.clock.now();
-        let frozen = Frozen {
-            now: sent.wall,
-            nonce: uuid::Uuid::new_v4().simple().to_string(),
-            uuid: uuid::Uuid::new_v4().to_string(),
-            token_url: endpoint.address(),
-        };
+        let frozen = frozen(sent, endpoint.address());
         let request = call
             .request
             .render(call.variables, &frozen)
@@ -245,6 +240,16 @@ impl HttpLine {
                 refusal,
             }),
         }
+    }
+}
+
+/// What stays the same all over one request.
+pub fn frozen(now: Now, token_url: String) -> Frozen {
+    Frozen {
+        now: now.wall,
+        nonce: uuid::Uuid::new_v4().simple().to_string(),
+        uuid: uuid::Uuid::new_v4().to_string(),
+        token_url,
     }
 }
 

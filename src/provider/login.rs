@@ -16,6 +16,7 @@ use std::time::SystemTime;
 use crate::clock::Clock;
 use crate::config::{Endpoint, Provider, TokenSource};
 use crate::dialect::Variables;
+use crate::provider::chain::Tokens;
 use crate::provider::exchange::Fetch;
 use crate::provider::inputs::InputError;
 use crate::provider::schedule::Life;
@@ -116,6 +117,10 @@ impl Login {
         Ok(login)
     }
 
+    pub fn provider(&self) -> &Provider {
+        &self.provider
+    }
+
     /// What a person has to type, in the order to ask in; a code comes last, for it is the one that ages.
     pub fn asks(&self) -> Vec<Ask> {
         let Ok(endpoint) = self.endpoint() else {
@@ -155,9 +160,10 @@ impl Login {
         store: Arc<dyn Store>,
         fetcher: Arc<dyn Fetch>,
         clock: Clock,
+        tokens: Tokens,
     ) -> Result<LoggedIn, LoginError> {
         let rules = self.provider.life.clone();
-        let mut source = Source::new(self.provider, store, fetcher, clock);
+        let mut source = Source::new(self.provider, store, fetcher, clock, tokens);
         source.load().await?;
         let fetched = source.login(given).await?;
         let life = Life::new(fetched.issued.expiry, &rules, fetched.sent, 0.0);
@@ -174,7 +180,7 @@ impl Login {
     fn endpoint(&self) -> Result<&Endpoint, LoginError> {
         match &self.provider.source {
             TokenSource::Endpoint(endpoint) => Ok(endpoint),
-            TokenSource::Static { .. } => Err(LoginError::Static(self.provider.name.clone())),
+            TokenSource::Static { .. } | TokenSource::Made(_) => Err(LoginError::Static(self.provider.name.clone())),
         }
     }
 }

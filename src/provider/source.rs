@@ -7,6 +7,7 @@
 //!
 //! So does the order of a single-active exchange (DESIGN.md §6.5): dial, close the gate, send.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +16,11 @@ use tracing::{error, info};
 use zeroize::Zeroizing;
 
 use crate::clock::{Clock, Now};
-use crate::config::{Endpoint, Provider, TokenSource};
-use crate::dialect::{RequestPlan, Var, Variables};
+use crate::config::{Endpoint, Provider, TokenSource, Value};
+use crate::dialect::{MadePlan, RequestPlan, Var, Variables};
 use crate::provider::cell::Gatekeeper;
-use crate::provider::exchange::{Call, Fetch, FetchError, Fetched, Line};
+use crate::provider::chain::{Inner, Tokens};
+use crate::provider::exchange::{Call, Fetch, FetchError, Fetched, Line, frozen};
 use crate::provider::schedule::Life;
 use crate::provider::store::{Saved, SavedAccess, StateKey, Store, StoreError};
 use crate::provider::{identity, inputs, static_token};
@@ -41,6 +43,9 @@ pub(super) struct Source {
     unsaved: bool,
     /// What is closed while a single-active token is exchanged; none where no requests are served.
     gate: Option<Gatekeeper>,
+    tokens: Tokens,
+    /// The tokens that this one is bought with.
+    inner: Inner,
 }
 
 /// Why there is no new token.
@@ -87,7 +92,9 @@ impl Source {
         store: Arc<dyn Store>,
         fetcher: Arc<dyn Fetch>,
         clock: Clock,
+        tokens: Tokens,
     ) -> Self {
+        let inner = Inner::new(&provider, &tokens);
         let key = StateKey::new(&identity(&provider));
         Self {
             provider,
@@ -98,6 +105,8 @@ impl Source {
             saved: Saved::default(),
             unsaved: false,
             gate: None,
+            tokens,
+            inner,
         }
     }
 
@@ -110,13 +119,24 @@ impl Source {
 
     /// Another configuration of the same identity: what is remembered stays.
     pub(super) fn set_provider(&mut self, provider: Arc<Provider>) {
+        self.inner.replace(&provider, &self.tokens);
         self.provider = provider;
+    }
+
+    /// Waits until a token that this one was bought with is another. Cancel safe.
+    pub(super) fn inner_changed(&self) -> impl Future<Output = ()> + use<> {
+        self.inner.changed()
+    }
+
+    /// Such a change is told once: what is bought next is bought with what is there then.
+    pub(super) fn inner_seen(&mut self) {
+        self.inner.seen();
     }
 
     /// Reads what an earlier process left. Must succeed before anything is sent: without it, a spent input might be
     /// sent again.
     pub(super) async fn load(&mut self) -> Result<Option<SavedAccess>, StoreError> {
-        if self.is_static() {
+        if self.asks_nobody() {
             return Ok(None);
         }
         let adopted = self.store.adopt(&self.key).await?;
@@ -134,7 +154,7 @@ impl Source {
     /// with the source meanwhile. Cancel safe.
     pub(super) fn left_by_others(&self) -> impl Future<Output = ()> + use<> {
         let (store, key) = (Arc::clone(&self.store), self.key.clone());
-        let never = self.is_static();
+        let never = self.asks_nobody();
         async move {
             match never {
                 true => std::future::pending().await,
@@ -177,7 +197,7 @@ impl Source {
         };
         let mut configured = provider.variables.clone();
         configured.retain(|name, _| !given.contains_key(name));
-        let mut variables = inputs::resolve(&provider.name, &configured).await?;
+        let mut variables = self.variables(endpoint, &configured).await?;
         self.note_seed(endpoint, &variables);
         if let Some(token) = given.get(REFRESH_TOKEN) {
             // From here on it is the head of the chain; saved with the answer, whether that holds a newer one or not.
@@ -204,7 +224,16 @@ impl Source {
                 let now = self.clock.now();
                 Ok(static_token::read(&provider.name, access_token, now).await?)
             }
-            TokenSource::Endpoint(endpoint) => self.exchange(endpoint).await,
+            TokenSource::Made(plan) => self.make(plan).await,
+            TokenSource::Endpoint(endpoint) => {
+                let result = self.exchange(endpoint).await;
+                match &result {
+                    Ok(_) => self.inner.succeeded(),
+                    Err(Failure::Fetch(error)) if error.refuses_credentials() => self.inner.blame(),
+                    Err(_) => {}
+                }
+                result
+            }
         }
     }
 
@@ -235,7 +264,7 @@ impl Source {
     pub(super) async fn fingerprint(&self) -> [u8; 32] {
         match &self.provider.source {
             TokenSource::Static { access_token } => inputs::fingerprint([access_token]).await,
-            TokenSource::Endpoint(_) => inputs::fingerprint(self.provider.variables.values()).await,
+            TokenSource::Endpoint(_) | TokenSource::Made(_) => inputs::fingerprint(self.provider.variables.values()).await,
         }
     }
 
@@ -247,8 +276,41 @@ impl Source {
         matches!(self.provider.source, TokenSource::Static { .. })
     }
 
-    async fn exchange(&mut self, endpoint: &Endpoint) -> Result<Fetched, Failure> {
+    /// Nothing is sent for it, and nothing kept.
+    pub(super) fn asks_nobody(&self) -> bool {
+        !matches!(self.provider.source, TokenSource::Endpoint(_))
+    }
+
+    async fn make(&mut self, plan: &MadePlan) -> Result<Fetched, Failure> {
         let variables = inputs::resolve(&self.provider.name, &self.provider.variables).await?;
+        let sent = self.clock.now();
+        let issued = plan.make(&variables, &frozen(sent, String::new()));
+        let issued = issued.map_err(FetchError::Request)?;
+        Ok(Fetched { issued, sent })
+    }
+
+    /// What is configured, and the tokens that it names; those are waited for.
+    async fn variables(
+        &mut self,
+        endpoint: &Endpoint,
+        configured: &BTreeMap<String, Value>,
+    ) -> Result<Variables, FetchError> {
+        let missing = |provider| FetchError::Chained { provider };
+        let clock = self.clock.clone();
+        self.inner
+            .wait(endpoint.timeout, || clock.now())
+            .await
+            .map_err(missing)?;
+        let mut variables = inputs::resolve(&self.provider.name, configured).await?;
+        self.inner
+            .fill(configured, self.clock.now(), &mut variables)
+            .map_err(missing)?;
+        Ok(variables)
+    }
+
+    async fn exchange(&mut self, endpoint: &Endpoint) -> Result<Fetched, Failure> {
+        let provider = Arc::clone(&self.provider);
+        let variables = self.variables(endpoint, &provider.variables).await?;
         self.note_seed(endpoint, &variables);
         let dead = match self.choose(endpoint, &variables)? {
             Ask::Grant { request, spends } => {

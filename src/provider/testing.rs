@@ -67,7 +67,7 @@ pub(super) fn static_provider(name: &str, access_token: Value) -> Provider {
 pub(super) fn endpoint(provider: &mut Provider) -> &mut Endpoint {
     match &mut provider.source {
         TokenSource::Endpoint(endpoint) => endpoint,
-        TokenSource::Static { .. } => panic!("a static provider"),
+        _ => panic!("no endpoint"),
     }
 }
 

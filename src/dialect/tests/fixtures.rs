@@ -33,9 +33,8 @@ struct Fixture {
 struct RequestCase {
     grant: Option<String>,
     auth_method: Option<String>,
-    /// The `[refresh]` request instead of the grant's.
     #[serde(default)]
-    refresh: bool,
+    request: Which,
     /// Besides the fixture's own.
     #[serde(default)]
     variables: toml::Table,
@@ -45,6 +44,16 @@ struct RequestCase {
     sent: String,
     /// … which is this one, or the token that is made without a request.
     jwt: Option<Jwt>,
+}
+
+/// Which of the dialect's requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Which {
+    #[default]
+    Grant,
+    Refresh,
+    Device,
 }
 
 #[derive(Deserialize)]
@@ -110,6 +119,29 @@ fn every_dialect_does_what_its_document_says() {
 }
 
 #[test]
+fn a_dialect_of_ones_own_may_extend_each() {
+    for (name, _) in builtin() {
+        let own = format!("[own]\nextends = '{name}'\nresponse.error = '/mine'");
+        let user: BTreeMap<String, DialectToml> = toml::from_str(&own).unwrap();
+        let source = Source {
+            dialect: "own",
+            user: &user,
+            overrides: &Overrides::default(),
+            grant: None,
+            auth_method: None,
+        };
+        let extended = compile(&source).unwrap_or_else(|problems| panic!("{name}: {problems:#?}"));
+        let mut plan = plan(name, None, None);
+        assert_ne!(extended.exchange.response, plan.exchange.response, "{name}");
+        plan.exchange.response = extended.exchange.response.clone();
+        assert_eq!(extended.exchange, plan.exchange, "{name}");
+        assert_eq!(extended.inject, plan.inject, "{name}");
+        assert_eq!(extended.reject, plan.reject, "{name}");
+        assert_eq!(extended.defaults, plan.defaults, "{name}");
+    }
+}
+
+#[test]
 fn every_fixture_has_a_dialect() {
     for file in std::fs::read_dir(folder()).unwrap() {
         let file = file.unwrap().file_name().into_string().unwrap();
@@ -132,7 +164,8 @@ fn read(name: &str) -> Fixture {
     toml::from_str(&text).unwrap_or_else(|error| panic!("fixtures/{name}.toml: {error}"))
 }
 
-/// Each request, and that no grant, no way to authenticate and no refresh is without one.
+/// Each request, and that no grant, no way to authenticate and no other request that the dialect itself writes is without
+/// one.
 fn check_requests(name: &str, fixture: &Fixture) {
     let dialects = chain(name);
     let default = |of: fn(&DialectToml) -> &Option<String>| {
@@ -141,12 +174,12 @@ fn check_requests(name: &str, fixture: &Fixture) {
     };
     let mut grants = BTreeSet::new();
     let mut auth_methods = BTreeSet::new();
-    let mut refreshed = false;
+    let mut requests = BTreeSet::new();
     for case in &fixture.request {
         let plan = plan(name, case.grant.as_deref(), case.auth_method.as_deref());
         let variables = values(&[&fixture.variables, &case.variables]);
         let context = format!("{name}, {:?}, {:?}", case.grant, case.auth_method);
-        let (sent, jwt) = sent(&plan, case.refresh, &variables);
+        let (sent, jwt) = sent(&plan, case.request, &variables);
         assert_eq!(sent, case.sent.trim_end_matches('\n'), "{context}");
         match (jwt, &case.jwt) {
             (Some((header, claims)), Some(jwt)) => {
@@ -156,20 +189,22 @@ fn check_requests(name: &str, fixture: &Fixture) {
             (None, None) => {}
             (jwt, _) => panic!("{context}: {jwt:?}"),
         }
-        refreshed |= case.refresh;
+        requests.insert(case.request);
         grants.insert((case.grant.clone()).unwrap_or_else(|| default(|it| &it.default_grant)));
         auth_methods
             .insert((case.auth_method.clone()).unwrap_or_else(|| default(|it| &it.default_auth)));
     }
-    for dialect in &dialects {
-        for grant in dialect.grants.names() {
-            assert!(grants.contains(grant), "{name}: no request of {grant}");
-        }
-        for method in dialect.auth.names() {
-            assert!(auth_methods.contains(method), "{name}: no {method}");
-        }
-        assert!(dialect.refresh.is_none() || refreshed, "{name}: no refresh");
+    let own = dialects[0];
+    for grant in own.grants.names() {
+        assert!(grants.contains(grant), "{name}: no request of {grant}");
     }
+    for method in own.auth.names() {
+        assert!(auth_methods.contains(method), "{name}: no {method}");
+    }
+    let refreshed = own.refresh.is_none() || requests.contains(&Which::Refresh);
+    assert!(refreshed, "{name}: no refresh");
+    let logged_in = own.device.is_none() || requests.contains(&Which::Device);
+    assert!(logged_in, "{name}: no device authorization");
 }
 
 fn check_answers(name: &str, cases: &[AnswerCase]) {
@@ -273,7 +308,7 @@ fn plan(name: &str, grant: Option<&str>, auth_method: Option<&str>) -> Plan {
 type Parts = (serde_json::Value, serde_json::Value);
 
 /// What is sent, with `JWT` in the place of an assertion, and that.
-fn sent(plan: &Plan, refresh: bool, variables: &Variables) -> (String, Option<Parts>) {
+fn sent(plan: &Plan, which: Which, variables: &Variables) -> (String, Option<Parts>) {
     let token_url = match &plan.defaults.token_url {
         Some(url) => url.fill(variables).unwrap(),
         None => "https://vendor.example/token".to_owned(),
@@ -289,11 +324,12 @@ fn sent(plan: &Plan, refresh: bool, variables: &Variables) -> (String, Option<Pa
             jwt_in(issued.access_token.expose()).map(|(_, parts)| parts),
         );
     }
-    let request = match &plan.exchange.refresh {
-        Some(request) if refresh => request,
-        None if refresh => panic!("there is no refresh"),
-        _ => &plan.exchange.request,
+    let request = match which {
+        Which::Grant => Some(&plan.exchange.request),
+        Which::Refresh => plan.exchange.refresh.as_ref(),
+        Which::Device => plan.exchange.device.as_ref(),
     };
+    let request = request.unwrap_or_else(|| panic!("there is no {which:?}"));
     let request = request.render(variables, &frozen).unwrap();
     assert_eq!(request.path.as_deref(), None, "the address is the URL's");
     let wire = wire(&request);

@@ -368,10 +368,10 @@ fn every_problem_is_reported_at_once() {
             headers = { "a b" = "1", Host = "h", A = "1", a = "2" }
             [x.grants.sms]
             form = { phone = "{phone|md4}", sms = "{sms" }
-            json = { a = nan, b = ["{assertion}"] }
+            json = { a = nan, b = ["{provider.}"] }
             [x.grants.other]
             basic = { username = "u" }
-            body = "{provider.p}"
+            body = "{access_token}"
             [x.refresh]
             body = "{access_token}"
             [x.response]

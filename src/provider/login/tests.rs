@@ -88,7 +88,7 @@ impl World {
     fn key(&self) -> StateKey {
         match &self.provider().source {
             TokenSource::Endpoint(endpoint) => StateKey::new(&endpoint.identity),
-            TokenSource::Static { .. } => panic!("a static provider"),
+            _ => panic!("no endpoint"),
         }
     }
 
