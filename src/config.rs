@@ -138,6 +138,12 @@ pub struct Endpoint {
     pub path_and_query: String,
     /// RFC 6749 §3.1, where `login` sends the browser; whole, with its query. Only for grants with a `code`.
     pub authorization_url: Option<String>,
+    /// RFC 8628 §3.1, where `login` asks for a device code.
+    pub device_authorization_url: Option<String>,
+    /// Where the addresses are found instead (RFC 8414). Until then `token_url` and path are the issuer's own.
+    pub issuer: Option<Box<Issuer>>,
+    /// Whether plain HTTP off loopback is permitted.
+    pub allow_http: bool,
     pub plan: ExchangePlan,
     /// Of one whole token request, dial included.
     pub timeout: Duration,
@@ -146,6 +152,17 @@ pub struct Endpoint {
     /// token_url, grant, client_id, subject variables, scope, audience, resource (DESIGN.md §2). Providers of
     /// one identity share a cell and a refresher. Holds no secret; hash it before it becomes a file name.
     pub identity: String,
+}
+
+/// An authorization server that says itself where its endpoints are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Issuer {
+    /// As it is written, which is how its metadata must write it (RFC 8414 §3.3).
+    pub text: String,
+    /// Paths of its metadata, in the order in which they are tried: RFC 8414 §3.1, OpenID Connect Discovery 1.0 §4.
+    pub well_known: [String; 2],
+    /// What could be sent, by `auth_method`, in the order of preference; empty where the provider says which one.
+    pub choices: Vec<(String, ExchangePlan)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -300,6 +317,19 @@ impl Provider {
 }
 
 impl Endpoint {
+    /// The same with another token URL, which the issuer states. The error completes "its … ".
+    pub fn at(&self, url: &str) -> Result<Self, &'static str> {
+        let url = <origin::Url as units::Written>::from_text(url).map_err(|_| "is no URL")?;
+        if url.origin.needs_permission() && !self.allow_http {
+            return Err("is a plain http:// URL, which would send credentials unencrypted");
+        }
+        Ok(Self {
+            path_and_query: url.path_and_query(),
+            token_url: url.origin,
+            ..self.clone()
+        })
+    }
+
     /// The token URL without its query.
     pub fn address(&self) -> String {
         let path = self.path_and_query.split('?').next().unwrap_or_default();

@@ -129,6 +129,8 @@ pub struct Plan {
 pub struct ExchangePlan {
     /// The grant's name, as in `[grants.NAME]`.
     pub grant: String,
+    /// The auth method's name, as in `[auth]`; `None` where the dialect has no choice.
+    pub auth_method: Option<String>,
     pub request: RequestPlan,
     /// Present only if the dialect has `[refresh]`.
     pub refresh: Option<RequestPlan>,
@@ -299,15 +301,23 @@ impl ExchangePlan {
             Some(made) => made.needs(given),
             None => self.request.needs(given),
         };
-        let missing = needs.into_iter().filter(|(name, needed)| *needed && !given(name));
+        let missing = needs
+            .into_iter()
+            .filter(|(name, needed)| *needed && !given(name));
         missing.map(|(name, _)| name.to_owned()).collect()
     }
 
     /// Every variable that request, refresh or device authorization can use.
     pub fn known_variables(&self) -> BTreeSet<String> {
-        let requests = [Some(&self.request), self.refresh.as_ref(), self.device.as_ref()];
+        let requests = [
+            Some(&self.request),
+            self.refresh.as_ref(),
+            self.device.as_ref(),
+        ];
         let requests = requests.into_iter().flatten();
-        let mut known: BTreeSet<_> = requests.flat_map(|request| request.needs(&|_| false)).collect();
+        let mut known: BTreeSet<_> = requests
+            .flat_map(|request| request.needs(&|_| false))
+            .collect();
         known.extend(self.made.iter().flat_map(|made| made.needs(&|_| false)));
         known.into_iter().map(|(name, _)| name.to_owned()).collect()
     }
@@ -315,9 +325,16 @@ impl ExchangePlan {
     /// Signing keys among the variables that cannot sign what the dialect signs: the variable, and what is wrong with it,
     /// without quoting it. Those that are not among `variables` are not looked at.
     pub fn unusable_keys(&self, variables: &Variables) -> BTreeMap<String, String> {
-        let requests = [Some(&self.request), self.refresh.as_ref(), self.device.as_ref()];
-        let computed = (requests.into_iter().flatten().map(|request| &request.computed))
-            .chain(self.made.iter().map(|made| &made.computed));
+        let requests = [
+            Some(&self.request),
+            self.refresh.as_ref(),
+            self.device.as_ref(),
+        ];
+        let computed = (requests
+            .into_iter()
+            .flatten()
+            .map(|request| &request.computed))
+        .chain(self.made.iter().map(|made| &made.computed));
         computed
             .flat_map(|computed| computed.recipes())
             .filter_map(|recipe| match recipe {

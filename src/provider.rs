@@ -5,6 +5,7 @@
 
 pub mod cell;
 pub mod chain;
+pub mod discovery;
 pub mod exchange;
 pub mod inputs;
 pub mod login;

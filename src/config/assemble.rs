@@ -254,7 +254,10 @@ fn warn_unused(
     let chained: BTreeSet<_> = (providers.values())
         .flat_map(|provider| provider.bought_with())
         .collect();
-    let mut unused: Vec<_> = providers.keys().filter(|name| !chained.contains(*name)).collect();
+    let mut unused: Vec<_> = providers
+        .keys()
+        .filter(|name| !chained.contains(*name))
+        .collect();
     unused.retain(|name| !named.contains(name));
     for name in unused {
         let message = complaint("no upstream uses it; its token is fetched all the same");

@@ -70,7 +70,12 @@ struct Order {
 }
 
 impl Order {
-    fn visit(&mut self, name: &str, needs: &BTreeMap<String, Vec<String>>, trail: &mut Vec<String>) {
+    fn visit(
+        &mut self,
+        name: &str,
+        needs: &BTreeMap<String, Vec<String>>,
+        trail: &mut Vec<String>,
+    ) {
         if self.done.iter().any(|done| done == name) {
             return;
         }

@@ -58,6 +58,18 @@ impl Dialects {
         plan.filter(|_| extent == Extent::Whole)
     }
 
+    /// The plan with another auth method, where there is one and nothing is wrong with it.
+    pub(super) fn compile_with(&self, used: &Use<'_>, auth_method: &str) -> Option<Plan> {
+        let source = Source {
+            dialect: used.dialect,
+            user: &self.user,
+            overrides: used.overrides,
+            grant: used.grant,
+            auth_method: Some(auth_method),
+        };
+        dialect::compile(&source).ok()
+    }
+
     /// [`Self::compile`] for a provider that is given its token.
     pub(super) fn compile_static(
         &self,

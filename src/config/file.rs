@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::origin::{HostPort, HostText, OriginText, ServerName, Url};
+use super::origin::{HostPort, HostText, IssuerText, OriginText, ServerName, Url};
 use super::problems::{Complaint, complaint};
 use super::routes::PathPrefix;
 use super::units::{Count, Limit, OneOrMany, Size, Span, Text, Written};
@@ -67,7 +67,7 @@ pub(super) struct ProviderToml {
     pub(super) grant: Option<String>,
     pub(super) auth_method: Option<String>,
     pub(super) token_url: Option<Text<Url>>,
-    pub(super) issuer: Option<Text<Url>>,
+    pub(super) issuer: Option<Text<IssuerText>>,
     pub(super) authorization_url: Option<Text<Url>>,
     pub(super) device_authorization_url: Option<Text<Url>>,
     pub(super) allow_http: Option<bool>,

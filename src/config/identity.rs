@@ -50,6 +50,11 @@ pub(super) fn identity(
     .to_string()
 }
 
+/// Of a provider whose endpoint is found by its issuer.
+pub(super) fn of_issuer(identity: &str) -> String {
+    json!(["issuer", identity]).to_string()
+}
+
 /// Variables that are known to name who the token is for.
 const SUBJECTS: [&str; 3] = ["username", "phone", "open_id"];
 

@@ -149,7 +149,11 @@ impl AssertionPlan {
     fn read_key(&self, scope: Scope<'_>) -> Result<SigningKey, Problem> {
         let text = self.key.fill(scope)?.unwrap_or_default();
         SigningKey::parse(&text, self.alg).map_err(|message| {
-            let names = self.key.value.variables().map(|(name, _)| format!("`{name}`"));
+            let names = self
+                .key
+                .value
+                .variables()
+                .map(|(name, _)| format!("`{name}`"));
             let names: Vec<_> = names.collect();
             self.key.problem(format!("{} {message}", names.join(", ")))
         })
@@ -180,7 +184,11 @@ impl AssertionPlan {
         if let Some(frozen) = scope.frozen {
             let now = frozen.unix();
             let lifetime = i64::try_from(self.lifetime.as_secs()).unwrap_or(i64::MAX);
-            let ours = [json!(now), json!(now.saturating_add(lifetime)), json!(frozen.uuid)];
+            let ours = [
+                json!(now),
+                json!(now.saturating_add(lifetime)),
+                json!(frozen.uuid),
+            ];
             for (name, value) in OURS.into_iter().zip(ours) {
                 claims.entry(name).or_insert(value);
             }

@@ -61,13 +61,32 @@ pub fn compile_as(source: &Source<'_>, extent: Extent) -> Result<Plan, Vec<Probl
     // Merged even so if a name was wrong: what else is wrong should show.
     let mut clashes = Vec::new();
     let auth_name = auth.as_deref();
-    let request = request_plan(&own, &levels, grant.as_deref(), auth_name, &vars, &mut clashes);
+    let request = request_plan(
+        &own,
+        &levels,
+        grant.as_deref(),
+        auth_name,
+        &vars,
+        &mut clashes,
+    );
     let extra = |written, clashes: &mut Vec<Problem>| {
         extra_plan(&own, &levels, written, auth_name, &vars, clashes)
     };
     let refresh = extra(|level| level.refresh.as_ref(), &mut clashes);
-    let device = extra(|level| level.device.as_ref(), &mut clashes);
-    let made = made_plan(&own, &levels, grant.as_deref(), auth_name, &vars, &mut clashes);
+    let spends = |input: &str| {
+        let written = written_one_time(&levels, grant.as_deref()?)?;
+        written.iter().any(|name| name == input).then_some(())
+    };
+    let device =
+        spends("device_code").and_then(|()| extra(|level| level.device.as_ref(), &mut clashes));
+    let made = made_plan(
+        &own,
+        &levels,
+        grant.as_deref(),
+        auth_name,
+        &vars,
+        &mut clashes,
+    );
     // Not every grant of a dialect is meant for its default auth method: only a provider says which two go together.
     if extent == Extent::Whole {
         problems.append(&mut clashes);
@@ -85,6 +104,7 @@ pub fn compile_as(source: &Source<'_>, extent: Extent) -> Result<Plan, Vec<Probl
             defaults,
             exchange: ExchangePlan {
                 grant,
+                auth_method: auth,
                 request,
                 refresh,
                 device,
@@ -108,7 +128,10 @@ pub fn compile_static(source: &Source<'_>) -> Result<(InjectPlan, RejectRules), 
     let written = [
         ("request", source.overrides.request != Default::default()),
         ("assertion", source.overrides.assertion.is_some()),
-        ("client_assertion", source.overrides.client_assertion.is_some()),
+        (
+            "client_assertion",
+            source.overrides.client_assertion.is_some(),
+        ),
         ("response", source.overrides.response != Default::default()),
     ];
     for (table, _) in written.iter().filter(|(_, written)| *written) {
@@ -204,7 +227,10 @@ impl<'a> Level<'a> {
             tokens: (toml.grants.iter())
                 .filter_map(|(name, grant)| {
                     let at = join(&join("grants", name), "token");
-                    Some((name, field(grant.token.as_deref()?, at, Place::Exchange, &mut found)?))
+                    Some((
+                        name,
+                        field(grant.token.as_deref()?, at, Place::Exchange, &mut found)?,
+                    ))
                 })
                 .collect(),
         };
@@ -352,7 +378,10 @@ fn field(
 fn recipes(layers: &[(Kind, Layer)], vars: &Recipes, problems: &mut Vec<Problem>) -> Recipes {
     let merged = Assertions::merged(layers);
     let mut recipes = vars.clone();
-    for (name, layer) in [("assertion", merged.grant), ("client_assertion", merged.client)] {
+    for (name, layer) in [
+        ("assertion", merged.grant),
+        ("client_assertion", merged.client),
+    ] {
         if let Some(plan) = layer.plan() {
             let recipe = Recipe::Assertion(Box::new(plan));
             recipes.0.insert(name.to_owned(), recipe);
@@ -445,6 +474,11 @@ fn in_order(level: &Level<'_>, grant: Option<&Layer>, auth: Option<&str>) -> Vec
     layers
 }
 
+fn written_one_time<'a>(levels: &[Level<'a>], grant: &str) -> Option<&'a Vec<String>> {
+    let mut levels = levels.iter();
+    levels.find_map(|level| level.toml.grants.get(grant)?.one_time.as_ref())
+}
+
 fn one_time(
     levels: &[Level<'_>],
     grant: Option<&str>,
@@ -455,10 +489,7 @@ fn one_time(
     let Some(grant) = grant else {
         return Vec::new();
     };
-    let written = levels
-        .iter()
-        .find_map(|level| level.toml.grants.get(grant)?.one_time.clone())
-        .unwrap_or_default();
+    let written = written_one_time(levels, grant).cloned().unwrap_or_default();
     let known: Vec<_> = request.needs(&|_| false).into_keys().collect();
     for name in &written {
         if !known.contains(&name.as_str()) && extent != Extent::Part {

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::Problem;
 use super::assertion::AssertionPlan;
 use super::filter::Value;
 use super::layer::Field;
 use super::template::{Place, Scope, Template, check_use};
-use super::Problem;
 
 /// How one of them is made.
 #[derive(Clone, Debug, PartialEq)]
@@ -103,13 +103,7 @@ impl Recipes {
         computed
     }
 
-    fn add(
-        &self,
-        name: &str,
-        place: Place,
-        computed: &mut Computed,
-        problems: &mut Vec<Problem>,
-    ) {
+    fn add(&self, name: &str, place: Place, computed: &mut Computed, problems: &mut Vec<Problem>) {
         let Some(recipe) = self.0.get(name) else {
             return;
         };
@@ -164,8 +158,9 @@ impl Computed {
                 continue;
             }
             let value = match recipe {
-                Recipe::Template(field) => (field.value.fill_typed(scope))
-                    .map_err(|message| field.problem(message))?,
+                Recipe::Template(field) => {
+                    (field.value.fill_typed(scope)).map_err(|message| field.problem(message))?
+                }
                 Recipe::Assertion(plan) => Some(plan.sign(scope)?),
             };
             if let Some(value) = value {

@@ -64,7 +64,11 @@ impl Defaults {
 impl Defaults {
     /// The variables that the addresses are made with.
     pub fn variables(&self) -> impl Iterator<Item = &str> {
-        let urls = [&self.token_url, &self.authorization_url, &self.device_authorization_url];
+        let urls = [
+            &self.token_url,
+            &self.authorization_url,
+            &self.device_authorization_url,
+        ];
         urls.into_iter().flatten().flat_map(UrlTemplate::variables)
     }
 }
@@ -107,7 +111,10 @@ impl UrlTemplate {
 
     /// The URL, each value percent-encoded as one segment.
     pub fn fill(&self, variables: &Variables) -> Result<String, Problem> {
-        let filled = self.0.value.fill_with(Scope::of(variables), &encode_segment);
+        let filled = self
+            .0
+            .value
+            .fill_with(Scope::of(variables), &encode_segment);
         let filled = filled.map_err(|message| self.0.problem(message))?;
         let filled = filled.ok_or_else(|| self.0.problem("one of its variables has no value"))?;
         Ok(filled.to_string())

@@ -6,8 +6,8 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use hmac::{Hmac, KeyInit, Mac};
 use md5::Md5;
-use rustls_pki_types::pem::{PemObject, SectionKind};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rustls_pki_types::pem::{PemObject, SectionKind};
 use serde_json::Value as JsonValue;
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha384, Sha512};
@@ -412,11 +412,19 @@ mod tests {
                  8086072ba1e7cc2358baeca134c825a7",
             ),
             // Kingdee's signature is the base64 of the hex form.
-            ("abc", &["md5", "hex", "base64"], "OTAwMTUwOTgzY2QyNGZiMGQ2OTYzZjdkMjhlMTdmNzI="),
+            (
+                "abc",
+                &["md5", "hex", "base64"],
+                "OTAwMTUwOTgzY2QyNGZiMGQ2OTYzZjdkMjhlMTdmNzI=",
+            ),
             ("YWJj", &["unbase64"], "abc"),
             ("YWI_", &["unbase64"], "ab?"),
             ("YQ", &["unbase64"], "a"),
-            ("YQ==", &["unbase64", "sha1", "base64"], "hvfkN/qlp/zhXR3cuerq6jd2Z7g="),
+            (
+                "YQ==",
+                &["unbase64", "sha1", "base64"],
+                "hvfkN/qlp/zhXR3cuerq6jd2Z7g=",
+            ),
             ("a+b/测", &["urlencode"], "a%2Bb%2F%E6%B5%8B"),
             (r#"{"a":{"b/c":"x"},"n":7}"#, &["json:/a/b~1c"], "x"),
             (r#"{"n":7}"#, &["json:/n", "add:-2"], "5"),

@@ -206,7 +206,12 @@ mod tests {
 
     fn inject(toml: &str) -> Result<InjectPlan, Vec<Problem>> {
         let mut problems = Vec::new();
-        let plan = InjectPlan::parse(&toml::from_str(toml).unwrap(), &Recipes::default(), Extent::Whole, &mut problems);
+        let plan = InjectPlan::parse(
+            &toml::from_str(toml).unwrap(),
+            &Recipes::default(),
+            Extent::Whole,
+            &mut problems,
+        );
         if problems.is_empty() {
             Ok(plan)
         } else {

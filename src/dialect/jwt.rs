@@ -51,7 +51,11 @@ impl SigningKey {
         } else if trimmed.starts_with('{') {
             from_jwk(trimmed)?
         } else if alg.is_some_and(Alg::is_hmac) {
-            (Key::Shared(Zeroizing::new(text.as_bytes().to_vec())), None, None)
+            (
+                Key::Shared(Zeroizing::new(text.as_bytes().to_vec())),
+                None,
+                None,
+            )
         } else {
             return Err(NO_KEY.to_owned());
         };
@@ -261,7 +265,8 @@ fn from_jwk(text: &str) -> Result<FromJwk, String> {
 fn read_jwk(jwk: &JsonValue) -> Result<FromJwk, String> {
     let text = |name: &str| jwk.get(name).and_then(JsonValue::as_str);
     let part = |name: &str| {
-        let bytes = text(name).and_then(|text| URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok());
+        let bytes =
+            text(name).and_then(|text| URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok());
         bytes
             .map(Zeroizing::new)
             .ok_or_else(|| format!("is a JWK without a usable `{name}`"))
@@ -285,9 +290,9 @@ fn read_jwk(jwk: &JsonValue) -> Result<FromJwk, String> {
         _ => return Err("is a JWK of another kind than RSA, EC, OKP (Ed25519) and oct".to_owned()),
     };
     let alg = text("alg").and_then(|name| {
-        serde::Deserialize::deserialize(serde::de::value::StrDeserializer::<
-            serde::de::value::Error,
-        >::new(name))
+        serde::Deserialize::deserialize(
+            serde::de::value::StrDeserializer::<serde::de::value::Error>::new(name),
+        )
         .ok()
     });
     Ok((key, alg, text("kid").map(str::to_owned)))
@@ -310,7 +315,17 @@ fn rsa_of_jwk(
         qInv: bytes("qi")?,
     };
     let key = RsaKeyPair::from_components(&components);
-    let private = [components.d, components.p, components.q, components.dP, components.dQ, components.qInv];
+    let private = [
+        components.d,
+        components.p,
+        components.q,
+        components.dP,
+        components.dQ,
+        components.qInv,
+    ];
     private.into_iter().map(Zeroizing::new).for_each(drop);
     key.map_err(|error| format!("is a JWK that cannot be used: {error}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,8 +3,8 @@
 use http::{HeaderName, HeaderValue, Method, header};
 
 use super::assertion::AssertionLayer;
-use super::json::{JsonField, json_fields};
 use super::computed::Computed;
+use super::json::{JsonField, json_fields};
 use super::schema::{AssertionToml, BasicToml, Encoding, Ordered, RequestToml, Scalar};
 use super::template::{Place, Template};
 use super::{Problem, RequestPlan};

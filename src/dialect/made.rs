@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::response::check_token;
 use super::selector::jwt_exp;
 use super::template::Scope;
 use super::{Expiry, Frozen, Issued, MadePlan, Problem, Variables, expiry};
-use super::response::check_token;
 use crate::secret::Secret;
 
 impl MadePlan {

@@ -50,7 +50,11 @@ impl RequestPlan {
         }
         Ok(TokenRequest {
             method: self.method.clone(),
-            path: self.path.as_ref().map(|path| render_path(path, scope)).transpose()?,
+            path: self
+                .path
+                .as_ref()
+                .map(|path| render_path(path, scope))
+                .transpose()?,
             query: render_query(&self.query, scope)?,
             headers,
             body: self.body.render(scope)?,
@@ -287,10 +291,7 @@ pub(super) fn encode_segment(text: &str) -> Result<String, String> {
     }
 }
 
-fn render_path(
-    path: &Field<(), Template>,
-    scope: Scope<'_>,
-) -> Result<Zeroizing<String>, Problem> {
+fn render_path(path: &Field<(), Template>, scope: Scope<'_>) -> Result<Zeroizing<String>, Problem> {
     let text = path.value.fill_with(scope, &encode_segment);
     let text = text.map_err(|message| path.problem(message))?;
     text.ok_or_else(|| path.problem("a variable of the path has no value"))

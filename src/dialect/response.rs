@@ -131,16 +131,27 @@ impl ResponseRules {
 
     /// Reads an answer. `secrets` are masked wherever the vendor echoes them.
     pub fn read(&self, answer: Answer<'_>, secrets: &[&Secret]) -> Result<Issued, Refusal> {
+        let reading = self.reading(answer, secrets);
+        reading.issued().map_err(|fault| reading.refusal(&fault))
+    }
+
+    fn reading<'a>(&'a self, answer: Answer<'a>, secrets: &'a [&'a Secret]) -> Reading<'a> {
         let token_key = self.token.iter().find_map(Selector::first_key);
-        let reading = Reading {
+        Reading {
             rules: self,
             status: answer.status,
             headers: answer.headers,
             document: Document::read(answer.body, answer.headers, token_key),
             secrets,
             now: answer.now,
-        };
-        reading.issued().map_err(|fault| reading.refusal(&fault))
+        }
+    }
+}
+
+impl ResponseRules {
+    /// Reads an answer that is a no, of an endpoint that gives something else than tokens.
+    pub fn refused(&self, answer: Answer<'_>, secrets: &[&Secret]) -> Refusal {
+        self.reading(answer, secrets).refusal(&Fault::Status)
     }
 }
 

@@ -62,7 +62,10 @@ impl Tokens {
         let mut links = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Of what is no more, nobody holds the other end.
         links.retain(|_, link| link.is_used());
-        links.entry(identity.to_owned()).or_insert_with(Link::new).clone()
+        links
+            .entry(identity.to_owned())
+            .or_insert_with(Link::new)
+            .clone()
     }
 
     /// Tells a token that was fetched by other means: for processes without refreshers.
@@ -199,7 +202,8 @@ impl Inner {
             let told = link.and_then(|(_, link)| link.usable(now));
             let told = told.ok_or_else(|| name.clone())?;
             into.insert(variable.clone(), Var::Text(told.token.clone()));
-            self.used.insert(name.clone(), (told.token, told.generation));
+            self.used
+                .insert(name.clone(), (told.token, told.generation));
         }
         Ok(())
     }

@@ -7,6 +7,7 @@
 //!
 //! So does the order of a single-active exchange (DESIGN.md §6.5): dial, close the gate, send.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +18,13 @@ use zeroize::Zeroizing;
 
 use crate::clock::{Clock, Now};
 use crate::config::{Endpoint, Provider, TokenSource, Value};
-use crate::dialect::{MadePlan, RequestPlan, Var, Variables};
+use crate::dialect::{Answer, MadePlan, Problem, RequestPlan, Var, Variables};
 use crate::provider::cell::Gatekeeper;
 use crate::provider::chain::{Inner, Tokens};
-use crate::provider::exchange::{Call, Fetch, FetchError, Fetched, Line, frozen};
+use crate::provider::discovery::discover;
+use crate::provider::exchange::{
+    Answered, Call, Fetch, FetchError, Fetched, Line, frozen, secrets,
+};
 use crate::provider::schedule::Life;
 use crate::provider::store::{Saved, SavedAccess, StateKey, Store, StoreError};
 use crate::provider::{identity, inputs, static_token};
@@ -30,6 +34,8 @@ use crate::secret::Secret;
 const LONG_LIVED: Duration = Duration::from_secs(24 * 3600);
 
 const REFRESH_TOKEN: &str = "refresh_token";
+
+const NO_LOGIN: &str = "a provider that is given its token has no login";
 
 /// Where one identity's tokens come from, and what is remembered between two of them.
 pub(super) struct Source {
@@ -46,6 +52,8 @@ pub(super) struct Source {
     tokens: Tokens,
     /// The tokens that this one is bought with.
     inner: Inner,
+    /// What the issuer said of itself, until something goes wrong with it.
+    found: Option<Box<Endpoint>>,
 }
 
 /// Why there is no new token.
@@ -107,6 +115,7 @@ impl Source {
             gate: None,
             tokens,
             inner,
+            found: None,
         }
     }
 
@@ -120,6 +129,7 @@ impl Source {
     /// Another configuration of the same identity: what is remembered stays.
     pub(super) fn set_provider(&mut self, provider: Arc<Provider>) {
         self.inner.replace(&provider, &self.tokens);
+        self.found = None;
         self.provider = provider;
     }
 
@@ -191,10 +201,9 @@ impl Source {
     pub(super) async fn login(&mut self, given: Variables) -> Result<Fetched, Failure> {
         let provider = Arc::clone(&self.provider);
         let TokenSource::Endpoint(endpoint) = &provider.source else {
-            return Err(Failure::LoginRequired(
-                "a provider that is given its token has no login".to_owned(),
-            ));
+            return Err(Failure::LoginRequired(NO_LOGIN.to_owned()));
         };
+        let endpoint = &*self.endpoint(endpoint).await?;
         let mut configured = provider.variables.clone();
         configured.retain(|name, _| !given.contains_key(name));
         let mut variables = self.variables(endpoint, &configured).await?;
@@ -216,6 +225,72 @@ impl Source {
             .await
     }
 
+    /// The grant with what a person has given for it elsewhere (RFC 8628 §3.4): asked again and again until they have, so
+    /// that nothing of it is spent by asking.
+    pub(super) async fn poll(&mut self, given: Variables) -> Result<Fetched, Failure> {
+        let provider = Arc::clone(&self.provider);
+        let TokenSource::Endpoint(endpoint) = &provider.source else {
+            return Err(Failure::LoginRequired(NO_LOGIN.to_owned()));
+        };
+        let endpoint = &*self.endpoint(endpoint).await?;
+        let mut variables = self.variables(endpoint, &provider.variables).await?;
+        variables.extend(given);
+        let fetched = self.send(endpoint, &endpoint.plan.request, &variables, None);
+        Ok(fetched.await?)
+    }
+
+    /// The device authorization request (RFC 8628 §3.1), and its answer if that is a good one.
+    pub(super) async fn ask_for_device(&mut self) -> Result<Answered, Failure> {
+        let provider = Arc::clone(&self.provider);
+        let TokenSource::Endpoint(endpoint) = &provider.source else {
+            return Err(Failure::LoginRequired(NO_LOGIN.to_owned()));
+        };
+        let unusable = |message: &str| {
+            FetchError::Request(Problem {
+                path: format!("providers.{}.device_authorization_url", provider.name),
+                message: message.to_owned(),
+            })
+        };
+        let endpoint = &*self.endpoint(endpoint).await?;
+        let variables = self.variables(endpoint, &provider.variables).await?;
+        let (Some(plan), Some(url)) = (&endpoint.plan.device, &endpoint.device_authorization_url)
+        else {
+            return Err(unusable(
+                "is missing: the grant begins with a device code, and neither the provider nor its issuer says where to \
+                 ask for one",
+            )
+            .into());
+        };
+        let at = endpoint.at(url).map_err(unusable)?;
+        // An assertion is for the authorization server, whichever of its endpoints it is sent to.
+        let frozen = frozen(self.clock.now(), endpoint.address());
+        let request = plan
+            .render(&variables, &frozen)
+            .map_err(FetchError::Request)?;
+        let deadline = Instant::now() + at.timeout;
+        let request_headers = request.headers.clone();
+        let line = self.fetcher.dial(&at, deadline).await?;
+        let answered = line.ask(&at, request, deadline).await?;
+        if answered.status.is_success() {
+            return Ok(answered);
+        }
+        let secrets = secrets(&variables, &request_headers);
+        let refusal = endpoint.plan.response.refused(
+            Answer {
+                status: answered.status,
+                headers: &answered.headers,
+                body: &answered.body,
+                now: self.clock.now().wall,
+            },
+            &secrets.iter().collect::<Vec<_>>(),
+        );
+        Err(FetchError::Refused {
+            host: at.token_url.authority,
+            refusal,
+        }
+        .into())
+    }
+
     /// A new token: whatever the source needs for it is sent now. Not cancel safe.
     pub(super) async fn fetch(&mut self) -> Result<Fetched, Failure> {
         let provider = Arc::clone(&self.provider);
@@ -226,7 +301,13 @@ impl Source {
             }
             TokenSource::Made(plan) => self.make(plan).await,
             TokenSource::Endpoint(endpoint) => {
-                let result = self.exchange(endpoint).await;
+                let result = match self.endpoint(endpoint).await {
+                    Ok(endpoint) => self.exchange(&endpoint).await,
+                    Err(error) => Err(error.into()),
+                };
+                if result.is_err() {
+                    self.found = None;
+                }
                 match &result {
                     Ok(_) => self.inner.succeeded(),
                     Err(Failure::Fetch(error)) if error.refuses_credentials() => self.inner.blame(),
@@ -264,7 +345,9 @@ impl Source {
     pub(super) async fn fingerprint(&self) -> [u8; 32] {
         match &self.provider.source {
             TokenSource::Static { access_token } => inputs::fingerprint([access_token]).await,
-            TokenSource::Endpoint(_) | TokenSource::Made(_) => inputs::fingerprint(self.provider.variables.values()).await,
+            TokenSource::Endpoint(_) | TokenSource::Made(_) => {
+                inputs::fingerprint(self.provider.variables.values()).await
+            }
         }
     }
 
@@ -287,6 +370,30 @@ impl Source {
         let issued = plan.make(&variables, &frozen(sent, String::new()));
         let issued = issued.map_err(FetchError::Request)?;
         Ok(Fetched { issued, sent })
+    }
+
+    /// As configured, or as the issuer says.
+    async fn endpoint<'a>(
+        &mut self,
+        endpoint: &'a Endpoint,
+    ) -> Result<Cow<'a, Endpoint>, FetchError> {
+        let Some(issuer) = &endpoint.issuer else {
+            return Ok(Cow::Borrowed(endpoint));
+        };
+        if self.found.is_none() {
+            let found = discover(endpoint, issuer, &*self.fetcher).await?;
+            info!(
+                provider = self.provider.name,
+                token_url = found.address(),
+                auth_method = found.plan.auth_method,
+                "the issuer's metadata were read"
+            );
+            self.found = Some(Box::new(found));
+        }
+        Ok(match &self.found {
+            Some(found) => Cow::Owned((**found).clone()),
+            None => Cow::Borrowed(endpoint),
+        })
     }
 
     /// What is configured, and the tokens that it names; those are waited for.

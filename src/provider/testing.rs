@@ -13,7 +13,7 @@ use crate::dialect::{
     self, DialectToml, Expiry, Issued, Overrides, Plan, Refusal, RejectRules, Var,
 };
 use crate::dialect::{Class, Source};
-use crate::provider::exchange::{Call, Fetch, FetchError, Fetched, Line, Pending};
+use crate::provider::exchange::{Answered, Call, Fetch, FetchError, Fetched, Line, Pending};
 
 /// A provider of a dialect given in TOML, as `configure` leaves it.
 pub(super) fn provider(
@@ -40,6 +40,9 @@ pub(super) fn provider(
             },
             path_and_query: "/token?secret=hunter2-query".to_owned(),
             authorization_url: None,
+            device_authorization_url: None,
+            issuer: None,
+            allow_http: false,
             plan: plan.exchange,
             timeout: Duration::from_secs(10),
             tls: Tls::default(),
@@ -308,6 +311,15 @@ impl Line for FakeLine {
                 .read(number, &call.endpoint.token_url.authority)?;
             Ok(Fetched { issued, sent })
         })
+    }
+
+    fn ask<'a>(
+        self: Box<Self>,
+        _endpoint: &'a Endpoint,
+        _request: dialect::TokenRequest,
+        _deadline: Instant,
+    ) -> Pending<'a, Result<Answered, FetchError>> {
+        unreachable!("a scripted vendor only gives tokens")
     }
 }
 

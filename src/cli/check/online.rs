@@ -11,9 +11,8 @@ use crate::clock::{Clock, Now};
 use crate::config::{Endpoint, LifeCycle, Provider, TokenSource};
 use crate::dialect::{Expiry, Frozen, Variables};
 use crate::provider::chain::{self, Tokens};
-use crate::provider::exchange::{
-    Call, Fetch as _, FetchError, Fetched, HttpFetch, frozen,
-};
+use crate::provider::discovery::discover;
+use crate::provider::exchange::{Call, Fetch as _, FetchError, Fetched, HttpFetch, frozen};
 use crate::provider::schedule::{Life, Schedule};
 use crate::provider::{inputs, static_token};
 use crate::upstream::tls::TlsProfiles;
@@ -64,10 +63,15 @@ async fn try_fetch(
         TokenSource::Endpoint(endpoint) => {
             let mut variables = inputs::resolve(&provider.name, &provider.variables).await?;
             chain::fill(provider, tokens, clock.now(), &mut variables)?;
+            let fetcher = HttpFetch::new(TlsProfiles::new(), clock.clone());
+            let found = match &endpoint.issuer {
+                Some(issuer) => Some(discover(endpoint, issuer, &fetcher).await?),
+                None => None,
+            };
+            let endpoint = found.as_ref().unwrap_or(endpoint);
             let request = redacted(endpoint, &variables, &clock)?;
             lines.push(("request", request));
             let deadline = Instant::now() + endpoint.timeout;
-            let fetcher = HttpFetch::new(TlsProfiles::new(), clock);
             let line = fetcher.dial(endpoint, deadline).await?;
             let call = Call {
                 endpoint,
@@ -245,7 +249,10 @@ mod tests {
         let config = Config::from_toml(&text, &NoEnvironment).unwrap();
         for (provider, vendor) in config.providers.iter().zip(by_name(&setup)) {
             vendor.set_fault(Some(Fault::RejectCredentials));
-            let reason = fetch(provider, &Tokens::default()).await.outcome.unwrap_err();
+            let reason = fetch(provider, &Tokens::default())
+                .await
+                .outcome
+                .unwrap_err();
             let words = match vendor.kind() {
                 Kind::Cncn => "用户名或密码错误",
                 Kind::Besender => "客户端ID或秘钥错误",

@@ -57,7 +57,8 @@ impl Variables {
             if let Some(at) = self.at(&name) {
                 cx.problem(
                     &at,
-                    complaint(message).hint("the dialect signs with it; keys are read again at every fetch"),
+                    complaint(message)
+                        .hint("the dialect signs with it; keys are read again at every fetch"),
                 );
             }
         }

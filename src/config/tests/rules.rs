@@ -618,7 +618,7 @@ fn dialects_that_nobody_uses_are_checked() {
         ),
         (
             "[dialects.a.assertion]\nalg = 'RS257'",
-            &["dialects.a.assertion.alg: expected"],
+            &["dialects.a.assertion.alg: is not a word that is known here (did you mean `RS256`?)"],
         ),
     ] {
         let text = format!("{text}\n{PLAIN}");

@@ -482,7 +482,8 @@ fn wrong_names() {
                 ..Provider::of("oauth2")
             },
             "auth_method",
-            "the dialect has no such auth method; known: client_secret_basic, client_secret_post, none",
+            "the dialect has no such auth method; known: client_secret_basic, client_secret_post, none, private_key_jwt, client_secret_jwt, \
+             tls_client_auth, self_signed_tls_client_auth",
         ),
         (
             x("x.grants = { a = {}, b = {} }"),

@@ -32,6 +32,13 @@ pub enum FetchError {
         "the token of provider `{provider}`, which this one is bought with, is not there yet: see that one's error"
     )]
     Chained { provider: String },
+    /// The issuer's metadata cannot be had, or cannot be used.
+    #[error("issuer {issuer}: {reason}")]
+    Discovery {
+        issuer: String,
+        reason: String,
+        class: Class,
+    },
     /// The vendor's no.
     #[error("{}", refusal_text(host, refusal))]
     Refused { host: String, refusal: Refusal },
@@ -59,6 +66,7 @@ impl FetchError {
     pub fn class(&self) -> Class {
         match self {
             Self::Refused { refusal, .. } => refusal.class,
+            Self::Discovery { class, .. } => *class,
             // Nothing reaches the vendor, so trying again soon harms nobody; a repaired file is noticed quickly.
             Self::ExpiredStatic { .. }
             | Self::Input(_)
@@ -96,6 +104,7 @@ impl FetchError {
                 refusal.class == Class::Transient && refusal.retry_after.is_none()
             }
             Self::Input(_)
+            | Self::Discovery { .. }
             | Self::Chained { .. }
             | Self::ExpiredStatic { .. }
             | Self::Request(_)
