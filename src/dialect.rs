@@ -40,7 +40,7 @@ use zeroize::Zeroizing;
 
 use crate::secret::Secret;
 
-pub use builtin::builtin;
+pub use builtin::{builtin, find_builtin};
 pub use compile::{compile, compile_as, compile_static};
 pub use defaults::{Defaults, UrlTemplate};
 pub use duration::{DurationError, parse_duration};

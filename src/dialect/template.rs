@@ -207,6 +207,11 @@ impl Template {
         self.holes().next().is_some()
     }
 
+    /// Whether it begins with this text, whatever is filled in.
+    pub(super) fn starts_with(&self, text: &str) -> bool {
+        matches!(self.0.first(), Some(Piece::Literal(literal)) if literal.starts_with(text))
+    }
+
     /// The whole text, where there is nothing to fill in.
     pub(super) fn as_literal(&self) -> Option<&str> {
         match &self.0[..] {

@@ -1,5 +1,6 @@
-//! The dialects as a whole: vendors' samples to the byte ([`golden`]), the merge rule ([`merging`]).
+//! The dialects as a whole: vendors' samples to the byte ([`golden`], [`fixtures`]), the merge rule ([`merging`]).
 
+mod fixtures;
 mod golden;
 mod merging;
 
