@@ -2,6 +2,7 @@
 
 mod admin;
 mod background;
+mod chained;
 mod check;
 mod completions;
 mod config_file;

@@ -191,7 +191,7 @@ impl AppControl {
         let report = |handle: &Handle| {
             let endpoint = match &handle.provider().source {
                 TokenSource::Endpoint(endpoint) => Some(endpoint.token_url.authority.as_str()),
-                TokenSource::Static { .. } => None,
+                TokenSource::Static { .. } | TokenSource::Made(_) => None,
             };
             ProviderReport::new(
                 handle.name(),

@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::origin::{HostPort, HostText, OriginText, ServerName, Url};
+use super::origin::{HostPort, HostText, IssuerText, OriginText, ServerName, Url};
 use super::problems::{Complaint, complaint};
 use super::routes::PathPrefix;
 use super::units::{Count, Limit, OneOrMany, Size, Span, Text, Workers, Written};
@@ -68,7 +68,9 @@ pub(super) struct ProviderToml {
     pub(super) grant: Option<String>,
     pub(super) auth_method: Option<String>,
     pub(super) token_url: Option<Text<Url>>,
+    pub(super) issuer: Option<Text<IssuerText>>,
     pub(super) authorization_url: Option<Text<Url>>,
+    pub(super) device_authorization_url: Option<Text<Url>>,
     pub(super) allow_http: Option<bool>,
     pub(super) access_token: Option<ValueToml>,
     pub(super) client_id: Option<ValueToml>,
@@ -91,6 +93,8 @@ pub(super) struct ProviderToml {
     pub(super) tls: Option<TlsToml>,
     pub(super) proxy: Option<ValueToml>,
     /// Read as [`crate::dialect::Overrides`]; here so that they are known keys.
+    pub(super) assertion: Option<IgnoredAny>,
+    pub(super) client_assertion: Option<IgnoredAny>,
     pub(super) request: Option<IgnoredAny>,
     pub(super) response: Option<IgnoredAny>,
     pub(super) inject: Option<IgnoredAny>,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 
 use super::problems::{Complaint, complaint};
+use crate::dialect::{DurationError, parse_duration};
 
 /// A value that is written as text.
 pub(super) trait Written: Sized {
@@ -77,24 +78,13 @@ impl Written for Limit {
     }
 }
 
-/// A century: longer than any token lives, short enough to be added to any point in time.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-
 pub(super) fn duration(text: &str) -> Result<Duration, Complaint> {
-    let (number, unit) = number_and_unit(text).ok_or_else(no_duration)?;
-    let millis = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err(no_duration()),
-    };
-    number
-        .and_then(|number| number.checked_mul(millis))
-        .map(Duration::from_millis)
-        .filter(|duration| *duration <= LONGEST)
-        .ok_or_else(|| complaint("is longer than a century").hint("write 36500d or less"))
+    parse_duration(text).map_err(|error| match error {
+        DurationError::Unreadable => no_duration(),
+        DurationError::TooLong => {
+            complaint("is longer than a century").hint("write 36500d or less")
+        }
+    })
 }
 
 fn no_duration() -> Complaint {

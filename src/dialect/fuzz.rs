@@ -106,6 +106,7 @@ pub fn template(data: &[u8]) {
         now: now(),
         nonce: "n0nce".into(),
         uuid: "0b0b".into(),
+        token_url: "https://vendor.test/token".into(),
     };
     let token = Secret::new(SECRET);
     for place in [Place::Exchange, Place::Inject] {
@@ -116,6 +117,7 @@ pub fn template(data: &[u8]) {
             variables: &variables,
             frozen: (place == Place::Exchange).then_some(&frozen),
             access_token: (place == Place::Inject).then_some(&token),
+            computed: None,
         };
         let filled = template.fill(scope);
         let typed = template.fill_typed(scope);

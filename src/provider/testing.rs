@@ -13,7 +13,7 @@ use crate::dialect::{
     self, DialectToml, Expiry, Issued, Overrides, Plan, Refusal, RejectRules, Var,
 };
 use crate::dialect::{Class, Source};
-use crate::provider::exchange::{Call, Fetch, FetchError, Fetched, Line, Pending};
+use crate::provider::exchange::{Answered, Call, Fetch, FetchError, Fetched, Line, Pending};
 use crate::upstream::connect::{ConnectError, Peer};
 
 /// A provider of a dialect given in TOML, as `configure` leaves it.
@@ -41,6 +41,9 @@ pub(super) fn provider(
             },
             path_and_query: "/token?secret=hunter2-query".to_owned(),
             authorization_url: None,
+            device_authorization_url: None,
+            issuer: None,
+            allow_http: false,
             plan: plan.exchange,
             timeout: Duration::from_secs(10),
             tls: Tls::default(),
@@ -68,7 +71,7 @@ pub(super) fn static_provider(name: &str, access_token: Value) -> Provider {
 pub(super) fn endpoint(provider: &mut Provider) -> &mut Endpoint {
     match &mut provider.source {
         TokenSource::Endpoint(endpoint) => endpoint,
-        TokenSource::Static { .. } => panic!("a static provider"),
+        _ => panic!("no endpoint"),
     }
 }
 
@@ -302,6 +305,7 @@ impl Line for FakeLine {
         Box::pin(async move {
             let sent = self.vendor.clock.now();
             let frozen = dialect::Frozen {
+                token_url: call.endpoint.address(),
                 now: sent.wall,
                 nonce: String::new(),
                 uuid: String::new(),
@@ -324,6 +328,15 @@ impl Line for FakeLine {
                 .read(number, &call.endpoint.token_url.authority)?;
             Ok(Fetched { issued, sent })
         })
+    }
+
+    fn ask<'a>(
+        self: Box<Self>,
+        _endpoint: &'a Endpoint,
+        _request: dialect::TokenRequest,
+        _deadline: Instant,
+    ) -> Pending<'a, Result<Answered, FetchError>> {
+        unreachable!("a scripted vendor only gives tokens")
     }
 }
 

@@ -40,6 +40,7 @@ impl World {
         let vendor = FakeVendor::new(clock.clone(), always);
         let metrics = Arc::new(Metrics::new());
         let deps = Deps {
+            tokens: Tokens::default(),
             store,
             fetcher: Arc::new(FakeFetch(Arc::clone(&vendor), started)),
             clock,

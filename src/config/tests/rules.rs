@@ -390,7 +390,10 @@ fn either_fetched_or_given() {
     );
     bad(
         "[providers.p]\nclient_id = 'x'",
-        &["providers.p.token_url: is missing"],
+        &[
+            "providers.p.client_secret: is missing",
+            "providers.p.token_url: is missing",
+        ],
     );
 }
 
@@ -621,8 +624,8 @@ fn dialects_that_nobody_uses_are_checked() {
             &[],
         ),
         (
-            "[dialects.a.assertion]\nalg = 'RS256'",
-            &["dialects.a.assertion: client assertions (RFC 7523) come in a later version"],
+            "[dialects.a.assertion]\nalg = 'RS257'",
+            &["dialects.a.assertion.alg: is not a word that is known here (did you mean `RS256`?)"],
         ),
     ] {
         let text = format!("{text}\n{PLAIN}");

@@ -7,7 +7,7 @@ use tokio::runtime::Builder;
 use super::*;
 use crate::config::Endpoint;
 use crate::dialect::{Expiry, Issued, Refusal};
-use crate::provider::exchange::{Call, Fetched, Line};
+use crate::provider::exchange::{Answered, Call, Fetched, Line};
 
 /// Where a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +110,7 @@ impl Line for Way {
                 now: sent.wall,
                 nonce: String::new(),
                 uuid: String::new(),
+                token_url: String::new(),
             };
             let request = call.request.render(call.variables, &frozen).unwrap();
             let body = String::from_utf8(request.body.to_vec()).unwrap();
@@ -138,6 +139,15 @@ impl Line for Way {
             };
             Ok(Fetched { issued, sent })
         })
+    }
+
+    fn ask<'a>(
+        self: Box<Self>,
+        _: &'a Endpoint,
+        _: crate::dialect::TokenRequest,
+        _: Instant,
+    ) -> Pending<'a, Result<Answered, FetchError>> {
+        unreachable!("this vendor only gives tokens")
     }
 }
 
@@ -210,6 +220,7 @@ fn process(
             clock,
             metrics: Arc::new(Metrics::new()),
             random: || 0.5,
+            tokens: Tokens::default(),
         };
         let handle = spawn(vec![Arc::new(provider)], deps).remove(0);
         if whole > 0 {
