@@ -55,7 +55,9 @@ fn configurations_of_the_overlays_load() {
     fs::write(folder.path().join("acme"), "secret\n").unwrap();
     let folder = folder.path().to_str().unwrap();
     for overlay in ["native-sidecar", "plain-sidecar"] {
-        let text = file(&format!("deploy/kubernetes/overlays/{overlay}/cupbearer.toml"));
+        let text = file(&format!(
+            "deploy/kubernetes/overlays/{overlay}/cupbearer.toml"
+        ));
         let text = text.replace("/run/secrets/vendors", folder);
         let config = Config::from_toml(&text, &Nothing);
         assert!(config.is_ok(), "{overlay}: {:#?}", config.unwrap_err());
