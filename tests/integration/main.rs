@@ -16,6 +16,7 @@ mod ending;
 mod endpoint;
 mod errors;
 mod harness;
+mod killed;
 mod leaving;
 mod peers;
 mod readme;
