@@ -13,6 +13,8 @@ mod compile;
 mod document;
 mod expiry;
 mod filter;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod inject;
 mod json;
 mod layer;

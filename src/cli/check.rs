@@ -11,6 +11,7 @@ use clap::builder::BoolishValueParser;
 use super::config_file::{ConfigArgs, Loaded};
 use super::failure::Failure;
 use super::log::LogArgs;
+use super::progress::Progress;
 use super::run::address;
 use super::table::Table;
 use super::words;
@@ -56,7 +57,10 @@ fn fetch_all(providers: &[Arc<Provider>], force: bool, out: &mut dyn Write) -> R
             writeln!(out, "  skipped: {reason}; --force fetches nevertheless")?;
             continue;
         }
+        let mut progress = Progress::on_stderr();
+        progress.show("waiting for the answer");
         let report = runtime.block_on(online::fetch(provider));
+        drop(progress);
         for (what, text) in &report.lines {
             write_field(out, what, text)?;
         }

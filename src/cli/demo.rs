@@ -2,7 +2,6 @@
 //!
 //! Five fake vendors behind, a plain HTTP client in front, and between them the proxy exactly as `run` runs it.
 
-mod proxy;
 mod trouble;
 
 use std::collections::{BTreeSet, HashMap};
@@ -15,15 +14,16 @@ use clap::builder::BoolishValueParser;
 use serde_json::Value;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
+use super::background::Proxy;
 use super::failure::Failure;
 use super::http::{Answer, GetError, Server};
 use super::log::LogArgs;
 use super::signals::Signals;
 use super::table::Table;
 use super::words;
+use crate::config::{Config, Environment};
 use crate::demo::setup::Setup;
 use crate::demo::vendors::{Event, FakeVendor, Kind, What};
-use proxy::Proxy;
 use trouble::Trouble;
 
 #[derive(Debug, Args)]
@@ -78,17 +78,15 @@ async fn play(args: &DemoArgs, signals: Signals, out: &mut dyn Write) -> Result<
     let (events, mut seen) = mpsc::unbounded_channel();
     let setup = Setup::start(events).await.map_err(runtime)?;
     for vendor in setup.vendors() {
-        let trouble = args
-            .fault
-            .iter()
-            .find(|trouble| trouble.vendor == vendor.kind());
-        vendor.set_fault(trouble.and_then(Trouble::from_the_start));
+        let mut troubles = (args.fault.iter()).filter(|trouble| trouble.vendor == vendor.kind());
+        vendor.set_fault(troubles.find_map(Trouble::from_the_start));
     }
     let loopback = |port: u16| format!("127.0.0.1:{port}");
     let config = setup.config(&loopback(args.port), &loopback(args.admin_port));
-    let (proxy, mut running) = Proxy::start(&config).await?;
+    let (proxy, mut running) = Proxy::start(parsed(&config)?).await?;
+    let front = Front::of(&proxy)?;
     // With the ports that were taken, so that what is shown can be copied.
-    let config = setup.config(&proxy.listen, &proxy.admin);
+    let config = setup.config(&front.listen, &front.admin);
     let saved = setup.save_config(&config).map_err(runtime)?;
     let tour = async {
         writeln!(
@@ -97,17 +95,17 @@ async fn play(args: &DemoArgs, signals: Signals, out: &mut dyn Write) -> Result<
             saved.display(),
             indented(&config)
         )?;
-        let visited = visit_all(&setup, &proxy, out).await;
+        let visited = visit_all(&setup, &front, out).await;
         // What is wrong on purpose is what one wants to watch.
         if args.once || (visited.is_err() && args.fault.is_empty()) {
             return visited;
         }
-        writeln!(out, "{}", suggestions(&proxy))?;
+        writeln!(out, "{}", suggestions(&front))?;
         // What happened before is in the table.
         while seen.try_recv().is_ok() {}
         let show = Show {
             setup: &setup,
-            server: &proxy.server,
+            server: &front.server,
             started,
         };
         show.watch(&args.fault, &mut seen, out).await
@@ -124,6 +122,45 @@ async fn play(args: &DemoArgs, signals: Signals, out: &mut dyn Write) -> Result<
     outcome
 }
 
+/// The demo must not depend on where it runs: an egress proxy of the environment cannot reach our loopback.
+struct NoEnvironment;
+
+impl Environment for NoEnvironment {
+    fn var(&self, _name: &str) -> Option<String> {
+        None
+    }
+}
+
+fn parsed(config: &str) -> Result<Config, Failure> {
+    Config::from_toml(config, &NoEnvironment).map_err(|problems| {
+        let path = "the configuration of the demo".into();
+        Failure::BadConfig { path, problems }
+    })
+}
+
+/// Where the demo's proxy is, as people write it.
+struct Front {
+    /// `host:port`
+    listen: String,
+    admin: String,
+    server: Server,
+}
+
+impl Front {
+    fn of(proxy: &Proxy) -> Result<Self, Failure> {
+        let (Some(listen), Some(admin)) = (proxy.port(), proxy.admin) else {
+            return Err(Failure::Runtime("the demo's proxy has no port".to_owned()));
+        };
+        let listen = listen.to_string();
+        let server = Server::parse(&listen).map_err(|error| Failure::Runtime(error.to_string()))?;
+        Ok(Self {
+            listen,
+            admin: admin.to_string(),
+            server,
+        })
+    }
+}
+
 const INTRODUCTION: &str = "\
 Five vendors, five ways to ask for a token. Your app knows none of them: it speaks plain HTTP to one local port.
 
@@ -135,7 +172,7 @@ The vendors are fakes inside this process, as strict as the documents of the rea
 ";
 
 /// One request through each upstream, as a table.
-async fn visit_all(setup: &Setup, proxy: &Proxy, out: &mut dyn Write) -> Result<(), Failure> {
+async fn visit_all(setup: &Setup, front: &Front, out: &mut dyn Write) -> Result<(), Failure> {
     let mut table = Table::new([
         "VENDOR",
         "HOW IT IS ASKED",
@@ -147,7 +184,7 @@ async fn visit_all(setup: &Setup, proxy: &Proxy, out: &mut dyn Write) -> Result<
     ]);
     let mut failures = Vec::new();
     for vendor in setup.vendors() {
-        let visit = visit(vendor.kind(), &proxy.server).await;
+        let visit = visit(vendor.kind(), &front.server).await;
         table.row([
             vendor.kind().to_string(),
             vendor.kind().asks_by().to_owned(),
@@ -274,8 +311,8 @@ impl Visit {
     }
 }
 
-fn suggestions(proxy: &Proxy) -> String {
-    let (url, admin) = (&proxy.listen, &proxy.admin);
+fn suggestions(front: &Front) -> String {
+    let (url, admin) = (&front.listen, &front.admin);
     format!(
         "\nIt stays up. Try, from another terminal:\n\n    \
          curl -i http://{url}/cncn/orders/42\n    \

@@ -46,7 +46,7 @@ pub(super) async fn forward(
     }
     let replay = Replay::new(
         body,
-        Arc::clone(&target.credentials.headers),
+        Arc::clone(&target.credentials.in_trailers),
         target.config.replay_limit,
     );
     let uri = head.uri.clone();

@@ -154,6 +154,15 @@ pub(super) fn problem(
     response
 }
 
+/// Asks the app to go on by another connection: an idle one that is closed under it can cost it a request. HTTP/2 has a frame
+/// for that, and an upgraded connection goes on as something else.
+pub(super) fn last_of_its_connection(response: &mut Response<ResponseBody>, version: Version) {
+    if version != Version::HTTP_2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
+}
+
 /// For connections on which hyper is not, or no longer, in charge.
 pub(super) fn raw_problem(error: &ProxyError, metrics: &Metrics) -> Vec<u8> {
     let answer = Answer::to(error);
