@@ -20,6 +20,7 @@ mod endpoint;
 mod errors;
 mod exec;
 mod harness;
+mod killed;
 mod leaving;
 mod own_credentials;
 mod page;
