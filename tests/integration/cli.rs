@@ -16,7 +16,7 @@ use crate::harness::{World, eventually, server, soon};
 use crate::upstream::{HTTP1, Server};
 
 /// In a folder of its own and with an empty environment: what the machine has set must not matter.
-fn command(folder: &Path, arguments: &[&str]) -> Command {
+pub(crate) fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cupbearer"));
     command
         .args(arguments)
@@ -27,10 +27,10 @@ fn command(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl From<Output> for Ran {
@@ -43,7 +43,7 @@ impl From<Output> for Ran {
     }
 }
 
-async fn run(world: &World, arguments: &[&str]) -> Ran {
+pub(crate) async fn run(world: &World, arguments: &[&str]) -> Ran {
     run_command(command(&world.path("."), arguments)).await
 }
 
