@@ -18,6 +18,8 @@ mod duration;
 mod expiry;
 mod explain;
 mod filter;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod inject;
 mod json;
 mod jwt;
@@ -39,7 +41,7 @@ use zeroize::Zeroizing;
 
 use crate::secret::Secret;
 
-pub use builtin::builtin;
+pub use builtin::{builtin, find_builtin};
 pub use compile::{compile, compile_as, compile_static};
 pub use defaults::{Defaults, UrlTemplate};
 pub use duration::{DurationError, parse_duration};

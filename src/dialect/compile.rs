@@ -165,7 +165,7 @@ fn chain<'a>(
         // `[dialects.oauth2]` with `extends = "oauth2"` stands on the built-in one.
         let of_its_own_name = chain.last().is_some_and(|(child, _)| *child == name);
         let user = source.user.get(name).filter(|_| !of_its_own_name);
-        let message = match user.or_else(|| builtin::find(name)) {
+        let message = match user.or_else(|| builtin::find_builtin(name)) {
             Some(toml) if chain.iter().any(|(_, known)| std::ptr::eq(*known, toml)) => {
                 "the dialects extend each other in a circle".to_owned()
             }

@@ -90,6 +90,17 @@ impl UrlTemplate {
         self.0.value.variables().map(|(name, _)| name)
     }
 
+    /// Those without which there is no URL.
+    pub fn required_variables(&self) -> impl Iterator<Item = &str> {
+        let required = self.0.value.variables().filter(|(_, required)| *required);
+        required.map(|(name, _)| name)
+    }
+
+    /// `http://`, which a provider has to allow.
+    pub fn is_plain_http(&self) -> bool {
+        self.0.value.starts_with("http://")
+    }
+
     /// The URL, each value percent-encoded as one segment.
     pub fn fill(&self, variables: &Variables) -> Result<String, Problem> {
         let filled = self

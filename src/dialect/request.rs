@@ -280,11 +280,14 @@ fn render_query(
     Ok((!query.is_empty()).then_some(query))
 }
 
+/// What a value keeps in a path, or in a host: as in a query, and the colon before a port (RFC 3986 §3.3).
+const SEGMENT: &AsciiSet = &QUERY.remove(b':');
+
 /// Of a URL's path. One that would climb out of its place is refused.
 pub(super) fn encode_segment(text: &str) -> Result<String, String> {
     match text {
         "" | "." | ".." => Err("a part of the path would be empty, `.` or `..`".to_owned()),
-        text => Ok(utf8_percent_encode(text, QUERY).to_string()),
+        text => Ok(utf8_percent_encode(text, SEGMENT).to_string()),
     }
 }
 

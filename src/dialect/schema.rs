@@ -55,6 +55,16 @@ use serde::{Deserialize, Deserializer};
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DialectToml {
+    /// What it is, in one line. This key and the next four are for people; none is inherited.
+    pub about: Option<String>,
+    /// Under which it is listed.
+    pub group: Option<String>,
+    /// Address of the vendor's public document.
+    pub document: Option<String>,
+    /// When the dialect was last compared with the document, or with which version of it.
+    pub checked: Option<String>,
+    /// What the document does not say, or could not be seen to be so.
+    pub unverified: Vec<String>,
     /// The dialect that this one is laid over.
     pub extends: Option<String>,
     pub default_grant: Option<String>,

@@ -209,6 +209,11 @@ impl Template {
         self.holes().next().is_some()
     }
 
+    /// Whether it begins with this text, whatever is filled in.
+    pub(super) fn starts_with(&self, text: &str) -> bool {
+        matches!(self.0.first(), Some(Piece::Literal(literal)) if literal.starts_with(text))
+    }
+
     /// The whole text, where there is nothing to fill in.
     pub(super) fn as_literal(&self) -> Option<&str> {
         match &self.0[..] {
@@ -426,7 +431,12 @@ fn check_place(name: &str, place: Place) -> Result<(), String> {
 
 /// Whether it may have a value before the first fetch.
 fn is_fixed(name: &str) -> bool {
-    const LATER: [&str; 4] = ["access_token", "refresh_token", "assertion", "client_assertion"];
+    const LATER: [&str; 4] = [
+        "access_token",
+        "refresh_token",
+        "assertion",
+        "client_assertion",
+    ];
     !BUILT_INS.contains(&name) && !LATER.contains(&name) && !name.starts_with(CHAINED)
 }
 

@@ -1,7 +1,8 @@
-//! The dialects as a whole: vendors' samples to the byte ([`golden`]), the merge rule ([`merging`]), what a dialect makes of
-//! variables ([`computing`]).
+//! The dialects as a whole: vendors' samples to the byte ([`golden`], [`fixtures`]), the merge rule ([`merging`]), what a
+//! dialect makes of variables ([`computing`]).
 
 mod computing;
+mod fixtures;
 mod golden;
 mod merging;
 
