@@ -295,7 +295,10 @@ impl Source {
                     Ok(endpoint) => self.exchange(&endpoint).await,
                     Err(error) => Err(error.into()),
                 };
-                if result.is_err() {
+                // A server that is in trouble is still where it was.
+                if let Err(Failure::Fetch(error)) = &result
+                    && !error.is_servers_trouble()
+                {
                     self.found = None;
                 }
                 match &result {
