@@ -357,7 +357,7 @@ impl Source {
         !matches!(self.provider.source, TokenSource::Endpoint(_))
     }
 
-    async fn make(&mut self, plan: &MadePlan) -> Result<Fetched, Failure> {
+    async fn make(&self, plan: &MadePlan) -> Result<Fetched, Failure> {
         let variables = inputs::resolve(&self.provider.name, &self.provider.variables).await?;
         let sent = self.clock.now();
         let issued = plan.make(&variables, &frozen(sent, String::new()));
