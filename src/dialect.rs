@@ -16,6 +16,7 @@ mod defaults;
 mod document;
 mod duration;
 mod expiry;
+mod explain;
 mod filter;
 mod inject;
 mod json;

@@ -1,5 +1,7 @@
 //! The refresher over a vendor that does as it is told, on paused time.
 
+mod chained;
+
 use std::sync::Mutex;
 
 use tokio::time::sleep;

@@ -17,7 +17,7 @@ use crate::harness::{World, eventually, server, soon};
 use crate::upstream::{HTTP1, Server};
 
 /// In a folder of its own and with an empty environment: what the machine has set must not matter.
-fn command(folder: &Path, arguments: &[&str]) -> Command {
+pub(crate) fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cupbearer"));
     command
         .args(arguments)
@@ -28,10 +28,10 @@ fn command(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl From<Output> for Ran {
@@ -44,7 +44,7 @@ impl From<Output> for Ran {
     }
 }
 
-async fn run(world: &World, arguments: &[&str]) -> Ran {
+pub(crate) async fn run(world: &World, arguments: &[&str]) -> Ran {
     run_command(command(&world.path("."), arguments)).await
 }
 

@@ -9,6 +9,7 @@
     reason = "what cannot go on has failed, and says where"
 )]
 
+mod authorization;
 mod cli;
 mod client;
 mod connecting;
