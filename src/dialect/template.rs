@@ -431,7 +431,12 @@ fn check_place(name: &str, place: Place) -> Result<(), String> {
 
 /// Whether it may have a value before the first fetch.
 fn is_fixed(name: &str) -> bool {
-    const LATER: [&str; 4] = ["access_token", "refresh_token", "assertion", "client_assertion"];
+    const LATER: [&str; 4] = [
+        "access_token",
+        "refresh_token",
+        "assertion",
+        "client_assertion",
+    ];
     !BUILT_INS.contains(&name) && !LATER.contains(&name) && !name.starts_with(CHAINED)
 }
 

@@ -231,7 +231,10 @@ async fn examples_of_dialects_are_valid() {
         let example = text.split("In cupbearer.toml:\n").nth(1).unwrap();
         let example = example.split("\nThe dialect itself:").next().unwrap();
         let folder = world.path("state").display().to_string();
-        world.write("cupbearer.toml", &example.replace("/var/lib/cupbearer", &folder));
+        world.write(
+            "cupbearer.toml",
+            &example.replace("/var/lib/cupbearer", &folder),
+        );
         let mut check = command(&world.path("."), &["check"]);
         for rest in example.split("{ env = \"").skip(1) {
             let variable = rest.split('"').next().unwrap();
