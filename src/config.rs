@@ -9,6 +9,8 @@ mod context;
 mod dialects;
 mod egress;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod identity;
 mod origin;
 mod problems;
@@ -80,12 +82,24 @@ pub struct Server {
     pub client_auth: Option<ClientAuth>,
     /// Whether `Via` is sent.
     pub via: bool,
+    /// Whether `POST /quitquitquit` on the admin port ends the process.
+    pub quitquitquit: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Listen {
     Tcp(SocketAddr),
     Unix(PathBuf),
+}
+
+impl fmt::Display for Listen {
+    /// As it is written in the file.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// How an app proves that it may use the proxy.
@@ -379,6 +393,11 @@ impl Environment for ProcessEnvironment {
     fn var(&self, name: &str) -> Option<String> {
         std::env::var(name).ok()
     }
+}
+
+/// A duration as the file writes it (`30s`, `250ms`), for flags. The error says what is expected.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    units::duration(text).map_err(|complaint| complaint.message)
 }
 
 impl Config {

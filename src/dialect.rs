@@ -18,6 +18,8 @@ mod duration;
 mod expiry;
 mod explain;
 mod filter;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod inject;
 mod json;
 mod jwt;

@@ -10,6 +10,7 @@ use clap::builder::BoolishValueParser;
 use super::config_file::{ConfigArgs, Loaded};
 use super::failure::Failure;
 use super::log::LogArgs;
+use super::progress::Progress;
 use super::run::address;
 use super::table::Table;
 use super::words;
@@ -55,12 +56,15 @@ fn fetch_all(config: &Config, force: bool, out: &mut dyn Write) -> Result<(), Fa
             writeln!(out, "  skipped: {reason}; --force fetches nevertheless")?;
             continue;
         }
+        let mut progress = Progress::on_stderr();
+        progress.show("waiting for the answer");
         let report = runtime.block_on(async {
             match super::chained::tokens(config, provider).await {
                 Ok(tokens) => online::fetch(provider, &tokens).await,
                 Err(failure) => online::Report::failed(failure.to_string()),
             }
         });
+        drop(progress);
         for (what, text) in &report.lines {
             write_field(out, what, text)?;
         }

@@ -10,7 +10,7 @@ use serde::de::IgnoredAny;
 use super::origin::{HostPort, HostText, IssuerText, OriginText, ServerName, Url};
 use super::problems::{Complaint, complaint};
 use super::routes::PathPrefix;
-use super::units::{Count, Limit, OneOrMany, Size, Span, Text, Written};
+use super::units::{Count, Limit, OneOrMany, Size, Span, Text, Workers, Written};
 use super::value::{FilePath, ValueToml};
 use super::{AllowRule, ExistingCredential, HttpVersion, Listen};
 
@@ -23,7 +23,7 @@ pub(super) struct ServerToml {
     pub(super) listen: Option<OneOrMany<Text<Listen>>>,
     pub(super) admin: Option<Text<Admin>>,
     pub(super) allow_remote: Option<bool>,
-    pub(super) workers: Option<Text<Count>>,
+    pub(super) workers: Option<Text<Workers>>,
     pub(super) max_connections: Option<Text<Count>>,
     pub(super) header_timeout: Option<Text<Limit>>,
     pub(super) idle_timeout: Option<Text<Limit>>,
@@ -33,6 +33,7 @@ pub(super) struct ServerToml {
     pub(super) allow_origins: Option<Vec<Text<OriginText>>>,
     pub(super) client_auth: Option<ClientAuthToml>,
     pub(super) via: Option<bool>,
+    pub(super) quitquitquit: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -46,6 +46,10 @@ pub(super) struct Size(pub(super) usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Count(pub(super) usize);
 
+/// Threads: a whole number from 1, or `auto` for as many as the process may use at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Workers(pub(super) usize);
+
 impl Written for Span {
     const EXPECTED: &'static str = r#"a duration such as "30s" or "250ms" (units: ms, s, m, h, d)"#;
 
@@ -74,7 +78,7 @@ impl Written for Limit {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, Complaint> {
+pub(super) fn duration(text: &str) -> Result<Duration, Complaint> {
     parse_duration(text).map_err(|error| match error {
         DurationError::Unreadable => no_duration(),
         DurationError::TooLong => {
@@ -142,6 +146,29 @@ impl Written for Count {
         let number = usize::try_from(number).ok().filter(|number| *number > 0);
         Some(number.map(Self).ok_or_else(no_count))
     }
+}
+
+impl Written for Workers {
+    const EXPECTED: &'static str = r#"an integer, 1 or greater, or "auto""#;
+
+    fn from_text(text: &str) -> Result<Self, Complaint> {
+        match text {
+            // Affinity and cgroup quotas counted: a pod with a limit of one CPU gets one.
+            "auto" => Ok(Self(
+                std::thread::available_parallelism().map_or(1, usize::from),
+            )),
+            _ => Err(no_workers()),
+        }
+    }
+
+    fn from_integer(number: i64) -> Option<Result<Self, Complaint>> {
+        let count = Count::from_integer(number)?;
+        Some(count.map(|Count(n)| Self(n)).map_err(|_| no_workers()))
+    }
+}
+
+fn no_workers() -> Complaint {
+    complaint(format!("expected {}", Workers::EXPECTED)).hint("one carries what most sidecars get")
 }
 
 fn no_count() -> Complaint {

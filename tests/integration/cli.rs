@@ -408,6 +408,45 @@ async fn run_status_health_and_sigterm() {
     assert!(gone.err.contains("is the proxy running?"), "{}", gone.err);
 }
 
+/// For the Jobs of clusters without native sidecars, and for whoever wants to see more without a restart.
+#[tokio::test]
+async fn the_admin_port_changes_the_log_and_ends_the_process() {
+    let world = World::new();
+    let upstream = world.upstream("api", "http://127.0.0.1:1", "");
+    let config = server("shutdown_delay = \"1h\"\nquitquitquit = true") + &upstream;
+    world.write("cupbearer.toml", &config);
+    let mut running = Running::start(&world, &["run"]).await;
+    let admin = running
+        .admin
+        .trim_start_matches("http://")
+        .trim_end_matches('/');
+    let admin: std::net::SocketAddr = admin.parse().unwrap();
+    let post = async |path: &str| {
+        let request = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nX-Cupbearer: 1\r\n\r\n");
+        Client::connect(admin).await.request(&request).await
+    };
+    assert_eq!(post("/-/log/loud").await.status, 400);
+    assert_eq!(post("/-/log/trace").await.status, 200);
+    let log = Client::connect(admin).await.get("/-/log").await;
+    assert_eq!(log.text(), "trace\n");
+    // An app's own mistake: told at debug only.
+    Client::connect(running.listen.parse().unwrap())
+        .await
+        .request("GET / HTTP/1.1\r\nHost: evil.test\r\n\r\n")
+        .await;
+    soon("a line of more detail", async {
+        loop {
+            let line = running.log.next_line().await.unwrap().unwrap();
+            if line.contains("\"DEBUG\"") && line.contains("request refused") {
+                return;
+            }
+        }
+    })
+    .await;
+    assert_eq!(post("/quitquitquit").await.status, 200);
+    assert_eq!(running.ended().await.0, 0);
+}
+
 #[tokio::test]
 async fn sigint_ends_at_once_and_a_second_signal_sooner() {
     let world = World::new();

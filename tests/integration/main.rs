@@ -10,19 +10,34 @@
 )]
 
 mod authorization;
+mod browser;
 mod cli;
 mod client;
 mod connecting;
+mod egress;
 mod ending;
+mod endpoint;
 mod errors;
+mod exec;
 mod harness;
 mod leaving;
+mod own_credentials;
+mod page;
+mod peers;
+mod protocols;
 mod readme;
+mod recorder;
+mod rejection;
+mod reloading;
+mod rewriting;
 mod routing;
 mod secrecy;
+mod silence;
 mod single_active;
 mod soak;
 mod starting;
 mod streaming;
+mod strict;
+mod strict_answers;
 mod upstream;
 mod vendors;

@@ -132,6 +132,13 @@ fn server() {
 }
 
 #[test]
+fn workers_as_many_as_the_process_may_use() {
+    let config = good(&format!("{PLAIN}\n[server]\nworkers = 'auto'"));
+    let usable = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(config.server.workers, usable);
+}
+
+#[test]
 fn bad_servers() {
     for (lines, problem) in [
         (
@@ -163,11 +170,11 @@ fn bad_servers() {
         ),
         (
             "workers = 0",
-            "server.workers: expected an integer, 1 or greater",
+            "server.workers: expected an integer, 1 or greater, or \"auto\"",
         ),
         (
             "workers = '1'",
-            "server.workers: expected an integer, 1 or greater",
+            "server.workers: expected an integer, 1 or greater, or \"auto\"",
         ),
         (
             "max_connections = -1",
