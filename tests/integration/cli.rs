@@ -310,15 +310,15 @@ async fn check_online_fetches_tokens() {
 }
 
 /// `cupbearer run`, with the ports that it took.
-struct Running {
-    child: Child,
-    listen: String,
+pub(crate) struct Running {
+    pub(crate) child: Child,
+    pub(crate) listen: String,
     admin: String,
     log: tokio::io::Lines<BufReader<ChildStderr>>,
 }
 
 impl Running {
-    async fn start(world: &World, arguments: &[&str]) -> Self {
+    pub(crate) async fn start(world: &World, arguments: &[&str]) -> Self {
         let mut child = command(&world.path("."), arguments)
             .stderr(Stdio::piped())
             .spawn()
@@ -345,12 +345,12 @@ impl Running {
         }
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(&self.child, signal);
     }
 
     /// The exit code, and what was logged until then.
-    async fn ended(mut self) -> (i32, String) {
+    pub(crate) async fn ended(mut self) -> (i32, String) {
         let mut text = String::new();
         while let Some(line) = soon("a log line", self.log.next_line()).await.unwrap() {
             text += &line;
