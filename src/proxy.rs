@@ -5,8 +5,11 @@
 
 pub mod accept;
 mod authorize;
+pub mod door;
 mod error;
 mod forward;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod guard;
 mod headers;
 mod reject;
@@ -60,6 +63,7 @@ pub struct Settings {
     pub max_connections: usize,
     pub header_timeout: std::time::Duration,
     pub idle_timeout: std::time::Duration,
+    pub shutdown_grace: std::time::Duration,
 }
 
 /// `Via` (RFC 9110 §7.6.3) for each version in which a request can come in.
@@ -98,13 +102,18 @@ async fn handle(
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     let snapshot = worker.proxy.snapshot.load_full();
+    let version = request.version();
     let scan = Scan::of(request.headers());
     let shape = respond::Shape::of(&request, &scan);
     let mut measure = Measure::start(client);
-    match answer(worker, client, &snapshot, scan, request, &mut measure).await {
+    let mut response = match answer(worker, client, &snapshot, scan, request, &mut measure).await {
         Ok(response) => respond::forward(response, measure),
         Err(error) => respond::problem(&error, shape, measure, &worker.proxy.metrics),
+    };
+    if client.door.is_closed() {
+        respond::last_of_its_connection(&mut response, version);
     }
+    response
 }
 
 async fn answer(
@@ -116,7 +125,7 @@ async fn answer(
     measure: &mut Measure,
 ) -> Result<Response<reject::ForwardedBody>, ProxyError> {
     guard::check(&request, &scan, client, snapshot)?;
-    let routed = snapshot.routes.find(&request, client.listener)?;
+    let routed = snapshot.routes.find(&request, client.door.id)?;
     let target = routed.target;
     measure.routed(target);
     measure.place = Some(target.enter()?);

@@ -51,6 +51,10 @@ pub(super) struct Shape {
     grpc: bool,
 }
 
+/// Marks an answer of the upstream's that its token was rejected in, and that is passed on all the same.
+#[derive(Clone, Copy)]
+pub(super) struct Received;
+
 /// The upstream's answer, less what was meant for our connection to it.
 pub(super) fn forward(
     response: Response<ForwardedBody>,
@@ -63,6 +67,10 @@ pub(super) fn forward(
     parts.version = Version::HTTP_11;
     if parts.headers.contains_key(PROXY_STATUS) {
         headers::strip_own_proxy_status(&mut parts.headers);
+    }
+    // Only now: what the upstream said in our name is gone.
+    if parts.extensions.remove::<Received>().is_some() {
+        received(&mut parts);
     }
     if headers::has_hop_by_hop(&parts.headers) {
         let upgrade = (parts.status == StatusCode::SWITCHING_PROTOCOLS)
@@ -83,6 +91,14 @@ pub(super) fn forward(
             _measure: measure,
         },
     )
+}
+
+/// RFC 9209 §2.3.32: the status that the upstream gave, and that a renewal could not help.
+fn received(parts: &mut http::response::Parts) {
+    let status = format!("cupbearer; received-status={}", parts.status.as_u16());
+    if let Ok(value) = HeaderValue::try_from(status) {
+        parts.headers.append(PROXY_STATUS, value);
+    }
 }
 
 /// An answer of our own.
@@ -136,6 +152,15 @@ pub(super) fn problem(
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
+}
+
+/// Asks the app to go on by another connection: an idle one that is closed under it can cost it a request. HTTP/2 has a frame
+/// for that, and an upgraded connection goes on as something else.
+pub(super) fn last_of_its_connection(response: &mut Response<ResponseBody>, version: Version) {
+    if version != Version::HTTP_2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
 }
 
 /// For connections on which hyper is not, or no longer, in charge.

@@ -16,7 +16,7 @@ use crate::harness::{World, eventually, server, soon};
 use crate::upstream::{HTTP1, Server};
 
 /// In a folder of its own and with an empty environment: what the machine has set must not matter.
-fn command(folder: &Path, arguments: &[&str]) -> Command {
+pub(crate) fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cupbearer"));
     command
         .args(arguments)
@@ -27,10 +27,10 @@ fn command(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl From<Output> for Ran {
@@ -43,7 +43,7 @@ impl From<Output> for Ran {
     }
 }
 
-async fn run(world: &World, arguments: &[&str]) -> Ran {
+pub(crate) async fn run(world: &World, arguments: &[&str]) -> Ran {
     run_command(command(&world.path("."), arguments)).await
 }
 
@@ -328,15 +328,15 @@ async fn check_online_fetches_tokens() {
 }
 
 /// `cupbearer run`, with the ports that it took.
-struct Running {
-    child: Child,
-    listen: String,
+pub(crate) struct Running {
+    pub(crate) child: Child,
+    pub(crate) listen: String,
     admin: String,
     log: tokio::io::Lines<BufReader<ChildStderr>>,
 }
 
 impl Running {
-    async fn start(world: &World, arguments: &[&str]) -> Self {
+    pub(crate) async fn start(world: &World, arguments: &[&str]) -> Self {
         let mut child = command(&world.path("."), arguments)
             .stderr(Stdio::piped())
             .spawn()
@@ -363,12 +363,12 @@ impl Running {
         }
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(&self.child, signal);
     }
 
     /// The exit code, and what was logged until then.
-    async fn ended(mut self) -> (i32, String) {
+    pub(crate) async fn ended(mut self) -> (i32, String) {
         let mut text = String::new();
         while let Some(line) = soon("a log line", self.log.next_line()).await.unwrap() {
             text += &line;
@@ -424,6 +424,45 @@ async fn run_status_health_and_sigterm() {
     let gone = run(&world, &["status", "--admin", &admin]).await;
     assert_eq!(gone.code, 1);
     assert!(gone.err.contains("is the proxy running?"), "{}", gone.err);
+}
+
+/// For the Jobs of clusters without native sidecars, and for whoever wants to see more without a restart.
+#[tokio::test]
+async fn the_admin_port_changes_the_log_and_ends_the_process() {
+    let world = World::new();
+    let upstream = world.upstream("api", "http://127.0.0.1:1", "");
+    let config = server("shutdown_delay = \"1h\"\nquitquitquit = true") + &upstream;
+    world.write("cupbearer.toml", &config);
+    let mut running = Running::start(&world, &["run"]).await;
+    let admin = running
+        .admin
+        .trim_start_matches("http://")
+        .trim_end_matches('/');
+    let admin: std::net::SocketAddr = admin.parse().unwrap();
+    let post = async |path: &str| {
+        let request = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nX-Cupbearer: 1\r\n\r\n");
+        Client::connect(admin).await.request(&request).await
+    };
+    assert_eq!(post("/-/log/loud").await.status, 400);
+    assert_eq!(post("/-/log/trace").await.status, 200);
+    let log = Client::connect(admin).await.get("/-/log").await;
+    assert_eq!(log.text(), "trace\n");
+    // An app's own mistake: told at debug only.
+    Client::connect(running.listen.parse().unwrap())
+        .await
+        .request("GET / HTTP/1.1\r\nHost: evil.test\r\n\r\n")
+        .await;
+    soon("a line of more detail", async {
+        loop {
+            let line = running.log.next_line().await.unwrap().unwrap();
+            if line.contains("\"DEBUG\"") && line.contains("request refused") {
+                return;
+            }
+        }
+    })
+    .await;
+    assert_eq!(post("/quitquitquit").await.status, 200);
+    assert_eq!(running.ended().await.0, 0);
 }
 
 #[tokio::test]
