@@ -21,14 +21,14 @@ main() {
     sed -E 's/^(listen|admin) .*/\1 = "127.0.0.1:0"/' "$config" >"$work/all.toml"
     # The first provider and upstream; up to the line before the second.
     sed '/^\[providers.besender\]/,$d; /^route /d' "$work/all.toml" >"$work/one.toml"
-    sed -i 's/^\[upstreams.cncn\]/&\nhttp = "1.1"/' "$work/one.toml"
+    sed -Ei 's/^\[upstreams.cncn\]/&\nhttp = "1.1"/' "$work/one.toml"
 
     observe start "$work/one.toml" /orders/42
     observe one "$work/one.toml" /orders/42
     observe all "$work/all.toml" /cncn/orders/42 '/besender/contacts?page=1' /ctcfile/files/7 /identityserver/users/me /passport/profile
     {
-        sed -n '/^#/p' src/link/hot.txt
-        { patterns "$work/start"; patterns "$work/one"; patterns "$work/all"; } | awk '!seen[$0]++'
+        echo '# Written by tests/bench/hot.sh, read by src/link/build.rs. What the start and first requests run:'
+        { patterns "$work/start"; echo '# Then what is rarer:'; patterns "$work/one" "$work/all"; } | awk '!seen[$0]++'
     } >"$work/hot.txt"
     mv "$work/hot.txt" src/link/hot.txt
     wc -l src/link/hot.txt
