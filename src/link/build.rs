@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What follows this line of `hot.txt` is not touched by the start and a first request.
-const MORE: &str = "# Then";
+const MORE: &str = "# Then what is rarer:\n";
 
 /// What `hot.txt` cannot know: valgrind's processor lacks some instructions, and its fake vendors answer in one way only. The data path
 /// is hot whatever happens.
@@ -90,7 +90,7 @@ fn main() {
     let path = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join("hot.ld");
     match fs::write(&path, script(&list)) {
         Ok(()) => {
-            println!("cargo::rustc-link-arg-bins=-Wl,-T,{}", path.display());
+            println!("cargo::rustc-link-arg-bins=-T{}", path.display());
             if packs_relocations() {
                 println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
             }
