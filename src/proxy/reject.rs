@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::target::Target;
 use crate::provider::cell::CellReader;
-use crate::upstream::{BodyError, UpstreamBody};
+use crate::upstream::{BodyError, Tunnel, UpstreamBody};
 
 /// How much of a JSON answer is looked into, and of a rejected answer is read to keep its connection.
 const PEEK: usize = 64 * 1024;
@@ -55,24 +55,27 @@ struct Pause {
     length: Duration,
 }
 
-/// Whether an answer says that its token is dead.
+/// Whether an answer says in its head that its token is dead.
+pub(super) fn rejects<B>(response: &Response<B>, target: &Target) -> bool {
+    let rules = &target.reject;
+    (rules.status.contains(&response.status().as_u16())
+        || grpc_rejects(response.headers(), &rules.grpc_status))
+        && !insufficient_scope(response.headers())
+}
+
+/// Whether an answer can say so in its body.
+pub(super) fn must_peek<B>(response: &Response<B>, target: &Target) -> bool {
+    target.reject.reads_bodies() && peekable(response.headers())
+}
+
+/// Whether an answer says in its body that its token is dead.
 pub(super) async fn examine(
     response: Response<UpstreamBody>,
     target: &Target,
 ) -> (bool, Response<ForwardedBody>) {
-    let rules = &target.reject;
     let (parts, body) = response.into_parts();
-    let rejected = (rules.status.contains(&parts.status.as_u16())
-        || grpc_rejects(&parts.headers, &rules.grpc_status))
-        && !insufficient_scope(&parts.headers);
-    if rejected || !rules.reads_bodies() || !peekable(&parts.headers) {
-        return (
-            rejected,
-            Response::from_parts(parts, ForwardedBody::Live(body)),
-        );
-    }
     let (json, body) = peek(body).await;
-    let rejected = json.is_some_and(|json| rules.body_matches(&json));
+    let rejected = json.is_some_and(|json| target.reject.body_matches(&json));
     (rejected, Response::from_parts(parts, body))
 }
 
@@ -217,6 +220,16 @@ async fn peek(mut body: UpstreamBody) -> (Option<serde_json::Value>, ForwardedBo
 }
 
 // === impl ForwardedBody ===
+
+impl ForwardedBody {
+    /// The connection to the upstream, if that switched protocols.
+    pub(super) fn take_tunnel(&mut self) -> Option<Tunnel> {
+        match self {
+            Self::Live(body) => body.take_tunnel(),
+            Self::Peeked { .. } => None,
+        }
+    }
+}
 
 impl Body for ForwardedBody {
     type Data = Bytes;

@@ -22,7 +22,7 @@ use super::target::{InFlight, Target};
 use super::watch::Watch;
 use crate::metrics::Metrics;
 use crate::upstream::connect::ConnectError;
-use crate::upstream::{BodyError, SendFailure};
+use crate::upstream::{BodyError, SendFailure, Tunnel};
 
 /// A response's body, and the end of its measurement.
 pub(super) struct ResponseBody {
@@ -138,7 +138,7 @@ pub(super) fn problem(
     response
 }
 
-/// For connections on which hyper is not, or no longer, in charge.
+/// Where there was no request: a whole message, after which the connection ends.
 pub(super) fn raw_problem(error: &ProxyError, metrics: &Metrics) -> Vec<u8> {
     let answer = Answer::to(error);
     log(error, &answer, None);
@@ -206,6 +206,16 @@ impl Drop for Measure {
 }
 
 // === impl ResponseBody ===
+
+impl ResponseBody {
+    /// The connection to the upstream, if that switched protocols (101).
+    pub(super) fn take_tunnel(&mut self) -> Option<Tunnel> {
+        match &mut self.content {
+            Content::Own(_) => None,
+            Content::Upstream(body) => body.take_tunnel(),
+        }
+    }
+}
 
 impl Body for ResponseBody {
     type Data = Bytes;

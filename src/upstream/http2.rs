@@ -14,9 +14,9 @@ use tokio::time::Instant;
 
 use super::body::{RequestBody, UpstreamBody};
 use super::counted::{Counted, FirstBytes};
-use super::http1::MAX_HEAD;
 use super::pool::Shared;
 use super::send::{SendError, SendFailure, stream_error};
+use crate::http1::MAX_HEAD;
 
 /// Per stream and per connection. Large enough for 10 MiB bodies at a few milliseconds of round trip.
 const STREAM_WINDOW: u32 = 1024 * 1024;
