@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{self, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Malformed;
@@ -71,6 +71,33 @@ pub(crate) fn slice(range: &Range<u32>) -> Range<usize> {
     range.start as usize..range.end as usize
 }
 
+/// Names as almost everybody writes them, told by a comparison or two; http's own look-up takes ten times as long.
+fn common(name: &[u8]) -> Option<HeaderName> {
+    Some(match name {
+        b"Host" | b"host" => header::HOST,
+        b"Date" | b"date" => header::DATE,
+        b"ETag" | b"etag" => header::ETAG,
+        b"Vary" | b"vary" => header::VARY,
+        b"Accept" | b"accept" => header::ACCEPT,
+        b"Cookie" | b"cookie" => header::COOKIE,
+        b"Server" | b"server" => header::SERVER,
+        b"Connection" | b"connection" => CONNECTION,
+        b"Set-Cookie" | b"set-cookie" => header::SET_COOKIE,
+        b"User-Agent" | b"user-agent" => header::USER_AGENT,
+        b"Content-Type" | b"content-type" => header::CONTENT_TYPE,
+        b"Accept-Ranges" | b"accept-ranges" => header::ACCEPT_RANGES,
+        b"Authorization" | b"authorization" => header::AUTHORIZATION,
+        b"Cache-Control" | b"cache-control" => header::CACHE_CONTROL,
+        b"Last-Modified" | b"last-modified" => header::LAST_MODIFIED,
+        b"Content-Length" | b"content-length" => CONTENT_LENGTH,
+        b"Accept-Encoding" | b"accept-encoding" => header::ACCEPT_ENCODING,
+        b"Accept-Language" | b"accept-language" => header::ACCEPT_LANGUAGE,
+        b"Content-Encoding" | b"content-encoding" => header::CONTENT_ENCODING,
+        b"Transfer-Encoding" | b"transfer-encoding" => TRANSFER_ENCODING,
+        _ => return None,
+    })
+}
+
 /// What a head says about its body and its connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Notes {
@@ -99,8 +126,11 @@ impl Notes {
             if name.len() == 10 && name.eq_ignore_ascii_case(b"keep-alive") {
                 continue;
             }
-            let name = HeaderName::from_bytes(name)
-                .map_err(|_| Malformed::Syntax(httparse::Error::HeaderName))?;
+            let name = match common(name) {
+                Some(name) => name,
+                None => HeaderName::from_bytes(name)
+                    .map_err(|_| Malformed::Syntax(httparse::Error::HeaderName))?,
+            };
             if !self.passes_on(&name, &value)? {
                 continue;
             }
@@ -189,5 +219,48 @@ impl Notes {
     /// RFC 9112 §9.3, as far as the head says.
     pub(crate) fn keep_alive(&self, http11: bool) -> bool {
         !self.close && (http11 || self.keep)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn common_names_are_what_http_makes_of_them() {
+        let mut seen = 0;
+        for name in [
+            "Host",
+            "Date",
+            "ETag",
+            "Vary",
+            "Accept",
+            "Cookie",
+            "Server",
+            "Connection",
+            "Set-Cookie",
+            "User-Agent",
+            "Content-Type",
+            "Accept-Ranges",
+            "Authorization",
+            "Cache-Control",
+            "Last-Modified",
+            "Content-Length",
+            "Accept-Encoding",
+            "Accept-Language",
+            "Content-Encoding",
+            "Transfer-Encoding",
+            "Hos",
+            "X-Host",
+            "",
+        ] {
+            for name in [name.to_owned(), name.to_ascii_lowercase()] {
+                if let Some(common) = common(name.as_bytes()) {
+                    assert_eq!(Ok(common), name.parse().map_err(drop), "{name}");
+                    seen += 1;
+                }
+            }
+        }
+        assert_eq!(seen, 40);
     }
 }

@@ -139,6 +139,8 @@ async fn exchange(
     let Some(response) = response else {
         return Next::Close;
     };
+    // If it was not sent on: nobody will read its body, and its head is a part of our buffer.
+    drop(std::mem::take(request));
     let (parts, mut body) = response.into_parts();
     // Any end that comes while a request is answered means: not another one.
     let leaving = draining || end.try_recv().is_ok();

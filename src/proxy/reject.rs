@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::Response;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, WWW_AUTHENTICATE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, WWW_AUTHENTICATE};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
@@ -17,6 +17,8 @@ use tokio::time::Instant;
 use super::target::Target;
 use crate::provider::cell::CellReader;
 use crate::upstream::{BodyError, Tunnel, UpstreamBody};
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// How much of a JSON answer is looked into, and of a rejected answer is read to keep its connection.
 const PEEK: usize = 64 * 1024;
@@ -141,9 +143,11 @@ fn insufficient_scope(headers: &HeaderMap) -> bool {
 
 /// A trailers-only answer: later trailers come when the stream is over, too late for a replay.
 fn grpc_rejects(headers: &HeaderMap, statuses: &[u16]) -> bool {
+    // Hardly any answer has it: names are compared faster than one is looked up.
     !statuses.is_empty()
+        && headers.keys().any(|name| *name == GRPC_STATUS)
         && headers
-            .get("grpc-status")
+            .get(GRPC_STATUS)
             .and_then(|status| status.to_str().ok()?.parse().ok())
             .is_some_and(|status| statuses.contains(&status))
 }

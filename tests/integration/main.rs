@@ -16,6 +16,7 @@ mod ending;
 mod errors;
 mod harness;
 mod leaving;
+mod persistence;
 mod readme;
 mod routing;
 mod secrecy;

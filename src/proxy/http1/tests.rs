@@ -1,31 +1,26 @@
 use super::*;
+
 fn size<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
     size_of::<F>()
 }
-fn size7<A, B, C, D, E, G, H, F>(_: fn(A, B, C, D, E, G, H) -> F) -> usize {
-    size_of::<F>()
-}
-fn size3<A, B, C, F>(_: fn(A, B, C) -> F) -> usize {
-    size_of::<F>()
-}
-fn size5<A, B, C, D, E, F>(_: fn(A, B, C, D, E) -> F) -> usize {
-    size_of::<F>()
-}
+
+/// What an idle connection costs besides its socket. The future of a request is in it, and is copied from one caller to the next
+/// for every request: what is rare belongs in a box.
 #[test]
-fn sizes() {
-    println!("serve {}", size(serve));
-    println!("exchange {}", size7(exchange));
-    println!("answer {}", size3(answer));
-    println!("handle {}", size3(crate::proxy::handle));
-    println!("forward {}", size5(crate::proxy::forward::forward));
-    println!("checkout.send {}", size(crate::upstream::Checkout::send));
-    println!("Parts {}", size_of::<http::request::Parts>());
-    println!("RespParts {}", size_of::<Parts>());
-    println!("ResponseBody {}", size_of::<ResponseBody>());
-    println!("Response {}", size_of::<http::Response<ResponseBody>>());
-    println!("wire {}", size_of::<Wire>());
-    println!("client {}", size_of::<Client>());
-    println!("proxyerror {}", size_of::<ProxyError>());
-    println!("senderror {}", size_of::<crate::upstream::SendError>());
-    println!("sending {}", size_of::<Sending>());
+fn a_connection_is_small() {
+    let task = size(serve);
+    assert!(task <= 2816, "{task} bytes");
+    assert!(size_of::<Wire>() <= 192, "{} bytes", size_of::<Wire>());
+}
+
+#[test]
+fn faults_of_requests_are_told_by_their_rule() {
+    let error = ProxyError::from(Fault::TooLarge);
+    assert!(matches!(error, ProxyError::HeadersTooLarge));
+    let rule = Malformed::Rule("more than one Content-Length");
+    let error = ProxyError::from(Fault::Malformed(rule));
+    assert_eq!(error.to_string(), "more than one Content-Length");
+    let syntax = Malformed::Syntax(httparse::Error::Token);
+    let error = ProxyError::from(Fault::Malformed(syntax));
+    assert_eq!(error.to_string(), "the request is not valid HTTP/1.1");
 }

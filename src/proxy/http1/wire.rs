@@ -217,6 +217,7 @@ impl Wire {
             remember(&mut state.watcher, cx);
             return Poll::Pending;
         }
+        state.skip_empty_lines();
         // A next request that has come in already hides the end, until it is its turn.
         while state.read.is_empty() {
             match ready!(state.poll_fill(cx, &self.buffers)) {
@@ -264,6 +265,7 @@ impl Wire {
         state.overtake();
         let rest = state.rest();
         if rest == Rest::Nothing {
+            state.skip_empty_lines();
             state.release(&self.buffers);
         }
         rest
