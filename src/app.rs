@@ -5,6 +5,7 @@
 
 mod control;
 mod diff;
+mod doors;
 mod listen;
 mod live;
 mod reload;
@@ -12,7 +13,6 @@ mod snapshot;
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -20,7 +20,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 
 use crate::admin;
 use crate::clock::Clock;
@@ -30,17 +31,19 @@ use crate::provider::Deps;
 use crate::provider::exchange::HttpFetch;
 use crate::provider::inputs;
 use crate::provider::store::{self, Store, StoreError};
-use crate::proxy::accept::Listener;
+use crate::proxy::door::{Change, Listener};
 use crate::proxy::{ClientAuth, Proxy};
 use crate::runtime::{self, Workers};
 use crate::upstream::connect::{Alpn, Connector, Destination};
 use crate::upstream::tls::{TlsConfigError, TlsProfiles};
 
 use control::{AppControl, View};
+use doors::Doors;
 use live::Live;
 use reload::Reloader;
-use snapshot::{Fixed, Prepared};
+use snapshot::{AdminChange, Fixed, Prepared};
 
+pub use control::LogControl;
 pub use reload::ConfigFile;
 
 /// How long the process waits for a fetch that is under way when it ends.
@@ -53,14 +56,16 @@ pub enum Shutdown {
     Term,
     /// SIGINT: no delay.
     Interrupt,
+    /// `POST /quitquitquit`: no delay either, for those who would connect have ended.
+    Quit,
 }
 
 /// Why the program does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("cannot listen on {what}: {source}")]
+    #[error("cannot listen on {listen}: {source}")]
     Listen {
-        what: String,
+        listen: Listen,
         source: std::io::Error,
     },
     #[error("{path}: {source}")]
@@ -89,16 +94,13 @@ pub enum RunError {
 pub struct Bound {
     config: Config,
     runtime: Runtime,
-    listeners: Vec<Listener>,
-    addresses: Vec<Listen>,
-    /// Unix sockets to remove at the end.
-    socket_files: Vec<PathBuf>,
     admin: Option<std::net::TcpListener>,
     prepared: Prepared,
     store: Arc<dyn Store>,
     profiles: TlsProfiles,
     clock: Clock,
     file: Option<ConfigFile>,
+    log: Option<Arc<dyn LogControl>>,
 }
 
 /// Opens the sockets and the store and reads the TLS files. Starts nothing. Blocks.
@@ -106,18 +108,9 @@ pub fn bind(config: Config) -> Result<Bound, StartError> {
     let profiles = TlsProfiles::new();
     // The first says enough: a start is tried again.
     let connectors = connect(&config, &profiles).map_err(|mut errors| errors.swap_remove(0))?;
-    let wanted = snapshot::wanted(&config);
-    let mut listeners = Vec::with_capacity(wanted.len());
-    let mut addresses = Vec::with_capacity(wanted.len());
-    let mut socket_files = Vec::new();
-    for (index, listen) in wanted.iter().enumerate() {
-        let (socket, address) = listen::open(listen)?;
-        if let Listen::Unix(path) = &address {
-            socket_files.push(path.clone());
-        }
-        listeners.push(Listener { index, socket });
-        addresses.push(address);
-    }
+    let wanted = doors::wanted(&config);
+    let opened = wanted.iter().map(|wanted| listen::open(&wanted.listen));
+    let opened = opened.collect::<Result<_, _>>()?;
     let admin = config.server.admin.map(listen::open_tcp).transpose()?;
     let runtime = runtime::control()?;
     let store = runtime.block_on(store::open(&config.store))?;
@@ -125,18 +118,18 @@ pub fn bind(config: Config) -> Result<Bound, StartError> {
     Ok(Bound {
         config,
         runtime,
-        listeners,
-        addresses,
-        socket_files,
         admin,
         prepared: Prepared {
             connectors,
             client_auth,
+            opened,
+            admin: AdminChange::Stays,
         },
         store,
         profiles,
         clock: Clock::System,
         file: None,
+        log: None,
     })
 }
 
@@ -145,7 +138,8 @@ pub fn bind(config: Config) -> Result<Bound, StartError> {
 impl Bound {
     /// Where apps connect, with the ports that the system chose.
     pub fn listeners(&self) -> Vec<Listen> {
-        self.addresses.clone()
+        let opened = self.prepared.opened.iter();
+        opened.map(|opened| opened.address.clone()).collect()
     }
 
     pub fn admin(&self) -> Option<SocketAddr> {
@@ -161,6 +155,13 @@ impl Bound {
         self
     }
 
+    /// From [`Self::run`] on, the admin port can change what is logged.
+    #[must_use]
+    pub fn log_by(mut self, log: Arc<dyn LogControl>) -> Self {
+        self.log = Some(log);
+        self
+    }
+
     /// Runs until `shutdown` resolves and everything has ended, at most `shutdown_delay` and `shutdown_grace` later.
     ///
     /// Blocks: the calling thread becomes the control thread, and `shutdown` is polled on its runtime.
@@ -171,75 +172,66 @@ impl Bound {
         let Self {
             runtime,
             config,
-            listeners,
-            addresses,
-            socket_files,
             admin,
             prepared,
             store,
             profiles,
             clock,
             file,
+            log,
         } = self;
         let start = Start {
             config,
-            addresses,
             prepared,
             store,
             profiles,
             clock,
             file,
+            log,
         };
-        let result = runtime.block_on(start.run(listeners, admin, shutdown));
-        for file in socket_files {
-            // Gone already, or not ours to remove: the next start says so if it matters.
-            let _ = std::fs::remove_file(file);
-        }
-        result
+        runtime.block_on(start.run(admin, shutdown))
     }
 }
 
 /// What [`Bound::run`] starts from.
 struct Start {
     config: Config,
-    addresses: Vec<Listen>,
     prepared: Prepared,
     store: Arc<dyn Store>,
     profiles: TlsProfiles,
     clock: Clock,
     file: Option<ConfigFile>,
+    log: Option<Arc<dyn LogControl>>,
 }
 
 impl Start {
     async fn run(
         self,
-        listeners: Vec<Listener>,
         admin: Option<std::net::TcpListener>,
         shutdown: impl Future<Output = Shutdown>,
     ) -> Result<(), RunError> {
-        let (count, grace) = (
-            self.config.server.workers,
-            self.config.server.shutdown_grace,
-        );
-        let running = self.start();
+        let workers = self.config.server.workers;
+        let Running {
+            proxy,
+            view,
+            control,
+            listeners,
+            changes,
+            admin_moves,
+        } = self.start();
         let (drain, draining) = watch::channel(false);
-        let mut workers = Workers::start(count, &running.proxy, listeners, &draining, grace)?;
-        let (stop_admin, admin_stops) = tokio::sync::oneshot::channel::<()>();
-        let admin = match admin {
-            Some(listener) => {
-                let stopped = async { drop(admin_stops.await) };
-                let listener = TcpListener::from_std(listener)?;
-                Some(tokio::spawn(admin::serve(
-                    listener,
-                    running.control,
-                    stopped,
-                )))
+        let mut workers = Workers::start(workers, &proxy, listeners, changes, &draining)?;
+        let (stop_admin, admin_stops) = oneshot::channel::<()>();
+        let admin = admin.map(TcpListener::from_std).transpose()?;
+        let admin = tokio::spawn(admin_port(admin, control, admin_moves, admin_stops));
+        let asked = async {
+            tokio::select! {
+                reason = shutdown => reason,
+                () = view.asked_to_quit() => Shutdown::Quit,
             }
-            None => None,
         };
-        let view = running.view;
         let ended_early = tokio::select! {
-            reason = shutdown => {
+            reason = asked => {
                 view.not_ready();
                 tracing::info!(?reason, "shutting down");
                 if reason == Shutdown::Term {
@@ -260,27 +252,27 @@ impl Start {
         };
         let _ = tokio::time::timeout(LAST_FETCHES, stop_all).await;
         drop(stop_admin);
-        if let Some(admin) = admin {
-            let _ = admin.await;
-        }
+        let _ = admin.await;
         ended_early.map_or(Ok(()), |error| Err(RunError::Worker(error)))
     }
 
     /// Starts the control flow, and makes what the data flow needs.
-    fn start(self) -> Running {
+    fn start(mut self) -> Running {
         let metrics = Arc::new(Metrics::new());
         let fetcher = Arc::new(HttpFetch::new(self.profiles.clone(), self.clock.clone()));
         let deps = Deps::new(self.store, fetcher, self.clock, Arc::clone(&metrics));
+        let (admin, admin_moves) = mpsc::unbounded_channel();
         let fixed = Fixed {
-            wanted: snapshot::wanted(&self.config),
-            addresses: self.addresses.clone(),
             workers: self.config.server.workers,
             pseudonym: format!("cupbearer-{:08x}", fastrand::u32(..)).into(),
             metrics: Arc::clone(&metrics),
+            admin,
         };
-        let (live, snapshot) = Live::start(self.config, self.prepared, fixed, deps);
+        let opened = std::mem::take(&mut self.prepared.opened);
+        let (doors, listeners, changes) = Doors::new(doors::wanted(&self.config), opened);
+        let (live, snapshot) = Live::start(self.config, self.prepared, fixed, doors, deps);
         let proxy = Arc::new(Proxy {
-            snapshot: ArcSwap::from_pointee(snapshot),
+            snapshot: ArcSwap::new(snapshot),
             metrics,
             connections: AtomicUsize::new(0),
         });
@@ -294,16 +286,14 @@ impl Start {
             Arc::clone(&view),
         ));
         reloader.watch();
-        let control = Arc::new(AppControl::new(
-            Arc::clone(&proxy),
-            Arc::clone(&view),
-            reloader,
-            self.addresses,
-        ));
+        let control = AppControl::new(Arc::clone(&proxy), Arc::clone(&view), reloader, self.log);
         Running {
             proxy,
             view,
-            control,
+            control: Arc::new(control),
+            listeners,
+            changes,
+            admin_moves,
         }
     }
 }
@@ -313,6 +303,43 @@ struct Running {
     proxy: Arc<Proxy>,
     view: Arc<View>,
     control: Arc<dyn admin::Control>,
+    /// For whoever accepts, and what reloads do about them.
+    listeners: Vec<Listener>,
+    changes: mpsc::UnboundedReceiver<Change>,
+    /// Where reloads move the admin port.
+    admin_moves: mpsc::UnboundedReceiver<Option<std::net::TcpListener>>,
+}
+
+/// Serves the admin port, wherever reloads move it, until `stop`; then waits for answers under way.
+async fn admin_port(
+    mut listener: Option<TcpListener>,
+    control: Arc<dyn admin::Control>,
+    mut moves: mpsc::UnboundedReceiver<Option<std::net::TcpListener>>,
+    mut stop: oneshot::Receiver<()>,
+) {
+    let mut serving = JoinSet::new();
+    loop {
+        let (moved, here_no_more) = oneshot::channel::<()>();
+        if let Some(listener) = listener.take() {
+            let control = Arc::clone(&control);
+            let ended = async { drop(here_no_more.await) };
+            serving.spawn(admin::serve(listener, control, ended));
+        }
+        let next = tokio::select! {
+            _ = &mut stop => None,
+            next = moves.recv() => next,
+        };
+        drop(moved);
+        let Some(next) = next else { break };
+        listener = next.and_then(|next| match TcpListener::from_std(next) {
+            Ok(listener) => Some(listener),
+            Err(error) => {
+                tracing::error!(%error, "cannot serve the admin port");
+                None
+            }
+        });
+    }
+    while serving.join_next().await.is_some() {}
 }
 
 /// A connector for each upstream, in their order; reads the TLS files, those of token endpoints too. Blocks.

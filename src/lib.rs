@@ -113,6 +113,8 @@ pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod dialect;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 #[doc(hidden)]
 pub mod http1;
 pub mod metrics;

@@ -5,8 +5,11 @@
 
 pub mod accept;
 mod authorize;
+pub mod door;
 mod error;
 mod forward;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod guard;
 mod headers;
 mod http1;
@@ -66,6 +69,7 @@ pub struct Settings {
     pub max_connections: usize,
     pub header_timeout: std::time::Duration,
     pub idle_timeout: std::time::Duration,
+    pub shutdown_grace: std::time::Duration,
 }
 
 /// `Via` (RFC 9110 §7.6.3) for each version in which a request can come in.
@@ -168,7 +172,7 @@ async fn answer(
     measure: &mut Measure,
 ) -> Result<Response<reject::ForwardedBody>, ProxyError> {
     guard::check(request, &scan, client, snapshot)?;
-    let routed = snapshot.routes.find(request, client.listener)?;
+    let routed = snapshot.routes.find(request, client.door.id)?;
     let target = routed.target;
     measure.routed(target);
     measure.place = Some(target.enter()?);

@@ -5,13 +5,13 @@
 use std::io;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::proxy::Proxy;
-use crate::proxy::accept::{self, Hand, Listener, Source, Worker};
+use crate::proxy::accept::{self, Hand, Source, Worker};
+use crate::proxy::door::{Change, Listener};
 
 /// The control thread's runtime. Its blocking pool reads files and resolves names, one at a time mostly.
 pub fn control() -> io::Result<Runtime> {
@@ -27,23 +27,19 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts `count` workers. With more than one, a further thread accepts and deals the connections out.
+    /// Starts `count` workers; `changes` is what reloads do about the listeners. With more than one, a further thread accepts and deals the connections out.
     pub fn start(
         count: usize,
         proxy: &Arc<Proxy>,
         listeners: Vec<Listener>,
+        changes: mpsc::UnboundedReceiver<Change>,
         draining: &watch::Receiver<bool>,
-        grace: Duration,
     ) -> io::Result<Self> {
         let mut ended = Vec::with_capacity(count + 1);
         if count == 1 {
-            ended.push(spawn_worker(
-                0,
-                proxy,
-                Source::Listeners(listeners),
-                draining,
-                grace,
-            )?);
+            let worker = Worker::new(0, Arc::clone(proxy));
+            let source = Source::Listeners(listeners, changes);
+            ended.push(spawn(worker, source, draining)?);
             return Ok(Self { ended });
         }
         let mut hands = Vec::with_capacity(count);
@@ -51,9 +47,9 @@ impl Workers {
             let (sender, sockets) = mpsc::unbounded_channel();
             let worker = Worker::new(index, Arc::clone(proxy));
             hands.push((sender, worker.connections()));
-            ended.push(spawn(worker, Source::Handed(sockets), draining, grace)?);
+            ended.push(spawn(worker, Source::Handed(sockets), draining)?);
         }
-        ended.push(spawn_acceptor(hands, listeners, draining.clone())?);
+        ended.push(spawn_acceptor(hands, listeners, changes, draining.clone())?);
         Ok(Self { ended })
     }
 
@@ -86,41 +82,26 @@ impl Workers {
     }
 }
 
-fn spawn_worker(
-    index: usize,
-    proxy: &Arc<Proxy>,
-    source: Source,
-    draining: &watch::Receiver<bool>,
-    grace: Duration,
-) -> io::Result<oneshot::Receiver<io::Result<bool>>> {
-    spawn(
-        Worker::new(index, Arc::clone(proxy)),
-        source,
-        draining,
-        grace,
-    )
-}
-
 fn spawn(
     worker: Worker,
     source: Source,
     draining: &watch::Receiver<bool>,
-    grace: Duration,
 ) -> io::Result<oneshot::Receiver<io::Result<bool>>> {
     let draining = draining.clone();
     on_thread("worker", move |runtime| {
-        runtime.block_on(worker.run(source, draining, grace))
+        runtime.block_on(worker.run(source, draining))
     })
 }
 
 fn spawn_acceptor(
     hands: Vec<Hand>,
     listeners: Vec<Listener>,
+    changes: mpsc::UnboundedReceiver<Change>,
     draining: watch::Receiver<bool>,
 ) -> io::Result<oneshot::Receiver<io::Result<bool>>> {
     on_thread("accept", move |runtime| {
         runtime
-            .block_on(accept::accept_for(hands, listeners, draining))
+            .block_on(accept::accept_for(hands, listeners, changes, draining))
             .map(|()| true)
     })
 }

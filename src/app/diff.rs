@@ -1,9 +1,8 @@
 //! What a new configuration changes, and what of it only a restart can bring about. Pure.
 
-use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::config::{Config, Listen, Problem, Route};
+use crate::config::{Config, Problem, Server};
 
 /// At most this many names of a kind are told.
 const TOLD: usize = 8;
@@ -12,6 +11,8 @@ const TOLD: usize = 8;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
     pub(super) server: bool,
+    pub(super) admin: bool,
+    pub(super) listeners: Names,
     pub(super) providers: Names,
     pub(super) upstreams: Names,
 }
@@ -23,59 +24,33 @@ pub(super) struct Names {
     pub(super) removed: Vec<String>,
 }
 
-/// Sockets, threads and the store are made once. One problem for each key that differs.
+/// Threads and the store are made once. One problem for each key that differs.
 pub(super) fn needs_restart(old: &Config, new: &Config) -> Vec<Problem> {
-    let server = |key: &str, differs: bool| differs.then(|| format!("server.{key}"));
-    let keys = [
-        server(
-            "listen",
-            sorted(&old.server.listen) != sorted(&new.server.listen),
-        ),
-        server("admin", old.server.admin != new.server.admin),
-        server("workers", old.server.workers != new.server.workers),
-        server(
-            "shutdown_grace",
-            old.server.shutdown_grace != new.server.shutdown_grace,
-        ),
-        (old.store != new.store).then(|| "store".to_owned()),
-    ];
-    let routes = [(new, old), (old, new)]
-        .into_iter()
-        .flat_map(|(one, other)| {
-            let listens = listens(other);
-            let missing = one
-                .upstreams
-                .iter()
-                .filter(move |upstream| match &upstream.route {
-                    Route::Listen(listen) => !listens.contains(listen),
-                    _ => false,
-                });
-            missing.map(|upstream| format!("upstreams.{}.route.listen", upstream.name))
+    let mut problems = Vec::new();
+    let mut add = |path: &str, made: &str| {
+        problems.push(Problem {
+            path: path.to_owned(),
+            message: format!("a change here needs a restart: {made} when the process starts"),
+            hint: Some("nothing was changed".to_owned()),
         });
-    let mut paths: Vec<_> = keys.into_iter().flatten().chain(routes).collect();
-    paths.sort();
-    paths.dedup();
-    let problem = |path| Problem {
-        path,
-        message: "a change here needs a restart".to_owned(),
-        hint: Some("nothing was changed".to_owned()),
     };
-    paths.into_iter().map(problem).collect()
+    if old.server.workers != new.server.workers {
+        add("server.workers", "the threads are made");
+    }
+    if old.store != new.store {
+        add("store", "the store is opened");
+    }
+    problems
 }
 
-fn sorted(listens: &[Listen]) -> Vec<&Listen> {
-    let mut sorted: Vec<_> = listens.iter().collect();
-    sorted.sort();
-    sorted
-}
-
-fn listens(config: &Config) -> BTreeSet<&Listen> {
-    let routes = config.upstreams.iter().map(|upstream| &upstream.route);
-    let listens = routes.filter_map(|route| match route {
-        Route::Listen(listen) => Some(listen),
-        Route::PathPrefix(_) | Route::Host(_) | Route::CatchAll => None,
-    });
-    listens.collect()
+/// Whether `[server]` differs in what is not told otherwise.
+pub(super) fn settings_differ(old: &Server, new: &Server) -> bool {
+    let but_sockets = |server: &Server| Server {
+        listen: Vec::new(),
+        admin: None,
+        ..server.clone()
+    };
+    but_sockets(old) != but_sockets(new)
 }
 
 impl Names {
@@ -111,10 +86,14 @@ impl fmt::Display for Changes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             server,
+            admin,
+            listeners,
             providers,
             upstreams,
         } = self;
         let kinds = [
+            ("added listeners", &listeners.added),
+            ("removed listeners", &listeners.removed),
             ("added providers", &providers.added),
             ("changed providers", &providers.changed),
             ("removed providers", &providers.removed),
@@ -127,6 +106,9 @@ impl fmt::Display for Changes {
             .filter(|(_, names)| !names.is_empty())
             .map(|(kind, names)| format!("{kind}: {}", told(names)))
             .collect();
+        if *admin {
+            parts.push("changed admin port".to_owned());
+        }
         if *server {
             parts.push("changed server settings".to_owned());
         }
@@ -180,54 +162,33 @@ mod tests {
         for (server, rest, expected) in [
             ("", "", None),
             ("idle_timeout = \"9s\"", "", None),
-            ("shutdown_delay = \"1s\"", "http = \"1.1\"", None),
+            ("shutdown_grace = \"1s\"", "http = \"1.1\"", None),
+            ("admin = \"off\"", "", None),
+            ("", "route = { listen = \"127.0.0.1:9\" }", None),
             ("workers = 2", "", Some("server.workers")),
-            ("admin = \"off\"", "", Some("server.admin")),
-            ("shutdown_grace = \"1s\"", "", Some("server.shutdown_grace")),
             (
                 "",
                 "[store]\nkind = \"file\"\npath = \"/tmp/x\"",
                 Some("store"),
             ),
-            (
-                "",
-                "route = { listen = \"127.0.0.1:9\" }",
-                Some("upstreams.u.route.listen"),
-            ),
         ] {
             let new = config(server, rest);
-            assert_eq!(
-                restart(&old, &new),
-                Vec::from_iter(expected),
-                "{server}{rest}"
-            );
-            assert_eq!(
-                restart(&new, &old),
-                Vec::from_iter(expected),
-                "{server}{rest}"
-            );
+            for (old, new) in [(&old, &new), (&new, &old)] {
+                let found = restart(old, new);
+                assert_eq!(found, Vec::from_iter(expected), "{server}{rest}");
+            }
         }
     }
 
     #[test]
-    fn the_order_of_listeners_means_nothing() {
+    fn sockets_are_told_by_themselves() {
         let old = config("", "");
         let mut new = old.clone();
-        new.server.listen.reverse();
-        assert_eq!(restart(&old, &new), [""; 0]);
         new.server.listen.pop();
-        assert_eq!(restart(&old, &new), ["server.listen"]);
-    }
-
-    #[test]
-    fn an_upstream_may_change_its_name_and_keep_its_port() {
-        let listen = "route = { listen = \"127.0.0.1:9\" }";
-        let old = config("", listen);
-        let mut new = config("", listen);
-        let mut upstream = (*new.upstreams[0]).clone();
-        upstream.name = "other".to_owned();
-        new.upstreams[0] = upstream.into();
-        assert_eq!(restart(&old, &new), [""; 0]);
+        new.server.admin = None;
+        assert!(!settings_differ(&old.server, &new.server));
+        new.server.via = false;
+        assert!(settings_differ(&old.server, &new.server));
     }
 
     #[test]
@@ -242,6 +203,8 @@ mod tests {
         };
         let changes = Changes {
             server: true,
+            admin: true,
+            listeners: names(&[("a:1", 1)], &[("a:2", 1)]),
             providers: names(
                 &[("a", 1), ("b", 1), ("c", 1)],
                 &[("b", 1), ("c", 2), ("d", 1)],
@@ -250,7 +213,8 @@ mod tests {
         };
         assert_eq!(
             changes.to_string(),
-            "added providers: d; changed providers: c; removed providers: a; changed server settings"
+            "added listeners: a:2; removed listeners: a:1; added providers: d; changed providers: c; \
+             removed providers: a; changed admin port; changed server settings"
         );
         assert_eq!(Changes::default().to_string(), "nothing changed");
         let many: Vec<_> = (0..10).map(|n| n.to_string()).collect();

@@ -2,14 +2,15 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::StartError;
 use crate::config::Listen;
-use crate::proxy::accept::ListenSocket;
+use crate::proxy::door::ListenSocket;
 
 /// Bursts of new connections wait here, not in a SYN retry. The kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -17,26 +18,47 @@ const BACKLOG: i32 = 4096;
 /// A Unix socket is for its owner and group: whoever can open it can use the tokens.
 const SOCKET_MODE: u32 = 0o660;
 
-/// Opens a listener; the address is the one that it got.
-pub(super) fn open(listen: &Listen) -> Result<(ListenSocket, Listen), StartError> {
+/// A socket that listens, with the address that it got.
+pub(super) struct Opened {
+    pub(super) socket: ListenSocket,
+    pub(super) address: Listen,
+    pub(super) file: Option<SocketFile>,
+}
+
+/// The file of a Unix socket, which goes with it.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    /// Device and inode.
+    id: (u64, u64),
+}
+
+pub(super) fn open(listen: &Listen) -> Result<Opened, StartError> {
     match listen {
         Listen::Tcp(address) => {
             let socket = open_tcp(*address)?;
             let bound = socket
                 .local_addr()
-                .map_err(|source| failed(&address.to_string(), source))?;
-            Ok((ListenSocket::Tcp(socket), Listen::Tcp(bound)))
+                .map_err(|source| failed(listen, source))?;
+            Ok(Opened {
+                socket: ListenSocket::Tcp(socket),
+                address: Listen::Tcp(bound),
+                file: None,
+            })
         }
         Listen::Unix(path) => {
-            let socket = open_unix(path)
-                .map_err(|source| failed(&format!("unix:{}", path.display()), source))?;
-            Ok((ListenSocket::Unix(socket), listen.clone()))
+            let (socket, file) = open_unix(path).map_err(|source| failed(listen, source))?;
+            Ok(Opened {
+                socket: ListenSocket::Unix(socket),
+                address: listen.clone(),
+                file: Some(file),
+            })
         }
     }
 }
 
 pub(super) fn open_tcp(address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
-    bind_tcp(address).map_err(|source| failed(&address.to_string(), source))
+    bind_tcp(address).map_err(|source| failed(&Listen::Tcp(address), source))
 }
 
 fn bind_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
@@ -56,12 +78,16 @@ fn bind_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-fn open_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+fn open_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     remove_stale(path)?;
-    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    let listener = UnixListener::bind(path)?;
+    let file = SocketFile {
+        path: path.to_owned(),
+        id: file_id(path)?,
+    };
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
     listener.set_nonblocking(true)?;
-    Ok(listener)
+    Ok((listener, file))
 }
 
 /// A socket file that nobody answers is left over from a process that was killed.
@@ -84,10 +110,25 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-fn failed(what: &str, source: io::Error) -> StartError {
+fn failed(listen: &Listen, source: io::Error) -> StartError {
     StartError::Listen {
-        what: what.to_owned(),
+        listen: listen.clone(),
         source,
+    }
+}
+
+fn file_id(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = std::fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Another process may have put its own in its place.
+        if file_id(&self.path).is_ok_and(|found| found == self.id) {
+            // What is left over is replaced by the next start.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -107,7 +148,8 @@ mod tests {
     fn stale_sockets_are_replaced_and_live_ones_are_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("proxy.sock");
-        drop(open_unix(&path).unwrap());
+        // As a process leaves it that was killed.
+        drop(UnixListener::bind(&path).unwrap());
         let live = open_unix(&path).unwrap();
         assert_eq!(
             open_unix(&path).unwrap_err().kind(),
@@ -118,9 +160,20 @@ mod tests {
             SOCKET_MODE
         );
         drop(live);
-        std::fs::remove_file(&path).unwrap();
+        assert!(!path.exists());
         std::fs::write(&path, "mine").unwrap();
         assert!(open_unix(&path).is_err());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
+    }
+
+    #[test]
+    fn a_socket_that_took_its_place_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("proxy.sock");
+        let (_listener, file) = open_unix(&path).unwrap();
+        std::fs::rename(&path, folder.path().join("old.sock")).unwrap();
+        let _other = UnixListener::bind(&path).unwrap();
+        drop(file);
+        assert!(path.exists());
     }
 }

@@ -5,9 +5,10 @@ use std::sync::{Arc, Weak};
 
 use tokio::task::JoinSet;
 
-use super::diff::{Changes, Names};
-use super::snapshot::{Fixed, Prepared, Targets};
-use crate::config::{Config, Provider};
+use super::diff::{Changes, Names, settings_differ};
+use super::doors::{self, Doors};
+use super::snapshot::{AdminChange, Fixed, Prepared, Targets};
+use crate::config::{Config, Listen, Provider};
 use crate::provider::{self, Deps, Handle};
 use crate::proxy::target::Target;
 use crate::proxy::{Proxy, Snapshot};
@@ -16,10 +17,13 @@ use crate::proxy::{Proxy, Snapshot};
 pub(super) struct Live {
     config: Config,
     fixed: Fixed,
+    pub(super) doors: Doors,
     deps: Deps,
     /// By identity, each in the order of [`provider::groups`].
     groups: HashMap<String, Vec<Handle>>,
     targets: Targets,
+    /// The running one last. Held until no request has it any more: what a worker lets go of last, it would have to take apart.
+    snapshots: Vec<Arc<Snapshot>>,
     /// Taken out, perhaps with requests still in flight.
     retired: Vec<(String, Weak<Target>)>,
 }
@@ -30,8 +34,9 @@ impl Live {
         config: Config,
         prepared: Prepared,
         fixed: Fixed,
+        doors: Doors,
         deps: Deps,
-    ) -> (Self, Snapshot) {
+    ) -> (Self, Arc<Snapshot>) {
         let groups: HashMap<_, _> = provider::groups(&config.providers)
             .into_iter()
             .map(|group| {
@@ -42,13 +47,28 @@ impl Live {
             })
             .collect();
         let handles: Vec<_> = groups.values().flatten().cloned().collect();
-        let (targets, snapshot) = fixed.snapshot(&config, prepared, &handles, &Targets::new());
+        let Prepared {
+            connectors,
+            client_auth,
+            ..
+        } = prepared;
+        let (targets, snapshot) = fixed.snapshot(
+            &config,
+            connectors,
+            client_auth,
+            &handles,
+            &Targets::new(),
+            &doors,
+        );
+        let snapshot = Arc::new(snapshot);
         let live = Self {
             config,
             fixed,
+            doors,
             deps,
             groups,
             targets,
+            snapshots: vec![Arc::clone(&snapshot)],
             retired: Vec::new(),
         };
         (live, snapshot)
@@ -56,6 +76,22 @@ impl Live {
 
     pub(super) fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// As bound, and as they are written.
+    pub(super) fn listeners(&self) -> Vec<String> {
+        let addresses = self.doors.addresses();
+        addresses.iter().map(ToString::to_string).collect()
+    }
+
+    /// A socket of ours with the port of `listen`: why that may not have been to be had.
+    pub(super) fn in_the_way_of(&self, listen: &Listen) -> Option<Listen> {
+        let admin = self.config.server.admin.map(Listen::Tcp);
+        let mut ours = self.doors.addresses().into_iter().chain(admin);
+        ours.find(|other| match (other, listen) {
+            (Listen::Tcp(other), Listen::Tcp(listen)) => other.port() == listen.port(),
+            _ => false,
+        })
     }
 
     pub(super) fn providers(&self) -> Vec<Handle> {
@@ -85,14 +121,31 @@ impl Live {
         proxy: &Proxy,
         switched: impl FnOnce(&Self),
     ) -> Changes {
+        let Prepared {
+            connectors,
+            client_auth,
+            opened,
+            admin,
+        } = prepared;
         let removed = self.regroup(&next).await;
-        let (targets, snapshot) =
-            self.fixed
-                .snapshot(&next, prepared, &self.providers(), &self.targets);
-        proxy.snapshot.store(Arc::new(snapshot));
+        let (listeners, pending) = self.doors.replace(doors::wanted(&next), opened);
+        let (targets, snapshot) = self.fixed.snapshot(
+            &next,
+            connectors,
+            client_auth,
+            &self.providers(),
+            &self.targets,
+            &self.doors,
+        );
+        let snapshot = Arc::new(snapshot);
+        self.snapshots.push(Arc::clone(&snapshot));
+        proxy.snapshot.store(snapshot);
+        // Whoever comes in by a new door must find where it leads, and whoever came in by an old one where it led.
+        self.doors.tell(pending);
         let old_targets = std::mem::replace(&mut self.targets, targets);
         let old = std::mem::replace(&mut self.config, next);
-        let changes = self.changes(&old, &old_targets);
+        let mut changes = self.changes(&old, &old_targets);
+        changes.listeners = listeners;
         for name in &changes.upstreams.removed {
             if let Some(running) = old_targets.get(name) {
                 self.retired
@@ -110,11 +163,20 @@ impl Live {
         let gone = changes.providers.removed.iter().cloned().collect();
         self.deps.metrics.forget_providers(&gone);
         self.forget_retired();
+        // Last: the answer to whoever asked for this may go out by the old one, which ends soon.
+        if let AdminChange::Moves(listener) = admin {
+            changes.admin = true;
+            self.fixed.move_admin(listener);
+        }
         changes
     }
 
     /// Takes the series of upstreams away whose last request has ended.
     pub(super) fn forget_retired(&mut self) {
+        if let Some(running) = self.snapshots.pop() {
+            self.snapshots.retain(|old| Arc::strong_count(old) > 1);
+            self.snapshots.push(running);
+        }
         let mut ended = BTreeSet::new();
         self.retired.retain(|(name, target)| {
             let in_use = target.strong_count() > 0;
@@ -171,7 +233,9 @@ impl Live {
             _ => false,
         };
         Changes {
-            server: old.server != new.server,
+            server: settings_differ(&old.server, &new.server),
+            admin: false,
+            listeners: Names::default(),
             providers: Names::between(&old.providers, &new.providers, |it| &it.name, |a, b| a == b),
             upstreams: Names::between(
                 &old.upstreams,

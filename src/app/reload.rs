@@ -3,6 +3,7 @@
 //! Everything that can fail comes before anything is changed, so that a bad file changes nothing.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,10 +15,12 @@ use tokio::time::{MissedTickBehavior, interval};
 use zeroize::Zeroizing;
 
 use super::control::View;
+use super::doors;
+use super::listen::{self, Opened};
 use super::live::Live;
-use super::snapshot::Prepared;
+use super::snapshot::{AdminChange, Prepared};
 use super::{StartError, client_auth, connect};
-use crate::config::{Config, Environment, Problem};
+use crate::config::{Config, Environment, Listen, Problem};
 use crate::provider;
 use crate::proxy::Proxy;
 use crate::upstream::tls::TlsProfiles;
@@ -183,7 +186,7 @@ impl Reloader {
         if !problems.is_empty() {
             return Err(told(&problems));
         }
-        let (config, prepared) = self.prepare(config).await?;
+        let (config, prepared) = self.prepare(live, config).await?;
         check_injections(live, &config).await?;
         for warning in &config.warnings {
             tracing::warn!("configuration: {warning}");
@@ -196,41 +199,56 @@ impl Reloader {
         Ok(changes.to_string())
     }
 
-    /// Reads the files that the configuration names.
-    async fn prepare(&self, config: Config) -> Result<(Config, Prepared), Vec<String>> {
+    /// Reads the files that the configuration names, and opens the sockets that it asks for.
+    async fn prepare(
+        &self,
+        live: &Live,
+        config: Config,
+    ) -> Result<(Config, Prepared), Vec<String>> {
         let profiles = self.profiles.clone();
-        let (config, connectors) = in_background(move || {
+        let missing = live.doors.missing(&doors::wanted(&config));
+        let admin = config.server.admin;
+        let admin_moves = admin != live.config().server.admin;
+        let (config, connectors, sockets) = in_background(move || {
             let connectors = connect(&config, &profiles);
-            (config, connectors)
+            let sockets = open(&missing, admin.filter(|_| admin_moves));
+            (config, connectors, sockets)
         })
         .await?;
-        let texts = |errors: Vec<StartError>| -> Vec<String> {
-            errors.iter().map(ToString::to_string).collect()
+        let mut problems = Vec::new();
+        let mut keep = |errors: Vec<StartError>| {
+            problems.extend(errors.iter().map(|error| in_words(error, live)));
         };
-        let connectors = connectors.map_err(texts)?;
+        let connectors = connectors.map_err(&mut keep);
+        let sockets = sockets.map_err(&mut keep);
+        let (Ok(connectors), Ok((opened, admin_socket))) = (connectors, sockets) else {
+            return Err(problems);
+        };
         let client_auth = client_auth(&config.server)
             .await
             .map_err(|error| vec![error.to_string()])?;
         let prepared = Prepared {
             connectors,
             client_auth,
+            opened,
+            admin: match admin_moves {
+                true => AdminChange::Moves(admin_socket),
+                false => AdminChange::Stays,
+            },
         };
         Ok((config, prepared))
     }
 
     fn tell(&self, result: &Result<String, Vec<String>>) {
         self.proxy.metrics.count_reload(result.is_ok());
+        self.view.reloaded(result);
         match result {
-            Ok(changes) => {
-                tracing::info!("configuration reloaded: {changes}");
-                self.view.set_problems(Vec::new());
-            }
+            Ok(changes) => tracing::info!("configuration reloaded: {changes}"),
             Err(problems) => {
                 tracing::error!("configuration not reloaded, the old one goes on");
                 for problem in problems {
                     tracing::error!("configuration: {problem}");
                 }
-                self.view.set_problems(problems.clone());
             }
         }
     }
@@ -249,6 +267,42 @@ impl Seen {
         };
         self.last.replace(found) == Some(found)
     }
+}
+
+type Sockets = (Vec<Opened>, Option<std::net::TcpListener>);
+
+/// Blocks.
+fn open(missing: &[Listen], admin: Option<SocketAddr>) -> Result<Sockets, Vec<StartError>> {
+    let mut errors = Vec::new();
+    let mut opened = Vec::with_capacity(missing.len());
+    for listen in missing {
+        match listen::open(listen) {
+            Ok(socket) => opened.push(socket),
+            Err(error) => errors.push(error),
+        }
+    }
+    let admin = admin
+        .map(listen::open_tcp)
+        .transpose()
+        .map_err(|error| errors.push(error))
+        .unwrap_or_default();
+    if errors.is_empty() {
+        Ok((opened, admin))
+    } else {
+        Err(errors)
+    }
+}
+
+fn in_words(error: &StartError, live: &Live) -> String {
+    if let StartError::Listen { listen, source } = error
+        && source.kind() == io::ErrorKind::AddrInUse
+        && let Some(ours) = live.in_the_way_of(listen)
+    {
+        return format!(
+            "{error}: this process listens on {ours} until then, so that this change needs a restart"
+        );
+    }
+    error.to_string()
 }
 
 /// A variable that `[inject]` names must be there before the token that is in use is taken out for its sake.

@@ -3,6 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tokio::sync::mpsc;
+
+use super::doors::Doors;
+use super::listen::Opened;
 use crate::config::{self, Config, Listen, Provider, Scheme};
 use crate::metrics::Metrics;
 use crate::provider::Handle;
@@ -15,14 +19,12 @@ use crate::upstream::{Limits, Pool};
 
 /// What stays the same as long as the process runs.
 pub(super) struct Fixed {
-    /// The listeners as the first configuration writes them; a listener's index is its place here.
-    pub(super) wanted: Vec<Listen>,
-    /// The same, as bound.
-    pub(super) addresses: Vec<Listen>,
     pub(super) workers: usize,
     /// Our name in `Via`.
     pub(super) pseudonym: Box<str>,
     pub(super) metrics: Arc<Metrics>,
+    /// To whoever serves the admin port.
+    pub(super) admin: mpsc::UnboundedSender<Option<std::net::TcpListener>>,
 }
 
 /// What a configuration needs of the machine: files that were read, which can fail.
@@ -30,6 +32,16 @@ pub(super) struct Prepared {
     /// For each upstream, in their order.
     pub(super) connectors: Vec<Connector>,
     pub(super) client_auth: Option<ClientAuth>,
+    /// Listeners that are not open yet, in their order.
+    pub(super) opened: Vec<Opened>,
+    pub(super) admin: AdminChange,
+}
+
+/// What becomes of the admin port.
+pub(super) enum AdminChange {
+    Stays,
+    /// To here, or nowhere.
+    Moves(Option<std::net::TcpListener>),
 }
 
 /// A target, and what it was made of.
@@ -48,17 +60,20 @@ impl Fixed {
     pub(super) fn snapshot(
         &self,
         config: &Config,
-        prepared: Prepared,
+        connectors: Vec<Connector>,
+        client_auth: Option<ClientAuth>,
         providers: &[Handle],
         old: &Targets,
+        doors: &Doors,
     ) -> (Targets, Snapshot) {
         let providers: HashMap<_, _> = providers
             .iter()
             .map(|handle| (handle.name(), handle))
             .collect();
         let mut targets = Targets::with_capacity(config.upstreams.len());
-        let mut routes = Routes::new(own_authorities(&self.addresses));
-        for (upstream, connector) in config.upstreams.iter().zip(prepared.connectors) {
+        let addresses = doors.addresses();
+        let mut routes = Routes::new(own_authorities(&addresses));
+        for (upstream, connector) in config.upstreams.iter().zip(connectors) {
             // The configuration has checked that the provider exists.
             let Some(provider) = providers.get(upstream.provider.as_str()) else {
                 continue;
@@ -69,7 +84,7 @@ impl Fixed {
                 }
                 _ => Arc::new(self.target(upstream, provider, &connector)),
             };
-            routes.add(Arc::clone(&target), self.listener(&upstream.route));
+            routes.add(Arc::clone(&target));
             let running = Running {
                 target,
                 connector,
@@ -78,19 +93,18 @@ impl Fixed {
             };
             targets.insert(upstream.name.clone(), running);
         }
+        doors.lead(&mut routes, &targets);
         let snapshot = Snapshot {
             routes,
-            hosts: hosts(config, &self.addresses),
-            settings: self.settings(&config.server, prepared.client_auth),
+            hosts: hosts(config, &addresses),
+            settings: self.settings(&config.server, client_auth),
         };
         (targets, snapshot)
     }
 
-    fn listener(&self, route: &config::Route) -> Option<usize> {
-        match route {
-            config::Route::Listen(listen) => self.wanted.iter().rposition(|other| other == listen),
-            _ => None,
-        }
+    pub(super) fn move_admin(&self, listener: Option<std::net::TcpListener>) {
+        // Without anybody who serves it the process is ending.
+        let _ = self.admin.send(listener);
     }
 
     fn settings(&self, server: &config::Server, client_auth: Option<ClientAuth>) -> Settings {
@@ -102,6 +116,7 @@ impl Fixed {
             max_connections: server.max_connections,
             header_timeout: server.header_timeout,
             idle_timeout: server.idle_timeout,
+            shutdown_grace: server.shutdown_grace,
         }
     }
 
@@ -140,24 +155,6 @@ impl Running {
             && old.reject == new.reject
             && self.connector.is_same(connector)
     }
-}
-
-/// Every socket of the data plane: the server's own first, then those of upstreams with a port of their own.
-pub(super) fn wanted(config: &Config) -> Vec<Listen> {
-    let of_routes = config
-        .upstreams
-        .iter()
-        .filter_map(|upstream| match &upstream.route {
-            config::Route::Listen(listen) => Some(listen.clone()),
-            _ => None,
-        });
-    config
-        .server
-        .listen
-        .iter()
-        .cloned()
-        .chain(of_routes)
-        .collect()
 }
 
 /// How apps on this machine write the listeners' authorities.

@@ -2,8 +2,6 @@
 //!
 //! Five fake vendors behind, a plain HTTP client in front, and between them the proxy exactly as `run` runs it.
 
-mod proxy;
-
 use std::fmt;
 use std::io::Write;
 use std::str::FromStr;
@@ -14,15 +12,16 @@ use clap::builder::BoolishValueParser;
 use serde_json::Value;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
+use super::background::Proxy;
 use super::failure::Failure;
 use super::http::{Answer, GetError, Server};
 use super::log::LogArgs;
 use super::signals::Signals;
 use super::table::Table;
 use super::words;
+use crate::config::{Config, Environment};
 use crate::demo::setup::Setup;
 use crate::demo::vendors::{Event, FakeVendor, Fault, Kind, UnknownFault, What};
-use proxy::Proxy;
 
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
@@ -110,9 +109,10 @@ async fn play(args: &DemoArgs, signals: Signals, out: &mut dyn Write) -> Result<
     }
     let loopback = |port: u16| format!("127.0.0.1:{port}");
     let config = setup.config(&loopback(args.port), &loopback(args.admin_port));
-    let (proxy, mut running) = Proxy::start(&config).await?;
+    let (proxy, mut running) = Proxy::start(parsed(&config)?).await?;
+    let front = Front::of(&proxy)?;
     // With the ports that were taken, so that what is shown can be copied.
-    let config = setup.config(&proxy.listen, &proxy.admin);
+    let config = setup.config(&front.listen, &front.admin);
     let saved = setup.save_config(&config).map_err(runtime)?;
     let tour = async {
         writeln!(
@@ -121,11 +121,11 @@ async fn play(args: &DemoArgs, signals: Signals, out: &mut dyn Write) -> Result<
             saved.display(),
             indented(&config)
         )?;
-        visit_all(&setup, &proxy, out).await?;
+        visit_all(&setup, &front, out).await?;
         if args.once {
             return Ok(());
         }
-        writeln!(out, "{}", suggestions(&proxy))?;
+        writeln!(out, "{}", suggestions(&front))?;
         watch(&mut seen, started, out).await
     };
     let outcome = tokio::select! {
@@ -140,6 +140,45 @@ async fn play(args: &DemoArgs, signals: Signals, out: &mut dyn Write) -> Result<
     outcome
 }
 
+/// The demo must not depend on where it runs: an egress proxy of the environment cannot reach our loopback.
+struct NoEnvironment;
+
+impl Environment for NoEnvironment {
+    fn var(&self, _name: &str) -> Option<String> {
+        None
+    }
+}
+
+fn parsed(config: &str) -> Result<Config, Failure> {
+    Config::from_toml(config, &NoEnvironment).map_err(|problems| {
+        let path = "the configuration of the demo".into();
+        Failure::BadConfig { path, problems }
+    })
+}
+
+/// Where the demo's proxy is, as people write it.
+struct Front {
+    /// `host:port`
+    listen: String,
+    admin: String,
+    server: Server,
+}
+
+impl Front {
+    fn of(proxy: &Proxy) -> Result<Self, Failure> {
+        let (Some(listen), Some(admin)) = (proxy.port(), proxy.admin) else {
+            return Err(Failure::Runtime("the demo's proxy has no port".to_owned()));
+        };
+        let listen = listen.to_string();
+        let server = Server::parse(&listen).map_err(|error| Failure::Runtime(error.to_string()))?;
+        Ok(Self {
+            listen,
+            admin: admin.to_string(),
+            server,
+        })
+    }
+}
+
 const INTRODUCTION: &str = "\
 Five vendors, five ways to ask for a token. Your app knows none of them: it speaks plain HTTP to one local port.
 
@@ -151,7 +190,7 @@ The vendors are fakes inside this process, as strict as the documents of the rea
 ";
 
 /// One request through each upstream, as a table.
-async fn visit_all(setup: &Setup, proxy: &Proxy, out: &mut dyn Write) -> Result<(), Failure> {
+async fn visit_all(setup: &Setup, front: &Front, out: &mut dyn Write) -> Result<(), Failure> {
     let mut table = Table::new([
         "VENDOR",
         "HOW IT IS ASKED",
@@ -163,7 +202,7 @@ async fn visit_all(setup: &Setup, proxy: &Proxy, out: &mut dyn Write) -> Result<
     ]);
     let mut failures = Vec::new();
     for vendor in setup.vendors() {
-        let visit = visit(vendor.kind(), &proxy.server).await;
+        let visit = visit(vendor.kind(), &front.server).await;
         table.row([
             vendor.kind().to_string(),
             vendor.kind().asks_by().to_owned(),
@@ -277,8 +316,8 @@ impl Visit {
     }
 }
 
-fn suggestions(proxy: &Proxy) -> String {
-    let (url, admin) = (&proxy.listen, &proxy.admin);
+fn suggestions(front: &Front) -> String {
+    let (url, admin) = (&front.listen, &front.admin);
     format!(
         "\nIt stays up. Try, from another terminal:\n\n    \
          curl -i http://{url}/cncn/orders/42\n    \

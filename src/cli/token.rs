@@ -16,6 +16,7 @@ use super::{core_dumps, login, words};
 use crate::admin::{ProviderReport, Report};
 use crate::clock::Clock;
 use crate::config::{Config, Provider, StoreKind, TokenSource};
+use crate::provider::chain::Tokens;
 use crate::provider::exchange::HttpFetch;
 use crate::provider::login::LoginError;
 use crate::provider::outside::{self, Harm, Stored};
@@ -127,7 +128,7 @@ async fn token(
     let clock = Clock::System;
     let fetcher = Arc::new(HttpFetch::new(TlsProfiles::new(), clock.clone()));
     if let TokenSource::Static { .. } = provider.source {
-        let read = outside::fetch(provider, None, fetcher, clock).await;
+        let read = outside::fetch(provider, None, fetcher, clock, Tokens::default()).await;
         return read.map_err(failed);
     }
     let store = match &config.store.kind {
@@ -150,7 +151,8 @@ async fn token(
         "warning: the store has no token of {} that is good: asking the vendor for one",
         provider.name
     );
-    let fetched = outside::fetch(provider, store, fetcher, clock).await;
+    let tokens = super::chained::tokens(config, &provider).await?;
+    let fetched = outside::fetch(provider, store, fetcher, clock, tokens).await;
     fetched.map_err(failed)
 }
 

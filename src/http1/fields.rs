@@ -121,17 +121,19 @@ impl Notes {
         let mut headers = HeaderMap::with_capacity(fields.len() + more);
         for field in fields {
             let name = &bytes[slice(&field.name)];
-            let value = bytes.slice(slice(&field.value));
+            // `Connection` and `Keep-Alive`, `Content-Length`, `Transfer-Encoding`: no other has to be compared with them.
+            let framing = matches!(name.len(), 10 | 14 | 17);
             // Not one of the names that http knows: it would be copied.
-            if name.len() == 10 && name.eq_ignore_ascii_case(b"keep-alive") {
+            if framing && name.eq_ignore_ascii_case(b"keep-alive") {
                 continue;
             }
+            let value = bytes.slice(slice(&field.value));
             let name = match common(name) {
                 Some(name) => name,
                 None => HeaderName::from_bytes(name)
                     .map_err(|_| Malformed::Syntax(httparse::Error::HeaderName))?,
             };
-            if !self.passes_on(&name, &value)? {
+            if framing && !self.passes_on(&name, &value)? {
                 continue;
             }
             look(&name, &value);

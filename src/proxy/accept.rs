@@ -15,18 +15,15 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::door::{Change, Door, Doors, Listener, Socket};
 use super::error::ProxyError;
 use super::respond::{self, Measure, ResponseBody, Shape};
 use super::stream::{ClientStream, Rewound};
 use super::watch::{End, Membership, Registry, Watch};
 use super::{AppBody, Proxy, handle, http1};
 use crate::http1::MAX_HEAD;
-
-/// How long to wait when the process or the machine has no file descriptor left for a new connection.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long an idle HTTP/2 connection may take to say goodbye.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -48,41 +45,27 @@ pub struct Worker {
 }
 
 /// How an acceptor reaches a worker: where it sends connections, and how many of them the worker has.
-pub type Hand = (mpsc::UnboundedSender<(usize, Socket)>, Arc<AtomicUsize>);
+pub type Hand = (mpsc::UnboundedSender<Handed>, Arc<AtomicUsize>);
+
+/// A connection, and where it came in.
+pub type Handed = (Arc<Door>, Socket);
 
 /// Where a worker's connections come from.
 pub enum Source {
     /// It accepts for itself.
-    Listeners(Vec<Listener>),
+    Listeners(Vec<Listener>, mpsc::UnboundedReceiver<Change>),
     /// An acceptor hands them over.
-    Handed(mpsc::UnboundedReceiver<(usize, Socket)>),
-}
-
-/// A listening socket, with its index among the process's listeners.
-pub struct Listener {
-    pub index: usize,
-    pub socket: ListenSocket,
-}
-
-pub enum ListenSocket {
-    Tcp(std::net::TcpListener),
-    Unix(std::os::unix::net::UnixListener),
-}
-
-/// An accepted connection on its way to another thread.
-pub enum Socket {
-    Tcp(std::net::TcpStream),
-    Unix(std::os::unix::net::UnixStream),
+    Handed(mpsc::UnboundedReceiver<Handed>),
 }
 
 /// The other end of a client connection.
 pub(super) struct Client {
-    pub(super) listener: usize,
+    pub(super) door: Arc<Door>,
     /// Of a Unix socket's peer.
     pub(super) peer_uid: Option<u32>,
     pub(super) watch: Arc<Watch>,
-    /// The first `Host` that was accepted on this connection.
-    host: OnceLock<Box<[u8]>>,
+    /// The first `Host` that was accepted on this connection, and by which edition of the names.
+    host: OnceLock<(u64, Box<[u8]>)>,
     /// Keeps shutdown waiting.
     _member: Membership,
     _place: Place,
@@ -107,14 +90,13 @@ impl Worker {
         Arc::clone(&self.connections)
     }
 
-    /// Serves until `draining` turns true, then finishes what is under way, up to `grace`.
+    /// Serves until `draining` turns true, then finishes what is under way, up to `shutdown_grace`.
     ///
     /// Runs on the worker's own current-thread runtime. Returns whether every connection ended in time.
     pub async fn run(
         self,
         source: Source,
         mut draining: watch::Receiver<bool>,
-        grace: Duration,
     ) -> io::Result<bool> {
         let worker = Arc::new(self);
         let sweeper = Arc::clone(&worker);
@@ -126,20 +108,25 @@ impl Worker {
             sweeper.registry.sweep(limits).await;
         });
         match source {
-            Source::Listeners(listeners) => {
-                let accepting = accept_all(&worker, listeners)?;
-                // An error means that the control thread is gone, which is the end, too.
-                drop(draining.wait_for(|draining| *draining).await);
-                drop(accepting);
+            Source::Listeners(listeners, mut changes) => {
+                let own = Arc::clone(&worker);
+                let mut doors = Doors::open(listeners, move |stream, door: &Arc<Door>| {
+                    own.start(stream, Arc::clone(door));
+                })?;
+                tokio::select! {
+                    // An error means that the control thread is gone, which is the end, too.
+                    _ = draining.wait_for(|draining| *draining) => {}
+                    () = doors.follow(&mut changes) => {}
+                }
             }
             Source::Handed(mut sockets) => {
                 let mut ended = pin!(draining.wait_for(|draining| *draining));
                 loop {
                     tokio::select! {
                         _ = &mut ended => break,
-                        Some((index, socket)) = sockets.recv() => {
+                        Some((door, socket)) = sockets.recv() => {
                             match socket.into_tokio() {
-                                Ok(stream) => worker.start(stream, index),
+                                Ok(stream) => worker.start(stream, door),
                                 Err(error) => tracing::warn!(%error, "cannot serve a connection"),
                             }
                             // From `hand_over`: now it has a place.
@@ -150,6 +137,7 @@ impl Worker {
             }
         }
         worker.registry.drain();
+        let grace = worker.proxy.snapshot.load().settings.shutdown_grace;
         let last_words = LAST_WORDS.min(grace / 2);
         let emptied = worker.registry.emptied();
         let mut emptied = pin!(emptied);
@@ -165,11 +153,11 @@ impl Worker {
     }
 
     /// Connections that this worker has now.
-    fn start(self: &Arc<Self>, stream: ClientStream, listener: usize) {
+    fn start(self: &Arc<Self>, stream: ClientStream, door: Arc<Door>) {
         let worker = Arc::clone(self);
         let max = self.proxy.snapshot.load().settings.max_connections;
         match Place::take(self, max) {
-            Some(place) => drop(tokio::spawn(serve(worker, stream, listener, place))),
+            Some(place) => drop(tokio::spawn(serve(worker, stream, door, place))),
             None => drop(tokio::spawn(turn_away(worker, stream))),
         }
     }
@@ -178,58 +166,15 @@ impl Worker {
 // === impl Client ===
 
 impl Client {
-    pub(super) fn knows_host(&self, host: &[u8]) -> bool {
-        self.host.get().is_some_and(|known| **known == *host)
+    pub(super) fn knows_host(&self, host: &[u8], edition: u64) -> bool {
+        let known = self.host.get();
+        known.is_some_and(|(of, known)| *of == edition && **known == *host)
     }
 
-    pub(super) fn learn_host(&self, host: &[u8]) {
+    pub(super) fn learn_host(&self, host: &[u8], edition: u64) {
         // Only the first one is kept: connections that change it are rare.
-        self.host.get_or_init(|| host.into());
+        self.host.get_or_init(|| (edition, host.into()));
     }
-}
-
-/// Aborts the accept loops when dropped.
-struct Accepting(Vec<tokio::task::JoinHandle<()>>);
-
-impl Drop for Accepting {
-    fn drop(&mut self) {
-        for task in &self.0 {
-            task.abort();
-        }
-    }
-}
-
-/// Accepts from every listener on the current runtime.
-fn accept_all(worker: &Arc<Worker>, listeners: Vec<Listener>) -> io::Result<Accepting> {
-    let mut tasks = Vec::with_capacity(listeners.len());
-    for Listener { index, socket } in listeners {
-        let worker = Arc::clone(worker);
-        tasks.push(match socket {
-            ListenSocket::Tcp(socket) => {
-                let listener = TcpListener::from_std(socket)?;
-                tokio::spawn(async move {
-                    loop {
-                        match listener.accept().await {
-                            Ok((stream, _)) => worker.start(ClientStream::Tcp(stream), index),
-                            Err(error) => accept_failed(&error).await,
-                        }
-                    }
-                })
-            }
-            ListenSocket::Unix(socket) => {
-                let listener = UnixListener::from_std(socket)?;
-                tokio::spawn(async move {
-                    loop {
-                        match listener.accept().await {
-                            Ok((stream, _)) => worker.start(ClientStream::Unix(stream), index),
-                            Err(error) => accept_failed(&error).await,
-                        }
-                    }
-                })
-            }
-        });
-    }
-    Ok(Accepting(tasks))
 }
 
 /// Accepts for several workers and gives each connection to the one that has the fewest: a few long-lived connections spread
@@ -237,46 +182,25 @@ fn accept_all(worker: &Arc<Worker>, listeners: Vec<Listener>) -> io::Result<Acce
 pub async fn accept_for(
     workers: Vec<Hand>,
     listeners: Vec<Listener>,
+    mut changes: mpsc::UnboundedReceiver<Change>,
     mut draining: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let workers = Arc::new(workers);
-    let mut tasks = Vec::new();
-    for Listener { index, socket } in listeners {
-        let workers = Arc::clone(&workers);
-        let listener = match socket {
-            ListenSocket::Tcp(socket) => AnyListener::Tcp(TcpListener::from_std(socket)?),
-            ListenSocket::Unix(socket) => AnyListener::Unix(UnixListener::from_std(socket)?),
-        };
-        tasks.push(tokio::spawn(async move {
-            loop {
-                match listener.accept().await {
-                    Ok(socket) => hand_over(&workers, index, socket),
-                    Err(error) => accept_failed(&error).await,
-                }
-            }
-        }));
+    let workers: Arc<[Hand]> = workers.into();
+    let mut doors = Doors::open(
+        listeners,
+        move |stream, door: &Arc<Door>| match Socket::from_tokio(stream) {
+            Ok(socket) => hand_over(&workers, Arc::clone(door), socket),
+            Err(error) => tracing::warn!(%error, "cannot serve a connection"),
+        },
+    )?;
+    tokio::select! {
+        _ = draining.wait_for(|draining| *draining) => {}
+        () = doors.follow(&mut changes) => {}
     }
-    let accepting = Accepting(tasks);
-    drop(draining.wait_for(|draining| *draining).await);
-    drop(accepting);
     Ok(())
 }
 
-enum AnyListener {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-impl AnyListener {
-    async fn accept(&self) -> io::Result<Socket> {
-        match self {
-            Self::Tcp(listener) => Ok(Socket::Tcp(listener.accept().await?.0.into_std()?)),
-            Self::Unix(listener) => Ok(Socket::Unix(listener.accept().await?.0.into_std()?)),
-        }
-    }
-}
-
-fn hand_over(workers: &[Hand], index: usize, socket: Socket) {
+fn hand_over(workers: &[Hand], door: Arc<Door>, socket: Socket) {
     let fewest = workers
         .iter()
         .min_by_key(|(_, connections)| connections.load(Ordering::Relaxed));
@@ -284,26 +208,15 @@ fn hand_over(workers: &[Hand], index: usize, socket: Socket) {
         // Counted here already: the worker may take it only after the next ones have been accepted.
         connections.fetch_add(1, Ordering::Relaxed);
         // A worker that is gone means that the process is ending.
-        drop(worker.send((index, socket)));
-    }
-}
-
-async fn accept_failed(error: &io::Error) {
-    match error.kind() {
-        // The client gave up before it was accepted.
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset => {}
-        _ => {
-            tracing::warn!(%error, "cannot accept connections");
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-        }
+        drop(worker.send((door, socket)));
     }
 }
 
 /// Serves one connection to its end.
-async fn serve(worker: Arc<Worker>, stream: ClientStream, listener: usize, place: Place) {
+async fn serve(worker: Arc<Worker>, stream: ClientStream, door: Arc<Door>, place: Place) {
     let (member, mut end) = worker.registry.enter();
     let client = Client {
-        listener,
+        door,
         peer_uid: stream.peer_uid(),
         watch: Arc::clone(&member.watch),
         host: OnceLock::new(),
@@ -339,22 +252,33 @@ async fn serve_http2(
     let mut connection = pin!(connection);
     let result = tokio::select! {
         biased;
-        result = connection.as_mut() => result,
+        result = connection.as_mut() => Some(result),
         Ok(reason) = &mut end => {
             connection.as_mut().graceful_shutdown();
-            if reason == End::Drain {
-                connection.await
-            } else {
-                // A peer that is gone does not answer the last PING either.
-                match tokio::time::timeout(FAREWELL, connection).await {
-                    Ok(result) => result,
-                    Err(_) => return,
-                }
+            farewell(connection, reason).await
+        }
+        () = client.door.closed() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                biased;
+                result = connection.as_mut() => Some(result),
+                Ok(reason) = &mut end => farewell(connection, reason).await,
             }
         }
     };
-    if let Err(error) = result {
+    if let Some(Err(error)) = result {
         tracing::debug!(%error, "client connection ended");
+    }
+}
+
+/// Lets an HTTP/2 connection that has been told to end do so; `None` if it did not.
+async fn farewell<F: Future>(connection: F, reason: End) -> Option<F::Output> {
+    match reason {
+        End::Drain => Some(connection.await),
+        // A peer that is gone does not answer the last PING either.
+        End::IdleTimeout | End::HeadTimeout => {
+            tokio::time::timeout(FAREWELL, connection).await.ok()
+        }
     }
 }
 
@@ -404,14 +328,5 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
         self.0.proxy.connections.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Socket {
-    fn into_tokio(self) -> io::Result<ClientStream> {
-        Ok(match self {
-            Self::Tcp(socket) => ClientStream::Tcp(TcpStream::from_std(socket)?),
-            Self::Unix(socket) => ClientStream::Unix(UnixStream::from_std(socket)?),
-        })
     }
 }

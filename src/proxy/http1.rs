@@ -70,22 +70,23 @@ pub(super) async fn serve(
     end: &mut oneshot::Receiver<End>,
 ) -> Option<Rewound> {
     let connection = Connection(Arc::new(Wire::new(stream, Arc::clone(&worker.buffers))));
+    let wire = &connection.0;
     let mut draining = false;
+    let mut request = Request::default();
     loop {
-        let error = match next(&connection.0, client, end, &mut draining).await {
-            Ok(Start::Request(mut request, asked)) => {
-                let wire = &connection.0;
+        let error = match next(wire, client, &mut request, end, &mut draining).await {
+            Ok(Start::Request(asked)) => {
                 match exchange(worker, client, wire, &mut request, asked, end, draining).await {
                     Next::Request => continue,
                     Next::Close => return None,
                 }
             }
-            Ok(Start::Http2) if !draining => return connection.0.end(),
+            Ok(Start::Http2) if !draining => return wire.end(),
             Ok(Start::Http2 | Start::Closed) | Err(End::IdleTimeout | End::Drain) => return None,
             Ok(Start::Fault(fault)) => fault.into(),
             Err(End::HeadTimeout) => ProxyError::RequestTimeout,
         };
-        if let Some(stream) = connection.0.end() {
+        if let Some(stream) = wire.end() {
             Box::pin(refuse(worker, stream, &error)).await;
         }
         return None;
@@ -96,11 +97,12 @@ pub(super) async fn serve(
 async fn next(
     wire: &Arc<Wire>,
     client: &Client,
+    request: &mut Request<AppBody>,
     end: &mut oneshot::Receiver<End>,
     draining: &mut bool,
 ) -> Result<Start, End> {
     poll_fn(|cx| {
-        if let Poll::Ready(start) = wire.poll_start(cx, &client.watch) {
+        if let Poll::Ready(start) = wire.poll_start(cx, &client.watch, request) {
             return Poll::Ready(Ok(start));
         }
         if !*draining {
@@ -142,8 +144,9 @@ async fn exchange(
     // If it was not sent on: nobody will read its body, and its head is a part of our buffer.
     drop(std::mem::take(request));
     let (parts, mut body) = response.into_parts();
-    // Any end that comes while a request is answered means: not another one.
-    let leaving = draining || end.try_recv().is_ok();
+    // Any end that comes while a request is answered means: not another one. Nor by a door that is closed: an idle connection
+    // that is closed under the app can cost it a request.
+    let leaving = draining || client.door.is_closed() || end.try_recv().is_ok();
     let memory = worker.buffers.take_text();
     let mut sending = Sending::begin(memory, wire, parts, &body, asked, leaving);
     if poll_fn(|cx| sending.poll(cx, wire, &mut body))

@@ -51,6 +51,10 @@ pub(super) struct Shape {
     grpc: bool,
 }
 
+/// Marks an answer of the upstream's that its token was rejected in, and that is passed on all the same.
+#[derive(Clone, Copy)]
+pub(super) struct Received;
+
 /// The upstream's answer, less what was meant for our connection to it.
 pub(super) fn forward(
     response: Response<ForwardedBody>,
@@ -64,6 +68,10 @@ pub(super) fn forward(
     // Faster than to look it up.
     if parts.headers.keys().any(|name| *name == PROXY_STATUS) {
         headers::strip_own_proxy_status(&mut parts.headers);
+    }
+    // Only now: what the upstream said in our name is gone.
+    if parts.extensions.remove::<Received>().is_some() {
+        received(&mut parts);
     }
     if headers::has_hop_by_hop(&parts.headers) {
         let upgrade = (parts.status == StatusCode::SWITCHING_PROTOCOLS)
@@ -84,6 +92,14 @@ pub(super) fn forward(
             _measure: measure,
         },
     )
+}
+
+/// RFC 9209 §2.3.32: the status that the upstream gave, and that a renewal could not help.
+fn received(parts: &mut http::response::Parts) {
+    let status = format!("cupbearer; received-status={}", parts.status.as_u16());
+    if let Ok(value) = HeaderValue::try_from(status) {
+        parts.headers.append(PROXY_STATUS, value);
+    }
 }
 
 /// An answer of our own.

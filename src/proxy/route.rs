@@ -4,7 +4,7 @@
 //! Looking a route up costs the same with one upstream or ten thousand: hash tables, asked once for each segment of the path.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use http::header::HOST;
@@ -17,15 +17,16 @@ use crate::config::Route;
 /// Routes of one snapshot.
 #[derive(Default)]
 pub struct Routes {
-    /// By listener; `None` for those that everything may come in by.
-    by_listener: Vec<Option<Arc<Target>>>,
+    targets: Vec<Arc<Target>>,
+    /// By the door's id, for those of one upstream; `None` where the upstream is no more. All else may come in by the others.
+    by_door: HashMap<usize, Option<Arc<Target>>>,
     by_host: HashMap<Box<str>, Arc<Target>>,
     by_prefix: HashMap<Box<str>, Arc<Target>>,
     /// The number of segments of the longest prefix.
     deepest: usize,
     catch_all: Option<Arc<Target>>,
     /// The listeners' own authorities: absolute-form requests for them count as origin-form.
-    own: Vec<Box<str>>,
+    own: HashSet<Box<str>>,
 }
 
 /// Where a request goes.
@@ -39,23 +40,23 @@ pub(super) struct Routed<'a> {
 impl Routes {
     /// `own` are the authorities by which the app reaches the listeners.
     pub fn new(own: Vec<String>) -> Self {
-        let own = own.into_iter().map(Into::into).collect();
+        let own = own.into_iter().map(|own| own.to_ascii_lowercase().into());
         Self {
-            own,
+            own: own.collect(),
             ..Self::default()
         }
     }
 
-    /// Adds a target by its configured route. `listener` is the index of the listener of a [`Route::Listen`].
-    pub fn add(&mut self, target: Arc<Target>, listener: Option<usize>) {
+    /// Sends all that comes in by a door to one target.
+    pub fn at_door(&mut self, door: usize, target: Option<Arc<Target>>) {
+        self.by_door.insert(door, target);
+    }
+
+    /// Adds a target by its configured route. One with a port of its own is added by [`Self::at_door`].
+    pub fn add(&mut self, target: Arc<Target>) {
+        self.targets.push(Arc::clone(&target));
         match &target.config.route {
-            Route::Listen(_) => {
-                let index = listener.unwrap_or_default();
-                if self.by_listener.len() <= index {
-                    self.by_listener.resize(index + 1, None);
-                }
-                self.by_listener[index] = Some(target);
-            }
+            Route::Listen(_) => {}
             Route::Host(host) => {
                 self.by_host.insert(host.as_str().into(), target);
             }
@@ -67,22 +68,19 @@ impl Routes {
         }
     }
 
-    /// All targets, in no order.
-    pub fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
-        self.by_listener
-            .iter()
-            .flatten()
-            .chain(self.by_host.values())
-            .chain(self.by_prefix.values())
-            .chain(&self.catch_all)
+    pub fn targets(&self) -> &[Arc<Target>] {
+        &self.targets
     }
 
     pub(super) fn find<B>(
         &self,
         request: &Request<B>,
-        listener: usize,
+        door: usize,
     ) -> Result<Routed<'_>, ProxyError> {
-        if let Some(Some(target)) = self.by_listener.get(listener) {
+        if !self.by_door.is_empty()
+            && let Some(target) = self.by_door.get(&door)
+        {
+            let target = target.as_ref().ok_or(ProxyError::NoRoute)?;
             return Ok(Routed { target, prefix: 0 });
         }
         let absolute = self.absolute_form(request);
@@ -108,12 +106,10 @@ impl Routes {
         if request.version() == Version::HTTP_2 {
             return false;
         }
-        request.uri().authority().is_some_and(|authority| {
-            !self
-                .own
-                .iter()
-                .any(|own| own.eq_ignore_ascii_case(authority.as_str()))
-        })
+        request
+            .uri()
+            .authority()
+            .is_some_and(|authority| !self.own.contains(&*lower(authority.as_str())))
     }
 
     /// With its port first, then without.

@@ -8,6 +8,8 @@
 //! app's side, and for HTTP/2.
 
 mod encode;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod head;
 mod tunnel;
 mod upload;

@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
-use cupbearer::app::{self, RunError, Shutdown};
+use cupbearer::app::{self, ConfigFile, RunError, Shutdown};
 use cupbearer::config::{Config, Environment, Listen};
 use cupbearer::demo::authority::{Authority, Offer};
 use cupbearer::demo::vendors::{Credential, FakeVendor, Kind, Options};
@@ -64,7 +64,19 @@ pub(crate) struct App {
 
 /// Runs the program with a configuration, and `test` in front of it; then ends it, which must go well.
 pub(crate) async fn with_app<T>(config: &str, test: impl AsyncFnOnce(&App) -> T) -> T {
-    let mut app = App::start(config).await;
+    with_app_in(NoEnvironment, config, test).await
+}
+
+/// [`with_app`], in an environment.
+pub(crate) async fn with_app_in<T>(
+    environment: impl Environment,
+    config: &str,
+    test: impl AsyncFnOnce(&App) -> T,
+) -> T {
+    let mut app = match App::try_start_from(&environment, config, None).await {
+        Ok(app) => app,
+        Err(error) => panic!("{error}\nin\n{config}"),
+    };
     let result = test(&app).await;
     app.stop(Shutdown::Interrupt);
     app.ended().await.unwrap();
@@ -95,10 +107,28 @@ impl App {
         }
     }
 
+    /// From a file, which [`App::reload`] has it read again.
+    pub(crate) async fn watching(file: &Path, config: &str) -> Self {
+        std::fs::write(file, config).unwrap();
+        match Self::try_start_from(&NoEnvironment, config, Some(file)).await {
+            Ok(app) => app,
+            Err(error) => panic!("{error}\nin\n{config}"),
+        }
+    }
+
     /// The error is what the command line would say.
     pub(crate) async fn try_start(config: &str) -> Result<Self, String> {
+        Self::try_start_from(&NoEnvironment, config, None).await
+    }
+
+    async fn try_start_from(
+        environment: &dyn Environment,
+        config: &str,
+        file: Option<&Path>,
+    ) -> Result<Self, String> {
         start_log();
-        let config = Config::from_toml(config, &NoEnvironment).map_err(|problems| {
+        let file = file.map(|file| ConfigFile::new(file.to_owned(), NoEnvironment));
+        let config = Config::from_toml(config, environment).map_err(|problems| {
             let lines = problems
                 .iter()
                 .map(|problem| format!("{}: {}\n", problem.path, problem.message));
@@ -111,6 +141,10 @@ impl App {
             Err(error) => drop(tell_start.send(Err(error.to_string()))),
             Ok(bound) => {
                 let _ = tell_start.send(Ok((bound.listeners(), bound.admin())));
+                let bound = match file {
+                    Some(file) => bound.watch(file),
+                    None => bound,
+                };
                 // A test that failed drops the sender.
                 let outcome = bound.run(async { stopped.await.unwrap_or(Shutdown::Interrupt) });
                 let _ = tell_end.send(outcome);
@@ -158,6 +192,14 @@ impl App {
     /// `GET path` of the admin port.
     pub(crate) async fn admin(&self, path: &str) -> Response {
         Client::connect(self.admin_address()).await.get(path).await
+    }
+
+    /// Has `config`, which is written to the file that it was started from, read again.
+    pub(crate) async fn reload(&self, file: &Path, config: &str) -> Response {
+        std::fs::write(file, config).unwrap();
+        let mut client = Client::connect(self.admin_address()).await;
+        let request = "POST /-/reload HTTP/1.1\r\nHost: localhost\r\nX-Cupbearer: 1\r\n\r\n";
+        client.request(request).await
     }
 
     pub(crate) async fn status(&self) -> serde_json::Value {

@@ -9,20 +9,35 @@
     reason = "what cannot go on has failed, and says where"
 )]
 
+mod browser;
 mod cli;
 mod client;
 mod connecting;
+mod egress;
 mod ending;
+mod endpoint;
 mod errors;
+mod exec;
 mod harness;
 mod leaving;
+mod own_credentials;
+mod page;
+mod peers;
 mod persistence;
+mod protocols;
 mod readme;
+mod recorder;
+mod rejection;
+mod reloading;
+mod rewriting;
 mod routing;
 mod secrecy;
+mod silence;
 mod single_active;
 mod soak;
 mod starting;
 mod streaming;
+mod strict;
+mod strict_answers;
 mod upstream;
 mod vendors;

@@ -36,9 +36,13 @@ pub(super) fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError
 pub(super) fn write(path: &Path, text: &[u8]) -> Result<(), StoreError> {
     let new = path.with_extension("tmp");
     write_new(&new, text).map_err(failed("write", &new))?;
+    reached("synced");
     fs::rename(&new, path).map_err(failed("rename to", path))?;
+    reached("renamed");
     // The rename itself is durable only once the folder is.
-    path.parent().map_or(Ok(()), sync)
+    path.parent().map_or(Ok(()), sync)?;
+    reached("folder synced");
+    Ok(())
 }
 
 pub(super) fn sync(folder: &Path) -> Result<(), StoreError> {
@@ -63,6 +67,15 @@ fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {
         .truncate(true)
         .mode(0o600)
         .open(path)?;
+    reached("created");
     file.write_all(text)?;
+    reached("written");
     file.sync_all()
 }
+
+/// A step of a write, at which a test may end the process.
+#[cfg(not(test))]
+fn reached(_step: &str) {}
+
+#[cfg(test)]
+use super::file::killed::reached;

@@ -75,20 +75,19 @@ struct State {
 }
 
 /// What a connection begins to say.
-#[allow(
-    clippy::large_enum_variant,
-    reason = "the large one is what mostly comes, and is taken apart at once"
-)]
 pub(super) enum Start {
-    Request(Request<AppBody>, Asked),
+    Request(Asked),
     /// The preface of HTTP/2, which is still there to be read.
     Http2,
     Fault(Fault),
     Closed,
 }
 
-/// The same, before it has a body.
-#[allow(clippy::large_enum_variant, reason = "as above")]
+/// The same, with the head.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "the large one is what mostly comes, and is taken apart at once"
+)]
 enum Beginning {
     Request(Head),
     Http2,
@@ -178,8 +177,13 @@ impl Wire {
         }
     }
 
-    /// Waits for the next head. `watch` is told when one begins to come in.
-    pub(super) fn poll_start(self: &Arc<Self>, cx: &mut Context<'_>, watch: &Watch) -> Poll<Start> {
+    /// Waits for the next head, which goes into `request`. `watch` is told when one begins to come in.
+    pub(super) fn poll_start(
+        self: &Arc<Self>,
+        cx: &mut Context<'_>,
+        watch: &Watch,
+        request: &mut Request<AppBody>,
+    ) -> Poll<Start> {
         let mut state = self.lock();
         loop {
             match state.start(watch) {
@@ -192,8 +196,8 @@ impl Wire {
                             request: state.request,
                         }),
                     };
-                    let request = head.request.map(|()| body);
-                    return Poll::Ready(Start::Request(request, head.asked));
+                    *request = head.request.map(|()| body);
+                    return Poll::Ready(Start::Request(head.asked));
                 }
                 Some(Beginning::Http2) => return Poll::Ready(Start::Http2),
                 Some(Beginning::Fault(fault)) => return Poll::Ready(Start::Fault(fault)),

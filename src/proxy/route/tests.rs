@@ -72,8 +72,8 @@ fn ports_are_cut_off_and_brackets_kept() {
     assert_eq!(without_port("a"), "a");
 }
 
-fn found(routes: &Routes, request: &Request<()>, listener: usize) -> Option<String> {
-    let routed = routes.find(request, listener).ok()?;
+fn found(routes: &Routes, request: &Request<()>, door: usize) -> Option<String> {
+    let routed = routes.find(request, door).ok()?;
     Some(routed.target.config.name.clone())
 }
 
@@ -81,19 +81,20 @@ fn found(routes: &Routes, request: &Request<()>, listener: usize) -> Option<Stri
 fn a_port_beats_a_host_beats_a_prefix_beats_the_catch_all() {
     let mut routes = Routes::new(vec!["127.0.0.1:8080".to_owned()]);
     let listen = config::Listen::Tcp("127.0.0.1:8081".parse().unwrap());
-    routes.add(target("port", Route::Listen(listen), "", &[]), Some(1));
-    routes.add(
-        target("host", Route::Host("h.example".to_owned()), "", &[]),
-        None,
-    );
-    routes.add(
-        target("prefix", Route::PathPrefix("/p".to_owned()), "", &[]),
-        None,
-    );
-    routes.add(target("rest", Route::CatchAll, "", &[]), None);
+    let port = target("port", Route::Listen(listen), "", &[]);
+    routes.at_door(1, Some(Arc::clone(&port)));
+    routes.add(port);
+    // That of an upstream which is no more.
+    routes.at_door(2, None);
+    let host = Route::Host("h.example".to_owned());
+    routes.add(target("host", host, "", &[]));
+    let prefix = Route::PathPrefix("/p".to_owned());
+    routes.add(target("prefix", prefix, "", &[]));
+    routes.add(target("rest", Route::CatchAll, "", &[]));
     let request = |uri: &str, host: &str| Request::get(uri).header(HOST, host).body(()).unwrap();
-    for (uri, host, listener, name) in [
+    for (uri, host, door, name) in [
         ("/p/x", "h.example", 1, Some("port")),
+        ("/p/x", "h.example", 2, None),
         ("/p/x", "H.example:99", 0, Some("host")),
         ("/p/x", "localhost", 0, Some("prefix")),
         ("/x", "localhost", 0, Some("rest")),
@@ -105,8 +106,8 @@ fn a_port_beats_a_host_beats_a_prefix_beats_the_catch_all() {
         ("http://127.0.0.1:8080/p/x", "localhost", 0, Some("prefix")),
         ("http://127.0.0.1:8080/x", "localhost", 0, Some("rest")),
     ] {
-        let got = found(&routes, &request(uri, host), listener);
-        assert_eq!(got.as_deref(), name, "{uri} {host} {listener}");
+        let got = found(&routes, &request(uri, host), door);
+        assert_eq!(got.as_deref(), name, "{uri} {host} {door}");
     }
 }
 
@@ -118,7 +119,7 @@ proptest! {
     ) {
         let mut routes = Routes::new(Vec::new());
         for prefix in &prefixes {
-            routes.add(target(prefix, Route::PathPrefix(prefix.clone()), "", &[]), None);
+            routes.add(target(prefix, Route::PathPrefix(prefix.clone()), "", &[]));
         }
         let naive = prefixes
             .iter()

@@ -71,7 +71,7 @@ fn parse_up_to<const FIELDS: usize>(
     let mut response = Response::new(());
     *response.status_mut() = status;
     let mut notes = Notes::default();
-    *response.headers_mut() = notes.take_fields(&bytes, &fields[..count], 2, |_, _| {})?;
+    *response.headers_mut() = notes.take_fields(&bytes, &fields[..count], 0, |_, _| {})?;
     if let Some(reason) = reason {
         response.extensions_mut().insert(reason);
     }

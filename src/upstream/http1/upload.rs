@@ -188,3 +188,6 @@ impl Upload {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,15 +20,12 @@ async fn line() -> (TcpStream, Arc<Wire>, Arc<Buffers>) {
     (client, Arc::new(wire), buffers)
 }
 
-async fn start(wire: &Arc<Wire>) -> Start {
-    let watch = Watch::default();
-    poll_fn(|cx| wire.poll_start(cx, &watch)).await
-}
-
 async fn request(wire: &Arc<Wire>) -> Request<AppBody> {
-    match start(wire).await {
-        Start::Request(request, _) => request,
-        _ => panic!("a request"),
+    let watch = Watch::default();
+    let mut request = Request::default();
+    match poll_fn(|cx| wire.poll_start(cx, &watch, &mut request)).await {
+        Start::Request(_) => request,
+        Start::Http2 | Start::Fault(_) | Start::Closed => panic!("no request"),
     }
 }
 
