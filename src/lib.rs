@@ -121,6 +121,8 @@ pub mod demo;
 pub mod dialect;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+#[doc(hidden)]
+pub mod http1;
 pub mod metrics;
 pub mod provider;
 pub mod proxy;
