@@ -81,7 +81,7 @@ impl Metrics {
             in_flight: gauges(
                 &registry,
                 "requests_in_flight",
-                "Requests being answered now.",
+                "Requests being answered now, and open tunnels (WebSockets).",
                 &["upstream"],
             ),
             request_errors: counters(

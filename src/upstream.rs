@@ -10,6 +10,7 @@ mod http1;
 mod http2;
 pub mod pool;
 pub mod send;
+pub mod stall;
 pub mod tee;
 pub mod tls;
 
@@ -17,4 +18,5 @@ pub use body::{BodyError, RequestBody, UpstreamBody};
 pub use http1::Tunnel;
 pub use pool::{Limits, Pool};
 pub use send::{Checkout, SendError, SendFailure};
+pub use stall::{Stall, Stalled};
 pub use tee::Replay;

@@ -67,7 +67,7 @@ pub(super) async fn forward(
     exchange.traveller = exchange.traveller(switch.is_some());
     let mut response = match switch {
         None => exchange.run().await?,
-        Some(wanted) => wanted.finish(exchange.run_upgrade().await?),
+        Some(wanted) => wanted.finish(exchange.run_upgrade().await?, target),
     };
     if target.config.rewrite_redirects && rewrite::concerns(response.headers()) {
         rewrite::response(response.headers_mut(), &exchange.view());
@@ -165,13 +165,22 @@ impl Exchange<'_> {
                 generation,
                 on_wire,
             } = self.stamp(&checkout).await?;
-            let Some(body) = self.replay.body() else {
+            let Some(mut body) = self.replay.body() else {
                 return Err(ProxyError::Internal("a second attempt without its body"));
             };
+            if !body.is_empty() {
+                let patience = self.worker.proxy.snapshot.load().settings.body_timeout;
+                body.stalls_after(patience.known, patience.unknown);
+            }
             let answer = checkout.send(&self.head, body, wait).await;
             drop(on_wire);
             match answer {
-                Ok(response) => return Ok((response, generation)),
+                Ok(mut response) => {
+                    let patience = self.routed.target.config.body_timeout;
+                    let body = response.body_mut();
+                    body.stalls_after(patience.known, patience.unknown);
+                    return Ok((response, generation));
+                }
                 Err(error) if self.may_resend(&error, resent) && self.replay.rewind() => {
                     resent += 1;
                     checkout = self.checkout(self.pool.dial()).await?;

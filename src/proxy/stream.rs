@@ -14,6 +14,7 @@ use super::error::ProxyError;
 use super::respond;
 use super::watch::Watch;
 use crate::metrics::Metrics;
+use crate::upstream::Stall;
 
 pub(super) enum ClientStream {
     Tcp(TcpStream),
@@ -29,6 +30,8 @@ pub(super) struct Watched {
     metrics: Arc<Metrics>,
     /// The client does not take what is written to it as fast as it comes.
     held_up: bool,
+    /// How long it may take nothing at all.
+    stall: Stall,
     /// What is being written in place of hyper's answer.
     refusal: Bytes,
     /// A tunnel outlives the HTTP connection: it keeps its place, and shutdown waiting, until the stream is dropped.
@@ -53,12 +56,14 @@ impl Watched {
         let watch = client
             .as_ref()
             .map_or_else(Arc::default, |client| Arc::clone(&client.watch));
+        let limit = worker.proxy.snapshot.load().settings.body_timeout.known;
         Self {
             stream,
             rewound: Bytes::new(),
             watch,
             metrics: Arc::clone(&worker.proxy.metrics),
             held_up: false,
+            stall: Stall::after(Some(limit)),
             refusal: Bytes::new(),
             _client: client,
         }
@@ -95,6 +100,22 @@ impl Watched {
             b"400" => Some(ProxyError::BadRequest("the request is not valid HTTP/1.1")),
             _ => None,
         }
+    }
+
+    /// Fails once the client has taken nothing for too long.
+    fn noted(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+        wanted: usize,
+    ) -> Poll<io::Result<usize>> {
+        self.held_up = !matches!(written, Poll::Ready(Ok(length)) if length == wanted);
+        if written.is_ready() {
+            self.stall.moved();
+            return written;
+        }
+        let stalled = ready!(self.stall.poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, stalled)))
     }
 
     /// Writes what is left of our refusal, and then claims that hyper's was written.
@@ -148,8 +169,7 @@ impl AsyncWrite for Watched {
             return this.poll_refuse(cx, buf.len());
         }
         let written = this.stream.poll_write(cx, buf);
-        this.held_up = !matches!(written, Poll::Ready(Ok(length)) if length == buf.len());
-        written
+        this.noted(cx, written, buf.len())
     }
 
     fn poll_write_vectored(
@@ -167,8 +187,7 @@ impl AsyncWrite for Watched {
             ClientStream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         };
         let wanted: usize = bufs.iter().map(|buf| buf.len()).sum();
-        this.held_up = !matches!(written, Poll::Ready(Ok(length)) if length == wanted);
-        written
+        this.noted(cx, written, wanted)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -56,6 +56,12 @@ pub struct Parts {
 /// A request's place among those in flight.
 pub(super) struct InFlight(Option<Arc<Target>>);
 
+/// The same for an upgraded connection, which holds up the upstream as a request does, for as long as it lasts.
+pub(super) struct Tunnelled {
+    target: Arc<Target>,
+    _place: InFlight,
+}
+
 impl Target {
     pub fn new(parts: Parts) -> Self {
         let mut headers = parts.inject_headers;
@@ -101,6 +107,27 @@ impl Target {
             return Err(ProxyError::Overloaded);
         }
         Ok(place)
+    }
+}
+
+impl Target {
+    /// Takes a place, be there one or not: the request whose place it takes over leaves its own.
+    pub(super) fn tunnel(self: &Arc<Self>) -> Tunnelled {
+        self.metrics.in_flight.inc();
+        let place = self.config.max_in_flight.map(|_| {
+            self.in_flight.fetch_add(1, Ordering::Relaxed);
+            Arc::clone(self)
+        });
+        Tunnelled {
+            target: Arc::clone(self),
+            _place: InFlight(place),
+        }
+    }
+}
+
+impl Drop for Tunnelled {
+    fn drop(&mut self) {
+        self.target.metrics.in_flight.dec();
     }
 }
 

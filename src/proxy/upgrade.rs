@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::headers::{Scan, connection_upgrade};
 use super::reject::ForwardedBody;
+use super::target::Target;
 use crate::upstream::UpstreamBody;
 
 /// How long the side that has not closed may be silent once the other one has. A full close looks like a half one until
@@ -56,11 +57,17 @@ impl Wanted {
 
     /// Joins both sides if the upstream switched. The tunnel ends when both sides have closed, when one has and the
     /// other is silent from then on, or with the worker.
-    pub(super) fn finish(self, mut response: Response<UpstreamBody>) -> Response<ForwardedBody> {
+    pub(super) fn finish(
+        self,
+        mut response: Response<UpstreamBody>,
+        target: &Arc<Target>,
+    ) -> Response<ForwardedBody> {
         let Some(mut upstream) = response.body_mut().take_tunnel() else {
             return response.map(ForwardedBody::Live);
         };
+        let place = target.tunnel();
         tokio::spawn(async move {
+            let _place = place;
             let Ok(app) = self.app.await else {
                 return;
             };

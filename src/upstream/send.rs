@@ -9,6 +9,7 @@ use http::{Request, Response};
 
 use super::body::{RequestBody, UpstreamBody};
 use super::pool::Shared;
+use super::stall::Stalled;
 use super::{http1, http2};
 
 /// A connection or stream for one request. Dropped unused, it goes back to the pool.
@@ -107,6 +108,17 @@ impl Drop for Checkout {
     }
 }
 
+impl SendFailure {
+    /// Whether the app stood still in the middle of its body.
+    pub fn app_stalled(&self) -> bool {
+        let Self::App(cause) = self else {
+            return false;
+        };
+        let source = cause.source();
+        cause.is::<Stalled>() || source.is_some_and(|source| source.is::<Stalled>())
+    }
+}
+
 impl From<hyper::Error> for SendFailure {
     fn from(error: hyper::Error) -> Self {
         if error.is_body_write_aborted() || app_broke_off(&error) {
@@ -142,8 +154,8 @@ pub(super) fn stream_error(error: &hyper::Error) -> Option<&h2::Error> {
 /// The body that we send is hyper's own, so that an error within a user error is the app's; with HTTP/2 the stream was then
 /// reset by us. Other user errors are about a driver that is gone.
 fn app_broke_off(error: &hyper::Error) -> bool {
-    let body = error
-        .source()
-        .is_some_and(|source| error.is_user() && source.is::<hyper::Error>());
+    let body = error.source().is_some_and(|source| {
+        error.is_user() && (source.is::<hyper::Error>() || source.is::<Stalled>())
+    });
     body || stream_error(error).is_some_and(|reset| !reset.is_remote() && !reset.is_library())
 }

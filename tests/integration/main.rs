@@ -16,6 +16,7 @@ mod ending;
 mod errors;
 mod harness;
 mod leaving;
+mod overload;
 mod readme;
 mod reloading;
 mod routing;

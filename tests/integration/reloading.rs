@@ -337,7 +337,10 @@ async fn a_port_can_change_hands() {
         &(listening(&["127.0.0.2:0".to_owned()], 1) + &one("b", "")),
     )
     .await;
-    assert_eq!(told, "removed providers: a; changed upstreams: b; removed upstreams: a");
+    assert_eq!(
+        told,
+        "removed providers: a; changed upstreams: b; removed upstreams: a"
+    );
     assert_eq!(client.get("/x").await.text(), "/b/x");
     end(app).await;
 }
