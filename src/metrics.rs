@@ -154,7 +154,7 @@ impl Metrics {
         UpstreamMetrics {
             name: name.into(),
             requests: self.requests.clone(),
-            by_code: Arc::new([const { OnceLock::new() }; STATUS_CODES]),
+            by_code: Arc::default(),
             duration: self.request_duration.with_label_values(&[name]),
             in_flight: self.in_flight.with_label_values(&[name]),
             replayed: self.replays.with_label_values(&[name, "ok"]),
@@ -277,15 +277,15 @@ impl Default for Metrics {
     }
 }
 
-/// 100 to 599.
-const STATUS_CODES: usize = 500;
+/// The codes of one class. Upstreams are many, and most of them answer with codes of one or two.
+type Hundred = [OnceLock<IntCounter>; 100];
 
 /// One upstream's handles.
 #[derive(Clone)]
 pub struct UpstreamMetrics {
     name: Arc<str>,
     requests: IntCounterVec,
-    by_code: Arc<[OnceLock<IntCounter>; STATUS_CODES]>,
+    by_code: Arc<[OnceLock<Box<Hundred>>; 5]>,
     pub duration: Histogram,
     pub in_flight: IntGauge,
     pub replayed: IntCounter,
@@ -301,10 +301,12 @@ impl UpstreamMetrics {
     /// Counts an answer. A code's counter is looked up the first time that the code is seen.
     pub fn count(&self, status: http::StatusCode) {
         let code = status.as_u16();
-        match self.by_code.get(usize::from(code) - 100) {
-            Some(slot) => slot.get_or_init(|| self.resolve(code)).inc(),
-            None => self.resolve(code).inc(),
-        }
+        let (class, rest) = (usize::from(code / 100), usize::from(code % 100));
+        let Some(class) = class.checked_sub(1).and_then(|it| self.by_code.get(it)) else {
+            return self.resolve(code).inc();
+        };
+        let hundred = class.get_or_init(|| Box::new([const { OnceLock::new() }; 100]));
+        hundred[rest].get_or_init(|| self.resolve(code)).inc();
     }
 
     fn resolve(&self, code: u16) -> IntCounter {

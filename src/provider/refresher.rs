@@ -15,10 +15,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::clock::{Now, unix_seconds};
-use crate::config::Provider;
+use crate::config::{Provider, TokenSource};
 use crate::dialect::{Class, Injection};
 use crate::provider::cell::{CellReader, CellWriter, Outlook, Place, Token};
-use crate::provider::exchange::{FetchError, Fetched};
+use crate::provider::exchange::{FetchError, Fetched, Turn};
 use crate::provider::schedule::{Decision, Life, Schedule};
 use crate::provider::source::{Failure, Source, resumed_life};
 use crate::provider::store::SavedAccess;
@@ -90,7 +90,12 @@ impl Refresher {
             }
             let now = self.deps.clock.now();
             match self.schedule.decide(now) {
-                Decision::Fetch => self.fetch().await,
+                Decision::Fetch => {
+                    if let Some(turn) = self.turn().await {
+                        self.fetch().await;
+                        drop(turn);
+                    }
+                }
                 Decision::Wait { next, wake } => {
                     self.tell(now, next);
                     self.wait(wake).await;
@@ -342,6 +347,22 @@ impl Refresher {
         if std::mem::replace(&mut self.credentials, seen) != seen {
             debug!(provider = self.lead().name, "credential file changed");
             self.schedule.credentials_changed();
+        }
+    }
+
+    /// Waits for a turn with the vendor; `None` if something else comes up before.
+    async fn turn(&mut self) -> Option<Turn> {
+        let lead = Arc::clone(self.members.lead());
+        let TokenSource::Endpoint(endpoint) = &lead.source else {
+            return Some(Turn::default());
+        };
+        tokio::select! {
+            biased;
+            turn = self.deps.fetcher.turn(endpoint) => Some(turn),
+            command = self.commands.recv() => {
+                self.command(command);
+                None
+            }
         }
     }
 

@@ -12,7 +12,7 @@
     reason = "what cannot go on has failed, and says where"
 )]
 
-mod load;
+mod ask;
 mod scale {
     pub(crate) mod vendor;
 }
@@ -26,13 +26,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use ask::{ask, connect};
 use bytes::Bytes;
 use cupbearer::app::{self, ConfigFile, Shutdown};
 use cupbearer::config::{Config, Listen, ProcessEnvironment};
 use cupbearer::demo::authority::Authority;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
-use load::{ask, connect};
+
 use scale::vendor::Vendor;
 use tokio::runtime;
 use tokio::sync::oneshot;

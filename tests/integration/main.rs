@@ -22,6 +22,7 @@ mod reloading;
 mod routing;
 mod secrecy;
 mod single_active;
+mod size;
 mod soak;
 mod starting;
 mod streaming;
