@@ -27,7 +27,7 @@ use tokio::time::{sleep, timeout};
 use crate::metrics::Metrics;
 use crate::provider::RefreshError;
 
-pub use report::{ProviderReport, Report, UpstreamReport};
+pub use report::{ProviderReport, ReloadReport, ReplayReport, Report, UpstreamReport};
 
 /// For a request's head, idle time before it included: a forgotten connection must not hold a place.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,6 +58,15 @@ pub trait Control: Send + Sync + 'static {
 
     /// Fetches a token now; `None` if there is no such provider. The future is dropped when the client goes away.
     fn refresh(&self, provider: &str) -> Option<Work<Result<(), RefreshError>>>;
+
+    /// Ends the process as SIGINT does, requests in flight first. Whether the configuration allows it.
+    fn quit(&self) -> bool;
+
+    /// What is logged, as `--log` has it; `None` where that cannot be changed.
+    fn log(&self) -> Option<String>;
+
+    /// Changes it. The error says what is wrong with `directives`.
+    fn set_log(&self, directives: &str) -> Result<(), String>;
 
     /// Reads the configuration again. What was changed in words, or every problem of the new file.
     fn reload(&self) -> Work<Result<String, Vec<String>>>;

@@ -44,6 +44,7 @@ use live::Live;
 use reload::Reloader;
 use snapshot::{AdminChange, Fixed, Prepared};
 
+pub use control::LogControl;
 pub use open_files::raise_open_files;
 pub use reload::ConfigFile;
 
@@ -57,6 +58,8 @@ pub enum Shutdown {
     Term,
     /// SIGINT: no delay.
     Interrupt,
+    /// `POST /quitquitquit`: no delay either, for those who would connect have ended.
+    Quit,
 }
 
 /// Why the program does not start.
@@ -99,6 +102,7 @@ pub struct Bound {
     profiles: TlsProfiles,
     clock: Clock,
     file: Option<ConfigFile>,
+    log: Option<Arc<dyn LogControl>>,
 }
 
 /// Opens the sockets and the store and reads the TLS files. Starts nothing. Blocks.
@@ -128,6 +132,7 @@ pub fn bind(config: Config) -> Result<Bound, StartError> {
         profiles,
         clock: Clock::System,
         file: None,
+        log: None,
     })
 }
 
@@ -153,6 +158,13 @@ impl Bound {
         self
     }
 
+    /// From [`Self::run`] on, the admin port can change what is logged.
+    #[must_use]
+    pub fn log_by(mut self, log: Arc<dyn LogControl>) -> Self {
+        self.log = Some(log);
+        self
+    }
+
     /// Runs until `shutdown` resolves and everything has ended, at most `shutdown_delay` and `shutdown_grace` later.
     ///
     /// Blocks: the calling thread becomes the control thread, and `shutdown` is polled on its runtime.
@@ -169,6 +181,7 @@ impl Bound {
             profiles,
             clock,
             file,
+            log,
         } = self;
         let start = Start {
             config,
@@ -177,6 +190,7 @@ impl Bound {
             profiles,
             clock,
             file,
+            log,
         };
         runtime.block_on(start.run(admin, shutdown))
     }
@@ -190,6 +204,7 @@ struct Start {
     profiles: TlsProfiles,
     clock: Clock,
     file: Option<ConfigFile>,
+    log: Option<Arc<dyn LogControl>>,
 }
 
 impl Start {
@@ -212,8 +227,14 @@ impl Start {
         let (stop_admin, admin_stops) = oneshot::channel::<()>();
         let admin = admin.map(TcpListener::from_std).transpose()?;
         let admin = tokio::spawn(admin_port(admin, control, admin_moves, admin_stops));
+        let asked = async {
+            tokio::select! {
+                reason = shutdown => reason,
+                () = view.asked_to_quit() => Shutdown::Quit,
+            }
+        };
         let ended_early = tokio::select! {
-            reason = shutdown => {
+            reason = asked => {
                 view.not_ready();
                 tracing::info!(?reason, "shutting down");
                 if reason == Shutdown::Term {
@@ -268,7 +289,7 @@ impl Start {
             Arc::clone(&view),
         ));
         reloader.watch();
-        let control = AppControl::new(Arc::clone(&proxy), Arc::clone(&view), reloader);
+        let control = AppControl::new(Arc::clone(&proxy), Arc::clone(&view), reloader, self.log);
         Running {
             proxy,
             view,

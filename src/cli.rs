@@ -1,17 +1,21 @@
 //! The command line: one file per verb, and no logic that a user of the library would miss.
 
 mod admin;
+mod background;
+mod chained;
 mod check;
 mod completions;
 mod config_file;
 mod core_dumps;
 mod demo;
 mod dialects;
+mod exec;
 mod failure;
 mod health;
 mod http;
 mod log;
 mod login;
+mod progress;
 mod run;
 mod signals;
 mod status;
@@ -60,6 +64,8 @@ enum Verb {
     Token(token::TokenArgs),
     /// Show the state of a running proxy.
     Status(status::StatusArgs),
+    /// Run a command with the proxy in front of it: free ports, tokens first, CUPBEARER_<UPSTREAM>_URL set.
+    Exec(exec::ExecArgs),
     /// List the token dialects that are built in, or explain one.
     Dialects(dialects::DialectsArgs),
     /// Exit with 0 if a running proxy is ready (for exec probes).
@@ -81,6 +87,7 @@ impl Cli {
             Verb::Login(args) => login::run(&args, &self.log, out),
             Verb::Token(args) => token::run(&args, &self.log, out),
             Verb::Status(args) => status::run(&args, out),
+            Verb::Exec(args) => exec::run(&args, &self.log),
             Verb::Dialects(args) => dialects::run(&args, out),
             Verb::Health(args) => health::run(&args, out),
             Verb::Demo(args) => demo::run(&args, &self.log, out),

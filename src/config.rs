@@ -4,10 +4,13 @@
 //! never with a value; what the rest of the program gets cannot be wrong any more.
 
 mod assemble;
+mod chain;
 mod context;
 mod dialects;
 mod egress;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod identity;
 mod origin;
 mod problems;
@@ -29,7 +32,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 use serde::Deserialize;
 
-use crate::dialect::{ExchangePlan, InjectPlan, RejectRules, Var};
+use crate::dialect::{ExchangePlan, InjectPlan, MadePlan, RejectRules, Var};
 use crate::secret::Secret;
 
 /// The whole configuration.
@@ -81,6 +84,8 @@ pub struct Server {
     pub client_auth: Option<ClientAuth>,
     /// Whether `Via` is sent.
     pub via: bool,
+    /// Whether `POST /quitquitquit` on the admin port ends the process.
+    pub quitquitquit: bool,
 }
 
 /// How long a body may stand still.
@@ -147,6 +152,8 @@ pub enum TokenSource {
         access_token: Value,
     },
     Endpoint(Box<Endpoint>),
+    /// A JWT that signs for itself: made here, afresh for every renewal.
+    Made(Box<MadePlan>),
 }
 
 #[derive(Clone, PartialEq)]
@@ -156,6 +163,12 @@ pub struct Endpoint {
     pub path_and_query: String,
     /// RFC 6749 §3.1, where `login` sends the browser; whole, with its query. Only for grants with a `code`.
     pub authorization_url: Option<String>,
+    /// RFC 8628 §3.1, where `login` asks for a device code.
+    pub device_authorization_url: Option<String>,
+    /// Where the addresses are found instead (RFC 8414). Until then `token_url` and path are the issuer's own.
+    pub issuer: Option<Box<Issuer>>,
+    /// Whether plain HTTP off loopback is permitted.
+    pub allow_http: bool,
     pub plan: ExchangePlan,
     /// Of one whole token request, dial included.
     pub timeout: Duration,
@@ -164,6 +177,17 @@ pub struct Endpoint {
     /// token_url, grant, client_id, subject variables, scope, audience, resource (DESIGN.md §2). Providers of
     /// one identity share a cell and a refresher. Holds no secret; hash it before it becomes a file name.
     pub identity: String,
+}
+
+/// An authorization server that says itself where its endpoints are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Issuer {
+    /// As it is written, which is how its metadata must write it (RFC 8414 §3.3).
+    pub text: String,
+    /// Paths of its metadata, in the order in which they are tried: RFC 8414 §3.1, OpenID Connect Discovery 1.0 §4.
+    pub well_known: [String; 2],
+    /// What could be sent, by `auth_method`, in the order of preference; empty where the provider says which one.
+    pub choices: Vec<(String, ExchangePlan)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -189,6 +213,12 @@ pub enum Value {
     File(PathBuf),
     /// Run at every fetch, without a shell; its standard output, one trailing newline dropped.
     Command(Vec<String>),
+    /// The token of another provider, as of the moment of the fetch.
+    Provider {
+        name: String,
+        /// Of that provider: what it shares its token by.
+        identity: String,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -297,6 +327,43 @@ pub enum ExistingCredential {
     Reject,
 }
 
+impl Provider {
+    /// What providers have in common that share a token. One that asks nobody for it shares its own with nobody.
+    pub fn identity(&self) -> String {
+        match &self.source {
+            TokenSource::Endpoint(endpoint) => endpoint.identity.clone(),
+            TokenSource::Static { .. } => format!("static\n{}", self.name),
+            TokenSource::Made(_) => format!("made\n{}", self.name),
+        }
+    }
+
+    /// The providers whose tokens this one's is bought with.
+    pub fn bought_with(&self) -> Vec<String> {
+        chain::needed(self)
+    }
+}
+
+impl Endpoint {
+    /// The same with another token URL, which the issuer states. The error completes "its … ".
+    pub fn at(&self, url: &str) -> Result<Self, &'static str> {
+        let url = <origin::Url as units::Written>::from_text(url).map_err(|_| "is no URL")?;
+        if url.origin.needs_permission() && !self.allow_http {
+            return Err("is a plain http:// URL, which would send credentials unencrypted");
+        }
+        Ok(Self {
+            path_and_query: url.path_and_query(),
+            token_url: url.origin,
+            ..self.clone()
+        })
+    }
+
+    /// The token URL without its query.
+    pub fn address(&self) -> String {
+        let path = self.path_and_query.split('?').next().unwrap_or_default();
+        format!("{}{path}", self.token_url.url())
+    }
+}
+
 impl fmt::Debug for Endpoint {
     /// Without the token URL's query: some vendors take credentials there.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -321,6 +388,7 @@ impl fmt::Debug for Value {
             Self::Env { name, .. } => write!(f, "Env({name:?})"),
             Self::File(path) => write!(f, "File({path:?})"),
             Self::Command(command) => write!(f, "Command({:?})", command.first()),
+            Self::Provider { name, .. } => write!(f, "Provider({name:?})"),
         }
     }
 }
@@ -338,6 +406,11 @@ impl Environment for ProcessEnvironment {
     fn var(&self, name: &str) -> Option<String> {
         std::env::var(name).ok()
     }
+}
+
+/// A duration as the file writes it (`30s`, `250ms`), for flags. The error says what is expected.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    units::duration(text).map_err(|complaint| complaint.message)
 }
 
 impl Config {

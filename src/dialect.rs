@@ -8,14 +8,22 @@
 
 pub mod schema;
 
+mod assertion;
 mod builtin;
 mod compile;
+mod computed;
+mod defaults;
 mod document;
+mod duration;
 mod expiry;
 mod filter;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod inject;
 mod json;
+mod jwt;
 mod layer;
+mod made;
 mod mask;
 mod request;
 mod response;
@@ -32,12 +40,14 @@ use zeroize::Zeroizing;
 
 use crate::secret::Secret;
 
-pub use builtin::builtin;
+pub use builtin::{builtin, find_builtin};
 pub use compile::{compile, compile_as, compile_static};
+pub use defaults::{Defaults, UrlTemplate};
+pub use duration::{DurationError, parse_duration};
 pub use response::check_token;
 pub use schema::{DialectToml, Overrides};
 pub use suggest::nearest;
-pub use template::{BUILT_INS, WELL_KNOWN};
+pub use template::{BUILT_INS, CHAINED, WELL_KNOWN};
 
 /// A variable's value. TOML's types are kept, so that a JSON body can hold them as written.
 #[derive(Clone, PartialEq)]
@@ -111,6 +121,7 @@ pub enum Extent {
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub exchange: ExchangePlan,
+    pub defaults: Defaults,
     pub inject: InjectPlan,
     pub reject: RejectRules,
 }
@@ -120,9 +131,15 @@ pub struct Plan {
 pub struct ExchangePlan {
     /// The grant's name, as in `[grants.NAME]`.
     pub grant: String,
+    /// The auth method's name, as in `[auth]`; `None` where the dialect has no choice.
+    pub auth_method: Option<String>,
     pub request: RequestPlan,
     /// Present only if the dialect has `[refresh]`.
     pub refresh: Option<RequestPlan>,
+    /// Present only if the dialect has `[device]`.
+    pub device: Option<RequestPlan>,
+    /// The token is made here: no request is sent.
+    pub made: Option<MadePlan>,
     pub response: ResponseRules,
     /// Variables that the first exchange spends.
     pub one_time: Vec<String>,
@@ -134,15 +151,27 @@ pub struct ExchangePlan {
 #[derive(Clone, Debug, PartialEq)]
 pub struct RequestPlan {
     method: Method,
+    /// Instead of that of the URL.
+    path: Option<layer::Field<(), template::Template>>,
     basic: Option<layer::Basic>,
     query: Vec<layer::TextField>,
     headers: Vec<layer::HeaderField>,
     body: layer::Body,
+    computed: computed::Computed,
+}
+
+/// A token that nobody is asked for: `[grants.NAME] token`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MadePlan {
+    token: layer::Field<(), template::Template>,
+    computed: computed::Computed,
 }
 
 /// A token request, ready to be sent to the provider's `token_url`.
 pub struct TokenRequest {
     pub method: Method,
+    /// Path and query instead of those of `token_url`, percent-encoded; `None` where they stay.
+    pub path: Option<Zeroizing<String>>,
     /// Percent-encoded query to add to that of `token_url`; `None` where there is none.
     pub query: Option<Zeroizing<String>>,
     /// `Accept`, `Content-Type`, `Authorization`, … Credentials are marked sensitive. No `Host`, no framing.
@@ -157,6 +186,8 @@ pub struct Frozen {
     pub now: SystemTime,
     pub nonce: String,
     pub uuid: String,
+    /// Where the request goes, without its query: what most vendors want as `aud` of an assertion.
+    pub token_url: String,
 }
 
 /// A token endpoint's answer.
@@ -238,6 +269,7 @@ pub struct InjectPlan {
     query: Vec<layer::TextField>,
     header_names: Vec<HeaderName>,
     query_names: Vec<String>,
+    computed: computed::Computed,
 }
 
 /// A token in the form it is sent: built once per fetch, never per request.
@@ -261,20 +293,57 @@ pub struct RejectRules {
 impl ExchangePlan {
     /// Variables without which no token can be asked for, by name, over request, refresh excluded.
     pub fn required_variables(&self) -> BTreeSet<String> {
-        let templates = self.request.templates();
-        let variables = templates.iter().flat_map(|template| template.variables());
-        variables
-            .filter(|(_, required)| *required)
-            .map(|(name, _)| name.to_owned())
-            .collect()
+        self.missing_variables(&|_| false)
     }
 
-    /// Every variable that request or refresh can use.
+    /// As [`Self::required_variables`], of a provider that has those that are `given`: what a computed variable is made of is
+    /// not missed where the variable itself is given.
+    pub fn missing_variables(&self, given: &dyn Fn(&str) -> bool) -> BTreeSet<String> {
+        let needs = match &self.made {
+            Some(made) => made.needs(given),
+            None => self.request.needs(given),
+        };
+        let missing = needs
+            .into_iter()
+            .filter(|(name, needed)| *needed && !given(name));
+        missing.map(|(name, _)| name.to_owned()).collect()
+    }
+
+    /// Every variable that request, refresh or device authorization can use.
     pub fn known_variables(&self) -> BTreeSet<String> {
-        let mut templates = self.request.templates();
-        templates.extend(self.refresh.iter().flat_map(RequestPlan::templates));
-        let variables = templates.iter().flat_map(|template| template.variables());
-        variables.map(|(name, _)| name.to_owned()).collect()
+        let requests = [
+            Some(&self.request),
+            self.refresh.as_ref(),
+            self.device.as_ref(),
+        ];
+        let requests = requests.into_iter().flatten();
+        let mut known: BTreeSet<_> = requests
+            .flat_map(|request| request.needs(&|_| false))
+            .collect();
+        known.extend(self.made.iter().flat_map(|made| made.needs(&|_| false)));
+        known.into_iter().map(|(name, _)| name.to_owned()).collect()
+    }
+
+    /// Signing keys among the variables that cannot sign what the dialect signs: the variable, and what is wrong with it,
+    /// without quoting it. Those that are not among `variables` are not looked at.
+    pub fn unusable_keys(&self, variables: &Variables) -> BTreeMap<String, String> {
+        let requests = [
+            Some(&self.request),
+            self.refresh.as_ref(),
+            self.device.as_ref(),
+        ];
+        let computed = (requests
+            .into_iter()
+            .flatten()
+            .map(|request| &request.computed))
+        .chain(self.made.iter().map(|made| &made.computed));
+        computed
+            .flat_map(computed::Computed::recipes)
+            .filter_map(|recipe| match recipe {
+                computed::Recipe::Assertion(plan) => plan.check_key(variables)?.err(),
+                computed::Recipe::Template(_) => None,
+            })
+            .collect()
     }
 }
 

@@ -113,6 +113,8 @@ pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod dialect;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod metrics;
 pub mod provider;
 pub mod proxy;

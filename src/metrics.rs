@@ -2,10 +2,10 @@
 //!
 //! Handles are resolved when an upstream or provider is set up; the request path only touches atomics.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 
-use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
+use prometheus::core::{Collector, Metric, MetricVec, MetricVecBuilder};
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -20,6 +20,11 @@ const REQUEST_BUCKETS: &[f64] = &[
 ];
 
 const FETCH_BUCKETS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// The upper bounds of a request's duration that are counted apart, in seconds.
+pub fn latency_bounds() -> &'static [f64] {
+    REQUEST_BUCKETS
+}
 
 /// All metrics of one process.
 pub struct Metrics {
@@ -309,6 +314,43 @@ impl UpstreamMetrics {
         hundred[rest].get_or_init(|| self.resolve(code)).inc();
     }
 
+    /// Answers by the first digit of their status; only classes that occurred.
+    pub fn answers(&self) -> BTreeMap<u16, u64> {
+        let mut classes = BTreeMap::new();
+        for (class, hundred) in (1..).zip(self.by_code.iter()) {
+            let Some(hundred) = hundred.get() else {
+                continue;
+            };
+            let seen = hundred.iter().filter_map(OnceLock::get);
+            classes.insert(class, seen.map(IntCounter::get).sum());
+        }
+        classes
+    }
+
+    /// How many requests fell into each of [`latency_bounds`], and beyond; empty if there were none.
+    pub fn latency(&self) -> Vec<u64> {
+        let sample = self.duration.metric();
+        let histogram = sample.get_histogram();
+        let total = histogram.get_sample_count();
+        if total == 0 {
+            return Vec::new();
+        }
+        let cumulative = histogram
+            .get_bucket()
+            .iter()
+            .map(prometheus::proto::Bucket::cumulative_count);
+        let mut below = 0;
+        // Counted one by one while requests go on: a sum can lag behind its parts.
+        cumulative
+            .chain([total])
+            .map(|count| {
+                let own = count.saturating_sub(below);
+                below = below.max(count);
+                own
+            })
+            .collect()
+    }
+
     fn resolve(&self, code: u16) -> IntCounter {
         self.requests
             .with_label_values(&[&*self.name, itoa::Buffer::new().format(code)])
@@ -391,4 +433,25 @@ fn register<C: Collector + Clone + 'static>(
         .register(Box::new(collector.clone()))
         .expect("metric names are distinct");
     collector
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_see_requests_by_class_and_by_duration() {
+        let upstream = Metrics::new().upstream("api");
+        assert!(upstream.latency().is_empty() && upstream.answers().is_empty());
+        for (status, seconds) in [(200, 0.0004), (204, 0.003), (404, 0.003), (503, 1000.0)] {
+            upstream.count(http::StatusCode::from_u16(status).unwrap());
+            upstream.duration.observe(seconds);
+        }
+        assert_eq!(upstream.answers(), BTreeMap::from([(2, 2), (4, 1), (5, 1)]));
+        let counts = upstream.latency();
+        assert_eq!(counts.len(), latency_bounds().len() + 1);
+        let filled: Vec<_> = counts.iter().enumerate().filter(|it| *it.1 > 0).collect();
+        // Up to 0.5 ms, up to 5 ms, beyond a minute.
+        assert_eq!(filled, [(0, &1), (3, &2), (16, &1)]);
+    }
 }

@@ -4,6 +4,8 @@
 //! and it alone writes the cell that the data plane reads.
 
 pub mod cell;
+pub mod chain;
+pub mod discovery;
 pub mod exchange;
 pub mod inputs;
 pub mod login;
@@ -26,9 +28,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::clock::Clock;
-use crate::config::{Provider, TokenSource};
+use crate::config::Provider;
 use crate::metrics::Metrics;
 use crate::provider::cell::CellReader;
+use crate::provider::chain::Tokens;
 use crate::provider::exchange::{Fetch, FetchError};
 use crate::provider::refresher::{Command, Members, Reconfigure, Refresher};
 use crate::provider::schedule::Schedule;
@@ -43,6 +46,8 @@ pub struct Deps {
     pub fetcher: Arc<dyn Fetch>,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
+    /// For providers that buy their token with that of another.
+    pub tokens: Tokens,
     /// A number in 0..1, for jitter.
     pub random: fn() -> f64,
 }
@@ -84,9 +89,13 @@ pub fn spawn(group: Vec<Arc<Provider>>, deps: Deps) -> Vec<Handle> {
         Arc::clone(&deps.store),
         Arc::clone(&deps.fetcher),
         deps.clock.clone(),
+        deps.tokens.clone(),
     )
     .with_gate(writer.gatekeeper());
+    let link = deps.tokens.link(&identity(&lead));
     let refresher = Refresher {
+        refusals: link.refusals(),
+        link,
         members,
         schedule: Schedule::new(lead.life.clone()),
         source,
@@ -146,10 +155,7 @@ pub async fn check_injection(provider: &Provider) -> Result<(), FetchError> {
 
 /// What providers have in common that share a token. A static provider shares its own with nobody.
 pub fn identity(provider: &Provider) -> String {
-    match &provider.source {
-        TokenSource::Endpoint(endpoint) => endpoint.identity.clone(),
-        TokenSource::Static { .. } => format!("static\n{}", provider.name),
-    }
+    provider.identity()
 }
 
 /// Providers that share a token, by identity, each group in the order of the names; a static provider is alone.
@@ -183,6 +189,7 @@ impl Deps {
             fetcher,
             clock,
             metrics,
+            tokens: Tokens::default(),
             random: fastrand::f64,
         }
     }

@@ -8,6 +8,8 @@ mod authorize;
 pub mod door;
 mod error;
 mod forward;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod guard;
 mod headers;
 mod reject;

@@ -16,6 +16,8 @@ pub mod tls;
 
 pub use body::{BodyError, RequestBody, UpstreamBody};
 pub use http1::Tunnel;
+#[cfg(any(test, fuzzing))]
+pub use http1::fuzz;
 pub use pool::{Limits, Pool};
 pub use send::{Checkout, SendError, SendFailure};
 pub use stall::{Stall, Stalled};

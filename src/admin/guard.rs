@@ -19,6 +19,11 @@ pub(super) fn authority(request: &Parts) -> Option<Authority> {
         None => Authority::try_from(host).ok(),
     }
     .filter(|authority| !authority.as_str().contains('@'))
+    // `Authority` takes anything for a port.
+    .filter(|authority| {
+        let port = authority.as_str()[authority.host().len()..].strip_prefix(':');
+        port.is_none_or(|port| port.is_empty() || port.parse::<u16>().is_ok())
+    })
 }
 
 /// Names that no foreign DNS can point at us, and those that the configuration adds. Any port: a forwarded port has

@@ -1,6 +1,6 @@
 //! What `/status` says. The command line reads it back into the same types.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
@@ -24,6 +24,20 @@ pub struct Report {
     pub listeners: Vec<String>,
     pub providers: Vec<ProviderReport>,
     pub upstreams: Vec<UpstreamReport>,
+    /// Upper bounds in seconds of what `latency` of each upstream counts; beyond the last there is one count more.
+    pub latency_bounds: Vec<f64>,
+    /// The latest ones, newest first.
+    pub reloads: Vec<ReloadReport>,
+}
+
+/// One attempt to bring a new configuration into force.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ReloadReport {
+    pub at: Option<String>,
+    pub seconds_ago: u64,
+    pub ok: bool,
+    /// What was changed, or what was wrong.
+    pub detail: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -32,6 +46,8 @@ pub struct ProviderReport {
     pub required: bool,
     /// Host and port of the token endpoint; `null` for a static token.
     pub token_endpoint: Option<String>,
+    /// A new token kills the old one.
+    pub single_active: bool,
     /// `valid`, `stale`, `expired`, `missing` or `login_required`.
     pub state: String,
     pub generation: u64,
@@ -39,6 +55,8 @@ pub struct ProviderReport {
     pub expires_at: Option<String>,
     pub expires_in_seconds: Option<i64>,
     pub fetched_at: Option<String>,
+    /// From the fetch to the expiry; `null` where either is unknown.
+    pub life_seconds: Option<i64>,
     /// `null`: a fetch is under way, or none will come.
     pub next_fetch_at: Option<String>,
     pub next_fetch_in_seconds: Option<i64>,
@@ -58,8 +76,24 @@ pub struct UpstreamReport {
     /// Answers that were errors of our own.
     pub errors: u64,
     pub token_rejections: u64,
+    pub replays: ReplayReport,
     pub in_flight: i64,
     pub connections: i64,
+    /// Requests answered, by class: `2xx` to `5xx`. The vendor's answers and our own errors alike.
+    pub answers: BTreeMap<String, u64>,
+    /// How many requests took how long, by [`Report::latency_bounds`]; empty before the first request.
+    pub latency: Vec<u64>,
+}
+
+/// What became of requests whose token the API called dead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplayReport {
+    /// Answered with a newer token.
+    pub ok: u64,
+    /// Rejected again.
+    pub rejected: u64,
+    /// Too much of the request's body was gone: the rejection was passed on.
+    pub not_replayable: u64,
 }
 
 impl ProviderReport {
@@ -67,18 +101,25 @@ impl ProviderReport {
         name: &str,
         required: bool,
         token_endpoint: Option<&str>,
+        single_active: bool,
         status: &Status,
         now: SystemTime,
     ) -> Self {
+        let life = status
+            .expires_at
+            .zip(status.fetched_at)
+            .map(|(expires, fetched)| seconds_until(expires, fetched));
         Self {
             name: name.to_owned(),
             required,
             token_endpoint: token_endpoint.map(str::to_owned),
+            single_active,
             state: status.state.name().to_owned(),
             generation: status.generation,
             expires_at: status.expires_at.and_then(rfc3339),
             expires_in_seconds: status.expires_at.map(|at| seconds_until(at, now)),
             fetched_at: status.fetched_at.and_then(rfc3339),
+            life_seconds: life,
             next_fetch_at: status.next_fetch_at.and_then(rfc3339),
             next_fetch_in_seconds: status.next_fetch_at.map(|at| seconds_until(at, now)),
             failures: status.failures,
@@ -109,8 +150,30 @@ impl UpstreamReport {
             requests: metrics.duration.get_sample_count(),
             errors: errors.get(&upstream.name).copied().unwrap_or_default(),
             token_rejections: metrics.rejections.get(),
+            replays: ReplayReport {
+                ok: metrics.replayed.get(),
+                rejected: metrics.replay_rejected.get(),
+                not_replayable: metrics.not_replayed.get(),
+            },
             in_flight: metrics.in_flight.get(),
             connections: metrics.connections.get(),
+            answers: metrics
+                .answers()
+                .into_iter()
+                .map(|(class, count)| (format!("{class}xx"), count))
+                .collect(),
+            latency: metrics.latency(),
+        }
+    }
+}
+
+impl ReloadReport {
+    pub fn new(at: SystemTime, now: SystemTime, ok: bool, detail: String) -> Self {
+        Self {
+            at: rfc3339(at),
+            seconds_ago: seconds_until(at, now).min(0).unsigned_abs(),
+            ok,
+            detail,
         }
     }
 }
@@ -177,7 +240,7 @@ mod tests {
     fn times_that_no_calendar_holds_have_a_span_all_the_same() {
         let now = SystemTime::UNIX_EPOCH;
         let life = Duration::from_secs(400_000_000_000);
-        let report = ProviderReport::new("x", true, None, &status(Some(now + life)), now);
+        let report = ProviderReport::new("x", true, None, false, &status(Some(now + life)), now);
         assert_eq!(report.expires_at, None);
         assert_eq!(report.expires_in_seconds, Some(400_000_000_000));
     }
@@ -185,7 +248,7 @@ mod tests {
     #[test]
     fn a_token_without_expiry_says_null() {
         let now = SystemTime::UNIX_EPOCH;
-        let report = ProviderReport::new("x", true, None, &status(None), now);
+        let report = ProviderReport::new("x", true, None, false, &status(None), now);
         let json = serde_json::to_value(&report).unwrap();
         assert!(json["expires_at"].is_null() && json["expires_in_seconds"].is_null());
     }

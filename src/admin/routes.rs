@@ -23,6 +23,10 @@ enum Endpoint {
     Reload,
     /// The provider's name.
     Refresh(String),
+    Log,
+    /// What is to be logged from now on.
+    SetLog(String),
+    Quit,
 }
 
 /// Why a request gets no answer.
@@ -36,7 +40,7 @@ struct Refusal {
 pub(super) async fn answer(request: &Parts, control: &dyn Control, local_only: bool) -> Answer {
     let endpoint = Endpoint::of(request.uri.path());
     if !endpoint.as_ref().is_some_and(Endpoint::open_to_all)
-        && let Err(refusal) = admit(request, control, local_only)
+        && let Err(refusal) = admit(request, endpoint.as_ref(), control, local_only)
     {
         return problem(refusal.status, refusal.code, refusal.detail);
     }
@@ -44,7 +48,7 @@ pub(super) async fn answer(request: &Parts, control: &dyn Control, local_only: b
         return problem(
             StatusCode::NOT_FOUND,
             "not_found",
-            "there is /, /status, /metrics, /livez, /readyz, /healthz, /-/reload and /-/refresh/PROVIDER here",
+            "there is /, /status, /metrics, /livez, /readyz, /healthz, /-/reload, /-/refresh/PROVIDER and /-/log/LEVEL here",
         );
     };
     if !endpoint.methods().contains(&request.method) {
@@ -61,12 +65,23 @@ pub(super) async fn answer(request: &Parts, control: &dyn Control, local_only: b
         Endpoint::Status => json(StatusCode::OK, &control.report()),
         Endpoint::Reload => reload(control).await,
         Endpoint::Refresh(provider) => refresh(control, &provider).await,
+        Endpoint::Log => match control.log() {
+            Some(directives) => text(StatusCode::OK, directives + "\n"),
+            None => no_log(),
+        },
+        Endpoint::SetLog(directives) => set_log(control, &directives),
+        Endpoint::Quit => quit(control),
     }
 }
 
 /// Everything but probes and metrics: only from here, by a name that is ours, and changes only with the header that
 /// another site's page cannot send without asking first.
-fn admit(request: &Parts, control: &dyn Control, local_only: bool) -> Result<(), Refusal> {
+fn admit(
+    request: &Parts,
+    endpoint: Option<&Endpoint>,
+    control: &dyn Control,
+    local_only: bool,
+) -> Result<(), Refusal> {
     if !local_only {
         return Err(Refusal {
             status: StatusCode::FORBIDDEN,
@@ -95,6 +110,9 @@ fn admit(request: &Parts, control: &dyn Control, local_only: bool) -> Result<(),
             code: "origin_not_allowed",
             detail: "the request comes from a page of another site",
         });
+    }
+    if endpoint.is_some_and(Endpoint::is_asked_for_bare) {
+        return Ok(());
     }
     if request
         .headers
@@ -172,6 +190,39 @@ async fn refresh(control: &dyn Control, provider: &str) -> Answer {
     }
 }
 
+fn set_log(control: &dyn Control, directives: &str) -> Answer {
+    if control.log().is_none() {
+        return no_log();
+    }
+    match control.set_log(directives) {
+        Ok(()) => json(
+            StatusCode::OK,
+            &Done {
+                detail: "logging is changed until the process ends",
+            },
+        ),
+        Err(reason) => problem(StatusCode::BAD_REQUEST, "bad_request", &reason),
+    }
+}
+
+fn no_log() -> Answer {
+    let detail = "this process does not log by itself";
+    problem(StatusCode::NOT_FOUND, "not_found", detail)
+}
+
+fn quit(control: &dyn Control) -> Answer {
+    if control.quit() {
+        return json(
+            StatusCode::OK,
+            &Done {
+                detail: "ending, requests in flight first",
+            },
+        );
+    }
+    let detail = "set server.quitquitquit = true if the process may be ended this way";
+    problem(StatusCode::FORBIDDEN, "request_not_allowed", detail)
+}
+
 // === impl Endpoint ===
 
 impl Endpoint {
@@ -183,10 +234,15 @@ impl Endpoint {
             "/livez" | "/healthz" => Self::Live,
             "/readyz" => Self::Ready,
             "/-/reload" => Self::Reload,
+            "/-/log" => Self::Log,
+            "/quitquitquit" => Self::Quit,
             _ => {
-                let name = path.strip_prefix("/-/refresh/")?;
-                let name = percent_decode_str(name).decode_utf8().ok()?;
-                Self::Refresh(name.into_owned())
+                let (kind, rest): (fn(String) -> Self, _) = match path.strip_prefix("/-/refresh/") {
+                    Some(name) => (Self::Refresh, name),
+                    None => (Self::SetLog, path.strip_prefix("/-/log/")?),
+                };
+                let rest = percent_decode_str(rest).decode_utf8().ok()?;
+                kind(rest.into_owned())
             }
         })
     }
@@ -196,15 +252,22 @@ impl Endpoint {
         match self {
             Self::Live | Self::Ready | Self::Metrics => true,
             Self::Page | Self::Status | Self::Reload | Self::Refresh(_) => false,
+            Self::Log | Self::SetLog(_) | Self::Quit => false,
         }
+    }
+
+    /// Without `X-Cupbearer`: everybody's Jobs call it as they call it of other sidecars. That no page of another site does has
+    /// been seen to by then, and the configuration must allow it.
+    fn is_asked_for_bare(&self) -> bool {
+        matches!(self, Self::Quit)
     }
 
     fn methods(&self) -> &'static [Method] {
         match self {
-            Self::Live | Self::Ready | Self::Metrics | Self::Page | Self::Status => {
+            Self::Live | Self::Ready | Self::Metrics | Self::Page | Self::Status | Self::Log => {
                 &[Method::GET, Method::HEAD]
             }
-            Self::Reload | Self::Refresh(_) => &[Method::POST],
+            Self::Reload | Self::Refresh(_) | Self::SetLog(_) | Self::Quit => &[Method::POST],
         }
     }
 }

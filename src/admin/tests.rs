@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::UNIX_EPOCH;
 
 use http::StatusCode;
@@ -105,6 +106,49 @@ async fn the_page_is_self_contained_and_locked_down() {
     let outside = answer.body.replace("http://www.w3.org/2000/svg", "");
     assert!(!outside.contains("://"));
     assert!(!outside.contains("innerHTML"));
+}
+
+#[tokio::test]
+async fn what_is_logged_can_be_changed() {
+    let admin = Admin::start(Fake::default()).await;
+    assert_eq!(admin.get("/-/log").await.body, "info\n");
+    let set = async |path: &str, more: &str| {
+        let line = format!("POST {path} HTTP/1.1");
+        admin
+            .ask(&line, &format!("Host: localhost{more}"))
+            .await
+            .status
+    };
+    const KEY: &str = "\r\nX-Cupbearer: 1";
+    assert_eq!(set("/-/log/debug", "").await, 403);
+    assert_eq!(set("/-/log/loud", KEY).await, 400);
+    assert_eq!(admin.get("/-/log").await.body, "info\n");
+    assert_eq!(set("/-/log/info,cupbearer::provider=debug", KEY).await, 200);
+    assert_eq!(
+        admin.get("/-/log").await.body,
+        "info,cupbearer::provider=debug\n"
+    );
+}
+
+#[tokio::test]
+async fn the_end_is_asked_for_without_a_key_but_not_from_another_site() {
+    let admin = Admin::start(Fake::default()).await;
+    let quit = async |line: &str, more: &str| {
+        admin
+            .ask(line, &format!("Host: localhost{more}"))
+            .await
+            .status
+    };
+    const POST: &str = "POST /quitquitquit HTTP/1.1";
+    assert_eq!(quit(POST, "").await, 403);
+    admin.fake.may_quit.store(true, Ordering::Relaxed);
+    let asked = admin.fake.quits.load(Ordering::Relaxed);
+    assert_eq!(quit("GET /quitquitquit HTTP/1.1", "").await, 405);
+    assert_eq!(quit(POST, "\r\nOrigin: https://evil.test").await, 403);
+    assert_eq!(quit(POST, "\r\nSec-Fetch-Site: cross-site").await, 403);
+    assert_eq!(admin.ask(POST, "Host: evil.test").await.status, 421);
+    assert_eq!(admin.fake.quits.load(Ordering::Relaxed), asked);
+    assert_eq!(quit(POST, "").await, 200);
 }
 
 #[tokio::test]
@@ -572,6 +616,9 @@ struct Fake {
     reload: Mutex<ReloadResult>,
     slow_reload: Mutex<Option<Work<ReloadResult>>>,
     reloads: Mutex<usize>,
+    log: Mutex<String>,
+    may_quit: AtomicBool,
+    quits: AtomicUsize,
 }
 
 impl Default for Fake {
@@ -584,6 +631,9 @@ impl Default for Fake {
             reload: Mutex::new(Ok("nothing changed".to_owned())),
             slow_reload: Mutex::default(),
             reloads: Mutex::default(),
+            log: Mutex::new("info".to_owned()),
+            may_quit: AtomicBool::default(),
+            quits: AtomicUsize::default(),
         }
     }
 }
@@ -633,7 +683,7 @@ impl Control for Fake {
         Report {
             version: "0.1.0".to_owned(),
             ready: true,
-            providers: vec![ProviderReport::new("cncn", true, None, &status, now)],
+            providers: vec![ProviderReport::new("cncn", true, None, false, &status, now)],
             ..Report::default()
         }
     }
@@ -652,6 +702,23 @@ impl Control for Fake {
         }
         self.refreshed.lock().unwrap().push(provider.to_owned());
         Some(Box::pin(ready(self.refresh.lock().unwrap().clone())))
+    }
+
+    fn quit(&self) -> bool {
+        self.quits.fetch_add(1, Ordering::Relaxed);
+        self.may_quit.load(Ordering::Relaxed)
+    }
+
+    fn log(&self) -> Option<String> {
+        Some(self.log.lock().unwrap().clone())
+    }
+
+    fn set_log(&self, directives: &str) -> Result<(), String> {
+        if directives == "loud" {
+            return Err("no level".to_owned());
+        }
+        directives.clone_into(&mut self.log.lock().unwrap());
+        Ok(())
     }
 
     fn reload(&self) -> Work<ReloadResult> {

@@ -1,16 +1,20 @@
 //! What the admin port sees of the running proxy.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 
 use super::live::Live;
 use super::reload::Reloader;
-use crate::admin::{Control, ProviderReport, Readiness, Report, UpstreamReport, Work};
+use crate::admin::{
+    Control, ProviderReport, Readiness, ReloadReport, Report, UpstreamReport, Work,
+};
 use crate::config::TokenSource;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, latency_bounds};
 use crate::provider::{Handle, RefreshError, State};
 use crate::proxy::Proxy;
 
@@ -18,7 +22,17 @@ pub(super) struct AppControl {
     proxy: Arc<Proxy>,
     view: Arc<View>,
     reloader: Arc<Reloader>,
+    log: Option<Arc<dyn LogControl>>,
     started: Instant,
+}
+
+/// What is logged, and how it is changed while the process runs.
+pub trait LogControl: Send + Sync {
+    /// As `--log` has it.
+    fn directives(&self) -> String;
+
+    /// The error says what is wrong with them.
+    fn set(&self, directives: &str) -> Result<(), String>;
 }
 
 /// The control flow's counterpart of a [`Snapshot`](crate::proxy::Snapshot): what others may know of the running
@@ -28,6 +42,9 @@ pub(super) struct View {
     shown: ArcSwap<Shown>,
     /// What the last reload found wrong.
     problems: ArcSwap<Vec<String>>,
+    /// The latest reloads, newest first.
+    reloads: Mutex<VecDeque<Reloaded>>,
+    quit: Notify,
     /// All required providers have had a token. Never taken back: providers that a reload adds do not count.
     was_ready: AtomicBool,
     ending: AtomicBool,
@@ -39,6 +56,16 @@ struct Shown {
     providers: Vec<Handle>,
     allow_hosts: Vec<String>,
     shutdown_delay: Duration,
+    quitquitquit: bool,
+}
+
+/// How many reloads are remembered.
+const RELOADS: usize = 10;
+
+struct Reloaded {
+    at: SystemTime,
+    ok: bool,
+    detail: String,
 }
 
 impl View {
@@ -49,6 +76,7 @@ impl View {
             providers: live.providers(),
             allow_hosts: server.allow_hosts.clone(),
             shutdown_delay: server.shutdown_delay,
+            quitquitquit: server.quitquitquit,
         }));
     }
 
@@ -60,8 +88,37 @@ impl View {
         self.shown.load().shutdown_delay
     }
 
-    pub(super) fn set_problems(&self, problems: Vec<String>) {
+    /// Waits until the admin port is asked to end the process.
+    pub(super) async fn asked_to_quit(&self) {
+        self.quit.notified().await;
+    }
+
+    /// Remembers how a reload ended.
+    pub(super) fn reloaded(&self, result: &Result<String, Vec<String>>) {
+        let (detail, problems) = match result {
+            Ok(changes) => (changes.clone(), Vec::new()),
+            Err(problems) => (problems.join("; "), problems.clone()),
+        };
         self.problems.store(Arc::new(problems));
+        let mut reloads = self.reloads();
+        reloads.truncate(RELOADS - 1);
+        reloads.push_front(Reloaded {
+            at: SystemTime::now(),
+            ok: result.is_ok(),
+            detail,
+        });
+    }
+
+    fn reload_reports(&self) -> Vec<ReloadReport> {
+        let now = SystemTime::now();
+        self.reloads()
+            .iter()
+            .map(|it| ReloadReport::new(it.at, now, it.ok, it.detail.clone()))
+            .collect()
+    }
+
+    fn reloads(&self) -> MutexGuard<'_, VecDeque<Reloaded>> {
+        self.reloads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on `/readyz` says no.
@@ -114,11 +171,17 @@ impl View {
 }
 
 impl AppControl {
-    pub(super) fn new(proxy: Arc<Proxy>, view: Arc<View>, reloader: Arc<Reloader>) -> Self {
+    pub(super) fn new(
+        proxy: Arc<Proxy>,
+        view: Arc<View>,
+        reloader: Arc<Reloader>,
+        log: Option<Arc<dyn LogControl>>,
+    ) -> Self {
         Self {
             proxy,
             view,
             reloader,
+            log,
             started: Instant::now(),
         }
     }
@@ -128,12 +191,13 @@ impl AppControl {
         let report = |handle: &Handle| {
             let endpoint = match &handle.provider().source {
                 TokenSource::Endpoint(endpoint) => Some(endpoint.token_url.authority.as_str()),
-                TokenSource::Static { .. } => None,
+                TokenSource::Static { .. } | TokenSource::Made(_) => None,
             };
             ProviderReport::new(
                 handle.name(),
                 handle.required(),
                 endpoint,
+                handle.provider().life.single_active,
                 &handle.status(),
                 now,
             )
@@ -177,6 +241,8 @@ impl Control for AppControl {
             listeners: self.view.shown.load().listeners.clone(),
             providers: self.provider_reports(),
             upstreams: self.upstream_reports(),
+            latency_bounds: latency_bounds().to_vec(),
+            reloads: self.view.reload_reports(),
         }
     }
 
@@ -196,6 +262,25 @@ impl Control for AppControl {
             .find(|handle| handle.name() == provider)?
             .clone();
         Some(Box::pin(async move { handle.refresh().await }))
+    }
+
+    fn quit(&self) -> bool {
+        let allowed = self.view.shown.load().quitquitquit;
+        if allowed {
+            self.view.quit.notify_one();
+        }
+        allowed
+    }
+
+    fn log(&self) -> Option<String> {
+        Some(self.log.as_ref()?.directives())
+    }
+
+    fn set_log(&self, directives: &str) -> Result<(), String> {
+        match &self.log {
+            Some(log) => log.set(directives),
+            None => Err("there is no log to change".to_owned()),
+        }
     }
 
     fn reload(&self) -> Work<Result<String, Vec<String>>> {

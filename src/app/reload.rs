@@ -241,17 +241,14 @@ impl Reloader {
 
     fn tell(&self, result: &Result<String, Vec<String>>) {
         self.proxy.metrics.count_reload(result.is_ok());
+        self.view.reloaded(result);
         match result {
-            Ok(changes) => {
-                tracing::info!("configuration reloaded: {changes}");
-                self.view.set_problems(Vec::new());
-            }
+            Ok(changes) => tracing::info!("configuration reloaded: {changes}"),
             Err(problems) => {
                 tracing::error!("configuration not reloaded, the old one goes on");
                 for problem in problems {
                     tracing::error!("configuration: {problem}");
                 }
-                self.view.set_problems(problems.clone());
             }
         }
     }

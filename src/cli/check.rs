@@ -3,7 +3,6 @@
 mod online;
 
 use std::io::Write;
-use std::sync::Arc;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
@@ -11,6 +10,7 @@ use clap::builder::BoolishValueParser;
 use super::config_file::{ConfigArgs, Loaded};
 use super::failure::Failure;
 use super::log::LogArgs;
+use super::progress::Progress;
 use super::run::address;
 use super::table::Table;
 use super::words;
@@ -41,22 +41,30 @@ pub(super) fn run(args: &CheckArgs, log: &LogArgs, out: &mut dyn Write) -> Resul
         return Ok(());
     }
     log.start("warn")?;
-    fetch_all(&config.providers, args.force, out)
+    fetch_all(&config, args.force, out)
 }
 
-fn fetch_all(providers: &[Arc<Provider>], force: bool, out: &mut dyn Write) -> Result<(), Failure> {
+fn fetch_all(config: &Config, force: bool, out: &mut dyn Write) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::Runtime(error.to_string()))?;
     let mut failed = Vec::new();
-    for provider in providers {
+    for provider in &config.providers {
         writeln!(out, "\n{}", provider.name)?;
         if let Some(reason) = reason_to_skip(provider).filter(|_| !force) {
             writeln!(out, "  skipped: {reason}; --force fetches nevertheless")?;
             continue;
         }
-        let report = runtime.block_on(online::fetch(provider));
+        let mut progress = Progress::on_stderr();
+        progress.show("waiting for the answer");
+        let report = runtime.block_on(async {
+            match super::chained::tokens(config, provider).await {
+                Ok(tokens) => online::fetch(provider, &tokens).await,
+                Err(failure) => online::Report::failed(failure.to_string()),
+            }
+        });
+        drop(progress);
         for (what, text) in &report.lines {
             write_field(out, what, text)?;
         }
@@ -108,6 +116,11 @@ fn summary(config: &Config) -> String {
                 "the configuration".to_owned(),
                 "-".to_owned(),
                 "when it changes".to_owned(),
+            ),
+            TokenSource::Made(_) => (
+                "nobody: it is signed here".to_owned(),
+                "-".to_owned(),
+                renewal(&provider.life),
             ),
             TokenSource::Endpoint(endpoint) => (
                 format!(

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::failure::{Failure, write_problem};
-use crate::config::{Config, Problem, ProcessEnvironment};
+use crate::config::{Config, Environment, Problem, ProcessEnvironment};
 use crate::provider::inputs;
 
 /// Tried in this order where `--config` is not given.
@@ -41,8 +41,12 @@ pub(super) struct Loaded {
 impl ConfigArgs {
     /// Reads and checks the configuration; warnings go to standard error.
     pub(super) fn load(&self) -> Result<Loaded, Failure> {
+        self.load_with(&ProcessEnvironment)
+    }
+
+    pub(super) fn load_with(&self, environment: &dyn Environment) -> Result<Loaded, Failure> {
         let (path, text) = self.read()?.ok_or_else(no_config)?;
-        match Config::from_toml(&text, &ProcessEnvironment) {
+        match Config::from_toml(&text, environment) {
             Ok(config) => {
                 show_warnings(&config.warnings, &mut io::stderr())?;
                 Ok(Loaded { path, config })
@@ -126,7 +130,6 @@ fn show_warnings(warnings: &[Problem], to: &mut dyn Write) -> Result<(), Failure
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Environment;
 
     struct Example;
 

@@ -8,80 +8,88 @@ use clap::Args;
 
 use super::failure::Failure;
 use super::table::Table;
-use crate::dialect::{self, ExchangePlan, Overrides, Source};
-
-/// These stand at the top of a provider's table; every other variable goes into `vars` (DESIGN.md §2).
-const WELL_KNOWN: [&str; 10] = [
-    "client_id",
-    "client_secret",
-    "username",
-    "password",
-    "scope",
-    "audience",
-    "resource",
-    "code",
-    "redirect_uri",
-    "refresh_token",
-];
+use crate::dialect::{self, DialectToml, ExchangePlan, Overrides, Plan, Source, UrlTemplate};
 
 #[derive(Debug, Args)]
 pub(super) struct DialectsArgs {
     /// Explain this one: variables of each grant, an example, the dialect's own TOML
     name: Option<String>,
+
+    /// Which grant the example is for, instead of the dialect's default
+    #[arg(long, requires = "name")]
+    grant: Option<String>,
 }
 
 pub(super) fn run(args: &DialectsArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let text = match &args.name {
         None => list(),
-        Some(name) => explain(name)?,
+        Some(name) => explain(name, args.grant.as_deref())?,
     };
     out.write_all(text.as_bytes())?;
     Ok(())
 }
 
+/// All of them by group, a line each.
 fn list() -> String {
     let mut table = Table::new(["DIALECT", "WHAT IT IS"]);
-    for (name, toml) in dialect::builtin() {
-        table.row([(*name).to_owned(), summary(toml).to_owned()]);
+    let mut group = None;
+    for (name, _) in dialect::builtin() {
+        let Some(dialect) = dialect::find_builtin(name) else {
+            continue;
+        };
+        if group != dialect.group.as_deref() {
+            group = dialect.group.as_deref();
+            table.row([String::new(), String::new()]);
+            table.row([format!("{}:", group.unwrap_or_default()), String::new()]);
+        }
+        table.row([format!("  {name}"), about(dialect).to_owned()]);
     }
     format!(
         "{table}\n`cupbearer dialects NAME` explains one. Your own go into [dialects.NAME] of the configuration.\n"
     )
 }
 
-fn explain(name: &str) -> Result<String, Failure> {
-    let Some(toml) = source(name) else {
-        let names: Vec<&str> = dialect::builtin().iter().map(|(name, _)| *name).collect();
-        let hint = names
-            .iter()
-            .map(|known| (strsim::damerau_levenshtein(known, name), known))
-            .min()
-            .filter(|(distance, _)| *distance <= 2)
-            .map_or_else(
-                || format!("built in are: {}", names.join(", ")),
-                |(_, known)| format!("did you mean {known}?"),
-            );
-        return Err(Failure::Usage(format!("no dialect '{name}'; {hint}")));
+fn explain(name: &str, grant: Option<&str>) -> Result<String, Failure> {
+    let (Some(toml), Some(dialect)) = (source(name), dialect::find_builtin(name)) else {
+        return Err(Failure::Usage(format!(
+            "no dialect '{name}'; {}",
+            hint(name)
+        )));
     };
     let described = Described::read(name);
+    let example = described.example(name, grant);
+    let Some(example) = example else {
+        return Err(Failure::Usage(format!(
+            "dialect '{name}' has no grant '{}'; it has {}",
+            grant.unwrap_or_default(),
+            described.grants.join(", ")
+        )));
+    };
     let mut text = format!(
-        "{name}: {}\n\n{}",
-        summary(toml),
+        "{name}: {}\n\n{}\n{}",
+        about(dialect),
+        provenance(dialect),
         described.grants_table(name)
     );
     if !described.auth_methods.is_empty() {
-        // A String takes everything, here and below.
         let _ = writeln!(
             text,
             "\nauth_method: {}",
             marked(&described.auth_methods, described.default_auth.as_deref()).join(", ")
         );
     }
-    if let Some(example) = described.example(name) {
-        let _ = write!(text, "\nIn cupbearer.toml:\n\n{example}");
-    }
+    let _ = write!(text, "\nIn cupbearer.toml:\n\n{example}");
     let _ = write!(text, "\nThe dialect itself:\n\n{}", toml.trim_start());
     Ok(text)
+}
+
+fn hint(name: &str) -> String {
+    let names: Vec<&str> = dialect::builtin().iter().map(|(name, _)| *name).collect();
+    let nearest = dialect::nearest(name, names.iter().copied());
+    nearest.map_or_else(
+        || format!("built in are: {}", names.join(", ")),
+        |known| format!("did you mean {known}?"),
+    )
 }
 
 /// What a dialect offers, together with what it extends.
@@ -119,49 +127,111 @@ impl Described {
             let Some(plan) = plan(dialect, Some(grant)) else {
                 continue;
             };
-            let required = plan.required_variables();
-            let optional: Vec<String> = plan
-                .known_variables()
+            let required = required(&plan);
+            let optional: Vec<String> = known(&plan)
                 .difference(&required)
                 // What comes with a token is kept by itself; nobody needs to write it down.
                 .filter(|name| *name != "refresh_token")
                 .cloned()
                 .collect();
-            let needs = required
-                .iter()
-                .map(|name| described_variable(name, &plan))
-                .collect::<Vec<_>>();
+            let needs: Vec<_> = (required.iter())
+                .map(|name| described_variable(name, &plan.exchange))
+                .collect();
             table.row([shown, needs.join(", "), optional.join(", ")]);
         }
         table
     }
 
-    fn example(&self, dialect: &str) -> Option<String> {
-        let plan = plan(dialect, None)?;
-        let mut top = String::new();
-        let mut vars = Vec::new();
-        for name in plan.required_variables() {
-            let value = example_value(dialect, &name);
-            if WELL_KNOWN.contains(&name.as_str()) {
-                let _ = writeln!(top, "{name:<13} = {value}");
-            } else {
-                vars.push(format!("{name} = {value}"));
-            }
+    /// A configuration with one provider of this dialect; `None` if there is no such grant.
+    fn example(&self, dialect: &str, grant: Option<&str>) -> Option<String> {
+        let plan = plan(dialect, grant)?;
+        let mut provider = format!("[providers.{dialect}]\n");
+        let mut line = |key: &str, value: &str| {
+            let _ = writeln!(provider, "{key:<13} = {value}");
+        };
+        line("dialect", &format!("\"{dialect}\""));
+        if let Some(grant) = grant.filter(|grant| self.default_grant.as_deref() != Some(*grant)) {
+            line("grant", &format!("\"{grant}\""));
+        }
+        let by_login = by_login(&plan.exchange);
+        match &plan.defaults.token_url {
+            _ if plan.exchange.made.is_some() => {}
+            Some(url) if url.is_plain_http() => line("allow_http", "true"),
+            Some(_) => {}
+            None => line("token_url", "\"https://login.example.com/token\""),
+        }
+        if by_login.contains("code") && plan.defaults.authorization_url.is_none() {
+            line(
+                "authorization_url",
+                "\"https://login.example.com/authorize\"",
+            );
+        }
+        let (top, vars): (Vec<_>, Vec<_>) = (required(&plan).into_iter())
+            .filter(|name| !by_login.contains(name.as_str()))
+            .partition(|name| dialect::WELL_KNOWN.contains(&name.as_str()));
+        for name in top {
+            line(&name, &example_value(dialect, &name));
         }
         if !vars.is_empty() {
-            let _ = writeln!(top, "{:<13} = {{ {} }}", "vars", vars.join(", "));
+            let vars = vars
+                .iter()
+                .map(|name| format!("{name} = {}", example_value(dialect, name)));
+            line(
+                "vars",
+                &format!("{{ {} }}", vars.collect::<Vec<_>>().join(", ")),
+            );
         }
+        let store = match by_login.is_empty() {
+            true => String::new(),
+            false => format!(
+                "[store]                     # `cupbearer login {dialect}` leaves here what it gets\n\
+                 kind = \"file\"\n\
+                 path = \"/var/lib/cupbearer\"\n\n"
+            ),
+        };
         Some(format!(
-            "[providers.{dialect}]\n\
-             dialect       = \"{dialect}\"\n\
-             token_url     = \"https://…\"\n\
-             {top}\n\
+            "{store}{provider}\n\
              [upstreams.{dialect}]\n\
-             url      = \"https://…\"\n\
+             url      = \"https://api.example.com\"\n\
              provider = \"{dialect}\"\n\
              route    = {{ path_prefix = \"/{dialect}\" }}\n"
         ))
     }
+}
+
+/// Variables that a provider has to state: of request and token URL, and of what goes with the token.
+fn required(plan: &Plan) -> BTreeSet<String> {
+    let mut names = plan.exchange.required_variables();
+    let token_url = plan
+        .defaults
+        .token_url
+        .iter()
+        .filter(|_| plan.exchange.made.is_none());
+    names.extend(
+        token_url
+            .flat_map(UrlTemplate::required_variables)
+            .map(str::to_owned),
+    );
+    let inject = plan.inject.variables().filter(|(_, required)| *required);
+    names.extend(inject.map(|(name, _)| name.to_owned()));
+    names
+}
+
+/// All that it may state.
+fn known(plan: &Plan) -> BTreeSet<String> {
+    let mut names = plan.exchange.known_variables();
+    names.extend(plan.defaults.variables().map(str::to_owned));
+    names.extend(plan.inject.variables().map(|(name, _)| name.to_owned()));
+    names
+}
+
+/// What `cupbearer login` brings: the one-time inputs and what belongs to a code.
+fn by_login(plan: &ExchangePlan) -> BTreeSet<&str> {
+    let mut names: BTreeSet<_> = plan.one_time.iter().map(String::as_str).collect();
+    if names.contains("code") {
+        names.extend(["redirect_uri", "code_verifier"]);
+    }
+    names
 }
 
 fn source(name: &str) -> Option<&'static str> {
@@ -170,24 +240,41 @@ fn source(name: &str) -> Option<&'static str> {
         .find_map(|(known, toml)| (*known == name).then_some(*toml))
 }
 
-/// The first comment line.
-fn summary(toml: &str) -> &str {
-    toml.lines()
-        .find_map(|line| line.strip_prefix('#'))
-        .unwrap_or_default()
-        .trim()
+fn about(dialect: &DialectToml) -> &str {
+    dialect.about.as_deref().unwrap_or_default()
 }
 
-fn plan(dialect: &str, grant: Option<&str>) -> Option<ExchangePlan> {
-    dialect::compile(&Source {
+/// The document, when the dialect was compared with it, and what it does not say.
+fn provenance(dialect: &DialectToml) -> String {
+    let mut text = String::new();
+    let lines = [
+        ("Document", &dialect.document),
+        ("Compared with it", &dialect.checked),
+    ];
+    for (what, value) in lines {
+        if let Some(value) = value {
+            // A String takes everything, here and below.
+            let _ = writeln!(text, "{what}: {value}");
+        }
+    }
+    if !dialect.unverified.is_empty() {
+        text.push_str("Not verified:\n");
+    }
+    for fact in &dialect.unverified {
+        let _ = writeln!(text, "- {fact}");
+    }
+    text
+}
+
+fn plan(dialect: &str, grant: Option<&str>) -> Option<Plan> {
+    let source = Source {
         dialect,
         user: &BTreeMap::new(),
         overrides: &Overrides::default(),
         grant,
         auth_method: None,
-    })
-    .ok()
-    .map(|plan| plan.exchange)
+    };
+    dialect::compile(&source).ok()
 }
 
 fn add_keys(names: &mut Vec<String>, table: Option<&toml::Value>) {
@@ -218,39 +305,108 @@ fn described_variable(name: &str, plan: &ExchangePlan) -> String {
 }
 
 fn example_value(dialect: &str, name: &str) -> String {
-    const SECRET: [&str; 5] = ["client_secret", "password", "refresh_token", "code", "sms"];
-    if SECRET.contains(&name) {
-        let variable = format!("{dialect}_{name}").replace('-', "_").to_uppercase();
+    const SECRET: [&str; 6] = [
+        "secret",
+        "password",
+        "token",
+        "private_key",
+        "certificate",
+        "sms",
+    ];
+    if SECRET.iter().any(|word| name.contains(word)) {
+        let variable = format!("{dialect}_{name}")
+            .replace(['-', '.'], "_")
+            .to_uppercase();
         return format!("{{ env = \"{variable}\" }}");
     }
-    "\"…\"".to_owned()
+    format!("\"my-{}\"", name.replace('_', "-"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Config, Environment};
 
     #[test]
-    fn every_dialect_is_listed_with_a_summary() {
+    fn every_dialect_is_listed_in_its_group() {
         let text = list();
-        for (name, toml) in dialect::builtin() {
-            assert!(!summary(toml).is_empty(), "{name} starts without a comment");
-            assert!(text.contains(summary(toml)));
+        for (name, _) in dialect::builtin() {
+            let dialect = dialect::find_builtin(name).unwrap();
+            let (before, _) = (text.split_once(&format!("\n  {name} ")))
+                .unwrap_or_else(|| panic!("no {name} in {text}"));
+            let group = before.lines().rfind(|line| line.ends_with(':'));
+            let group = group.map(|line| line.trim_end_matches(':'));
+            assert_eq!(group, dialect.group.as_deref());
+            assert!(text.contains(about(dialect)));
         }
     }
 
     #[test]
     fn every_dialect_is_explained() {
         for (name, toml) in dialect::builtin() {
-            let text = explain(name).unwrap();
+            let text = explain(name, None).unwrap();
             assert!(text.ends_with(toml.trim_start()), "{name}");
-            assert!(text.contains(&format!("[providers.{name}]")), "{text}");
+            let dialect = dialect::find_builtin(name).unwrap();
+            for fact in &dialect.unverified {
+                assert!(text.contains(&format!("\n- {fact}\n")), "{text}");
+            }
+            let document = dialect.document.as_deref().unwrap();
+            assert!(text.contains(&format!("Document: {document}\n")), "{text}");
+        }
+    }
+
+    /// Whatever is asked for, and a key that signs where one is.
+    struct Given;
+
+    impl Environment for Given {
+        fn var(&self, name: &str) -> Option<String> {
+            let key = include_str!("../dialect/tests/samples/rfc7515-a2.json");
+            let text = match name {
+                name if name.ends_with("PRIVATE_KEY") => key,
+                _ => "given",
+            };
+            Some(text.to_owned())
+        }
+    }
+
+    #[test]
+    fn every_example_is_a_configuration_that_check_accepts() {
+        for (name, _) in dialect::builtin() {
+            let described = Described::read(name);
+            let grants = described.grants.iter().map(|grant| Some(grant.as_str()));
+            for grant in grants.chain([None]) {
+                let example = described.example(name, grant);
+                let example = example.unwrap_or_else(|| panic!("{name} {grant:?}"));
+                let config = Config::from_toml(&example, &Given);
+                let config = config.unwrap_or_else(|problems| panic!("{example}\n{problems:#?}"));
+                assert_eq!(config.warnings, [], "{example}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_table_says_is_needed_is_needed() {
+        for (name, _) in dialect::builtin() {
+            let described = Described::read(name);
+            let example = described.example(name, None).unwrap();
+            let plan = plan(name, None).unwrap();
+            let by_login = by_login(&plan.exchange);
+            for needed in required(&plan)
+                .iter()
+                .filter(|name| !by_login.contains(name.as_str()))
+            {
+                // Another name in its place leaves it without a value.
+                let without = example.replace(&format!("{needed} "), &format!("x{needed} "));
+                assert_ne!(without, example, "{name}: {needed}");
+                let config = Config::from_toml(&without, &Given);
+                assert!(config.is_err(), "{name} does without {needed}:\n{without}");
+            }
         }
     }
 
     #[test]
     fn grants_say_what_they_need() {
-        let text = explain("identityserver").unwrap();
+        let text = explain("identityserver", None).unwrap();
         let line = |grant: &str| {
             text.lines()
                 .find(|line| line.split_whitespace().next() == Some(grant))
@@ -258,18 +414,31 @@ mod tests {
         };
         assert!(line("sms").contains("sms (used once)") && line("sms").contains("phone"));
         assert!(line("wechat").contains("open_id"));
+        let text = explain("cncn", None).unwrap();
+        assert!(text.contains("{ env = \"CNCN_CLIENT_SECRET\" }"), "{text}");
+    }
+
+    #[test]
+    fn a_grant_may_be_chosen() {
+        let text = explain("salesforce", Some("jwt_bearer")).unwrap();
+        assert!(text.contains("grant         = \"jwt_bearer\""), "{text}");
         assert!(
-            explain("cncn")
-                .unwrap()
-                .contains("{ env = \"CNCN_CLIENT_SECRET\" }")
+            text.contains("{ env = \"SALESFORCE_PRIVATE_KEY\" }"),
+            "{text}"
+        );
+        let error = explain("salesforce", Some("sms")).err().unwrap();
+        assert!(
+            error
+                .to_string()
+                .contains("it has client_credentials, jwt_bearer")
         );
     }
 
     #[test]
     fn a_typo_gets_a_hint() {
-        let error = explain("cncm").err().unwrap().to_string();
+        let error = explain("cncm", None).err().unwrap().to_string();
         assert!(error.contains("did you mean cncn?"), "{error}");
-        let error = explain("something-else").err().unwrap().to_string();
+        let error = explain("something-else", None).err().unwrap().to_string();
         assert!(error.contains("passport"), "{error}");
     }
 }

@@ -15,6 +15,12 @@ pub enum Failure {
     /// Exit code 1; what is wrong has been shown already.
     #[error("failed")]
     Shown,
+    /// A command of the user's could not be started; the exit code is the one that shells use for it.
+    #[error("{0}")]
+    NotStarted(String, u8),
+    /// The exit code of a command of the user's, which said itself what it had to say.
+    #[error("the command ended with exit code {0}")]
+    Exit(u8),
     /// Exit code 2.
     #[error("{0}")]
     Usage(String),
@@ -38,6 +44,7 @@ impl Failure {
             // `cupbearer dialects | head`: the reader has seen enough.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::Runtime(_) | Self::Shown | Self::Output(_) => 1,
+            Self::NotStarted(_, code) | Self::Exit(code) => *code,
             Self::Usage(_) => 2,
             Self::NoConfig(_) | Self::BadConfig { .. } => 78,
         })
@@ -47,14 +54,18 @@ impl Failure {
     pub fn report(&self, to: &mut dyn Write) {
         // Nobody to tell it to: the exit code has to do.
         let _ = match self {
-            Self::Shown => Ok(()),
+            Self::Shown | Self::Exit(_) => Ok(()),
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             Self::BadConfig { problems, .. } => writeln!(to, "{self}:").and_then(|()| {
                 problems
                     .iter()
                     .try_for_each(|problem| write_problem(to, "error", problem))
             }),
-            Self::Runtime(_) | Self::Usage(_) | Self::NoConfig(_) | Self::Output(_) => {
+            Self::Runtime(_)
+            | Self::NotStarted(..)
+            | Self::Usage(_)
+            | Self::NoConfig(_)
+            | Self::Output(_) => {
                 writeln!(to, "error: {self}")
             }
         };

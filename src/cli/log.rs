@@ -1,15 +1,17 @@
 //! `--log` and `--log-format`: everything that is told along the way goes to standard error.
 
 use std::io::{self, IsTerminal as _};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::layer;
 use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::registry;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Registry, registry, reload};
 
 use super::failure::Failure;
+use crate::app::LogControl;
 
 #[derive(Debug, Args)]
 pub(super) struct LogArgs {
@@ -45,7 +47,7 @@ enum LogFormat {
 
 impl LogArgs {
     /// Starts logging, at `default` where `--log` is not given.
-    pub(super) fn start(&self, default: &str) -> Result<(), Failure> {
+    pub(super) fn start(&self, default: &str) -> Result<Log, Failure> {
         // An empty variable of the environment is one that is not set.
         let written = self.log.as_deref().filter(|text| !text.trim().is_empty());
         let text = written.unwrap_or(default);
@@ -58,12 +60,49 @@ impl LogArgs {
         });
         let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let lines = layer().with_writer(io::stderr);
+        let (filter, handle) = reload::Layer::new(filter);
         let log = registry().with(filter);
         let started = match format {
             LogFormat::Human => log.with(lines.with_ansi(colour)).try_init(),
             LogFormat::Json => log.with(lines.json().flatten_event(true)).try_init(),
         };
-        started.map_err(|error| Failure::Runtime(format!("cannot start logging: {error}")))
+        started.map_err(|error| Failure::Runtime(format!("cannot start logging: {error}")))?;
+        Ok(Log {
+            directives: Mutex::new(text.to_owned()),
+            handle,
+        })
+    }
+}
+
+/// The running log.
+pub(super) struct Log {
+    directives: Mutex<String>,
+    handle: reload::Handle<Targets, Registry>,
+}
+
+impl LogControl for Log {
+    fn directives(&self) -> String {
+        self.lock().clone()
+    }
+
+    fn set(&self, directives: &str) -> Result<(), String> {
+        let filter = filter(directives)?;
+        let mut current = self.lock();
+        self.handle
+            .reload(filter)
+            .map_err(|error| error.to_string())?;
+        directives.clone_into(&mut current);
+        drop(current);
+        tracing::warn!(directives, "what is logged was changed by the admin port");
+        Ok(())
+    }
+}
+
+impl Log {
+    fn lock(&self) -> MutexGuard<'_, String> {
+        self.directives
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

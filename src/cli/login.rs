@@ -18,11 +18,14 @@ use super::{core_dumps, words};
 use crate::clock::Clock;
 use crate::config::{Config, Provider};
 use crate::dialect::{Var, Variables};
-use crate::provider::exchange::HttpFetch;
+use crate::provider::chain::Tokens;
+use crate::provider::exchange::{Fetch, HttpFetch};
 use crate::provider::login::{LoggedIn, Login, LoginError, Return};
 use crate::provider::store::{self, Beside, Store, VisitorStore};
 use crate::upstream::tls::TlsProfiles;
 use prompt::Prompt;
+
+const STORED: &str = "It is in the store: `cupbearer run` uses it.";
 
 /// The proxy looks every second.
 const ADOPTION: Duration = Duration::from_secs(3);
@@ -106,23 +109,64 @@ async fn log_in(
         let value = prompt.ask(&ask.name, ask.secret).await?;
         given.insert(ask.name, Var::Text(value));
     }
+    let tokens = super::chained::tokens(config, login.provider()).await?;
+    let clock = Clock::System;
+    let fetcher: Arc<dyn Fetch> = Arc::new(HttpFetch::new(TlsProfiles::new(), clock.clone()));
+    if login.is_for_device() {
+        return device(args, config, login, given, prompt, fetcher, tokens).await;
+    }
     if login.authorization_url().is_some() {
         given.extend(authorize(args, &login, prompt).await?);
     }
-    let clock = Clock::System;
-    let fetcher = Arc::new(HttpFetch::new(TlsProfiles::new(), clock.clone()));
     match store::beside(&config.store).await.map_err(failed)? {
         Beside::Ours(store) => {
             let store: Arc<dyn Store> = Arc::new(store);
-            let done = login.finish(given, store, fetcher, clock).await;
-            Ok((
-                done.map_err(failed)?,
-                "It is in the store: `cupbearer run` uses it.",
-            ))
+            let done = login.finish(given, store, fetcher, clock, tokens).await;
+            Ok((done.map_err(failed)?, STORED))
         }
         Beside::Visited { store, .. } => {
             let ours: Arc<dyn Store> = Arc::new(store.clone());
-            let done = login.finish(given, ours, fetcher, clock).await;
+            let done = login.finish(given, ours, fetcher, clock, tokens).await;
+            Ok((done.map_err(failed)?, adopted(&store).await))
+        }
+    }
+}
+
+/// A code that is typed elsewhere.
+async fn device(
+    args: &LoginArgs,
+    config: &Config,
+    login: Login,
+    given: Variables,
+    prompt: &Prompt,
+    fetcher: Arc<dyn Fetch>,
+    tokens: Tokens,
+) -> Result<(LoggedIn, &'static str), Failure> {
+    let clock = Clock::System;
+    let code = login
+        .device(Arc::clone(&fetcher), clock.clone(), tokens.clone())
+        .await
+        .map_err(failed)?;
+    let url = code.complete.as_deref().unwrap_or(&code.verification_uri);
+    let opened =
+        !args.no_browser && !args.from_stdin && url.starts_with("https://") && browser::open(url);
+    let first = match opened {
+        true => "Your browser has been opened. If it shows nothing, go to",
+        false => "On any device, go to",
+    };
+    prompt.tell(&format!(
+        "{first}\n\n    {}\n\nand enter the code\n\n    {}\n\nWaiting until that is done (Ctrl-C ends it).",
+        code.verification_uri, code.user_code
+    ));
+    match store::beside(&config.store).await.map_err(failed)? {
+        Beside::Ours(store) => {
+            let store: Arc<dyn Store> = Arc::new(store);
+            let done = login.poll(code, given, store, fetcher, clock, tokens).await;
+            Ok((done.map_err(failed)?, STORED))
+        }
+        Beside::Visited { store, .. } => {
+            let ours: Arc<dyn Store> = Arc::new(store.clone());
+            let done = login.poll(code, given, ours, fetcher, clock, tokens).await;
             Ok((done.map_err(failed)?, adopted(&store).await))
         }
     }

@@ -1,5 +1,7 @@
 //! `cupbearer run`.
 
+use std::sync::Arc;
+
 use clap::Args;
 use tokio::signal::unix::SignalKind;
 
@@ -20,7 +22,7 @@ pub(super) struct RunArgs {
 pub(super) fn run(args: &RunArgs, log: &LogArgs) -> Result<(), Failure> {
     let Loaded { path, config } = args.config.load()?.with_commands_checked()?;
     let file = ConfigFile::new(path.clone(), ProcessEnvironment);
-    log.start("info")?;
+    let log = log.start("info")?;
     core_dumps::disable();
     app::raise_open_files();
     // Before the sockets: whoever sees a port open may ask for the end at once. SIGHUP is the reload's.
@@ -28,7 +30,8 @@ pub(super) fn run(args: &RunArgs, log: &LogArgs) -> Result<(), Failure> {
     let (providers, upstreams) = (config.providers.len(), config.upstreams.len());
     let bound = app::bind(config)
         .map_err(|error| Failure::Runtime(error.to_string()))?
-        .watch(file);
+        .watch(file)
+        .log_by(Arc::new(log));
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         config = %path.display(),

@@ -1,7 +1,7 @@
 //! `cupbearer status`: what the running proxy says of itself, as a table.
 
 use std::fmt::Write as _;
-use std::io::Write;
+use std::io::{self, IsTerminal as _, Write};
 use std::time::Duration;
 
 use clap::Args;
@@ -10,7 +10,8 @@ use http::StatusCode;
 
 use super::admin::AdminArgs;
 use super::failure::Failure;
-use super::table::Table;
+use super::http::Server;
+use super::table::{Colour, Paint, Table};
 use super::words;
 use crate::admin::{ProviderReport, Report, UpstreamReport};
 
@@ -20,12 +21,58 @@ pub(super) struct StatusArgs {
     #[arg(long, env = "CUPBEARER_JSON", hide_env_values = true, value_parser = BoolishValueParser::new())]
     json: bool,
 
+    /// Show it anew every two seconds, until Ctrl-C
+    #[arg(
+        long,
+        conflicts_with = "json",
+        env = "CUPBEARER_WATCH",
+        hide_env_values = true,
+        value_parser = BoolishValueParser::new()
+    )]
+    watch: bool,
+
     #[command(flatten)]
     admin: AdminArgs,
 }
 
+/// How often `--watch` looks.
+const EVERY: Duration = Duration::from_secs(2);
+
+/// Clears the screen and what has scrolled out of it.
+const CLEAR: &str = "\x1b[H\x1b[2J\x1b[3J";
+
 pub(super) fn run(args: &StatusArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let server = args.admin.server()?;
+    let terminal = io::stdout().is_terminal();
+    let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let look = Look {
+        colour: terminal && !no_colour,
+    };
+    if !args.watch {
+        return show(args, &server, look, out);
+    }
+    loop {
+        let mut screen = Vec::new();
+        let shown = show(args, &server, look, &mut screen);
+        if terminal {
+            write!(out, "{CLEAR}")?;
+        }
+        out.write_all(&screen)?;
+        // A proxy that is being restarted comes back.
+        if let Err(failure) = shown {
+            writeln!(out, "{failure}")?;
+        }
+        out.flush()?;
+        std::thread::sleep(EVERY);
+    }
+}
+
+fn show(
+    args: &StatusArgs,
+    server: &Server,
+    look: Look,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
     let answer = server
         .get_blocking("/status")
         .map_err(|error| Failure::Runtime(format!("{error}; is the proxy running?")))?;
@@ -48,11 +95,37 @@ pub(super) fn run(args: &StatusArgs, out: &mut dyn Write) -> Result<(), Failure>
                 .to_owned(),
         )
     })?;
-    out.write_all(render(&report).as_bytes())?;
+    out.write_all(render(&report, look).as_bytes())?;
     Ok(())
 }
 
-fn render(report: &Report) -> String {
+#[derive(Clone, Copy, Default)]
+struct Look {
+    colour: bool,
+}
+
+impl Look {
+    fn paint(self, column: usize, colour: fn(&str) -> Option<Colour>) -> Option<Paint> {
+        self.colour.then_some(Paint { column, colour })
+    }
+}
+
+fn state_colour(state: &str) -> Option<Colour> {
+    match state {
+        "valid" => Some(Colour::Green),
+        "stale" => Some(Colour::Yellow),
+        "expired" | "missing" | "login_required" => Some(Colour::Red),
+        _ => None,
+    }
+}
+
+/// Of errors that are our own.
+fn error_colour(count: &str) -> Option<Colour> {
+    let count: u64 = count.parse().ok()?;
+    (count > 0).then_some(Colour::Red)
+}
+
+fn render(report: &Report, look: Look) -> String {
     let up = match report.uptime_seconds {
         0 => "less than 1 s".to_owned(),
         seconds => words::duration(Duration::from_secs(seconds)),
@@ -70,8 +143,8 @@ fn render(report: &Report) -> String {
     for problem in &report.config_problems {
         let _ = writeln!(text, "the last reload was refused: {problem}");
     }
-    let providers = providers(&report.providers);
-    let upstreams = upstreams(&report.upstreams);
+    let providers = providers(&report.providers).painted(look.paint(1, state_colour));
+    let upstreams = upstreams(&report.upstreams).painted(look.paint(5, error_colour));
     let _ = write!(text, "\n{providers}\n{upstreams}");
     text
 }
@@ -139,6 +212,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_wrong_is_red() {
+        let report = Report {
+            providers: vec![ProviderReport {
+                name: "x".to_owned(),
+                state: "login_required".to_owned(),
+                ..ProviderReport::default()
+            }],
+            ..Report::default()
+        };
+        let text = render(&report, Look { colour: true });
+        assert!(text.contains("\x1b[31mlogin_required\x1b[0m"), "{text:?}");
+        assert!(!render(&report, Look::default()).contains('\x1b'));
+    }
+
+    #[test]
     fn the_report_as_tables() {
         let report = Report {
             version: "1.2.3".to_owned(),
@@ -179,8 +267,11 @@ mod tests {
             ready: true,
             ..Report::default()
         };
-        assert!(render(&young).starts_with("cupbearer 1.2.3, up for less than 1 s, ready\n"));
-        let text = render(&report);
+        assert!(
+            render(&young, Look::default())
+                .starts_with("cupbearer 1.2.3, up for less than 1 s, ready\n")
+        );
+        let text = render(&report, Look::default());
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines,

@@ -5,17 +5,46 @@ use std::fmt;
 /// Rows of text under a heading; every column is as wide as its widest cell, the last one as its text.
 pub(super) struct Table<const N: usize> {
     rows: Vec<[String; N]>,
+    paint: Option<Paint>,
+}
+
+/// Which colour a cell of one column has, by what it says.
+pub(super) struct Paint {
+    pub(super) column: usize,
+    pub(super) colour: fn(&str) -> Option<Colour>,
+}
+
+/// As terminals number them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Colour {
+    Red = 31,
+    Green = 32,
+    Yellow = 33,
 }
 
 impl<const N: usize> Table<N> {
     pub(super) fn new(heading: [&str; N]) -> Self {
         Self {
             rows: vec![heading.map(str::to_owned)],
+            paint: None,
         }
+    }
+
+    /// For terminals: the table is as wide as without.
+    pub(super) fn painted(mut self, paint: Option<Paint>) -> Self {
+        self.paint = paint;
+        self
     }
 
     pub(super) fn row(&mut self, cells: [String; N]) {
         self.rows.push(cells);
+    }
+}
+
+impl<const N: usize> Table<N> {
+    fn colour(&self, column: usize, cell: &str) -> Option<Colour> {
+        let paint = self.paint.as_ref().filter(|paint| paint.column == column)?;
+        (paint.colour)(cell)
     }
 }
 
@@ -29,8 +58,11 @@ impl<const N: usize> fmt::Display for Table<N> {
         }
         for row in &self.rows {
             let mut line = String::new();
-            for (width, cell) in widths.iter().zip(row) {
-                line.push_str(cell);
+            for (column, (width, cell)) in widths.iter().zip(row).enumerate() {
+                match self.colour(column, cell) {
+                    Some(colour) => line.push_str(&format!("\x1b[{}m{cell}\x1b[0m", colour as u8)),
+                    None => line.push_str(cell),
+                }
                 line.extend(std::iter::repeat_n(' ', width - columns(cell) + 2));
             }
             writeln!(f, "{}", line.trim_end())?;
@@ -67,5 +99,14 @@ mod tests {
             table.to_string(),
             "A     BB   C\n错误  x    end\nfour  yyy\n"
         );
+    }
+
+    #[test]
+    fn colours_take_no_room() {
+        let colour = |cell: &str| (cell == "bad").then_some(Colour::Red);
+        let paint = Paint { column: 0, colour };
+        let mut table = Table::new(["STATE", "X"]).painted(Some(paint));
+        table.row(["bad".to_owned(), "bad".to_owned()]);
+        assert_eq!(table.to_string(), "STATE  X\n\x1b[31mbad\x1b[0m    bad\n");
     }
 }

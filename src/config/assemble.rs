@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use toml::Value;
 
+use super::chain;
 use super::context::Context;
 use super::dialects::Dialects;
 use super::file::{SECTIONS, ServerToml, StoreToml, UpstreamToml};
@@ -36,7 +37,7 @@ pub(super) fn config(text: &str, env: &dyn Environment) -> Result<Config, Vec<Pr
     let dialects = Dialects::read(dialects, &at.key("dialects"), &mut cx);
     let providers = take_tables(&mut root, "providers", &mut cx);
     let names: BTreeSet<_> = providers.iter().map(|(name, _)| name.clone()).collect();
-    let good = check_providers(providers, &dialects, durable, &mut cx);
+    let good = check_providers(providers, &names, &dialects, durable, &mut cx);
 
     let upstreams = take_tables(&mut root, "upstreams", &mut cx);
     let providers = Providers {
@@ -130,6 +131,7 @@ fn check_name(name: &str, at: &KeyPath, cx: &mut Context<'_>) {
 /// The providers without a mistake of their own, by name.
 fn check_providers(
     tables: Vec<(String, Tree)>,
+    names: &BTreeSet<String>,
     dialects: &Dialects,
     durable_store: bool,
     cx: &mut Context<'_>,
@@ -140,6 +142,7 @@ fn check_providers(
         let at = at.key(&name);
         checked.extend(provider(&name, tree, &at, dialects, durable_store, cx));
     }
+    chain::link(&mut checked, names, &at, cx);
     check_shared(&checked, &at, cx);
     dialects.check(&KeyPath::root().key("dialects"), cx);
     checked
@@ -229,7 +232,7 @@ fn check_shared(checked: &[Checked], at: &KeyPath, cx: &mut Context<'_>) {
 fn settings(provider: &Provider) -> impl PartialEq {
     let timeout = match &provider.source {
         TokenSource::Endpoint(endpoint) => Some(endpoint.timeout),
-        TokenSource::Static { .. } => None,
+        TokenSource::Static { .. } | TokenSource::Made(_) => None,
     };
     (provider.variables.clone(), provider.life.clone(), timeout)
 }
@@ -248,7 +251,13 @@ fn warn_unused(
         .iter()
         .map(|upstream| &upstream.provider)
         .collect();
-    let mut unused: Vec<_> = providers.keys().collect();
+    let chained: BTreeSet<_> = (providers.values())
+        .flat_map(|provider| provider.bought_with())
+        .collect();
+    let mut unused: Vec<_> = providers
+        .keys()
+        .filter(|name| !chained.contains(*name))
+        .collect();
     unused.retain(|name| !named.contains(name));
     for name in unused {
         let message = complaint("no upstream uses it; its token is fetched all the same");

@@ -38,7 +38,6 @@ impl Dialects {
         let mut dialects = Self::default();
         for (name, mut tree) in tables {
             let at = at.key(&name);
-            refuse_assertion(&mut tree, &at, cx);
             let dialect = section(&mut tree, &at, &mut cx.problems).unwrap_or_default();
             if cx.problems.is_struck_out(&at) {
                 dialects.broken.insert(name.clone());
@@ -57,6 +56,18 @@ impl Dialects {
         let plan = self.run(used, compile, cx);
         // The plan of a dialect that lacks something would only lead to complaints that are none.
         plan.filter(|_| extent == Extent::Whole)
+    }
+
+    /// The plan with another auth method, where there is one and nothing is wrong with it.
+    pub(super) fn compile_with(&self, used: &Use<'_>, auth_method: &str) -> Option<Plan> {
+        let source = Source {
+            dialect: used.dialect,
+            user: &self.user,
+            overrides: used.overrides,
+            grant: used.grant,
+            auth_method: Some(auth_method),
+        };
+        dialect::compile(&source).ok()
     }
 
     /// [`Self::compile`] for a provider that is given its token.
@@ -143,20 +154,6 @@ impl Dialects {
         let extends = |name: &&'a str| self.user.get(*name)?.extends.as_deref();
         // Circles are for the compiler to tell; here they only have to end.
         std::iter::successors(Some(dialect), extends).take(self.user.len() + 1)
-    }
-}
-
-/// Client assertions are documented, but not yet there: to call the key unknown would send people looking for a typo.
-fn refuse_assertion(Tree(value): &mut Tree, at: &KeyPath, cx: &mut Context<'_>) {
-    let assertion = value
-        .as_table_mut()
-        .and_then(|table| table.remove("assertion"));
-    if assertion.map(Tree).is_some() {
-        cx.problems.strike_out(
-            &at.key("assertion"),
-            complaint("client assertions (RFC 7523) come in a later version")
-                .hint("use another auth_method until then"),
-        );
     }
 }
 

@@ -7,10 +7,10 @@ use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::origin::{HostPort, HostText, OriginText, ServerName, Url};
+use super::origin::{HostPort, HostText, IssuerText, OriginText, ServerName, Url};
 use super::problems::{Complaint, complaint};
 use super::routes::PathPrefix;
-use super::units::{Count, Limit, OneOrMany, Size, Span, Text, Written};
+use super::units::{Count, Limit, OneOrMany, Size, Span, Text, Workers, Written};
 use super::value::{FilePath, ValueToml};
 use super::{AllowRule, ExistingCredential, HttpVersion, Listen};
 
@@ -23,7 +23,7 @@ pub(super) struct ServerToml {
     pub(super) listen: Option<OneOrMany<Text<Listen>>>,
     pub(super) admin: Option<Text<Admin>>,
     pub(super) allow_remote: Option<bool>,
-    pub(super) workers: Option<Text<Count>>,
+    pub(super) workers: Option<Text<Workers>>,
     pub(super) max_connections: Option<Text<Count>>,
     pub(super) header_timeout: Option<Text<Limit>>,
     pub(super) body_timeout: Option<Text<Limit>>,
@@ -34,6 +34,7 @@ pub(super) struct ServerToml {
     pub(super) allow_origins: Option<Vec<Text<OriginText>>>,
     pub(super) client_auth: Option<ClientAuthToml>,
     pub(super) via: Option<bool>,
+    pub(super) quitquitquit: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -68,7 +69,9 @@ pub(super) struct ProviderToml {
     pub(super) grant: Option<String>,
     pub(super) auth_method: Option<String>,
     pub(super) token_url: Option<Text<Url>>,
+    pub(super) issuer: Option<Text<IssuerText>>,
     pub(super) authorization_url: Option<Text<Url>>,
+    pub(super) device_authorization_url: Option<Text<Url>>,
     pub(super) allow_http: Option<bool>,
     pub(super) access_token: Option<ValueToml>,
     pub(super) client_id: Option<ValueToml>,
@@ -91,6 +94,8 @@ pub(super) struct ProviderToml {
     pub(super) tls: Option<TlsToml>,
     pub(super) proxy: Option<ValueToml>,
     /// Read as [`crate::dialect::Overrides`]; here so that they are known keys.
+    pub(super) assertion: Option<IgnoredAny>,
+    pub(super) client_assertion: Option<IgnoredAny>,
     pub(super) request: Option<IgnoredAny>,
     pub(super) response: Option<IgnoredAny>,
     pub(super) inject: Option<IgnoredAny>,

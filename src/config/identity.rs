@@ -22,10 +22,13 @@ pub(super) fn identity(
     let part = |name: &str| variables.get(name).map_or(Json::Null, plain);
     let own: Vec<_> = variables
         .iter()
-        .filter(|(name, _)| !is_named_part(name) && !is_secret(name))
+        .filter(|(name, _)| !is_named_part(name))
+        .filter(|(name, _)| !is_secret(name) || BEARERS.contains(&name.as_str()))
         .filter(|(name, _)| !plan.one_time.contains(name))
         .map(|(name, value)| {
-            let value = if SUBJECTS.contains(&name.as_str()) {
+            let value = if BEARERS.contains(&name.as_str()) {
+                place(value)
+            } else if SUBJECTS.contains(&name.as_str()) {
                 plain(value)
             } else {
                 digested(value)
@@ -47,8 +50,17 @@ pub(super) fn identity(
     .to_string()
 }
 
+/// Of a provider whose endpoint is found by its issuer.
+pub(super) fn of_issuer(identity: &str) -> String {
+    json!(["issuer", identity]).to_string()
+}
+
 /// Variables that are known to name who the token is for.
 const SUBJECTS: [&str; 3] = ["username", "phone", "open_id"];
+
+/// Tokens that say who the bought token is for (RFC 8693, RFC 7523). What they are changes all the time; where they come from
+/// does not.
+const BEARERS: [&str; 3] = ["subject_token", "actor_token", "assertion"];
 
 fn is_named_part(name: &str) -> bool {
     matches!(name, "client_id" | "scope" | "audience" | "resource")
@@ -71,6 +83,15 @@ fn plain(value: &Value) -> Json {
         Value::Env { value, .. } => json!(value.expose()),
         Value::File(path) => json!({ "file": path.to_string_lossy() }),
         Value::Command(command) => json!({ "command": command }),
+        // Whose, is added when all identities are known.
+        Value::Provider { name: _, identity } => json!({ "provider": identity }),
+    }
+}
+
+fn place(value: &Value) -> Json {
+    match value {
+        Value::Env { name, .. } => json!({ "env": name }),
+        other => digested(other),
     }
 }
 

@@ -36,6 +36,39 @@ pub(super) struct OriginText(pub(super) String);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ServerName(pub(super) String);
 
+/// An issuer identifier (RFC 8414 §2), and the same as a URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct IssuerText {
+    pub(super) text: String,
+    pub(super) url: Url,
+}
+
+impl Written for IssuerText {
+    const EXPECTED: &'static str = r#"an issuer such as "https://id.example.com/realm""#;
+
+    fn from_text(text: &str) -> Result<Self, Complaint> {
+        let url = Url::from_text(text)?;
+        if url.query.is_some() {
+            return Err(complaint("an issuer has no query (RFC 8414 §2)").hint("remove it"));
+        }
+        Ok(Self {
+            text: text.to_owned(),
+            url,
+        })
+    }
+}
+
+impl IssuerText {
+    /// RFC 8414 §3.1 puts it in front of the issuer's path, OpenID Connect Discovery 1.0 §4 behind it.
+    pub(super) fn well_known(&self) -> [String; 2] {
+        let path = self.url.path.trim_end_matches('/');
+        [
+            format!("/.well-known/oauth-authorization-server{path}"),
+            format!("{path}/.well-known/openid-configuration"),
+        ]
+    }
+}
+
 impl Scheme {
     fn default_port(self) -> u16 {
         match self {

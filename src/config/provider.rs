@@ -9,14 +9,18 @@ use toml::{Table, Value as TomlValue};
 use super::context::Context;
 use super::dialects::{Dialects, Use};
 use super::file::ProviderToml;
-use super::identity::identity;
+use super::identity::{identity, of_issuer};
+use super::origin::{IssuerText, Url};
 use super::problems::{KeyPath, Problems, complaint};
 use super::read::{Tree, section};
 use super::server::{limit, span};
+use super::units::{Text, Written};
 use super::value::EmptyLiteral;
-use super::{Endpoint, LifeCycle, Provider, TokenSource, Value};
-use crate::dialect::schema::{RequestToml, ResponseToml};
-use crate::dialect::{ExchangePlan, InjectPlan, Overrides, Plan, Var, WELL_KNOWN, nearest};
+use super::{Endpoint, Issuer, LifeCycle, Provider, Tls, TokenSource, Value};
+use crate::dialect::schema::{AssertionToml, RequestToml, ResponseToml};
+use crate::dialect::{
+    ExchangePlan, InjectPlan, Overrides, Plan, UrlTemplate, Var, WELL_KNOWN, nearest,
+};
 
 use variables::{Variables, check_unused, injected, variables};
 
@@ -28,12 +32,33 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A broken API cannot make us fetch more often than this; a healed one is noticed soon enough.
 const DEFAULT_MIN_INTERVAL: Duration = Duration::from_secs(5);
 
+const NO_TOKEN_URL: &str =
+    "token_url = \"https://…\"; a provider with a ready token has `access_token` instead";
+
+/// RFC 7591 §2 and RFC 8705 §2, the stronger ones first.
+const AUTH_METHODS: [&str; 7] = [
+    "private_key_jwt",
+    "tls_client_auth",
+    "self_signed_tls_client_auth",
+    "client_secret_basic",
+    "client_secret_post",
+    "client_secret_jwt",
+    "none",
+];
+
 /// Variables of the authorization request (RFC 6749 §4.1.1, RFC 8707; `audience` is Auth0's and others').
 const AUTHORIZATION_REQUEST: [&str; 5] =
     ["client_id", "redirect_uri", "scope", "audience", "resource"];
 
 /// Parts of the dialect that a provider may override.
-const OVERRIDES: [&str; 4] = ["request", "response", "inject", "reject"];
+const OVERRIDES: [&str; 6] = [
+    "assertion",
+    "client_assertion",
+    "request",
+    "response",
+    "inject",
+    "reject",
+];
 
 /// A provider and what the checks across providers need to know of it.
 #[derive(Debug)]
@@ -48,6 +73,8 @@ pub(super) struct Checked {
 pub(super) struct Exchange {
     pub(super) dialect: String,
     auth_method: Option<String>,
+    assertion: Option<AssertionToml>,
+    client_assertion: Option<AssertionToml>,
     request: RequestToml,
     response: ResponseToml,
 }
@@ -73,10 +100,11 @@ pub(super) fn provider(
         unread: Unread::of(at, &cx.problems),
     };
     let is_endpoint = toml.token_url.is_some() || cx.problems.is_struck_out(&at.key("token_url"));
+    let is_endpoint = is_endpoint || toml.issuer.is_some();
     let is_static =
         toml.access_token.is_some() || cx.problems.is_struck_out(&at.key("access_token"));
     match (is_endpoint, is_static) {
-        (true, false) => parts.endpoint(toml, cx),
+        (_, false) => parts.endpoint(toml, cx),
         (false, true) => parts.fixed(toml, cx),
         (true, true) => {
             cx.problem(
@@ -84,14 +112,6 @@ pub(super) fn provider(
                 complaint("stands beside `token_url`").hint(
                     "a provider either fetches its tokens or is given one; remove either key",
                 ),
-            );
-            None
-        }
-        (false, false) => {
-            cx.problem(
-                &at.key("token_url"),
-                complaint("is missing")
-                    .hint("token_url = \"https://…\"; a provider with a ready token has `access_token` instead"),
             );
             None
         }
@@ -125,13 +145,31 @@ struct Parts<'a> {
 impl Parts<'_> {
     fn endpoint(self, mut toml: ProviderToml, cx: &mut Context<'_>) -> Option<Checked> {
         let at = self.at;
-        let url = cx.url(at, "token_url", toml.token_url.take(), toml.allow_http);
+        let mut variables = variables(&mut toml, at, cx);
+        let mut plan = self.dialects.compile(&self.used(&toml), cx);
+        if let Some(plan) = &plan {
+            variables.add_chained(&plan.exchange, at);
+        }
+        let choices = self.auth_choices(&toml, plan.as_mut(), &variables);
+        let is_made = plan
+            .as_ref()
+            .is_some_and(|plan| plan.exchange.made.is_some());
+        if is_made {
+            return self.made(toml, plan?, variables, cx);
+        }
+        let issuer = self.issuer(&mut toml, choices, cx);
+        let url = match &issuer {
+            Some((issuer, _)) => Some(issuer.url.clone()),
+            None if cx.problems.is_struck_out(&at.key("issuer")) => None,
+            None => self.token_url(&mut toml, plan.as_ref(), &variables, cx),
+        };
         let origin = url.as_ref().map(|url| &url.origin);
         let tls = cx.tls(&at.key("tls"), toml.tls.take(), origin);
         let egress = cx.egress(&at.key("proxy"), toml.proxy.take(), origin, None);
-        let variables = variables(&mut toml, at, cx);
-        let plan = self.dialects.compile(&self.used(&toml), cx)?;
-        let authorization_url = self.authorization_url(&mut toml, &plan.exchange, cx);
+        let plan = plan?;
+        let authorization_url = self.authorization_url(&mut toml, &plan, &variables, cx);
+        let device_authorization_url = self.device_url(&mut toml, &plan, &variables, cx);
+        self.check_client_certificate(&toml, &plan.exchange, &tls, cx);
         self.check_variables(
             &plan,
             dialect_of(&toml),
@@ -141,21 +179,24 @@ impl Parts<'_> {
         );
         let url = url?;
         let variables = variables.into_values();
-        let life = LifeCycle {
-            refresh_before: toml.refresh_before.as_ref().map(|text| text.0.0),
-            min_interval: span(toml.min_interval.take(), DEFAULT_MIN_INTERVAL),
-            ttl: toml.ttl.as_ref().map(|text| text.0.0),
-            single_active: toml.single_active.unwrap_or(plan.exchange.single_active),
-            required: toml.required.unwrap_or(true),
-        };
+        let life = life(&mut toml, &plan);
         let exchange = Exchange {
             dialect: dialect_of(&toml).to_owned(),
             auth_method: toml.auth_method,
+            assertion: self.overrides.assertion,
+            client_assertion: self.overrides.client_assertion,
             request: self.overrides.request,
             response: self.overrides.response,
         };
+        let identity = identity(&url, &plan.exchange, &variables);
         let endpoint = Endpoint {
-            identity: identity(&url, &plan.exchange, &variables),
+            identity: match &issuer {
+                Some(_) => of_issuer(&identity),
+                None => identity,
+            },
+            issuer: issuer.map(|(_, issuer)| Box::new(issuer)),
+            device_authorization_url,
+            allow_http: toml.allow_http == Some(true),
             path_and_query: url.path_and_query(),
             authorization_url,
             token_url: url.origin,
@@ -206,6 +247,8 @@ impl Parts<'_> {
             exchange: Exchange {
                 dialect: dialect_of(&toml).to_owned(),
                 auth_method: None,
+                assertion: None,
+                client_assertion: None,
                 request: RequestToml::default(),
                 response: ResponseToml::default(),
             },
@@ -222,6 +265,53 @@ impl Parts<'_> {
                     single_active: false,
                     required: toml.required.unwrap_or(true),
                 },
+            },
+        })
+    }
+
+    /// A token that the dialect makes by itself.
+    fn made(
+        self,
+        mut toml: ProviderToml,
+        plan: Plan,
+        variables: Variables,
+        cx: &mut Context<'_>,
+    ) -> Option<Checked> {
+        let written = [
+            ("token_url", toml.token_url.is_some()),
+            ("issuer", toml.issuer.is_some()),
+            ("authorization_url", toml.authorization_url.is_some()),
+            ("single_active", toml.single_active.is_some()),
+            ("timeout", toml.timeout.is_some()),
+            ("tls", toml.tls.is_some()),
+            ("proxy", toml.proxy.is_some()),
+        ];
+        for (key, _) in written.iter().filter(|(_, written)| *written) {
+            let hint = "remove the key";
+            let complaint = complaint(format!(
+                "has no meaning: grant `{}` makes its token without asking anybody",
+                plan.exchange.grant
+            ));
+            cx.problem(&self.at.key(key), complaint.hint(hint));
+        }
+        self.check_variables(&plan, dialect_of(&toml), &variables, false, cx);
+        let life = life(&mut toml, &plan);
+        Some(Checked {
+            exchange: Exchange {
+                dialect: dialect_of(&toml).to_owned(),
+                auth_method: toml.auth_method,
+                assertion: self.overrides.assertion,
+                client_assertion: self.overrides.client_assertion,
+                request: self.overrides.request,
+                response: self.overrides.response,
+            },
+            provider: Provider {
+                name: self.name.to_owned(),
+                source: TokenSource::Made(Box::new(plan.exchange.made?)),
+                inject: plan.inject,
+                reject: plan.reject,
+                variables: variables.into_values(),
+                life,
             },
         })
     }
@@ -251,12 +341,14 @@ impl Parts<'_> {
         }
         self.check_one_time(&plan.exchange, cx);
         self.check_missing(&plan.exchange, dialect, variables, cx);
+        variables.check_keys(&plan.exchange, cx);
         if self.unread.inject {
             return;
         }
         self.check_injected(&plan.inject, dialect, variables, cx);
         let mut known = plan.exchange.known_variables();
         known.extend(injected(&plan.inject, false));
+        known.extend(plan.defaults.variables().map(str::to_owned));
         if asks_for_authorization {
             known.extend(AUTHORIZATION_REQUEST.map(str::to_owned));
         }
@@ -264,16 +356,216 @@ impl Parts<'_> {
         check_unused(variables, &known, &grant, cx);
     }
 
+    /// The provider's own, or its dialect's.
+    fn token_url(
+        &self,
+        toml: &mut ProviderToml,
+        plan: Option<&Plan>,
+        variables: &Variables,
+        cx: &mut Context<'_>,
+    ) -> Option<Url> {
+        let at = self.at.key("token_url");
+        let written = match toml.token_url.take() {
+            Some(written) => written,
+            None if cx.problems.is_struck_out(&at) => return None,
+            None => match &plan?.defaults.token_url {
+                Some(template) => self.default_url(template, &at, variables, cx)?,
+                None => {
+                    cx.problem(&at, complaint("is missing").hint(NO_TOKEN_URL));
+                    return None;
+                }
+            },
+        };
+        cx.url(self.at, "token_url", Some(written), toml.allow_http)
+    }
+
+    /// Of the dialect, with this provider's variables.
+    fn default_url(
+        &self,
+        template: &UrlTemplate,
+        at: &KeyPath,
+        variables: &Variables,
+        cx: &mut Context<'_>,
+    ) -> Option<Text<Url>> {
+        let known = variables.fixed();
+        let late: Vec<_> = template
+            .variables()
+            .filter(|name| variables.has(name))
+            .collect();
+        for name in late.into_iter().filter(|name| !known.contains_key(*name)) {
+            cx.problem(
+                &variables.at(name)?,
+                complaint(
+                    "can only be text or `{ env = \"NAME\" }`: the token URL is made with it",
+                )
+                .hint("where tokens come from is known from the start"),
+            );
+        }
+        match template.fill(&known) {
+            Ok(text) => match Url::from_text(&text) {
+                Ok(url) => Some(Text(url)),
+                Err(_) => {
+                    cx.problem(
+                        at,
+                        complaint("what the dialect makes of its variables is no URL")
+                            .hint("write token_url = \"https://…\" here"),
+                    );
+                    None
+                }
+            },
+            Err(_) => {
+                for name in template.variables().filter(|name| !variables.has(name)) {
+                    self.missing(name, "the token_url of the dialect", cx);
+                }
+                None
+            }
+        }
+    }
+
+    /// Who says itself where its endpoints are, instead of `token_url`.
+    fn issuer(
+        &self,
+        toml: &mut ProviderToml,
+        choices: Vec<(String, ExchangePlan)>,
+        cx: &mut Context<'_>,
+    ) -> Option<(IssuerText, Issuer)> {
+        let Text(written) = toml.issuer.take()?;
+        if toml.token_url.is_some() {
+            cx.problem(
+                &self.at.key("issuer"),
+                complaint("stands beside `token_url`")
+                    .hint("remove either key: one finds the other"),
+            );
+        }
+        let url = Some(Text(written.url.clone()));
+        cx.url(self.at, "issuer", url, toml.allow_http)?;
+        let issuer = Issuer {
+            well_known: written.well_known(),
+            text: written.text.clone(),
+            choices,
+        };
+        Some((written, issuer))
+    }
+
+    /// How the client could authenticate with the variables that there are, where the issuer is to decide. The plan becomes
+    /// the first of them.
+    fn auth_choices(
+        &self,
+        toml: &ProviderToml,
+        plan: Option<&mut Plan>,
+        variables: &Variables,
+    ) -> Vec<(String, ExchangePlan)> {
+        let (None, Some(_), Some(plan)) = (&toml.auth_method, &toml.issuer, plan) else {
+            return Vec::new();
+        };
+        let has_certificate = (toml.tls.as_ref()).is_some_and(|tls| tls.client_cert_file.is_some());
+        let usual = plan.exchange.auth_method.clone();
+        let names = usual.iter().map(String::as_str).chain(AUTH_METHODS);
+        let mut choices: Vec<(String, ExchangePlan)> = Vec::new();
+        for name in names {
+            let known = choices.iter().any(|(known, _)| known == name);
+            if known || (name.contains("tls_client_auth") && !has_certificate) {
+                continue;
+            }
+            let Some(choice) = self.dialects.compile_with(&self.used(toml), name) else {
+                continue;
+            };
+            let missing = choice
+                .exchange
+                .missing_variables(&|name| variables.has(name));
+            if missing
+                .iter()
+                .all(|name| self.comes_later(&choice.exchange, name))
+            {
+                choices.push((name.to_owned(), choice.exchange));
+            }
+        }
+        if let Some((_, first)) = choices.first() {
+            plan.exchange = first.clone();
+        }
+        choices
+    }
+
+    /// RFC 8705 §2: the certificate is what authenticates.
+    fn check_client_certificate(
+        &self,
+        toml: &ProviderToml,
+        plan: &ExchangePlan,
+        tls: &Tls,
+        cx: &mut Context<'_>,
+    ) {
+        let method = plan.auth_method.as_deref().unwrap_or_default();
+        let wants = matches!(method, "tls_client_auth" | "self_signed_tls_client_auth");
+        let at = self.at.key("tls").key("client_cert_file");
+        let is_told = cx.problems.has_any_in(&self.at.key("tls"));
+        if wants && tls.client_cert.is_none() && toml.issuer.is_none() && !is_told {
+            cx.problem(
+                &at,
+                complaint(format!(
+                    "is missing: auth_method `{method}` is done with it"
+                ))
+                .hint("tls = { client_cert_file = \"…\", client_key_file = \"…\" }"),
+            );
+        }
+    }
+
+    /// Where `login` asks for a device code. Only a grant with one begins there.
+    fn device_url(
+        &self,
+        toml: &mut ProviderToml,
+        plan: &Plan,
+        variables: &Variables,
+        cx: &mut Context<'_>,
+    ) -> Option<String> {
+        const KEY: &str = "device_authorization_url";
+        let at = self.at.key(KEY);
+        let wants = plan
+            .exchange
+            .one_time
+            .iter()
+            .any(|input| input == "device_code");
+        let written = match toml.device_authorization_url.take() {
+            Some(written) => written,
+            None => {
+                let template = plan.defaults.device_authorization_url.as_ref();
+                self.default_url(template.filter(|_| wants)?, &at, variables, cx)?
+            }
+        };
+        let url = cx.url(self.at, KEY, Some(written), toml.allow_http)?;
+        if !wants {
+            let grant = &plan.exchange.grant;
+            cx.problem(
+                &at,
+                complaint(format!(
+                    "grant `{grant}` has no device code to be asked for"
+                ))
+                .hint("it belongs to grant = \"device_code\"; remove the key"),
+            );
+        }
+        Some(format!("{}{}", url.origin.url(), url.path_and_query()))
+    }
+
     /// Where `login` sends the browser. Only a grant with a code begins there.
     fn authorization_url(
         &self,
         toml: &mut ProviderToml,
-        plan: &ExchangePlan,
+        plan: &Plan,
+        variables: &Variables,
         cx: &mut Context<'_>,
     ) -> Option<String> {
-        let written = toml.authorization_url.take()?;
+        let defaults = &plan.defaults;
+        let plan = &plan.exchange;
+        let wants = plan.one_time.iter().any(|input| input == "code");
+        let written = match toml.authorization_url.take() {
+            Some(written) => written,
+            None => {
+                let at = self.at.key("authorization_url");
+                let template = defaults.authorization_url.as_ref().filter(|_| wants)?;
+                self.default_url(template, &at, variables, cx)?
+            }
+        };
         let url = cx.url(self.at, "authorization_url", Some(written), toml.allow_http)?;
-        if !plan.one_time.iter().any(|input| input == "code") {
+        if !wants {
             cx.problem(
                 &self.at.key("authorization_url"),
                 complaint(format!(
@@ -291,7 +583,12 @@ impl Parts<'_> {
         let written = [
             ("grant", toml.grant.is_some()),
             ("auth_method", toml.auth_method.is_some()),
+            ("issuer", toml.issuer.is_some()),
             ("authorization_url", toml.authorization_url.is_some()),
+            (
+                "device_authorization_url",
+                toml.device_authorization_url.is_some(),
+            ),
             ("allow_http", toml.allow_http.is_some()),
             ("refresh_before", toml.refresh_before.is_some()),
             ("min_interval", toml.min_interval.is_some()),
@@ -331,7 +628,7 @@ impl Parts<'_> {
         variables: &Variables,
         cx: &mut Context<'_>,
     ) {
-        for name in plan.required_variables() {
+        for name in plan.missing_variables(&|name| variables.has(name)) {
             if !variables.has(&name) && !self.comes_later(plan, &name) {
                 let grant = format!("grant `{}` of dialect `{dialect}`", plan.grant);
                 self.missing(&name, &grant, cx);
@@ -346,6 +643,17 @@ impl Parts<'_> {
         variables: &Variables,
         cx: &mut Context<'_>,
     ) {
+        for name in injected(inject, false) {
+            if variables.is_chained(&name)
+                && let Some(at) = variables.at(&name)
+            {
+                cx.problem(
+                    &at,
+                    complaint("the token of another provider is only for token requests")
+                        .hint("`inject` is for the provider's own token"),
+                );
+            }
+        }
         for name in injected(inject, true) {
             if !variables.has(&name) {
                 self.missing(&name, &format!("`inject` of dialect `{dialect}`"), cx);
@@ -373,6 +681,20 @@ impl Parts<'_> {
             "redirect_uri" | "code_verifier" => plan.one_time.iter().any(|input| input == "code"),
             _ => plan.one_time.iter().any(|input| input == name),
         }
+    }
+}
+
+/// The provider's own keys, then the dialect's, then ours.
+fn life(toml: &mut ProviderToml, plan: &Plan) -> LifeCycle {
+    let defaults = &plan.defaults;
+    let min_interval = defaults.min_interval.unwrap_or(DEFAULT_MIN_INTERVAL);
+    let refresh_before = toml.refresh_before.as_ref().map(|text| text.0.0);
+    LifeCycle {
+        refresh_before: refresh_before.or(defaults.refresh_before),
+        min_interval: span(toml.min_interval.take(), min_interval),
+        ttl: toml.ttl.as_ref().map(|text| text.0.0).or(defaults.ttl),
+        single_active: toml.single_active.unwrap_or(plan.exchange.single_active),
+        required: toml.required.unwrap_or(true),
     }
 }
 

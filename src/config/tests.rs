@@ -111,6 +111,6 @@ fn with_upstream(lines: &str) -> String {
 fn endpoint(config: &Config, index: usize) -> &Endpoint {
     match &config.providers[index].source {
         TokenSource::Endpoint(endpoint) => endpoint,
-        TokenSource::Static { .. } => panic!("a static provider"),
+        _ => panic!("no endpoint"),
     }
 }

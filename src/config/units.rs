@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 
 use super::problems::{Complaint, complaint};
+use crate::dialect::{DurationError, parse_duration};
 
 /// A value that is written as text.
 pub(super) trait Written: Sized {
@@ -45,6 +46,10 @@ pub(super) struct Size(pub(super) usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Count(pub(super) usize);
 
+/// Threads: a whole number from 1, or `auto` for as many as the process may use at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Workers(pub(super) usize);
+
 impl Written for Span {
     const EXPECTED: &'static str = r#"a duration such as "30s" or "250ms" (units: ms, s, m, h, d)"#;
 
@@ -73,24 +78,13 @@ impl Written for Limit {
     }
 }
 
-/// A century: longer than any token lives, short enough to be added to any point in time.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-
-fn duration(text: &str) -> Result<Duration, Complaint> {
-    let (number, unit) = number_and_unit(text).ok_or_else(no_duration)?;
-    let millis = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err(no_duration()),
-    };
-    number
-        .and_then(|number| number.checked_mul(millis))
-        .map(Duration::from_millis)
-        .filter(|duration| *duration <= LONGEST)
-        .ok_or_else(|| complaint("is longer than a century").hint("write 36500d or less"))
+pub(super) fn duration(text: &str) -> Result<Duration, Complaint> {
+    parse_duration(text).map_err(|error| match error {
+        DurationError::Unreadable => no_duration(),
+        DurationError::TooLong => {
+            complaint("is longer than a century").hint("write 36500d or less")
+        }
+    })
 }
 
 fn no_duration() -> Complaint {
@@ -152,6 +146,29 @@ impl Written for Count {
         let number = usize::try_from(number).ok().filter(|number| *number > 0);
         Some(number.map(Self).ok_or_else(no_count))
     }
+}
+
+impl Written for Workers {
+    const EXPECTED: &'static str = r#"an integer, 1 or greater, or "auto""#;
+
+    fn from_text(text: &str) -> Result<Self, Complaint> {
+        match text {
+            // Affinity and cgroup quotas counted: a pod with a limit of one CPU gets one.
+            "auto" => Ok(Self(
+                std::thread::available_parallelism().map_or(1, usize::from),
+            )),
+            _ => Err(no_workers()),
+        }
+    }
+
+    fn from_integer(number: i64) -> Option<Result<Self, Complaint>> {
+        let count = Count::from_integer(number)?;
+        Some(count.map(|Count(n)| Self(n)).map_err(|_| no_workers()))
+    }
+}
+
+fn no_workers() -> Complaint {
+    complaint(format!("expected {}", Workers::EXPECTED)).hint("one carries what most sidecars get")
 }
 
 fn no_count() -> Complaint {

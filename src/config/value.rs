@@ -27,13 +27,14 @@ pub(super) enum ValueToml {
     Place(PlaceToml),
 }
 
-/// `{ env = … }`, `{ file = … }` or `{ command = … }`.
+/// `{ env = … }`, `{ file = … }`, `{ command = … }` or `{ provider = … }`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct PlaceToml {
     env: Option<String>,
     file: Option<Text<FilePath>>,
     command: Option<Vec<String>>,
+    provider: Option<String>,
 }
 
 /// A path that is not empty.
@@ -49,6 +50,19 @@ pub(super) enum EmptyLiteral {
 }
 
 impl ValueToml {
+    /// The provider whose token is meant, where that may be.
+    pub(super) fn chained(&self) -> Option<&str> {
+        match self {
+            Self::Place(PlaceToml {
+                env: None,
+                file: None,
+                command: None,
+                provider,
+            }) => provider.as_deref(),
+            _ => None,
+        }
+    }
+
     /// Resolves the value as far as that can be done now.
     pub(super) fn resolve(
         self,
@@ -64,6 +78,10 @@ impl ValueToml {
             Self::Literal(literal) => return Ok(Value::Literal(literal)),
             Self::Place(place) => place,
         };
+        if place.provider.is_some() {
+            return Err(complaint("cannot be the token of another provider")
+                .hint("`provider` is for what a token is bought with: a variable of a provider"));
+        }
         match (place.env, place.file, place.command) {
             (Some(name), None, None) => from_env(name, env),
             (None, Some(Text(FilePath(path))), None) => {
@@ -83,7 +101,7 @@ impl ValueToml {
         match self.resolve(EmptyLiteral::Refused, env)? {
             Value::Literal(literal) => Ok(var_text(&literal)),
             Value::Env { value, .. } => Ok(value),
-            Value::File(_) | Value::Command(_) => {
+            Value::File(_) | Value::Command(_) | Value::Provider { .. } => {
                 Err(complaint("can only be text or `{ env = \"NAME\" }` here")
                     .hint("it is read once; files and commands are for what may change"))
             }
@@ -97,7 +115,7 @@ pub(super) fn known_text(value: &Value) -> Option<Secret> {
         Value::Literal(literal) => Some(var_text(literal)),
         Value::Env { value, .. } => Some(value.clone()),
         Value::File(path) => read(path).ok(),
-        Value::Command(_) => None,
+        Value::Command(_) | Value::Provider { .. } => None,
     }
 }
 

@@ -1,54 +1,129 @@
 //! The dialects that come with the program.
 
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 
 use super::schema::DialectToml;
 
-const TEXTS: [(&str, &str); 7] = [
-    ("oauth2", include_str!("builtin/oauth2.toml")),
-    ("oauth2-post", include_str!("builtin/oauth2-post.toml")),
-    ("cncn", include_str!("builtin/cncn.toml")),
-    ("besender", include_str!("builtin/besender.toml")),
-    ("ctcfile", include_str!("builtin/ctcfile.toml")),
-    (
-        "identityserver",
-        include_str!("builtin/identityserver.toml"),
-    ),
-    ("passport", include_str!("builtin/passport.toml")),
+/// Names with the texts of `builtin/NAME.toml`.
+macro_rules! builtin {
+    ($($name:literal),+ $(,)?) => {
+        [$(($name, include_str!(concat!("builtin/", $name, ".toml")))),+]
+    };
+}
+
+/// By group, in the order in which they are listed to users.
+const TEXTS: &[(&str, &str)] = &builtin![
+    // OAuth 2.0 servers
+    "oauth2",
+    "oauth2-post",
+    "identityserver",
+    "passport",
+    "auth0",
+    "keycloak",
+    "okta",
+    // China
+    "cncn",
+    "besender",
+    "ctcfile",
+    "wechat",
+    "wechat-stable",
+    "wecom",
+    "feishu",
+    "dingtalk",
+    "dingtalk-legacy",
+    "baidu",
+    "douyin",
+    "kuaishou",
+    "esign",
+    "getui",
+    "yonyou",
+    // Clouds
+    "huawei-iam",
+    "keystone",
+    "azure-ad",
+    "azure-imds",
+    "google-metadata",
+    "google-metadata-identity",
+    "google-service-account",
+    // Infrastructure
+    "vault-approle",
+    "kubernetes",
+    "docker-registry",
+    // Services
+    "amazon-sp-api",
+    "github-app",
+    "paypal",
+    "quickbooks",
+    "reddit",
+    "salesforce",
+    "shopify",
+    "snowflake",
+    "spotify",
+    "xero",
+    "zoom",
 ];
 
-static PARSED: LazyLock<Vec<(&str, DialectToml)>> = LazyLock::new(|| {
-    let parse = |(name, text): (&'static str, &str)| {
-        let dialect = toml::from_str(text).expect("a built-in dialect, each of which a test reads");
-        (name, dialect)
-    };
-    TEXTS.map(parse).into()
-});
+/// Parsed when a configuration first names one: a running proxy holds only those that it uses.
+static PARSED: [OnceLock<DialectToml>; TEXTS.len()] = [const { OnceLock::new() }; TEXTS.len()];
 
 /// The built-in dialects as (name, TOML text), in the order in which they are listed to users.
 pub fn builtin() -> &'static [(&'static str, &'static str)] {
-    &TEXTS
+    TEXTS
 }
 
-pub(super) fn find(name: &str) -> Option<&'static DialectToml> {
-    let (_, dialect) = PARSED.iter().find(|(known, _)| *known == name)?;
-    Some(dialect)
+/// One of them, as it is written; `None` if there is none of this name.
+pub fn find_builtin(name: &str) -> Option<&'static DialectToml> {
+    let at = TEXTS.iter().position(|(known, _)| *known == name)?;
+    let parse = || toml::from_str(TEXTS[at].1);
+    Some(
+        PARSED[at].get_or_init(|| parse().expect("a built-in dialect, each of which a test reads")),
+    )
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
 
     #[test]
-    fn each_is_read_and_starts_with_a_line_about_itself() {
-        for (name, text) in builtin() {
-            assert!(find(name).is_some());
-            let first = text.lines().next().unwrap();
+    fn each_says_what_it_is_and_where_that_is_written() {
+        for (name, _) in builtin() {
+            let dialect = find_builtin(name).unwrap();
+            let about = dialect.about.as_deref().unwrap_or_default();
             assert!(
-                first.starts_with("# ") && first.ends_with('.'),
-                "{name}: {first}"
+                about.ends_with('.') && about.len() <= 110,
+                "{name}: {about}"
             );
-            assert!(text.contains("Document"), "{name} names its document");
+            for (key, value) in [
+                ("group", &dialect.group),
+                ("document", &dialect.document),
+                ("checked", &dialect.checked),
+            ] {
+                assert!(value.is_some(), "{name} has no `{key}`");
+            }
         }
+    }
+
+    #[test]
+    fn groups_stand_together() {
+        let mut groups: Vec<_> = (builtin().iter())
+            .map(|(name, _)| find_builtin(name).unwrap().group.as_deref())
+            .collect();
+        groups.dedup();
+        let different: BTreeSet<_> = groups.iter().collect();
+        assert_eq!(groups.len(), different.len(), "{groups:?}");
+    }
+
+    #[test]
+    fn every_file_is_built_in() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/dialect/builtin");
+        let files: BTreeSet<_> = (fs::read_dir(folder).unwrap())
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .collect();
+        let names = builtin().iter().map(|(name, _)| format!("{name}.toml"));
+        assert_eq!(files, names.collect());
     }
 }

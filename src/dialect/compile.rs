@@ -6,13 +6,16 @@
 
 use std::collections::BTreeMap;
 
-use super::layer::{Kind, Layer, join, merge};
-use super::schema::{DialectToml, InjectToml, OneOrMany, Ordered, RejectToml, ResponseToml};
+use super::computed::{Recipe, Recipes};
+use super::layer::{Assertions, Field, Kind, Layer, join, merge, template};
+use super::schema::{
+    DialectToml, InjectToml, OneOrMany, Ordered, RejectToml, ResponseToml, Scalar,
+};
 use super::suggest::hint;
-use super::template::Template;
+use super::template::{Place, Template, is_name};
 use super::{
-    ExchangePlan, Extent, InjectPlan, Plan, Problem, RejectRules, RequestPlan, ResponseRules,
-    Source, builtin,
+    BUILT_INS, CHAINED, Defaults, ExchangePlan, Extent, InjectPlan, MadePlan, Plan, Problem,
+    RejectRules, RequestPlan, ResponseRules, Source, builtin,
 };
 
 /// The grant of a dialect that has none: its `[request]` is all there is.
@@ -26,6 +29,10 @@ struct Level<'a> {
     auth: BTreeMap<&'a str, Layer>,
     grants: BTreeMap<&'a str, Layer>,
     refresh: Option<Layer>,
+    device: Option<Layer>,
+    vars: Vec<(&'a str, Field<(), Template>)>,
+    /// `[grants.NAME] token`
+    tokens: BTreeMap<&'a str, Field<(), Template>>,
 }
 
 /// Merges and parses; reports every problem, not just the first.
@@ -37,6 +44,12 @@ pub fn compile(source: &Source<'_>) -> Result<Plan, Vec<Problem>> {
 pub fn compile_as(source: &Source<'_>, extent: Extent) -> Result<Plan, Vec<Problem>> {
     let mut problems = Vec::new();
     let own = Layer::parse(&source.overrides.request, "request", &mut problems);
+    let own = own.with_assertions(&Assertions::parse(
+        source.overrides.assertion.as_ref(),
+        source.overrides.client_assertion.as_ref(),
+        "",
+        &mut problems,
+    ));
     let chain = chain(source, &mut problems)?;
     let levels: Vec<_> = chain
         .iter()
@@ -44,32 +57,58 @@ pub fn compile_as(source: &Source<'_>, extent: Extent) -> Result<Plan, Vec<Probl
         .collect();
     let grant = choose_grant(source, &levels, extent, &mut problems);
     let auth = choose_auth(source, &levels, extent, &mut problems);
+    let vars = vars(&levels, &mut problems);
     // Merged even so if a name was wrong: what else is wrong should show.
     let mut clashes = Vec::new();
+    let auth_name = auth.as_deref();
     let request = request_plan(
         &own,
         &levels,
         grant.as_deref(),
-        auth.as_deref(),
+        auth_name,
+        &vars,
         &mut clashes,
     );
-    let refresh = refresh_plan(own, &levels, auth.as_deref(), &mut clashes);
+    let extra = |written, clashes: &mut Vec<Problem>| {
+        extra_plan(&own, &levels, written, auth_name, &vars, clashes)
+    };
+    let refresh = extra(|level| level.refresh.as_ref(), &mut clashes);
+    let spends = |input: &str| {
+        let written = written_one_time(&levels, grant.as_deref()?)?;
+        written.iter().any(|name| name == input).then_some(())
+    };
+    let device =
+        spends("device_code").and_then(|()| extra(|level| level.device.as_ref(), &mut clashes));
+    let made = made_plan(
+        &own,
+        &levels,
+        grant.as_deref(),
+        auth_name,
+        &vars,
+        &mut clashes,
+    );
     // Not every grant of a dialect is meant for its default auth method: only a provider says which two go together.
     if extent == Extent::Whole {
         problems.append(&mut clashes);
     }
     let response = response_rules(source, &chain, &request, refresh.is_some(), &mut problems);
-    if extent == Extent::Whole {
+    if extent == Extent::Whole && made.is_none() {
         response.check_token(&mut problems);
     }
     let one_time = one_time(&levels, grant.as_deref(), &request, extent, &mut problems);
-    let (inject, reject) = inject_and_reject(source, &chain, extent, &mut problems);
+    let (inject, reject) = inject_and_reject(source, &chain, &vars, extent, &mut problems);
+    let defaults = Defaults::parse(&chain, &mut problems);
+    let brings_token = response.finds_token() || made.is_some();
     match grant {
-        Some(grant) if problems.is_empty() && response.finds_token() => Ok(Plan {
+        Some(grant) if problems.is_empty() && brings_token => Ok(Plan {
+            defaults,
             exchange: ExchangePlan {
                 grant,
+                auth_method: auth,
                 request,
                 refresh,
+                device,
+                made,
                 response,
                 one_time,
                 single_active: (chain.iter())
@@ -88,6 +127,11 @@ pub fn compile_static(source: &Source<'_>) -> Result<(InjectPlan, RejectRules), 
     let mut problems = Vec::new();
     let written = [
         ("request", source.overrides.request != Default::default()),
+        ("assertion", source.overrides.assertion.is_some()),
+        (
+            "client_assertion",
+            source.overrides.client_assertion.is_some(),
+        ),
         ("response", source.overrides.response != Default::default()),
     ];
     for (table, _) in written.iter().filter(|(_, written)| *written) {
@@ -98,7 +142,11 @@ pub fn compile_static(source: &Source<'_>) -> Result<(InjectPlan, RejectRules), 
         });
     }
     let chain = chain(source, &mut problems)?;
-    let plans = inject_and_reject(source, &chain, Extent::Whole, &mut problems);
+    let levels: Vec<_> = (chain.iter())
+        .map(|(name, toml)| Level::parse(name, toml, &mut Vec::new()))
+        .collect();
+    let vars = vars(&levels, &mut problems);
+    let plans = inject_and_reject(source, &chain, &vars, Extent::Whole, &mut problems);
     if problems.is_empty() {
         return Ok(plans);
     }
@@ -117,7 +165,7 @@ fn chain<'a>(
         // `[dialects.oauth2]` with `extends = "oauth2"` stands on the built-in one.
         let of_its_own_name = chain.last().is_some_and(|(child, _)| *child == name);
         let user = source.user.get(name).filter(|_| !of_its_own_name);
-        let message = match user.or_else(|| builtin::find(name)) {
+        let message = match user.or_else(|| builtin::find_builtin(name)) {
             Some(toml) if chain.iter().any(|(_, known)| std::ptr::eq(*known, toml)) => {
                 "the dialects extend each other in a circle".to_owned()
             }
@@ -151,9 +199,16 @@ fn chain<'a>(
 impl<'a> Level<'a> {
     fn parse(name: &str, toml: &'a DialectToml, problems: &mut Vec<Problem>) -> Self {
         let mut found = Vec::new();
+        let assertions = Assertions::parse(
+            toml.assertion.as_ref(),
+            toml.client_assertion.as_ref(),
+            "",
+            &mut found,
+        );
         let level = Self {
             toml,
-            request: Layer::parse(&toml.request, "request", &mut found),
+            request: Layer::parse(&toml.request, "request", &mut found)
+                .with_assertions(&assertions),
             auth: (toml.auth.iter())
                 .map(|(name, table)| (name, Layer::parse(table, &join("auth", name), &mut found)))
                 .collect(),
@@ -165,6 +220,19 @@ impl<'a> Level<'a> {
                 .collect(),
             refresh: (toml.refresh.as_ref())
                 .map(|table| Layer::parse(table, "refresh", &mut found)),
+            device: (toml.device.as_ref()).map(|table| Layer::parse(table, "device", &mut found)),
+            vars: (toml.vars.iter())
+                .filter_map(|(name, value)| Some((name, parse_var(name, value, &mut found)?)))
+                .collect(),
+            tokens: (toml.grants.iter())
+                .filter_map(|(name, grant)| {
+                    let at = join(&join("grants", name), "token");
+                    Some((
+                        name,
+                        field(grant.token.as_deref()?, at, Place::Exchange, &mut found)?,
+                    ))
+                })
+                .collect(),
         };
         problems.extend(found.into_iter().map(|problem| Problem {
             message: format!("{} (dialect `{name}`)", problem.message),
@@ -259,11 +327,76 @@ fn names<'a, T>(levels: &[Level<'a>], table: fn(&Level<'a>) -> &'a Ordered<T>) -
     names
 }
 
+/// `[vars]`, each as the nearest dialect writes it.
+fn vars(levels: &[Level<'_>], problems: &mut Vec<Problem>) -> Recipes {
+    let mut vars = Recipes::default();
+    for (name, field) in levels.iter().flat_map(|level| &level.vars) {
+        let recipe = || Recipe::Template(field.clone());
+        vars.0.entry((*name).to_owned()).or_insert_with(recipe);
+    }
+    vars.break_circles(problems);
+    vars
+}
+
+fn parse_var(
+    name: &str,
+    value: &Scalar,
+    problems: &mut Vec<Problem>,
+) -> Option<Field<(), Template>> {
+    let path = join("vars", name);
+    let message = match name {
+        _ if !is_name(name) => "a variable's name is made of letters, digits, `_`, `-` and `.`",
+        "assertion" | "client_assertion" => "is made by the table of that name",
+        "access_token" => "is the token itself, which nothing can be put in place of",
+        _ if BUILT_INS.contains(&name) || name.starts_with(CHAINED) => {
+            "has a meaning already: choose another name"
+        }
+        _ => return field(&value.to_string(), path, Place::Computed, problems),
+    };
+    problems.push(Problem {
+        path,
+        message: message.to_owned(),
+    });
+    None
+}
+
+fn field(
+    text: &str,
+    path: String,
+    place: Place,
+    problems: &mut Vec<Problem>,
+) -> Option<Field<(), Template>> {
+    let value = template(text, &path, place, problems)?;
+    Some(Field {
+        name: (),
+        value,
+        path,
+    })
+}
+
+/// `[vars]` and the assertions of one request.
+fn recipes(layers: &[(Kind, Layer)], vars: &Recipes, problems: &mut Vec<Problem>) -> Recipes {
+    let merged = Assertions::merged(layers);
+    let mut recipes = vars.clone();
+    for (name, layer) in [
+        ("assertion", merged.grant),
+        ("client_assertion", merged.client),
+    ] {
+        if let Some(plan) = layer.plan() {
+            let recipe = Recipe::Assertion(Box::new(plan));
+            recipes.0.insert(name.to_owned(), recipe);
+        }
+    }
+    recipes.break_circles(problems);
+    recipes
+}
+
 fn request_plan(
     own: &Layer,
     levels: &[Level<'_>],
     grant: Option<&str>,
     auth: Option<&str>,
+    vars: &Recipes,
     problems: &mut Vec<Problem>,
 ) -> RequestPlan {
     let mut layers = vec![(Kind::Provider, own.clone())];
@@ -271,27 +404,36 @@ fn request_plan(
         let grant = grant.and_then(|grant| level.grants.get(grant));
         layers.extend(in_order(level, grant, auth));
     }
-    merge(&layers, problems)
+    finish(&layers, vars, problems)
 }
 
-/// The refresh request, if the vendor offers one. Of the provider's own `[request]` it takes who asks, but
-/// not what is asked: those are the grant's parameters.
-fn refresh_plan(
-    own: Layer,
+fn finish(layers: &[(Kind, Layer)], vars: &Recipes, problems: &mut Vec<Problem>) -> RequestPlan {
+    let mut plan = merge(layers, problems);
+    let recipes = recipes(layers, vars, problems);
+    plan.computed = recipes.for_templates(plan.templates(), Place::Exchange, problems);
+    plan
+}
+
+/// The refresh or device authorization request, if the vendor offers it. Of the provider's own `[request]` it takes who asks,
+/// but not what is asked: those are the grant's parameters.
+fn extra_plan(
+    own: &Layer,
     levels: &[Level<'_>],
+    written: for<'a> fn(&'a Level<'_>) -> Option<&'a Layer>,
     auth: Option<&str>,
+    vars: &Recipes,
     problems: &mut Vec<Problem>,
 ) -> Option<RequestPlan> {
-    if levels.iter().all(|level| level.refresh.is_none()) {
+    if levels.iter().all(|level| written(level).is_none()) {
         return None;
     }
-    let mut layers = vec![(Kind::Provider, own.without_parameters())];
+    let mut layers = vec![(Kind::Provider, own.clone().without_parameters())];
     for level in levels {
-        layers.extend(in_order(level, level.refresh.as_ref(), auth));
+        layers.extend(in_order(level, written(level), auth));
     }
     // What is wrong with the tables that both share was reported with the grant.
     let mut found = Vec::new();
-    let plan = merge(&layers, &mut found);
+    let plan = finish(&layers, vars, &mut found);
     problems.extend(
         found
             .into_iter()
@@ -301,6 +443,28 @@ fn refresh_plan(
     Some(plan)
 }
 
+/// A token that the grant makes by itself.
+fn made_plan(
+    own: &Layer,
+    levels: &[Level<'_>],
+    grant: Option<&str>,
+    auth: Option<&str>,
+    vars: &Recipes,
+    problems: &mut Vec<Problem>,
+) -> Option<MadePlan> {
+    let grant = grant?;
+    let token = levels.iter().find_map(|level| level.tokens.get(grant))?;
+    let mut layers = vec![(Kind::Provider, own.clone())];
+    for level in levels {
+        layers.extend(in_order(level, level.grants.get(grant), auth));
+    }
+    let recipes = recipes(&layers, vars, &mut Vec::new());
+    Some(MadePlan {
+        computed: recipes.for_templates([&token.value], Place::Exchange, problems),
+        token: token.clone(),
+    })
+}
+
 fn in_order(level: &Level<'_>, grant: Option<&Layer>, auth: Option<&str>) -> Vec<(Kind, Layer)> {
     let auth = auth.and_then(|auth| level.auth.get(auth));
     let mut layers = Vec::new();
@@ -308,6 +472,11 @@ fn in_order(level: &Level<'_>, grant: Option<&Layer>, auth: Option<&str>) -> Vec
     layers.extend(auth.map(|layer| (Kind::Auth, layer.clone())));
     layers.push((Kind::Table, level.request.clone()));
     layers
+}
+
+fn written_one_time<'a>(levels: &[Level<'a>], grant: &str) -> Option<&'a Vec<String>> {
+    let mut levels = levels.iter();
+    levels.find_map(|level| level.toml.grants.get(grant)?.one_time.as_ref())
 }
 
 fn one_time(
@@ -320,15 +489,8 @@ fn one_time(
     let Some(grant) = grant else {
         return Vec::new();
     };
-    let written = levels
-        .iter()
-        .find_map(|level| level.toml.grants.get(grant)?.one_time.clone())
-        .unwrap_or_default();
-    let templates = request.templates();
-    let known: Vec<_> = (templates.iter())
-        .flat_map(|template| template.variables())
-        .map(|(name, _)| name)
-        .collect();
+    let written = written_one_time(levels, grant).cloned().unwrap_or_default();
+    let known: Vec<_> = request.needs(&|_| false).into_keys().collect();
     for name in &written {
         if !known.contains(&name.as_str()) && extent != Extent::Part {
             problems.push(Problem {
@@ -355,12 +517,8 @@ fn response_rules(
         inherit_response(&mut merged, &toml.response);
     }
     // A refresh token that nothing here can spend is not kept: a vendor may send one and offer no refresh.
-    let spends = |template: &&Template| {
-        template
-            .variables()
-            .any(|(name, _)| name == "refresh_token")
-    };
-    merged.refresh_token = if has_refresh || request.templates().iter().any(spends) {
+    let spends = request.needs(&|_| false).contains_key("refresh_token");
+    merged.refresh_token = if has_refresh || spends {
         let default = || OneOrMany(vec!["/refresh_token".to_owned()]);
         Some(merged.refresh_token.unwrap_or_else(default))
     } else {
@@ -384,6 +542,7 @@ fn inherit_response(own: &mut ResponseToml, inherited: &ResponseToml) {
 fn inject_and_reject(
     source: &Source<'_>,
     chain: &[(&str, &DialectToml)],
+    vars: &Recipes,
     extent: Extent,
     problems: &mut Vec<Problem>,
 ) -> (InjectPlan, RejectRules) {
@@ -397,7 +556,7 @@ fn inject_and_reject(
         inherit(&mut reject.body, &toml.reject.body);
     }
     (
-        InjectPlan::parse(&inject, extent, problems),
+        InjectPlan::parse(&inject, vars, extent, problems),
         RejectRules::parse(&reject, problems),
     )
 }

@@ -1,14 +1,22 @@
 //! Filters of a template: `{client_secret|md5|upper}`.
 
 use base64::Engine;
+use base64::alphabet;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use hmac::{Hmac, KeyInit, Mac};
 use md5::Md5;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rustls_pki_types::pem::{PemObject, SectionKind};
+use serde_json::Value as JsonValue;
 use sha1::Sha1;
-use sha2::{Digest, Sha256, Sha512};
+use sha2::{Digest, Sha256, Sha384, Sha512};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::Var;
+use super::json::wipe;
+use super::jwt::SigningKey;
+use super::selector::scalar_text;
 use super::suggest::hint;
 
 /// One step of a hole's pipeline.
@@ -17,42 +25,86 @@ pub(super) enum Filter {
     Md5,
     Sha1,
     Sha256,
+    Sha384,
     Sha512,
     /// With the name of the variable that holds the key.
-    HmacSha1(String),
-    HmacSha256(String),
+    Hmac(Hash, String),
     Hex,
     Base64,
     /// Without padding, as in RFC 7515.
     Base64Url,
+    /// Of either alphabet, padded or not.
+    Unbase64,
+    /// Percent-encoding, for what is encoded once more when it is sent.
+    UrlEncode,
+    /// The bytes of a PEM block (RFC 7468).
+    Der,
+    /// The public half of a private key, as SubjectPublicKeyInfo (RFC 5280 §4.1.2.7) in DER.
+    Spki,
+    /// A digest's bytes rather than its hex form, for hashing it again.
+    Raw,
+    /// A value inside a JSON text, by RFC 6901 pointer.
+    Json(String),
     Upper,
+    Lower,
     Int,
+    /// To an integer.
+    Add(i64),
+}
+
+/// What an HMAC is made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hash {
+    Md5,
+    Sha1,
+    Sha256,
+    Sha512,
 }
 
 /// What flows from filter to filter.
-#[derive(Zeroize, ZeroizeOnDrop)]
+#[derive(Clone, PartialEq, Zeroize, ZeroizeOnDrop)]
 pub(super) enum Value {
     Text(String),
     Integer(i64),
     Boolean(bool),
     /// A raw digest: lower hex, unless the next filter is an encoder.
     Digest(Vec<u8>),
+    /// What was decoded: hashed and encoded as it is, text if it is text.
+    Bytes(Vec<u8>),
 }
 
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 23] = [
     "md5",
     "sha1",
     "sha256",
+    "sha384",
     "sha512",
+    "hmac_md5",
     "hmac_sha1",
     "hmac_sha256",
+    "hmac_sha512",
     "hex",
     "base64",
     "base64url",
+    "unbase64",
+    "urlencode",
+    "der",
+    "spki",
+    "raw",
+    "json",
     "upper",
+    "lower",
     "int",
+    "add",
     "or",
 ];
+
+/// RFC 3986 §2.3: all but the unreserved characters.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 impl Filter {
     /// Reads `name` or `name:argument`. (`or` is no filter of values and is read by the template.)
@@ -67,17 +119,29 @@ impl Filter {
                 "write {name}:k, k being the variable that holds the key"
             )),
         };
+        let hmac = |hash| key().map(|key| Self::Hmac(hash, key));
         let filter = match name {
-            "hmac_sha1" => return key().map(Self::HmacSha1),
-            "hmac_sha256" => return key().map(Self::HmacSha256),
+            "hmac_md5" => return hmac(Hash::Md5),
+            "hmac_sha1" => return hmac(Hash::Sha1),
+            "hmac_sha256" => return hmac(Hash::Sha256),
+            "hmac_sha512" => return hmac(Hash::Sha512),
+            "json" => return json_pointer(argument),
+            "add" => return addend(argument),
             "md5" => Self::Md5,
             "sha1" => Self::Sha1,
             "sha256" => Self::Sha256,
+            "sha384" => Self::Sha384,
             "sha512" => Self::Sha512,
             "hex" => Self::Hex,
             "base64" => Self::Base64,
             "base64url" => Self::Base64Url,
+            "unbase64" => Self::Unbase64,
+            "urlencode" => Self::UrlEncode,
+            "der" => Self::Der,
+            "spki" => Self::Spki,
+            "raw" => Self::Raw,
             "upper" => Self::Upper,
+            "lower" => Self::Lower,
             "int" => Self::Int,
             "or" => return Err("`or:` must be the first filter".to_owned()),
             _ => return Err(format!("unknown filter{}", hint(name, NAMES))),
@@ -91,16 +155,24 @@ impl Filter {
     /// As it is written in a template.
     pub(super) fn source(&self) -> String {
         match self {
+            Self::Hmac(hash, key) => return format!("{}:{key}", hash.hmac_name()),
+            Self::Json(pointer) => return format!("json:{pointer}"),
+            Self::Add(number) => return format!("add:{number}"),
             Self::Md5 => "md5",
             Self::Sha1 => "sha1",
             Self::Sha256 => "sha256",
+            Self::Sha384 => "sha384",
             Self::Sha512 => "sha512",
-            Self::HmacSha1(key) => return format!("hmac_sha1:{key}"),
-            Self::HmacSha256(key) => return format!("hmac_sha256:{key}"),
             Self::Hex => "hex",
             Self::Base64 => "base64",
             Self::Base64Url => "base64url",
+            Self::Unbase64 => "unbase64",
+            Self::UrlEncode => "urlencode",
+            Self::Der => "der",
+            Self::Spki => "spki",
+            Self::Raw => "raw",
             Self::Upper => "upper",
+            Self::Lower => "lower",
             Self::Int => "int",
         }
         .to_owned()
@@ -109,47 +181,111 @@ impl Filter {
     /// The variable that holds the key, where there is one.
     pub(super) fn key(&self) -> Option<&str> {
         match self {
-            Self::HmacSha1(key) | Self::HmacSha256(key) => Some(key),
-            Self::Md5
-            | Self::Sha1
-            | Self::Sha256
-            | Self::Sha512
-            | Self::Hex
-            | Self::Base64
-            | Self::Base64Url
-            | Self::Upper
-            | Self::Int => None,
+            Self::Hmac(_, key) => Some(key),
+            _ => None,
         }
     }
 
     /// `key` is the value of [`Self::key`]; it is not looked at by filters without one.
     pub(super) fn apply(&self, value: &Value, key: &[u8]) -> Result<Value, String> {
         let text = || value.text();
+        let hashed = || value.hashed();
         Ok(match self {
-            Self::Md5 => Value::Digest(Md5::digest(text().as_bytes()).to_vec()),
-            Self::Sha1 => Value::Digest(Sha1::digest(text().as_bytes()).to_vec()),
-            Self::Sha256 => Value::Digest(Sha256::digest(text().as_bytes()).to_vec()),
-            Self::Sha512 => Value::Digest(Sha512::digest(text().as_bytes()).to_vec()),
-            Self::HmacSha1(_) => {
-                let mac = Hmac::<Sha1>::new_from_slice(key).expect("HMAC takes keys of any length");
-                let mac = mac.chain_update(text().as_bytes());
-                Value::Digest(mac.finalize().into_bytes().to_vec())
-            }
-            Self::HmacSha256(_) => {
-                let mac =
-                    Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
-                let mac = mac.chain_update(text().as_bytes());
-                Value::Digest(mac.finalize().into_bytes().to_vec())
-            }
+            Self::Md5 => Value::Digest(Md5::digest(&*hashed()).to_vec()),
+            Self::Sha1 => Value::Digest(Sha1::digest(&*hashed()).to_vec()),
+            Self::Sha256 => Value::Digest(Sha256::digest(&*hashed()).to_vec()),
+            Self::Sha384 => Value::Digest(Sha384::digest(&*hashed()).to_vec()),
+            Self::Sha512 => Value::Digest(Sha512::digest(&*hashed()).to_vec()),
+            Self::Hmac(hash, _) => Value::Digest(hash.hmac(key, &hashed())),
             Self::Hex => Value::Text(lower_hex(&value.bytes())),
             Self::Base64 => Value::Text(STANDARD.encode(&*value.bytes())),
             Self::Base64Url => Value::Text(URL_SAFE_NO_PAD.encode(&*value.bytes())),
+            Self::Unbase64 => Value::Bytes(unbase64(&text())?),
+            Self::UrlEncode => Value::Text(utf8_percent_encode(&text(), RESERVED).to_string()),
+            Self::Der => Value::Bytes(der(&text())?),
+            Self::Spki => Value::Bytes(SigningKey::parse(&text(), None)?.public_der()?),
+            Self::Raw => Value::Bytes(value.bytes().to_vec()),
+            Self::Json(pointer) => in_json(&text(), pointer)?,
             Self::Upper => Value::Text(text().to_uppercase()),
+            Self::Lower => Value::Text(text().to_lowercase()),
             Self::Int => Value::Integer(
                 (text().trim().parse()).map_err(|_| "`int` needs an integer".to_owned())?,
             ),
+            Self::Add(number) => {
+                let value: Option<i64> = text().trim().parse().ok();
+                let sum = value.and_then(|value| value.checked_add(*number));
+                Value::Integer(sum.ok_or("`add` needs an integer")?)
+            }
         })
     }
+}
+
+impl Hash {
+    fn hmac_name(self) -> &'static str {
+        match self {
+            Self::Md5 => "hmac_md5",
+            Self::Sha1 => "hmac_sha1",
+            Self::Sha256 => "hmac_sha256",
+            Self::Sha512 => "hmac_sha512",
+        }
+    }
+
+    fn hmac(self, key: &[u8], data: &[u8]) -> Vec<u8> {
+        fn mac<M: Mac + KeyInit>(key: &[u8], data: &[u8]) -> Vec<u8> {
+            let mac = <M as KeyInit>::new_from_slice(key).expect("HMAC takes keys of any length");
+            mac.chain_update(data).finalize().into_bytes().to_vec()
+        }
+        match self {
+            Self::Md5 => mac::<Hmac<Md5>>(key, data),
+            Self::Sha1 => mac::<Hmac<Sha1>>(key, data),
+            Self::Sha256 => mac::<Hmac<Sha256>>(key, data),
+            Self::Sha512 => mac::<Hmac<Sha512>>(key, data),
+        }
+    }
+}
+
+fn json_pointer(argument: Option<&str>) -> Result<Filter, String> {
+    match argument {
+        Some(pointer) if pointer.starts_with('/') => Ok(Filter::Json(pointer.to_owned())),
+        _ => Err("write json:/like/this".to_owned()),
+    }
+}
+
+fn addend(argument: Option<&str>) -> Result<Filter, String> {
+    let number = argument.and_then(|text| text.parse().ok());
+    number
+        .map(Filter::Add)
+        .ok_or_else(|| "write add:N, N being an integer".to_owned())
+}
+
+fn unbase64(text: &str) -> Result<Vec<u8>, String> {
+    let config =
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let engine = GeneralPurpose::new(&alphabet::STANDARD, config);
+    let text = Zeroizing::new(text.trim().replace('-', "+").replace('_', "/"));
+    let decoded = engine.decode(text.as_bytes());
+    decoded.map_err(|_| "`unbase64` needs base64".to_owned())
+}
+
+/// The first block, whatever it holds.
+fn der(pem: &str) -> Result<Vec<u8>, String> {
+    let blocks = <(SectionKind, Vec<u8>) as PemObject>::pem_slice_iter(pem.as_bytes());
+    match blocks.filter_map(Result::ok).next() {
+        Some((_, der)) => Ok(der),
+        None => Err("`der` needs PEM: -----BEGIN …".to_owned()),
+    }
+}
+
+fn in_json(text: &str, pointer: &str) -> Result<Value, String> {
+    let mut json: JsonValue =
+        serde_json::from_str(text).map_err(|_| "`json` needs a JSON text".to_owned())?;
+    let found = json.pointer(pointer).and_then(|found| match found {
+        JsonValue::Bool(truth) => Some(Value::Boolean(*truth)),
+        JsonValue::Number(number) if number.is_i64() => number.as_i64().map(Value::Integer),
+        other => scalar_text(other).map(Value::Text),
+    });
+    wipe(&mut json);
+    found.ok_or_else(|| format!("the JSON has no value at {pointer}"))
 }
 
 impl Value {
@@ -159,13 +295,25 @@ impl Value {
             Self::Integer(number) => number.to_string(),
             Self::Boolean(truth) => truth.to_string(),
             Self::Digest(bytes) => lower_hex(bytes),
+            Self::Bytes(bytes) => match std::str::from_utf8(bytes) {
+                Ok(text) => text.to_owned(),
+                Err(_) => lower_hex(bytes),
+            },
         })
+    }
+
+    /// What a digest is made of, and what a key is: the customary md5(md5(x)) of Chinese APIs hashes the hex form.
+    pub(super) fn hashed(&self) -> Zeroizing<Vec<u8>> {
+        match self {
+            Self::Bytes(bytes) => Zeroizing::new(bytes.clone()),
+            _ => Zeroizing::new(self.text().as_bytes().to_vec()),
+        }
     }
 
     /// What an encoder encodes: the digest itself, not its hex form.
     fn bytes(&self) -> Zeroizing<Vec<u8>> {
         match self {
-            Self::Digest(bytes) => Zeroizing::new(bytes.clone()),
+            Self::Digest(bytes) | Self::Bytes(bytes) => Zeroizing::new(bytes.clone()),
             Self::Text(_) | Self::Integer(_) | Self::Boolean(_) => {
                 Zeroizing::new(self.text().as_bytes().to_vec())
             }
@@ -241,6 +389,46 @@ mod tests {
             ("abc", &["base64"], "YWJj"),
             // The customary md5(md5(x)) of Chinese APIs hashes the hex form.
             ("abc", &["md5", "md5"], "ec0405c5aef93e771cd80e0db180b88b"),
+            // printf abc | openssl md5 -binary | openssl md5
+            (
+                "abc",
+                &["md5", "raw", "md5"],
+                "af5da9f45af7a300e3aded972f8ff687",
+            ),
+            // RFC 2202 §2, test case 2.
+            (jefe, &["hmac_md5:k"], "750c783e6ab0b503eaa86e310a5db738"),
+            // RFC 4231 §4.3.
+            (
+                jefe,
+                &["hmac_sha512:k"],
+                "164b7a7bfcf819e2e395fbe73b56e0a387bd64222e831fd610270cd7ea250554\
+                 9758bf75c05a994a6d034f65f8f0e6fdcaeab1a34d4a6b4b636e070a38bce737",
+            ),
+            // FIPS 180-4 example.
+            (
+                "abc",
+                &["sha384"],
+                "cb00753f45a35e8bb5a03d699ac65007272c32ab0eded1631a8b605a43ff5bed\
+                 8086072ba1e7cc2358baeca134c825a7",
+            ),
+            // Kingdee's signature is the base64 of the hex form.
+            (
+                "abc",
+                &["md5", "hex", "base64"],
+                "OTAwMTUwOTgzY2QyNGZiMGQ2OTYzZjdkMjhlMTdmNzI=",
+            ),
+            ("YWJj", &["unbase64"], "abc"),
+            ("YWI_", &["unbase64"], "ab?"),
+            ("YQ", &["unbase64"], "a"),
+            (
+                "YQ==",
+                &["unbase64", "sha1", "base64"],
+                "hvfkN/qlp/zhXR3cuerq6jd2Z7g=",
+            ),
+            ("a+b/测", &["urlencode"], "a%2Bb%2F%E6%B5%8B"),
+            (r#"{"a":{"b/c":"x"},"n":7}"#, &["json:/a/b~1c"], "x"),
+            (r#"{"n":7}"#, &["json:/n", "add:-2"], "5"),
+            ("ABC", &["lower"], "abc"),
             (" 42", &["int"], "42"),
         ] {
             assert_eq!(
@@ -265,6 +453,20 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_decoded_is_told_without_its_text() {
+        for (input, filter, message) in [
+            ("!!", "unbase64", "`unbase64` needs base64"),
+            ("hunter2", "der", "`der` needs PEM: -----BEGIN …"),
+            ("hunter2", "json:/a", "`json` needs a JSON text"),
+            (r#"{"a":{}}"#, "json:/a", "the JSON has no value at /a"),
+            ("hunter2", "add:1", "`add` needs an integer"),
+            ("9223372036854775807", "add:1", "`add` needs an integer"),
+        ] {
+            assert_eq!(run(input, &[filter], ""), Err(message.to_owned()));
+        }
+    }
+
+    #[test]
     fn unknown_filters_are_refused_with_the_nearest() {
         for (text, message) in [
             ("md4", "unknown filter; did you mean `md5`?"),
@@ -274,6 +476,9 @@ mod tests {
                 "write hmac_sha1:k, k being the variable that holds the key",
             ),
             ("or:x", "`or:` must be the first filter"),
+            ("json", "write json:/like/this"),
+            ("json:x", "write json:/like/this"),
+            ("add:x", "write add:N, N being an integer"),
         ] {
             assert_eq!(Filter::parse(text).unwrap_err(), message);
         }

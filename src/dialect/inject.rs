@@ -3,6 +3,7 @@
 use http::{HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
+use super::computed::{Computed, Recipe, Recipes};
 use super::layer::{HeaderField, TextField, header_fields, join, text_fields};
 use super::request::{cannot_stand_in_a_header, push_query_pair};
 use super::response::{check_token, parse_selector, texts};
@@ -18,7 +19,12 @@ const REJECT_STATUS: u16 = 401;
 const REJECT_GRPC_STATUS: u16 = 16;
 
 impl InjectPlan {
-    pub(super) fn parse(toml: &InjectToml, extent: Extent, problems: &mut Vec<Problem>) -> Self {
+    pub(super) fn parse(
+        toml: &InjectToml,
+        vars: &Recipes,
+        extent: Extent,
+        problems: &mut Vec<Problem>,
+    ) -> Self {
         // RFC 6750 §2: never two methods at once; so the default stands in only for nothing at all.
         let default = Ordered(vec![(
             "Authorization".to_owned(),
@@ -35,13 +41,16 @@ impl InjectPlan {
         let query = query.map_or_else(Vec::new, |table| {
             text_fields(table, "inject.query", Place::Inject, problems)
         });
-        let plan = Self {
+        let mut plan = Self {
             header_names: headers.iter().map(|field| field.name.clone()).collect(),
             query_names: query.iter().map(|field| field.name.clone()).collect(),
             headers,
             query,
+            computed: Computed::default(),
         };
-        let carries_token = plan.templates().any(Template::names_access_token);
+        plan.computed = vars.for_templates(plan.templates(), Place::Inject, problems);
+        let computed = plan.computed.recipes().flat_map(Recipe::templates);
+        let carries_token = (plan.templates().chain(computed)).any(Template::names_access_token);
         if !carries_token && problems.len() == found_before {
             plan.blame(extent, problems);
         }
@@ -94,9 +103,13 @@ impl InjectPlan {
             message: reason.to_owned(),
         })?;
         let scope = Scope {
-            variables,
-            frozen: None,
             access_token: Some(access_token),
+            ..Scope::of(variables)
+        };
+        let values = self.computed.values(scope)?;
+        let scope = Scope {
+            computed: Some(&values),
+            ..scope
         };
         let mut headers = Vec::with_capacity(self.headers.len());
         for field in &self.headers {
@@ -125,7 +138,8 @@ impl InjectPlan {
 
     /// Variables that it uses, and whether no request can be sent without them.
     pub fn variables(&self) -> impl Iterator<Item = (&str, bool)> {
-        self.templates().flat_map(Template::variables)
+        let templates: Vec<_> = self.templates().collect();
+        self.computed.needs(&templates, &|_| false).into_iter()
     }
 
     fn templates(&self) -> impl Iterator<Item = &Template> {
@@ -192,7 +206,12 @@ mod tests {
 
     fn inject(toml: &str) -> Result<InjectPlan, Vec<Problem>> {
         let mut problems = Vec::new();
-        let plan = InjectPlan::parse(&toml::from_str(toml).unwrap(), Extent::Whole, &mut problems);
+        let plan = InjectPlan::parse(
+            &toml::from_str(toml).unwrap(),
+            &Recipes::default(),
+            Extent::Whole,
+            &mut problems,
+        );
         if problems.is_empty() {
             Ok(plan)
         } else {

@@ -59,7 +59,7 @@ pub(super) fn json_scalar(value: &Value) -> JsonValue {
     match value {
         Value::Integer(number) => (*number).into(),
         Value::Boolean(truth) => (*truth).into(),
-        Value::Text(_) | Value::Digest(_) => value.text().as_str().into(),
+        Value::Text(_) | Value::Digest(_) | Value::Bytes(_) => value.text().as_str().into(),
     }
 }
 

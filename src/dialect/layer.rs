@@ -2,8 +2,10 @@
 
 use http::{HeaderName, HeaderValue, Method, header};
 
+use super::assertion::AssertionLayer;
+use super::computed::Computed;
 use super::json::{JsonField, json_fields};
-use super::schema::{BasicToml, Encoding, Ordered, RequestToml, Scalar};
+use super::schema::{AssertionToml, BasicToml, Encoding, Ordered, RequestToml, Scalar};
 use super::template::{Place, Template};
 use super::{Problem, RequestPlan};
 
@@ -27,6 +29,15 @@ pub(super) struct Layer {
     query: Option<Vec<TextField>>,
     headers: Option<Vec<HeaderField>>,
     body: Option<Body>,
+    path: Option<Field<(), Template>>,
+    assertions: Assertions,
+}
+
+/// `[assertion]` and `[client_assertion]`, as far as one table writes them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Assertions {
+    pub(super) grant: AssertionLayer,
+    pub(super) client: AssertionLayer,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -83,7 +94,20 @@ impl Layer {
                 header_fields(table, &join(path, "headers"), Place::Exchange, problems)
             }),
             body: parse_body(toml, path, problems),
+            path: parse_path(toml, path, problems),
+            assertions: Assertions::parse(
+                toml.assertion.as_ref(),
+                toml.client_assertion.as_ref(),
+                path,
+                problems,
+            ),
         }
+    }
+
+    /// Takes what it does not write itself from tables that stand beside it.
+    pub(super) fn with_assertions(mut self, beside: &Assertions) -> Self {
+        self.assertions = self.assertions.over(beside);
+        self
     }
 
     /// What a provider's `[request]` gives to a refresh: who asks, not what is asked.
@@ -91,8 +115,41 @@ impl Layer {
         Self {
             basic: self.basic,
             headers: self.headers,
+            assertions: self.assertions,
             ..Self::default()
         }
+    }
+}
+
+impl Assertions {
+    pub(super) fn parse(
+        grant: Option<&AssertionToml>,
+        client: Option<&AssertionToml>,
+        path: &str,
+        problems: &mut Vec<Problem>,
+    ) -> Self {
+        let mut parse = |toml: Option<&AssertionToml>, key: &str| {
+            let toml = toml?;
+            Some(AssertionLayer::parse(toml, &join(path, key), problems))
+        };
+        Self {
+            grant: parse(grant, "assertion").unwrap_or_default(),
+            client: parse(client, "client_assertion").unwrap_or_default(),
+        }
+    }
+
+    fn over(self, other: &Self) -> Self {
+        Self {
+            grant: self.grant.over(&other.grant),
+            client: self.client.over(&other.client),
+        }
+    }
+
+    /// What tables say together; the first of them beats the second, and so on.
+    pub(super) fn merged(layers: &[(Kind, Layer)]) -> Self {
+        (layers.iter()).fold(Self::default(), |merged, (_, layer)| {
+            merged.over(&layer.assertions)
+        })
     }
 }
 
@@ -110,6 +167,8 @@ pub(super) fn merge(layers: &[(Kind, Layer)], problems: &mut Vec<Problem>) -> Re
             .unwrap_or_default(),
         headers: headers.unwrap_or_else(default_headers),
         body: merge_bodies(layers, problems),
+        path: layers.iter().find_map(|(_, layer)| layer.path.clone()),
+        computed: Computed::default(),
     };
     let authorization = |field: &&HeaderField| field.name == header::AUTHORIZATION;
     if let Some(field) = plan.headers.iter().find(authorization)
@@ -253,6 +312,28 @@ fn parse_basic(
         encoding: credentials.encoding,
         path,
     }))
+}
+
+fn parse_path(
+    toml: &RequestToml,
+    path: &str,
+    problems: &mut Vec<Problem>,
+) -> Option<Field<(), Template>> {
+    let at = join(path, "path");
+    let text = toml.path.as_deref()?;
+    if !text.starts_with('/') || text.starts_with("//") || text.contains('#') {
+        problems.push(Problem {
+            path: at,
+            message: "must be a path: /like/this".to_owned(),
+        });
+        return None;
+    }
+    let value = template(text, &at, Place::Exchange, problems)?;
+    Some(Field {
+        name: (),
+        value,
+        path: at,
+    })
 }
 
 fn parse_body(toml: &RequestToml, path: &str, problems: &mut Vec<Problem>) -> Option<Body> {

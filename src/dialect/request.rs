@@ -1,5 +1,7 @@
 //! A token request: the merged tables, filled in.
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderValue, header};
@@ -7,6 +9,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value as JsonValue;
 use zeroize::Zeroizing;
 
+use super::computed::Values;
 use super::json::{json_object, json_scalar, wipe};
 use super::layer::{Basic, Body, Field, HeaderField, TextField, join};
 use super::schema::Encoding;
@@ -29,7 +32,8 @@ impl RequestPlan {
     /// Fills the templates in. Fails on a missing variable, or a value that cannot stand where it is put
     /// (a line break in a header); the problem names the place and the variable, never the value.
     pub fn render(&self, variables: &Variables, frozen: &Frozen) -> Result<TokenRequest, Problem> {
-        let scope = scope(variables, frozen);
+        let values = self.computed.values(scope(variables, frozen, None))?;
+        let scope = scope(variables, frozen, Some(&values));
         let mut headers = HeaderMap::new();
         for field in &self.headers {
             if let Some(text) = field.fill(scope)? {
@@ -46,6 +50,11 @@ impl RequestPlan {
         }
         Ok(TokenRequest {
             method: self.method.clone(),
+            path: self
+                .path
+                .as_ref()
+                .map(|path| render_path(path, scope))
+                .transpose()?,
             query: render_query(&self.query, scope)?,
             headers,
             body: self.body.render(scope)?,
@@ -54,8 +63,12 @@ impl RequestPlan {
 
     /// For `check --online`: method, header names and body with every variable's value masked.
     pub fn redacted(&self, variables: &Variables, frozen: &Frozen) -> Result<String, Problem> {
-        let scope = scope(variables, frozen);
+        let values = self.computed.values(scope(variables, frozen, None))?;
+        let scope = scope(variables, frozen, Some(&values));
         let mut text = self.method.to_string();
+        if let Some(path) = &self.path {
+            text.push_str(&format!(" {}", path.redacted(scope)?.unwrap_or_default()));
+        }
         let query = redacted_pairs(&self.query, scope)?;
         if !query.is_empty() {
             text.push_str(&format!(" ?{query}"));
@@ -92,18 +105,33 @@ impl RequestPlan {
     /// What filters make of the variables (a digest of the secret, say): to be masked like the secrets
     /// themselves wherever a vendor echoes it.
     pub fn derived_secrets(&self, variables: &Variables, frozen: &Frozen) -> Vec<Secret> {
-        let scope = scope(variables, frozen);
+        // What cannot be made is not sent, and so not echoed.
+        let values = self.computed.values(scope(variables, frozen, None));
+        let values = values.unwrap_or_default();
+        let scope = scope(variables, frozen, Some(&values));
         let mut secrets = Vec::new();
         for template in self.templates() {
             template.derived(scope, &mut secrets);
         }
+        let computed = self.computed.made_of_variables();
+        secrets.extend(
+            computed
+                .filter_map(|name| values.get(name))
+                .map(|value| Secret::new(value.text().as_str())),
+        );
         secrets
+    }
+
+    /// The variables that it is made of, and whether it cannot be made without them.
+    pub(super) fn needs(&self, given: &dyn Fn(&str) -> bool) -> BTreeMap<&str, bool> {
+        self.computed.needs(&self.templates(), given)
     }
 
     /// Every template that a request is made from.
     pub(super) fn templates(&self) -> Vec<&Template> {
         let mut templates: Vec<_> = self.query.iter().map(|field| &field.value).collect();
         templates.extend(self.headers.iter().map(|field| &field.value));
+        templates.extend(self.path.iter().map(|field| &field.value));
         if let Some(basic) = &self.basic {
             templates.extend([&basic.username, &basic.password]);
         }
@@ -252,6 +280,23 @@ fn render_query(
     Ok((!query.is_empty()).then_some(query))
 }
 
+/// What a value keeps in a path, or in a host: as in a query, and the colon before a port (RFC 3986 §3.3).
+const SEGMENT: &AsciiSet = &QUERY.remove(b':');
+
+/// Of a URL's path. One that would climb out of its place is refused.
+pub(super) fn encode_segment(text: &str) -> Result<String, String> {
+    match text {
+        "" | "." | ".." => Err("a part of the path would be empty, `.` or `..`".to_owned()),
+        text => Ok(utf8_percent_encode(text, SEGMENT).to_string()),
+    }
+}
+
+fn render_path(path: &Field<(), Template>, scope: Scope<'_>) -> Result<Zeroizing<String>, Problem> {
+    let text = path.value.fill_with(scope, &encode_segment);
+    let text = text.map_err(|message| path.problem(message))?;
+    text.ok_or_else(|| path.problem("a variable of the path has no value"))
+}
+
 pub(super) fn push_query_pair(query: &mut String, name: &str, value: &str) {
     if !query.is_empty() {
         query.push('&');
@@ -291,10 +336,15 @@ fn redacted_pairs(fields: &[TextField], scope: Scope<'_>) -> Result<String, Prob
     Ok(pairs.join("&"))
 }
 
-fn scope<'a>(variables: &'a Variables, frozen: &'a Frozen) -> Scope<'a> {
+fn scope<'a>(
+    variables: &'a Variables,
+    frozen: &'a Frozen,
+    computed: Option<&'a Values>,
+) -> Scope<'a> {
     Scope {
         variables,
         frozen: Some(frozen),
         access_token: None,
+        computed,
     }
 }

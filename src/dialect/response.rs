@@ -30,6 +30,9 @@ const DEFAULT_DESCRIPTION: [&str; 2] = ["/error_description", "/message"];
 /// Codes of RFC 6749 §4.1.2.1 and RFC 8628 §3.5 by which a server asks to be asked again.
 const DEFAULT_TRANSIENT: [&str; 3] = ["temporarily_unavailable", "server_error", "slow_down"];
 
+/// What comes before an HTTP status in a list of codes: `status:404`.
+const STATUS: &str = "status:";
+
 /// Why an answer is no yes.
 enum Fault {
     /// HTTP says so.
@@ -85,6 +88,19 @@ impl ResponseRules {
                 });
             }
         }
+        for (key, codes) in [
+            ("permanent", &rules.permanent),
+            ("transient", &rules.transient),
+        ] {
+            let mut statuses = codes.iter().filter_map(|code| code.strip_prefix(STATUS));
+            if statuses.any(|status| StatusCode::from_bytes(status.as_bytes()).is_err()) {
+                problems.push(Problem {
+                    path: join("response", key),
+                    message: "after `status:` comes an HTTP status, as in \"status:404\""
+                        .to_owned(),
+                });
+            }
+        }
         if rules
             .permanent
             .iter()
@@ -119,16 +135,27 @@ impl ResponseRules {
 
     /// Reads an answer. `secrets` are masked wherever the vendor echoes them.
     pub fn read(&self, answer: Answer<'_>, secrets: &[&Secret]) -> Result<Issued, Refusal> {
+        let reading = self.reading(answer, secrets);
+        reading.issued().map_err(|fault| reading.refusal(&fault))
+    }
+
+    fn reading<'a>(&'a self, answer: Answer<'a>, secrets: &'a [&'a Secret]) -> Reading<'a> {
         let token_key = self.token.iter().find_map(Selector::first_key);
-        let reading = Reading {
+        Reading {
             rules: self,
             status: answer.status,
             headers: answer.headers,
             document: Document::read(answer.body, answer.headers, token_key),
             secrets,
             now: answer.now,
-        };
-        reading.issued().map_err(|fault| reading.refusal(&fault))
+        }
+    }
+}
+
+impl ResponseRules {
+    /// Reads an answer that is a no, of an endpoint that gives something else than tokens.
+    pub fn refused(&self, answer: Answer<'_>, secrets: &[&Secret]) -> Refusal {
+        self.reading(answer, secrets).refusal(&Fault::Status)
     }
 }
 
@@ -217,14 +244,16 @@ impl Reading<'_> {
         }
     }
 
-    /// DESIGN.md §2, error classes.
+    /// DESIGN.md §2, error classes. The vendor's code says more than the status.
     fn class(&self, fault: &Fault, code: Option<&str>) -> Class {
-        let listed = |list: &[String]| list.iter().any(|listed| Some(listed.as_str()) == code);
-        if listed(&self.rules.transient) {
-            return Class::Transient;
-        }
-        if listed(&self.rules.permanent) {
-            return Class::Permanent;
+        let status = format!("{STATUS}{}", self.status.as_str());
+        for word in code.into_iter().chain([status.as_str()]) {
+            if self.rules.transient.iter().any(|listed| listed == word) {
+                return Class::Transient;
+            }
+            if self.rules.permanent.iter().any(|listed| listed == word) {
+                return Class::Permanent;
+            }
         }
         let transient = match fault {
             Fault::Status => match self.status {

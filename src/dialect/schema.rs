@@ -2,6 +2,47 @@
 //!
 //! Only the shape is checked here. Every key is optional, so that one missing key does not hide the other
 //! errors of a file: what must be there is for [`compile`](super::compile) to say.
+//!
+//! # What a dialect can say, beyond plain requests
+//!
+//! ```toml
+//! token_url = "https://api.example/{tenant}/token"     # for providers that write none; also authorization_url,
+//!                                                      # device_authorization_url. `{x}` is text or env of the provider
+//! ttl = "2h"                                           # and min_interval, refresh_before: for providers that write none
+//!
+//! [vars]                                               # computed, or defaults: a provider's own value beats them
+//! plain = "{client_id}{unix_ms}{client_secret}"        # may name each other, but not in a circle
+//! sign  = "{plain|sha256}"                             # keeps its type and its bytes: {sign|base64} encodes the digest
+//! region = "cn-north-4"
+//!
+//! [assertion]                                          # RFC 7521 §4.1, as {assertion}
+//! key      = "{private_key}"                           # PEM (PKCS#8, PKCS#1, SEC1), JWK, or with HS* the secret itself
+//! alg      = "RS256"                                   # RS PS ES HS 256 384 512, EdDSA; by the key where it is left out
+//! header   = { kid = "{kid?}", "x5t#S256" = "{certificate|der|sha256|base64url}" }
+//! claims   = { iss = "{client_id}", aud = "{token_url}", nbf = "{unix}" }   # typed like JSON bodies
+//! lifetime = "5m"                                      # iat, exp and jti are added; `jti = false` leaves one out
+//! [client_assertion]                                   # RFC 7521 §4.2, as {client_assertion}; the same keys
+//!
+//! [auth]                                               # every request table may have its own, laid over those above
+//! client_secret_jwt = { form = { client_assertion = "{client_assertion}" }, client_assertion = { alg = "HS256", key = "{client_secret}" } }
+//!
+//! [grants.installation]
+//! path = "/app/installations/{installation}/access_tokens"   # instead of the path and query of token_url
+//! [grants.key_pair]
+//! token = "{assertion}"                                # made here, nobody is asked; it lives as long as the assertion
+//!
+//! [device]                                             # RFC 8628 §3.1, sent to device_authorization_url by `login`
+//! form = { client_id = "{client_id}", scope = "{scope?}" }
+//! [grants.device_code]
+//! form     = { grant_type = "urn:ietf:params:oauth:grant-type:device_code", device_code = "{device_code}", client_id = "{client_id}" }
+//! one_time = ["device_code"]
+//! ```
+//!
+//! Built-in variables: `unix unix_ms now nonce uuid token_url`. `{provider.NAME}` is the token of another provider, as is a
+//! provider's `vars = { subject_token = { provider = "NAME" } }`. Filters: `md5 sha1 sha256 sha384 sha512`,
+//! `hmac_md5:k hmac_sha1:k hmac_sha256:k hmac_sha512:k` (k is a variable), `hex base64 base64url unbase64 urlencode`,
+//! `der` (a PEM block's bytes), `spki` (a private key's public half, DER), `upper lower int add:N`; `or:text` comes first.
+//! A digest is written in lower hex unless an encoder follows; hashing it again hashes the hex.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -14,25 +55,52 @@ use serde::{Deserialize, Deserializer};
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DialectToml {
+    /// What it is, in one line. This key and the next four are for people; none is inherited.
+    pub about: Option<String>,
+    /// Under which it is listed.
+    pub group: Option<String>,
+    /// Address of the vendor's public document.
+    pub document: Option<String>,
+    /// When the dialect was last compared with the document, or with which version of it.
+    pub checked: Option<String>,
+    /// What the document does not say, or could not be seen to be so.
+    pub unverified: Vec<String>,
     /// The dialect that this one is laid over.
     pub extends: Option<String>,
     pub default_grant: Option<String>,
     pub default_auth: Option<String>,
     pub single_active: Option<bool>,
+    /// For providers that write none of their own: a template of what is known when the configuration is read.
+    pub token_url: Option<String>,
+    pub authorization_url: Option<String>,
+    pub device_authorization_url: Option<String>,
+    /// Durations for providers that write none of their own.
+    pub ttl: Option<String>,
+    pub min_interval: Option<String>,
+    pub refresh_before: Option<String>,
+    /// Computed variables and defaults.
+    pub vars: Ordered<Scalar>,
+    pub assertion: Option<AssertionToml>,
+    pub client_assertion: Option<AssertionToml>,
     pub request: RequestToml,
     /// By RFC 7591 `token_endpoint_auth_method`.
     pub auth: Ordered<RequestToml>,
     pub grants: Ordered<GrantToml>,
     pub refresh: Option<RequestToml>,
+    /// The device authorization request, RFC 8628 §3.1.
+    pub device: Option<RequestToml>,
     pub response: ResponseToml,
     pub inject: InjectToml,
     pub reject: RejectToml,
 }
 
-/// What a provider may override in place: `[providers.NAME.request]`, `.response`, `.inject`, `.reject`.
+/// What a provider may override in place: `[providers.NAME.request]`, `.assertion`, `.client_assertion`, `.response`,
+/// `.inject`, `.reject`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Overrides {
+    pub assertion: Option<AssertionToml>,
+    pub client_assertion: Option<AssertionToml>,
     pub request: RequestToml,
     pub response: ResponseToml,
     pub inject: InjectToml,
@@ -50,6 +118,10 @@ pub struct RequestToml {
     pub form: Option<Ordered<Scalar>>,
     pub json: Option<toml::Table>,
     pub body: Option<String>,
+    /// Instead of the path and query of the URL.
+    pub path: Option<String>,
+    pub assertion: Option<AssertionToml>,
+    pub client_assertion: Option<AssertionToml>,
 }
 
 /// `[grants.NAME]`: a request and what it spends.
@@ -65,8 +137,14 @@ pub struct GrantToml {
     pub form: Option<Ordered<Scalar>>,
     pub json: Option<toml::Table>,
     pub body: Option<String>,
+    /// Instead of the path and query of the URL.
+    pub path: Option<String>,
+    pub assertion: Option<AssertionToml>,
+    pub client_assertion: Option<AssertionToml>,
     /// Variables that the first exchange spends; they are never sent twice.
     pub one_time: Option<Vec<String>>,
+    /// The token itself, made here: no request is sent.
+    pub token: Option<String>,
 }
 
 impl GrantToml {
@@ -80,8 +158,45 @@ impl GrantToml {
             form: self.form.clone(),
             json: self.json.clone(),
             body: self.body.clone(),
+            path: self.path.clone(),
+            assertion: self.assertion.clone(),
+            client_assertion: self.client_assertion.clone(),
         }
     }
+}
+
+/// `[assertion]` and `[client_assertion]`: a JWT (RFC 7519) that is made anew for each request. Strings are templates.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AssertionToml {
+    /// RFC 7518 §3.1, RFC 8037; by the key where it is not stated.
+    pub alg: Option<Alg>,
+    /// PEM, JWK, or with HS* the shared secret.
+    pub key: Option<String>,
+    /// Besides `alg` and `typ`.
+    pub header: Option<toml::Table>,
+    /// Besides `iat`, `exp` and `jti`, which `false` leaves out.
+    pub claims: Option<toml::Table>,
+    /// A duration such as "5m".
+    pub lifetime: Option<String>,
+}
+
+/// A signature algorithm of RFC 7518 §3.1 or RFC 8037 §3.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum Alg {
+    RS256,
+    RS384,
+    RS512,
+    PS256,
+    PS384,
+    PS512,
+    ES256,
+    ES384,
+    ES512,
+    EdDSA,
+    HS256,
+    HS384,
+    HS512,
 }
 
 /// `basic = { username, password, encoding }`, or `basic = false` to take an inherited one away.
@@ -364,6 +479,8 @@ mod tests {
             default_grant = "sms"
             default_auth = "client_secret_post"
             single_active = true
+            token_url = "https://a.example/{tenant}"
+            ttl = "1h"
             [request]
             method = "GET"
             headers = { Accept = "application/json", X-N = 1 }
@@ -376,6 +493,17 @@ mod tests {
             one_time = ["sms"]
             [refresh]
             body = "x"
+            path = "/again"
+            [device]
+            form = { client_id = "{client_id}" }
+            [vars]
+            plain = "{client_id}{unix_ms}"
+            [assertion]
+            alg = "EdDSA"
+            key = "{private_key}"
+            header = { kid = "k" }
+            claims = { iss = "i", n = 1, jti = false }
+            lifetime = "5m"
             [response]
             token = "/a"
             expires = ["/b", "jwt:exp"]
@@ -414,7 +542,10 @@ mod tests {
             ("[response]\nexpires = [1]", "response.expires[0]"),
             ("[response]\nexpires_unit = 'h'", "response.expires_unit"),
             ("[reject]\nstatus = ['x']", "reject.status[0]"),
-            ("[assertion]\nalg = 'x'", "assertion"),
+            ("[assertion]\nalg = 'x'", "assertion.alg"),
+            ("[assertion]\nkid = 'x'", "assertion.kid"),
+            ("[client_assertion]\nclaims = 1", "client_assertion.claims"),
+            ("[vars]\na = [1]", "vars.a"),
         ] {
             assert_eq!(read(text).unwrap_err().0, path, "{text}");
         }

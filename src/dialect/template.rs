@@ -9,12 +9,16 @@ use std::time::SystemTime;
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
+use super::computed::Values;
 use super::filter::{Filter, Value};
 use super::{Frozen, Variables, suggest};
 use crate::secret::Secret;
 
 /// Names that every token request knows without being told.
-pub const BUILT_INS: [&str; 5] = ["unix", "unix_ms", "now", "nonce", "uuid"];
+pub const BUILT_INS: [&str; 6] = ["unix", "unix_ms", "now", "nonce", "uuid", "token_url"];
+
+/// What comes before the name of the provider whose token is meant.
+pub const CHAINED: &str = "provider.";
 
 /// Variables that stand at the top of a provider's table, under their RFC names.
 pub const WELL_KNOWN: [&str; 10] = [
@@ -62,6 +66,8 @@ enum Unset {
 pub(super) enum Place {
     Exchange,
     Inject,
+    /// A computed variable: where it is used decides.
+    Computed,
 }
 
 /// What a template is filled from.
@@ -72,6 +78,8 @@ pub(super) struct Scope<'a> {
     pub(super) frozen: Option<&'a Frozen>,
     /// Only for injection.
     pub(super) access_token: Option<&'a Secret>,
+    /// What the dialect makes of the variables; `variables` beat them.
+    pub(super) computed: Option<&'a Values>,
 }
 
 impl Template {
@@ -122,6 +130,15 @@ impl Template {
 
     /// `None`: the key is dropped.
     pub(super) fn fill(&self, scope: Scope<'_>) -> Result<Option<Zeroizing<String>>, String> {
+        self.fill_with(scope, &|text| Ok(text.to_owned()))
+    }
+
+    /// Like [`Self::fill`], each value as `encode` writes it.
+    pub(super) fn fill_with(
+        &self,
+        scope: Scope<'_>,
+        encode: &dyn Fn(&str) -> Result<String, String>,
+    ) -> Result<Option<Zeroizing<String>>, String> {
         if self.is_dropped(scope) {
             return Ok(None);
         }
@@ -129,7 +146,10 @@ impl Template {
         for piece in &self.0 {
             match piece {
                 Piece::Literal(literal) => text.push_str(literal),
-                Piece::Hole(hole) => text.push_str(&hole.value(scope)?.text()),
+                Piece::Hole(hole) => {
+                    let value = Zeroizing::new(encode(&hole.value(scope)?.text())?);
+                    text.push_str(&value);
+                }
             }
         }
         Ok(Some(text))
@@ -185,6 +205,11 @@ impl Template {
     /// Whether a value other than its own text goes into it.
     pub(super) fn has_holes(&self) -> bool {
         self.holes().next().is_some()
+    }
+
+    /// Whether it begins with this text, whatever is filled in.
+    pub(super) fn starts_with(&self, text: &str) -> bool {
+        matches!(self.0.first(), Some(Piece::Literal(literal)) if literal.starts_with(text))
     }
 
     /// The whole text, where there is nothing to fill in.
@@ -266,9 +291,9 @@ impl Hole {
         for filter in &self.filters {
             let key = match filter.key() {
                 None => None,
-                Some(name) => Some(scope.get(name).ok_or_else(|| scope.missing(name))?.text()),
+                Some(name) => Some(scope.get(name).ok_or_else(|| scope.missing(name))?.hashed()),
             };
-            let key = key.as_ref().map_or(&b""[..], |key| key.as_bytes());
+            let key = key.as_ref().map_or(&b""[..], |key| key.as_slice());
             value = filter
                 .apply(&value, key)
                 .map_err(|message| format!("variable `{}`: {message}", self.name))?;
@@ -297,7 +322,21 @@ impl Hole {
     }
 }
 
-impl Scope<'_> {
+impl<'a> Scope<'a> {
+    /// Nothing but a provider's variables.
+    pub(super) fn of(variables: &'a Variables) -> Self {
+        Self {
+            variables,
+            frozen: None,
+            access_token: None,
+            computed: None,
+        }
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
     fn get(&self, name: &str) -> Option<Value> {
         if let Some(frozen) = self.frozen
             && let Some(value) = frozen.get(name)
@@ -308,7 +347,8 @@ impl Scope<'_> {
             let token = self.access_token?;
             return Some(Value::Text(token.expose().to_owned()));
         }
-        self.variables.get(name).map(Value::from)
+        let given = self.variables.get(name).map(Value::from);
+        given.or_else(|| self.computed?.get(name).cloned())
     }
 
     fn missing(&self, name: &str) -> String {
@@ -332,8 +372,14 @@ impl Frozen {
             "now" => Value::Text(format!("{:.0}", timestamp(self.now))),
             "nonce" => Value::Text(self.nonce.clone()),
             "uuid" => Value::Text(self.uuid.clone()),
+            "token_url" => Value::Text(self.token_url.clone()),
             _ => return None,
         })
+    }
+
+    /// Seconds since 1970.
+    pub(super) fn unix(&self) -> i64 {
+        timestamp(self.now).as_second()
     }
 }
 
@@ -345,23 +391,35 @@ pub(super) fn is_name(text: &str) -> bool {
         && chars.all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
 }
 
+/// Whether all that a template names is known where it stands.
+pub(super) fn check_use(template: &Template, place: Place) -> Result<(), String> {
+    for hole in template.holes() {
+        check_place(&hole.name, place)?;
+        for key in hole.filters.iter().filter_map(Filter::key) {
+            check_place(key, place)?;
+        }
+    }
+    Ok(())
+}
+
 fn check_place(name: &str, place: Place) -> Result<(), String> {
     match (place, name) {
+        (_, name) if name == CHAINED => Err(
+            "write {provider.NAME}, NAME being that of a provider of this configuration".to_owned(),
+        ),
+        (Place::Computed, _) => Ok(()),
         (Place::Exchange, "access_token") => {
             Err("`{access_token}` is known only in [inject]".to_owned())
         }
-        (Place::Inject, "refresh_token") => {
-            Err("`{refresh_token}` is known only in token requests".to_owned())
+        (Place::Inject, "refresh_token" | "assertion" | "client_assertion") => {
+            Err(format!("`{{{name}}}` is known only in token requests"))
+        }
+        (Place::Inject, name) if name.starts_with(CHAINED) => {
+            Err("tokens of other providers are known only in token requests".to_owned())
         }
         (Place::Inject, name) if BUILT_INS.contains(&name) => Err(format!(
             "`{{{name}}}` is frozen per token request and not known in [inject]"
         )),
-        (_, "assertion") => Err(
-            "`{assertion}` needs an [assertion] table, which this version does not have".to_owned(),
-        ),
-        (_, name) if name.starts_with("provider.") => {
-            Err("tokens of other providers cannot be used in this version".to_owned())
-        }
         _ => Ok(()),
     }
 }

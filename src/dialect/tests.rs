@@ -1,5 +1,6 @@
-//! The dialects as a whole: vendors' samples to the byte ([`golden`]), the merge rule ([`merging`]).
+//! The dialects as a whole: vendors' samples to the byte ([`golden`], [`fixtures`]), the merge rule ([`merging`]).
 
+mod fixtures;
 mod golden;
 mod merging;
 
@@ -103,6 +104,7 @@ fn vars(variables: &[(&str, Var)]) -> Variables {
 
 fn frozen() -> Frozen {
     Frozen {
+        token_url: "https://auth.example/token".to_owned(),
         now: UNIX_EPOCH + Duration::from_millis(1_700_000_000_789),
         nonce: "n0nce".into(),
         uuid: "0b0b".into(),

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::header::{
     ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING, USER_AGENT,
 };
-use http::{HeaderMap, Method, Request, Response, Uri};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -82,6 +82,22 @@ pub trait Line: Send {
         call: Call<'a>,
         deadline: Instant,
     ) -> Pending<'a, Result<Fetched, FetchError>>;
+
+    /// Sends a request of another kind than for a token, and reads the answer as it is. As cancel safe as the request is
+    /// repeatable.
+    fn ask<'a>(
+        self: Box<Self>,
+        endpoint: &'a Endpoint,
+        request: TokenRequest,
+        deadline: Instant,
+    ) -> Pending<'a, Result<Answered, FetchError>>;
+}
+
+/// An answer as it came. Its body may hold secrets.
+pub struct Answered {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Zeroizing<Vec<u8>>,
 }
 
 /// What to ask for.
@@ -207,6 +223,15 @@ impl Line for HttpLine {
     ) -> Pending<'a, Result<Fetched, FetchError>> {
         Box::pin(self.exchange(call, deadline))
     }
+
+    fn ask<'a>(
+        mut self: Box<Self>,
+        endpoint: &'a Endpoint,
+        request: TokenRequest,
+        deadline: Instant,
+    ) -> Pending<'a, Result<Answered, FetchError>> {
+        Box::pin(async move { self.round_trip(endpoint, request, deadline).await })
+    }
 }
 
 impl HttpLine {
@@ -217,43 +242,26 @@ impl HttpLine {
     ) -> Result<Fetched, FetchError> {
         let endpoint = call.endpoint;
         let sent = self.clock.now();
-        let frozen = Frozen {
-            now: sent.wall,
-            nonce: uuid::Uuid::new_v4().simple().to_string(),
-            uuid: uuid::Uuid::new_v4().to_string(),
-        };
+        let frozen = frozen(sent, endpoint.address());
         let request = call
             .request
             .render(call.variables, &frozen)
             .map_err(FetchError::Request)?;
-        let mut secrets = secrets(call.variables, &request);
+        let mut secrets = secrets(call.variables, &request.headers);
+        secrets.extend(call.request.derived_secrets(call.variables, &frozen));
         secrets.extend(in_url(endpoint));
-        let request = http_request(endpoint, request)?;
-        let work = async {
-            let answer = self
-                .sender
-                .send_request(request)
-                .await
-                .map_err(|error| broken(endpoint, &causes(&error)))?;
-            read_body(endpoint, answer).await
-        };
-        let answer = timeout_at(deadline, work)
-            .await
-            .map_err(|_| FetchError::Timeout {
-                host: endpoint.token_url.authority.clone(),
-                limit: endpoint.timeout,
-            })??;
+        let answer = self.round_trip(endpoint, request, deadline).await?;
         let secrets: Vec<&Secret> = secrets.iter().collect();
         let read = endpoint.plan.response.read(
             Answer {
-                status: answer.status(),
-                headers: answer.headers(),
-                body: answer.body(),
+                status: answer.status,
+                headers: &answer.headers,
+                body: &answer.body,
                 now: self.clock.now().wall,
             },
             &secrets,
         );
-        log(endpoint, answer.status(), &read);
+        log(endpoint, answer.status, &read);
         match read {
             Ok(issued) => Ok(Fetched { issued, sent }),
             Err(refusal) => Err(FetchError::Refused {
@@ -264,8 +272,43 @@ impl HttpLine {
     }
 }
 
+impl HttpLine {
+    async fn round_trip(
+        &mut self,
+        endpoint: &Endpoint,
+        request: TokenRequest,
+        deadline: Instant,
+    ) -> Result<Answered, FetchError> {
+        let request = http_request(endpoint, request)?;
+        let work = async {
+            let answer = self
+                .sender
+                .send_request(request)
+                .await
+                .map_err(|error| broken(endpoint, &causes(&error)))?;
+            read_body(endpoint, answer).await
+        };
+        timeout_at(deadline, work)
+            .await
+            .map_err(|_| FetchError::Timeout {
+                host: endpoint.token_url.authority.clone(),
+                limit: endpoint.timeout,
+            })?
+    }
+}
+
+/// What stays the same all over one request.
+pub fn frozen(now: Now, token_url: String) -> Frozen {
+    Frozen {
+        now: now.wall,
+        nonce: uuid::Uuid::new_v4().simple().to_string(),
+        uuid: uuid::Uuid::new_v4().to_string(),
+        token_url,
+    }
+}
+
 /// What a vendor might echo: every variable that is not public by its nature, and the credentials as sent.
-fn secrets(variables: &Variables, request: &TokenRequest) -> Vec<Secret> {
+pub(super) fn secrets(variables: &Variables, headers: &HeaderMap) -> Vec<Secret> {
     let mut secrets: Vec<Secret> = variables
         .iter()
         .filter(|(name, _)| !PUBLIC.contains(&name.as_str()))
@@ -274,11 +317,7 @@ fn secrets(variables: &Variables, request: &TokenRequest) -> Vec<Secret> {
             Var::Integer(_) | Var::Boolean(_) => None,
         })
         .collect();
-    for value in request
-        .headers
-        .values()
-        .filter(|value| value.is_sensitive())
-    {
+    for value in headers.values().filter(|value| value.is_sensitive()) {
         if let Ok(text) = value.to_str() {
             let credential = text.split_once(' ').map_or(text, |(_scheme, rest)| rest);
             secrets.push(Secret::new(credential));
@@ -307,7 +346,8 @@ fn http_request(
             message: format!("{what} cannot be sent in an HTTP request"),
         })
     };
-    let uri = target(endpoint, request.query.as_deref().map(String::as_str))
+    let path = request.path.as_deref().unwrap_or(&endpoint.path_and_query);
+    let uri = target(path, request.query.as_deref().map(String::as_str))
         .ok_or_else(|| unusable("its path and query"))?;
     let host = HeaderValue::from_str(&endpoint.token_url.authority)
         .map_err(|_| unusable("its host name"))?;
@@ -335,8 +375,8 @@ fn http_request(
 }
 
 /// `None` if the two do not make a request target.
-fn target(endpoint: &Endpoint, query: Option<&str>) -> Option<Uri> {
-    let mut target = Zeroizing::new(endpoint.path_and_query.clone());
+fn target(path_and_query: &str, query: Option<&str>) -> Option<Uri> {
+    let mut target = Zeroizing::new(path_and_query.to_owned());
     if let Some(query) = query.filter(|query| !query.is_empty()) {
         let separator = if target.contains('?') { '&' } else { '?' };
         target.push(separator);
@@ -357,7 +397,7 @@ impl AsRef<[u8]> for Wiped {
 async fn read_body(
     endpoint: &Endpoint,
     answer: Response<Incoming>,
-) -> Result<Response<Zeroizing<Vec<u8>>>, FetchError> {
+) -> Result<Answered, FetchError> {
     let (head, mut body) = answer.into_parts();
     let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
     while let Some(frame) = body.frame().await {
@@ -372,7 +412,11 @@ async fn read_body(
         }
         bytes.extend_from_slice(data);
     }
-    Ok(Response::from_parts(head, bytes))
+    Ok(Answered {
+        status: head.status,
+        headers: head.headers,
+        body: bytes,
+    })
 }
 
 fn broken(endpoint: &Endpoint, reason: &str) -> FetchError {
@@ -394,7 +438,7 @@ fn causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn log(endpoint: &Endpoint, status: http::StatusCode, read: &Result<Issued, Refusal>) {
+fn log(endpoint: &Endpoint, status: StatusCode, read: &Result<Issued, Refusal>) {
     let host = &endpoint.token_url.authority;
     let path = endpoint
         .path_and_query

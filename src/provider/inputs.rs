@@ -30,6 +30,8 @@ const COMMANDS_AT_ONCE: usize = 16;
 pub enum InputError {
     #[error("{key}: {} is empty", path.display())]
     EmptyFile { key: String, path: PathBuf },
+    #[error("{key}: the token of another provider cannot be used here")]
+    OtherProvider { key: String },
     #[error("{key}: cannot read {}: {reason}", path.display())]
     File {
         key: String,
@@ -44,7 +46,7 @@ pub enum InputError {
     },
 }
 
-/// All of a provider's variables. `provider` is only for the errors' key paths.
+/// All of a provider's variables but the tokens of other providers. `provider` is only for the errors' key paths.
 pub async fn resolve(
     provider: &str,
     values: &BTreeMap<String, Value>,
@@ -52,6 +54,10 @@ pub async fn resolve(
     let mut variables = Variables::new();
     for (name, value) in values {
         let key = variable_key(provider, name);
+        // Comes from a refresher, not from here.
+        if matches!(value, Value::Provider { .. }) {
+            continue;
+        }
         variables.insert(name.clone(), read(&key, value).await?);
     }
     Ok(variables)
@@ -64,6 +70,9 @@ pub async fn read(key: &str, value: &Value) -> Result<Var, InputError> {
         Value::Env { value, .. } => Ok(Var::Text(value.clone())),
         Value::File(path) => Ok(Var::Text(read_file(key, path).await?)),
         Value::Command(words) => Ok(Var::Text(run(key, words).await?)),
+        Value::Provider { .. } => Err(InputError::OtherProvider {
+            key: key.to_owned(),
+        }),
     }
 }
 
@@ -144,7 +153,7 @@ pub fn ready(values: &BTreeMap<String, Value>) -> Variables {
     let ready = values.iter().filter_map(|(name, value)| match value {
         Value::Literal(var) => Some((name.clone(), var.clone())),
         Value::Env { value, .. } => Some((name.clone(), Var::Text(value.clone()))),
-        Value::File(_) | Value::Command(_) => None,
+        Value::File(_) | Value::Command(_) | Value::Provider { .. } => None,
     });
     ready.collect()
 }

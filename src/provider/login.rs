@@ -5,6 +5,7 @@
 //! beside a running proxy its result is left for that to adopt (see [`store`](super::store)).
 
 mod authorization;
+mod device;
 mod redirect;
 #[cfg(test)]
 mod tests;
@@ -14,18 +15,20 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::clock::Clock;
-use crate::config::{Endpoint, Provider, TokenSource};
+use crate::config::{Endpoint, LifeCycle, Provider, TokenSource};
 use crate::dialect::Variables;
-use crate::provider::exchange::Fetch;
+use crate::provider::chain::Tokens;
+use crate::provider::exchange::{Fetch, Fetched};
 use crate::provider::inputs::InputError;
 use crate::provider::schedule::Life;
 use crate::provider::source::{Failure, Source};
 use crate::provider::store::{Store, StoreError};
 
 pub use authorization::{Authorization, Return};
+pub use device::DeviceCode;
 
-/// What a browser brings: nobody is asked for it.
-const BROUGHT: [&str; 3] = ["code", "redirect_uri", "code_verifier"];
+/// What a browser or the server itself brings: nobody is asked for it.
+const BROUGHT: [&str; 4] = ["code", "redirect_uri", "code_verifier", "device_code"];
 
 /// Shown while it is typed; everything else is not.
 const VISIBLE: [&str; 9] = [
@@ -79,6 +82,8 @@ pub enum LoginError {
     Listen { address: String, reason: String },
     #[error("the browser did not come back within {} min: start over", .0 / 60)]
     TimedOut(u64),
+    #[error("nobody typed the code in time: start over")]
+    CodeExpired,
     #[error("the authorization server refused: {0}")]
     Denied(String),
     #[error(
@@ -107,7 +112,8 @@ impl Login {
     pub fn new(provider: Arc<Provider>) -> Result<Self, LoginError> {
         let login = Self { provider };
         let endpoint = login.endpoint()?;
-        if login.authorization_url().is_none() && login.asks().is_empty() {
+        if login.authorization_url().is_none() && !login.is_for_device() && login.asks().is_empty()
+        {
             return Err(LoginError::NothingToAsk {
                 provider: login.provider.name.clone(),
                 grant: endpoint.plan.grant.clone(),
@@ -116,19 +122,23 @@ impl Login {
         Ok(login)
     }
 
+    pub fn provider(&self) -> &Provider {
+        &self.provider
+    }
+
     /// What a person has to type, in the order to ask in; a code comes last, for it is the one that ages.
     pub fn asks(&self) -> Vec<Ask> {
         let Ok(endpoint) = self.endpoint() else {
             return Vec::new();
         };
         let one_time = &endpoint.plan.one_time;
-        let browser = self.authorization_url().is_some();
+        let brought = self.authorization_url().is_some() || self.is_for_device();
         let mut names: BTreeSet<String> = endpoint.plan.required_variables();
         names.retain(|name| !self.provider.variables.contains_key(name));
         names.retain(|name| !one_time.contains(name));
         let names = names.into_iter().chain(one_time.iter().cloned());
         names
-            .filter(|name| !(browser && BROUGHT.contains(&name.as_str())))
+            .filter(|name| !(brought && BROUGHT.contains(&name.as_str())))
             .map(|name| Ask {
                 secret: !VISIBLE.contains(&name.as_str()),
                 name,
@@ -155,28 +165,39 @@ impl Login {
         store: Arc<dyn Store>,
         fetcher: Arc<dyn Fetch>,
         clock: Clock,
+        tokens: Tokens,
     ) -> Result<LoggedIn, LoginError> {
         let rules = self.provider.life.clone();
-        let mut source = Source::new(self.provider, store, fetcher, clock);
+        let mut source = Source::new(self.provider, store, fetcher, clock, tokens);
         source.load().await?;
         let fetched = source.login(given).await?;
-        let life = Life::new(fetched.issued.expiry, &rules, fetched.sent, 0.0);
-        source
-            .keep(&fetched, &life)
-            .await
-            .map_err(LoginError::NotKept)?;
-        Ok(LoggedIn {
-            expires_at: life.expires_at,
-            renewable: source.has_refresh_token(),
-        })
+        keep(&mut source, &fetched, &rules).await
     }
 
     fn endpoint(&self) -> Result<&Endpoint, LoginError> {
         match &self.provider.source {
             TokenSource::Endpoint(endpoint) => Ok(endpoint),
-            TokenSource::Static { .. } => Err(LoginError::Static(self.provider.name.clone())),
+            TokenSource::Static { .. } | TokenSource::Made(_) => {
+                Err(LoginError::Static(self.provider.name.clone()))
+            }
         }
     }
+}
+
+async fn keep(
+    source: &mut Source,
+    fetched: &Fetched,
+    rules: &LifeCycle,
+) -> Result<LoggedIn, LoginError> {
+    let life = Life::new(fetched.issued.expiry, rules, fetched.sent, 0.0);
+    source
+        .keep(fetched, &life)
+        .await
+        .map_err(LoginError::NotKept)?;
+    Ok(LoggedIn {
+        expires_at: life.expires_at,
+        renewable: source.has_refresh_token(),
+    })
 }
 
 impl From<Failure> for LoginError {

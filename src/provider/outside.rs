@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use crate::clock::Clock;
 use crate::config::{Provider, TokenSource};
+use crate::provider::chain::Tokens;
 use crate::provider::exchange::Fetch;
 use crate::provider::login::LoginError;
 use crate::provider::schedule::Life;
@@ -91,10 +92,11 @@ pub async fn fetch(
     store: Option<Arc<dyn Store>>,
     fetcher: Arc<dyn Fetch>,
     clock: Clock,
+    tokens: Tokens,
 ) -> Result<Secret, LoginError> {
     let rules = provider.life.clone();
     let store = store.unwrap_or_else(|| Arc::new(MemoryStore::default()));
-    let mut source = Source::new(provider, store, fetcher, clock);
+    let mut source = Source::new(provider, store, fetcher, clock, tokens);
     source.load().await?;
     let fetched = source.fetch().await?;
     let life = Life::new(fetched.issued.expiry, &rules, fetched.sent, 0.0);

@@ -15,9 +15,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::clock::{Now, unix_seconds};
-use crate::config::{Provider, TokenSource};
+use crate::config::{Provider, TokenSource, Value};
 use crate::dialect::{Class, Injection};
 use crate::provider::cell::{CellReader, CellWriter, Outlook, Place, Token};
+use crate::provider::chain::Link;
 use crate::provider::exchange::{FetchError, Fetched, Turn};
 use crate::provider::schedule::{Decision, Life, Schedule};
 use crate::provider::source::{Failure, Source, resumed_life};
@@ -56,6 +57,9 @@ pub(super) struct Refresher {
     pub(super) status: watch::Sender<Status>,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) held: Option<Held>,
+    /// To those who buy their token with this one.
+    pub(super) link: Link,
+    pub(super) refusals: watch::Receiver<u64>,
     /// Wait for the result of the next fetch, or of the one under way.
     pub(super) askers: Vec<oneshot::Sender<Result<(), RefreshError>>>,
     /// Digest of the credential files as they were last read.
@@ -102,6 +106,7 @@ impl Refresher {
                 }
             }
         }
+        self.link.tell_none();
     }
 
     /// Takes up what an earlier process left. Nothing is sent before the store has been read.
@@ -171,7 +176,14 @@ impl Refresher {
         let wake = if watching { wake.min(FILE_POLL) } else { wake };
         let left_by_others = self.source.left_by_others();
         let adopt_from = self.adopt_from;
+        let inner_changed = self.source.inner_changed();
         tokio::select! {
+            refused = self.link.refused(&mut self.refusals) => self.rejected(refused),
+            () = inner_changed => {
+                debug!(provider = self.lead().name, "a token that this one is bought with is another now");
+                self.schedule.credentials_changed();
+                self.source.inner_seen();
+            }
             () = async { sleep_until(adopt_from).await; left_by_others.await } => self.take_up().await,
             rejected = self.writer.rejection() => self.rejected(rejected),
             command = self.commands.recv() => self.command(command),
@@ -289,7 +301,7 @@ impl Refresher {
         if rules_changed {
             self.schedule.set_rules(lead.life.clone());
         }
-        if self.source.is_static() && old.source != lead.source {
+        if self.source.asks_nobody() && old.source != lead.source {
             self.schedule.credentials_changed();
         }
         if let Some(Held {
@@ -317,6 +329,7 @@ impl Refresher {
         match injections {
             Ok(injections) => {
                 let generation = self.held.as_ref().map_or(0, |held| held.generation);
+                self.link.tell(&token, generation, life);
                 self.writer.replace(Arc::new(Token {
                     generation,
                     injections,
@@ -327,6 +340,7 @@ impl Refresher {
             // It cannot be sent as it should be: as good as none. The next fetch tells why.
             Err(error) => {
                 warn!(provider = self.lead().name, "{error}");
+                self.link.tell_none();
                 self.writer.clear(Outlook::Soon);
                 self.schedule.lost();
             }
@@ -356,6 +370,11 @@ impl Refresher {
         let TokenSource::Endpoint(endpoint) = &lead.source else {
             return Some(Turn::default());
         };
+        // Who waits for another's token must not hold the turn that the other waits for.
+        let mut values = lead.variables.values();
+        if values.any(|value| matches!(value, Value::Provider { .. })) {
+            return Some(Turn::default());
+        }
         tokio::select! {
             biased;
             turn = self.deps.fetcher.turn(endpoint) => Some(turn),
@@ -456,6 +475,7 @@ impl Refresher {
             }),
             Outlook::Settled,
         );
+        self.link.tell(&token, generation, life);
         self.note(fetched_at, life);
         self.held = Some(Held {
             token,
@@ -508,7 +528,7 @@ impl Refresher {
     }
 
     fn count(&self, result: &Result<(), Failure>, took: Duration) {
-        if self.source.is_static() {
+        if self.source.asks_nobody() {
             return;
         }
         for member in self.members.iter() {

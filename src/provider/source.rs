@@ -7,6 +7,8 @@
 //!
 //! So does the order of a single-active exchange (DESIGN.md §6.5): dial, close the gate, send.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +17,14 @@ use tracing::{error, info};
 use zeroize::Zeroizing;
 
 use crate::clock::{Clock, Now};
-use crate::config::{Endpoint, Provider, TokenSource};
-use crate::dialect::{RequestPlan, Var, Variables};
+use crate::config::{Endpoint, Provider, TokenSource, Value};
+use crate::dialect::{Answer, MadePlan, Problem, RequestPlan, Var, Variables};
 use crate::provider::cell::Gatekeeper;
-use crate::provider::exchange::{Call, Fetch, FetchError, Fetched, Line};
+use crate::provider::chain::{Inner, Tokens};
+use crate::provider::discovery::discover;
+use crate::provider::exchange::{
+    Answered, Call, Fetch, FetchError, Fetched, Line, frozen, secrets,
+};
 use crate::provider::schedule::Life;
 use crate::provider::store::{Saved, SavedAccess, StateKey, Store, StoreError};
 use crate::provider::{identity, inputs, static_token};
@@ -28,6 +34,8 @@ use crate::secret::Secret;
 const LONG_LIVED: Duration = Duration::from_secs(24 * 3600);
 
 const REFRESH_TOKEN: &str = "refresh_token";
+
+const NO_LOGIN: &str = "a provider that is given its token has no login";
 
 /// Where one identity's tokens come from, and what is remembered between two of them.
 pub(super) struct Source {
@@ -41,6 +49,11 @@ pub(super) struct Source {
     unsaved: bool,
     /// What is closed while a single-active token is exchanged; none where no requests are served.
     gate: Option<Gatekeeper>,
+    tokens: Tokens,
+    /// The tokens that this one is bought with.
+    inner: Inner,
+    /// What the issuer said of itself, until something goes wrong with it.
+    found: Option<Box<Endpoint>>,
 }
 
 /// Why there is no new token.
@@ -87,7 +100,9 @@ impl Source {
         store: Arc<dyn Store>,
         fetcher: Arc<dyn Fetch>,
         clock: Clock,
+        tokens: Tokens,
     ) -> Self {
+        let inner = Inner::new(&provider, &tokens);
         let key = StateKey::new(&identity(&provider));
         Self {
             provider,
@@ -98,6 +113,9 @@ impl Source {
             saved: Saved::default(),
             unsaved: false,
             gate: None,
+            tokens,
+            inner,
+            found: None,
         }
     }
 
@@ -110,13 +128,25 @@ impl Source {
 
     /// Another configuration of the same identity: what is remembered stays.
     pub(super) fn set_provider(&mut self, provider: Arc<Provider>) {
+        self.inner.replace(&provider, &self.tokens);
+        self.found = None;
         self.provider = provider;
+    }
+
+    /// Waits until a token that this one was bought with is another. Cancel safe.
+    pub(super) fn inner_changed(&self) -> impl Future<Output = ()> + use<> {
+        self.inner.changed()
+    }
+
+    /// Such a change is told once: what is bought next is bought with what is there then.
+    pub(super) fn inner_seen(&mut self) {
+        self.inner.seen();
     }
 
     /// Reads what an earlier process left. Must succeed before anything is sent: without it, a spent input might be
     /// sent again.
     pub(super) async fn load(&mut self) -> Result<Option<SavedAccess>, StoreError> {
-        if self.is_static() {
+        if self.asks_nobody() {
             return Ok(None);
         }
         let adopted = self.store.adopt(&self.key).await?;
@@ -134,7 +164,7 @@ impl Source {
     /// with the source meanwhile. Cancel safe.
     pub(super) fn left_by_others(&self) -> impl Future<Output = ()> + use<> {
         let (store, key) = (Arc::clone(&self.store), self.key.clone());
-        let never = self.is_static();
+        let never = self.asks_nobody();
         async move {
             match never {
                 true => std::future::pending().await,
@@ -171,13 +201,12 @@ impl Source {
     pub(super) async fn login(&mut self, given: Variables) -> Result<Fetched, Failure> {
         let provider = Arc::clone(&self.provider);
         let TokenSource::Endpoint(endpoint) = &provider.source else {
-            return Err(Failure::LoginRequired(
-                "a provider that is given its token has no login".to_owned(),
-            ));
+            return Err(Failure::LoginRequired(NO_LOGIN.to_owned()));
         };
+        let endpoint = &*self.endpoint(endpoint).await?;
         let mut configured = provider.variables.clone();
         configured.retain(|name, _| !given.contains_key(name));
-        let mut variables = inputs::resolve(&provider.name, &configured).await?;
+        let mut variables = self.variables(endpoint, &configured).await?;
         self.note_seed(endpoint, &variables);
         if let Some(token) = given.get(REFRESH_TOKEN) {
             // From here on it is the head of the chain; saved with the answer, whether that holds a newer one or not.
@@ -196,6 +225,72 @@ impl Source {
             .await
     }
 
+    /// The grant with what a person has given for it elsewhere (RFC 8628 §3.4): asked again and again until they have, so
+    /// that nothing of it is spent by asking.
+    pub(super) async fn poll(&mut self, given: Variables) -> Result<Fetched, Failure> {
+        let provider = Arc::clone(&self.provider);
+        let TokenSource::Endpoint(endpoint) = &provider.source else {
+            return Err(Failure::LoginRequired(NO_LOGIN.to_owned()));
+        };
+        let endpoint = &*self.endpoint(endpoint).await?;
+        let mut variables = self.variables(endpoint, &provider.variables).await?;
+        variables.extend(given);
+        let fetched = self.send(endpoint, &endpoint.plan.request, &variables, None);
+        Ok(fetched.await?)
+    }
+
+    /// The device authorization request (RFC 8628 §3.1), and its answer if that is a good one.
+    pub(super) async fn ask_for_device(&mut self) -> Result<Answered, Failure> {
+        let provider = Arc::clone(&self.provider);
+        let TokenSource::Endpoint(endpoint) = &provider.source else {
+            return Err(Failure::LoginRequired(NO_LOGIN.to_owned()));
+        };
+        let unusable = |message: &str| {
+            FetchError::Request(Problem {
+                path: format!("providers.{}.device_authorization_url", provider.name),
+                message: message.to_owned(),
+            })
+        };
+        let endpoint = &*self.endpoint(endpoint).await?;
+        let variables = self.variables(endpoint, &provider.variables).await?;
+        let (Some(plan), Some(url)) = (&endpoint.plan.device, &endpoint.device_authorization_url)
+        else {
+            return Err(unusable(
+                "is missing: the grant begins with a device code, and neither the provider nor its issuer says where to \
+                 ask for one",
+            )
+            .into());
+        };
+        let at = endpoint.at(url).map_err(unusable)?;
+        // An assertion is for the authorization server, whichever of its endpoints it is sent to.
+        let frozen = frozen(self.clock.now(), endpoint.address());
+        let request = plan
+            .render(&variables, &frozen)
+            .map_err(FetchError::Request)?;
+        let deadline = Instant::now() + at.timeout;
+        let request_headers = request.headers.clone();
+        let line = self.fetcher.dial(&at, deadline).await?;
+        let answered = line.ask(&at, request, deadline).await?;
+        if answered.status.is_success() {
+            return Ok(answered);
+        }
+        let secrets = secrets(&variables, &request_headers);
+        let refusal = endpoint.plan.response.refused(
+            Answer {
+                status: answered.status,
+                headers: &answered.headers,
+                body: &answered.body,
+                now: self.clock.now().wall,
+            },
+            &secrets.iter().collect::<Vec<_>>(),
+        );
+        Err(FetchError::Refused {
+            host: at.token_url.authority,
+            refusal,
+        }
+        .into())
+    }
+
     /// A new token: whatever the source needs for it is sent now. Not cancel safe.
     pub(super) async fn fetch(&mut self) -> Result<Fetched, Failure> {
         let provider = Arc::clone(&self.provider);
@@ -204,7 +299,22 @@ impl Source {
                 let now = self.clock.now();
                 Ok(static_token::read(&provider.name, access_token, now).await?)
             }
-            TokenSource::Endpoint(endpoint) => self.exchange(endpoint).await,
+            TokenSource::Made(plan) => self.make(plan).await,
+            TokenSource::Endpoint(endpoint) => {
+                let result = match self.endpoint(endpoint).await {
+                    Ok(endpoint) => self.exchange(&endpoint).await,
+                    Err(error) => Err(error.into()),
+                };
+                if result.is_err() {
+                    self.found = None;
+                }
+                match &result {
+                    Ok(_) => self.inner.succeeded(),
+                    Err(Failure::Fetch(error)) if error.refuses_credentials() => self.inner.blame(),
+                    Err(_) => {}
+                }
+                result
+            }
         }
     }
 
@@ -235,7 +345,9 @@ impl Source {
     pub(super) async fn fingerprint(&self) -> [u8; 32] {
         match &self.provider.source {
             TokenSource::Static { access_token } => inputs::fingerprint([access_token]).await,
-            TokenSource::Endpoint(_) => inputs::fingerprint(self.provider.variables.values()).await,
+            TokenSource::Endpoint(_) | TokenSource::Made(_) => {
+                inputs::fingerprint(self.provider.variables.values()).await
+            }
         }
     }
 
@@ -247,8 +359,65 @@ impl Source {
         matches!(self.provider.source, TokenSource::Static { .. })
     }
 
-    async fn exchange(&mut self, endpoint: &Endpoint) -> Result<Fetched, Failure> {
+    /// Nothing is sent for it, and nothing kept.
+    pub(super) fn asks_nobody(&self) -> bool {
+        !matches!(self.provider.source, TokenSource::Endpoint(_))
+    }
+
+    async fn make(&self, plan: &MadePlan) -> Result<Fetched, Failure> {
         let variables = inputs::resolve(&self.provider.name, &self.provider.variables).await?;
+        let sent = self.clock.now();
+        let issued = plan.make(&variables, &frozen(sent, String::new()));
+        let issued = issued.map_err(FetchError::Request)?;
+        Ok(Fetched { issued, sent })
+    }
+
+    /// As configured, or as the issuer says.
+    async fn endpoint<'a>(
+        &mut self,
+        endpoint: &'a Endpoint,
+    ) -> Result<Cow<'a, Endpoint>, FetchError> {
+        let Some(issuer) = &endpoint.issuer else {
+            return Ok(Cow::Borrowed(endpoint));
+        };
+        if self.found.is_none() {
+            let found = discover(endpoint, issuer, &*self.fetcher).await?;
+            info!(
+                provider = self.provider.name,
+                token_url = found.address(),
+                auth_method = found.plan.auth_method,
+                "the issuer's metadata were read"
+            );
+            self.found = Some(Box::new(found));
+        }
+        Ok(match &self.found {
+            Some(found) => Cow::Owned((**found).clone()),
+            None => Cow::Borrowed(endpoint),
+        })
+    }
+
+    /// What is configured, and the tokens that it names; those are waited for.
+    async fn variables(
+        &mut self,
+        endpoint: &Endpoint,
+        configured: &BTreeMap<String, Value>,
+    ) -> Result<Variables, FetchError> {
+        let missing = |provider| FetchError::Chained { provider };
+        let clock = self.clock.clone();
+        self.inner
+            .wait(endpoint.timeout, || clock.now())
+            .await
+            .map_err(missing)?;
+        let mut variables = inputs::resolve(&self.provider.name, configured).await?;
+        self.inner
+            .fill(configured, self.clock.now(), &mut variables)
+            .map_err(missing)?;
+        Ok(variables)
+    }
+
+    async fn exchange(&mut self, endpoint: &Endpoint) -> Result<Fetched, Failure> {
+        let provider = Arc::clone(&self.provider);
+        let variables = self.variables(endpoint, &provider.variables).await?;
         self.note_seed(endpoint, &variables);
         let dead = match self.choose(endpoint, &variables)? {
             Ask::Grant { request, spends } => {

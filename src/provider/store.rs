@@ -7,6 +7,8 @@
 mod drops;
 mod file;
 mod folder;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod memory;
 mod record;
 mod seal;

@@ -13,7 +13,8 @@ use crate::dialect::{
     self, DialectToml, Expiry, Issued, Overrides, Plan, Refusal, RejectRules, Var,
 };
 use crate::dialect::{Class, Source};
-use crate::provider::exchange::{Call, Fetch, FetchError, Fetched, Line, Pending};
+use crate::provider::exchange::{Answered, Call, Fetch, FetchError, Fetched, Line, Pending};
+use crate::upstream::connect::{ConnectError, Peer};
 
 /// A provider of a dialect given in TOML, as `configure` leaves it.
 pub(super) fn provider(
@@ -40,6 +41,9 @@ pub(super) fn provider(
             },
             path_and_query: "/token?secret=hunter2-query".to_owned(),
             authorization_url: None,
+            device_authorization_url: None,
+            issuer: None,
+            allow_http: false,
             plan: plan.exchange,
             timeout: Duration::from_secs(10),
             tls: Tls::default(),
@@ -67,7 +71,7 @@ pub(super) fn static_provider(name: &str, access_token: Value) -> Provider {
 pub(super) fn endpoint(provider: &mut Provider) -> &mut Endpoint {
     match &mut provider.source {
         TokenSource::Endpoint(endpoint) => endpoint,
-        TokenSource::Static { .. } => panic!("a static provider"),
+        _ => panic!("no endpoint"),
     }
 }
 
@@ -167,6 +171,7 @@ struct Script {
     /// When the script is over.
     always: Reply,
     takes: Duration,
+    dialling_takes: Duration,
     in_flight: u32,
     most_in_flight: u32,
 }
@@ -207,6 +212,7 @@ impl FakeVendor {
                 answers: VecDeque::new(),
                 always,
                 takes: Duration::from_millis(20),
+                dialling_takes: Duration::ZERO,
                 in_flight: 0,
                 most_in_flight: 0,
             }),
@@ -225,6 +231,10 @@ impl FakeVendor {
 
     pub(super) fn takes(&self, time: Duration) {
         self.script.lock().unwrap().takes = time;
+    }
+
+    pub(super) fn dialling_takes(&self, time: Duration) {
+        self.script.lock().unwrap().dialling_takes = time;
     }
 
     pub(super) fn calls(&self) -> Vec<Asked> {
@@ -255,25 +265,35 @@ impl Fetch for FakeFetch {
         endpoint: &'a Endpoint,
         _deadline: Instant,
     ) -> Pending<'a, Result<Box<dyn Line>, FetchError>> {
-        let mut script = self.0.script.lock().unwrap();
-        let reply = script
-            .answers
-            .pop_front()
-            .unwrap_or_else(|| script.always.clone());
-        if let Reply::NoDial = reply {
-            let error = FetchError::Broken {
-                host: endpoint.token_url.authority.clone(),
-                reason: "nobody there".to_owned(),
-            };
-            return Box::pin(std::future::ready(Err(error)));
-        }
-        let line = FakeLine {
-            vendor: Arc::clone(&self.0),
-            reply,
-            started: self.1,
+        let (reply, takes) = {
+            let mut script = self.0.script.lock().unwrap();
+            let reply = script.answers.pop_front();
+            let reply = reply.unwrap_or_else(|| script.always.clone());
+            (reply, script.dialling_takes)
         };
-        Box::pin(std::future::ready(Ok(Box::new(line) as Box<dyn Line>)))
+        Box::pin(async move {
+            sleep(takes).await;
+            if let Reply::NoDial = reply {
+                return Err(nobody_there(endpoint));
+            }
+            let line = FakeLine {
+                vendor: Arc::clone(&self.0),
+                reply,
+                started: self.1,
+            };
+            Ok(Box::new(line) as Box<dyn Line>)
+        })
     }
+}
+
+fn nobody_there(endpoint: &Endpoint) -> FetchError {
+    let peer = Peer {
+        host: endpoint.token_url.host.clone(),
+        port: endpoint.token_url.port,
+        egress: false,
+    };
+    let source = Arc::new(std::io::ErrorKind::ConnectionRefused.into());
+    FetchError::Dial(ConnectError::Refused { peer, source })
 }
 
 impl Line for FakeLine {
@@ -285,6 +305,7 @@ impl Line for FakeLine {
         Box::pin(async move {
             let sent = self.vendor.clock.now();
             let frozen = dialect::Frozen {
+                token_url: call.endpoint.address(),
                 now: sent.wall,
                 nonce: String::new(),
                 uuid: String::new(),
@@ -307,6 +328,15 @@ impl Line for FakeLine {
                 .read(number, &call.endpoint.token_url.authority)?;
             Ok(Fetched { issued, sent })
         })
+    }
+
+    fn ask<'a>(
+        self: Box<Self>,
+        _endpoint: &'a Endpoint,
+        _request: dialect::TokenRequest,
+        _deadline: Instant,
+    ) -> Pending<'a, Result<Answered, FetchError>> {
+        unreachable!("a scripted vendor only gives tokens")
     }
 }
 

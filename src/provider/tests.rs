@@ -1,5 +1,7 @@
 //! The refresher over a vendor that does as it is told, on paused time.
 
+mod killed;
+
 use std::sync::Mutex;
 
 use tokio::time::sleep;
@@ -38,6 +40,7 @@ impl World {
         let vendor = FakeVendor::new(clock.clone(), always);
         let metrics = Arc::new(Metrics::new());
         let deps = Deps {
+            tokens: Tokens::default(),
             store,
             fetcher: Arc::new(FakeFetch(Arc::clone(&vendor), started)),
             clock,
@@ -164,6 +167,73 @@ async fn transient_and_permanent_failures_are_paced_differently() {
             "{count} of {class:?}"
         );
     }
+}
+
+/// DESIGN.md §6.3: an account must not be locked out, whatever the vendor mixes in and however many requests come.
+#[tokio::test(start_paused = true)]
+async fn a_wrong_password_is_sent_3_times_in_30_minutes_and_28_times_a_day() {
+    for mixed in [
+        None,
+        Some(Reply::Refuse(Class::Transient, "500")),
+        Some(Reply::Lost),
+    ] {
+        let world = World::new(Reply::Refuse(Class::Permanent, "invalid_grant"));
+        if let Some(reply) = mixed {
+            let refused = Reply::Refuse(Class::Permanent, "invalid_grant");
+            let mix = (0..50).flat_map(|_| [refused.clone(), reply.clone()]);
+            world.vendor.then(mix);
+        }
+        let handle = world.spawn(provider("x", PASSWORD, |_| {}));
+        for _ in 0..2 * 24 * 60 {
+            assert!(handle.reader().newer(0, Duration::ZERO).await.is_err());
+            handle.reader().reject(0);
+            handle.reader().reject(1);
+            sleep(Duration::from_secs(60)).await;
+        }
+        let sent: Vec<Duration> = world.vendor.calls().iter().map(|call| call.at).collect();
+        let most = |window: Duration| {
+            let within = |start: &Duration| {
+                let end = *start + window;
+                sent.iter()
+                    .filter(|at| **at >= *start && **at < end)
+                    .count()
+            };
+            sent.iter().map(within).max().unwrap()
+        };
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        assert_eq!(most(minutes(30)), 3);
+        assert!(
+            (24..=28).contains(&most(minutes(24 * 60))),
+            "{}",
+            most(minutes(24 * 60))
+        );
+    }
+}
+
+/// A dial that fails has sent nothing: whoever holds the old token goes on with it, and nobody waits meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_failed_dial_never_closes_the_gate() {
+    let world = World::new(Reply::Fresh(3600));
+    let handle = world.spawn(single_active());
+    assert!(handle.first_token().await);
+    sleep(Duration::from_secs(10)).await;
+    world.vendor.always(Reply::NoDial);
+    world.vendor.dialling_takes(Duration::from_secs(3));
+    let refreshing = {
+        let handle = handle.clone();
+        tokio::spawn(async move { handle.refresh().await })
+    };
+    while !refreshing.is_finished() {
+        assert!(!is_closed(&handle));
+        assert!(!handle.reader().is_closed(Traveller::Unrepeatable));
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert!(refreshing.await.unwrap().is_err());
+    assert!(!is_closed(&handle));
+    // Nor does it make anybody suspect the token: its rejection waits as long as any other.
+    handle.reader().reject(1);
+    sleep(Duration::from_millis(100)).await;
+    assert_eq!(world.vendor.count(), 1);
 }
 
 #[tokio::test(start_paused = true)]

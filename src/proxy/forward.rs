@@ -10,8 +10,9 @@ use tokio::time::Instant;
 
 use super::accept::Worker;
 use super::error::ProxyError;
-use super::headers::{self, PROXY_STATUS, Scan};
+use super::headers::{self, Scan};
 use super::reject::{self, ForwardedBody};
+use super::respond::Received;
 use super::route::Routed;
 use super::target::Target;
 use super::{Snapshot, authorize, rewrite, upgrade};
@@ -45,7 +46,7 @@ pub(super) async fn forward(
     }
     let replay = Replay::new(
         body,
-        Arc::clone(&target.credentials.headers),
+        Arc::clone(&target.credentials.in_trailers),
         target.config.replay_limit,
     );
     let uri = head.uri.clone();
@@ -150,6 +151,7 @@ impl Exchange<'_> {
             target.metrics.rejections.inc();
             target.metrics.not_replayed.inc();
             target.record.renew(generation, &target.token);
+            return Ok(received(response));
         }
         Ok(response)
     }
@@ -362,11 +364,8 @@ impl Exchange<'_> {
 }
 
 /// A rejection that is passed on says so (RFC 9209 §2.3.32): a renewal was tried, or could not be used for this request.
-fn received(mut response: Response<ForwardedBody>) -> Response<ForwardedBody> {
-    let status = format!("cupbearer; received-status={}", response.status().as_u16());
-    if let Ok(value) = HeaderValue::try_from(status) {
-        response.headers_mut().append(PROXY_STATUS, value);
-    }
+fn received<B>(mut response: Response<B>) -> Response<B> {
+    response.extensions_mut().insert(Received);
     response
 }
 

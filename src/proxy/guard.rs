@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
-use http::header::ORIGIN;
+use http::header::{HOST, ORIGIN};
 use http::{Method, Request, Version};
 
 use super::Snapshot;
@@ -35,10 +35,12 @@ impl Hosts {
             .into_iter()
             .map(|name| name.to_ascii_lowercase().into())
             .collect();
-        let edition =
-            |name: &Box<str>| BuildHasherDefault::<DefaultHasher>::default().hash_one(name);
+        let edition = |name: &str| BuildHasherDefault::<DefaultHasher>::default().hash_one(name);
         Self {
-            edition: names.iter().map(edition).fold(0, u64::wrapping_add),
+            edition: names
+                .iter()
+                .map(|name| edition(name))
+                .fold(0, u64::wrapping_add),
             names,
             origins: origins
                 .into_iter()
@@ -78,6 +80,10 @@ pub(super) fn check<B>(
     if request.method() == Method::TRACE {
         // It would show the app the token that was put on (RFC 9110 §9.3.8).
         return Err(ProxyError::RequestNotAllowed("TRACE would show the token"));
+    }
+    if request.uri().path() == "*" && request.method() != Method::OPTIONS {
+        // RFC 9112 §3.2.4.
+        return Err(ProxyError::BadRequest("`*` is a target of OPTIONS only"));
     }
     framing(request, scan)?;
     host(request, scan, client, &snapshot.hosts)?;
@@ -119,8 +125,10 @@ fn host<B>(
     hosts: &Hosts,
 ) -> Result<(), ProxyError> {
     // RFC 9112 §3.2: exactly one, except in HTTP/1.0; HTTP/2 has `:authority` instead.
-    if scan.hosts > 1 {
-        return Err(ProxyError::BadRequest("more than one Host"));
+    match (scan.hosts, request.version()) {
+        (0, Version::HTTP_11) => return Err(ProxyError::BadRequest("no Host")),
+        (0 | 1, _) => {}
+        _ => return Err(ProxyError::BadRequest("more than one Host")),
     }
     let Some(authority) = authority(request) else {
         return match request.version() {
@@ -132,11 +140,37 @@ fn host<B>(
     if client.knows_host(authority.as_bytes(), hosts.edition) {
         return Ok(());
     }
+    // With a target in absolute-form the field does not count, but must be valid all the same.
+    let field = request.headers().get(HOST);
+    let field = field.is_none_or(|host| host.to_str().is_ok_and(is_authority));
+    if !field || !is_authority(&authority) {
+        return Err(ProxyError::BadRequest("no valid Host"));
+    }
     if !hosts.accept(&authority) {
         return Err(ProxyError::HostNotAllowed);
     }
     client.learn_host(authority.as_bytes(), hosts.edition);
     Ok(())
+}
+
+/// `host` or `host:port` (RFC 9110 §7.2), without a user.
+pub(super) fn is_authority(text: &str) -> bool {
+    let host = without_port(text);
+    let port = text[host.len()..].strip_prefix(':').unwrap_or_default();
+    let is_port = port.bytes().all(|digit| digit.is_ascii_digit())
+        && (port.is_empty() || port.parse::<u16>().is_ok());
+    // RFC 3986 §3.2.2.
+    let is_host = match host.strip_prefix('[') {
+        Some(address) => address
+            .strip_suffix(']')
+            .is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok()),
+        None => {
+            let allowed =
+                |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte);
+            !host.is_empty() && host.bytes().all(allowed)
+        }
+    };
+    is_port && is_host
 }
 
 fn origin<B>(request: &Request<B>, hosts: &Hosts) -> Result<(), ProxyError> {
@@ -182,7 +216,7 @@ fn loops<B>(request: &Request<B>, pseudonym: &str) -> Result<(), ProxyError> {
 }
 
 /// No segment may decode to `.` or `..`: the upstream could resolve it to a path outside its base.
-fn path(path: &str) -> Result<(), ProxyError> {
+pub(super) fn path(path: &str) -> Result<(), ProxyError> {
     let bytes = path.as_bytes();
     if !bytes.iter().any(|byte| matches!(byte, b'.' | b'%')) {
         return Ok(());

@@ -51,6 +51,10 @@ pub(super) struct Shape {
     grpc: bool,
 }
 
+/// Marks an answer of the upstream's that its token was rejected in, and that is passed on all the same.
+#[derive(Clone, Copy)]
+pub(super) struct Received;
+
 /// The upstream's answer, less what was meant for our connection to it.
 pub(super) fn forward(
     response: Response<ForwardedBody>,
@@ -66,6 +70,10 @@ pub(super) fn forward(
     parts.version = Version::HTTP_11;
     if parts.headers.contains_key(PROXY_STATUS) {
         headers::strip_own_proxy_status(&mut parts.headers);
+    }
+    // Only now: what the upstream said in our name is gone.
+    if parts.extensions.remove::<Received>().is_some() {
+        received(&mut parts);
     }
     if headers::has_hop_by_hop(&parts.headers) {
         let upgrade = (parts.status == StatusCode::SWITCHING_PROTOCOLS)
@@ -86,6 +94,14 @@ pub(super) fn forward(
             measure,
         },
     )
+}
+
+/// RFC 9209 §2.3.32: the status that the upstream gave, and that a renewal could not help.
+fn received(parts: &mut http::response::Parts) {
+    let status = format!("cupbearer; received-status={}", parts.status.as_u16());
+    if let Ok(value) = HeaderValue::try_from(status) {
+        parts.headers.append(PROXY_STATUS, value);
+    }
 }
 
 /// An answer of our own.

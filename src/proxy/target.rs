@@ -14,6 +14,9 @@ use crate::metrics::UpstreamMetrics;
 use crate::provider::cell::CellReader;
 use crate::upstream::Pool;
 
+/// See [`look_alikes`].
+const SEPARATORS: usize = 6;
+
 /// An upstream in a [`super::Snapshot`].
 pub struct Target {
     pub config: Arc<Upstream>,
@@ -36,8 +39,10 @@ pub struct Target {
 pub struct Credentials {
     /// `Authorization` is always among them (RFC 6750 §2: a token is sent by one method only).
     pub headers: Arc<[HeaderName]>,
-    /// The same with `_` for `-`: servers that turn fields into variables (CGI, WSGI) cannot tell them apart.
+    /// The same with `_` for `-` or `-` for `_`: servers that turn fields into variables (CGI, WSGI) cannot tell them apart.
     pub look_alikes: Box<[HeaderName]>,
+    /// Both: what no trailer may be called.
+    pub in_trailers: Arc<[HeaderName]>,
     /// Query keys, decoded.
     pub query: Box<[String]>,
 }
@@ -68,6 +73,7 @@ impl Target {
         if !headers.contains(&AUTHORIZATION) {
             headers.push(AUTHORIZATION);
         }
+        let look_alikes = look_alikes(&headers);
         let origin = &parts.config.origin;
         // The configuration took the authority from a valid URL.
         let authority: Authority = origin
@@ -82,7 +88,8 @@ impl Target {
             },
             authority,
             credentials: Credentials {
-                look_alikes: look_alikes(&headers),
+                in_trailers: headers.iter().chain(&look_alikes).cloned().collect(),
+                look_alikes,
                 headers: headers.into(),
                 query: parts.inject_query.into(),
             },
@@ -108,9 +115,7 @@ impl Target {
         }
         Ok(place)
     }
-}
 
-impl Target {
     /// Takes a place, be there one or not: the request whose place it takes over leaves its own.
     pub(super) fn tunnel(self: &Arc<Self>) -> Tunnelled {
         self.metrics.in_flight.inc();
@@ -131,11 +136,26 @@ impl Drop for Tunnelled {
     }
 }
 
+/// Every other way to write the separators. Of a name with more than [`SEPARATORS`] only the first so many change: nobody has
+/// such a name, and each one doubles the work for every request.
 fn look_alikes(names: &[HeaderName]) -> Box<[HeaderName]> {
-    let dashed = names.iter().filter(|name| name.as_str().contains('-'));
-    dashed
-        .filter_map(|name| name.as_str().replace('-', "_").parse().ok())
-        .collect()
+    let mut found: Vec<HeaderName> = Vec::new();
+    for name in names {
+        let is_separator = |byte: u8| matches!(byte, b'-' | b'_');
+        let positions: Vec<usize> = (0..name.as_str().len())
+            .filter(|at| is_separator(name.as_str().as_bytes()[*at]))
+            .take(SEPARATORS)
+            .collect();
+        for choice in 0..1_u32 << positions.len() {
+            let mut bytes = name.as_str().as_bytes().to_vec();
+            for (bit, at) in positions.iter().enumerate() {
+                bytes[*at] = if choice >> bit & 1 == 0 { b'-' } else { b'_' };
+            }
+            let other = HeaderName::from_bytes(&bytes);
+            found.extend(other.ok().filter(|other| !names.contains(other)));
+        }
+    }
+    found.into()
 }
 
 impl Drop for InFlight {
@@ -143,5 +163,33 @@ impl Drop for InFlight {
         if let Some(target) = &self.0 {
             target.in_flight.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(names: &[&'static str]) -> Vec<String> {
+        let names: Vec<_> = names.iter().copied().map(HeaderName::from_static).collect();
+        let mut found: Vec<_> = look_alikes(&names)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn separators_are_written_in_every_other_way() {
+        assert_eq!(of(&["authorization"]), [""; 0]);
+        assert_eq!(of(&["x-token"]), ["x_token"]);
+        assert_eq!(of(&["api_key"]), ["api-key"]);
+        assert_eq!(of(&["x-a-b"]), ["x-a_b", "x_a-b", "x_a_b"]);
+        // One that is sent, too, is none.
+        assert_eq!(of(&["x-a", "x_a"]), [""; 0]);
+        let long = "a-".repeat(40);
+        let long = HeaderName::from_bytes(long.as_bytes()).unwrap();
+        assert_eq!(look_alikes(&[long]).len(), (1 << SEPARATORS) - 1);
     }
 }

@@ -9,6 +9,8 @@
 
 mod body;
 mod encode;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod head;
 mod tunnel;
 mod upload;

@@ -5,7 +5,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
@@ -38,6 +38,8 @@ struct State {
     ended: bool,
     /// Which attempt may read.
     attempt: u32,
+    /// Of the one that waits for the app, to tell it that it is over.
+    waiting: Option<Waker>,
 }
 
 /// One attempt's view.
@@ -73,6 +75,7 @@ impl Replay {
             whole: true,
             ended: false,
             attempt: 0,
+            waiting: None,
         };
         Self {
             tee: Some(Tee(Arc::new(Mutex::new(state)))),
@@ -110,10 +113,17 @@ impl Replay {
             return true;
         };
         let mut state = tee.lock();
-        if state.whole {
-            state.attempt += 1;
+        if !state.whole {
+            return false;
         }
-        state.whole
+        state.attempt += 1;
+        let waiting = state.waiting.take();
+        drop(state);
+        // It would wait for ever, and keep its HTTP/2 stream: the app's bytes wake whoever asked last.
+        if let Some(waiting) = waiting {
+            waiting.wake();
+        }
+        true
     }
 
     /// Whether [`Self::body`] would have it.
@@ -213,7 +223,14 @@ impl Reader {
         if state.ended {
             return Poll::Ready(None);
         }
-        let frame = ready!(state.poll_live(cx)).map(|frame| frame.map_err(Cause::from));
+        let Poll::Ready(frame) = state.poll_live(cx) else {
+            let waker = cx.waker();
+            if !(state.waiting.as_ref()).is_some_and(|known| known.will_wake(waker)) {
+                state.waiting = Some(waker.clone());
+            }
+            return Poll::Pending;
+        };
+        let frame = frame.map(|frame| frame.map_err(Cause::from));
         if state.whole {
             self.next = state.kept.len();
         } else if self.next > 0 || !state.kept.is_empty() {
@@ -242,3 +259,6 @@ impl Reader {
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -16,7 +16,7 @@ use crate::harness::{World, eventually, server, soon};
 use crate::upstream::{HTTP1, Server};
 
 /// In a folder of its own and with an empty environment: what the machine has set must not matter.
-fn command(folder: &Path, arguments: &[&str]) -> Command {
+pub(crate) fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cupbearer"));
     command
         .args(arguments)
@@ -27,10 +27,10 @@ fn command(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl From<Output> for Ran {
@@ -43,7 +43,7 @@ impl From<Output> for Ran {
     }
 }
 
-async fn run(world: &World, arguments: &[&str]) -> Ran {
+pub(crate) async fn run(world: &World, arguments: &[&str]) -> Ran {
     run_command(command(&world.path("."), arguments)).await
 }
 
@@ -447,6 +447,45 @@ async fn run_status_health_and_sigterm() {
     let gone = run(&world, &["status", "--admin", &admin]).await;
     assert_eq!(gone.code, 1);
     assert!(gone.err.contains("is the proxy running?"), "{}", gone.err);
+}
+
+/// For the Jobs of clusters without native sidecars, and for whoever wants to see more without a restart.
+#[tokio::test]
+async fn the_admin_port_changes_the_log_and_ends_the_process() {
+    let world = World::new();
+    let upstream = world.upstream("api", "http://127.0.0.1:1", "");
+    let config = server("shutdown_delay = \"1h\"\nquitquitquit = true") + &upstream;
+    world.write("cupbearer.toml", &config);
+    let mut running = Running::start(&world, &["run"]).await;
+    let admin = running
+        .admin
+        .trim_start_matches("http://")
+        .trim_end_matches('/');
+    let admin: std::net::SocketAddr = admin.parse().unwrap();
+    let post = async |path: &str| {
+        let request = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nX-Cupbearer: 1\r\n\r\n");
+        Client::connect(admin).await.request(&request).await
+    };
+    assert_eq!(post("/-/log/loud").await.status, 400);
+    assert_eq!(post("/-/log/trace").await.status, 200);
+    let log = Client::connect(admin).await.get("/-/log").await;
+    assert_eq!(log.text(), "trace\n");
+    // An app's own mistake: told at debug only.
+    Client::connect(running.listen.parse().unwrap())
+        .await
+        .request("GET / HTTP/1.1\r\nHost: evil.test\r\n\r\n")
+        .await;
+    soon("a line of more detail", async {
+        loop {
+            let line = running.log.next_line().await.unwrap().unwrap();
+            if line.contains("\"DEBUG\"") && line.contains("request refused") {
+                return;
+            }
+        }
+    })
+    .await;
+    assert_eq!(post("/quitquitquit").await.status, 200);
+    assert_eq!(running.ended().await.0, 0);
 }
 
 #[tokio::test]

@@ -152,14 +152,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// The next chunk; `None` is the last one. Trailers are not expected.
+    /// The next chunk; `None` is the last one, with the trailers after it.
     pub(crate) async fn chunk(&mut self) -> io::Result<Option<Vec<u8>>> {
         let line = self.line().await?;
         let size = usize::from_str_radix(line.trim(), 16)
             .unwrap_or_else(|_| panic!("a chunk that begins with {line:?}"));
+        if size == 0 {
+            while self.line().await? != "\r\n" {}
+            return Ok(None);
+        }
         let data = self.exactly(size).await?;
         assert_eq!(self.line().await?, "\r\n");
-        Ok((size > 0).then_some(data))
+        Ok(Some(data))
     }
 
     pub(crate) async fn exactly(&mut self, length: usize) -> io::Result<Vec<u8>> {

@@ -64,7 +64,19 @@ pub(crate) struct App {
 
 /// Runs the program with a configuration, and `test` in front of it; then ends it, which must go well.
 pub(crate) async fn with_app<T>(config: &str, test: impl AsyncFnOnce(&App) -> T) -> T {
-    let mut app = App::start(config).await;
+    with_app_in(NoEnvironment, config, test).await
+}
+
+/// [`with_app`], in an environment.
+pub(crate) async fn with_app_in<T>(
+    environment: impl Environment,
+    config: &str,
+    test: impl AsyncFnOnce(&App) -> T,
+) -> T {
+    let mut app = match App::try_start_from(&environment, config, None).await {
+        Ok(app) => app,
+        Err(error) => panic!("{error}\nin\n{config}"),
+    };
     let result = test(&app).await;
     app.stop(Shutdown::Interrupt);
     app.ended().await.unwrap();
@@ -98,7 +110,7 @@ impl App {
     /// From a file, which [`App::reload`] has it read again.
     pub(crate) async fn watching(file: &Path, config: &str) -> Self {
         std::fs::write(file, config).unwrap();
-        match Self::try_start_from(config, Some(file)).await {
+        match Self::try_start_from(&NoEnvironment, config, Some(file)).await {
             Ok(app) => app,
             Err(error) => panic!("{error}\nin\n{config}"),
         }
@@ -106,13 +118,17 @@ impl App {
 
     /// The error is what the command line would say.
     pub(crate) async fn try_start(config: &str) -> Result<Self, String> {
-        Self::try_start_from(config, None).await
+        Self::try_start_from(&NoEnvironment, config, None).await
     }
 
-    async fn try_start_from(config: &str, file: Option<&Path>) -> Result<Self, String> {
+    async fn try_start_from(
+        environment: &dyn Environment,
+        config: &str,
+        file: Option<&Path>,
+    ) -> Result<Self, String> {
         start_log();
         let file = file.map(|file| ConfigFile::new(file.to_owned(), NoEnvironment));
-        let config = Config::from_toml(config, &NoEnvironment).map_err(|problems| {
+        let config = Config::from_toml(config, environment).map_err(|problems| {
             let lines = problems
                 .iter()
                 .map(|problem| format!("{}: {}\n", problem.path, problem.message));

@@ -9,22 +9,38 @@
     reason = "what cannot go on has failed, and says where"
 )]
 
+mod browser;
 mod cli;
 mod client;
 mod connecting;
+mod deploying;
+mod egress;
 mod ending;
+mod endpoint;
 mod errors;
+mod exec;
 mod harness;
+mod killed;
 mod leaving;
 mod overload;
+mod own_credentials;
+mod page;
+mod peers;
+mod protocols;
 mod readme;
+mod recorder;
+mod rejection;
 mod reloading;
+mod rewriting;
 mod routing;
 mod secrecy;
+mod silence;
 mod single_active;
 mod size;
 mod soak;
 mod starting;
 mod streaming;
+mod strict;
+mod strict_answers;
 mod upstream;
 mod vendors;

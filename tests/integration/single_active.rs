@@ -7,7 +7,7 @@ use std::time::Duration;
 use cupbearer::demo::vendors::{Fault, Kind};
 
 use crate::client::{Client, Response};
-use crate::harness::{App, World, eventually, server, soon, with_app};
+use crate::harness::{App, World, server, soon, with_app};
 use crate::upstream::Script;
 
 const ROTATIONS: u64 = 30;
@@ -90,7 +90,7 @@ async fn a_token_that_was_killed_for_nothing_is_replaced() {
 }
 
 /// Whoever is on the wire and cannot be replayed is let finish before the old token is killed; whoever comes meanwhile and
-/// could not be either waits for the new one.
+/// could not be either waits for the new one; whoever can be goes on with the old one.
 #[tokio::test]
 async fn an_upload_under_way_is_not_overtaken() {
     let world = World::new();
@@ -106,44 +106,66 @@ async fn an_upload_under_way_is_not_overtaken() {
         app.ready().await;
         let mut first = app.connect().await;
         first.send(HEAD).await;
-        let (mut at_api, old) = api.request().await;
-        let rotation = refresh(app);
-        let uploads = async {
-            let mut second = app.connect().await;
-            let mut second_at_api = loop {
-                // Before the gate is closed, uploads go on with the old token.
-                second.send(HEAD).await;
-                let (mut connection, head) = api.request().await;
-                if head.get("authorization") != old.get("authorization") {
-                    break connection;
-                }
-                assert_eq!(vendor.counters().issued, 1);
-                second.send("0\r\n\r\n").await;
-                connection.send(OK).await;
-                assert_eq!(second.response().await.status, 200);
-                second = app.connect().await;
-            };
-            second_at_api.send(OK).await;
+        let (mut first_at_api, old) = api.request().await;
+        let old = old.get("authorization").unwrap().to_owned();
+        let rotation = async {
+            let answer = refresh(app).await;
+            assert_eq!(answer.status, 200, "{}", answer.text());
         };
-        let answer = async {
-            // Nothing but the answer, or the end of two seconds, lets the exchange begin.
-            eventually("an exchange that is about to begin", async || {
-                app.status().await["providers"][0]["next_fetch_at"].is_null()
-            })
-            .await;
-            for _ in 0..30 {
-                app.status().await;
-                assert_eq!(vendor.counters().token_requests, 1);
-            }
-            at_api.send(OK).await;
+        let meanwhile = async {
+            let mut second = held_at_the_gate(app, &api, &old).await;
+            // The exchange waits, and it is the first upload that it waits for: nothing else is on the wire.
+            assert_eq!(vendor.counters().token_requests, 1);
+            first_at_api.send(OK).await;
             first.send("0\r\n\r\n").await;
             assert_eq!(first.response().await.status, 200);
+            let (mut second_at_api, head) = api.request().await;
+            assert_eq!(vendor.counters().issued, 2);
+            assert!(head.first.starts_with("POST "), "{}", head.first);
+            assert_ne!(head.get("authorization"), Some(&*old));
+            second_at_api.send(OK).await;
+            second.send("0\r\n\r\n").await;
+            assert_eq!(second.response().await.status, 200);
         };
-        let (rotated, (), ()) = tokio::join!(rotation, uploads, answer);
-        assert_eq!(rotated.status, 200, "{}", rotated.text());
+        tokio::join!(rotation, meanwhile);
         assert_eq!(vendor.counters().issued, 2);
     })
     .await;
+}
+
+/// Sends uploads until one is not passed on while requests after it are: the gate is closed to the one and open to the others.
+async fn held_at_the_gate(app: &App, api: &Script, old: &str) -> Client {
+    loop {
+        let mut upload = app.connect().await;
+        upload.send(HEAD).await;
+        let mut passed_on = None;
+        for _ in 0..3 {
+            let mut get = app.connect().await;
+            get.send("GET /ctcfile/x HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                .await;
+            let answered = async {
+                loop {
+                    let (mut connection, head) = api.request().await;
+                    assert_eq!(head.get("authorization"), Some(old));
+                    if head.first.starts_with("POST ") {
+                        passed_on = Some(connection);
+                        continue;
+                    }
+                    connection.send(OK).await;
+                    break;
+                }
+            };
+            answered.await;
+            assert_eq!(get.response().await.status, 200);
+        }
+        let Some(mut connection) = passed_on else {
+            return upload;
+        };
+        // The gate was still open to it.
+        connection.send(OK).await;
+        upload.send("0\r\n\r\n").await;
+        assert_eq!(upload.response().await.status, 200);
+    }
 }
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";

@@ -10,7 +10,9 @@ use crate::cli::words;
 use crate::clock::{Clock, Now};
 use crate::config::{Endpoint, LifeCycle, Provider, TokenSource};
 use crate::dialect::{Expiry, Frozen, Variables};
-use crate::provider::exchange::{Call, Fetch as _, FetchError, Fetched, HttpFetch};
+use crate::provider::chain::{self, Tokens};
+use crate::provider::discovery::discover;
+use crate::provider::exchange::{Call, Fetch as _, FetchError, Fetched, HttpFetch, frozen};
 use crate::provider::schedule::{Life, Schedule};
 use crate::provider::{inputs, static_token};
 use crate::upstream::tls::TlsProfiles;
@@ -21,10 +23,20 @@ pub(super) struct Report {
     pub(super) outcome: Result<(), String>,
 }
 
+impl Report {
+    /// Nothing could be asked.
+    pub(super) fn failed(reason: String) -> Self {
+        Self {
+            lines: Vec::new(),
+            outcome: Err(reason),
+        }
+    }
+}
+
 /// Fetches one token and throws it away.
-pub(super) async fn fetch(provider: &Provider) -> Report {
+pub(super) async fn fetch(provider: &Provider, tokens: &Tokens) -> Report {
     let mut lines = Vec::new();
-    let outcome = match try_fetch(provider, &mut lines).await {
+    let outcome = match try_fetch(provider, tokens, &mut lines).await {
         Ok(fetched) => describe(provider, &fetched, &mut lines),
         Err(error) => Err(error.to_string()),
     };
@@ -33,6 +45,7 @@ pub(super) async fn fetch(provider: &Provider) -> Report {
 
 async fn try_fetch(
     provider: &Provider,
+    tokens: &Tokens,
     lines: &mut Vec<(&'static str, String)>,
 ) -> Result<Fetched, FetchError> {
     let clock = Clock::System;
@@ -40,12 +53,25 @@ async fn try_fetch(
         TokenSource::Static { access_token } => {
             static_token::read(&provider.name, access_token, clock.now()).await
         }
-        TokenSource::Endpoint(endpoint) => {
+        TokenSource::Made(plan) => {
             let variables = inputs::resolve(&provider.name, &provider.variables).await?;
+            let sent = clock.now();
+            let issued = plan.make(&variables, &frozen(sent, String::new()));
+            let issued = issued.map_err(FetchError::Request)?;
+            Ok(Fetched { issued, sent })
+        }
+        TokenSource::Endpoint(endpoint) => {
+            let mut variables = inputs::resolve(&provider.name, &provider.variables).await?;
+            chain::fill(provider, tokens, clock.now(), &mut variables)?;
+            let fetcher = HttpFetch::new(TlsProfiles::new(), clock.clone());
+            let found = match &endpoint.issuer {
+                Some(issuer) => Some(discover(endpoint, issuer, &fetcher).await?),
+                None => None,
+            };
+            let endpoint = found.as_ref().unwrap_or(endpoint);
             let request = redacted(endpoint, &variables, &clock)?;
             lines.push(("request", request));
             let deadline = Instant::now() + endpoint.timeout;
-            let fetcher = HttpFetch::new(TlsProfiles::new(), clock);
             let line = fetcher.dial(endpoint, deadline).await?;
             let call = Call {
                 endpoint,
@@ -67,6 +93,7 @@ fn redacted(
         now: clock.now().wall,
         nonce: "NONCE".to_owned(),
         uuid: "UUID".to_owned(),
+        token_url: endpoint.address(),
     };
     let request = endpoint
         .plan
@@ -199,7 +226,7 @@ mod tests {
         let text = setup.config("127.0.0.1:0", "127.0.0.1:0");
         let config = Config::from_toml(&text, &NoEnvironment).unwrap();
         for (provider, vendor) in config.providers.iter().zip(by_name(&setup)) {
-            let report = fetch(provider).await;
+            let report = fetch(provider, &Tokens::default()).await;
             assert_eq!(report.outcome, Ok(()), "{:?}", vendor.refusals());
             assert_eq!(vendor.counters().issued, 1, "{}", provider.name);
             let shown = format!("{:?}", report.lines);
@@ -222,7 +249,10 @@ mod tests {
         let config = Config::from_toml(&text, &NoEnvironment).unwrap();
         for (provider, vendor) in config.providers.iter().zip(by_name(&setup)) {
             vendor.set_fault(Some(Fault::RejectCredentials));
-            let reason = fetch(provider).await.outcome.unwrap_err();
+            let reason = fetch(provider, &Tokens::default())
+                .await
+                .outcome
+                .unwrap_err();
             let words = match vendor.kind() {
                 Kind::Cncn => "用户名或密码错误",
                 Kind::Besender => "客户端ID或秘钥错误",

@@ -141,6 +141,7 @@ fn what_the_example_calls_defaults_are_the_defaults() {
     for (line, other) in [
         ("#token_wait = \"10s\"", "token_wait = \"11s\""),
         ("#workers = 1", "workers = 2"),
+        ("#quitquitquit = false", "quitquitquit = true"),
         ("#required = true", "required = false"),
     ] {
         let at = lines.iter().position(|known| *known == line).unwrap();

@@ -132,6 +132,13 @@ fn server() {
 }
 
 #[test]
+fn workers_as_many_as_the_process_may_use() {
+    let config = good(&format!("{PLAIN}\n[server]\nworkers = 'auto'"));
+    let usable = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(config.server.workers, usable);
+}
+
+#[test]
 fn bad_servers() {
     for (lines, problem) in [
         (
@@ -163,11 +170,11 @@ fn bad_servers() {
         ),
         (
             "workers = 0",
-            "server.workers: expected an integer, 1 or greater",
+            "server.workers: expected an integer, 1 or greater, or \"auto\"",
         ),
         (
             "workers = '1'",
-            "server.workers: expected an integer, 1 or greater",
+            "server.workers: expected an integer, 1 or greater, or \"auto\"",
         ),
         (
             "max_connections = -1",
@@ -383,7 +390,10 @@ fn either_fetched_or_given() {
     );
     bad(
         "[providers.p]\nclient_id = 'x'",
-        &["providers.p.token_url: is missing"],
+        &[
+            "providers.p.client_secret: is missing",
+            "providers.p.token_url: is missing",
+        ],
     );
 }
 
@@ -614,8 +624,8 @@ fn dialects_that_nobody_uses_are_checked() {
             &[],
         ),
         (
-            "[dialects.a.assertion]\nalg = 'RS256'",
-            &["dialects.a.assertion: client assertions (RFC 7523) come in a later version"],
+            "[dialects.a.assertion]\nalg = 'RS257'",
+            &["dialects.a.assertion.alg: is not a word that is known here (did you mean `RS256`?)"],
         ),
     ] {
         let text = format!("{text}\n{PLAIN}");

@@ -37,7 +37,7 @@ fn classes() {
     use Class::{Permanent, Transient};
     let rules = rules(
         "ok = { '/errcode' = [0] }\nerror = ['/error', '/errcode']\n\
-         permanent = ['dead', '-2']\ntransient = ['busy', -1]",
+         permanent = ['dead', '-2', 'status:501']\ntransient = ['busy', -1, 'status:422']",
     );
     for (status, body, class, code) in [
         (
@@ -54,7 +54,13 @@ fn classes() {
         (410, "", Transient, None),
         (415, r#"{"error":""}"#, Transient, None),
         (404, r#"{"error":"no_app"}"#, Permanent, Some("no_app")),
-        (422, r#"{"errcode":7}"#, Permanent, Some("7")),
+        (409, r#"{"errcode":7}"#, Permanent, Some("7")),
+        // A status that is listed; a code that is listed says more.
+        (422, r#"{"errcode":7}"#, Transient, Some("7")),
+        (422, r#"{"error":"dead"}"#, Permanent, Some("dead")),
+        (501, r#"{"errcode":7}"#, Permanent, Some("7")),
+        (501, "", Permanent, None),
+        (501, r#"{"error":"busy"}"#, Transient, Some("busy")),
         (404, r#"{"error":"busy"}"#, Transient, Some("busy")),
         (413, r#"{"errcode":"503"}"#, Permanent, Some("503")),
         (400, r#"{"error":"busy"}"#, Transient, Some("busy")),
@@ -366,4 +372,16 @@ proptest! {
             prop_assert!(check_token(issued.access_token.expose()).is_ok());
         }
     }
+}
+
+#[test]
+fn what_comes_after_status_is_one() {
+    let toml = toml::from_str("token = '/t'\ntransient = ['status:404', 'status:4o4']").unwrap();
+    let mut problems = Vec::new();
+    ResponseRules::parse(&toml, &mut problems);
+    let paths: Vec<_> = problems
+        .iter()
+        .map(|problem| problem.path.as_str())
+        .collect();
+    assert_eq!(paths, ["response.transient"]);
 }

@@ -7,6 +7,7 @@ use crate::dialect::Var;
 
 fn frozen() -> Frozen {
     Frozen {
+        token_url: "https://auth.example/token".to_owned(),
         now: UNIX_EPOCH + Duration::from_millis(1_700_000_000_789),
         nonce: "n0nce".into(),
         uuid: "0b0b".into(),
@@ -30,6 +31,7 @@ fn fill(text: &str) -> Result<Option<String>, String> {
         variables: &variables,
         frozen: Some(&frozen),
         access_token: None,
+        computed: None,
     };
     let filled = Template::parse(text, Place::Exchange)?.fill(scope)?;
     Ok(filled.map(|text| text.to_string()))
@@ -130,6 +132,7 @@ fn a_single_hole_keeps_its_type() {
         variables: &variables,
         frozen: Some(&frozen),
         access_token: None,
+        computed: None,
     };
     let typed = |text: &str| {
         let template = Template::parse(text, Place::Exchange).unwrap();
@@ -191,7 +194,7 @@ proptest! {
     #[test]
     fn a_value_comes_through_as_it_is(value in any::<String>()) {
         let variables = Variables::from([("v".to_owned(), Var::Text(value.as_str().into()))]);
-        let scope = Scope { variables: &variables, frozen: None, access_token: None };
+        let scope = Scope { variables: &variables, frozen: None, access_token: None, computed: None };
         let template = Template::parse("<{v}>", Place::Exchange).unwrap();
         let filled = template.fill(scope).unwrap().unwrap();
         prop_assert_eq!(filled.as_str(), format!("<{value}>"));

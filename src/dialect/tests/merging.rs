@@ -368,10 +368,10 @@ fn every_problem_is_reported_at_once() {
             headers = { "a b" = "1", Host = "h", A = "1", a = "2" }
             [x.grants.sms]
             form = { phone = "{phone|md4}", sms = "{sms" }
-            json = { a = nan, b = ["{assertion}"] }
+            json = { a = nan, b = ["{provider.}"] }
             [x.grants.other]
             basic = { username = "u" }
-            body = "{provider.p}"
+            body = "{access_token}"
             [x.refresh]
             body = "{access_token}"
             [x.response]
@@ -482,7 +482,8 @@ fn wrong_names() {
                 ..Provider::of("oauth2")
             },
             "auth_method",
-            "the dialect has no such auth method; known: client_secret_basic, client_secret_post, none",
+            "the dialect has no such auth method; known: client_secret_basic, client_secret_post, none, private_key_jwt, client_secret_jwt, \
+             tls_client_auth, self_signed_tls_client_auth",
         ),
         (
             x("x.grants = { a = {}, b = {} }"),

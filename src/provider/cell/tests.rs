@@ -237,3 +237,55 @@ async fn where_old_tokens_live_on_there_is_no_gate_and_nobody_is_counted() {
     writer.gatekeeper().close().await;
     assert!(!reader.is_closed(Traveller::Unrepeatable));
 }
+
+/// What `interleavings` takes for one step is one: between two stores, a request on another thread would find the token that the vendor
+/// has killed behind an open gate.
+#[test]
+fn token_and_gate_are_published_in_one_store() {
+    use std::sync::atomic::AtomicBool;
+
+    const GENERATIONS: u64 = 30_000;
+    let (writer, reader) = cell(Clock::System);
+    writer.set_gated(true);
+    writer.publish(token(1, None, &Clock::System), Outlook::Settled);
+    // The newest token that the vendor has issued, and with that the only one that lives.
+    let issued = Arc::new(AtomicU64::new(1));
+    let over = Arc::new(AtomicBool::new(false));
+    let requests = [Traveller::Replayable, Traveller::Unrepeatable].map(|traveller| {
+        let (reader, issued, over) = (reader.clone(), Arc::clone(&issued), Arc::clone(&over));
+        std::thread::spawn(move || {
+            let (mut passed, mut closed) = (0_u64, 0_u64);
+            while !over.load(Ordering::Relaxed) {
+                let before = issued.load(Ordering::SeqCst);
+                match reader.enter(traveller, 0) {
+                    Entry::Pass(token, _) => {
+                        assert!(
+                            token.generation >= before,
+                            "a dead token behind an open gate"
+                        );
+                        passed += 1;
+                    }
+                    Entry::Closed => closed += 1,
+                    Entry::NoToken => panic!("there always is a token"),
+                }
+            }
+            (passed, closed)
+        })
+    });
+    let gate = writer.gatekeeper();
+    for generation in 2..=GENERATIONS {
+        let wire = gate.close_to_unrepeatable().unwrap();
+        while !wire.is_idle() {
+            std::hint::spin_loop();
+        }
+        gate.close_to_all();
+        issued.store(generation, Ordering::SeqCst);
+        let next = token(generation, None, &Clock::System);
+        writer.publish(next, Outlook::Settled);
+    }
+    over.store(true, Ordering::Relaxed);
+    for request in requests {
+        let (passed, closed) = request.join().unwrap();
+        assert!(passed > 0 && closed > 0, "{passed} passed, {closed} waited");
+    }
+}

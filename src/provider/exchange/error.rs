@@ -27,6 +27,18 @@ pub enum FetchError {
     Broken { host: String, reason: String },
     #[error("the answer of the token endpoint {host} is larger than 1 MiB")]
     TooLarge { host: String },
+    /// Nothing was sent: what this token is bought with is not there.
+    #[error(
+        "the token of provider `{provider}`, which this one is bought with, is not there yet: see that one's error"
+    )]
+    Chained { provider: String },
+    /// The issuer's metadata cannot be had, or cannot be used.
+    #[error("issuer {issuer}: {reason}")]
+    Discovery {
+        issuer: String,
+        reason: String,
+        class: Class,
+    },
     /// The vendor's no.
     #[error("{}", refusal_text(host, refusal))]
     Refused { host: String, refusal: Refusal },
@@ -54,10 +66,13 @@ impl FetchError {
     pub fn class(&self) -> Class {
         match self {
             Self::Refused { refusal, .. } => refusal.class,
+            Self::Discovery { class, .. } => *class,
             // Nothing reaches the vendor, so trying again soon harms nobody; a repaired file is noticed quickly.
-            Self::ExpiredStatic { .. } | Self::Input(_) | Self::Tls(_) | Self::Store(_) => {
-                Class::Transient
-            }
+            Self::ExpiredStatic { .. }
+            | Self::Input(_)
+            | Self::Tls(_)
+            | Self::Chained { .. }
+            | Self::Store(_) => Class::Transient,
             Self::Request(_) | Self::Inject(_) => Class::Permanent,
             Self::Dial(_)
             | Self::Timeout { .. }
@@ -89,12 +104,20 @@ impl FetchError {
                 refusal.class == Class::Transient && refusal.retry_after.is_none()
             }
             Self::Input(_)
+            | Self::Discovery { .. }
+            | Self::Chained { .. }
             | Self::ExpiredStatic { .. }
             | Self::Request(_)
             | Self::Tls(_)
             | Self::Dial(_)
             | Self::Store(_) => false,
         }
+    }
+
+    /// Whether the vendor refused what it was given, a token among it perhaps.
+    pub fn refuses_credentials(&self) -> bool {
+        matches!(self, Self::Refused { refusal, .. }
+            if refusal.class == Class::Permanent || matches!(refusal.status, 401 | 403))
     }
 
     /// RFC 6749 §5.2: the grant itself (code, refresh token) is invalid, expired or revoked.

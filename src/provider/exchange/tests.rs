@@ -492,12 +492,13 @@ fn public_variables_are_no_secrets() {
     });
     let variables = crate::provider::inputs::ready(&vendor.variables);
     let request = TokenRequest {
+        path: None,
         method: Method::POST,
         query: None,
         headers: HeaderMap::new(),
         body: Zeroizing::default(),
     };
-    let secrets = secrets(&variables, &request);
+    let secrets = secrets(&variables, &request.headers);
     let secrets: Vec<&str> = secrets.iter().map(Secret::expose).collect();
     assert_eq!(secrets, ["hunter2"]);
 }

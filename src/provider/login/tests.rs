@@ -88,7 +88,7 @@ impl World {
     fn key(&self) -> StateKey {
         match &self.provider().source {
             TokenSource::Endpoint(endpoint) => StateKey::new(&endpoint.identity),
-            TokenSource::Static { .. } => panic!("a static provider"),
+            _ => panic!("no endpoint"),
         }
     }
 
@@ -108,7 +108,9 @@ impl World {
             }
         };
         let login = Login::new(self.provider())?;
-        login.finish(given, store, fetcher(), Clock::System).await
+        login
+            .finish(given, store, fetcher(), Clock::System, Tokens::default())
+            .await
     }
 
     async fn record(&self) -> Saved {
@@ -372,6 +374,7 @@ async fn a_refresh_token_is_asked_for_and_kept() {
         let store = Arc::new(MemoryStore::default());
         let bare = Arc::new(provider("x", REFRESH_TOKEN, |_| {}));
         let deps = Deps {
+            tokens: Tokens::default(),
             store: Arc::clone(&store) as Arc<dyn Store>,
             fetcher: Arc::clone(&fetcher) as Arc<dyn Fetch>,
             clock: clock.clone(),
@@ -390,7 +393,13 @@ async fn a_refresh_token_is_asked_for_and_kept() {
         let login = Login::new(Arc::clone(&bare)).unwrap();
         assert_eq!(login.asks()[0].name, "refresh_token");
         let given = given("refresh_token", "given");
-        let done = login.finish(given, Arc::clone(&deps.store), fetcher, clock);
+        let done = login.finish(
+            given,
+            Arc::clone(&deps.store),
+            fetcher,
+            clock,
+            Tokens::default(),
+        );
         assert!(done.await.unwrap().renewable);
         let record = store.load(&StateKey::new("identity of x")).await.unwrap();
         assert_eq!(record.unwrap().refresh_token, Some(kept.into()));

@@ -154,7 +154,7 @@ impl Drop {
         }
     }
 
-    fn parse(path: &Path, changed: (i64, i64)) -> Option<Self> {
+    pub(super) fn parse(path: &Path, changed: (i64, i64)) -> Option<Self> {
         let name = path.file_name()?.to_str()?;
         let (name, suffix) = name.rsplit_once('.')?;
         let (key, id) = name.split_once('.')?;

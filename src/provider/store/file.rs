@@ -328,4 +328,6 @@ fn lock(folder: &Path) -> Result<File, StoreError> {
 }
 
 #[cfg(test)]
+pub(super) mod killed;
+#[cfg(test)]
 mod tests;

@@ -65,6 +65,40 @@ fn hosts_are_known_by_name_and_address() {
 }
 
 #[test]
+fn odd_hosts() {
+    for good in [
+        "localhost",
+        "localhost:",
+        "my_service:8080",
+        "[::1]:65535",
+        "a.test.",
+        "127.0.0.1:0",
+    ] {
+        assert!(is_authority(good), "{good}");
+    }
+    for bad in [
+        "",
+        ":80",
+        "localhost:abc",
+        "localhost:+1",
+        "localhost:65536",
+        "localhost:80:80",
+        "user@localhost",
+        "user:password@localhost:80",
+        "localhost/path",
+        "localhost?x",
+        "local host",
+        "::1",
+        "[::1",
+        "[::1]80",
+        "[localhost]",
+        "[::1]:abc",
+    ] {
+        assert!(!is_authority(bad), "{bad}");
+    }
+}
+
+#[test]
 fn origins() {
     let hosts = Hosts::new(
         ["api.example.cn".to_owned()],

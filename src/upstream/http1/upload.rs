@@ -275,3 +275,6 @@ impl Upload {
         self.tail = &self.tail[wrote - of_out - of_data..];
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,19 +1,19 @@
-//! The proxy of the demo: what `run` does, on a thread of its own.
+//! The proxy as `run` runs it, on a thread of its own, for verbs that do something in front of it.
 
 use std::future::pending;
+use std::net::SocketAddr;
 
 use tokio::sync::oneshot;
 
+use super::failure::Failure;
 use crate::app::{self, Bound, Shutdown};
-use crate::cli::failure::Failure;
-use crate::cli::http::Server;
-use crate::config::{Config, Environment, Listen};
+use crate::config::{Config, Listen};
 
+/// Where it listens, with the ports that the system chose.
 pub(super) struct Proxy {
-    /// `host:port`
-    pub(super) listen: String,
-    pub(super) admin: String,
-    pub(super) server: Server,
+    /// Those of `server.listen` first, in their order.
+    pub(super) listeners: Vec<Listen>,
+    pub(super) admin: Option<SocketAddr>,
 }
 
 /// The proxy's thread.
@@ -22,30 +22,18 @@ pub(super) struct Running {
     ended: Option<oneshot::Receiver<Result<(), String>>>,
 }
 
-/// The demo must not depend on where it runs: an egress proxy of the environment cannot reach our loopback.
-struct NoEnvironment;
-
-impl Environment for NoEnvironment {
-    fn var(&self, _name: &str) -> Option<String> {
-        None
-    }
-}
-
 impl Proxy {
-    pub(super) async fn start(config: &str) -> Result<(Self, Running), Failure> {
-        let config = Config::from_toml(config, &NoEnvironment).map_err(|problems| {
-            let path = "the configuration of the demo".into();
-            Failure::BadConfig { path, problems }
-        })?;
+    /// Returns when its ports are open.
+    pub(super) async fn start(config: Config) -> Result<(Self, Running), Failure> {
         let (stop, stopped) = oneshot::channel();
         let (tell_start, started) = oneshot::channel();
         let (tell_end, ended) = oneshot::channel();
         // Bound on the thread that runs it: nothing is asked of it but to stay there.
-        let body = move || match bind(config) {
-            Err(failure) => drop(tell_start.send(Err(failure))),
-            Ok((bound, listen, admin)) => {
-                // If the demo is gone already, `stopped` says so at once.
-                let _ = tell_start.send(Ok((listen, admin)));
+        let body = move || match app::bind(config) {
+            Err(error) => drop(tell_start.send(Err(error.to_string()))),
+            Ok(bound) => {
+                // If the caller is gone already, `stopped` says so at once.
+                let _ = tell_start.send(Ok(Self::of(&bound)));
                 let outcome = bound.run(async { stopped.await.unwrap_or(Shutdown::Interrupt) });
                 let _ = tell_end.send(outcome.map_err(|error| error.to_string()));
             }
@@ -54,20 +42,30 @@ impl Proxy {
             .name("proxy".to_owned())
             .spawn(body)
             .map_err(|error| Failure::Runtime(format!("cannot start a thread: {error}")))?;
-        let (listen, admin) = started
+        let proxy = started
             .await
-            .map_err(|_| Failure::Runtime("the proxy died while it started".to_owned()))??;
-        let server = Server::parse(&listen).map_err(|error| Failure::Runtime(error.to_string()))?;
-        let proxy = Self {
-            listen,
-            admin,
-            server,
-        };
+            .map_err(|_| Failure::Runtime("the proxy died while it started".to_owned()))?
+            .map_err(Failure::Runtime)?;
         let running = Running {
             stop,
             ended: Some(ended),
         };
         Ok((proxy, running))
+    }
+
+    /// The first listener that is a port.
+    pub(super) fn port(&self) -> Option<SocketAddr> {
+        self.listeners.iter().find_map(|listen| match listen {
+            Listen::Tcp(address) => Some(*address),
+            Listen::Unix(_) => None,
+        })
+    }
+
+    fn of(bound: &Bound) -> Self {
+        Self {
+            listeners: bound.listeners(),
+            admin: bound.admin(),
+        }
     }
 }
 
@@ -98,21 +96,5 @@ impl Running {
             Ok(Err(reason)) => Err(Failure::Runtime(format!("the proxy ended badly: {reason}"))),
             Err(_) => Err(Failure::Runtime("the proxy panicked".to_owned())),
         }
-    }
-}
-
-fn bind(config: Config) -> Result<(Bound, String, String), Failure> {
-    let bound = app::bind(config).map_err(|error| Failure::Runtime(error.to_string()))?;
-    let listen = bound
-        .listeners()
-        .into_iter()
-        .find_map(|listen| match listen {
-            Listen::Tcp(address) => Some(address.to_string()),
-            Listen::Unix(_) => None,
-        });
-    let admin = bound.admin().map(|address| address.to_string());
-    match (listen, admin) {
-        (Some(listen), Some(admin)) => Ok((bound, listen, admin)),
-        _ => Err(Failure::Runtime("the demo's proxy has no port".to_owned())),
     }
 }

@@ -1,0 +1,259 @@
+//! `cupbearer exec -- CMD`: a command with the proxy in front of it, for as long as the command runs.
+//!
+//! For development: the configuration of production, on free ports, so that nothing has to be stopped or edited first. The
+//! command is told by its environment where the upstreams are, and never gets the credentials.
+
+mod child;
+mod environment;
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::BoolishValueParser;
+use tokio::time::{Instant, sleep};
+
+use super::background::{Proxy, Running};
+use super::config_file::{ConfigArgs, Loaded};
+use super::core_dumps;
+use super::failure::Failure;
+use super::http::Server;
+use super::log::LogArgs;
+use super::progress::Progress;
+use crate::admin::{ProviderReport, Report};
+use crate::config::{
+    self, ClientAuth, Config, Environment, Listen, ProcessEnvironment, Route, Upstream,
+};
+use child::{Child, Signals};
+
+/// How often the proxy is asked whether its tokens are there.
+const LOOK: Duration = Duration::from_millis(50);
+
+#[derive(Debug, Args)]
+pub(super) struct ExecArgs {
+    /// Also set http_proxy, for apps that know the vendor's host: requests for http://HOST of a route by host get its token
+    #[arg(long, env = "CUPBEARER_HTTP_PROXY", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    http_proxy: bool,
+
+    /// How long to wait for the tokens before the command is given up
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = config::duration,
+        default_value = "30s",
+        env = "CUPBEARER_WAIT",
+        hide_env_values = true
+    )]
+    wait: Duration,
+
+    #[command(flatten)]
+    config: ConfigArgs,
+
+    /// The command and its arguments
+    #[arg(
+        value_name = "CMD",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    command: Vec<OsString>,
+}
+
+pub(super) fn run(args: &ExecArgs, log: &LogArgs) -> Result<(), Failure> {
+    let asked = Asked::default();
+    let Loaded { config, .. } = args.config.load_with(&asked)?.with_commands_checked()?;
+    log.start("warn")?;
+    core_dumps::disable();
+    let config = on_free_ports(config, args.http_proxy)?;
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(runtime)?
+        .block_on(play(args, config, &asked.credentials()))
+}
+
+async fn play(args: &ExecArgs, config: Config, hidden: &[String]) -> Result<(), Failure> {
+    let mut signals = Signals::listen().map_err(runtime)?;
+    let upstreams = config.upstreams.clone();
+    let (proxy, mut running) = Proxy::start(config).await?;
+    let outcome = tokio::select! {
+        outcome = wait_and_run(args, &proxy, &upstreams, hidden, &mut signals) => outcome,
+        ended = running.ended() => Err(ended),
+    };
+    stop(running, outcome).await
+}
+
+async fn wait_and_run(
+    args: &ExecArgs,
+    proxy: &Proxy,
+    upstreams: &[Arc<Upstream>],
+    hidden: &[String],
+    signals: &mut Signals,
+) -> Result<(), Failure> {
+    let (Some(port), Some(admin)) = (proxy.port(), proxy.admin) else {
+        return Err(Failure::Runtime("the proxy has no port".to_owned()));
+    };
+    tokio::select! {
+        ready = wait_for_tokens(admin, args.wait) => ready?,
+        signal = signals.next() => return Err(Failure::Exit(child::code_of_signal(signal))),
+    }
+    let variables = environment::variables(upstreams, port, args.http_proxy)?;
+    let child = Child::start(&args.command, &variables, hidden)?;
+    match child.supervise(signals).await.map_err(runtime)? {
+        0 => Ok(()),
+        code => Err(Failure::Exit(code)),
+    }
+}
+
+/// The command's outcome matters more than how the proxy ends.
+async fn stop(running: Running, outcome: Result<(), Failure>) -> Result<(), Failure> {
+    let stopped = running.stop().await;
+    outcome.and(stopped)
+}
+
+async fn wait_for_tokens(admin: SocketAddr, limit: Duration) -> Result<(), Failure> {
+    let server = Server::parse(&admin.to_string()).map_err(runtime)?;
+    let deadline = Instant::now() + limit;
+    let mut progress = Progress::on_stderr();
+    loop {
+        let answer = server.get("/status").await.map_err(runtime)?;
+        let report: Report = serde_json::from_slice(&answer.body).map_err(runtime)?;
+        if report.ready {
+            return Ok(());
+        }
+        let waiting = report.providers.iter().filter(|it| is_waited_for(it));
+        let login = waiting.clone().find(|it| it.state == "login_required");
+        if let Some(provider) = login {
+            let name = &provider.name;
+            return Err(Failure::Runtime(format!(
+                "provider {name} needs a login first: cupbearer login {name}"
+            )));
+        }
+        let reasons: Vec<String> = waiting.map(reason).collect();
+        let reasons = reasons.join("; ");
+        if Instant::now() >= deadline {
+            return Err(Failure::Runtime(format!(
+                "the command was not started, for there is no token yet: {reasons}"
+            )));
+        }
+        progress.show(&format!("waiting for tokens: {reasons}"));
+        sleep(LOOK).await;
+    }
+}
+
+fn is_waited_for(provider: &ProviderReport) -> bool {
+    provider.required && provider.generation == 0
+}
+
+fn reason(provider: &ProviderReport) -> String {
+    match &provider.last_error {
+        Some(error) => format!("{}: {error}", provider.name),
+        None => provider.name.clone(),
+    }
+}
+
+/// The same configuration where nothing else listens. What cannot be told by a URL on the common port gets a port of its own.
+fn on_free_ports(mut config: Config, http_proxy: bool) -> Result<Config, Failure> {
+    if matches!(config.server.client_auth, Some(ClientAuth::PeerUid(_))) {
+        return Err(Failure::Runtime(
+            "exec listens on ports, and server.client_auth.peer_uid can only check who connects to a Unix socket; \
+             use a configuration without it"
+                .to_owned(),
+        ));
+    }
+    config.server.listen = vec![Listen::Tcp(ANY_PORT)];
+    config.server.admin = Some(ANY_PORT);
+    // Held until all are chosen, so that no two are the same.
+    let mut taken = Vec::new();
+    for upstream in &mut config.upstreams {
+        let own = match &upstream.route {
+            Route::Listen(_) => true,
+            Route::Host(_) => !http_proxy,
+            Route::PathPrefix(_) | Route::CatchAll => false,
+        };
+        if !own {
+            continue;
+        }
+        let listener = TcpListener::bind(ANY_PORT).map_err(runtime)?;
+        let address = listener.local_addr().map_err(runtime)?;
+        taken.push(listener);
+        Arc::make_mut(upstream).route = Route::Listen(Listen::Tcp(address));
+    }
+    Ok(config)
+}
+
+const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// The process's environment, and which of its variables the configuration took: these hold credentials, which are not the
+/// command's business.
+#[derive(Default)]
+struct Asked(Mutex<BTreeSet<String>>);
+
+impl Environment for Asked {
+    fn var(&self, name: &str) -> Option<String> {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.insert(name.to_owned());
+        ProcessEnvironment.var(name)
+    }
+}
+
+impl Asked {
+    /// Without those that name egress proxies, which are for everybody.
+    fn credentials(&self) -> Vec<String> {
+        let asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let private = |name: &&String| !name.to_ascii_lowercase().ends_with("_proxy");
+        asked.iter().filter(private).cloned().collect()
+    }
+}
+
+fn runtime(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Failure {
+    Failure::Runtime(error.into().to_string())
+}
+
+/// Kept apart from [`runtime`]: an I/O error of ours is no closed standard output.
+impl From<child::StartError> for Failure {
+    fn from(error: child::StartError) -> Self {
+        match error.source.kind() {
+            io::ErrorKind::NotFound => Self::NotStarted(error.to_string(), 127),
+            _ => Self::NotStarted(error.to_string(), 126),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_that_the_configuration_took_are_hidden_and_proxies_are_not() {
+        let asked = Asked::default();
+        for name in ["HTTPS_PROXY", "no_proxy", "CLIENT_SECRET"] {
+            asked.var(name);
+        }
+        assert_eq!(asked.credentials(), ["CLIENT_SECRET"]);
+    }
+
+    #[test]
+    fn ports_are_free_and_all_different() {
+        let text = "[providers.p]\naccess_token = 't'\n\
+             [upstreams.a]\nurl = 'http://127.0.0.1:1'\nprovider = 'p'\nroute = { listen = '127.0.0.1:8081' }\n\
+             [upstreams.b]\nurl = 'http://127.0.0.1:1'\nprovider = 'p'\nroute = { host = 'b.test' }\n\
+             [upstreams.c]\nurl = 'http://127.0.0.1:1'\nprovider = 'p'\nroute = { path_prefix = '/c' }\n";
+        let config = || Config::from_toml(text, &Asked::default()).unwrap();
+        let routes = |config: Config| -> Vec<Route> {
+            config.upstreams.iter().map(|it| it.route.clone()).collect()
+        };
+        let moved = on_free_ports(config(), false).unwrap();
+        assert_eq!(moved.server.listen, [Listen::Tcp(ANY_PORT)]);
+        let [Route::Listen(a), Route::Listen(b), Route::PathPrefix(_)] = &routes(moved)[..] else {
+            panic!("not what was asked for");
+        };
+        assert_ne!(a, b);
+        let kept = routes(on_free_ports(config(), true).unwrap());
+        assert_eq!(kept[1], Route::Host("b.test".to_owned()));
+    }
+}

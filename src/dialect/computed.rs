@@ -1,0 +1,220 @@
+//! Variables that a dialect makes of others: `[vars]`, `{assertion}`, `{client_assertion}`. Each is made once per fetch.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Problem;
+use super::assertion::AssertionPlan;
+use super::filter::Value;
+use super::layer::Field;
+use super::template::{Place, Scope, Template, check_use};
+
+/// How one of them is made.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Recipe {
+    Template(Field<(), Template>),
+    Assertion(Box<AssertionPlan>),
+}
+
+/// By name. Not in a circle: see [`Recipes::break_circles`].
+#[derive(Clone, Debug, Default)]
+pub(super) struct Recipes(pub(super) BTreeMap<String, Recipe>);
+
+/// Those that some templates need, each after the ones that it needs itself.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Computed(Vec<(String, Recipe)>);
+
+/// Their values. What lacks a variable is not there.
+pub(super) type Values = BTreeMap<String, Value>;
+
+// === impl Recipe ===
+
+impl Recipe {
+    pub(super) fn templates(&self) -> Vec<&Template> {
+        match self {
+            Self::Template(field) => vec![&field.value],
+            Self::Assertion(plan) => plan.templates(),
+        }
+    }
+
+    fn variables(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.templates().into_iter().flat_map(Template::variables)
+    }
+}
+
+// === impl Recipes ===
+
+impl Recipes {
+    /// Takes away those that need themselves, and tells of each circle once.
+    pub(super) fn break_circles(&mut self, problems: &mut Vec<Problem>) {
+        let mut done = BTreeSet::new();
+        let mut circular = BTreeSet::new();
+        for name in self.0.keys() {
+            let mut trail = Vec::new();
+            self.walk(name, &mut trail, &mut done, &mut circular, problems);
+        }
+        self.0.retain(|name, _| !circular.contains(name));
+    }
+
+    fn walk<'a>(
+        &'a self,
+        name: &'a str,
+        trail: &mut Vec<&'a str>,
+        done: &mut BTreeSet<&'a str>,
+        circular: &mut BTreeSet<String>,
+        problems: &mut Vec<Problem>,
+    ) {
+        if done.contains(name) {
+            return;
+        }
+        if let Some(start) = trail.iter().position(|known| *known == name) {
+            let circle = &trail[start..];
+            circular.extend(circle.iter().map(|name| (*name).to_owned()));
+            problems.push(Problem {
+                path: path_of(name),
+                message: format!(
+                    "the variables need each other in a circle: {} → {name}",
+                    circle.join(" → ")
+                ),
+            });
+            return;
+        }
+        let Some(recipe) = self.0.get(name) else {
+            return;
+        };
+        trail.push(name);
+        for (needed, _) in recipe.variables() {
+            self.walk(needed, trail, done, circular, problems);
+        }
+        trail.pop();
+        done.insert(name);
+    }
+
+    /// What `templates` need, and whether all of it may stand where they do.
+    pub(super) fn for_templates<'a>(
+        &self,
+        templates: impl IntoIterator<Item = &'a Template>,
+        place: Place,
+        problems: &mut Vec<Problem>,
+    ) -> Computed {
+        let mut computed = Computed::default();
+        for (name, _) in templates.into_iter().flat_map(Template::variables) {
+            self.add(name, place, &mut computed, problems);
+        }
+        computed
+    }
+
+    fn add(&self, name: &str, place: Place, computed: &mut Computed, problems: &mut Vec<Problem>) {
+        let Some(recipe) = self.0.get(name) else {
+            return;
+        };
+        if computed.get(name).is_some() {
+            return;
+        }
+        for template in recipe.templates() {
+            if let Err(message) = check_use(template, place) {
+                let path = path_of(name);
+                let known = |problem: &Problem| problem.path == path && problem.message == message;
+                if !problems.iter().any(known) {
+                    problems.push(Problem { path, message });
+                }
+            }
+        }
+        for (needed, _) in recipe.variables() {
+            self.add(needed, place, computed, problems);
+        }
+        computed.0.push((name.to_owned(), recipe.clone()));
+    }
+}
+
+/// Where it is written.
+pub(super) fn path_of(name: &str) -> String {
+    match name {
+        "assertion" | "client_assertion" => name.to_owned(),
+        name => format!("vars.{name}"),
+    }
+}
+
+// === impl Computed ===
+
+impl Computed {
+    pub(super) fn get(&self, name: &str) -> Option<&Recipe> {
+        let mut all = self.0.iter();
+        all.find_map(|(known, recipe)| (known == name).then_some(recipe))
+    }
+
+    /// Makes them all. The provider's own value of the same name beats a computed one, which is then not made.
+    pub(super) fn values(&self, scope: Scope<'_>) -> Result<Values, Problem> {
+        let mut values = Values::new();
+        for (name, recipe) in &self.0 {
+            if scope.variables.contains_key(name) {
+                continue;
+            }
+            let scope = Scope {
+                computed: Some(&values),
+                ..scope
+            };
+            let lacks = |(name, needed): (&str, bool)| needed && !scope.has(name);
+            if recipe.variables().any(lacks) {
+                continue;
+            }
+            let value = match recipe {
+                Recipe::Template(field) => {
+                    (field.value.fill_typed(scope)).map_err(|message| field.problem(message))?
+                }
+                Recipe::Assertion(plan) => Some(plan.sign(scope)?),
+            };
+            if let Some(value) = value {
+                values.insert(name.clone(), value);
+            }
+        }
+        Ok(values)
+    }
+
+    /// What `templates` need of a provider that has `given`: every name that can be of use, and whether nothing can be sent
+    /// without it.
+    pub(super) fn needs<'a>(
+        &'a self,
+        templates: &[&'a Template],
+        given: &dyn Fn(&str) -> bool,
+    ) -> BTreeMap<&'a str, bool> {
+        let mut needs = BTreeMap::new();
+        for (name, required) in templates.iter().flat_map(|template| template.variables()) {
+            self.need(name, required, given, &mut needs);
+        }
+        needs
+    }
+
+    fn need<'a>(
+        &'a self,
+        name: &'a str,
+        required: bool,
+        given: &dyn Fn(&str) -> bool,
+        needs: &mut BTreeMap<&'a str, bool>,
+    ) {
+        let recipe = self.get(name);
+        let own = required && recipe.is_none();
+        let before = needs.insert(name, own);
+        if before == Some(true) {
+            needs.insert(name, true);
+        }
+        // Looked at twice only where it turns out to be required.
+        if let Some(recipe) = recipe
+            && !given(name)
+        {
+            for (needed, inner) in recipe.variables() {
+                self.need(needed, required && inner, given, needs);
+            }
+        }
+    }
+
+    pub(super) fn recipes(&self) -> impl Iterator<Item = &Recipe> {
+        self.0.iter().map(|(_, recipe)| recipe)
+    }
+
+    /// The names of those that hold something else than text of the dialect.
+    pub(super) fn made_of_variables(&self) -> impl Iterator<Item = &str> {
+        let all = self.0.iter();
+        all.filter(|(_, recipe)| recipe.templates().iter().any(|it| it.has_holes()))
+            .map(|(name, _)| name.as_str())
+    }
+}

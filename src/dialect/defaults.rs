@@ -1,0 +1,122 @@
+//! What a dialect says for providers that say nothing of it themselves: addresses and life-cycle keys.
+
+use std::time::Duration;
+
+use super::duration::parse_duration;
+use super::layer::{Field, template};
+use super::request::encode_segment;
+use super::schema::DialectToml;
+use super::template::{Place, Scope, Template};
+use super::{BUILT_INS, CHAINED, Problem, Variables};
+
+/// Each is `None` where the dialect does not say.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Defaults {
+    pub token_url: Option<UrlTemplate>,
+    pub authorization_url: Option<UrlTemplate>,
+    pub device_authorization_url: Option<UrlTemplate>,
+    pub ttl: Option<Duration>,
+    pub min_interval: Option<Duration>,
+    pub refresh_before: Option<Duration>,
+}
+
+/// A URL with variables in it, which have to be known when the configuration is read: where tokens go is no secret, and does
+/// not change while the program runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UrlTemplate(Field<(), Template>);
+
+// === impl Defaults ===
+
+impl Defaults {
+    /// `chain` is the dialect and what it extends, nearest first.
+    pub(super) fn parse(chain: &[(&str, &DialectToml)], problems: &mut Vec<Problem>) -> Self {
+        let mut url = |path: &str, written: fn(&DialectToml) -> &Option<String>| {
+            let text = chain.iter().find_map(|(_, toml)| written(toml).as_ref())?;
+            UrlTemplate::parse(text, path, problems)
+        };
+        let token_url = url("token_url", |toml| &toml.token_url);
+        let authorization_url = url("authorization_url", |toml| &toml.authorization_url);
+        let device_authorization_url = url("device_authorization_url", |toml| {
+            &toml.device_authorization_url
+        });
+        let mut span = |path: &str, written: fn(&DialectToml) -> &Option<String>| {
+            let text = chain.iter().find_map(|(_, toml)| written(toml).as_ref())?;
+            let span = parse_duration(text).ok();
+            if span.is_none() {
+                problems.push(Problem {
+                    path: path.to_owned(),
+                    message: "expected a duration such as \"30s\" (units: ms, s, m, h, d)".into(),
+                });
+            }
+            span
+        };
+        Self {
+            token_url,
+            authorization_url,
+            device_authorization_url,
+            ttl: span("ttl", |toml| &toml.ttl),
+            min_interval: span("min_interval", |toml| &toml.min_interval),
+            refresh_before: span("refresh_before", |toml| &toml.refresh_before),
+        }
+    }
+}
+
+impl Defaults {
+    /// The variables that the addresses are made with.
+    pub fn variables(&self) -> impl Iterator<Item = &str> {
+        let urls = [
+            &self.token_url,
+            &self.authorization_url,
+            &self.device_authorization_url,
+        ];
+        urls.into_iter().flatten().flat_map(UrlTemplate::variables)
+    }
+}
+
+// === impl UrlTemplate ===
+
+impl UrlTemplate {
+    fn parse(text: &str, path: &str, problems: &mut Vec<Problem>) -> Option<Self> {
+        let value = template(text, path, Place::Exchange, problems)?;
+        let late = |(name, _): (&str, bool)| BUILT_INS.contains(&name) || name.starts_with(CHAINED);
+        if value.variables().any(late) {
+            problems.push(Problem {
+                path: path.to_owned(),
+                message: "can name only variables that are known from the start".to_owned(),
+            });
+            return None;
+        }
+        Some(Self(Field {
+            name: (),
+            value,
+            path: path.to_owned(),
+        }))
+    }
+
+    /// The variables that it names.
+    pub fn variables(&self) -> impl Iterator<Item = &str> {
+        self.0.value.variables().map(|(name, _)| name)
+    }
+
+    /// Those without which there is no URL.
+    pub fn required_variables(&self) -> impl Iterator<Item = &str> {
+        let required = self.0.value.variables().filter(|(_, required)| *required);
+        required.map(|(name, _)| name)
+    }
+
+    /// `http://`, which a provider has to allow.
+    pub fn is_plain_http(&self) -> bool {
+        self.0.value.starts_with("http://")
+    }
+
+    /// The URL, each value percent-encoded as one segment.
+    pub fn fill(&self, variables: &Variables) -> Result<String, Problem> {
+        let filled = self
+            .0
+            .value
+            .fill_with(Scope::of(variables), &encode_segment);
+        let filled = filled.map_err(|message| self.0.problem(message))?;
+        let filled = filled.ok_or_else(|| self.0.problem("one of its variables has no value"))?;
+        Ok(filled.to_string())
+    }
+}

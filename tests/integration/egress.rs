@@ -1,0 +1,259 @@
+//! The way out through an HTTP proxy (RFC 9110 §9.3.6): for token requests and for upstreams, by configuration and by
+//! environment. It sees names, and nothing of what is sent.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use cupbearer::config::Environment;
+use cupbearer::demo::vendors::Kind;
+use http::Response;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::AbortHandle;
+
+use crate::client::{Head, Wire, whole};
+use crate::errors::assert_error;
+use crate::harness::{App, World, server, token, with_app, with_app_in};
+use crate::upstream::{HTTP2, Server};
+
+/// A proxy that opens tunnels, to what it takes names for.
+struct Egress {
+    address: SocketAddr,
+    heads: Arc<Mutex<Vec<Head>>>,
+    task: AbortHandle,
+}
+
+impl Egress {
+    async fn start(names: &[(&str, String)], answer: &'static str) -> Self {
+        let names: HashMap<String, String> = names
+            .iter()
+            .map(|(name, address)| ((*name).to_owned(), address.clone()))
+            .collect();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&heads);
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let mut app = Wire::new(stream);
+                let (names, log) = (names.clone(), Arc::clone(&log));
+                tokio::spawn(async move {
+                    let head = app.head().await;
+                    let target = head.first.split(' ').nth(1).unwrap().to_owned();
+                    log.lock().unwrap().push(head);
+                    app.send(answer).await;
+                    if answer.contains(" 200 ") {
+                        let mut far = TcpStream::connect(&names[&target]).await.unwrap();
+                        let _ = copy_bidirectional(&mut app.stream, &mut far).await;
+                    }
+                });
+            }
+        });
+        Self {
+            address,
+            heads,
+            task: task.abort_handle(),
+        }
+    }
+
+    /// `CONNECT` lines with their credentials, each once.
+    fn asked(&self) -> Vec<(String, Option<String>)> {
+        let heads = self.heads.lock().unwrap();
+        let mut asked: Vec<_> = heads
+            .iter()
+            .map(|head| {
+                let credentials = head.get("proxy-authorization").map(str::to_owned);
+                let target = head.first.split(' ').nth(1).unwrap();
+                assert_eq!(head.first, format!("CONNECT {target} HTTP/1.1"));
+                assert_eq!(head.get("host"), Some(target));
+                assert_eq!(head.get("authorization"), None);
+                (target.to_owned(), credentials)
+            })
+            .collect();
+        asked.sort();
+        asked.dedup();
+        asked
+    }
+}
+
+impl Drop for Egress {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+const TUNNEL: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
+
+/// `user:p@ss`
+const BASIC: &str = "Basic dXNlcjpwQHNz";
+
+struct Variables(Vec<(&'static str, String)>);
+
+impl Environment for Variables {
+    fn var(&self, name: &str) -> Option<String> {
+        let found = self.0.iter().find(|(known, _)| *known == name);
+        found.map(|(_, value)| value.clone())
+    }
+}
+
+/// A vendor and an upstream that are known by names which only the egress proxy can resolve.
+struct Far {
+    world: World,
+    config: String,
+    egress: Egress,
+    _vendor: cupbearer::demo::vendors::FakeVendor,
+    _upstream: Server,
+}
+
+impl Far {
+    /// `keys` for the provider, and for the upstream.
+    async fn new(keys: impl FnOnce(&Egress) -> [String; 2], answer: &'static str) -> Self {
+        let world = World::new();
+        let vendor = world.vendor(Kind::Besender, None).await;
+        let upstream = Server::start(&world.authority, HTTP2, |_| async {
+            Response::new(whole("ok"))
+        })
+        .await;
+        let address = |url: &str| {
+            let rest = url.strip_prefix("https://").unwrap();
+            rest.split('/').next().unwrap().to_owned()
+        };
+        let of_vendor = address(&vendor.token_url());
+        let egress = Egress::start(
+            &[
+                ("token.example:443", of_vendor.clone()),
+                ("api.example:443", address(&upstream.url())),
+            ],
+            answer,
+        )
+        .await;
+        let [of_provider, of_upstream] = keys(&egress);
+        let tls = format!(
+            "tls = {{ ca_file = {:?}, server_name = \"localhost\" }}\n",
+            world.path("ca.pem")
+        );
+        let provider = world
+            .vendor_provider("p", &vendor, &of_provider)
+            .replace(&of_vendor, "token.example")
+            .replace(&world.tls(), &tls);
+        let config = server("")
+            + &provider
+            + &format!(
+                "[upstreams.api]\nurl = \"https://api.example\"\nprovider = \"p\"\ntoken_wait = \"200ms\"\n{tls}{of_upstream}\n"
+            );
+        Self {
+            world,
+            config,
+            egress,
+            _vendor: vendor,
+            _upstream: upstream,
+        }
+    }
+}
+
+#[tokio::test]
+async fn both_ways_lead_through_it_with_its_credentials() {
+    let keys = |egress: &Egress| {
+        let key = format!("proxy = \"http://user:p%40ss@{}\"\n", egress.address);
+        [key.clone(), key]
+    };
+    let far = Far::new(keys, TUNNEL).await;
+    with_app(&far.config, async |app| {
+        app.ready().await;
+        assert_eq!(app.get("/").await.text(), "ok");
+        let basic = Some(BASIC.to_owned());
+        let expected = [
+            ("api.example:443".to_owned(), basic.clone()),
+            ("token.example:443".to_owned(), basic),
+        ];
+        assert_eq!(far.egress.asked(), expected);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_environment_names_it() {
+    let far = Far::new(|_| [String::new(), String::new()], TUNNEL).await;
+    let proxy = format!("http://user:p%40ss@{}", far.egress.address);
+    let names = ["https_proxy", "HTTPS_PROXY"];
+    for name in names {
+        let environment = Variables(vec![
+            (name, proxy.clone()),
+            ("NO_PROXY", "other.example".to_owned()),
+        ]);
+        with_app_in(environment, &far.config, async |app: &App| {
+            app.ready().await;
+            assert_eq!(app.get("/").await.text(), "ok");
+        })
+        .await;
+        assert_eq!(far.egress.asked().len(), 2);
+    }
+    // What is near is reached without it, whatever the environment says.
+    let near = Server::start(&far.world.authority, HTTP2, |_| async {
+        Response::new(whole("near"))
+    })
+    .await;
+    let config = server("") + &far.world.upstream("near", &near.url(), "");
+    let nowhere = Variables(vec![("HTTPS_PROXY", "http://127.0.0.1:1".to_owned())]);
+    with_app_in(nowhere, &config, async |app: &App| {
+        assert_eq!(app.get("/").await.text(), "near");
+    })
+    .await;
+}
+
+/// A token request that the egress proxy does not let through is no answer of the vendor's, and is tried again.
+#[tokio::test]
+async fn a_proxy_that_wants_credentials() {
+    let keys = |egress: &Egress| {
+        [
+            format!("proxy = \"http://{}\"\n", egress.address),
+            String::new(),
+        ]
+    };
+    let answer = "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n";
+    let far = Far::new(keys, answer).await;
+    with_app(&far.config, async |app| {
+        assert_error(&app.get("/").await, "token_unavailable", Some("api"));
+        let status = app.admin("/status").await.text();
+        assert!(status.contains("407"), "{status}");
+        assert_eq!(far.egress.asked(), [("token.example:443".to_owned(), None)]);
+        let fetches =
+            |result| format!("cupbearer_token_fetches_total{{provider=\"p\",result=\"{result}\"}}");
+        assert!(app.metric(&fetches("transient")).await > 0.0);
+        assert_eq!(app.metric(&fetches("permanent")).await, 0.0);
+    })
+    .await;
+}
+
+/// Plain http goes through a tunnel as well: it is the upstream that the token is for, and not the proxy.
+#[tokio::test]
+async fn plain_http_is_tunnelled() {
+    let world = World::new();
+    let upstream = crate::upstream::Script::plain().await;
+    let far = upstream.address().to_string();
+    let egress = Egress::start(&[("api.example:80", far)], TUNNEL).await;
+    let keys = format!("allow_http = true\nproxy = \"http://{}\"\n", egress.address);
+    let config = server("") + &world.upstream("api", "http://api.example", &keys);
+    with_app(&config, async |app| {
+        let mut client = app.connect().await;
+        client
+            .send("GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .await;
+        let (mut connection, head) = upstream.request().await;
+        assert_eq!(head.first, "GET /x HTTP/1.1");
+        assert_eq!(head.get("host"), Some("api.example"));
+        assert_eq!(
+            head.get("authorization"),
+            Some(&*format!("Bearer {}", token("api")))
+        );
+        assert_eq!(head.get("proxy-authorization"), None);
+        connection
+            .send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            .await;
+        assert_eq!(client.response().await.text(), "ok");
+        assert_eq!(egress.asked(), [("api.example:80".to_owned(), None)]);
+    })
+    .await;
+}

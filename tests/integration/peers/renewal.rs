@@ -1,0 +1,333 @@
+//! Tokens that an API does not like any more, and many requests at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use crate::client::Client;
+use crate::endpoint::{
+    Asked, Endpoint, SECRET, answer, config, echo, json, provider, standard, upstream,
+};
+use crate::harness::{World, all, eventually, server, soon, with_app};
+use crate::upstream::Script;
+
+const DEAD: &str = "WWW-Authenticate: Bearer error=\"invalid_token\"\r\n";
+
+/// An API that knows only this token and newer ones, and says how long the body was.
+async fn api_that_wants(least: Arc<AtomicUsize>) -> Endpoint {
+    Endpoint::start(move |asked: Asked| {
+        let least = least.load(Ordering::Relaxed);
+        async move {
+            let number: usize = asked.credential()["Bearer t".len()..].parse().unwrap();
+            match number >= least {
+                true => answer("200 OK", "", &format!("t{number} {}", asked.body)),
+                false => answer("401 Unauthorized", DEAD, "dead"),
+            }
+        }
+    })
+    .await
+}
+
+fn least(number: usize) -> Arc<AtomicUsize> {
+    Arc::new(AtomicUsize::new(number))
+}
+
+/// golang/oauth2#359, #481, #518; Azure/azure-sdk-for-java#37798; open-telemetry/opentelemetry-collector-contrib#35148: the margin
+/// before expiry is fixed, and too small. spring-projects/spring-security#7558: it was added instead of taken off.
+#[tokio::test]
+async fn the_margin_before_expiry_can_be_set() {
+    let vendor = Endpoint::start(standard).await;
+    let api = Endpoint::start(echo).await;
+    let config = config(&vendor, &api, "refresh_before = \"30m\"", "");
+    with_app(&config, async |app| {
+        app.ready().await;
+        let told = app.status().await["providers"][0].clone();
+        let next = told["next_fetch_in_seconds"].as_u64().unwrap();
+        assert!((1600..=1800).contains(&next), "{told}");
+    })
+    .await;
+}
+
+/// golang/oauth2#634, #623: a token that is good when it is read has expired when it arrives. Ours is read when the connection is
+/// there, however long that took.
+#[tokio::test]
+async fn a_token_that_expires_while_the_connection_is_made_is_not_sent() {
+    let world = World::new();
+    let vendor = Endpoint::start(|asked: Asked| async move {
+        let number = asked.number;
+        json(
+            "200 OK",
+            &format!(r#"{{"access_token":"t{number}","expires_in":1}}"#),
+        )
+    })
+    .await;
+    let api = Script::tls(&world.authority).await;
+    let config = server("")
+        + &provider("p", &vendor.url(), "")
+        + &format!(
+            "[upstreams.api]\nurl = \"{}\"\nprovider = \"p\"\n{}",
+            api.url(),
+            world.tls()
+        );
+    with_app(&config, async |app| {
+        app.ready().await;
+        let mut client = app.connect().await;
+        client
+            .send("GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .await;
+        // The handshake waits until the token that was there is gone.
+        eventually("the fourth token", async || vendor.count() >= 4).await;
+        let (_connection, head) = api.request().await;
+        let sent = head.get("authorization").unwrap();
+        assert!(sent.trim_start_matches("Bearer t") >= "3", "{sent}");
+    })
+    .await;
+}
+
+/// coupergateway/couper#167, hashicorp/vault#30882, wso2/api-manager#3032, silenceper/wechat#516, bitwarden/sdk-internal#1098: the app
+/// has to deal with the 401 of a dead token.
+#[tokio::test]
+async fn a_401_is_made_good_and_the_app_sees_nothing_of_it() {
+    let vendor = Endpoint::start(standard).await;
+    let wanted = least(1);
+    let api = api_that_wants(Arc::clone(&wanted)).await;
+    let config = config(&vendor, &api, "min_interval = \"1ms\"", "");
+    with_app(&config, async |app| {
+        assert_eq!(app.get("/x").await.text(), "t1 ");
+        wanted.store(2, Ordering::Relaxed);
+        let seen = app.get("/x").await;
+        assert_eq!((seen.status.as_u16(), &*seen.text()), (200, "t2 "));
+        assert_eq!(seen.head.get("www-authenticate"), None);
+        assert_eq!((vendor.count(), api.count()), (2, 3));
+    })
+    .await;
+}
+
+/// Couper: its own kind of token request (`beta_token_request`) knows no 401.
+#[tokio::test]
+async fn a_dialect_of_ones_own_is_renewed_like_a_standard_grant() {
+    let vendor = Endpoint::start(|asked: Asked| async move {
+        assert_eq!(asked.body, r#"{"appId":19}"#);
+        let number = asked.number;
+        json("200 OK", &format!(r#"{{"data":{{"jwt":"t{number}"}}}}"#))
+    })
+    .await;
+    let wanted = least(1);
+    let api = api_that_wants(Arc::clone(&wanted)).await;
+    let keys = "grant = \"odd\"\nvars = { app = 19 }\nmin_interval = \"1ms\"\ndialect = \"odd\"";
+    let dialect = "[dialects.odd]\ndefault_grant = \"odd\"\n[dialects.odd.grants.odd]\njson = { appId = \"{app}\" }\n\
+                   [dialects.odd.request]\nmethod = \"POST\"\n[dialects.odd.response]\ntoken = \"/data/jwt\"\n\
+                   [dialects.odd.inject]\nheaders = { Authorization = \"Bearer {access_token}\" }\n\
+                   [dialects.odd.reject]\nstatus = [401]\n";
+    let config = config(&vendor, &api, keys, "")
+        .replace("client_id = \"joelhy\"\n", "")
+        .replace(&format!("client_secret = \"{SECRET}\"\n"), "")
+        + dialect;
+    with_app(&config, async |app| {
+        assert_eq!(app.get("/x").await.text(), "t1 ");
+        wanted.store(2, Ordering::Relaxed);
+        assert_eq!(app.get("/x").await.text(), "t2 ");
+    })
+    .await;
+}
+
+/// googleapis/google-cloud-python#18238, thomaslazar/abs-cli#89, box/box-windows-sdk-v2#352: the repeated request has lost its body.
+#[tokio::test]
+async fn what_is_sent_again_has_its_body() {
+    let vendor = Endpoint::start(standard).await;
+    let api = api_that_wants(least(2)).await;
+    let config = config(&vendor, &api, "min_interval = \"1ms\"", "");
+    with_app(&config, async |app| {
+        for framing in [
+            "Content-Length: 9\r\n\r\nsome body",
+            "Transfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n5\r\n body\r\n0\r\n\r\n",
+        ] {
+            let request = format!("POST /x HTTP/1.1\r\nHost: localhost\r\n{framing}");
+            let seen = app.connect().await.request(&request).await;
+            assert_eq!(seen.text(), "t2 some body");
+        }
+        assert_eq!(vendor.count(), 2);
+    })
+    .await;
+}
+
+/// bitwarden/sdk-internal#1098, appstrate/appstrate#334, the rule of the field: what cannot be sent again is told as the API said it,
+/// and the token is renewed for the next one.
+#[tokio::test]
+async fn what_cannot_be_sent_again_renews_all_the_same() {
+    let vendor = Endpoint::start(standard).await;
+    let api = api_that_wants(least(2)).await;
+    let config = config(
+        &vendor,
+        &api,
+        "min_interval = \"1ms\"",
+        "replay_limit = \"8B\"",
+    );
+    with_app(&config, async |app| {
+        let request = "POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nsome body";
+        let seen = app.connect().await.request(request).await;
+        assert_eq!((seen.status.as_u16(), &*seen.text()), (401, "dead"));
+        assert_eq!(
+            seen.head.get("www-authenticate"),
+            Some("Bearer error=\"invalid_token\"")
+        );
+        eventually("a renewal", async || vendor.count() == 2).await;
+        let seen = app.connect().await.request(request).await;
+        assert_eq!(seen.text(), "t2 some body");
+    })
+    .await;
+}
+
+/// spring-projects/spring-security#11461, #14123, Dapr, offu/WeRoBot#288: twenty requests fetch twenty tokens.
+#[tokio::test]
+async fn fifty_requests_at_once_fetch_one_token() {
+    let vendor = Endpoint::start(standard).await;
+    let api = Endpoint::start(echo).await;
+    with_app(&config(&vendor, &api, "", ""), async |app| {
+        let address = app.address();
+        let requests =
+            (0..50).map(|_| async move { Client::connect(address).await.get("/x").await });
+        for seen in soon("fifty answers", all(requests)).await {
+            assert_eq!(seen.text(), "Bearer t1");
+        }
+        assert_eq!(vendor.count(), 1);
+    })
+    .await;
+}
+
+/// binarywang/WxJava#1222: after the lock nobody looks whether the token is new already. w7corp/easywechat#696: of two fetches at once,
+/// the older answer is kept.
+#[tokio::test]
+async fn fifty_rejections_at_once_fetch_one_token() {
+    let vendor = Endpoint::start(standard).await;
+    let wanted = least(1);
+    let api = api_that_wants(Arc::clone(&wanted)).await;
+    let config = config(&vendor, &api, "min_interval = \"1ms\"", "");
+    with_app(&config, async |app| {
+        assert_eq!(app.get("/x").await.text(), "t1 ");
+        wanted.store(2, Ordering::Relaxed);
+        let address = app.address();
+        let requests =
+            (0..50).map(|_| async move { Client::connect(address).await.get("/x").await });
+        for seen in soon("fifty answers", all(requests)).await {
+            assert_eq!(seen.text(), "t2 ");
+        }
+        assert_eq!((vendor.count(), vendor.most_at_once()), (2, 1));
+    })
+    .await;
+}
+
+/// binarywang/WxJava#1300, Couper: a 401 that comes late expires the token that has just been fetched.
+#[tokio::test]
+async fn a_late_401_of_an_old_token_leaves_the_new_one_alone() {
+    let vendor = Endpoint::start(standard).await;
+    // The answer to `/late` is on its way until there is a permit.
+    let gate = Arc::new(Semaphore::new(0));
+    let held = Arc::clone(&gate);
+    let api = Endpoint::start(move |asked: Asked| {
+        let gate = Arc::clone(&held);
+        async move {
+            if asked.credential() != "Bearer t1" {
+                return answer("200 OK", "", &asked.credential());
+            }
+            if asked.head.first.starts_with("GET /late ") {
+                gate.acquire().await.unwrap().forget();
+            }
+            answer("401 Unauthorized", DEAD, "")
+        }
+    })
+    .await;
+    let config = config(&vendor, &api, "min_interval = \"1ms\"", "");
+    with_app(&config, async |app| {
+        let mut late = app.connect().await;
+        late.send("GET /late HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .await;
+        eventually("the late one on its way", async || api.count() == 1).await;
+        assert_eq!(app.get("/x").await.text(), "Bearer t2");
+        assert_eq!(vendor.count(), 2);
+        gate.add_permits(1);
+        // It is sent again with what is there, and brings about nothing.
+        assert_eq!(late.response().await.text(), "Bearer t2");
+        for _ in 0..20 {
+            assert_eq!(app.get("/x").await.text(), "Bearer t2");
+        }
+        assert_eq!(vendor.count(), 2);
+    })
+    .await;
+}
+
+/// binarywang/WxJava#324: the old token is given up before the new one is there.
+#[tokio::test]
+async fn the_old_token_serves_until_the_new_one_is_there() {
+    let gate = Arc::new(Semaphore::new(1));
+    let held = Arc::clone(&gate);
+    let vendor = Endpoint::start(move |asked: Asked| {
+        let gate = Arc::clone(&held);
+        async move {
+            gate.acquire().await.unwrap().forget();
+            standard(asked).await
+        }
+    })
+    .await;
+    let api = Endpoint::start(echo).await;
+    let config = config(&vendor, &api, "min_interval = \"1ms\"", "");
+    with_app(&config, async |app| {
+        app.ready().await;
+        let mut admin = Client::connect(app.admin_address()).await;
+        admin
+            .send("POST /-/refresh/p HTTP/1.1\r\nHost: localhost\r\nX-Cupbearer: 1\r\nContent-Length: 0\r\n\r\n")
+            .await;
+        eventually("a fetch under way", async || vendor.count() == 2).await;
+        for _ in 0..20 {
+            assert_eq!(app.get("/x").await.text(), "Bearer t1");
+        }
+        gate.add_permits(1);
+        assert_eq!(admin.response().await.status, 200);
+        assert_eq!(app.get("/x").await.text(), "Bearer t2");
+    })
+    .await;
+}
+
+/// chanjarster/weixin-java-tools#275, chanxuehong/wechat#253, paradigmxyz/iron-proxy#141: every user of a credential fetches for
+/// itself, and with that kills the others' tokens, so that a "central token server" is asked for.
+#[tokio::test]
+async fn all_upstreams_of_one_credential_share_one_token() {
+    let vendor = Endpoint::start(standard).await;
+    let api = Endpoint::start(echo).await;
+    let second = upstream(&api, "route = { path_prefix = \"/b\" }")
+        .replace("[upstreams.api]", "[upstreams.b]")
+        .replace("provider = \"p\"", "provider = \"q\"");
+    let config = config(&vendor, &api, "", "") + &provider("q", &vendor.url(), "") + &second;
+    with_app(&config, async |app| {
+        for path in ["/x", "/b/x", "/x", "/b/x"] {
+            assert_eq!(app.get(path).await.text(), "Bearer t1");
+        }
+        assert_eq!(vendor.count(), 1);
+    })
+    .await;
+}
+
+/// azure-identity and others that refresh when a request finds its token too old: the first request after an hour pays for it.
+#[tokio::test]
+async fn a_token_is_renewed_though_nobody_asks_for_it() {
+    let vendor = Endpoint::start(|asked: Asked| async move {
+        let number = asked.number;
+        json(
+            "200 OK",
+            &format!(r#"{{"access_token":"t{number}","expires_in":1}}"#),
+        )
+    })
+    .await;
+    let api = Endpoint::start(echo).await;
+    with_app(&config(&vendor, &api, "", ""), async |app| {
+        let third = tokio::time::timeout(Duration::from_secs(20), async {
+            eventually("a third token", async || vendor.count() >= 3).await;
+        });
+        third.await.unwrap();
+        assert_eq!(api.count(), 0);
+        assert_eq!(app.get("/x").await.status, 200);
+    })
+    .await;
+}
