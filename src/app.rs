@@ -8,6 +8,7 @@ mod diff;
 mod doors;
 mod listen;
 mod live;
+mod open_files;
 mod reload;
 mod snapshot;
 
@@ -44,6 +45,7 @@ use reload::Reloader;
 use snapshot::{AdminChange, Fixed, Prepared};
 
 pub use control::LogControl;
+pub use open_files::raise_open_files;
 pub use reload::ConfigFile;
 
 /// How long the process waits for a fetch that is under way when it ends.
@@ -106,6 +108,7 @@ pub struct Bound {
 /// Opens the sockets and the store and reads the TLS files. Starts nothing. Blocks.
 pub fn bind(config: Config) -> Result<Bound, StartError> {
     let profiles = TlsProfiles::new();
+    open_files::compare(config.server.max_connections);
     // The first says enough: a start is tried again.
     let connectors = connect(&config, &profiles).map_err(|mut errors| errors.swap_remove(0))?;
     let wanted = doors::wanted(&config);

@@ -69,6 +69,8 @@ pub struct Server {
     pub max_connections: usize,
     /// For a request's head, from its first byte; also how long a fresh connection may stay silent.
     pub header_timeout: Duration,
+    /// How long the app may neither send more of a body nor take more of one.
+    pub body_timeout: Patience,
     /// How long a keep-alive connection of the app may stay idle between requests.
     pub idle_timeout: Duration,
     /// After SIGTERM: how long connections are still accepted while `/readyz` already says no.
@@ -84,6 +86,15 @@ pub struct Server {
     pub via: bool,
     /// Whether `POST /quitquitquit` on the admin port ends the process.
     pub quitquitquit: bool,
+}
+
+/// How long a body may stand still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// Where its length was stated before.
+    pub known: Duration,
+    /// Where it was not. `None`: for ever; events, gRPC streams and the like are quiet for as long as there is nothing to say.
+    pub unknown: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -266,6 +277,8 @@ pub struct Upstream {
     pub connect_timeout: Duration,
     /// From the end of the request to the head of the response.
     pub response_timeout: Duration,
+    /// How long the upstream may send nothing in the middle of a body.
+    pub body_timeout: Patience,
     /// How long an unused connection is kept.
     pub idle_timeout: Duration,
     pub token_wait: Duration,

@@ -89,7 +89,8 @@
 //!
 //! A new configuration is read, checked and compared with the running one before anything changes (`app/reload.rs`). What did not change
 //! lives on: a target with its connections, a refresher with its token; a changed secret is handed to the running refresher. Requests
-//! keep the [`proxy::Snapshot`] that they started with.
+//! keep the [`proxy::Snapshot`] that they started with. New listeners are bound before anything changes; one that is kept is not touched,
+//! and one that goes lets in whoever waits at it ([`proxy::door`]).
 //!
 //! # HTTP/1.1 to the upstream is our own
 //!

@@ -86,7 +86,7 @@ impl Metrics {
             in_flight: gauges(
                 &registry,
                 "requests_in_flight",
-                "Requests being answered now.",
+                "Requests being answered now, and open tunnels (WebSockets).",
                 &["upstream"],
             ),
             request_errors: counters(
@@ -159,7 +159,7 @@ impl Metrics {
         UpstreamMetrics {
             name: name.into(),
             requests: self.requests.clone(),
-            by_code: Arc::new([const { OnceLock::new() }; STATUS_CODES]),
+            by_code: Arc::default(),
             duration: self.request_duration.with_label_values(&[name]),
             in_flight: self.in_flight.with_label_values(&[name]),
             replayed: self.replays.with_label_values(&[name, "ok"]),
@@ -282,15 +282,15 @@ impl Default for Metrics {
     }
 }
 
-/// 100 to 599.
-const STATUS_CODES: usize = 500;
+/// The codes of one class. Upstreams are many, and most of them answer with codes of one or two.
+type Hundred = [OnceLock<IntCounter>; 100];
 
 /// One upstream's handles.
 #[derive(Clone)]
 pub struct UpstreamMetrics {
     name: Arc<str>,
     requests: IntCounterVec,
-    by_code: Arc<[OnceLock<IntCounter>; STATUS_CODES]>,
+    by_code: Arc<[OnceLock<Box<Hundred>>; 5]>,
     pub duration: Histogram,
     pub in_flight: IntGauge,
     pub replayed: IntCounter,
@@ -306,19 +306,23 @@ impl UpstreamMetrics {
     /// Counts an answer. A code's counter is looked up the first time that the code is seen.
     pub fn count(&self, status: http::StatusCode) {
         let code = status.as_u16();
-        match self.by_code.get(usize::from(code) - 100) {
-            Some(slot) => slot.get_or_init(|| self.resolve(code)).inc(),
-            None => self.resolve(code).inc(),
-        }
+        let (class, rest) = (usize::from(code / 100), usize::from(code % 100));
+        let Some(class) = class.checked_sub(1).and_then(|it| self.by_code.get(it)) else {
+            return self.resolve(code).inc();
+        };
+        let hundred = class.get_or_init(|| Box::new([const { OnceLock::new() }; 100]));
+        hundred[rest].get_or_init(|| self.resolve(code)).inc();
     }
 
     /// Answers by the first digit of their status; only classes that occurred.
     pub fn answers(&self) -> BTreeMap<u16, u64> {
         let mut classes = BTreeMap::new();
-        for (code, counter) in (100..).zip(self.by_code.iter()) {
-            if let Some(counter) = counter.get() {
-                *classes.entry(code / 100).or_default() += counter.get();
-            }
+        for (class, hundred) in (1..).zip(self.by_code.iter()) {
+            let Some(hundred) = hundred.get() else {
+                continue;
+            };
+            let seen = hundred.iter().filter_map(OnceLock::get);
+            classes.insert(class, seen.map(IntCounter::get).sum());
         }
         classes
     }

@@ -68,6 +68,7 @@ pub struct Settings {
     pub pseudonym: Box<str>,
     pub max_connections: usize,
     pub header_timeout: std::time::Duration,
+    pub body_timeout: crate::config::Patience,
     pub idle_timeout: std::time::Duration,
     pub shutdown_grace: std::time::Duration,
 }

@@ -10,6 +10,7 @@ mod http1;
 mod http2;
 pub mod pool;
 pub mod send;
+pub mod stall;
 pub mod tee;
 pub mod tls;
 
@@ -19,4 +20,5 @@ pub use http1::Tunnel;
 pub use http1::fuzz;
 pub use pool::{Limits, Pool};
 pub use send::{Checkout, SendError, SendFailure};
+pub use stall::{Stall, Stalled};
 pub use tee::Replay;

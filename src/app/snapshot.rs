@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use super::doors::Doors;
 use super::listen::Opened;
+use super::open_files;
 use crate::config::{self, Config, Listen, Provider, Scheme};
 use crate::metrics::Metrics;
 use crate::provider::Handle;
@@ -113,8 +114,9 @@ impl Fixed {
             client_auth,
             via: server.via.then(via).flatten(),
             pseudonym: self.pseudonym.clone(),
-            max_connections: server.max_connections,
+            max_connections: server.max_connections.min(open_files::room()),
             header_timeout: server.header_timeout,
+            body_timeout: server.body_timeout,
             idle_timeout: server.idle_timeout,
             shutdown_grace: server.shutdown_grace,
         }

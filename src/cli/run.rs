@@ -24,6 +24,7 @@ pub(super) fn run(args: &RunArgs, log: &LogArgs) -> Result<(), Failure> {
     let file = ConfigFile::new(path.clone(), ProcessEnvironment);
     let log = log.start("info")?;
     core_dumps::disable();
+    app::raise_open_files();
     // Before the sockets: whoever sees a port open may ask for the end at once. SIGHUP is the reload's.
     let signals = Signals::listen(&[SignalKind::hangup()])?;
     let (providers, upstreams) = (config.providers.len(), config.upstreams.len());

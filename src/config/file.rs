@@ -26,6 +26,7 @@ pub(super) struct ServerToml {
     pub(super) workers: Option<Text<Workers>>,
     pub(super) max_connections: Option<Text<Count>>,
     pub(super) header_timeout: Option<Text<Limit>>,
+    pub(super) body_timeout: Option<Text<Limit>>,
     pub(super) idle_timeout: Option<Text<Limit>>,
     pub(super) shutdown_delay: Option<Text<Span>>,
     pub(super) shutdown_grace: Option<Text<Span>>,
@@ -144,6 +145,7 @@ pub(super) struct RouteToml {
 pub(super) struct TimeoutsToml {
     pub(super) connect: Option<Text<Limit>>,
     pub(super) response: Option<Text<Limit>>,
+    pub(super) body: Option<Text<Limit>>,
     pub(super) idle: Option<Text<Limit>>,
 }
 

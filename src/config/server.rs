@@ -9,7 +9,7 @@ use super::problems::{Complaint, KeyPath, complaint};
 use super::routes::Listeners;
 use super::units::{Limit, OneOrMany, Span, Text};
 use super::value::{EmptyLiteral, FilePath, check_key};
-use super::{ClientAuth, Listen, Server, Store, StoreKind};
+use super::{ClientAuth, Listen, Patience, Server, Store, StoreKind};
 
 /// 8080 is what apps expect of a proxy on their own machine.
 const DEFAULT_LISTEN: SocketAddr = loopback(8080);
@@ -26,6 +26,9 @@ const DEFAULT_MAX_CONNECTIONS: usize = 10_000;
 /// A local app writes a head at once; ten seconds forgive a machine that swaps.
 const DEFAULT_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Whoever is in the middle of a body of a known length and moves none of it for so long is gone.
+const DEFAULT_BODY_TIMEOUT: Duration = Duration::from_secs(300);
+
 /// Longer than apps' own pools keep connections (90 s and less), so that it is they who close.
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -37,6 +40,16 @@ const DEFAULT_SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
 
 const fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+impl Patience {
+    pub(super) fn of(written: Option<Text<Limit>>) -> Self {
+        let written = written.map(|Text(limit)| limit.0);
+        Self {
+            known: written.unwrap_or(DEFAULT_BODY_TIMEOUT),
+            unknown: written,
+        }
+    }
 }
 
 /// How the rest of the file is allowed to listen.
@@ -84,6 +97,7 @@ pub(super) fn server(
             .max_connections
             .map_or(DEFAULT_MAX_CONNECTIONS, |Text(n)| n.0),
         header_timeout: limit(written.header_timeout, DEFAULT_HEADER_TIMEOUT),
+        body_timeout: Patience::of(written.body_timeout),
         idle_timeout: limit(written.idle_timeout, DEFAULT_IDLE_TIMEOUT),
         shutdown_delay: span(written.shutdown_delay, DEFAULT_SHUTDOWN_DELAY),
         shutdown_grace: span(written.shutdown_grace, DEFAULT_SHUTDOWN_GRACE),

@@ -13,7 +13,7 @@ use super::problems::{Complaint, KeyPath, complaint, did_you_mean};
 use super::routes::{check_dots, route};
 use super::server::{limit, span};
 use super::units::{Text, Written};
-use super::{ExistingCredential, HttpVersion, Provider, Route, Upstream};
+use super::{ExistingCredential, HttpVersion, Patience, Provider, Route, Upstream};
 
 /// DNS, TCP and TLS over the slowest of networks; longer means that nobody is there.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -88,6 +88,7 @@ fn routed(
         egress,
         connect_timeout: limit(timeouts.connect, DEFAULT_CONNECT_TIMEOUT),
         response_timeout: limit(timeouts.response, DEFAULT_RESPONSE_TIMEOUT),
+        body_timeout: Patience::of(timeouts.body),
         idle_timeout: limit(timeouts.idle, DEFAULT_IDLE_TIMEOUT),
         token_wait: span(toml.token_wait, DEFAULT_TOKEN_WAIT),
         replay_limit: toml

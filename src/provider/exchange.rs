@@ -7,6 +7,7 @@
 //! or a log line: neither headers nor bodies nor the URL's query are ever written.
 
 mod error;
+mod turns;
 
 use std::pin::Pin;
 
@@ -33,6 +34,8 @@ use crate::upstream::connect::{Alpn, Connector, Destination};
 use crate::upstream::tls::{TlsConfigError, TlsProfiles};
 
 pub use error::FetchError;
+pub use turns::Turn;
+use turns::Turns;
 
 /// The largest token answer known is 20 KiB.
 pub const MAX_ANSWER: usize = 1024 * 1024;
@@ -55,6 +58,12 @@ pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// How the refresher reaches a vendor: over HTTP, or as a test says.
 pub trait Fetch: Send + Sync {
+    /// Waits until this endpoint's host is not asked by too many already. What it answers is held until the exchange is over.
+    /// Cancel safe.
+    fn turn<'a>(&'a self, _endpoint: &'a Endpoint) -> Pending<'a, Turn> {
+        Box::pin(std::future::ready(Turn::default()))
+    }
+
     /// Opens a connection. Sends nothing but handshakes. Cancel safe.
     fn dial<'a>(
         &'a self,
@@ -113,13 +122,18 @@ pub struct Fetched {
 pub struct HttpFetch {
     profiles: TlsProfiles,
     clock: Clock,
+    turns: Turns,
 }
 
 // === impl HttpFetch ===
 
 impl HttpFetch {
     pub fn new(profiles: TlsProfiles, clock: Clock) -> Self {
-        Self { profiles, clock }
+        Self {
+            profiles,
+            clock,
+            turns: Turns::default(),
+        }
     }
 
     /// Reads the endpoint's CA and client certificate, so that a bad one is a start-up error.
@@ -173,6 +187,10 @@ impl HttpFetch {
 }
 
 impl Fetch for HttpFetch {
+    fn turn<'a>(&'a self, endpoint: &'a Endpoint) -> Pending<'a, Turn> {
+        Box::pin(self.turns.at(&endpoint.token_url.authority))
+    }
+
     fn dial<'a>(
         &'a self,
         endpoint: &'a Endpoint,

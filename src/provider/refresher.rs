@@ -15,11 +15,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::clock::{Now, unix_seconds};
-use crate::config::Provider;
+use crate::config::{Provider, TokenSource, Value};
 use crate::dialect::{Class, Injection};
 use crate::provider::cell::{CellReader, CellWriter, Outlook, Place, Token};
 use crate::provider::chain::Link;
-use crate::provider::exchange::{FetchError, Fetched};
+use crate::provider::exchange::{FetchError, Fetched, Turn};
 use crate::provider::schedule::{Decision, Life, Schedule};
 use crate::provider::source::{Failure, Source, resumed_life};
 use crate::provider::store::SavedAccess;
@@ -94,7 +94,12 @@ impl Refresher {
             }
             let now = self.deps.clock.now();
             match self.schedule.decide(now) {
-                Decision::Fetch => self.fetch().await,
+                Decision::Fetch => {
+                    if let Some(turn) = self.turn().await {
+                        self.fetch().await;
+                        drop(turn);
+                    }
+                }
                 Decision::Wait { next, wake } => {
                     self.tell(now, next);
                     self.wait(wake).await;
@@ -356,6 +361,27 @@ impl Refresher {
         if std::mem::replace(&mut self.credentials, seen) != seen {
             debug!(provider = self.lead().name, "credential file changed");
             self.schedule.credentials_changed();
+        }
+    }
+
+    /// Waits for a turn with the vendor; `None` if something else comes up before.
+    async fn turn(&mut self) -> Option<Turn> {
+        let lead = Arc::clone(self.members.lead());
+        let TokenSource::Endpoint(endpoint) = &lead.source else {
+            return Some(Turn::default());
+        };
+        // Who waits for another's token must not hold the turn that the other waits for.
+        let mut values = lead.variables.values();
+        if values.any(|value| matches!(value, Value::Provider { .. })) {
+            return Some(Turn::default());
+        }
+        tokio::select! {
+            biased;
+            turn = self.deps.fetcher.turn(endpoint) => Some(turn),
+            command = self.commands.recv() => {
+                self.command(command);
+                None
+            }
         }
     }
 

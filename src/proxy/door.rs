@@ -7,11 +7,15 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::stream::ClientStream;
 
 /// How long to wait when the process or the machine has no file descriptor left for a new connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often that is told while it lasts.
+const ACCEPT_SILENCE: Duration = Duration::from_secs(10);
 
 /// What remains of a listening socket in the connections that came in by it.
 #[derive(Debug)]
@@ -173,6 +177,7 @@ async fn accept<F: Fn(ClientStream, &Arc<Door>)>(
     take: F,
     mut stopped: oneshot::Receiver<()>,
 ) {
+    let mut told = None;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -181,7 +186,7 @@ async fn accept<F: Fn(ClientStream, &Arc<Door>)>(
         };
         match accepted {
             Ok(stream) => take(stream, &door),
-            Err(error) => accept_failed(&error).await,
+            Err(error) => accept_failed(&error, &mut told).await,
         }
     }
     // Their handshakes are complete: to them, the connection is open.
@@ -229,11 +234,16 @@ impl Acceptor {
     }
 }
 
-async fn accept_failed(error: &io::Error) {
-    if !is_the_clients(error) {
-        tracing::warn!(%error, "cannot accept connections");
-        tokio::time::sleep(ACCEPT_PAUSE).await;
+/// `told` is when that was last logged.
+async fn accept_failed(error: &io::Error, told: &mut Option<Instant>) {
+    if is_the_clients(error) {
+        return;
     }
+    if told.is_none_or(|told| told.elapsed() >= ACCEPT_SILENCE) {
+        *told = Some(Instant::now());
+        tracing::warn!(%error, "cannot accept connections");
+    }
+    tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
 /// The client gave up before it was accepted.
@@ -273,14 +283,14 @@ mod tests {
     /// Their handshakes are done by the kernel: to the apps, they are connected. As many as its default backlog holds.
     #[tokio::test]
     async fn who_waits_at_a_door_that_closes_is_let_in() {
-        let (taken, doors) = doors();
+        let (taken, mut doors) = doors();
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();
         let address = socket.local_addr().unwrap();
         let _apps: Vec<_> = (0..100)
             .map(|_| std::net::TcpStream::connect(address).unwrap())
             .collect();
-        let (sender, changes) = mpsc::unbounded_channel();
+        let (sender, mut changes) = mpsc::unbounded_channel();
         let door = Door::new(7);
         let listener = Listener {
             door: Arc::clone(&door),
@@ -288,7 +298,15 @@ mod tests {
         };
         drop(sender.send(Change::Open(listener)));
         drop(sender.send(Change::Close(Arc::clone(&door))));
-        follow(doors, changes).await;
+        tokio::spawn(async move { doors.follow(&mut changes).await });
+        let all = async {
+            while taken.lock().unwrap().len() < 100 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), all)
+            .await
+            .unwrap();
         assert_eq!(*taken.lock().unwrap(), vec![7; 100]);
         assert!(door.is_closed());
         door.closed().await;
@@ -305,20 +323,5 @@ mod tests {
         let list = Arc::clone(&taken);
         let take = move |_, door: &Arc<Door>| list.lock().unwrap().push(door.id);
         (taken, Doors::open(Vec::new(), take).unwrap())
-    }
-
-    /// Until there is nothing left to do.
-    async fn follow(
-        mut doors: Doors<impl Fn(ClientStream, &Arc<Door>) + Clone + Send + 'static>,
-        mut changes: mpsc::UnboundedReceiver<Change>,
-    ) {
-        tokio::spawn(async move { doors.follow(&mut changes).await });
-        while tokio::runtime::Handle::current()
-            .metrics()
-            .num_alive_tasks()
-            > 1
-        {
-            tokio::task::yield_now().await;
-        }
     }
 }

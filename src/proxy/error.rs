@@ -19,6 +19,8 @@ pub(super) enum ProxyError {
     HeadersTooLarge,
     #[error("the request's head did not arrive in time")]
     RequestTimeout,
+    #[error("the request's body did not go on in time")]
+    BodyTimeout,
     #[error("CONNECT is not supported")]
     ConnectUnsupported,
     #[error("the Host is not one that this proxy answers to")]
@@ -38,11 +40,13 @@ pub(super) enum ProxyError {
     #[error("the provider needs a new login")]
     LoginRequired,
     #[error(transparent)]
-    Connect(#[from] ConnectError),
+    Connect(ConnectError),
     #[error(transparent)]
-    Send(#[from] SendFailure),
+    Send(SendFailure),
     #[error("too many requests in flight")]
     Overloaded,
+    #[error("the process may open no more files")]
+    OutOfFiles,
     #[error("the proxy is ending, and the request still waited for a token")]
     ShuttingDown,
     #[error("{0}")]
@@ -73,6 +77,7 @@ impl ProxyError {
             | Self::BadRequest(_)
             | Self::HeadersTooLarge
             | Self::RequestTimeout
+            | Self::BodyTimeout
             | Self::ConnectUnsupported
             | Self::HostNotAllowed
             | Self::OriginNotAllowed
@@ -84,12 +89,32 @@ impl ProxyError {
             | Self::CredentialsRejected { .. }
             | Self::LoginRequired => Party::Vendor,
             Self::Connect(_) | Self::Send(_) => Party::Upstream,
-            Self::Overloaded | Self::ShuttingDown | Self::Internal(_) => Party::Cupbearer,
+            Self::Overloaded | Self::OutOfFiles | Self::ShuttingDown | Self::Internal(_) => {
+                Party::Cupbearer
+            }
         }
     }
 
     /// Nothing of the request reached the upstream, so that the app may send it again whatever its method.
     pub(super) fn nothing_sent(&self) -> bool {
-        !matches!(self, Self::Send(_))
+        !matches!(self, Self::Send(_) | Self::BodyTimeout)
+    }
+}
+
+impl From<SendFailure> for ProxyError {
+    fn from(failure: SendFailure) -> Self {
+        match failure.app_stalled() {
+            true => Self::BodyTimeout,
+            false => Self::Send(failure),
+        }
+    }
+}
+
+impl From<ConnectError> for ProxyError {
+    fn from(error: ConnectError) -> Self {
+        match error.is_out_of_files() {
+            true => Self::OutOfFiles,
+            false => Self::Connect(error),
+        }
     }
 }

@@ -198,13 +198,22 @@ impl<'a> Exchange<'a> {
                 Ok(stamped) => stamped,
                 Err(_) => Box::pin(self.stamp(&checkout)).await?,
             };
-            let Some(body) = self.replay.body() else {
+            let Some(mut body) = self.replay.body() else {
                 return Err(ProxyError::Internal("a second attempt without its body"));
             };
+            if !body.is_empty() {
+                let patience = self.worker.proxy.snapshot.load().settings.body_timeout;
+                body.stalls_after(patience.known, patience.unknown);
+            }
             let answer = checkout.send(&self.head, body, wait).await;
             drop(on_wire);
             match answer {
-                Ok(response) => return Ok((response, generation)),
+                Ok(mut response) => {
+                    let patience = self.routed.target.config.body_timeout;
+                    let body = response.body_mut();
+                    body.stalls_after(patience.known, patience.unknown);
+                    return Ok((response, generation));
+                }
                 Err(error) if self.may_resend(&error, resent) && self.replay.rewind() => {
                     resent += 1;
                     checkout = Box::pin(self.dial()).await?;

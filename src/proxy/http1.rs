@@ -35,6 +35,7 @@ use crate::http1::encode::Framing;
 use crate::http1::output::Output;
 use crate::http1::request::{Asked, Fault};
 use crate::http1::{Malformed, response};
+use crate::upstream::Stall;
 
 pub(super) use self::wire::{Buffers, Incoming};
 
@@ -69,7 +70,13 @@ pub(super) async fn serve(
     stream: ClientStream,
     end: &mut oneshot::Receiver<End>,
 ) -> Option<Rewound> {
-    let connection = Connection(Arc::new(Wire::new(stream, Arc::clone(&worker.buffers))));
+    let limit = worker.proxy.snapshot.load().settings.body_timeout.known;
+    let wire = Wire::new(
+        stream,
+        Arc::clone(&worker.buffers),
+        Stall::after(Some(limit)),
+    );
+    let connection = Connection(Arc::new(wire));
     let wire = &connection.0;
     let mut draining = false;
     let mut request = Request::default();
@@ -161,12 +168,12 @@ async fn exchange(
     }
     if sending.switches {
         if let (Some(mut upstream), Some(app)) = (body.take_tunnel(), wire.end()) {
-            // The request is over; what follows is not HTTP.
-            drop(body);
+            // It holds up the upstream as a request does: the body keeps its place.
             let tunnel = Box::pin(upgrade::join(app, &mut upstream));
             if let Err(error) = tunnel.await {
                 tracing::debug!(%error, "upgraded connection ended");
             }
+            drop(body);
         }
         return Next::Close;
     }

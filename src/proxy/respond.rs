@@ -28,7 +28,7 @@ use crate::upstream::{BodyError, SendFailure, Tunnel};
 pub(super) struct ResponseBody {
     content: Content,
     /// Dropped with the body: that is when the request is over.
-    _measure: Measure,
+    measure: Measure,
 }
 
 enum Content {
@@ -38,7 +38,8 @@ enum Content {
 
 /// Times a request and keeps count of it, from its head to the end of its response.
 pub(super) struct Measure {
-    started: Instant,
+    /// `None` once its time was taken.
+    started: Option<Instant>,
     target: Option<Arc<Target>>,
     /// Its place among the upstream's `max_in_flight`.
     pub(super) place: Option<InFlight>,
@@ -58,11 +59,14 @@ pub(super) struct Received;
 /// The upstream's answer, less what was meant for our connection to it.
 pub(super) fn forward(
     response: Response<ForwardedBody>,
-    measure: Measure,
+    mut measure: Measure,
 ) -> Response<ResponseBody> {
     let (mut parts, body) = response.into_parts();
     if let Some(target) = &measure.target {
         target.metrics.count(parts.status);
+    }
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        measure.take_time();
     }
     parts.version = Version::HTTP_11;
     // Faster than to look it up.
@@ -89,7 +93,7 @@ pub(super) fn forward(
         parts,
         ResponseBody {
             content: Content::Upstream(body),
-            _measure: measure,
+            measure,
         },
     )
 }
@@ -128,7 +132,7 @@ pub(super) fn problem(
     }
     let mut response = Response::new(ResponseBody {
         content: Content::Own((!body.is_empty()).then_some(body)),
-        _measure: measure,
+        measure,
     });
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -196,7 +200,7 @@ impl Measure {
         let watch = Arc::clone(&client.watch);
         watch.request_started();
         Self {
-            started: Instant::now(),
+            started: Some(Instant::now()),
             target: None,
             place: None,
             watch,
@@ -209,15 +213,33 @@ impl Measure {
     }
 }
 
+impl Measure {
+    /// To be called early where another protocol follows, which lasts; the place among those in flight is kept.
+    fn take_time(&mut self) {
+        if let (Some(started), Some(target)) = (self.started.take(), &self.target) {
+            let time = started.elapsed().as_secs_f64();
+            target.metrics.duration.observe(time);
+        }
+    }
+
+    fn broke_off(&self, error: &BodyError) {
+        let upstream = self.target.as_ref().map_or("-", |it| &*it.config.name);
+        match error {
+            BodyError::App(_) => tracing::debug!(upstream, %error, "response cut off"),
+            BodyError::Closed(_)
+            | BodyError::Protocol(_)
+            | BodyError::Http2(_)
+            | BodyError::Stalled(_) => tracing::warn!(upstream, %error, "response cut off"),
+        }
+    }
+}
+
 impl Drop for Measure {
     fn drop(&mut self) {
         self.watch.request_ended();
+        self.take_time();
         if let Some(target) = &self.target {
             target.metrics.in_flight.dec();
-            target
-                .metrics
-                .duration
-                .observe(self.started.elapsed().as_secs_f64());
         }
     }
 }
@@ -242,9 +264,16 @@ impl Body for ResponseBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.get_mut().content {
+        let this = self.get_mut();
+        match &mut this.content {
             Content::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Content::Upstream(body) => Pin::new(body).poll_frame(cx),
+            Content::Upstream(body) => {
+                let polled = Pin::new(body).poll_frame(cx);
+                if let Poll::Ready(Some(Err(error))) = &polled {
+                    this.measure.broke_off(error);
+                }
+                polled
+            }
         }
     }
 
@@ -345,6 +374,7 @@ impl Answer {
                 "Send fewer or shorter fields.",
             ),
             ProxyError::RequestTimeout => Self::new("request_timeout", StatusCode::REQUEST_TIMEOUT, "The request came in too slowly", REQUEST, grpc::DEADLINE_EXCEEDED, "See `server.header_timeout`."),
+            ProxyError::BodyTimeout => Self::new("request_timeout", StatusCode::REQUEST_TIMEOUT, "The request came in too slowly", REQUEST, grpc::DEADLINE_EXCEEDED, "See `server.body_timeout`; the upstream may have acted on the part that came."),
             ProxyError::ConnectUnsupported => Self::new("connect_unsupported", StatusCode::NOT_IMPLEMENTED, "CONNECT is not supported", DENIED, grpc::UNIMPLEMENTED, "A tunnel would hide the request from the proxy, and no token could be put on it. Let the app use http:// URLs with this proxy: it speaks TLS to the upstream itself."),
             ProxyError::HostNotAllowed => Self::new("host_not_allowed", StatusCode::MISDIRECTED_REQUEST, "This Host is not served here", DENIED, grpc::PERMISSION_DENIED, "Add it to `server.allow_hosts` if it is right."),
             ProxyError::OriginNotAllowed => Self::new("origin_not_allowed", StatusCode::FORBIDDEN, "Cross-site requests are refused", DENIED, grpc::PERMISSION_DENIED, "Add the Origin to `server.allow_origins` if it is right."),
@@ -357,6 +387,7 @@ impl Answer {
             ProxyError::Connect(error) => Self::connect(error),
             ProxyError::Send(failure) => Self::send(failure),
             ProxyError::Overloaded => Self::new("overloaded", StatusCode::SERVICE_UNAVAILABLE, "Too many requests at once", "connection_limit_reached", grpc::RESOURCE_EXHAUSTED, "See `max_in_flight` and `server.max_connections`.").retry_after(Duration::from_secs(1)),
+            ProxyError::OutOfFiles => Self::new("overloaded", StatusCode::SERVICE_UNAVAILABLE, "Too many connections at once", "connection_limit_reached", grpc::RESOURCE_EXHAUSTED, "Raise its limit of open files (`ulimit -n`, LimitNOFILE), or lower `server.max_connections`.").retry_after(Duration::from_secs(1)),
             ProxyError::ShuttingDown => Self::new(
                 "shutting_down",
                 StatusCode::SERVICE_UNAVAILABLE,

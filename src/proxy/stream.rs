@@ -8,6 +8,8 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::upstream::Stall;
+
 pub(super) enum ClientStream {
     Tcp(TcpStream),
     Unix(UnixStream),
@@ -18,6 +20,8 @@ pub(super) struct Rewound {
     stream: ClientStream,
     /// What comes first.
     front: Bytes,
+    /// How long the client may take nothing at all.
+    stall: Stall,
 }
 
 // === impl ClientStream ===
@@ -105,8 +109,12 @@ impl AsyncWrite for ClientStream {
 // === impl Rewound ===
 
 impl Rewound {
-    pub(super) fn new(stream: ClientStream, front: Bytes) -> Self {
-        Self { stream, front }
+    pub(super) fn new(stream: ClientStream, front: Bytes, stall: Stall) -> Self {
+        Self {
+            stream,
+            front,
+            stall,
+        }
     }
 }
 
@@ -137,7 +145,9 @@ impl AsyncWrite for Rewound {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.stall.written(cx, written)
     }
 
     fn poll_write_vectored(
@@ -145,7 +155,9 @@ impl AsyncWrite for Rewound {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.stall.written(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

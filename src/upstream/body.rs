@@ -17,6 +17,7 @@ use super::http1::{self, Tunnel};
 use super::http2;
 use super::pool::Shared;
 use super::send::Cause;
+use super::stall::{Stall, Stalled};
 use super::tee::Reader;
 
 /// What is sent to the upstream.
@@ -33,6 +34,8 @@ pub struct Upload {
     progress: Option<Arc<Progress>>,
     /// Fields that its trailers may not hold.
     forbidden: Arc<[HeaderName]>,
+    /// How long the app may send nothing.
+    stall: Stall,
 }
 
 /// How an upload goes on, for the response time-out: it is the upstream's, so that it starts anew with every frame, and an app
@@ -48,6 +51,8 @@ pub struct Progress {
 /// What the upstream answers. Holds the connection until the end, then gives it back to the pool.
 pub struct UpstreamBody {
     content: Content,
+    /// How long the upstream may send nothing while somebody waits for it.
+    stall: Stall,
 }
 
 enum Content {
@@ -79,6 +84,8 @@ pub enum BodyError {
     App(Cause),
     #[error("the upstream's answer broke off: {0}")]
     Http2(hyper::Error),
+    #[error("the upstream's answer stands still: {0}")]
+    Stalled(Stalled),
 }
 
 // === impl RequestBody ===
@@ -90,7 +97,20 @@ impl RequestBody {
             source,
             progress: None,
             forbidden,
+            stall: Stall::default(),
         }))
+    }
+
+    /// Fails with [`Stalled`] once the app has sent nothing for so long: `known` where it has said how long the body is, and
+    /// `unknown` where it has not, which may be a stream that is quiet for good reason.
+    pub fn stalls_after(&mut self, known: Duration, unknown: Option<Duration>) {
+        if let Self::Stream(upload) = self {
+            let limit = match upload.source.size_hint().exact() {
+                Some(_) => Some(known),
+                None => unknown,
+            };
+            upload.stall = Stall::after(limit);
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -149,6 +169,10 @@ impl Upload {
         if let Some(progress) = &self.progress {
             progress.note(polled.is_pending());
         }
+        if polled.is_pending() {
+            return self.stall.poll(cx).map(|stalled| Some(Err(stalled.into())));
+        }
+        self.stall.moved();
         let mut frame = ready!(polled);
         if let Some(Ok(frame)) = &mut frame
             && let Some(trailers) = frame.trailers_mut()
@@ -185,31 +209,30 @@ impl Progress {
 // === impl UpstreamBody ===
 
 impl UpstreamBody {
-    pub(super) fn whole(content: Bytes) -> Self {
+    fn new(content: Content) -> Self {
         Self {
-            content: Content::Whole(content),
+            content,
+            stall: Stall::default(),
         }
     }
 
+    pub(super) fn whole(content: Bytes) -> Self {
+        Self::new(Content::Whole(content))
+    }
+
     pub(super) fn http1(connection: Box<http1::Connection>, pool: Arc<Shared>) -> Self {
-        Self {
-            content: Content::Http1(connection, pool),
-        }
+        Self::new(Content::Http1(connection, pool))
     }
 
     pub(super) fn http2(body: Incoming, slot: http2::Slot) -> Self {
         if body.is_end_stream() {
             return Self::whole(Bytes::new());
         }
-        Self {
-            content: Content::Http2(body, slot),
-        }
+        Self::new(Content::Http2(body, slot))
     }
 
     pub(super) fn tunnel(tunnel: Tunnel) -> Self {
-        Self {
-            content: Content::Tunnel(tunnel),
-        }
+        Self::new(Content::Tunnel(tunnel))
     }
 
     /// The connection, if the upstream switched protocols (101). As a body it is empty.
@@ -227,9 +250,59 @@ impl UpstreamBody {
 
     /// A body of which this is all that is left.
     pub fn failed(error: BodyError) -> Self {
-        Self {
-            content: Content::Failed(error),
+        Self::new(Content::Failed(error))
+    }
+
+    /// Fails with [`BodyError::Stalled`] once nothing has come for so long while somebody waited: `known` where the upstream has
+    /// said how long the body is, and `unknown` where it has not, which may be a stream that is quiet for good reason.
+    pub fn stalls_after(&mut self, known: Duration, unknown: Option<Duration>) {
+        let limit = match self.size_hint().exact() {
+            Some(_) => Some(known),
+            None => unknown,
+        };
+        self.stall = Stall::after(limit);
+    }
+
+    fn poll_content(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        // A server stops polling at the frame after which the body says that it ended, so that it ends here.
+        let (frame, ended) = match &mut self.content {
+            Content::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
+            Content::Whole(bytes) => {
+                return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
+            }
+            Content::Tunnel(_) => return Poll::Ready(None),
+            Content::Failed(_) => {
+                let Content::Failed(error) = self.take() else {
+                    return Poll::Ready(None);
+                };
+                return Poll::Ready(Some(Err(error)));
+            }
+            Content::Http1(connection, _) => (
+                ready!(connection.poll_frame(cx)),
+                connection.is_end_stream(),
+            ),
+            Content::Http2(body, _) => {
+                let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
+                (
+                    frame.map(|frame| frame.map_err(BodyError::Http2)),
+                    body.is_end_stream(),
+                )
+            }
+        };
+        if let Some(Err(error)) = frame {
+            // The connection closes here. Servers throw away what they have not passed on yet when they hear of an error, so
+            // that they get one more chance to pass it on.
+            self.content = Content::Failed(error);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
+        if frame.is_none() || ended {
+            self.end();
+        }
+        Poll::Ready(frame)
     }
 
     fn take(&mut self) -> Content {
@@ -253,42 +326,16 @@ impl Body for UpstreamBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        // A server stops polling at the frame after which the body says that it ended, so that it ends here.
-        let (frame, ended) = match &mut this.content {
-            Content::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
-            Content::Whole(bytes) => {
-                return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
-            }
-            Content::Tunnel(_) => return Poll::Ready(None),
-            Content::Failed(_) => {
-                let Content::Failed(error) = this.take() else {
-                    return Poll::Ready(None);
-                };
-                return Poll::Ready(Some(Err(error)));
-            }
-            Content::Http1(connection, _) => (
-                ready!(connection.poll_frame(cx)),
-                connection.is_end_stream(),
-            ),
-            Content::Http2(body, _) => {
-                let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
-                (
-                    frame.map(|frame| frame.map_err(BodyError::Http2)),
-                    body.is_end_stream(),
-                )
-            }
-        };
-        if let Some(Err(error)) = frame {
-            // The connection closes here. Servers throw away what they have not passed on yet when they hear of an error, so
-            // that they get one more chance to pass it on.
-            this.content = Content::Failed(error);
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+        let polled = this.poll_content(cx);
+        if polled.is_pending() {
+            return this.stall.poll(cx).map(|stalled| {
+                // Closes the connection, or resets the stream.
+                drop(this.take());
+                Some(Err(BodyError::Stalled(stalled)))
+            });
         }
-        if frame.is_none() || ended {
-            this.end();
-        }
-        Poll::Ready(frame)
+        this.stall.moved();
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

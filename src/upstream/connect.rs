@@ -15,6 +15,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -117,6 +118,17 @@ pub struct Peer {
     pub port: u16,
     /// Whether it is the egress proxy, not the destination.
     pub egress: bool,
+}
+
+impl ConnectError {
+    /// Whether this process, or the machine, may open no more files: nothing is wrong with the peer.
+    pub fn is_out_of_files(&self) -> bool {
+        let (Self::Refused { source, .. } | Self::Resolve { source, .. }) = self else {
+            return false;
+        };
+        let errno = Errno::from_io_error(source);
+        matches!(errno, Some(Errno::MFILE | Errno::NFILE))
+    }
 }
 
 /// What a [`ConnectError::Timeout`] cut short.

@@ -9,6 +9,7 @@ use http::{Request, Response};
 
 use super::body::{RequestBody, UpstreamBody};
 use super::pool::Shared;
+use super::stall::Stalled;
 use super::tee::BrokeOff;
 use super::{http1, http2};
 
@@ -108,6 +109,17 @@ impl Drop for Checkout {
     }
 }
 
+impl SendFailure {
+    /// Whether the app stood still in the middle of its body.
+    pub fn app_stalled(&self) -> bool {
+        let Self::App(cause) = self else {
+            return false;
+        };
+        let source = cause.source();
+        cause.is::<Stalled>() || source.is_some_and(|source| source.is::<Stalled>())
+    }
+}
+
 impl From<hyper::Error> for SendFailure {
     fn from(error: hyper::Error) -> Self {
         if error.is_body_write_aborted() || app_broke_off(&error) {
@@ -142,8 +154,8 @@ pub(super) fn stream_error(error: &hyper::Error) -> Option<&h2::Error> {
 
 /// The app's body did, for which HTTP/2 resets the stream. Other user errors are about a driver that is gone.
 fn app_broke_off(error: &hyper::Error) -> bool {
-    let body = error
-        .source()
-        .is_some_and(|source| error.is_user() && source.is::<BrokeOff>());
+    let body = error.source().is_some_and(|source| {
+        error.is_user() && (source.is::<BrokeOff>() || source.is::<Stalled>())
+    });
     body || stream_error(error).is_some_and(|reset| !reset.is_remote() && !reset.is_library())
 }

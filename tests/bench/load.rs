@@ -5,17 +5,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::runtime;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use crate::ask::{ask, connect};
 
 const CLIENTS: u64 = 20;
 /// Of each client: 400 requests a second in all, 40 MiB/s of uploads.
@@ -171,30 +169,4 @@ pub(crate) fn print(report: &Report) {
             milliseconds(1.0),
         );
     }
-}
-
-pub(crate) async fn connect(address: SocketAddr) -> SendRequest<Full<Bytes>> {
-    let stream = TcpStream::connect(address).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    let (sender, driver) = handshake(TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(driver);
-    sender
-}
-
-/// The status, and how long the whole answer took.
-pub(crate) async fn ask(
-    client: &mut SendRequest<Full<Bytes>>,
-    request: http::request::Builder,
-    body: Bytes,
-) -> hyper::Result<(StatusCode, Duration)> {
-    let request = request
-        .header("host", "localhost")
-        .body(Full::new(body))
-        .unwrap();
-    let started = Instant::now();
-    client.ready().await?;
-    let answer = client.send_request(request).await?;
-    let status = answer.status();
-    answer.into_body().collect().await?;
-    Ok((status, started.elapsed()))
 }

@@ -14,6 +14,7 @@
     reason = "what cannot go on has failed, and says where"
 )]
 
+mod ask;
 mod load;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
+use ask::{ask, connect};
 use bytes::Bytes;
 use cupbearer::app::{self, Shutdown};
 use cupbearer::config::{Config, Listen, ProcessEnvironment};
@@ -30,7 +32,7 @@ use cupbearer::demo::authority::{Authority, Offer};
 use cupbearer::demo::vendors::{Credential, FakeVendor, Fault, Kind, Options};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
-use load::{Load, Report, ask, connect, merge, name, print, under_load};
+use load::{Load, Report, merge, name, print, under_load};
 use tokio::runtime;
 use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval, sleep};

@@ -319,10 +319,25 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) async fn start(world: &World, arguments: &[&str]) -> Self {
-        let mut child = command(&world.path("."), arguments)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::of(command(&world.path("."), arguments)).await
+    }
+
+    /// With no more open files than that.
+    pub(crate) async fn with_files(world: &World, files: u32) -> Self {
+        let mut shell = Command::new("/bin/sh");
+        shell
+            .arg("-c")
+            .arg(format!("ulimit -n {files}; exec \"$0\" run"))
+            .arg(env!("CARGO_BIN_EXE_cupbearer"))
+            .current_dir(world.path("."))
+            .env_clear()
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        Self::of(shell).await
+    }
+
+    async fn of(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let (mut listen, mut admin) = (None, None);
         while listen.is_none() || admin.is_none() {
@@ -347,6 +362,14 @@ impl Running {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill(&self.child, signal);
+    }
+
+    /// Waits for a line of the log.
+    pub(crate) async fn logs(&mut self, what: &str) {
+        soon(what, async {
+            while !self.log.next_line().await.unwrap().unwrap().contains(what) {}
+        })
+        .await;
     }
 
     /// The exit code, and what was logged until then.

@@ -21,6 +21,7 @@ use crate::http1::{Framing, MAX_HEAD};
 use crate::proxy::AppBody;
 use crate::proxy::stream::{ClientStream, Rewound};
 use crate::proxy::watch::Watch;
+use crate::upstream::Stall;
 use crate::upstream::send::Cause;
 
 /// How much is read at once: the first of them, doubled while reads fill what they are given. A new buffer is had when less
@@ -68,6 +69,8 @@ struct State {
     broken: bool,
     /// Still to be written before the body is waited for.
     interim: &'static [u8],
+    /// How long the client may take nothing of what is written to it.
+    stall: Stall,
     /// Whoever waits for more of the body.
     reader: Option<Waker>,
     /// The connection's task, where it waits for the end of the body to look out for the end of the connection.
@@ -158,7 +161,7 @@ impl Buffers {
 // === impl Wire ===
 
 impl Wire {
-    pub(super) fn new(io: ClientStream, buffers: Arc<Buffers>) -> Self {
+    pub(super) fn new(io: ClientStream, buffers: Arc<Buffers>, stall: Stall) -> Self {
         let state = State {
             io: Some(io),
             read: BytesMut::new(),
@@ -168,6 +171,7 @@ impl Wire {
             body: Decoder::DONE,
             broken: false,
             interim: b"",
+            stall,
             reader: None,
             watcher: None,
         };
@@ -259,8 +263,10 @@ impl Wire {
         output: &mut Output,
     ) -> Poll<io::Result<usize>> {
         let mut state = self.lock();
+        let state = &mut *state;
         let io = state.io.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        output.poll_write(cx, Pin::new(io))
+        let written = output.poll_write(cx, Pin::new(io));
+        state.stall.written(cx, written)
     }
 
     /// The response is complete. Whoever reads the body reads no more.
@@ -313,7 +319,8 @@ impl Wire {
         let mut state = self.lock();
         state.overtake();
         let front = std::mem::take(&mut state.read).freeze();
-        state.io.take().map(|io| Rewound::new(io, front))
+        let stall = std::mem::take(&mut state.stall);
+        state.io.take().map(|io| Rewound::new(io, front, stall))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

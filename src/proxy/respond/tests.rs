@@ -10,6 +10,7 @@ use super::super::route::tests::target;
 use super::*;
 use crate::config::Route;
 use crate::provider::cell::Unavailable;
+use crate::upstream::Stalled;
 use crate::upstream::connect::{Peer, Stage};
 use crate::upstream::tls::TlsFailure;
 
@@ -20,7 +21,9 @@ fn row(error: &ProxyError) -> (&'static str, u16, &'static str) {
         ProxyError::BadRequest(_) | ProxyError::Send(SendFailure::App(_)) => {
             ("bad_request", 400, "http_request_error")
         }
-        ProxyError::RequestTimeout => ("request_timeout", 408, "http_request_error"),
+        ProxyError::RequestTimeout | ProxyError::BodyTimeout => {
+            ("request_timeout", 408, "http_request_error")
+        }
         ProxyError::ConnectUnsupported => ("connect_unsupported", 501, "http_request_denied"),
         ProxyError::HostNotAllowed => ("host_not_allowed", 421, "http_request_denied"),
         ProxyError::OriginNotAllowed => ("origin_not_allowed", 403, "http_request_denied"),
@@ -59,7 +62,9 @@ fn row(error: &ProxyError) -> (&'static str, u16, &'static str) {
         }
         ProxyError::HeadersTooLarge => ("headers_too_large", 431, "http_request_error"),
         ProxyError::ShuttingDown => ("shutting_down", 503, "proxy_internal_response"),
-        ProxyError::Overloaded => ("overloaded", 503, "connection_limit_reached"),
+        ProxyError::Overloaded | ProxyError::OutOfFiles => {
+            ("overloaded", 503, "connection_limit_reached")
+        }
         ProxyError::Internal(_) => ("internal", 500, "proxy_internal_error"),
     }
 }
@@ -96,6 +101,8 @@ async fn every_error() -> Vec<ProxyError> {
         ProxyError::HeadersTooLarge,
         ProxyError::ShuttingDown,
         ProxyError::Overloaded,
+        ProxyError::OutOfFiles,
+        SendFailure::App(Stalled(retry_after).into()).into(),
         ProxyError::Internal("a panic"),
         SendFailure::Timeout.into(),
         SendFailure::Closed(hyper_error().await.into()).into(),
@@ -153,7 +160,7 @@ fn measure(target: Option<&Arc<Target>>) -> Measure {
     let watch: Arc<Watch> = Arc::default();
     watch.request_started();
     let mut measure = Measure {
-        started: Instant::now(),
+        started: Some(Instant::now()),
         place: None,
         target: None,
         watch,
@@ -182,7 +189,9 @@ async fn every_error_is_a_problem_of_its_row() {
                 .map(|value| value.to_str().unwrap());
             let expected = match &error {
                 ProxyError::TokenUnavailable { .. } => Some("2"),
-                ProxyError::Overloaded | ProxyError::ShuttingDown => Some("1"),
+                ProxyError::Overloaded | ProxyError::OutOfFiles | ProxyError::ShuttingDown => {
+                    Some("1")
+                }
                 _ => None,
             };
             assert_eq!(retry, expected, "{code}");

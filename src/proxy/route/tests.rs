@@ -35,6 +35,10 @@ pub(in crate::proxy) fn target(
         egress: None,
         connect_timeout: std::time::Duration::from_secs(5),
         response_timeout: std::time::Duration::from_secs(60),
+        body_timeout: config::Patience {
+            known: std::time::Duration::from_secs(60),
+            unknown: None,
+        },
         idle_timeout: std::time::Duration::from_secs(60),
         token_wait: std::time::Duration::from_secs(10),
         replay_limit: 0,

@@ -16,7 +16,11 @@ async fn line() -> (TcpStream, Arc<Wire>, Arc<Buffers>) {
     client.set_nodelay(true).unwrap();
     let (server, _) = listener.accept().await.unwrap();
     let buffers: Arc<Buffers> = Arc::default();
-    let wire = Wire::new(ClientStream::Tcp(server), Arc::clone(&buffers));
+    let wire = Wire::new(
+        ClientStream::Tcp(server),
+        Arc::clone(&buffers),
+        Stall::default(),
+    );
     (client, Arc::new(wire), buffers)
 }
 

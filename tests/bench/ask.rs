@@ -1,0 +1,37 @@
+//! An app's connection and its requests.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::StatusCode;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+pub(crate) async fn connect(address: SocketAddr) -> SendRequest<Full<Bytes>> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let (sender, driver) = handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(driver);
+    sender
+}
+
+/// The status, and how long the whole answer took.
+pub(crate) async fn ask(
+    client: &mut SendRequest<Full<Bytes>>,
+    request: http::request::Builder,
+    body: Bytes,
+) -> hyper::Result<(StatusCode, Duration)> {
+    let request = request
+        .header("host", "localhost")
+        .body(Full::new(body))
+        .unwrap();
+    let started = Instant::now();
+    client.ready().await?;
+    let answer = client.send_request(request).await?;
+    let status = answer.status();
+    answer.into_body().collect().await?;
+    Ok((status, started.elapsed()))
+}

@@ -1,0 +1,97 @@
+//! A token endpoint and an API in one, on a thread of its own: a token for whoever asks, 1 KiB for everything else.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use bytes::Bytes;
+use cupbearer::demo::authority::{Authority, Offer};
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime;
+use tokio_rustls::TlsAcceptor;
+
+/// It lives as long as the process.
+pub(crate) struct Vendor {
+    pub(crate) address: SocketAddr,
+    count: Arc<Count>,
+}
+
+#[derive(Default)]
+struct Count {
+    open: AtomicUsize,
+    most: AtomicUsize,
+    issued: AtomicUsize,
+}
+
+impl Vendor {
+    pub(crate) fn start(authority: &Authority) -> Self {
+        let tls = authority.server(&["127.0.0.1"], Offer::default()).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let count = Arc::<Count>::default();
+        let counted = Arc::clone(&count);
+        thread::spawn(move || {
+            let runtime = runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async {
+                let listener = TcpListener::from_std(listener).unwrap();
+                loop {
+                    let (tcp, _) = listener.accept().await.unwrap();
+                    let (tls, count) = (TlsAcceptor::from(Arc::clone(&tls)), Arc::clone(&counted));
+                    tokio::spawn(serve(tcp, tls, count));
+                }
+            });
+        });
+        Self { address, count }
+    }
+
+    /// The most connections that were open at once.
+    pub(crate) fn most(&self) -> usize {
+        self.count.most.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn forget(&self) {
+        let open = self.count.open.load(Ordering::Relaxed);
+        self.count.most.store(open, Ordering::Relaxed);
+    }
+}
+
+async fn serve(tcp: TcpStream, tls: TlsAcceptor, count: Arc<Count>) {
+    let open = count.open.fetch_add(1, Ordering::Relaxed) + 1;
+    count.most.fetch_max(open, Ordering::Relaxed);
+    tcp.set_nodelay(true).unwrap();
+    if let Ok(stream) = tls.accept(tcp).await {
+        let answers = service_fn(|request| {
+            let answer = answer(&request, &count);
+            async move { Ok::<_, Infallible>(answer) }
+        });
+        // However it ends.
+        let _ = http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), answers)
+            .await;
+    }
+    count.open.fetch_sub(1, Ordering::Relaxed);
+}
+
+fn answer(request: &Request<Incoming>, count: &Count) -> Response<Full<Bytes>> {
+    if request.uri().path() != "/token" {
+        return Response::new(Bytes::from_static(&[b'x'; 1024]).into());
+    }
+    let number = count.issued.fetch_add(1, Ordering::Relaxed);
+    let token = format!(
+        "{{\"access_token\": \"token-{number}-{}\", \"expires_in\": 7200}}",
+        "0".repeat(200)
+    );
+    Response::builder()
+        .header("content-type", "application/json")
+        .body(Bytes::from(token).into())
+        .unwrap()
+}
