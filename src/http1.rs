@@ -7,6 +7,8 @@
 pub mod decode;
 pub mod encode;
 pub mod fields;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod output;
 pub mod request;
 pub mod response;

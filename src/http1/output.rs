@@ -11,7 +11,7 @@ use tokio::io::AsyncWrite;
 use super::encode::{self, Framing};
 
 /// Frames up to this size are copied together, so that they leave as one TLS record and one system call.
-const SMALL_FRAME: usize = 2 * 1024;
+pub(crate) const SMALL_FRAME: usize = 2 * 1024;
 
 /// So much is copied together at most; also the largest TLS record.
 pub(crate) const GATHER: usize = 16 * 1024;
