@@ -12,7 +12,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: [(&str, Target); 11] = [
     ("config", config::fuzz::file),
     ("egress_proxy", config::fuzz::egress_proxy),
-    ("http1_requests", http1::fuzz::http1_requests),
+    ("http1_request", http1::fuzz::http1_request),
     ("http1_response", upstream::fuzz::http1_response),
     ("reject_body", proxy::fuzz::reject_body),
     ("request_target", proxy::fuzz::request_target),

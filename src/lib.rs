@@ -22,10 +22,11 @@
 //! # Where things are
 //!
 //! * [`config`]: the file as written (serde), then typed and cross-checked; what leaves it cannot be wrong any more.
-//! * [`dialect`]: how token endpoints speak, as data. Pure: templates, selectors, requests out of variables, tokens out of
-//!   answers. The built-in dialects are `src/dialect/builtin/*.toml`.
+//! * [`dialect`]: how token endpoints speak, as data. Pure: templates, computed variables, signed assertions, selectors, requests
+//!   out of variables, tokens out of answers. The built-in dialects are `src/dialect/builtin/*.toml`.
 //! * [`provider`]: one token request ([`provider::exchange`]), when the next one is due ([`provider::schedule`], pure), the loop
-//!   over both, and where state survives a restart ([`provider::store`]).
+//!   over both, and where state survives a restart ([`provider::store`]). A token may be bought with that of another provider
+//!   ([`provider::chain`]); an issuer may say itself where its endpoints are ([`provider::discovery`]).
 //!   A one-time grant begins with a person ([`provider::login`]); another process than the proxy reads the store and leaves
 //!   drop files in it ([`provider::outside`]).
 //! * [`upstream`]: DNS, TCP, TLS and ALPN ([`upstream::connect`]), and pools of HTTP/1.1 connections and HTTP/2 streams.
@@ -104,6 +105,11 @@
 //!   another task; so the reading half is shared, and a body that outlives its request gets an error instead of the next one's bytes.
 //!   A connection has buffers only while there is something in them: an idle one costs its task, its socket and 2 KiB or so, also after
 //!   a burst.
+//!
+//! # How the program lies in memory
+//!
+//! Most of an idle sidecar's memory is the program itself, mapped 64 KiB at a time around what runs. `src/link/build.rs` puts what runs
+//! in one place, by the list `src/link/hot.txt`; `tests/bench/hot.sh` writes that anew after larger changes.
 //!
 //! # What is not here
 //!

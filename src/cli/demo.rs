@@ -2,10 +2,12 @@
 //!
 //! Five fake vendors behind, a plain HTTP client in front, and between them the proxy exactly as `run` runs it.
 
+mod trouble;
+
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::io::Write;
-use std::str::FromStr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
@@ -21,7 +23,8 @@ use super::table::Table;
 use super::words;
 use crate::config::{Config, Environment};
 use crate::demo::setup::Setup;
-use crate::demo::vendors::{Event, FakeVendor, Fault, Kind, UnknownFault, What};
+use crate::demo::vendors::{Event, FakeVendor, Kind, What};
+use trouble::Trouble;
 
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
@@ -47,43 +50,17 @@ pub(super) struct DemoArgs {
     )]
     admin_port: u16,
 
-    /// A vendor that misbehaves from the start: VENDOR=down, half-closed, slow, 500 (any status), html, garbage,
-    /// empty, huge, control-bytes or reject
+    /// A vendor that misbehaves: VENDOR=down, half-closed, slow, 500 (any status), html, garbage, empty, huge, control-bytes,
+    /// reject, or revoked (its tokens die). From the start; with @5s from 5 s after the table, with @5s+40s for 40 s. A
+    /// request each second shows what the app sees meanwhile
     #[arg(
         long,
-        value_name = "VENDOR=FAULT",
+        value_name = "VENDOR=FAULT[@TIME]",
         value_delimiter = ',',
         env = "CUPBEARER_FAULT",
         hide_env_values = true
     )]
     fault: Vec<Trouble>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Trouble {
-    vendor: Kind,
-    fault: Fault,
-}
-
-impl FromStr for Trouble {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (vendor, fault) = text.split_once('=').ok_or("write VENDOR=FAULT")?;
-        let vendor = Kind::ALL
-            .into_iter()
-            .find(|kind| kind.name() == vendor)
-            .ok_or_else(|| {
-                format!(
-                    "no vendor '{vendor}'; there are {}",
-                    Kind::ALL.map(Kind::name).join(", ")
-                )
-            })?;
-        let fault = fault
-            .parse()
-            .map_err(|error: UnknownFault| error.to_string())?;
-        Ok(Self { vendor, fault })
-    }
 }
 
 pub(super) fn run(args: &DemoArgs, log: &LogArgs, out: &mut dyn Write) -> Result<(), Failure> {
@@ -101,11 +78,8 @@ async fn play(args: &DemoArgs, signals: Signals, out: &mut dyn Write) -> Result<
     let (events, mut seen) = mpsc::unbounded_channel();
     let setup = Setup::start(events).await.map_err(runtime)?;
     for vendor in setup.vendors() {
-        let trouble = args
-            .fault
-            .iter()
-            .find(|trouble| trouble.vendor == vendor.kind());
-        vendor.set_fault(trouble.map(|trouble| trouble.fault));
+        let mut troubles = (args.fault.iter()).filter(|trouble| trouble.vendor == vendor.kind());
+        vendor.set_fault(troubles.find_map(Trouble::at_the_start));
     }
     let loopback = |port: u16| format!("127.0.0.1:{port}");
     let config = setup.config(&loopback(args.port), &loopback(args.admin_port));
@@ -121,12 +95,20 @@ async fn play(args: &DemoArgs, signals: Signals, out: &mut dyn Write) -> Result<
             saved.display(),
             indented(&config)
         )?;
-        visit_all(&setup, &front, out).await?;
-        if args.once {
-            return Ok(());
+        let visited = visit_all(&setup, &front, out).await;
+        // What is wrong on purpose is what one wants to watch.
+        if args.once || (visited.is_err() && args.fault.is_empty()) {
+            return visited;
         }
         writeln!(out, "{}", suggestions(&front))?;
-        watch(&mut seen, started, out).await
+        // What happened before is in the table.
+        while seen.try_recv().is_ok() {}
+        let show = Show {
+            setup: &setup,
+            server: &front.server,
+            started,
+        };
+        show.watch(&args.fault, &mut seen, out).await
     };
     let outcome = tokio::select! {
         outcome = tour => outcome,
@@ -271,6 +253,19 @@ impl Visit {
         }
     }
 
+    /// As the app sees it, in a word or two.
+    fn outcome(&self) -> String {
+        let code = || {
+            let answer = self.answer.as_ref().ok()?;
+            let body: Value = serde_json::from_slice(&answer.body).ok()?;
+            let code = body["type"]
+                .as_str()?
+                .strip_prefix("urn:cupbearer:error:")?;
+            Some(format!("{} ({code})", answer.status.as_u16()))
+        };
+        code().unwrap_or_else(|| self.status())
+    }
+
     /// The number of the token that the API saw.
     fn token_number(&self) -> Option<u64> {
         let answer = self.answer.as_ref().ok()?;
@@ -329,20 +324,74 @@ fn suggestions(front: &Front) -> String {
     )
 }
 
-/// One line for each thing that a vendor saw, until somebody stops it.
-async fn watch(
-    seen: &mut UnboundedReceiver<Event>,
+/// What is to be seen after the table.
+struct Show<'a> {
+    setup: &'a Setup,
+    server: &'a Server,
     started: Instant,
-    out: &mut dyn Write,
-) -> Result<(), Failure> {
-    // What happened before is in the table.
-    while seen.try_recv().is_ok() {}
-    while let Some(event) = seen.recv().await {
-        let at = started.elapsed().as_secs_f64();
-        writeln!(out, "{at:8.1} s  {:<14}  {}", event.vendor, event.what)?;
-        out.flush()?;
+}
+
+impl Show<'_> {
+    /// One line for each thing that a vendor saw, until somebody stops it. Vendors in trouble are asked for something each second.
+    async fn watch(
+        &self,
+        troubles: &[Trouble],
+        seen: &mut UnboundedReceiver<Event>,
+        out: &mut dyn Write,
+    ) -> Result<(), Failure> {
+        let begin = tokio::time::Instant::now();
+        let mut changes = trouble::changes(troubles).into_iter().peekable();
+        let mut seconds = tokio::time::interval(Duration::from_secs(1));
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let mut outcomes = HashMap::new();
+        loop {
+            let next = changes.peek().map(|change| begin + change.at);
+            tokio::select! {
+                event = seen.recv() => match event {
+                    Some(event) => self.line(event.vendor, &event.what, out)?,
+                    None => return Ok(()),
+                },
+                () = tokio::time::sleep_until(next.unwrap_or(begin)), if next.is_some() => {
+                    if let Some(change) = changes.next() {
+                        change.make(self.setup.vendors());
+                        self.line(change.vendor, &change, out)?;
+                    }
+                }
+                _ = seconds.tick(), if !troubles.is_empty() => {
+                    for kind in troubled(troubles) {
+                        let (server, tell) = (self.server.clone(), tell.clone());
+                        tokio::spawn(async move {
+                            let visit = visit(kind, &server).await;
+                            // An error means that the show is over.
+                            drop(tell.send((kind, visit)));
+                        });
+                    }
+                }
+                Some((kind, visit)) = told.recv() => {
+                    let outcome = format!("the app gets {} for GET {}", visit.outcome(), visit.path);
+                    if outcomes.insert(kind, outcome.clone()).as_ref() != Some(&outcome) {
+                        self.line(kind, &outcome, out)?;
+                    }
+                }
+            }
+        }
     }
-    Ok(())
+
+    fn line(
+        &self,
+        vendor: Kind,
+        what: &dyn fmt::Display,
+        out: &mut dyn Write,
+    ) -> Result<(), Failure> {
+        let at = self.started.elapsed().as_secs_f64();
+        writeln!(out, "{at:8.1} s  {vendor:<14}  {what}")?;
+        out.flush()?;
+        Ok(())
+    }
+}
+
+fn troubled(troubles: &[Trouble]) -> BTreeSet<Kind> {
+    troubles.iter().map(|trouble| trouble.vendor).collect()
 }
 
 impl fmt::Display for What {
@@ -379,23 +428,6 @@ fn runtime(error: impl fmt::Display) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn faults_are_written_as_vendor_and_fault() {
-        let trouble = Trouble {
-            vendor: Kind::Cncn,
-            fault: Fault::Status(503),
-        };
-        assert_eq!("cncn=503".parse(), Ok(trouble));
-        for (wrong, why) in [
-            ("cncn", "write VENDOR=FAULT"),
-            ("x=down", "there are cncn, besender"),
-            ("cncn=200", "unknown fault"),
-        ] {
-            let error = wrong.parse::<Trouble>().unwrap_err();
-            assert!(error.contains(why), "{error}");
-        }
-    }
 
     #[tokio::test]
     async fn only_a_token_that_the_api_saw_counts() {

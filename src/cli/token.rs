@@ -138,18 +138,19 @@ async fn token(
             Beside::Visited { .. } => None,
         },
     };
+    let harm = outside::harm(&provider);
     if store.is_none() {
         let in_use = match (&config.store.kind, running(args).await) {
             // Its holder is a proxy, whatever the admin port says.
             (StoreKind::File { .. }, _) => true,
             (StoreKind::Memory, running) => !matches!(running, Running::No),
         };
-        let harm = outside::harm(&provider);
         refuse(&provider.name, harm, in_use, args.force).map_err(Failure::Runtime)?;
     }
     eprintln!(
-        "warning: the store has no token of {} that is good: asking the vendor for one",
-        provider.name
+        "warning: the store has no token of {} that is good: asking the vendor for one{}",
+        provider.name,
+        consequence(harm)
     );
     let tokens = super::chained::tokens(config, &provider).await?;
     let fetched = outside::fetch(provider, store, fetcher, clock, tokens).await;
@@ -173,6 +174,15 @@ fn refuse(name: &str, harm: Harm, in_use: bool, force: bool) -> Result<(), Strin
         (true, false) => Err(format!(
             "no token of {name} is fetched, for {why}, and one seems to be running; --force fetches nevertheless"
         )),
+    }
+}
+
+/// Of a fetch, for whoever uses the credential elsewhere.
+fn consequence(harm: Harm) -> &'static str {
+    match harm {
+        Harm::KillsToken => ", which kills the one before, wherever that is in use",
+        Harm::SpendsRefreshToken => ", which may use up a refresh token that others have, too",
+        Harm::None | Harm::SpendsOneTimeInput => "",
     }
 }
 
@@ -398,6 +408,12 @@ mod tests {
         }
         // Never, whatever is asked for.
         assert!(refuse("x", Harm::SpendsOneTimeInput, false, true).is_err());
+    }
+
+    #[test]
+    fn whoever_kills_a_token_is_told() {
+        assert!(consequence(Harm::KillsToken).contains("kills the one before"));
+        assert_eq!(consequence(Harm::None), "");
     }
 
     #[test]

@@ -65,7 +65,7 @@ macro_rules! targets {
 targets! {
     config
     egress_proxy
-    http1_requests
+    http1_request
     http1_response
     reject_body
     request_target

@@ -9,16 +9,19 @@
     reason = "what cannot go on has failed, and says where"
 )]
 
+mod authorization;
 mod browser;
 mod cli;
 mod client;
 mod connecting;
+mod deploying;
 mod egress;
 mod ending;
 mod endpoint;
 mod errors;
 mod exec;
 mod harness;
+mod killed;
 mod leaving;
 mod own_credentials;
 mod page;

@@ -11,12 +11,23 @@ use super::StoreError;
 
 /// Makes a folder, or the one that is there, private to this user.
 pub(super) fn make(path: &Path) -> Result<(), StoreError> {
+    let missing: Vec<&Path> = (path.ancestors())
+        .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists())
+        .collect();
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(path)
         .and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o700)))
-        .map_err(failed("make the folder", path))
+        .map_err(failed("make the folder", path))?;
+    for parent in missing.iter().filter_map(|folder| folder.parent()) {
+        // What is in a folder is as durable as its name. Whoever may not read the one above does without.
+        let _ = sync(match parent.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => parent,
+        });
+    }
+    Ok(())
 }
 
 /// `None` if there is no such file.
