@@ -5,6 +5,7 @@ use std::task::Waker;
 
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncWriteExt as _, DuplexStream};
