@@ -251,7 +251,7 @@ async fn an_issuer_says_where_its_endpoint_is_and_how_clients_authenticate() {
                     "token_endpoint_auth_methods_supported": ["client_secret_post"],
                 }),
             ),
-            "/realm/tokens" if asked.form.get("client_secret").is_some() => issued("found"),
+            "/realm/tokens" if asked.form.contains_key("client_secret") => issued("found"),
             "/realm/tokens" => (401, json!({ "error": "invalid_client" })),
             _ => (404, json!({})),
         }
