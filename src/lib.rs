@@ -99,6 +99,11 @@
 //! readers could take differently. What it costs is that an upload which is still going on when the response has begun moves only
 //! while the response is read.
 //!
+//! # How the program lies in memory
+//!
+//! Most of an idle sidecar's memory is the program itself, mapped 64 KiB at a time around what runs. `src/link/build.rs` puts what runs
+//! in one place, by the list `src/link/hot.txt`; `tests/bench/hot.sh` writes that anew after larger changes.
+//!
 //! # What is not here
 //!
 //! * No lock is taken to read a token, and none is held across an await.
@@ -116,6 +121,8 @@ pub mod demo;
 pub mod dialect;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+#[doc(hidden)]
+pub mod http1;
 pub mod metrics;
 pub mod provider;
 pub mod proxy;

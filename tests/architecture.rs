@@ -32,13 +32,17 @@ struct Area {
 }
 
 const AREAS: &[Area] = &[
+    // The build script: no part of the crate.
+    area("link", &[]),
     area("clock", &[]),
     area("secret", &[]),
     area("dialect", &["secret"]),
     area("config", &["dialect", "secret"]),
     // For the names of the states, which are values of a label.
     area("metrics", &["provider::State"]),
-    area("upstream", &["config", "metrics", "secret"]),
+    // Bytes, and nothing of ours.
+    area("http1", &[]),
+    area("upstream", &["config", "http1", "metrics", "secret"]),
     // Where the two flows meet. It must not lead on to the rest of `provider`.
     area("provider::cell", &["clock", "dialect", "secret"]),
     area(
@@ -61,6 +65,7 @@ const AREAS: &[Area] = &[
             "config",
             "dialect::Injection",
             "dialect::RejectRules",
+            "http1",
             "metrics",
             "provider::cell",
             "secret",

@@ -16,7 +16,6 @@ pub(super) struct DialectsArgs {
     name: Option<String>,
 
     /// Which grant the example is for, instead of the dialect's default
-    #[arg(long, requires = "name")]
     grant: Option<String>,
 }
 

@@ -26,6 +26,7 @@ mod leaving;
 mod own_credentials;
 mod page;
 mod peers;
+mod persistence;
 mod protocols;
 mod readme;
 mod recorder;

@@ -1,3 +1,4 @@
+use hyper::body::Incoming;
 use std::convert::Infallible;
 use std::sync::Mutex;
 use std::task::Waker;

@@ -1,3 +1,6 @@
+use std::io::IoSlice;
+
+use crate::http1::output::SMALL_FRAME;
 use proptest::prelude::*;
 use tokio::io::AsyncWriteExt as _;
 

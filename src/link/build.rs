@@ -1,0 +1,160 @@
+//! Build script: puts what runs in one place of the program file, so that the rest is never memory.
+//!
+//! A kernel maps a program 64 KiB at a time around whatever is touched. Functions stand in the file in the order in which the
+//! compiler made them, so the 2.4 MB that a sidecar runs, much of it at the start only, lie scattered over 8 MB, and nearly all of
+//! that becomes resident. A linker script moves the functions of `hot.txt` to the front: 3 MB less in every sidecar, and not one
+//! instruction more.
+//!
+//! `hot.txt` is what callgrind saw run, from start to stop; `tests/bench/hot.sh` writes it anew. Its lines are patterns over symbol
+//! names without the parts that change with each compiler or dependency version, so the list ages slowly: a function it does not
+//! know stands where it always stood, a line that fits nothing does nothing. The names are Rust's v0 mangling
+//! (`.cargo/config.toml` asks for it), which keeps types in the name: in the old one, all of a generic's copies are called the same.
+//!
+//! Only where the linker is known to be rustc's own lld, which takes such a script: elsewhere the program is laid out as ever.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What follows this line of `hot.txt` is not touched by the start and a first request.
+const MORE: &str = "# Then what is rarer:\n";
+
+/// What `hot.txt` cannot know: valgrind's processor lacks some instructions, and its fake vendors answer in one way only. The data path
+/// is hot whatever happens.
+const ALSO: &[&str] = &[
+    "startup.do_library_init",
+    "_RN*4sha2*x86_sha*",
+    "_R*9aws_lc_rs2pq*",
+    "_RN*4core3str5count*",
+    "_RINvM*9hashbrown3raw*14reserve_rehash*",
+    "_RNvM*5alloc7raw_vec*8grow_one*",
+    "_RINv*4core5slice4sort*9cupbearer7dialect*",
+    "_RNvX*5alloc3vec*9cupbearer7dialect*5Clone5clone*",
+    "_RINvY*9cupbearer6config4read*",
+    "_RINvX*10serde_core2de*9cupbearer6config*",
+    "_R*5tokio7runtime*",
+    "_RN*5tokio3net3tcp6stream*",
+    "_R*5hyper5proto2h14conn*",
+    "_R*5hyper5proto2h12io*",
+    "_R*4http6header3map*",
+    "_RN*6webpki*",
+    "_RN*11server_name*",
+    "_RN*17ServerNamePayload*",
+    "_RN*9cupbearer5proxy*",
+    "_RN*9cupbearer8upstream*",
+    "_RINv*13drop_in_place*9cupbearer8upstream*",
+];
+
+/// Assembly of aws-lc: one section for each file. What a TLS client may run on some processor, the largest last.
+const ASSEMBLY: &[&str] = &[
+    "rdrand-x86_64",
+    "aesni-x86_64",
+    "aesni-gcm-x86_64",
+    "ghash-x86_64",
+    "sha256-x86_64",
+    "sha512-x86_64",
+    "x86_64-mont",
+    "x86_64-mont5",
+    "p256-x86_64-asm",
+    "p256_beeu-x86_64-asm",
+    "p256_montjscalarmul*",
+    "bignum_*p256*",
+    "curve25519_x25519*",
+    "sha3_keccak*",
+    "mlkem_*",
+    "aesni-gcm-avx512",
+];
+
+/// Tables that next to nobody reads: curves that few certificates use, the other variant of a table, error texts.
+const COLD_TABLES: &[&str] = &[
+    "*(.rodata.p521_g_pre_comp .rodata.p384_g_pre_comp .rodata.g_p224_pre_comp .rodata.fiat_p256_g_pre_comp)",
+    "*(.rodata.k25519Precomp .rodata.bf_init .rodata.*kOpenSSLReason* .rodata.kObjectData)",
+    "*edwards25519_scalarmul*.o(.rodata .rodata.*)",
+    "*(.rodata._R*dec2flt* .rodata._R*5gimli*)",
+    "*(.rodata._R*2h2* .rodata._R*4jiff* .rodata._R*9addr2line* .rodata._R*12clap_builder*)",
+];
+
+fn main() {
+    println!("cargo::rerun-if-changed=src/link");
+    if !linker_is_ours() {
+        return;
+    }
+    let list = Path::new("src/link/hot.txt");
+    let Ok(list) = fs::read_to_string(list) else {
+        println!(
+            "cargo::warning=src/link/hot.txt cannot be read: the program will use more memory"
+        );
+        return;
+    };
+    let path = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join("hot.ld");
+    match fs::write(&path, script(&list)) {
+        Ok(()) => {
+            println!("cargo::rustc-link-arg-bins=-T{}", path.display());
+            if packs_relocations() {
+                println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+            }
+        }
+        Err(error) => println!("cargo::warning={}: {error}", path.display()),
+    }
+}
+
+/// A release build with what rustc links with by itself, which is lld on this target only, and with names as in the list.
+fn linker_is_ours() -> bool {
+    let set = |key: &str| env::var(key).unwrap_or_default();
+    let flags = set("CARGO_ENCODED_RUSTFLAGS");
+    set("PROFILE") == "release"
+        && set("TARGET") == "x86_64-unknown-linux-gnu"
+        && set("HOST") == set("TARGET")
+        && set("RUSTC_LINKER").is_empty()
+        && flags.contains("symbol-mangling-version=v0")
+        && !["fuse-ld", "linker=", "linker-f", "link-self", "ld-path"]
+            .iter()
+            .any(|chosen| flags.contains(chosen))
+}
+
+/// 12,000 relocations are 288 KiB as a table that stays mapped, and 4 KiB packed. glibc reads that from 2.36 on, so on an older one
+/// the table stays; a program that was built on a newer one says so at its start where it is too new.
+fn packs_relocations() -> bool {
+    let Ok(output) = Command::new("getconf").arg("GNU_LIBC_VERSION").output() else {
+        return false;
+    };
+    let Ok(version) = str::from_utf8(&output.stdout) else {
+        return false;
+    };
+    // "glibc 2.36"
+    version
+        .trim()
+        .strip_prefix("glibc 2.")
+        .and_then(|minor| minor.split('.').next()?.parse::<u32>().ok())
+        .is_some_and(|minor| minor >= 36)
+}
+
+/// `INSERT` keeps everything else where lld puts it by itself, which is, for the rest of the text, behind this. (A section of
+/// another name would hide the functions from valgrind.)
+fn script(list: &str) -> String {
+    let (start, more) = list.split_once(MORE).unwrap_or((list, ""));
+    // Where the process begins.
+    let mut script = String::from("SECTIONS {\n.text : {\n*crt1.o(.text)\n*crtbegin*.o(.text)\n");
+    let names = |text: &str| -> String {
+        text.lines()
+            .filter(|line| !line.starts_with('#') && !line.is_empty())
+            // Functions that are marked as cold do run: a map grows.
+            .map(|name| format!("*(.text.{name} .text.unlikely.{name})\n"))
+            .collect()
+    };
+    let files = |files: &[&str]| -> String {
+        files
+            .iter()
+            .map(|file| format!("*-{file}.o(.text)\n"))
+            .collect()
+    };
+    script.push_str(&names(start));
+    script.push_str(&names(&ALSO.join("\n")));
+    script.push_str(&files(ASSEMBLY));
+    script.push_str(&names(more));
+    script.push_str("}\n} INSERT BEFORE .init;\nSECTIONS {\n.rodata.cold : {\n");
+    script.push_str(&COLD_TABLES.join("\n"));
+    script.push_str("}\n} INSERT AFTER .rodata;\n");
+    script
+}
