@@ -63,8 +63,12 @@ const TEXTS: &[(&str, &str)] = &builtin![
     "zoom",
 ];
 
-/// Parsed when a configuration first names one: a running proxy holds only those that it uses.
-static PARSED: [OnceLock<DialectToml>; TEXTS.len()] = [const { OnceLock::new() }; TEXTS.len()];
+static SHELF: Shelf = Shelf::new();
+
+/// Each is parsed when a configuration first names it: a running proxy holds only those that it uses.
+struct Shelf {
+    parsed: [OnceLock<DialectToml>; TEXTS.len()],
+}
 
 /// The built-in dialects as (name, TOML text), in the order in which they are listed to users.
 pub fn builtin() -> &'static [(&'static str, &'static str)] {
@@ -73,11 +77,23 @@ pub fn builtin() -> &'static [(&'static str, &'static str)] {
 
 /// One of them, as it is written; `None` if there is none of this name.
 pub fn find_builtin(name: &str) -> Option<&'static DialectToml> {
-    let at = TEXTS.iter().position(|(known, _)| *known == name)?;
-    let parse = || toml::from_str(TEXTS[at].1);
-    Some(
-        PARSED[at].get_or_init(|| parse().expect("a built-in dialect, each of which a test reads")),
-    )
+    SHELF.find(name)
+}
+
+impl Shelf {
+    const fn new() -> Self {
+        Self {
+            parsed: [const { OnceLock::new() }; TEXTS.len()],
+        }
+    }
+
+    fn find(&self, name: &str) -> Option<&DialectToml> {
+        let at = TEXTS.iter().position(|(known, _)| *known == name)?;
+        let parse = || toml::from_str(TEXTS[at].1);
+        let dialect = self.parsed[at]
+            .get_or_init(|| parse().expect("a built-in dialect, each of which a test reads"));
+        Some(dialect)
+    }
 }
 
 #[cfg(test)]
@@ -115,6 +131,16 @@ mod tests {
         groups.dedup();
         let different: BTreeSet<_> = groups.iter().collect();
         assert_eq!(groups.len(), different.len(), "{groups:?}");
+    }
+
+    #[test]
+    fn only_what_is_named_is_parsed() {
+        let shelf = Shelf::new();
+        assert!(shelf.find("wechat").is_some() && shelf.find("none").is_none());
+        let parsed = shelf.parsed.iter().zip(TEXTS);
+        let parsed = parsed.filter(|(dialect, _)| dialect.get().is_some());
+        let names: Vec<_> = parsed.map(|(_, (name, _))| *name).collect();
+        assert_eq!(names, ["wechat"]);
     }
 
     #[test]

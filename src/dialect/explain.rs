@@ -19,6 +19,9 @@ const LISTED: usize = 24;
 /// How deep they are looked for.
 const DEPTH: usize = 5;
 
+/// Whether a key's name, in lower case and without `_` and `-`, is one for such a value.
+type LooksLike = fn(&str) -> bool;
+
 impl ResponseRules {
     /// A line each: what kind of answer it was, what is in it, which selector found nothing, and what to write instead.
     /// `secrets` are masked should they be keys.
@@ -74,7 +77,7 @@ impl ResponseRules {
                 ));
             }
         }
-        let keys: [(&str, &[Selector], fn(&str) -> bool); 3] = [
+        let keys: [(&str, &[Selector], LooksLike); 3] = [
             ("token", &self.token, looks_like_token),
             ("expires", &self.expires, looks_like_expiry),
             ("error", &self.error, looks_like_code),

@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 
 use crate::cli::run;
 use crate::client::{Frames, whole};
-use crate::harness::{World, eventually, log, server, with_app};
+use crate::harness::{App, World, eventually, log, server, with_app};
 use crate::upstream::{HTTP1, Server};
 
 /// What a token endpoint was sent.
@@ -251,7 +251,7 @@ async fn an_issuer_says_where_its_endpoint_is_and_how_clients_authenticate() {
                     "token_endpoint_auth_methods_supported": ["client_secret_post"],
                 }),
             ),
-            "/realm/tokens" if asked.form.get("client_secret").is_some() => issued("found"),
+            "/realm/tokens" if asked.form.contains_key("client_secret") => issued("found"),
             "/realm/tokens" => (401, json!({ "error": "invalid_client" })),
             _ => (404, json!({})),
         }
@@ -426,4 +426,48 @@ async fn an_answer_that_a_dialect_does_not_expect_is_explained() {
         assert!(ran.out.contains(told), "{told} in {}", ran.out);
     }
     assert!(!ran.out.contains("hunter2") && !ran.err.contains("hunter2"));
+}
+
+/// RFC 8693 §2.1, with the token of another provider as the subject.
+#[tokio::test]
+async fn another_inner_provider_after_a_reload_buys_another_token() {
+    let world = World::new();
+    let (vendor, asked) = endpoint(&world, HTTP1, |asked| {
+        let form = |name: &str| asked.form.get(name).map(String::as_str);
+        match form("grant_type") {
+            Some("client_credentials") => issued(&format!("subject-{}", &asked.path[1..])),
+            Some("urn:ietf:params:oauth:grant-type:token-exchange")
+                if form("subject_token_type")
+                    == Some("urn:ietf:params:oauth:token-type:access_token") =>
+            {
+                issued(&format!("for-{}", form("subject_token").unwrap()))
+            }
+            _ => (400, json!({ "error": "invalid_request" })),
+        }
+    })
+    .await;
+    let api = api(&world).await;
+    let (url, tls) = (vendor.url(), world.tls());
+    let config = |inner: &str| {
+        let id = "client_id = \"c\"\nclient_secret = \"s\"\n";
+        server("")
+            + &format!(
+                "[providers.inner]\ntoken_url = \"{url}/{inner}\"\n{id}{tls}\
+                 [providers.x]\ntoken_url = \"{url}/exchange\"\ngrant = \"token_exchange\"\n{id}\
+                 vars = {{ subject_token = {{ provider = \"inner\" }} }}\n{tls}"
+            )
+            + &upstream(&world, "x", &api)
+    };
+    let path = world.path("cupbearer.toml");
+    let mut app = App::watching(&path, &config("one")).await;
+    let answer = app.get("/x/").await;
+    assert_eq!(answer.json()["authorization"], "Bearer for-subject-one");
+    let reloaded = app.reload(&path, &config("two")).await;
+    assert_eq!(reloaded.status, 200, "{}", reloaded.text());
+    // From the first request on: a token that was bought for another subject is another's.
+    let answer = app.get("/x/").await;
+    assert_eq!(answer.json()["authorization"], "Bearer for-subject-two");
+    app.stop(cupbearer::app::Shutdown::Interrupt);
+    app.ended().await.unwrap();
+    assert_eq!(asked.lock().unwrap().len(), 4);
 }
