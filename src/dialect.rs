@@ -16,6 +16,7 @@ mod defaults;
 mod document;
 mod duration;
 mod expiry;
+mod explain;
 mod filter;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -338,7 +339,7 @@ impl ExchangePlan {
             .map(|request| &request.computed))
         .chain(self.made.iter().map(|made| &made.computed));
         computed
-            .flat_map(|computed| computed.recipes())
+            .flat_map(computed::Computed::recipes)
             .filter_map(|recipe| match recipe {
                 computed::Recipe::Assertion(plan) => plan.check_key(variables)?.err(),
                 computed::Recipe::Template(_) => None,

@@ -22,10 +22,11 @@
 //! # Where things are
 //!
 //! * [`config`]: the file as written (serde), then typed and cross-checked; what leaves it cannot be wrong any more.
-//! * [`dialect`]: how token endpoints speak, as data. Pure: templates, selectors, requests out of variables, tokens out of
-//!   answers. The built-in dialects are `src/dialect/builtin/*.toml`.
+//! * [`dialect`]: how token endpoints speak, as data. Pure: templates, computed variables, signed assertions, selectors, requests
+//!   out of variables, tokens out of answers. The built-in dialects are `src/dialect/builtin/*.toml`.
 //! * [`provider`]: one token request ([`provider::exchange`]), when the next one is due ([`provider::schedule`], pure), the loop
-//!   over both, and where state survives a restart ([`provider::store`]).
+//!   over both, and where state survives a restart ([`provider::store`]). A token may be bought with that of another provider
+//!   ([`provider::chain`]); an issuer may say itself where its endpoints are ([`provider::discovery`]).
 //!   A one-time grant begins with a person ([`provider::login`]); another process than the proxy reads the store and leaves
 //!   drop files in it ([`provider::outside`]).
 //! * [`upstream`]: DNS, TCP, TLS and ALPN ([`upstream::connect`]), and pools of HTTP/1.1 connections and HTTP/2 streams.
@@ -120,6 +121,8 @@ pub mod demo;
 pub mod dialect;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+#[doc(hidden)]
+pub mod http1;
 pub mod metrics;
 pub mod provider;
 pub mod proxy;

@@ -12,6 +12,7 @@ mod forward;
 pub mod fuzz;
 mod guard;
 mod headers;
+mod http1;
 mod reject;
 mod respond;
 mod rewrite;
@@ -24,11 +25,16 @@ mod watch;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Version};
-use hyper::body::Incoming;
+use http_body::{Body, Frame, SizeHint};
 
 use crate::metrics::Metrics;
+use crate::upstream::send::Cause;
 
 use accept::{Client, Worker};
 use error::ProxyError;
@@ -78,6 +84,50 @@ pub enum ClientAuth {
     PeerUid(Vec<u32>),
 }
 
+/// A request's body, by the version in which it comes in.
+#[derive(Default)]
+enum AppBody {
+    #[default]
+    Empty,
+    Http1(http1::Incoming),
+    Http2(hyper::body::Incoming),
+}
+
+impl Body for AppBody {
+    type Data = Bytes;
+    type Error = Cause;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Http1(body) => Pin::new(body).poll_frame(cx),
+            Self::Http2(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(Cause::from)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+        }
+    }
+}
+
 impl Via {
     /// `None` where the pseudonym is no token.
     pub fn new(pseudonym: &str) -> Option<Self> {
@@ -96,24 +146,21 @@ impl Via {
 }
 
 /// Answers one request. Never fails: what goes wrong is an answer, too.
+///
+/// The request is borrowed, and taken where it is sent: every byte that a future is given is copied from one to the next.
 async fn handle(
     worker: &Worker,
     client: &Client,
-    request: Request<Incoming>,
+    request: &mut Request<AppBody>,
 ) -> Response<ResponseBody> {
     let snapshot = worker.proxy.snapshot.load_full();
-    let version = request.version();
     let scan = Scan::of(request.headers());
-    let shape = respond::Shape::of(&request, &scan);
+    let shape = respond::Shape::of(request, &scan);
     let mut measure = Measure::start(client);
-    let mut response = match answer(worker, client, &snapshot, scan, request, &mut measure).await {
+    match answer(worker, client, &snapshot, scan, request, &mut measure).await {
         Ok(response) => respond::forward(response, measure),
         Err(error) => respond::problem(&error, shape, measure, &worker.proxy.metrics),
-    };
-    if client.door.is_closed() {
-        respond::last_of_its_connection(&mut response, version);
     }
-    response
 }
 
 async fn answer(
@@ -121,15 +168,15 @@ async fn answer(
     client: &Client,
     snapshot: &Snapshot,
     scan: Scan,
-    mut request: Request<Incoming>,
+    request: &mut Request<AppBody>,
     measure: &mut Measure,
 ) -> Result<Response<reject::ForwardedBody>, ProxyError> {
-    guard::check(&request, &scan, client, snapshot)?;
-    let routed = snapshot.routes.find(&request, client.door.id)?;
+    guard::check(request, &scan, client, snapshot)?;
+    let routed = snapshot.routes.find(request, client.door.id)?;
     let target = routed.target;
     measure.routed(target);
     measure.place = Some(target.enter()?);
-    authorize::check_client(&mut request, client, snapshot)?;
-    authorize::check_allowed(&request, &routed)?;
+    authorize::check_client(request, client, snapshot)?;
+    authorize::check_allowed(request, &routed)?;
     forward::forward(worker, snapshot, scan, request, routed).await
 }

@@ -40,7 +40,9 @@ const AREAS: &[Area] = &[
     area("config", &["dialect", "secret"]),
     // For the names of the states, which are values of a label.
     area("metrics", &["provider::State"]),
-    area("upstream", &["config", "metrics", "secret"]),
+    // Bytes, and nothing of ours.
+    area("http1", &[]),
+    area("upstream", &["config", "http1", "metrics", "secret"]),
     // Where the two flows meet. It must not lead on to the rest of `provider`.
     area("provider::cell", &["clock", "dialect", "secret"]),
     area(
@@ -63,6 +65,7 @@ const AREAS: &[Area] = &[
             "config",
             "dialect::Injection",
             "dialect::RejectRules",
+            "http1",
             "metrics",
             "provider::cell",
             "secret",

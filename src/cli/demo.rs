@@ -79,7 +79,7 @@ async fn play(args: &DemoArgs, signals: Signals, out: &mut dyn Write) -> Result<
     let setup = Setup::start(events).await.map_err(runtime)?;
     for vendor in setup.vendors() {
         let mut troubles = (args.fault.iter()).filter(|trouble| trouble.vendor == vendor.kind());
-        vendor.set_fault(troubles.find_map(Trouble::from_the_start));
+        vendor.set_fault(troubles.find_map(Trouble::at_the_start));
     }
     let loopback = |port: u16| format!("127.0.0.1:{port}");
     let config = setup.config(&loopback(args.port), &loopback(args.admin_port));

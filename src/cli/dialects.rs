@@ -8,9 +8,7 @@ use clap::Args;
 
 use super::failure::Failure;
 use super::table::Table;
-use crate::dialect::{
-    self, DialectToml, ExchangePlan, Overrides, Plan, Source, UrlTemplate,
-};
+use crate::dialect::{self, DialectToml, ExchangePlan, Overrides, Plan, Source, UrlTemplate};
 
 #[derive(Debug, Args)]
 pub(super) struct DialectsArgs {
@@ -18,7 +16,6 @@ pub(super) struct DialectsArgs {
     name: Option<String>,
 
     /// Which grant the example is for, instead of the dialect's default
-    #[arg(long, requires = "name")]
     grant: Option<String>,
 }
 
@@ -53,7 +50,10 @@ fn list() -> String {
 
 fn explain(name: &str, grant: Option<&str>) -> Result<String, Failure> {
     let (Some(toml), Some(dialect)) = (source(name), dialect::find_builtin(name)) else {
-        return Err(Failure::Usage(format!("no dialect '{name}'; {}", hint(name))));
+        return Err(Failure::Usage(format!(
+            "no dialect '{name}'; {}",
+            hint(name)
+        )));
     };
     let described = Described::read(name);
     let example = described.example(name, grant);
@@ -160,7 +160,10 @@ impl Described {
             None => line("token_url", "\"https://login.example.com/token\""),
         }
         if by_login.contains("code") && plan.defaults.authorization_url.is_none() {
-            line("authorization_url", "\"https://login.example.com/authorize\"");
+            line(
+                "authorization_url",
+                "\"https://login.example.com/authorize\"",
+            );
         }
         let (top, vars): (Vec<_>, Vec<_>) = (required(&plan).into_iter())
             .filter(|name| !by_login.contains(name.as_str()))
@@ -169,8 +172,13 @@ impl Described {
             line(&name, &example_value(dialect, &name));
         }
         if !vars.is_empty() {
-            let vars = vars.iter().map(|name| format!("{name} = {}", example_value(dialect, name)));
-            line("vars", &format!("{{ {} }}", vars.collect::<Vec<_>>().join(", ")));
+            let vars = vars
+                .iter()
+                .map(|name| format!("{name} = {}", example_value(dialect, name)));
+            line(
+                "vars",
+                &format!("{{ {} }}", vars.collect::<Vec<_>>().join(", ")),
+            );
         }
         let store = match by_login.is_empty() {
             true => String::new(),
@@ -193,8 +201,16 @@ impl Described {
 /// Variables that a provider has to state: of request and token URL, and of what goes with the token.
 fn required(plan: &Plan) -> BTreeSet<String> {
     let mut names = plan.exchange.required_variables();
-    let token_url = plan.defaults.token_url.iter().filter(|_| plan.exchange.made.is_none());
-    names.extend(token_url.flat_map(UrlTemplate::required_variables).map(str::to_owned));
+    let token_url = plan
+        .defaults
+        .token_url
+        .iter()
+        .filter(|_| plan.exchange.made.is_none());
+    names.extend(
+        token_url
+            .flat_map(UrlTemplate::required_variables)
+            .map(str::to_owned),
+    );
     let inject = plan.inject.variables().filter(|(_, required)| *required);
     names.extend(inject.map(|(name, _)| name.to_owned()));
     names
@@ -288,9 +304,18 @@ fn described_variable(name: &str, plan: &ExchangePlan) -> String {
 }
 
 fn example_value(dialect: &str, name: &str) -> String {
-    const SECRET: [&str; 6] = ["secret", "password", "token", "private_key", "certificate", "sms"];
+    const SECRET: [&str; 6] = [
+        "secret",
+        "password",
+        "token",
+        "private_key",
+        "certificate",
+        "sms",
+    ];
     if SECRET.iter().any(|word| name.contains(word)) {
-        let variable = format!("{dialect}_{name}").replace(['-', '.'], "_").to_uppercase();
+        let variable = format!("{dialect}_{name}")
+            .replace(['-', '.'], "_")
+            .to_uppercase();
         return format!("{{ env = \"{variable}\" }}");
     }
     format!("\"my-{}\"", name.replace('_', "-"))
@@ -365,7 +390,10 @@ mod tests {
             let example = described.example(name, None).unwrap();
             let plan = plan(name, None).unwrap();
             let by_login = by_login(&plan.exchange);
-            for needed in required(&plan).iter().filter(|name| !by_login.contains(name.as_str())) {
+            for needed in required(&plan)
+                .iter()
+                .filter(|name| !by_login.contains(name.as_str()))
+            {
                 // Another name in its place leaves it without a value.
                 let without = example.replace(&format!("{needed} "), &format!("x{needed} "));
                 assert_ne!(without, example, "{name}: {needed}");
@@ -393,9 +421,16 @@ mod tests {
     fn a_grant_may_be_chosen() {
         let text = explain("salesforce", Some("jwt_bearer")).unwrap();
         assert!(text.contains("grant         = \"jwt_bearer\""), "{text}");
-        assert!(text.contains("{ env = \"SALESFORCE_PRIVATE_KEY\" }"), "{text}");
+        assert!(
+            text.contains("{ env = \"SALESFORCE_PRIVATE_KEY\" }"),
+            "{text}"
+        );
         let error = explain("salesforce", Some("sms")).err().unwrap();
-        assert!(error.to_string().contains("it has client_credentials, jwt_bearer"));
+        assert!(
+            error
+                .to_string()
+                .contains("it has client_credentials, jwt_bearer")
+        );
     }
 
     #[test]

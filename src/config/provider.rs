@@ -1,5 +1,7 @@
 //! `[providers.NAME]`: where tokens come from.
 
+mod addresses;
+mod checks;
 mod variables;
 
 use std::time::Duration;
@@ -31,20 +33,6 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A broken API cannot make us fetch more often than this; a healed one is noticed soon enough.
 const DEFAULT_MIN_INTERVAL: Duration = Duration::from_secs(5);
-
-const NO_TOKEN_URL: &str =
-    "token_url = \"https://…\"; a provider with a ready token has `access_token` instead";
-
-/// RFC 7591 §2 and RFC 8705 §2, the stronger ones first.
-const AUTH_METHODS: [&str; 7] = [
-    "private_key_jwt",
-    "tls_client_auth",
-    "self_signed_tls_client_auth",
-    "client_secret_basic",
-    "client_secret_post",
-    "client_secret_jwt",
-    "none",
-];
 
 /// Variables of the authorization request (RFC 6749 §4.1.1, RFC 8707; `audience` is Auth0's and others').
 const AUTHORIZATION_REQUEST: [&str; 5] =
@@ -157,10 +145,12 @@ impl Parts<'_> {
         if is_made {
             return self.made(toml, plan?, variables, cx);
         }
+        // One that cannot be used is told; that there is no token_url either is no second mistake.
+        let by_issuer = toml.issuer.is_some() || cx.problems.is_struck_out(&at.key("issuer"));
         let issuer = self.issuer(&mut toml, choices, cx);
         let url = match &issuer {
             Some((issuer, _)) => Some(issuer.url.clone()),
-            None if cx.problems.is_struck_out(&at.key("issuer")) => None,
+            None if by_issuer => None,
             None => self.token_url(&mut toml, plan.as_ref(), &variables, cx),
         };
         let origin = url.as_ref().map(|url| &url.origin);
@@ -356,228 +346,6 @@ impl Parts<'_> {
         check_unused(variables, &known, &grant, cx);
     }
 
-    /// The provider's own, or its dialect's.
-    fn token_url(
-        &self,
-        toml: &mut ProviderToml,
-        plan: Option<&Plan>,
-        variables: &Variables,
-        cx: &mut Context<'_>,
-    ) -> Option<Url> {
-        let at = self.at.key("token_url");
-        let written = match toml.token_url.take() {
-            Some(written) => written,
-            None if cx.problems.is_struck_out(&at) => return None,
-            None => match &plan?.defaults.token_url {
-                Some(template) => self.default_url(template, &at, variables, cx)?,
-                None => {
-                    cx.problem(&at, complaint("is missing").hint(NO_TOKEN_URL));
-                    return None;
-                }
-            },
-        };
-        cx.url(self.at, "token_url", Some(written), toml.allow_http)
-    }
-
-    /// Of the dialect, with this provider's variables.
-    fn default_url(
-        &self,
-        template: &UrlTemplate,
-        at: &KeyPath,
-        variables: &Variables,
-        cx: &mut Context<'_>,
-    ) -> Option<Text<Url>> {
-        let known = variables.fixed();
-        let late: Vec<_> = template
-            .variables()
-            .filter(|name| variables.has(name))
-            .collect();
-        for name in late.into_iter().filter(|name| !known.contains_key(*name)) {
-            cx.problem(
-                &variables.at(name)?,
-                complaint(
-                    "can only be text or `{ env = \"NAME\" }`: the token URL is made with it",
-                )
-                .hint("where tokens come from is known from the start"),
-            );
-        }
-        match template.fill(&known) {
-            Ok(text) => match Url::from_text(&text) {
-                Ok(url) => Some(Text(url)),
-                Err(_) => {
-                    cx.problem(
-                        at,
-                        complaint("what the dialect makes of its variables is no URL")
-                            .hint("write token_url = \"https://…\" here"),
-                    );
-                    None
-                }
-            },
-            Err(_) => {
-                for name in template.variables().filter(|name| !variables.has(name)) {
-                    self.missing(name, "the token_url of the dialect", cx);
-                }
-                None
-            }
-        }
-    }
-
-    /// Who says itself where its endpoints are, instead of `token_url`.
-    fn issuer(
-        &self,
-        toml: &mut ProviderToml,
-        choices: Vec<(String, ExchangePlan)>,
-        cx: &mut Context<'_>,
-    ) -> Option<(IssuerText, Issuer)> {
-        let Text(written) = toml.issuer.take()?;
-        if toml.token_url.is_some() {
-            cx.problem(
-                &self.at.key("issuer"),
-                complaint("stands beside `token_url`")
-                    .hint("remove either key: one finds the other"),
-            );
-        }
-        let url = Some(Text(written.url.clone()));
-        cx.url(self.at, "issuer", url, toml.allow_http)?;
-        let issuer = Issuer {
-            well_known: written.well_known(),
-            text: written.text.clone(),
-            choices,
-        };
-        Some((written, issuer))
-    }
-
-    /// How the client could authenticate with the variables that there are, where the issuer is to decide. The plan becomes
-    /// the first of them.
-    fn auth_choices(
-        &self,
-        toml: &ProviderToml,
-        plan: Option<&mut Plan>,
-        variables: &Variables,
-    ) -> Vec<(String, ExchangePlan)> {
-        let (None, Some(_), Some(plan)) = (&toml.auth_method, &toml.issuer, plan) else {
-            return Vec::new();
-        };
-        let has_certificate = (toml.tls.as_ref()).is_some_and(|tls| tls.client_cert_file.is_some());
-        let usual = plan.exchange.auth_method.clone();
-        let names = usual.iter().map(String::as_str).chain(AUTH_METHODS);
-        let mut choices: Vec<(String, ExchangePlan)> = Vec::new();
-        for name in names {
-            let known = choices.iter().any(|(known, _)| known == name);
-            if known || (name.contains("tls_client_auth") && !has_certificate) {
-                continue;
-            }
-            let Some(choice) = self.dialects.compile_with(&self.used(toml), name) else {
-                continue;
-            };
-            let missing = choice
-                .exchange
-                .missing_variables(&|name| variables.has(name));
-            if missing
-                .iter()
-                .all(|name| self.comes_later(&choice.exchange, name))
-            {
-                choices.push((name.to_owned(), choice.exchange));
-            }
-        }
-        if let Some((_, first)) = choices.first() {
-            plan.exchange = first.clone();
-        }
-        choices
-    }
-
-    /// RFC 8705 §2: the certificate is what authenticates.
-    fn check_client_certificate(
-        &self,
-        toml: &ProviderToml,
-        plan: &ExchangePlan,
-        tls: &Tls,
-        cx: &mut Context<'_>,
-    ) {
-        let method = plan.auth_method.as_deref().unwrap_or_default();
-        let wants = matches!(method, "tls_client_auth" | "self_signed_tls_client_auth");
-        let at = self.at.key("tls").key("client_cert_file");
-        let is_told = cx.problems.has_any_in(&self.at.key("tls"));
-        if wants && tls.client_cert.is_none() && toml.issuer.is_none() && !is_told {
-            cx.problem(
-                &at,
-                complaint(format!(
-                    "is missing: auth_method `{method}` is done with it"
-                ))
-                .hint("tls = { client_cert_file = \"…\", client_key_file = \"…\" }"),
-            );
-        }
-    }
-
-    /// Where `login` asks for a device code. Only a grant with one begins there.
-    fn device_url(
-        &self,
-        toml: &mut ProviderToml,
-        plan: &Plan,
-        variables: &Variables,
-        cx: &mut Context<'_>,
-    ) -> Option<String> {
-        const KEY: &str = "device_authorization_url";
-        let at = self.at.key(KEY);
-        let wants = plan
-            .exchange
-            .one_time
-            .iter()
-            .any(|input| input == "device_code");
-        let written = match toml.device_authorization_url.take() {
-            Some(written) => written,
-            None => {
-                let template = plan.defaults.device_authorization_url.as_ref();
-                self.default_url(template.filter(|_| wants)?, &at, variables, cx)?
-            }
-        };
-        let url = cx.url(self.at, KEY, Some(written), toml.allow_http)?;
-        if !wants {
-            let grant = &plan.exchange.grant;
-            cx.problem(
-                &at,
-                complaint(format!(
-                    "grant `{grant}` has no device code to be asked for"
-                ))
-                .hint("it belongs to grant = \"device_code\"; remove the key"),
-            );
-        }
-        Some(format!("{}{}", url.origin.url(), url.path_and_query()))
-    }
-
-    /// Where `login` sends the browser. Only a grant with a code begins there.
-    fn authorization_url(
-        &self,
-        toml: &mut ProviderToml,
-        plan: &Plan,
-        variables: &Variables,
-        cx: &mut Context<'_>,
-    ) -> Option<String> {
-        let defaults = &plan.defaults;
-        let plan = &plan.exchange;
-        let wants = plan.one_time.iter().any(|input| input == "code");
-        let written = match toml.authorization_url.take() {
-            Some(written) => written,
-            None => {
-                let at = self.at.key("authorization_url");
-                let template = defaults.authorization_url.as_ref().filter(|_| wants)?;
-                self.default_url(template, &at, variables, cx)?
-            }
-        };
-        let url = cx.url(self.at, "authorization_url", Some(written), toml.allow_http)?;
-        if !wants {
-            cx.problem(
-                &self.at.key("authorization_url"),
-                complaint(format!(
-                    "grant `{}` has no code to be authorized",
-                    plan.grant
-                ))
-                .hint("it belongs to grant = \"authorization_code\"; remove the key"),
-            );
-        }
-        Some(format!("{}{}", url.origin.url(), url.path_and_query()))
-    }
-
     /// Keys that say how tokens are fetched mean nothing where none is.
     fn check_fixed_keys(&self, toml: &ProviderToml, cx: &mut Context<'_>) {
         let written = [
@@ -604,82 +372,6 @@ impl Parts<'_> {
                 complaint("has no meaning beside `access_token`")
                     .hint("a provider that is given its token fetches none; remove the key"),
             );
-        }
-    }
-
-    fn check_one_time(&self, plan: &ExchangePlan, cx: &mut Context<'_>) {
-        if plan.one_time.is_empty() || self.durable_store {
-            return;
-        }
-        cx.problem(
-            &KeyPath::root().key("store").key("kind"),
-            complaint(format!(
-                "provider `{}` uses grant `{}`, whose one-time input must outlive a restart",
-                self.name, plan.grant
-            ))
-            .hint("set store.kind = \"file\" and store.path"),
-        );
-    }
-
-    fn check_missing(
-        &self,
-        plan: &ExchangePlan,
-        dialect: &str,
-        variables: &Variables,
-        cx: &mut Context<'_>,
-    ) {
-        for name in plan.missing_variables(&|name| variables.has(name)) {
-            if !variables.has(&name) && !self.comes_later(plan, &name) {
-                let grant = format!("grant `{}` of dialect `{dialect}`", plan.grant);
-                self.missing(&name, &grant, cx);
-            }
-        }
-    }
-
-    fn check_injected(
-        &self,
-        inject: &InjectPlan,
-        dialect: &str,
-        variables: &Variables,
-        cx: &mut Context<'_>,
-    ) {
-        for name in injected(inject, false) {
-            if variables.is_chained(&name)
-                && let Some(at) = variables.at(&name)
-            {
-                cx.problem(
-                    &at,
-                    complaint("the token of another provider is only for token requests")
-                        .hint("`inject` is for the provider's own token"),
-                );
-            }
-        }
-        for name in injected(inject, true) {
-            if !variables.has(&name) {
-                self.missing(&name, &format!("`inject` of dialect `{dialect}`"), cx);
-            }
-        }
-    }
-
-    fn missing(&self, name: &str, needed_by: &str, cx: &mut Context<'_>) {
-        let (at, hint) = if WELL_KNOWN.contains(&name) {
-            let hint = format!("{name} = \"…\", or {name} = {{ env = \"NAME\" }}");
-            (self.at.key(name), hint)
-        } else {
-            let hint = format!("vars = {{ {name} = \"…\" }}");
-            (self.at.key("vars").key(name), hint)
-        };
-        let missing = complaint(format!("is missing: {needed_by} needs it"));
-        cx.problem(&at, missing.hint(hint));
-    }
-
-    /// Whether `cupbearer login` provides the variable: one-time inputs and what belongs to them, and a refresh
-    /// token that the store keeps.
-    fn comes_later(&self, plan: &ExchangePlan, name: &str) -> bool {
-        match name {
-            "refresh_token" => self.durable_store,
-            "redirect_uri" | "code_verifier" => plan.one_time.iter().any(|input| input == "code"),
-            _ => plan.one_time.iter().any(|input| input == name),
         }
     }
 }
@@ -718,7 +410,14 @@ impl Unread {
                 .any(|key| nearest(key, keys.iter().copied()).is_some())
         };
         Self {
-            request: any(&["dialect", "grant", "auth_method", "request"]),
+            request: any(&[
+                "dialect",
+                "grant",
+                "auth_method",
+                "request",
+                "assertion",
+                "client_assertion",
+            ]),
             inject: any(&["inject"]),
             rest: any(&["response", "reject"]),
         }

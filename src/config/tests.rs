@@ -1,5 +1,6 @@
 //! The whole file, good and bad. What one kind of value may look like is tested beside its parser.
 
+mod endpoints;
 mod example;
 mod rules;
 mod secrecy;

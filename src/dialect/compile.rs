@@ -4,22 +4,21 @@
 //! dialect the grant (or `[refresh]`) beats the auth method, which beats `[request]`. The provider's own
 //! tables beat them all.
 
+mod choose;
+
 use std::collections::BTreeMap;
 
-use super::computed::{Recipe, Recipes};
-use super::layer::{Assertions, Field, Kind, Layer, join, merge, template};
-use super::schema::{
-    DialectToml, InjectToml, OneOrMany, Ordered, RejectToml, ResponseToml, Scalar,
-};
-use super::suggest::hint;
-use super::template::{Place, Template, is_name};
-use super::{
-    BUILT_INS, CHAINED, Defaults, ExchangePlan, Extent, InjectPlan, MadePlan, Plan, Problem,
-    RejectRules, RequestPlan, ResponseRules, Source, builtin,
-};
+use choose::{choose_auth, choose_grant};
 
-/// The grant of a dialect that has none: its `[request]` is all there is.
-const ONLY_REQUEST: &str = "default";
+use super::computed::{Recipe, Recipes, field, parse_var};
+use super::layer::{Assertions, Field, Kind, Layer, join, merge};
+use super::schema::{DialectToml, InjectToml, OneOrMany, Ordered, RejectToml, ResponseToml};
+use super::suggest::hint;
+use super::template::{Place, Template};
+use super::{
+    Defaults, ExchangePlan, Extent, InjectPlan, MadePlan, Plan, Problem, RejectRules, RequestPlan,
+    ResponseRules, Source, builtin,
+};
 
 /// One dialect of the chain of `extends`, its request tables parsed: all of them, so that a mistake in a grant
 /// shows before somebody uses it.
@@ -242,91 +241,6 @@ impl<'a> Level<'a> {
     }
 }
 
-fn choose_grant(
-    source: &Source<'_>,
-    levels: &[Level<'_>],
-    extent: Extent,
-    problems: &mut Vec<Problem>,
-) -> Option<String> {
-    let names = names(levels, |level| &level.toml.grants);
-    let default = levels
-        .iter()
-        .find_map(|level| level.toml.default_grant.as_deref());
-    let (path, chosen) = match (source.grant, default, &names[..]) {
-        (Some(grant), _, _) => ("grant", grant),
-        (None, Some(default), _) => ("default_grant", default),
-        (None, None, [only]) => ("grant", *only),
-        (None, None, []) => return Some(ONLY_REQUEST.to_owned()),
-        (None, None, several) => {
-            if extent == Extent::Whole {
-                problems.push(Problem {
-                    path: "grant".to_owned(),
-                    message: format!("missing: choose one of {}", several.join(", ")),
-                });
-            }
-            return None;
-        }
-    };
-    choose("grant", path, chosen, &names, extent, problems)
-}
-
-fn choose_auth(
-    source: &Source<'_>,
-    levels: &[Level<'_>],
-    extent: Extent,
-    problems: &mut Vec<Problem>,
-) -> Option<String> {
-    let names = names(levels, |level| &level.toml.auth);
-    let default = levels
-        .iter()
-        .find_map(|level| level.toml.default_auth.as_deref());
-    let (path, chosen) = match (source.auth_method, default) {
-        (Some(auth), _) => ("auth_method", auth),
-        (None, Some(auth)) => ("default_auth", auth),
-        (None, None) => return None,
-    };
-    choose("auth method", path, chosen, &names, extent, problems)
-}
-
-fn choose(
-    what: &str,
-    path: &str,
-    chosen: &str,
-    names: &[&str],
-    extent: Extent,
-    problems: &mut Vec<Problem>,
-) -> Option<String> {
-    if names.contains(&chosen) {
-        return Some(chosen.to_owned());
-    }
-    if extent == Extent::Part {
-        return None;
-    }
-    let message = if names.is_empty() {
-        format!("the dialect offers no choice of {what}; leave this out")
-    } else {
-        format!(
-            "the dialect has no such {what}{}",
-            hint(chosen, names.iter().copied())
-        )
-    };
-    problems.push(Problem {
-        path: path.to_owned(),
-        message,
-    });
-    None
-}
-
-fn names<'a, T>(levels: &[Level<'a>], table: fn(&Level<'a>) -> &'a Ordered<T>) -> Vec<&'a str> {
-    let mut names = Vec::new();
-    for name in levels.iter().flat_map(|level| table(level).names()) {
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    names
-}
-
 /// `[vars]`, each as the nearest dialect writes it.
 fn vars(levels: &[Level<'_>], problems: &mut Vec<Problem>) -> Recipes {
     let mut vars = Recipes::default();
@@ -336,42 +250,6 @@ fn vars(levels: &[Level<'_>], problems: &mut Vec<Problem>) -> Recipes {
     }
     vars.break_circles(problems);
     vars
-}
-
-fn parse_var(
-    name: &str,
-    value: &Scalar,
-    problems: &mut Vec<Problem>,
-) -> Option<Field<(), Template>> {
-    let path = join("vars", name);
-    let message = match name {
-        _ if !is_name(name) => "a variable's name is made of letters, digits, `_`, `-` and `.`",
-        "assertion" | "client_assertion" => "is made by the table of that name",
-        "access_token" => "is the token itself, which nothing can be put in place of",
-        _ if BUILT_INS.contains(&name) || name.starts_with(CHAINED) => {
-            "has a meaning already: choose another name"
-        }
-        _ => return field(&value.to_string(), path, Place::Computed, problems),
-    };
-    problems.push(Problem {
-        path,
-        message: message.to_owned(),
-    });
-    None
-}
-
-fn field(
-    text: &str,
-    path: String,
-    place: Place,
-    problems: &mut Vec<Problem>,
-) -> Option<Field<(), Template>> {
-    let value = template(text, &path, place, problems)?;
-    Some(Field {
-        name: (),
-        value,
-        path,
-    })
 }
 
 /// `[vars]` and the assertions of one request.

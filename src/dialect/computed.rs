@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Problem;
 use super::assertion::AssertionPlan;
 use super::filter::Value;
-use super::layer::Field;
-use super::template::{Place, Scope, Template, check_use};
+use super::layer::{Field, join, template};
+use super::schema::Scalar;
+use super::template::{Place, Scope, Template, check_use, is_name};
+use super::{BUILT_INS, CHAINED, Problem};
 
 /// How one of them is made.
 #[derive(Clone, Debug, PartialEq)]
@@ -124,6 +125,43 @@ impl Recipes {
         }
         computed.0.push((name.to_owned(), recipe.clone()));
     }
+}
+
+/// One entry of `[vars]`.
+pub(super) fn parse_var(
+    name: &str,
+    value: &Scalar,
+    problems: &mut Vec<Problem>,
+) -> Option<Field<(), Template>> {
+    let path = join("vars", name);
+    let message = match name {
+        _ if !is_name(name) => "a variable's name is made of letters, digits, `_`, `-` and `.`",
+        "assertion" | "client_assertion" => "is made by the table of that name",
+        "access_token" => "is the token itself, which nothing can be put in place of",
+        _ if BUILT_INS.contains(&name) || name.starts_with(CHAINED) => {
+            "has a meaning already: choose another name"
+        }
+        _ => return field(&value.to_string(), path, Place::Computed, problems),
+    };
+    problems.push(Problem {
+        path,
+        message: message.to_owned(),
+    });
+    None
+}
+
+pub(super) fn field(
+    text: &str,
+    path: String,
+    place: Place,
+    problems: &mut Vec<Problem>,
+) -> Option<Field<(), Template>> {
+    let value = template(text, &path, place, problems)?;
+    Some(Field {
+        name: (),
+        value,
+        path,
+    })
 }
 
 /// Where it is written.

@@ -7,7 +7,7 @@ use super::layer::{Field, template};
 use super::request::encode_segment;
 use super::schema::DialectToml;
 use super::template::{Place, Scope, Template};
-use super::{BUILT_INS, CHAINED, Problem, Variables};
+use super::{Problem, Variables};
 
 /// Each is `None` where the dialect does not say.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -77,15 +77,7 @@ impl Defaults {
 
 impl UrlTemplate {
     fn parse(text: &str, path: &str, problems: &mut Vec<Problem>) -> Option<Self> {
-        let value = template(text, path, Place::Exchange, problems)?;
-        let late = |(name, _): (&str, bool)| BUILT_INS.contains(&name) || name.starts_with(CHAINED);
-        if value.variables().any(late) {
-            problems.push(Problem {
-                path: path.to_owned(),
-                message: "can name only variables that are known from the start".to_owned(),
-            });
-            return None;
-        }
+        let value = template(text, path, Place::Fixed, problems)?;
         Some(Self(Field {
             name: (),
             value,

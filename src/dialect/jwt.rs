@@ -73,9 +73,9 @@ impl SigningKey {
     pub(super) fn sign(&self, header: &JsonValue, claims: &JsonValue) -> Result<Secret, String> {
         let encode = |json: &JsonValue| {
             let bytes = Zeroizing::new(serde_json::to_vec(json).expect("JSON without odd keys"));
-            URL_SAFE_NO_PAD.encode(&*bytes)
+            Zeroizing::new(URL_SAFE_NO_PAD.encode(&*bytes))
         };
-        let mut token = Zeroizing::new(format!("{}.{}", encode(header), encode(claims)));
+        let mut token = Zeroizing::new(format!("{}.{}", *encode(header), *encode(claims)));
         let signature = self
             .signature(token.as_bytes())
             .map_err(|_| "the key cannot sign".to_owned())?;

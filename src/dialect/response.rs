@@ -88,12 +88,16 @@ impl ResponseRules {
                 });
             }
         }
-        for (key, codes) in [("permanent", &rules.permanent), ("transient", &rules.transient)] {
+        for (key, codes) in [
+            ("permanent", &rules.permanent),
+            ("transient", &rules.transient),
+        ] {
             let mut statuses = codes.iter().filter_map(|code| code.strip_prefix(STATUS));
             if statuses.any(|status| StatusCode::from_bytes(status.as_bytes()).is_err()) {
                 problems.push(Problem {
                     path: join("response", key),
-                    message: "after `status:` comes an HTTP status, as in \"status:404\"".to_owned(),
+                    message: "after `status:` comes an HTTP status, as in \"status:404\""
+                        .to_owned(),
                 });
             }
         }

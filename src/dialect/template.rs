@@ -68,6 +68,8 @@ pub(super) enum Place {
     Inject,
     /// A computed variable: where it is used decides.
     Computed,
+    /// What is filled in when the configuration is read.
+    Fixed,
 }
 
 /// What a template is filled from.
@@ -408,6 +410,9 @@ fn check_place(name: &str, place: Place) -> Result<(), String> {
             "write {provider.NAME}, NAME being that of a provider of this configuration".to_owned(),
         ),
         (Place::Computed, _) => Ok(()),
+        (Place::Fixed, name) if !is_fixed(name) => {
+            Err("can name only variables that are known from the start".to_owned())
+        }
         (Place::Exchange, "access_token") => {
             Err("`{access_token}` is known only in [inject]".to_owned())
         }
@@ -422,6 +427,17 @@ fn check_place(name: &str, place: Place) -> Result<(), String> {
         )),
         _ => Ok(()),
     }
+}
+
+/// Whether it may have a value before the first fetch.
+fn is_fixed(name: &str) -> bool {
+    const LATER: [&str; 4] = [
+        "access_token",
+        "refresh_token",
+        "assertion",
+        "client_assertion",
+    ];
+    !BUILT_INS.contains(&name) && !LATER.contains(&name) && !name.starts_with(CHAINED)
 }
 
 /// Clocks outside jiff's years -9999 to 9999 read as the epoch: no server would accept either.

@@ -1,5 +1,7 @@
-//! The dialects as a whole: vendors' samples to the byte ([`golden`], [`fixtures`]), the merge rule ([`merging`]).
+//! The dialects as a whole: vendors' samples to the byte ([`golden`], [`fixtures`]), the merge rule ([`merging`]), what a
+//! dialect makes of variables ([`computing`]).
 
+mod computing;
 mod fixtures;
 mod golden;
 mod merging;

@@ -65,6 +65,7 @@ macro_rules! targets {
 targets! {
     config
     egress_proxy
+    http1_request
     http1_response
     reject_body
     request_target

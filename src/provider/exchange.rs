@@ -225,24 +225,10 @@ impl HttpLine {
         let endpoint = call.endpoint;
         let sent = self.clock.now();
         let frozen = frozen(sent, endpoint.address());
-        let request = call
-            .request
-            .render(call.variables, &frozen)
-            .map_err(FetchError::Request)?;
-        let mut secrets = secrets(call.variables, &request.headers);
-        secrets.extend(call.request.derived_secrets(call.variables, &frozen));
-        secrets.extend(in_url(endpoint));
-        let answer = self.round_trip(endpoint, request, deadline).await?;
-        let secrets: Vec<&Secret> = secrets.iter().collect();
-        let read = endpoint.plan.response.read(
-            Answer {
-                status: answer.status,
-                headers: &answer.headers,
-                body: &answer.body,
-                now: self.clock.now().wall,
-            },
-            &secrets,
-        );
+        let asked = prepare(endpoint, call.request, call.variables, &frozen)?;
+        let answer = self.round_trip(endpoint, asked.request, deadline).await?;
+        let secrets: Vec<&Secret> = asked.secrets.iter().collect();
+        let read = (endpoint.plan.response).read(answer.answer(self.clock.now()), &secrets);
         log(endpoint, answer.status, &read);
         match read {
             Ok(issued) => Ok(Fetched { issued, sent }),
@@ -279,6 +265,41 @@ impl HttpLine {
     }
 }
 
+/// A request that is ready to be sent.
+pub struct Prepared {
+    pub request: TokenRequest,
+    /// What the vendor might echo of it.
+    pub secrets: Vec<Secret>,
+}
+
+/// Fills a request in. Pure.
+pub fn prepare(
+    endpoint: &Endpoint,
+    plan: &RequestPlan,
+    variables: &Variables,
+    frozen: &Frozen,
+) -> Result<Prepared, FetchError> {
+    let request = plan
+        .render(variables, frozen)
+        .map_err(FetchError::Request)?;
+    let mut secrets = secrets(variables, &request.headers);
+    secrets.extend(plan.derived_secrets(variables, frozen));
+    secrets.extend(in_url(endpoint));
+    Ok(Prepared { request, secrets })
+}
+
+impl Answered {
+    /// For the dialect to read.
+    pub fn answer(&self, now: Now) -> Answer<'_> {
+        Answer {
+            status: self.status,
+            headers: &self.headers,
+            body: &self.body,
+            now: now.wall,
+        }
+    }
+}
+
 /// What stays the same all over one request.
 pub fn frozen(now: Now, token_url: String) -> Frozen {
     Frozen {
@@ -290,7 +311,7 @@ pub fn frozen(now: Now, token_url: String) -> Frozen {
 }
 
 /// What a vendor might echo: every variable that is not public by its nature, and the credentials as sent.
-pub(super) fn secrets(variables: &Variables, headers: &HeaderMap) -> Vec<Secret> {
+fn secrets(variables: &Variables, headers: &HeaderMap) -> Vec<Secret> {
     let mut secrets: Vec<Secret> = variables
         .iter()
         .filter(|(name, _)| !PUBLIC.contains(&name.as_str()))

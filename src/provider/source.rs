@@ -18,12 +18,12 @@ use zeroize::Zeroizing;
 
 use crate::clock::{Clock, Now};
 use crate::config::{Endpoint, Provider, TokenSource, Value};
-use crate::dialect::{Answer, MadePlan, Problem, RequestPlan, Var, Variables};
+use crate::dialect::{MadePlan, Problem, RequestPlan, Var, Variables};
 use crate::provider::cell::Gatekeeper;
 use crate::provider::chain::{Inner, Tokens};
 use crate::provider::discovery::discover;
 use crate::provider::exchange::{
-    Answered, Call, Fetch, FetchError, Fetched, Line, frozen, secrets,
+    Answered, Call, Fetch, FetchError, Fetched, Line, frozen, prepare,
 };
 use crate::provider::schedule::Life;
 use crate::provider::store::{Saved, SavedAccess, StateKey, Store, StoreError};
@@ -264,26 +264,16 @@ impl Source {
         let at = endpoint.at(url).map_err(unusable)?;
         // An assertion is for the authorization server, whichever of its endpoints it is sent to.
         let frozen = frozen(self.clock.now(), endpoint.address());
-        let request = plan
-            .render(&variables, &frozen)
-            .map_err(FetchError::Request)?;
+        let asked = prepare(&at, plan, &variables, &frozen)?;
         let deadline = Instant::now() + at.timeout;
-        let request_headers = request.headers.clone();
         let line = self.fetcher.dial(&at, deadline).await?;
-        let answered = line.ask(&at, request, deadline).await?;
+        let answered = line.ask(&at, asked.request, deadline).await?;
         if answered.status.is_success() {
             return Ok(answered);
         }
-        let secrets = secrets(&variables, &request_headers);
-        let refusal = endpoint.plan.response.refused(
-            Answer {
-                status: answered.status,
-                headers: &answered.headers,
-                body: &answered.body,
-                now: self.clock.now().wall,
-            },
-            &secrets.iter().collect::<Vec<_>>(),
-        );
+        let secrets: Vec<_> = asked.secrets.iter().collect();
+        let answer = answered.answer(self.clock.now());
+        let refusal = endpoint.plan.response.refused(answer, &secrets);
         Err(FetchError::Refused {
             host: at.token_url.authority,
             refusal,
@@ -305,7 +295,10 @@ impl Source {
                     Ok(endpoint) => self.exchange(&endpoint).await,
                     Err(error) => Err(error.into()),
                 };
-                if result.is_err() {
+                // A server that is in trouble is still where it was.
+                if let Err(Failure::Fetch(error)) = &result
+                    && !error.is_servers_trouble()
+                {
                     self.found = None;
                 }
                 match &result {
@@ -364,7 +357,7 @@ impl Source {
         !matches!(self.provider.source, TokenSource::Endpoint(_))
     }
 
-    async fn make(&mut self, plan: &MadePlan) -> Result<Fetched, Failure> {
+    async fn make(&self, plan: &MadePlan) -> Result<Fetched, Failure> {
         let variables = inputs::resolve(&self.provider.name, &self.provider.variables).await?;
         let sent = self.clock.now();
         let issued = plan.make(&variables, &frozen(sent, String::new()));

@@ -1,5 +1,6 @@
 //! The refresher over a vendor that does as it is told, on paused time.
 
+mod chained;
 mod killed;
 
 use std::sync::Mutex;

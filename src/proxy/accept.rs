@@ -12,22 +12,18 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::door::{Change, Door, Doors, Listener, Socket};
 use super::error::ProxyError;
 use super::respond::{self, Measure, ResponseBody, Shape};
-use super::stream::{ClientStream, Watched};
+use super::stream::{ClientStream, Rewound};
 use super::watch::{End, Membership, Registry, Watch};
-use super::{Proxy, handle};
-
-/// Of a request head, on this side as on the other.
-const MAX_HEAD: usize = 64 * 1024;
-const MAX_FIELDS: usize = 256;
+use super::{AppBody, Proxy, handle, http1};
+use crate::http1::MAX_HEAD;
 
 /// How long an idle HTTP/2 connection may take to say goodbye.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -40,6 +36,8 @@ pub struct Worker {
     pub(super) index: usize,
     pub(super) proxy: Arc<Proxy>,
     registry: Arc<Registry>,
+    /// For reading from the connections that have something to say.
+    pub(super) buffers: Arc<http1::Buffers>,
     /// Client connections of this worker.
     connections: Arc<AtomicUsize>,
     /// Turns true shortly before the end of `shutdown_grace`.
@@ -81,6 +79,7 @@ impl Worker {
             index,
             proxy,
             registry: Arc::default(),
+            buffers: Arc::default(),
             connections: Arc::default(),
             closing: watch::Sender::new(false),
         }
@@ -216,53 +215,17 @@ fn hand_over(workers: &[Hand], door: Arc<Door>, socket: Socket) {
 /// Serves one connection to its end.
 async fn serve(worker: Arc<Worker>, stream: ClientStream, door: Arc<Door>, place: Place) {
     let (member, mut end) = worker.registry.enter();
-    let client = Arc::new(Client {
+    let client = Client {
         door,
         peer_uid: stream.peer_uid(),
         watch: Arc::clone(&member.watch),
         host: OnceLock::new(),
         _member: member,
         _place: place,
-    });
-    let io = TokioIo::new(Watched::new(stream, Some(Arc::clone(&client)), &worker));
-    let service = service_fn(|request| answer(Arc::clone(&worker), Arc::clone(&client), request));
-    let mut connection = http1::Builder::new()
-        .max_headers(MAX_FIELDS)
-        .max_header_size(MAX_HEAD)
-        .header_read_timeout(None)
-        .serve_connection(io, service)
-        .with_upgrades();
-    let result = tokio::select! {
-        biased;
-        result = &mut connection => result,
-        Ok(reason) = &mut end => match reason {
-            End::Drain => {
-                Pin::new(&mut connection).graceful_shutdown();
-                (&mut connection).await
-            }
-            End::IdleTimeout => return,
-            End::HeadTimeout => {
-                let Some(parts) = connection.into_parts() else { return };
-                let io = parts.io.into_inner();
-                if io.is_held_up() {
-                    // Our answer would stand in the middle of another.
-                    return;
-                }
-                return refuse(io, &worker, &ProxyError::RequestTimeout).await;
-            }
-        },
     };
-    match result {
-        Err(error) if error.is_parse_version_h2() => {
-            let Some(parts) = connection.into_parts() else {
-                return;
-            };
-            let mut io = parts.io.into_inner();
-            io.rewind(parts.read_buf);
-            serve_http2(worker, client, io, end).await;
-        }
-        Err(error) => tracing::debug!(%error, "client connection ended"),
-        Ok(()) => {}
+    if let Some(io) = http1::serve(&worker, &client, stream, &mut end).await {
+        // In a box: whoever speaks HTTP/1.1 does not pay for it.
+        Box::pin(serve_http2(worker, Arc::new(client), io, end)).await;
     }
 }
 
@@ -270,11 +233,17 @@ async fn serve(worker: Arc<Worker>, stream: ClientStream, door: Arc<Door>, place
 async fn serve_http2(
     worker: Arc<Worker>,
     client: Arc<Client>,
-    io: Watched,
+    io: Rewound,
     mut end: oneshot::Receiver<End>,
 ) {
     client.watch.speaks_http2();
-    let service = service_fn(|request| answer(Arc::clone(&worker), Arc::clone(&client), request));
+    let service = service_fn(|request: Request<Incoming>| {
+        let (worker, client) = (Arc::clone(&worker), Arc::clone(&client));
+        async move {
+            let mut request = request.map(AppBody::Http2);
+            Ok::<_, Infallible>(answer(&worker, &client, &mut request).await)
+        }
+    });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_header_list_size(MAX_HEAD as u32)
@@ -314,12 +283,12 @@ async fn farewell<F: Future>(connection: F, reason: End) -> Option<F::Output> {
 }
 
 /// One request. A panic ends it alone, as an answer.
-async fn answer(
-    worker: Arc<Worker>,
-    client: Arc<Client>,
-    request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
-    let mut handled = pin!(handle(&worker, &client, request));
+pub(super) async fn answer(
+    worker: &Worker,
+    client: &Client,
+    request: &mut Request<AppBody>,
+) -> Response<ResponseBody> {
+    let mut handled = pin!(handle(worker, client, request));
     let caught = poll_fn(
         |cx| match catch_unwind(AssertUnwindSafe(|| handled.as_mut().poll(cx))) {
             Ok(poll) => poll.map(Some),
@@ -327,32 +296,20 @@ async fn answer(
         },
     )
     .await;
-    Ok(caught.unwrap_or_else(|| {
+    caught.unwrap_or_else(|| {
         let error = ProxyError::Internal("a panic while the request was handled");
         respond::problem(
             &error,
             Shape::default(),
-            Measure::start(&client),
+            Measure::start(client),
             &worker.proxy.metrics,
         )
-    }))
+    })
 }
 
 /// Over `max_connections`: said at once instead of letting the client wait.
 async fn turn_away(worker: Arc<Worker>, stream: ClientStream) {
-    let io = Watched::new(stream, None, &worker);
-    refuse(io, &worker, &ProxyError::Overloaded).await;
-}
-
-/// Sends an answer where no request was read, and closes.
-async fn refuse(mut io: Watched, worker: &Worker, error: &ProxyError) {
-    let text = respond::raw_problem(error, &worker.proxy.metrics);
-    let send = async {
-        io.write_all(&text).await?;
-        io.shutdown().await
-    };
-    // A client that does not read its answer does without.
-    drop(tokio::time::timeout(Duration::from_secs(1), send).await);
+    http1::refuse(&worker, stream, &ProxyError::Overloaded).await;
 }
 
 /// A place among the process's `max_connections`, and among its worker's connections.

@@ -117,7 +117,7 @@ impl<F: Fn(ClientStream, &Arc<Door>) + Clone + Send + 'static> Doors<F> {
             }
         }
         // Nobody is left who could change anything.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     fn add(&mut self, listener: Listener) -> io::Result<()> {

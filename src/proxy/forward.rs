@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, EXPECT, HOST, TE, VIA};
 use http::request::Parts;
+use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, Uri, Version};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::accept::Worker;
@@ -15,10 +15,9 @@ use super::reject::{self, ForwardedBody};
 use super::respond::Received;
 use super::route::Routed;
 use super::target::Target;
-use super::{Snapshot, authorize, rewrite, upgrade};
+use super::{AppBody, Snapshot, authorize, rewrite, upgrade};
 use crate::config::ExistingCredential;
 use crate::provider::cell::{Entry, OnWire, Traveller, Unavailable};
-use crate::upstream::connect::ConnectError;
 use crate::upstream::{Checkout, Pool, Replay, RequestBody, SendError, SendFailure, UpstreamBody};
 
 /// Attempts to get past a rejection, the first one included (DESIGN.md §6.4).
@@ -27,50 +26,21 @@ const ATTEMPTS: u32 = 3;
 /// How often a request of which nothing was written is tried on another connection.
 const UNSENT_RESENDS: u32 = 3;
 
-/// Sends a request that has passed all checks and returns the upstream's answer.
+/// Takes a request that has passed all checks, sends it and returns the upstream's answer.
 pub(super) async fn forward(
     worker: &Worker,
     snapshot: &Snapshot,
     scan: Scan,
-    request: Request<Incoming>,
+    request: &mut Request<AppBody>,
     routed: Routed<'_>,
 ) -> Result<Response<ForwardedBody>, ProxyError> {
-    let target = routed.target;
-    refuse_credential(&request, target)?;
-    let te_trailers = scan.te && headers::te_trailers(request.headers());
-    let (mut head, body) = request.into_parts();
-    let switch = upgrade::Wanted::take(&mut head, &body, &scan);
-    let keep = clean(&mut head, &scan, snapshot, target);
-    if let Some(wanted) = &switch {
-        wanted.ask(&mut head.headers);
-    }
-    let replay = Replay::new(
-        body,
-        Arc::clone(&target.credentials.in_trailers),
-        target.config.replay_limit,
-    );
-    let uri = head.uri.clone();
-    let host = head.headers.get(HOST).cloned();
-    let pool = &target.pools[worker.index];
-    let mut exchange = Exchange {
-        routed,
-        worker,
-        pool,
-        keep,
-        te_trailers,
-        uri,
-        host,
-        head,
-        replay,
-        rejected: 0,
-        traveller: Traveller::Replayable,
+    let mut exchange = Exchange::new(worker, snapshot, scan, request, routed)?;
+    let mut response = if exchange.upgrades {
+        Box::pin(exchange.run_upgrade()).await?
+    } else {
+        exchange.run().await?
     };
-    exchange.traveller = exchange.traveller(switch.is_some());
-    let mut response = match switch {
-        None => exchange.run().await?,
-        Some(wanted) => wanted.finish(exchange.run_upgrade().await?),
-    };
-    if target.config.rewrite_redirects && rewrite::concerns(response.headers()) {
+    if routed.target.config.rewrite_redirects && rewrite::concerns(response.headers()) {
         rewrite::response(response.headers_mut(), &exchange.view());
     }
     Ok(response)
@@ -84,9 +54,13 @@ struct Exchange<'a> {
     /// The app's own credential goes out instead of ours.
     keep: bool,
     te_trailers: bool,
+    /// The app asks for another protocol.
+    upgrades: bool,
     /// As the app asked.
     uri: Uri,
+    /// As the app asked, once the head has been addressed to the upstream.
     host: Option<HeaderValue>,
+    addressed: bool,
     /// As the upstream is asked; addressed and stamped anew for each attempt.
     head: Parts,
     replay: Replay,
@@ -104,7 +78,52 @@ struct Stamped {
     on_wire: Option<OnWire>,
 }
 
-impl Exchange<'_> {
+impl<'a> Exchange<'a> {
+    fn new(
+        worker: &'a Worker,
+        snapshot: &Snapshot,
+        scan: Scan,
+        request: &mut Request<AppBody>,
+        routed: Routed<'a>,
+    ) -> Result<Self, ProxyError> {
+        let target = routed.target;
+        refuse_credential(request, target)?;
+        let te_trailers = scan.te && headers::te_trailers(request.headers());
+        let (mut head, body) = std::mem::take(request).into_parts();
+        let switch = upgrade::Wanted::of(&head, &body, &scan);
+        let keep = clean(&mut head, &scan, snapshot, target);
+        if let Some(wanted) = &switch {
+            wanted.ask(&mut head.headers);
+        }
+        let config = &target.config;
+        let replay = Replay::new(
+            body,
+            Arc::clone(&target.credentials.in_trailers),
+            config.replay_limit,
+        );
+        let upgrades = switch.is_some();
+        // A body of unknown length may turn out to be too long, so that its request waits, rather than that it fails.
+        let traveller = match upgrades || config.replay_limit == 0 || !replay.will_stay_whole() {
+            true => Traveller::Unrepeatable,
+            false => Traveller::Replayable,
+        };
+        Ok(Self {
+            routed,
+            worker,
+            pool: &target.pools[worker.index],
+            keep,
+            te_trailers,
+            upgrades,
+            uri: std::mem::take(&mut head.uri),
+            host: None,
+            addressed: false,
+            head,
+            replay,
+            rejected: 0,
+            traveller,
+        })
+    }
+
     async fn run(&mut self) -> Result<Response<ForwardedBody>, ProxyError> {
         let target = self.routed.target;
         for attempt in 1.. {
@@ -113,7 +132,12 @@ impl Exchange<'_> {
                 self.replay.settle();
                 return Ok(response.map(ForwardedBody::Live));
             }
-            let (rejected, response) = reject::examine(response, target).await;
+            let rejected = reject::rejects(&response, target);
+            let (rejected, response) = if !rejected && reject::must_peek(&response, target) {
+                Box::pin(reject::examine(response, target)).await
+            } else {
+                (rejected, response.map(ForwardedBody::Live))
+            };
             if !rejected {
                 self.replay.settle();
                 target.record.accepted(generation);
@@ -124,19 +148,20 @@ impl Exchange<'_> {
             }
             self.rejected = generation;
             target.metrics.rejections.inc();
-            if !self.renewed(attempt).await || !self.replay.rewind() {
+            if !Box::pin(self.renewed(attempt)).await || !self.replay.rewind() {
                 self.replay.settle();
                 return Ok(received(response));
             }
-            reject::drain(response).await;
+            Box::pin(reject::drain(response)).await;
         }
         Err(ProxyError::Internal("attempts without end"))
     }
 
     /// An upgrade goes out once: what the app sends after its head belongs to the new protocol.
-    async fn run_upgrade(&mut self) -> Result<Response<UpstreamBody>, ProxyError> {
+    async fn run_upgrade(&mut self) -> Result<Response<ForwardedBody>, ProxyError> {
         let target = self.routed.target;
-        let checkout = self.checkout(self.pool.dial_http1()).await?;
+        self.wait_for_turn().await?;
+        let checkout = self.pool.dial_http1().await?;
         let Stamped {
             generation,
             on_wire,
@@ -151,22 +176,28 @@ impl Exchange<'_> {
             target.metrics.rejections.inc();
             target.metrics.not_replayed.inc();
             target.record.renew(generation, &target.token);
-            return Ok(received(response));
+            return Ok(received(response.map(ForwardedBody::Live)));
         }
-        Ok(response)
+        Ok(response.map(ForwardedBody::Live))
     }
 
     /// Sends the request with the newest token, on a pooled connection, and once more on a fresh one if the pooled one turns out to
     /// be dead. Returns the generation that went out, 0 for none.
     async fn send(&mut self) -> Result<(Response<UpstreamBody>, u64), ProxyError> {
         let wait = self.routed.target.config.response_timeout;
-        let mut checkout = self.checkout(self.pool.checkout()).await?;
+        let mut checkout = match self.ready() {
+            Some(checkout) => checkout,
+            None => Box::pin(self.checkout()).await?,
+        };
         let mut resent = 0;
         loop {
             let Stamped {
                 generation,
                 on_wire,
-            } = self.stamp(&checkout).await?;
+            } = match self.try_stamp(&checkout)? {
+                Ok(stamped) => stamped,
+                Err(_) => Box::pin(self.stamp(&checkout)).await?,
+            };
             let Some(body) = self.replay.body() else {
                 return Err(ProxyError::Internal("a second attempt without its body"));
             };
@@ -176,18 +207,39 @@ impl Exchange<'_> {
                 Ok(response) => return Ok((response, generation)),
                 Err(error) if self.may_resend(&error, resent) && self.replay.rewind() => {
                     resent += 1;
-                    checkout = self.checkout(self.pool.dial()).await?;
+                    checkout = Box::pin(self.dial()).await?;
                 }
                 Err(error) => return Err(error.failure.into()),
             }
         }
     }
 
-    /// A connection, once there is a token that could go out on it: a request that has to wait for a token holds none.
-    async fn checkout(
-        &self,
-        connection: impl Future<Output = Result<Checkout, ConnectError>>,
-    ) -> Result<Checkout, ProxyError> {
+    /// Whether a request has to wait before it may hold a connection: for a token that could go out on it, or at the gate.
+    fn must_wait(&self) -> bool {
+        let token = &self.routed.target.token;
+        !self.keep && (token.is_empty() || token.is_closed(self.traveller))
+    }
+
+    /// A connection that is there, for a token that is there: what almost always happens.
+    fn ready(&self) -> Option<Checkout> {
+        match self.must_wait() {
+            true => None,
+            false => self.pool.ready(),
+        }
+    }
+
+    async fn checkout(&self) -> Result<Checkout, ProxyError> {
+        self.wait_for_turn().await?;
+        Ok(self.pool.checkout().await?)
+    }
+
+    async fn dial(&self) -> Result<Checkout, ProxyError> {
+        self.wait_for_turn().await?;
+        Ok(self.pool.dial().await?)
+    }
+
+    /// A request that has to wait for a token holds no connection meanwhile.
+    async fn wait_for_turn(&self) -> Result<(), ProxyError> {
         let target = self.routed.target;
         if !self.keep && target.token.is_empty() {
             self.wait_for_token(self.deadline()).await?;
@@ -195,38 +247,43 @@ impl Exchange<'_> {
         if !self.keep && target.token.is_closed(self.traveller) {
             self.wait_at_gate(self.deadline()).await?;
         }
-        Ok(connection.await?)
+        Ok(())
     }
 
     /// Addresses the head and puts the token on it. The token is read when the connection is in hand, right before the head is
-    /// written.
-    async fn stamp(&mut self, checkout: &Checkout) -> Result<Stamped, ProxyError> {
+    /// written. `Ok(Err)`: why there is none that may go out now.
+    fn try_stamp(&mut self, checkout: &Checkout) -> Result<Result<Stamped, Entry>, ProxyError> {
         if self.keep {
             self.address(checkout, "")?;
-            return Ok(Stamped {
+            return Ok(Ok(Stamped {
                 generation: 0,
                 on_wire: None,
-            });
+            }));
         }
         let target = self.routed.target;
-        let mut deadline = None;
-        loop {
-            let entry = target.token.enter(self.traveller, self.rejected);
-            if let Entry::Pass(token, on_wire) = entry {
+        match target.token.enter(self.traveller, self.rejected) {
+            Entry::Pass(token, on_wire) => {
                 let injection = target.token.injection(&token);
                 authorize::stamp(&mut self.head.headers, injection);
                 self.address(checkout, &injection.query)?;
-                return Ok(Stamped {
+                Ok(Ok(Stamped {
                     generation: token.generation,
                     on_wire,
-                });
+                }))
             }
-            // One limit for all the waits.
-            let deadline = *deadline.get_or_insert_with(|| self.deadline());
-            match entry {
-                Entry::Closed => self.wait_at_gate(deadline).await?,
-                // Expired while the connection was made.
-                _ => self.wait_for_token(deadline).await?,
+            entry => Ok(Err(entry)),
+        }
+    }
+
+    /// The same, when there is one: it expired while the connection was made, or the gate was closed.
+    async fn stamp(&mut self, checkout: &Checkout) -> Result<Stamped, ProxyError> {
+        // One limit for all the waits.
+        let deadline = self.deadline();
+        loop {
+            match self.try_stamp(checkout)? {
+                Ok(stamped) => return Ok(stamped),
+                Err(Entry::Closed) => self.wait_at_gate(deadline).await?,
+                Err(_) => self.wait_for_token(deadline).await?,
             }
         }
     }
@@ -259,16 +316,6 @@ impl Exchange<'_> {
         tokio::select! {
             waited = wait => waited.map_err(ProxyError::token),
             _ = closing.wait_for(|closing| *closing) => Err(ProxyError::ShuttingDown),
-        }
-    }
-
-    /// Whether a rejection could be made good. A body of unknown length may turn out to be too long, so that its request
-    /// waits, rather than that it fails.
-    fn traveller(&self, upgrade: bool) -> Traveller {
-        let limit = self.routed.target.config.replay_limit;
-        match upgrade || limit == 0 || !self.replay.will_stay_whole() {
-            true => Traveller::Unrepeatable,
-            false => Traveller::Replayable,
         }
     }
 
@@ -325,21 +372,35 @@ impl Exchange<'_> {
 
     /// Names the upstream the way the connection's HTTP version does.
     fn address(&mut self, checkout: &Checkout, injected: &str) -> Result<(), ProxyError> {
-        let target = self.routed.target;
         let path = authorize::path_and_query(&self.uri, &self.routed, injected, self.keep)?;
-        let head = &mut self.head;
-        if !checkout.is_http2() {
-            head.version = Version::HTTP_11;
-            // `insert` makes room for one more field even where it replaces one, at the cost of all of them.
-            match head.headers.get_mut(HOST) {
-                Some(host) => host.clone_from(&target.host),
-                None => drop(head.headers.insert(HOST, target.host.clone())),
-            }
-            head.uri = Uri::from(path);
-            return Ok(());
+        let host = match checkout.is_http2() {
+            false => self.address_http1(path),
+            true => self.address_http2(path)?,
+        };
+        if !std::mem::replace(&mut self.addressed, true) {
+            self.host = host;
         }
+        Ok(())
+    }
+
+    /// Returns the `Host` that was there.
+    fn address_http1(&mut self, path: PathAndQuery) -> Option<HeaderValue> {
+        let head = &mut self.head;
+        head.version = Version::HTTP_11;
+        head.uri = Uri::from(path);
+        let own = self.routed.target.host.clone();
+        // `insert` makes room for one more field even where it replaces one, at the cost of all of them.
+        match head.headers.get_mut(HOST) {
+            Some(host) => Some(std::mem::replace(host, own)),
+            None => head.headers.insert(HOST, own),
+        }
+    }
+
+    /// Returns the `Host` that was there.
+    fn address_http2(&mut self, path: PathAndQuery) -> Result<Option<HeaderValue>, ProxyError> {
+        let (head, target) = (&mut self.head, self.routed.target);
         head.version = Version::HTTP_2;
-        head.headers.remove(HOST);
+        let host = head.headers.remove(HOST);
         if self.te_trailers {
             head.headers
                 .insert(TE, HeaderValue::from_static("trailers"));
@@ -350,7 +411,7 @@ impl Exchange<'_> {
         uri.path_and_query = Some(path);
         head.uri = Uri::from_parts(uri)
             .map_err(|_| ProxyError::BadRequest("the path cannot be forwarded"))?;
-        Ok(())
+        Ok(host)
     }
 }
 

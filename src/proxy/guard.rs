@@ -35,10 +35,12 @@ impl Hosts {
             .into_iter()
             .map(|name| name.to_ascii_lowercase().into())
             .collect();
-        let edition =
-            |name: &Box<str>| BuildHasherDefault::<DefaultHasher>::default().hash_one(name);
+        let edition = |name: &str| BuildHasherDefault::<DefaultHasher>::default().hash_one(name);
         Self {
-            edition: names.iter().map(edition).fold(0, u64::wrapping_add),
+            edition: names
+                .iter()
+                .map(|name| edition(name))
+                .fold(0, u64::wrapping_add),
             names,
             origins: origins
                 .into_iter()

@@ -9,14 +9,16 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::Response;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, WWW_AUTHENTICATE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, WWW_AUTHENTICATE};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 
 use super::target::Target;
 use crate::provider::cell::CellReader;
-use crate::upstream::{BodyError, UpstreamBody};
+use crate::upstream::{BodyError, Tunnel, UpstreamBody};
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// How much of a JSON answer is looked into, and of a rejected answer is read to keep its connection.
 const PEEK: usize = 64 * 1024;
@@ -55,24 +57,27 @@ struct Pause {
     length: Duration,
 }
 
-/// Whether an answer says that its token is dead.
+/// Whether an answer says in its head that its token is dead.
+pub(super) fn rejects<B>(response: &Response<B>, target: &Target) -> bool {
+    let rules = &target.reject;
+    (rules.status.contains(&response.status().as_u16())
+        || grpc_rejects(response.headers(), &rules.grpc_status))
+        && !insufficient_scope(response.headers())
+}
+
+/// Whether an answer can say so in its body.
+pub(super) fn must_peek<B>(response: &Response<B>, target: &Target) -> bool {
+    target.reject.reads_bodies() && peekable(response.headers())
+}
+
+/// Whether an answer says in its body that its token is dead.
 pub(super) async fn examine(
     response: Response<UpstreamBody>,
     target: &Target,
 ) -> (bool, Response<ForwardedBody>) {
-    let rules = &target.reject;
     let (parts, body) = response.into_parts();
-    let rejected = (rules.status.contains(&parts.status.as_u16())
-        || grpc_rejects(&parts.headers, &rules.grpc_status))
-        && !insufficient_scope(&parts.headers);
-    if rejected || !rules.reads_bodies() || !peekable(&parts.headers) {
-        return (
-            rejected,
-            Response::from_parts(parts, ForwardedBody::Live(body)),
-        );
-    }
     let (json, body) = peek(body).await;
-    let rejected = json.is_some_and(|json| rules.body_matches(&json));
+    let rejected = json.is_some_and(|json| target.reject.body_matches(&json));
     (rejected, Response::from_parts(parts, body))
 }
 
@@ -138,9 +143,11 @@ fn insufficient_scope(headers: &HeaderMap) -> bool {
 
 /// A trailers-only answer: later trailers come when the stream is over, too late for a replay.
 fn grpc_rejects(headers: &HeaderMap, statuses: &[u16]) -> bool {
+    // Hardly any answer has it: names are compared faster than one is looked up.
     !statuses.is_empty()
+        && headers.keys().any(|name| *name == GRPC_STATUS)
         && headers
-            .get("grpc-status")
+            .get(GRPC_STATUS)
             .and_then(|status| status.to_str().ok()?.parse().ok())
             .is_some_and(|status| statuses.contains(&status))
 }
@@ -217,6 +224,16 @@ async fn peek(mut body: UpstreamBody) -> (Option<serde_json::Value>, ForwardedBo
 }
 
 // === impl ForwardedBody ===
+
+impl ForwardedBody {
+    /// The connection to the upstream, if that switched protocols.
+    pub(super) fn take_tunnel(&mut self) -> Option<Tunnel> {
+        match self {
+            Self::Live(body) => body.take_tunnel(),
+            Self::Peeked { .. } => None,
+        }
+    }
+}
 
 impl Body for ForwardedBody {
     type Data = Bytes;

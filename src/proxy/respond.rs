@@ -22,7 +22,7 @@ use super::target::{InFlight, Target};
 use super::watch::Watch;
 use crate::metrics::Metrics;
 use crate::upstream::connect::ConnectError;
-use crate::upstream::{BodyError, SendFailure};
+use crate::upstream::{BodyError, SendFailure, Tunnel};
 
 /// A response's body, and the end of its measurement.
 pub(super) struct ResponseBody {
@@ -65,7 +65,8 @@ pub(super) fn forward(
         target.metrics.count(parts.status);
     }
     parts.version = Version::HTTP_11;
-    if parts.headers.contains_key(PROXY_STATUS) {
+    // Faster than to look it up.
+    if parts.headers.keys().any(|name| *name == PROXY_STATUS) {
         headers::strip_own_proxy_status(&mut parts.headers);
     }
     // Only now: what the upstream said in our name is gone.
@@ -154,16 +155,7 @@ pub(super) fn problem(
     response
 }
 
-/// Asks the app to go on by another connection: an idle one that is closed under it can cost it a request. HTTP/2 has a frame
-/// for that, and an upgraded connection goes on as something else.
-pub(super) fn last_of_its_connection(response: &mut Response<ResponseBody>, version: Version) {
-    if version != Version::HTTP_2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let close = HeaderValue::from_static("close");
-        response.headers_mut().insert(CONNECTION, close);
-    }
-}
-
-/// For connections on which hyper is not, or no longer, in charge.
+/// Where there was no request: a whole message, after which the connection ends.
 pub(super) fn raw_problem(error: &ProxyError, metrics: &Metrics) -> Vec<u8> {
     let answer = Answer::to(error);
     log(error, &answer, None);
@@ -231,6 +223,16 @@ impl Drop for Measure {
 }
 
 // === impl ResponseBody ===
+
+impl ResponseBody {
+    /// The connection to the upstream, if that switched protocols (101).
+    pub(super) fn take_tunnel(&mut self) -> Option<Tunnel> {
+        match &mut self.content {
+            Content::Own(_) => None,
+            Content::Upstream(body) => body.take_tunnel(),
+        }
+    }
+}
 
 impl Body for ResponseBody {
     type Data = Bytes;

@@ -1,38 +1,23 @@
-//! A client's byte stream: it tells its watch when bytes come in, and turns hyper's bare refusals into ours.
+//! A client's byte stream.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-
-use super::accept::{Client, Worker};
-use super::error::ProxyError;
-use super::respond;
-use super::watch::Watch;
-use crate::metrics::Metrics;
 
 pub(super) enum ClientStream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-/// A [`ClientStream`] under hyper's server.
-pub(super) struct Watched {
+/// A [`ClientStream`] of which a part was read before: for HTTP/2, and for tunnels.
+pub(super) struct Rewound {
     stream: ClientStream,
-    /// Read before, by HTTP/1; to be read again, by HTTP/2.
-    rewound: Bytes,
-    watch: Arc<Watch>,
-    metrics: Arc<Metrics>,
-    /// The client does not take what is written to it as fast as it comes.
-    held_up: bool,
-    /// What is being written in place of hyper's answer.
-    refusal: Bytes,
-    /// A tunnel outlives the HTTP connection: it keeps its place, and shutdown waiting, until the stream is dropped.
-    _client: Option<Arc<Client>>,
+    /// What comes first.
+    front: Bytes,
 }
 
 // === impl ClientStream ===
@@ -44,131 +29,58 @@ impl ClientStream {
             Self::Unix(stream) => stream.peer_cred().ok().map(|peer| peer.uid()),
         }
     }
-}
 
-// === impl Watched ===
-
-impl Watched {
-    pub(super) fn new(stream: ClientStream, client: Option<Arc<Client>>, worker: &Worker) -> Self {
-        let watch = client
-            .as_ref()
-            .map_or_else(Arc::default, |client| Arc::clone(&client.watch));
-        Self {
-            stream,
-            rewound: Bytes::new(),
-            watch,
-            metrics: Arc::clone(&worker.proxy.metrics),
-            held_up: false,
-            refusal: Bytes::new(),
-            _client: client,
+    /// Whether there is something to read, or the end: asked before there is a buffer for it.
+    pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(cx),
+            Self::Unix(stream) => stream.poll_read_ready(cx),
         }
     }
 
-    /// Puts bytes back in front of those to come.
-    pub(super) fn rewind(&mut self, bytes: Bytes) {
-        self.rewound = bytes;
-    }
-
-    /// Whether a response may be in the middle of going out.
-    pub(super) fn is_held_up(&self) -> bool {
-        self.held_up
-    }
-
-    /// hyper answers a head that it cannot parse by itself, with a bare status line. Nobody could tell whose answer that is
-    /// (DESIGN.md §5), so that ours goes out in its place. No answer that went through `respond` begins with these two fields:
-    /// hyper puts `connection: close` behind the others.
-    fn replaces(&self, written: &[u8]) -> Option<ProxyError> {
-        if !written.starts_with(b"HTTP/1.1 4") || !self.watch.between_requests() {
-            return None;
+    /// Makes closing it a reset: for a client that would take an end for a good one.
+    pub(super) fn reset_on_close(&self) {
+        if let Self::Tcp(stream) = self {
+            // Where it cannot be said, the end has to do.
+            let _ = stream.set_zero_linger();
         }
-        let fields = written
-            .iter()
-            .position(|byte| *byte == b'\n')
-            .map(|end| &written[end + 1..])?;
-        if !fields.starts_with(b"connection: close\r\ncontent-length: 0\r\n")
-            || !fields.ends_with(b"\r\n\r\n")
-        {
-            return None;
-        }
-        match &written[9..12] {
-            b"431" | b"414" => Some(ProxyError::HeadersTooLarge),
-            b"400" => Some(ProxyError::BadRequest("the request is not valid HTTP/1.1")),
-            _ => None,
-        }
-    }
-
-    /// Writes what is left of our refusal, and then claims that hyper's was written.
-    fn poll_refuse(&mut self, cx: &mut Context<'_>, claimed: usize) -> Poll<io::Result<usize>> {
-        while !self.refusal.is_empty() {
-            let written = ready!(self.stream.poll_write(cx, &self.refusal))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.refusal.advance(written);
-        }
-        Poll::Ready(Ok(claimed))
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for ClientStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if !this.rewound.is_empty() {
-            let take = this.rewound.len().min(buf.remaining());
-            buf.put_slice(&this.rewound.split_to(take));
-            return Poll::Ready(Ok(()));
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
         }
-        let read = match &mut this.stream {
-            ClientStream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            ClientStream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-        };
-        if read.is_ready() {
-            this.watch.received();
-        }
-        read
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for ClientStream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        if !this.refusal.is_empty() {
-            return this.poll_refuse(cx, buf.len());
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
         }
-        if let Some(error) = this.replaces(buf) {
-            this.refusal = respond::raw_problem(&error, &this.metrics).into();
-            return this.poll_refuse(cx, buf.len());
-        }
-        let written = this.stream.poll_write(cx, buf);
-        this.held_up = !matches!(written, Poll::Ready(Ok(length)) if length == buf.len());
-        written
     }
 
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
+        bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        // A refusal of hyper's is one slice.
-        if let [only] = bufs {
-            return Pin::new(this).poll_write(cx, only);
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
-        let written = match &mut this.stream {
-            ClientStream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            ClientStream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        };
-        let wanted: usize = bufs.iter().map(|buf| buf.len()).sum();
-        this.held_up = !matches!(written, Poll::Ready(Ok(length)) if length == wanted);
-        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -176,25 +88,75 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
-            ClientStream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            ClientStream::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
-            ClientStream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            ClientStream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
 
-impl ClientStream {
-    fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+// === impl Rewound ===
+
+impl Rewound {
+    pub(super) fn new(stream: ClientStream, front: Bytes) -> Self {
+        Self { stream, front }
+    }
+}
+
+impl AsyncRead for Rewound {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.front.is_empty() {
+            return Pin::new(&mut this.stream).poll_read(cx, buf);
         }
+        let take = this.front.len().min(buf.remaining());
+        buf.put_slice(&this.front[..take]);
+        this.front.advance(take);
+        if this.front.is_empty() {
+            // The buffer that it is a part of may be a large one.
+            this.front = Bytes::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Rewound {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }

@@ -9,17 +9,13 @@ use std::time::Duration;
 
 use http::header::{CONNECTION, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Response, Version};
+use http::{HeaderMap, HeaderValue, Version};
 use http_body::Body;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::headers::{Scan, connection_upgrade};
-use super::reject::ForwardedBody;
-use crate::upstream::UpstreamBody;
 
 /// How long the side that has not closed may be silent once the other one has. A full close looks like a half one until
 /// something is written to it, and a peer that only waits for us to close would wait for ever.
@@ -28,14 +24,13 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// A switch of protocols that the app asks for.
 pub(super) struct Wanted {
     protocol: HeaderValue,
-    app: OnUpgrade,
 }
 
 impl Wanted {
-    /// Takes the app's half out of the request. What is about this hop is not passed on: `h2c` (RFC 9113 §3.1), and `TLS`
+    /// What the request asks for, if it may have it. What is about this hop is not passed on: `h2c` (RFC 9113 §3.1), and `TLS`
     /// (RFC 2817), which Apache's HttpClient offers with every request. Nor is an offer along with a body: a server
     /// that does not take it must find an ordinary request.
-    pub(super) fn take(parts: &mut Parts, body: &impl Body, scan: &Scan) -> Option<Self> {
+    pub(super) fn of(parts: &Parts, body: &impl Body, scan: &Scan) -> Option<Self> {
         if !scan.upgrade || parts.version != Version::HTTP_11 || !connection_upgrade(&parts.headers)
         {
             return None;
@@ -44,8 +39,7 @@ impl Wanted {
         if !body.is_end_stream() || is_about_this_hop(&protocol) {
             return None;
         }
-        let app = parts.extensions.remove::<OnUpgrade>()?;
-        Some(Self { protocol, app })
+        Some(Self { protocol })
     }
 
     /// Asks the upstream for the same.
@@ -53,26 +47,11 @@ impl Wanted {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, self.protocol.clone());
     }
-
-    /// Joins both sides if the upstream switched. The tunnel ends when both sides have closed, when one has and the
-    /// other is silent from then on, or with the worker.
-    pub(super) fn finish(self, mut response: Response<UpstreamBody>) -> Response<ForwardedBody> {
-        let Some(mut upstream) = response.body_mut().take_tunnel() else {
-            return response.map(ForwardedBody::Live);
-        };
-        tokio::spawn(async move {
-            let Ok(app) = self.app.await else {
-                return;
-            };
-            if let Err(error) = join(TokioIo::new(app), &mut upstream).await {
-                tracing::debug!(%error, "upgraded connection ended");
-            }
-        });
-        response.map(ForwardedBody::Live)
-    }
 }
 
-async fn join<A, U>(app: A, upstream: &mut U) -> io::Result<()>
+/// Joins both sides of a connection that the upstream has switched. The tunnel ends when both sides have closed, when one has and
+/// the other is silent from then on, or with the worker.
+pub(super) async fn join<A, U>(app: A, upstream: &mut U) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,

@@ -89,11 +89,6 @@ impl Watch {
         }
     }
 
-    /// No request is being answered.
-    pub(super) fn between_requests(&self) -> bool {
-        self.busy.load(Ordering::Relaxed) == 0
-    }
-
     pub(super) fn request_started(&self) {
         self.busy.fetch_add(1, Ordering::Relaxed);
         self.phase.store(USED, Ordering::Relaxed);

@@ -7,7 +7,6 @@
 //! The rejected alternative is hyper's client, which took 14 000 of 50 000 user instructions of a request; it stays on the
 //! app's side, and for HTTP/2.
 
-mod body;
 mod encode;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -29,20 +28,17 @@ use http_body::Frame;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use self::body::{Decoder, Step};
-use self::head::{Framing, Head, Malformed, Parsed};
+use self::head::{Head, Parsed};
 use self::upload::{Upload, UploadError};
 use super::body::{BodyError, RequestBody, UpstreamBody};
 use super::connect::Stream;
 use super::counted::Open;
 use super::pool::Shared;
 use super::send::{SendError, SendFailure};
+use crate::http1::decode::{Decoder, Step};
+use crate::http1::{Framing, Malformed};
 
 pub use tunnel::Tunnel;
-
-/// Of a response head; the same as on the app's side.
-pub(super) const MAX_HEAD: usize = 64 * 1024;
-pub(super) const MAX_FIELDS: usize = 256;
 
 /// 1xx heads before the one that counts.
 const MAX_INTERIM: u32 = 16;

@@ -1,22 +1,23 @@
 //! HTTP/2 connections of a pool: many streams on one connection, as many as the peer allows.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::body::{RequestBody, UpstreamBody};
 use super::counted::{Counted, FirstBytes};
-use super::http1::MAX_HEAD;
 use super::pool::Shared;
 use super::send::{SendError, SendFailure, stream_error};
+use crate::http1::MAX_HEAD;
 
 /// Per stream and per connection. Large enough for 10 MiB bodies at a few milliseconds of round trip.
 const STREAM_WINDOW: u32 = 1024 * 1024;
@@ -43,7 +44,12 @@ pub(super) struct Connection {
     /// How many times in a row [`Self::age`] found it unused.
     unused: AtomicU32,
     born: Instant,
+    /// Of streams that are over: moving a registered timer on costs next to nothing, while a new one for every request has to be
+    /// put into the timer wheel and taken out again.
+    timers: Mutex<Vec<Timer>>,
 }
+
+type Timer = Pin<Box<Sleep>>;
 
 /// The right to one stream. Dropping it makes room for the next.
 pub(super) struct Slot {
@@ -77,6 +83,7 @@ impl Connection {
             used: AtomicBool::new(true),
             unused: AtomicU32::new(0),
             born: Instant::now(),
+            timers: Mutex::default(),
         });
         let (settled, settings) = oneshot::channel();
         let limit = StreamLimit {
@@ -120,6 +127,22 @@ impl Connection {
         self.unused.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    fn timer(&self, deadline: Instant) -> Timer {
+        let spare = self.timers().pop();
+        match spare {
+            Some(mut timer) => {
+                timer.as_mut().reset(deadline);
+                timer
+            }
+            None => Box::pin(sleep_until(deadline)),
+        }
+    }
+
+    /// Uncontended: all streams are of one worker.
+    fn timers(&self) -> MutexGuard<'_, Vec<Timer>> {
+        self.timers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes a stream, if the peer allows one more. Only called under the pool's lock.
     pub(super) fn reserve(self: &Arc<Self>, pool: &Arc<Shared>, reused: bool) -> Option<Slot> {
         let max = self.max_streams.load(Ordering::Relaxed);
@@ -149,13 +172,18 @@ impl Slot {
         let reused = self.reused;
         let mut sender = self.connection.sender.clone();
         let mut sent = pin!(sender.try_send_request(request));
-        let mut deadline = Instant::now() + wait;
+        let mut timer = self.connection.timer(Instant::now() + wait);
         loop {
-            match tokio::time::timeout_at(deadline, sent.as_mut()).await {
-                Ok(Ok(response)) => {
+            let answer = poll_fn(|cx| match sent.as_mut().poll(cx) {
+                Poll::Ready(answer) => Poll::Ready(Some(answer)),
+                Poll::Pending => timer.as_mut().poll(cx).map(|()| None),
+            });
+            match answer.await {
+                Some(Ok(response)) => {
+                    self.connection.timers().push(timer);
                     return Ok(response.map(|body| UpstreamBody::http2(body, self)));
                 }
-                Ok(Err(mut error)) => {
+                Some(Err(mut error)) => {
                     let unsent = error.take_message().is_some();
                     let error = error.into_error();
                     // Going away, or broken: its driver may not have noticed yet.
@@ -168,13 +196,13 @@ impl Slot {
                         unsent,
                     });
                 }
-                Err(_) => {
+                None => {
                     let now = Instant::now();
                     let later = progress
                         .as_ref()
                         .map(|progress| progress.deadline(now, wait));
                     match later.filter(|later| *later > now) {
-                        Some(later) => deadline = later,
+                        Some(later) => timer.as_mut().reset(later),
                         None => break,
                     }
                 }

@@ -96,6 +96,11 @@ impl Pool {
         }
     }
 
+    /// A connection or stream that is there.
+    pub fn ready(&self) -> Option<Checkout> {
+        self.shared.take(&mut self.shared.lock())
+    }
+
     /// A connection or stream for one request: one that is there, or the first that becomes free or is dialled.
     ///
     /// Cancel safe: a dial goes on for the next request.

@@ -9,6 +9,7 @@ use http::{Request, Response};
 
 use super::body::{RequestBody, UpstreamBody};
 use super::pool::Shared;
+use super::tee::BrokeOff;
 use super::{http1, http2};
 
 /// A connection or stream for one request. Dropped unused, it goes back to the pool.
@@ -139,11 +140,10 @@ pub(super) fn stream_error(error: &hyper::Error) -> Option<&h2::Error> {
         .filter(|error| error.is_reset())
 }
 
-/// The body that we send is hyper's own, so that an error within a user error is the app's; with HTTP/2 the stream was then
-/// reset by us. Other user errors are about a driver that is gone.
+/// The app's body did, for which HTTP/2 resets the stream. Other user errors are about a driver that is gone.
 fn app_broke_off(error: &hyper::Error) -> bool {
     let body = error
         .source()
-        .is_some_and(|source| error.is_user() && source.is::<hyper::Error>());
+        .is_some_and(|source| error.is_user() && source.is::<BrokeOff>());
     body || stream_error(error).is_some_and(|reset| !reset.is_remote() && !reset.is_library())
 }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
+use http_body_util::BodyExt as _;
 
 use super::body::RequestBody;
 use super::send::Cause;
@@ -25,8 +25,11 @@ pub struct Replay {
 #[derive(Clone)]
 struct Tee(Arc<Mutex<State>>);
 
+/// In a box: most requests have none.
+type Live = Pin<Box<dyn Body<Data = Bytes, Error = Cause> + Send>>;
+
 struct State {
-    live: Incoming,
+    live: Live,
     /// What the app has declared; it holds for every attempt.
     declared: SizeHint,
     kept: Vec<Bytes>,
@@ -50,6 +53,11 @@ pub(super) struct Reader {
     attempt: u32,
 }
 
+/// The app's body did: so that this can be told from whatever else goes wrong with an upload.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(super) struct BrokeOff(Cause);
+
 /// The reader of an attempt that is over: an HTTP/2 upload goes on by itself until it hears of that.
 #[derive(Debug, thiserror::Error)]
 #[error("another attempt goes on with this body")]
@@ -59,7 +67,11 @@ struct Overtaken;
 
 impl Replay {
     /// Keeps up to `limit` bytes of `body`. Fields named in `forbidden` are taken out of its trailers.
-    pub fn new(body: Incoming, forbidden: Arc<[HeaderName]>, limit: usize) -> Self {
+    pub fn new<B>(body: B, forbidden: Arc<[HeaderName]>, limit: usize) -> Self
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Cause>,
+    {
         if body.is_end_stream() {
             return Self {
                 tee: None,
@@ -68,7 +80,7 @@ impl Replay {
         }
         let state = State {
             declared: body.size_hint(),
-            live: body,
+            live: Box::pin(body.map_err(Into::into)),
             kept: Vec::new(),
             trailers: None,
             room: limit,
@@ -179,11 +191,8 @@ impl State {
         self.room = 0;
     }
 
-    fn poll_live(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.live).poll_frame(cx));
+    fn poll_live(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
+        let frame = ready!(self.live.as_mut().poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
@@ -195,7 +204,7 @@ impl State {
             Some(Err(_)) => self.whole = false,
             None => self.ended = true,
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(BrokeOff)))
     }
 }
 

@@ -9,6 +9,7 @@
     reason = "what cannot go on has failed, and says where"
 )]
 
+mod authorization;
 mod browser;
 mod cli;
 mod client;
@@ -25,6 +26,7 @@ mod leaving;
 mod own_credentials;
 mod page;
 mod peers;
+mod persistence;
 mod protocols;
 mod readme;
 mod recorder;

@@ -264,8 +264,8 @@ async fn an_answer_before_the_upload_ends() {
     .await;
 }
 
-/// RFC 9110 §15.2 lets us keep hints to ourselves: an app of HTTP/1.0 could not tell them from the answer. Nothing of them
-/// gets into the answer, either.
+/// RFC 9110 §15.2 would have a proxy pass interim answers on, to an app that knows them: not to HTTP/1.0. Whether they are or
+/// not, nothing of them gets into the answer itself.
 #[tokio::test]
 async fn nothing_of_a_hint_is_part_of_the_answer() {
     let world = World::new();

@@ -122,9 +122,8 @@ async fn no_408_is_written_into_a_response_that_is_held_up() {
         let mut told = 0;
         for (size, mut client) in held_up {
             // Cut off, or whole. Nothing else stands in it.
-            let all = match client.rest().await {
-                Ok(all) => all,
-                Err(_) => continue,
+            let Ok(all) = client.rest().await else {
+                continue;
             };
             let text = String::from_utf8(all).unwrap();
             let (head, body) = text.split_once("\r\n\r\n").unwrap();

@@ -12,7 +12,7 @@ use crate::config::{Endpoint, LifeCycle, Provider, TokenSource};
 use crate::dialect::{Expiry, Frozen, Variables};
 use crate::provider::chain::{self, Tokens};
 use crate::provider::discovery::discover;
-use crate::provider::exchange::{Call, Fetch as _, FetchError, Fetched, HttpFetch, frozen};
+use crate::provider::exchange::{self, Fetch as _, FetchError, Fetched, HttpFetch, frozen};
 use crate::provider::schedule::{Life, Schedule};
 use crate::provider::{inputs, static_token};
 use crate::upstream::tls::TlsProfiles;
@@ -73,12 +73,24 @@ async fn try_fetch(
             lines.push(("request", request));
             let deadline = Instant::now() + endpoint.timeout;
             let line = fetcher.dial(endpoint, deadline).await?;
-            let call = Call {
-                endpoint,
-                request: &endpoint.plan.request,
-                variables: &variables,
-            };
-            line.send(call, deadline).await
+            let sent = clock.now();
+            let frozen = frozen(sent, endpoint.address());
+            let asked = exchange::prepare(endpoint, &endpoint.plan.request, &variables, &frozen)?;
+            let answered = line.ask(endpoint, asked.request, deadline).await?;
+            let answer = answered.answer(clock.now());
+            let secrets: Vec<_> = asked.secrets.iter().collect();
+            let rules = &endpoint.plan.response;
+            match rules.read(answer, &secrets) {
+                Ok(issued) => Ok(Fetched { issued, sent }),
+                Err(refusal) => {
+                    let told = rules.explain(answer, &secrets).join("\n");
+                    lines.push(("answer", told));
+                    Err(FetchError::Refused {
+                        host: endpoint.token_url.authority.clone(),
+                        refusal,
+                    })
+                }
+            }
         }
     }
 }

@@ -37,7 +37,7 @@ pub(super) struct Change {
 
 impl Trouble {
     /// What is wrong before anything is asked.
-    pub(super) fn from_the_start(&self) -> Option<Fault> {
+    pub(super) fn at_the_start(&self) -> Option<Fault> {
         match (self.begins, self.wrong) {
             (None, Wrong::Endpoint(fault)) => Some(fault),
             _ => None,
@@ -55,7 +55,7 @@ pub(super) fn changes(troubles: &[Trouble]) -> Vec<Change> {
             vendor: trouble.vendor,
             wrong,
         };
-        if trouble.from_the_start().is_none() {
+        if trouble.at_the_start().is_none() {
             changes.push(change(begins, Some(trouble.wrong)));
         }
         if let Some(lasts) = trouble.lasts {
@@ -184,7 +184,7 @@ mod tests {
                 (45, Kind::Cncn, false)
             ]
         );
-        assert_eq!(troubles[0].from_the_start(), None);
-        assert_eq!(troubles[2].from_the_start(), Some(Fault::Status(500)));
+        assert_eq!(troubles[0].at_the_start(), None);
+        assert_eq!(troubles[2].at_the_start(), Some(Fault::Status(500)));
     }
 }

@@ -379,6 +379,9 @@ fn what_comes_after_status_is_one() {
     let toml = toml::from_str("token = '/t'\ntransient = ['status:404', 'status:4o4']").unwrap();
     let mut problems = Vec::new();
     ResponseRules::parse(&toml, &mut problems);
-    let paths: Vec<_> = problems.iter().map(|problem| problem.path.as_str()).collect();
+    let paths: Vec<_> = problems
+        .iter()
+        .map(|problem| problem.path.as_str())
+        .collect();
     assert_eq!(paths, ["response.transient"]);
 }

@@ -114,6 +114,11 @@ impl FetchError {
         }
     }
 
+    /// Whether the right server answered, and could not help just now.
+    pub fn is_servers_trouble(&self) -> bool {
+        matches!(self, Self::Refused { refusal, .. } if refusal.class == Class::Transient && refusal.status >= 429)
+    }
+
     /// Whether the vendor refused what it was given, a token among it perhaps.
     pub fn refuses_credentials(&self) -> bool {
         matches!(self, Self::Refused { refusal, .. }

@@ -363,7 +363,7 @@ fn the_same_token_back_is_asked_for_again_by_what_is_left_of_it() {
         schedule.succeeded(life, true, now(at));
     }
     // Near the end it halves no further than to `min_interval`.
-    assert_eq!(fetches, 6);
+    assert_eq!(fetches, 7);
     assert!(at <= secs(3601), "{at:?}");
 }
 

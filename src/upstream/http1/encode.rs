@@ -1,45 +1,25 @@
-//! Request heads and chunks as bytes (RFC 9112 §3, §6 and §7.1).
-//!
-//! Names and values come from [`http`]'s types, which hold nothing that could end a line.
+//! Request heads as bytes (RFC 9112 §3).
 
-use http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
-    CONTENT_TYPE, COOKIE, EXPECT, HOST, MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-    SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
-};
+use http::Method;
+use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, Method};
 use http_body::Body as _;
 
+use crate::http1::encode::{Framing, field, framing_field};
 use crate::upstream::body::RequestBody;
 
-/// How the upstream knows where a request's body ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
-    /// No body. Nothing is said about it, unless the app did.
-    None,
-    /// So many bytes are still to be sent.
-    Length(u64),
-    Chunked,
-}
-
-/// The end of a body in chunks, without trailers.
-pub(super) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
-
-/// [`LAST_CHUNK`] after the end of the last chunk but it.
-pub(super) const CHUNK_END_AND_LAST: &[u8] = b"\r\n0\r\n\r\n";
-
-impl Framing {
-    /// By the body alone: whatever the head says about its length is about how it came to us.
-    pub(super) fn of(head: &Parts, body: &RequestBody) -> Self {
-        if !body.is_end_stream() {
-            return body.size_hint().exact().map_or(Self::Chunked, Self::Length);
-        }
-        // RFC 9110 §8.6: methods that define a meaning for a body say that it is empty, others only if the app did.
-        match head.method {
-            Method::POST | Method::PUT | Method::PATCH => Self::Length(0),
-            _ => Self::None,
-        }
+/// By the body alone: whatever the head says about its length is about how it came to us.
+pub(super) fn framing(head: &Parts, body: &RequestBody) -> Framing {
+    if !body.is_end_stream() {
+        return body
+            .size_hint()
+            .exact()
+            .map_or(Framing::Chunked, Framing::Length);
+    }
+    // RFC 9110 §8.6: methods that define a meaning for a body say that it is empty, others only if the app did.
+    match head.method {
+        Method::POST | Method::PUT | Method::PATCH => Framing::Length(0),
+        _ => Framing::None,
     }
 }
 
@@ -73,71 +53,6 @@ pub(super) fn head(out: &mut Vec<u8>, head: &Parts, framing: Framing) {
     if let Some(framing) = framing {
         framing_field(out, framing);
     }
-    out.extend_from_slice(b"\r\n");
-}
-
-/// Appends the line before a chunk's data.
-pub(super) fn chunk_size(out: &mut Vec<u8>, size: usize) {
-    let digits = (usize::BITS - size.leading_zeros()).div_ceil(4).max(1);
-    for digit in (0..digits).rev() {
-        out.push(b"0123456789abcdef"[size >> (4 * digit) & 0xf]);
-    }
-    out.extend_from_slice(b"\r\n");
-}
-
-/// Appends the end of a body in chunks.
-pub(super) fn last_chunk(out: &mut Vec<u8>, trailers: &HeaderMap) {
-    out.extend_from_slice(b"0\r\n");
-    for (name, value) in trailers {
-        if is_trailer(name) {
-            field(out, name, value.as_bytes());
-        }
-    }
-    out.extend_from_slice(b"\r\n");
-}
-
-/// Whether a field may stand in a trailer section: not what frames or routes a message, authenticates, or is for whoever
-/// handles the content (RFC 9110 §6.5.1).
-pub(super) fn is_trailer(name: &HeaderName) -> bool {
-    const FOR_HEADS: [HeaderName; 19] = [
-        AUTHORIZATION,
-        CACHE_CONTROL,
-        CONNECTION,
-        CONTENT_ENCODING,
-        CONTENT_LENGTH,
-        CONTENT_RANGE,
-        CONTENT_TYPE,
-        COOKIE,
-        EXPECT,
-        HOST,
-        MAX_FORWARDS,
-        PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION,
-        SET_COOKIE,
-        TE,
-        TRAILER,
-        TRANSFER_ENCODING,
-        UPGRADE,
-        WWW_AUTHENTICATE,
-    ];
-    !FOR_HEADS.contains(name) && name.as_str() != "keep-alive"
-}
-
-fn framing_field(out: &mut Vec<u8>, framing: Framing) {
-    match framing {
-        Framing::None => {}
-        Framing::Length(length) => {
-            let mut digits = itoa::Buffer::new();
-            field(out, &CONTENT_LENGTH, digits.format(length).as_bytes());
-        }
-        Framing::Chunked => field(out, &TRANSFER_ENCODING, b"chunked"),
-    }
-}
-
-fn field(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
-    out.extend_from_slice(name.as_str().as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
 }
 

@@ -5,8 +5,9 @@ use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, StatusCode};
 
-use super::body::{Decoder, Step};
-use super::head::{self, Framing, Head, Parsed};
+use super::head::{self, Head, Parsed};
+use crate::http1::Framing;
+use crate::http1::decode::{Decoder, Step};
 
 /// What came of a response.
 #[derive(Debug, PartialEq)]

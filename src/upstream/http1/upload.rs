@@ -2,26 +2,21 @@
 //!
 //! A state machine to be polled beside the reading of the response, in the same task.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::request::Parts;
 use http_body::{Body as _, Frame};
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
-use super::encode::{self, Framing};
+use super::encode;
+use crate::http1::output::{GATHER, Output};
 use crate::upstream::body::RequestBody;
 use crate::upstream::send::Cause;
-
-/// Frames up to this size are copied together, so that they leave as one TLS record and one system call.
-const SMALL_FRAME: usize = 2 * 1024;
-
-/// So much is copied together at most; also the largest TLS record.
-const GATHER: usize = 16 * 1024;
 
 /// What the buffer of a connection that nobody uses may hold on to.
 const KEPT: usize = 4 * 1024;
@@ -29,13 +24,8 @@ const KEPT: usize = 4 * 1024;
 /// The sending half of a connection.
 pub(super) struct Upload {
     body: RequestBody,
-    framing: Framing,
     state: State,
-    /// Head, chunk sizes, small frames and trailers. What is to be written: `out[written..]`, then `data`, then `tail`.
-    out: Vec<u8>,
-    written: usize,
-    data: Bytes,
-    tail: &'static [u8],
+    out: Output,
     /// Something was written, or may have been.
     started: bool,
     /// When a frame was last taken from the app, or a part of it by the upstream.
@@ -61,22 +51,13 @@ pub(super) enum UploadError {
     Upstream(io::Error),
 }
 
-/// The body is not as long as its `Content-Length`.
-#[derive(Debug, thiserror::Error)]
-#[error("it is not as long as its Content-Length")]
-struct WrongLength;
-
 impl Upload {
     /// Of a connection that has yet to carry a request.
     pub(super) const fn new() -> Self {
         Self {
             body: RequestBody::Empty,
-            framing: Framing::None,
             state: State::Done,
-            out: Vec::new(),
-            written: 0,
-            data: Bytes::new(),
-            tail: b"",
+            out: Output::new(),
             started: false,
             moved: None,
             waits_for_app: false,
@@ -85,10 +66,8 @@ impl Upload {
 
     /// Gets a request ready. The one before was sent to its end.
     pub(super) fn begin(&mut self, head: &Parts, body: RequestBody) {
-        self.framing = Framing::of(head, &body);
-        self.out.clear();
-        self.written = 0;
-        encode::head(&mut self.out, head, self.framing);
+        let framing = encode::framing(head, &body);
+        encode::head(self.out.begin(framing), head, framing);
         self.state = if body.is_end_stream() {
             State::Ending
         } else {
@@ -130,8 +109,7 @@ impl Upload {
 
     /// Memory that an idle connection can do without.
     pub(super) fn shed(&mut self) {
-        self.out.clear();
-        self.out.shrink_to(KEPT);
+        self.out.shed(KEPT);
     }
 
     /// Goes on as far as app and upstream let it.
@@ -143,7 +121,7 @@ impl Upload {
         self.waits_for_app = false;
         loop {
             self.gather(cx).map_err(UploadError::App)?;
-            if self.has_output() {
+            if !self.out.is_empty() {
                 ready!(self.write(cx, io)).map_err(UploadError::Upstream)?;
                 continue;
             }
@@ -160,12 +138,7 @@ impl Upload {
 
     /// Takes what the app has sent.
     fn gather(&mut self, cx: &mut Context<'_>) -> Result<(), Cause> {
-        while self.state == State::Body
-            && self.data.is_empty()
-            // The end of a chunk goes out before the next one's size.
-            && self.tail.is_empty()
-            && self.out.len() - self.written < GATHER
-        {
+        while self.state == State::Body && self.out.has_room() {
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Pending => break,
                 Poll::Ready(None) => self.end()?,
@@ -178,13 +151,10 @@ impl Upload {
     fn take(&mut self, frame: Frame<Bytes>) -> Result<(), Cause> {
         self.moved = Some(Instant::now());
         match frame.into_data() {
-            Ok(data) if data.is_empty() => {}
-            Ok(data) => self.take_data(data)?,
+            Ok(data) => self.out.put(data)?,
             Err(frame) => {
-                if self.framing == Framing::Chunked
-                    && let Some(trailers) = frame.trailers_ref()
-                {
-                    encode::last_chunk(&mut self.out, trailers);
+                if let Some(trailers) = frame.trailers_ref() {
+                    self.out.end_with(trailers)?;
                     self.state = State::Ending;
                     return Ok(());
                 }
@@ -196,44 +166,10 @@ impl Upload {
         Ok(())
     }
 
-    fn take_data(&mut self, data: Bytes) -> Result<(), Cause> {
-        let chunked = match &mut self.framing {
-            Framing::Chunked => true,
-            Framing::Length(left) => {
-                *left = left.checked_sub(data.len() as u64).ok_or(WrongLength)?;
-                false
-            }
-            Framing::None => return Err(WrongLength.into()),
-        };
-        if chunked {
-            encode::chunk_size(&mut self.out, data.len());
-        }
-        let end: &[u8] = if chunked { b"\r\n" } else { b"" };
-        if data.len() <= SMALL_FRAME {
-            self.out.extend_from_slice(&data);
-            self.out.extend_from_slice(end);
-        } else {
-            self.data = data;
-            self.tail = end;
-        }
-        Ok(())
-    }
-
     fn end(&mut self) -> Result<(), Cause> {
-        match self.framing {
-            Framing::None | Framing::Length(0) => {}
-            Framing::Length(_) => return Err(WrongLength.into()),
-            Framing::Chunked if self.data.is_empty() => {
-                self.out.extend_from_slice(encode::LAST_CHUNK);
-            }
-            Framing::Chunked => self.tail = encode::CHUNK_END_AND_LAST,
-        }
+        self.out.end()?;
         self.state = State::Ending;
         Ok(())
-    }
-
-    fn has_output(&self) -> bool {
-        self.written < self.out.len() || !self.data.is_empty() || !self.tail.is_empty()
     }
 
     fn write(
@@ -241,38 +177,15 @@ impl Upload {
         cx: &mut Context<'_>,
         io: &mut (impl AsyncWrite + Unpin),
     ) -> Poll<io::Result<()>> {
-        let out = &self.out[self.written..];
-        let total = out.len() + self.data.len() + self.tail.len();
-        let io = Pin::new(io);
-        let wrote = if out.len() == total {
-            ready!(io.poll_write(cx, out))
-        } else {
-            let parts = [out, &self.data, self.tail].map(IoSlice::new);
-            ready!(io.poll_write_vectored(cx, &parts))
-        };
+        let total = self.out.len();
+        let wrote = ready!(self.out.poll_write(cx, Pin::new(io)));
         // An error at the first try means that nothing can have been understood, unless there was more than one TLS record.
         self.started |= wrote.is_ok() || total > GATHER;
-        let wrote = match wrote? {
-            0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-            wrote => wrote,
-        };
+        wrote?;
         if self.moved.is_some() {
             self.moved = Some(Instant::now());
         }
-        self.advance(wrote);
         Poll::Ready(Ok(()))
-    }
-
-    fn advance(&mut self, wrote: usize) {
-        let of_out = wrote.min(self.out.len() - self.written);
-        self.written += of_out;
-        if self.written == self.out.len() {
-            self.out.clear();
-            self.written = 0;
-        }
-        let of_data = (wrote - of_out).min(self.data.len());
-        self.data.advance(of_data);
-        self.tail = &self.tail[wrote - of_out - of_data..];
     }
 }
 

@@ -1,4 +1,5 @@
-use http::{HeaderValue, Request, Uri};
+use http::header::TE;
+use http::{HeaderName, HeaderValue, Request, Uri};
 use proptest::prelude::*;
 
 use super::*;
@@ -84,7 +85,7 @@ fn what_frames_the_message_is_ours_alone() {
 
 #[test]
 fn an_empty_body_is_announced_where_it_means_something() {
-    for (method, fields, framing) in [
+    for (method, fields, expected) in [
         ("GET", &[][..], Framing::None),
         ("HEAD", &[], Framing::None),
         ("DELETE", &[], Framing::None),
@@ -96,53 +97,15 @@ fn an_empty_body_is_announced_where_it_means_something() {
         ("DELETE", &[("content-length", "5")], Framing::Length(0)),
     ] {
         let head = parts(method, "/", fields);
-        let length = match framing {
+        let length = match expected {
             Framing::None => "",
             _ => "content-length: 0\r\n",
         };
         assert_eq!(
-            text(&head, Framing::of(&head, &RequestBody::Empty)),
+            text(&head, framing(&head, &RequestBody::Empty)),
             format!("{method} / HTTP/1.1\r\n{length}\r\n")
         );
     }
-}
-
-#[test]
-fn chunk_sizes_are_hexadecimal() {
-    for (size, line) in [
-        (0, "0\r\n"),
-        (1, "1\r\n"),
-        (15, "f\r\n"),
-        (16, "10\r\n"),
-        (0x4000, "4000\r\n"),
-        (0xabc_def0, "abcdef0\r\n"),
-        (usize::MAX, "ffffffffffffffff\r\n"),
-    ] {
-        let mut out = Vec::new();
-        chunk_size(&mut out, size);
-        assert_eq!(out, line.as_bytes());
-    }
-}
-
-#[test]
-fn trailers_lose_what_is_for_heads() {
-    let mut trailers = HeaderMap::new();
-    for name in [
-        "x-sum",
-        "content-length",
-        "host",
-        "authorization",
-        "keep-alive",
-        "connection",
-    ] {
-        trailers.append(HeaderName::from_static(name), HeaderValue::from_static("1"));
-    }
-    let mut out = Vec::new();
-    last_chunk(&mut out, &trailers);
-    assert_eq!(out, b"0\r\nx-sum: 1\r\n\r\n");
-    out.clear();
-    last_chunk(&mut out, &HeaderMap::new());
-    assert_eq!(out, LAST_CHUNK);
 }
 
 proptest! {

@@ -39,7 +39,7 @@ impl AsyncWrite for Trickle {
         let this = self.get_mut();
         this.polls += 1;
         // In between, the app's connection has its turn: the next frame is there before the last one is written.
-        if this.polls % 2 == 0 {
+        if this.polls.is_multiple_of(2) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

@@ -1,10 +1,11 @@
-//! Response bodies (RFC 9112 §6.3 and §7.1): frames that are slices of what was read.
+//! Bodies that come in (RFC 9112 §6.3 and §7.1): frames that are slices of what was read.
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::encode::is_trailer;
-use super::head::{Framing, Malformed};
+use super::fields::ends_lines_in_crlf;
+use super::{Framing, Malformed};
 
 /// Of a chunk's size in hexadecimal digits: as many as 64 bits have.
 const MAX_DIGITS: usize = 16;
@@ -18,7 +19,7 @@ const MAX_TRAILER_FIELDS: usize = 64;
 
 /// Where in a body we are.
 #[derive(Debug)]
-pub(super) struct Decoder {
+pub struct Decoder {
     state: State,
     /// Bytes of chunk extensions so far.
     extensions: usize,
@@ -39,7 +40,7 @@ enum State {
 }
 
 #[derive(Debug)]
-pub(super) enum Step {
+pub enum Step {
     Data(Bytes),
     Trailers(HeaderMap),
     End,
@@ -49,12 +50,12 @@ pub(super) enum Step {
 
 impl Decoder {
     /// Of no body.
-    pub(super) const DONE: Self = Self {
+    pub const DONE: Self = Self {
         state: State::Done,
         extensions: 0,
     };
 
-    pub(super) fn new(framing: Framing) -> Self {
+    pub fn new(framing: Framing) -> Self {
         let state = match framing {
             Framing::Empty | Framing::Tunnel | Framing::Length(0) => State::Done,
             Framing::Length(length) => State::Length(length),
@@ -68,12 +69,12 @@ impl Decoder {
     }
 
     /// Everything was handed out.
-    pub(super) fn is_done(&self) -> bool {
+    pub fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
     /// How much is still to come, if that is known.
-    pub(super) fn remaining(&self) -> Option<u64> {
+    pub fn remaining(&self) -> Option<u64> {
         match self.state {
             State::Length(left) => Some(left),
             State::Done => Some(0),
@@ -82,7 +83,7 @@ impl Decoder {
     }
 
     /// Takes the next frame off `read`.
-    pub(super) fn step(&mut self, read: &mut BytesMut) -> Result<Step, Malformed> {
+    pub fn step(&mut self, read: &mut BytesMut) -> Result<Step, Malformed> {
         self.pass_framing(read)?;
         match self.state {
             State::Done => Ok(Step::End),
@@ -113,8 +114,8 @@ impl Decoder {
         }
     }
 
-    /// The upstream closed the connection. An error if there had to be more.
-    pub(super) fn close(&mut self) -> Result<(), std::io::ErrorKind> {
+    /// The peer closed the connection. An error if there had to be more.
+    pub fn close(&mut self) -> Result<(), std::io::ErrorKind> {
         if self.state != State::UntilClose {
             return Err(std::io::ErrorKind::UnexpectedEof);
         }
@@ -191,14 +192,18 @@ impl Decoder {
 
     fn trailers(&mut self, read: &mut BytesMut) -> Result<Step, Malformed> {
         const TOO_LARGE: Malformed = Malformed::Rule("a trailer section that is too large");
+        const INVALID: Malformed = Malformed::Rule("an invalid trailer section");
         let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILER_FIELDS];
         let (length, trailers) = match httparse::parse_headers(read, &mut fields) {
             Ok(httparse::Status::Complete((length, fields))) if length <= MAX_TRAILERS => {
+                if !ends_lines_in_crlf(&read[..length], fields) {
+                    return Err(INVALID);
+                }
                 (length, trailers(fields)?)
             }
             Ok(httparse::Status::Partial) if read.len() <= MAX_TRAILERS => return Ok(Step::More),
             Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(TOO_LARGE),
-            Err(_) => return Err(Malformed::Rule("an invalid trailer section")),
+            Err(_) => return Err(INVALID),
         };
         read.advance(length);
         self.state = State::Done;

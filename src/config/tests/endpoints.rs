@@ -1,0 +1,287 @@
+//! Where tokens come from beyond a URL and a secret: signing keys, other providers, issuers, certificates, devices.
+
+use super::*;
+
+const UPSTREAM: &str = "[upstreams.u]\nurl = 'https://api.example.com'\nprovider = 'p'\n";
+
+fn with(lines: &str) -> String {
+    format!("[providers.p]\n{lines}\n{UPSTREAM}")
+}
+
+const URL: &str = "token_url = 'https://id.example.com/token'\nclient_id = 'c'\n";
+
+/// RFC 8037 §A.1.
+const JWK: &str = r#"{"kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+
+#[test]
+fn signing_keys_are_looked_at_when_the_configuration_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("key");
+    let text = with(&format!(
+        "{URL}auth_method = 'private_key_jwt'\nvars = {{ private_key = {{ file = {path:?} }} }}"
+    ));
+    std::fs::write(&path, JWK).unwrap();
+    good(&text);
+    std::fs::write(&path, "hunter2").unwrap();
+    bad(
+        &text,
+        &["providers.p.vars.private_key: is neither a PEM private key"],
+    );
+    std::fs::write(&path, JWK).unwrap();
+    let other = text.replace(
+        "[upstreams",
+        "client_assertion = { alg = 'RS256' }\n[upstreams",
+    );
+    bad(
+        &other,
+        &["providers.p.vars.private_key: is an Ed25519 key, which cannot sign with RS256"],
+    );
+    bad(
+        &with(&format!("{URL}auth_method = 'private_key_jwt'")),
+        &["providers.p.vars.private_key: is missing"],
+    );
+    // From somewhere else already: a projected token, say.
+    good(&with(&format!(
+        "{URL}auth_method = 'private_key_jwt'\nvars = {{ client_assertion = {{ file = {path:?} }} }}"
+    )));
+}
+
+#[test]
+fn a_provider_may_be_bought_with_another() {
+    let text = |inner_id: &str| {
+        with(&format!(
+            "{URL}grant = 'token_exchange'\nclient_secret = 's'\nvars = {{ subject_token = {{ provider = 'a' }} }}\n\
+             [providers.a]\ntoken_url = 'https://a.example.com'\nclient_id = '{inner_id}'\nclient_secret = 's'"
+        ))
+    };
+    let config = good(&text("one"));
+    // Used by nobody but another provider, which is use enough.
+    assert_eq!(config.warnings, []);
+    assert_eq!(config.providers[1].bought_with(), ["a"]);
+    let identity = |text: &str| endpoint(&good(text), 1).identity.clone();
+    assert_ne!(identity(&text("one")), identity(&text("two")));
+    assert_eq!(
+        identity(&text("one")),
+        identity(&text("one").replace("'s'\n[up", "'t'\n[up"))
+    );
+}
+
+#[test]
+fn chains_that_cannot_be_are_told() {
+    let chained = |name: &str, of: &str| {
+        format!(
+            "[providers.{name}]\n{URL}client_secret = 's'\nrequest = {{ headers = {{ X = '{{provider.{of}}}' }} }}\n"
+        )
+    };
+    let all = |providers: &[(&str, &str)]| {
+        let providers: String = providers
+            .iter()
+            .map(|(name, of)| chained(name, of))
+            .collect();
+        format!("{providers}{UPSTREAM}").replace("provider = 'p'", "provider = 'a'")
+    };
+    bad(
+        &all(&[("a", "bb"), ("b", "c"), ("c", "a")]),
+        &["providers.a: uses the token of a provider that does not exist (did you mean `b`?)"],
+    );
+    bad(
+        &all(&[("a", "b"), ("b", "c"), ("c", "a")]),
+        &["providers.a: each token would be bought with the other: a → b → c → a"],
+    );
+    bad(
+        &all(&[("a", "a")]),
+        &["providers.a: each token would be bought with the other: a → a"],
+    );
+    bad(
+        &with(&format!(
+            "{URL}client_secret = 's'\nvars = {{ t = {{ provider = 'p2' }} }}\ninject = {{ headers = {{ A = '{{access_token}}{{t}}' }} }}\n\
+             [providers.p2]\naccess_token = 'x'"
+        )),
+        &["providers.p.vars.t: the token of another provider is only for token requests"],
+    );
+    bad(
+        "[providers.p]\naccess_token = { provider = 'q' }\n[providers.q]\naccess_token = 'x'",
+        &["providers.p.access_token: cannot be the token of another provider"],
+    );
+    bad(
+        &with(&format!(
+            "{URL}client_secret = 's'\nvars = {{ unix = 'x' }}"
+        )),
+        &["providers.p.vars.unix: has a meaning already"],
+    );
+}
+
+#[test]
+fn subjects_of_an_exchange_share_no_token() {
+    let identity = |subject: &str| {
+        let text = with(&format!(
+            "{URL}grant = 'token_exchange'\nauth_method = 'none'\nvars = {{ subject_token = {subject} }}"
+        ));
+        endpoint(&good(&text), 0).identity.clone()
+    };
+    assert_ne!(identity("'hunter2-one'"), identity("'hunter2-two'"));
+    assert!(!identity("'hunter2-one'").contains("hunter2"));
+}
+
+#[test]
+fn an_issuer_instead_of_a_token_url() {
+    let id = "client_id = 'c'\nclient_secret = 's'\n";
+    let config = good(&with(&format!(
+        "issuer = 'https://id.example.com/realm/'\n{id}"
+    )));
+    let found = endpoint(&config, 0);
+    let issuer = found.issuer.as_ref().unwrap();
+    assert_eq!(issuer.text, "https://id.example.com/realm/");
+    assert_eq!(
+        issuer.well_known,
+        [
+            "/.well-known/oauth-authorization-server/realm",
+            "/realm/.well-known/openid-configuration"
+        ]
+    );
+    let choices: Vec<_> = issuer
+        .choices
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    assert_eq!(
+        choices,
+        [
+            "client_secret_basic",
+            "client_secret_post",
+            "client_secret_jwt",
+            "none"
+        ]
+    );
+    // Who says how to authenticate is not second-guessed.
+    let stated = good(&with(&format!(
+        "issuer = 'https://id.example.com'\nauth_method = 'client_secret_post'\n{id}"
+    )));
+    assert!(
+        endpoint(&stated, 0)
+            .issuer
+            .as_ref()
+            .unwrap()
+            .choices
+            .is_empty()
+    );
+    // Without a secret, with a key: no complaint that the secret is missing.
+    let key = toml::Value::from(JWK);
+    good(&with(&format!(
+        "issuer = 'https://id.example.com'\nclient_id = 'c'\nvars = {{ private_key = {key} }}"
+    )));
+    for (lines, problem) in [
+        (
+            "issuer = 'https://a.example'\ntoken_url = 'https://a.example'\n",
+            "providers.p.issuer: stands beside `token_url`",
+        ),
+        (
+            "issuer = 'http://a.example'\n",
+            "providers.p.issuer: a plain http:// URL off loopback",
+        ),
+        (
+            "issuer = 'https://a.example?x=1'\n",
+            "providers.p.issuer: an issuer has no query",
+        ),
+        (
+            "issuer = 'a.example'\n",
+            "providers.p.issuer: expected a URL",
+        ),
+    ] {
+        bad(&with(&format!("{lines}{id}")), &[problem]);
+    }
+}
+
+#[test]
+fn an_address_that_an_issuer_states_has_the_rules_of_token_url() {
+    let config = good(&with(&format!("{URL}client_secret = 's'")));
+    let endpoint = endpoint(&config, 0);
+    let at = endpoint.at("https://other.example/t?x=1").unwrap();
+    assert_eq!(at.address(), "https://other.example/t");
+    assert_eq!(at.path_and_query, "/t?x=1");
+    assert!(endpoint.at("http://other.example/t").is_err());
+    assert!(endpoint.at("http://127.0.0.1:1/t").is_ok());
+    assert!(endpoint.at("other.example").is_err());
+}
+
+#[test]
+fn a_client_certificate_where_it_is_the_credential() {
+    bad(
+        &with(&format!("{URL}auth_method = 'tls_client_auth'")),
+        &["providers.p.tls.client_cert_file: is missing: auth_method `tls_client_auth`"],
+    );
+}
+
+#[test]
+fn a_device_grant_needs_a_durable_store_and_its_url_only_there() {
+    let device = "grant = 'device_code'\nauth_method = 'none'\ndevice_authorization_url = 'https://id.example.com/d'\n";
+    bad(
+        &with(&format!("{URL}{device}")),
+        &["store.kind: provider `p` uses grant `device_code`"],
+    );
+    let store = "[store]\nkind = 'file'\npath = '/tmp/x'\n";
+    good(&format!("{store}{}", with(&format!("{URL}{device}"))));
+    bad(
+        &with(&format!(
+            "{URL}client_secret = 's'\ndevice_authorization_url = 'https://id.example.com/d'"
+        )),
+        &["providers.p.device_authorization_url: grant `client_credentials` has no device code"],
+    );
+}
+
+#[test]
+fn a_token_that_is_made_here_asks_nobody() {
+    let dialect = "[dialects.d.assertion]\nkey = '{private_key}'\n[dialects.d.grants.key_pair]\ntoken = '{assertion}'\n";
+    let key = toml::Value::from(JWK);
+    let config = good(&format!(
+        "{dialect}{}",
+        with(&format!("dialect = 'd'\nvars = {{ private_key = {key} }}"))
+    ));
+    assert!(matches!(config.providers[0].source, TokenSource::Made(_)));
+    bad(
+        &format!(
+            "{dialect}{}",
+            with(&format!(
+                "dialect = 'd'\ntoken_url = 'https://a.example'\nvars = {{ private_key = {key} }}"
+            ))
+        ),
+        &["providers.p.token_url: has no meaning: grant `key_pair` makes its token"],
+    );
+}
+
+#[test]
+fn addresses_of_a_dialect_are_filled_in_with_what_is_known() {
+    let dialect = "[dialects.d]\nextends = 'oauth2'\ntoken_url = 'https://{region}.example.com/{tenant}/token'\nttl = '2h'\n";
+    let text = |vars: &str| {
+        let provider = with(&format!(
+            "dialect = 'd'\nclient_id = 'c'\nclient_secret = 's'\nvars = {vars}"
+        ));
+        format!("{dialect}{provider}")
+    };
+    let config = good(&text("{ region = 'eu', tenant = 'a b' }"));
+    assert_eq!(
+        endpoint(&config, 0).address(),
+        "https://eu.example.com/a%20b/token"
+    );
+    assert_eq!(
+        config.providers[0].life.ttl,
+        Some(Duration::from_secs(7200))
+    );
+    bad(
+        &text("{ region = 'eu' }"),
+        &["providers.p.vars.tenant: is missing: the token_url of the dialect needs it"],
+    );
+    bad(
+        &text("{ region = 'a b', tenant = 't' }"),
+        &["providers.p.token_url: what the dialect makes of its variables is no URL"],
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tenant");
+    std::fs::write(&path, "t").unwrap();
+    bad(
+        &text(&format!(
+            "{{ region = 'eu', tenant = {{ file = {path:?} }} }}"
+        )),
+        &["providers.p.vars.tenant: can only be text or `{ env = \"NAME\" }`"],
+    );
+}

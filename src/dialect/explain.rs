@@ -1,0 +1,229 @@
+//! What an answer looks like beside what a dialect expects of it: for somebody who adapts a dialect to a vendor. Names and
+//! places, never values.
+
+use http::{HeaderMap, header};
+use serde_json::Value as JsonValue;
+
+use super::document::Document;
+use super::mask::clean;
+use super::selector::Selector;
+use super::{Answer, ResponseRules};
+use crate::secret::Secret;
+
+/// Of a key's name or a header's value.
+const WORD_CHARS: usize = 100;
+
+/// Places in an answer that are listed.
+const LISTED: usize = 24;
+
+/// How deep they are looked for.
+const DEPTH: usize = 5;
+
+impl ResponseRules {
+    /// A line each: what kind of answer it was, what is in it, which selector found nothing, and what to write instead.
+    /// `secrets` are masked should they be keys.
+    pub fn explain(&self, answer: Answer<'_>, secrets: &[&Secret]) -> Vec<String> {
+        let token_key = self.token.iter().find_map(Selector::first_key);
+        let document = Document::read(answer.body, answer.headers, token_key);
+        let content_type = match answer.headers.get(header::CONTENT_TYPE) {
+            Some(value) => {
+                let value = String::from_utf8_lossy(value.as_bytes());
+                format!("content type {}", clean(&value, secrets, WORD_CHARS))
+            }
+            None => "no content type".to_owned(),
+        };
+        let mut lines = vec![format!("HTTP {}, {content_type}", answer.status.as_u16())];
+        let mut places = Vec::new();
+        match &document.json {
+            Some(json) => places_in(json, &mut String::new(), DEPTH, &mut places),
+            None if document.text.is_empty() => lines.push("the body is empty".to_owned()),
+            None => lines.push(format!(
+                "the body is neither JSON nor a form, but {} bytes of something else",
+                answer.body.len()
+            )),
+        }
+        if !places.is_empty() {
+            let shown = places.iter().take(LISTED);
+            let shown: Vec<_> = shown
+                .map(|place| clean(place, secrets, WORD_CHARS))
+                .collect();
+            let more = match places.len().saturating_sub(LISTED) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            lines.push(format!("it has {}{more}", shown.join(", ")));
+        }
+        self.misses(answer.headers, &document, &places, secrets, &mut lines);
+        lines
+    }
+
+    fn misses(
+        &self,
+        headers: &HeaderMap,
+        document: &Document,
+        places: &[String],
+        secrets: &[&Secret],
+        lines: &mut Vec<String>,
+    ) {
+        for (selector, values) in &self.ok {
+            if let Some(found) = selector.found(headers, document)
+                && !values.contains(&found)
+            {
+                lines.push(format!(
+                    "response.ok: what is at {selector} is not one of the values that mean success"
+                ));
+            }
+        }
+        let keys: [(&str, &[Selector], fn(&str) -> bool); 3] = [
+            ("token", &self.token, looks_like_token),
+            ("expires", &self.expires, looks_like_expiry),
+            ("error", &self.error, looks_like_code),
+        ];
+        for (key, selectors, looks_like) in keys {
+            let finds = |selector: &Selector| {
+                selector.is_jwt_exp() || selector.text(headers, document).is_some()
+            };
+            if selectors.is_empty() || selectors.iter().any(finds) {
+                continue;
+            }
+            let looked: Vec<_> = selectors.iter().map(ToString::to_string).collect();
+            let mut line = format!("response.{key}: nothing at {}", looked.join(", "));
+            let last = |place: &&String| {
+                let name = place
+                    .rsplit('/')
+                    .next()
+                    .unwrap_or_default()
+                    .to_ascii_lowercase();
+                looks_like(&name.replace(['_', '-'], ""))
+            };
+            if let Some(place) = places.iter().find(last) {
+                let place = clean(place, secrets, WORD_CHARS);
+                line.push_str(&format!("; perhaps {key} = \"{place}\""));
+            }
+            lines.push(line);
+        }
+    }
+}
+
+/// JSON pointers (RFC 6901) of every single value.
+fn places_in(json: &JsonValue, at: &mut String, depth: usize, places: &mut Vec<String>) {
+    let mut inside = |name: &str, value: &JsonValue| {
+        let length = at.len();
+        at.push('/');
+        at.push_str(&name.replace('~', "~0").replace('/', "~1"));
+        match depth {
+            0 => places.push(at.clone()),
+            _ => places_in(value, at, depth - 1, places),
+        }
+        at.truncate(length);
+    };
+    match json {
+        JsonValue::Object(object) => {
+            for (name, value) in object {
+                inside(name, value);
+            }
+        }
+        // One shows how they all are.
+        JsonValue::Array(items) => {
+            if let Some(first) = items.first() {
+                inside("0", first);
+            }
+        }
+        _ if at.is_empty() => {}
+        _ => places.push(at.clone()),
+    }
+}
+
+fn looks_like_token(name: &str) -> bool {
+    name.ends_with("token") && !name.contains("refresh") && !name.contains("id")
+        || matches!(name, "jwt" | "ticket" | "sessionid")
+}
+
+fn looks_like_expiry(name: &str) -> bool {
+    name.contains("expir") || matches!(name, "ttl" | "leaseduration")
+}
+
+fn looks_like_code(name: &str) -> bool {
+    matches!(
+        name,
+        "error"
+            | "errcode"
+            | "errorcode"
+            | "code"
+            | "ret"
+            | "retcode"
+            | "resultcode"
+            | "status"
+            | "subcode"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use http::StatusCode;
+
+    use super::*;
+    use crate::dialect::schema::ResponseToml;
+
+    fn explain(rules: &str, body: &str) -> Vec<String> {
+        let toml: ResponseToml = toml::from_str(rules).unwrap();
+        let mut problems = Vec::new();
+        let rules = ResponseRules::parse(&toml, &mut problems);
+        assert_eq!(problems, []);
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, "text/json".parse().unwrap());
+        let answer = Answer {
+            status: StatusCode::OK,
+            headers: &headers,
+            body: body.as_bytes(),
+            now: UNIX_EPOCH,
+        };
+        rules.explain(answer, &[&"hunter2".into()])
+    }
+
+    #[test]
+    fn it_says_what_is_there_and_what_to_write() {
+        let lines = explain(
+            "token = '/access_token'\nexpires = '/expires_in'\nok = { '/code' = [0] }",
+            r#"{"code":17,"data":{"app-token":"hunter2","expireTime":"hunter2","a/b":[{"x":1}]},"hunter2":1,"e":[]}"#,
+        );
+        assert_eq!(
+            lines,
+            [
+                "HTTP 200, content type text/json",
+                "it has /code, /data/app-token, /data/expireTime, /data/a~1b/0/x, /[masked]",
+                "response.ok: what is at /code is not one of the values that mean success",
+                "response.token: nothing at /access_token; perhaps token = \"/data/app-token\"",
+                "response.expires: nothing at /expires_in; perhaps expires = \"/data/expireTime\"",
+                "response.error: nothing at /error; perhaps error = \"/code\"",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_no_json_shows_nothing_of_itself() {
+        for (body, told) in [
+            ("", "the body is empty"),
+            (
+                "<html>hunter3</html>",
+                "the body is neither JSON nor a form, but 20 bytes of something else",
+            ),
+        ] {
+            let lines = explain("token = '/t'", body);
+            assert_eq!(lines[1], told);
+            assert_eq!(lines[2], "response.token: nothing at /t");
+            assert!(!lines.concat().contains("hunter"));
+        }
+    }
+
+    #[test]
+    fn very_deep_and_very_wide_answers_are_cut() {
+        let deep = format!("{}1{}", "{\"a\":".repeat(60), "}".repeat(60));
+        assert_eq!(explain("token = '/t'", &deep)[1], "it has /a/a/a/a/a/a");
+        let wide: Vec<_> = (0..100).map(|n| format!("\"k{n}\":1")).collect();
+        let lines = explain("token = '/t'", &format!("{{{}}}", wide.join(",")));
+        assert!(lines[1].ends_with("/k23 and 76 more"), "{}", lines[1]);
+    }
+}

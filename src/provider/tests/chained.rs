@@ -1,0 +1,154 @@
+//! A token that is bought with another: two refreshers over vendors that do as they are told, on paused time.
+
+use super::*;
+
+/// Bought with the token of provider `inner`.
+const OUTER: &str = r#"
+default_grant = "main"
+[grants.main]
+form = { subject_token = "{provider.inner}" }
+[response]
+token = "/access_token"
+[inject]
+headers = { Authorization = "Bearer {access_token}" }
+"#;
+
+fn inner() -> Provider {
+    provider("inner", CLIENT_CREDENTIALS, |_| {})
+}
+
+fn outer() -> Provider {
+    provider("x", OUTER, |provider| {
+        provider.variables.clear();
+        let value = Value::Provider {
+            name: "inner".to_owned(),
+            identity: "identity of inner".to_owned(),
+        };
+        provider
+            .variables
+            .insert("provider.inner".to_owned(), value);
+    })
+}
+
+/// Another vendor for the outer token.
+fn outer_vendor(world: &World, always: Reply) -> (Arc<FakeVendor>, Deps) {
+    let vendor = FakeVendor::new(Clock::Test(world.clock.clone()), always);
+    let deps = Deps {
+        fetcher: Arc::new(FakeFetch(Arc::clone(&vendor), world.started)),
+        ..world.deps.clone()
+    };
+    (vendor, deps)
+}
+
+async fn seconds(seconds: u64) {
+    sleep(Duration::from_secs(seconds)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_outer_waits_for_the_first_inner_token() {
+    let world = World::new(Reply::Fresh(3600));
+    let (vendor, deps) = outer_vendor(&world, Reply::Token("bought", 3600));
+    let outer = spawn(vec![Arc::new(outer())], deps).remove(0);
+    seconds(3).await;
+    assert_eq!(vendor.count(), 0);
+    let _inner = world.spawn(inner());
+    assert!(outer.first_token().await);
+    assert_eq!(current(&outer).as_deref(), Some("Bearer bought"));
+    assert_eq!(vendor.calls()[0].body, "subject_token=hunter2-token-1");
+    assert_eq!(outer.status().failures, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_inner_token_renews_what_was_bought_with_the_old_one() {
+    let world = World::new(Reply::Fresh(100));
+    let (vendor, deps) = outer_vendor(&world, Reply::Fresh(100_000));
+    let _inner = world.spawn(inner());
+    let outer = spawn(vec![Arc::new(outer())], deps).remove(0);
+    assert!(outer.first_token().await);
+    for _ in 0..1000 {
+        assert!(current(&outer).is_some());
+        seconds(1).await;
+    }
+    let (inner, bought) = (world.vendor.count(), vendor.calls());
+    assert_eq!((inner, bought.len()), (13, 13));
+    for (number, call) in bought.iter().enumerate() {
+        let expected = format!("subject_token=hunter2-token-{}", number + 1);
+        assert_eq!(call.body, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_inner_token_again_renews_nothing() {
+    let world = World::new(Reply::Token("hunter2-sticky", 100));
+    let (vendor, deps) = outer_vendor(&world, Reply::Fresh(100_000));
+    let _inner = world.spawn(inner());
+    let outer = spawn(vec![Arc::new(outer())], deps).remove(0);
+    assert!(outer.first_token().await);
+    seconds(1000).await;
+    assert!(world.vendor.count() > 5);
+    assert_eq!(vendor.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inner_token_that_is_refused_is_renewed_and_the_outer_one_bought_with_it() {
+    let world = World::new(Reply::Fresh(3600));
+    let (vendor, deps) = outer_vendor(&world, Reply::Token("bought", 3600));
+    vendor.then([Reply::Refuse(Class::Permanent, "invalid_token")]);
+    let _inner = world.spawn(inner());
+    let outer = spawn(vec![Arc::new(outer())], deps).remove(0);
+    assert!(outer.first_token().await);
+    // At once but for min_interval, and not after the five minutes of a refusal.
+    assert!(world.started.elapsed() < Duration::from_secs(10));
+    let bodies: Vec<_> = vendor.calls().into_iter().map(|call| call.body).collect();
+    let expected = [
+        "subject_token=hunter2-token-1",
+        "subject_token=hunter2-token-2",
+    ];
+    assert_eq!(bodies, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vendor_that_refuses_for_another_reason_costs_one_inner_token() {
+    let world = World::new(Reply::Fresh(100_000));
+    let (vendor, deps) = outer_vendor(&world, Reply::Refuse(Class::Permanent, "no_such_client"));
+    let _inner = world.spawn(inner());
+    let outer = spawn(vec![Arc::new(outer())], deps).remove(0);
+    seconds(2 * 3600).await;
+    assert!(current(&outer).is_none());
+    assert_eq!(world.vendor.count(), 2);
+    // The ladder of refusals, and once for the new inner token.
+    assert!((2..=8).contains(&vendor.count()), "{}", vendor.count());
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_inner_token_nothing_is_sent_and_the_reason_is_told() {
+    let world = World::new(Reply::Refuse(Class::Permanent, "bad"));
+    let (vendor, deps) = outer_vendor(&world, Reply::Fresh(3600));
+    let _inner = world.spawn(inner());
+    let outer = spawn(vec![Arc::new(outer())], deps).remove(0);
+    seconds(600).await;
+    assert_eq!(vendor.count(), 0);
+    let told = outer.status().last_error.unwrap();
+    assert!(told.contains("the token of provider `inner`"), "{told}");
+    // It comes as soon as there is one, whatever pauses there are.
+    world.vendor.always(Reply::Fresh(3600));
+    let before = world.started.elapsed();
+    assert!(outer.first_token().await);
+    assert!(world.started.elapsed() - before < Duration::from_secs(1300));
+    assert_eq!(vendor.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_inner_token_is_in_no_log() {
+    let log = Log::default();
+    let _guard = log.capture();
+    let world = World::new(Reply::Fresh(100));
+    let (vendor, deps) = outer_vendor(&world, Reply::Fresh(100));
+    vendor.then([Reply::Refuse(Class::Permanent, "invalid_token")]);
+    let _inner = world.spawn(inner());
+    let outer = spawn(vec![Arc::new(outer())], deps).remove(0);
+    assert!(outer.first_token().await);
+    seconds(300).await;
+    assert!(log.text().contains("provider="), "the control");
+    assert!(!log.text().contains("hunter2"));
+}

@@ -1,0 +1,522 @@
+//! The app's end of a connection: its socket, what was read from it, and where in a request's body we are.
+//!
+//! It is shared by the connection's task and by whoever reads a request's body, which with an HTTP/2 upstream is another task.
+//! The lock is never contended, all of them being on one thread, and is held for single polls of the socket only. A body that
+//! outlives its request, or its connection, gets an error: the next request's bytes are not its own.
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::Request;
+use http_body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncReadExt, AsyncWrite};
+
+use crate::http1::decode::{Decoder, Step};
+use crate::http1::output::Output;
+use crate::http1::request::{self, Asked, Fault, HTTP2_PREFACE, Head};
+use crate::http1::{Framing, MAX_HEAD};
+use crate::proxy::AppBody;
+use crate::proxy::stream::{ClientStream, Rewound};
+use crate::proxy::watch::Watch;
+use crate::upstream::send::Cause;
+
+/// How much is read at once: the first of them, doubled while reads fill what they are given. A new buffer is had when less
+/// than a quarter is left of the old one.
+const FIRST_READ: usize = 8 * 1024;
+const LARGEST_READ: usize = 64 * 1024;
+
+/// Most heads fit, and the small bodies behind them.
+const TEXT: usize = 4 * 1024;
+
+/// Buffers of each kind that a worker keeps for connections that come to life.
+const KEPT_BUFFERS: usize = 32;
+
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// A worker's spare buffers: a connection has one only while there is something in it, so that thousands of idle ones, or of ones
+/// that were busy once, cost none.
+#[derive(Default)]
+pub(in crate::proxy) struct Buffers(Mutex<Spare>);
+
+#[derive(Default)]
+struct Spare {
+    reads: Vec<BytesMut>,
+    texts: Vec<Vec<u8>>,
+}
+
+pub(super) struct Wire {
+    state: Mutex<State>,
+    buffers: Arc<Buffers>,
+}
+
+struct State {
+    /// `None` once the connection is over.
+    io: Option<ClientStream>,
+    /// Read, and not used yet.
+    read: BytesMut,
+    /// How much to read at once.
+    read_size: usize,
+    /// How much of `read` is known not to be a whole head.
+    seen: usize,
+    /// Counts requests, and their ends. A body is good for the one that it came with.
+    request: u32,
+    body: Decoder,
+    /// The body broke the rules, or off: nothing after it can be understood.
+    broken: bool,
+    /// Still to be written before the body is waited for.
+    interim: &'static [u8],
+    /// Whoever waits for more of the body.
+    reader: Option<Waker>,
+    /// The connection's task, where it waits for the end of the body to look out for the end of the connection.
+    watcher: Option<Waker>,
+}
+
+/// What a connection begins to say.
+pub(super) enum Start {
+    Request(Asked),
+    /// The preface of HTTP/2, which is still there to be read.
+    Http2,
+    Fault(Fault),
+    Closed,
+}
+
+/// The same, with the head.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "the large one is what mostly comes, and is taken apart at once"
+)]
+enum Beginning {
+    Request(Head),
+    Http2,
+    Fault(Fault),
+}
+
+/// What was not read of a request when its response was complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// Everything was.
+    Nothing,
+    /// A part of the body.
+    Body,
+    /// Nobody knows where the next request would begin.
+    Unknown,
+}
+
+/// A request's body as it comes in.
+pub(in crate::proxy) struct Incoming {
+    wire: Arc<Wire>,
+    request: u32,
+}
+
+/// Why a body ends before its end.
+#[derive(Debug, thiserror::Error)]
+enum BodyError {
+    #[error("the app closed the connection in the middle of it")]
+    Closed,
+    #[error("its request has been answered")]
+    Overtaken,
+}
+
+// === impl Buffers ===
+
+impl Buffers {
+    fn take(&self) -> BytesMut {
+        let spare = self.lock().reads.pop();
+        spare.unwrap_or_else(|| BytesMut::with_capacity(FIRST_READ))
+    }
+
+    /// Takes back what a connection needs no more. Whoever still holds a part of it keeps it from being used again.
+    fn give(&self, mut buffer: BytesMut) {
+        buffer.clear();
+        let mut spare = self.lock();
+        if spare.reads.len() < KEPT_BUFFERS {
+            spare.reads.push(buffer);
+        }
+    }
+
+    /// Memory for a head and the beginning of a body.
+    pub(super) fn take_text(&self) -> Vec<u8> {
+        let spare = self.lock().texts.pop();
+        spare.unwrap_or_else(|| Vec::with_capacity(TEXT))
+    }
+
+    pub(super) fn give_text(&self, text: Vec<u8>) {
+        let mut spare = self.lock();
+        if text.capacity() == TEXT && spare.texts.len() < KEPT_BUFFERS {
+            spare.texts.push(text);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Spare> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Wire ===
+
+impl Wire {
+    pub(super) fn new(io: ClientStream, buffers: Arc<Buffers>) -> Self {
+        let state = State {
+            io: Some(io),
+            read: BytesMut::new(),
+            read_size: FIRST_READ,
+            seen: 0,
+            request: 0,
+            body: Decoder::DONE,
+            broken: false,
+            interim: b"",
+            reader: None,
+            watcher: None,
+        };
+        Self {
+            state: Mutex::new(state),
+            buffers,
+        }
+    }
+
+    /// Waits for the next head, which goes into `request`. `watch` is told when one begins to come in.
+    pub(super) fn poll_start(
+        self: &Arc<Self>,
+        cx: &mut Context<'_>,
+        watch: &Watch,
+        request: &mut Request<AppBody>,
+    ) -> Poll<Start> {
+        let mut state = self.lock();
+        loop {
+            match state.start(watch) {
+                None => {}
+                Some(Beginning::Request(head)) => {
+                    let body = match head.framing {
+                        Framing::Empty => AppBody::Empty,
+                        _ => AppBody::Http1(Incoming {
+                            wire: Arc::clone(self),
+                            request: state.request,
+                        }),
+                    };
+                    *request = head.request.map(|()| body);
+                    return Poll::Ready(Start::Request(head.asked));
+                }
+                Some(Beginning::Http2) => return Poll::Ready(Start::Http2),
+                Some(Beginning::Fault(fault)) => return Poll::Ready(Start::Fault(fault)),
+            }
+            match ready!(state.poll_fill(cx, &self.buffers)) {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return Poll::Ready(Start::Closed),
+            }
+        }
+    }
+
+    /// Nothing of a next request has come in.
+    pub(super) fn is_idle(&self) -> bool {
+        self.lock().read.is_empty()
+    }
+
+    /// Ready when the client has gone away. While a body is being read, it is its reader who finds that out.
+    pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        if !state.body.is_done() {
+            remember(&mut state.watcher, cx);
+            return Poll::Pending;
+        }
+        state.skip_empty_lines();
+        // A next request that has come in already hides the end, until it is its turn.
+        while state.read.is_empty() {
+            match ready!(state.poll_fill(cx, &self.buffers)) {
+                Ok(1..) => state.skip_empty_lines(),
+                Ok(0) | Err(_) => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
+    }
+
+    /// The response begins: no more `100 Continue`, unless a part of it was written, which has to come first then. Also tells
+    /// what is known now about the rest of the request, of which `most` would be read to no purpose.
+    pub(super) fn begin_response(self: &Arc<Self>, most: usize) -> (&'static [u8], Rest) {
+        let mut state = self.lock();
+        let interim = std::mem::take(&mut state.interim);
+        if interim.len() == CONTINUE.len() {
+            // The client may send the body or not, and nobody can tell.
+            state.broken = true;
+            return (b"", Rest::Unknown);
+        }
+        let too_long = state
+            .body
+            .remaining()
+            .is_some_and(|left| left > most as u64);
+        // The connection has one of them, and a body the other.
+        if too_long && Arc::strong_count(self) == 1 {
+            return (interim, Rest::Unknown);
+        }
+        (interim, state.rest())
+    }
+
+    pub(super) fn poll_write(
+        &self,
+        cx: &mut Context<'_>,
+        output: &mut Output,
+    ) -> Poll<io::Result<usize>> {
+        let mut state = self.lock();
+        let io = state.io.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        output.poll_write(cx, Pin::new(io))
+    }
+
+    /// The response is complete. Whoever reads the body reads no more.
+    pub(super) fn finish(&self) -> Rest {
+        let mut state = self.lock();
+        state.overtake();
+        let rest = state.rest();
+        if rest == Rest::Nothing {
+            state.skip_empty_lines();
+            state.release(&self.buffers);
+        }
+        rest
+    }
+
+    /// Reads on over the body of a request that was answered; returns how much, 0 at its end. An error if there is no end.
+    pub(super) fn poll_skip(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut state = self.lock();
+        match ready!(state.poll_step(cx, &self.buffers)) {
+            Ok(Step::Data(data)) => Poll::Ready(Ok(data.len())),
+            Ok(Step::Trailers(_) | Step::End | Step::More) => {
+                state.release(&self.buffers);
+                Poll::Ready(Ok(0))
+            }
+            Err(error) => Poll::Ready(Err(io::Error::other(error))),
+        }
+    }
+
+    /// Whether something has come in that nobody will read: closing the socket now would reset the connection, and the client
+    /// could lose what it has not read yet of our answer.
+    pub(super) fn has_unread(&self) -> bool {
+        let state = self.lock();
+        let mut cx = Context::from_waker(Waker::noop());
+        !state.read.is_empty()
+            || !state.body.is_done()
+            || state
+                .io
+                .as_ref()
+                .is_some_and(|io| io.poll_read_ready(&mut cx).is_ready())
+    }
+
+    /// Makes the end of the connection one that nobody takes for a good one.
+    pub(super) fn reset_on_close(&self) {
+        if let Some(io) = &self.lock().io {
+            io.reset_on_close();
+        }
+    }
+
+    /// The connection is over as far as HTTP/1.1 is concerned.
+    pub(super) fn end(&self) -> Option<Rewound> {
+        let mut state = self.lock();
+        state.overtake();
+        let front = std::mem::take(&mut state.read).freeze();
+        state.io.take().map(|io| Rewound::new(io, front))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// What has begun to come in, if that can be told.
+    fn start(&mut self, watch: &Watch) -> Option<Beginning> {
+        if self.seen == 0 {
+            // They are no beginning of a head: whoever sends one too many may take its time.
+            self.skip_empty_lines();
+        }
+        if self.read.len() <= self.seen {
+            return None;
+        }
+        watch.received();
+        let first = self.request == 0;
+        if first
+            && HTTP2_PREFACE.starts_with(&self.read[..self.read.len().min(HTTP2_PREFACE.len())])
+        {
+            return (self.read.len() >= HTTP2_PREFACE.len()).then_some(Beginning::Http2);
+        }
+        // Only what ends a line can complete a head: one that comes in byte by byte is not parsed for each of them.
+        let parse = self.seen == 0
+            || self.read[self.seen..].contains(&b'\n')
+            || self.read.len() >= MAX_HEAD;
+        self.seen = self.read.len();
+        if !parse {
+            return None;
+        }
+        match request::parse(&mut self.read) {
+            Ok(Some(head)) => {
+                self.seen = 0;
+                self.request += 1;
+                self.body = Decoder::new(head.framing);
+                self.interim = match head.expects_continue {
+                    true => CONTINUE,
+                    false => b"",
+                };
+                Some(Beginning::Request(head))
+            }
+            Ok(None) => {
+                self.seen = self.read.len();
+                None
+            }
+            Err(fault) => Some(Beginning::Fault(fault)),
+        }
+    }
+
+    /// Reads once. 0 is the end.
+    fn poll_fill(&mut self, cx: &mut Context<'_>, buffers: &Buffers) -> Poll<io::Result<usize>> {
+        let io = self.io.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        if self.read.capacity() == 0 && self.read_size == FIRST_READ {
+            ready!(io.poll_read_ready(cx))?;
+            self.read = buffers.take();
+        }
+        if self.read.capacity() - self.read.len() < self.read_size / 4 {
+            self.read.reserve(self.read_size);
+        }
+        let room = self.read.capacity() - self.read.len();
+        // `ReadBuf` keeps nothing from one poll to the next.
+        let read = ready!(pin!(io.read_buf(&mut self.read)).poll(cx))?;
+        if read == room && self.read_size < LARGEST_READ {
+            self.read_size *= 2;
+        }
+        Poll::Ready(Ok(read))
+    }
+
+    /// The next part of the body.
+    fn poll_step(&mut self, cx: &mut Context<'_>, buffers: &Buffers) -> Poll<Result<Step, Cause>> {
+        loop {
+            let step = self.body.step(&mut self.read);
+            match step.inspect_err(|_| self.broken = true)? {
+                Step::More => {}
+                step => return Poll::Ready(Ok(step)),
+            }
+            // RFC 9110 §10.1.1: not to a client that did not wait for it.
+            if !self.interim.is_empty() && self.read.is_empty() {
+                ready!(self.poll_continue(cx))?;
+            }
+            if ready!(self.poll_fill(cx, buffers))? == 0 {
+                self.broken = true;
+                return Poll::Ready(Err(BodyError::Closed.into()));
+            }
+        }
+    }
+
+    /// Writes what is left of `100 Continue`.
+    fn poll_continue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let io = self.io.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        while !self.interim.is_empty() {
+            let wrote = ready!(Pin::new(&mut *io).poll_write(cx, self.interim))?;
+            if wrote == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.interim = &self.interim[wrote..];
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn rest(&self) -> Rest {
+        if self.broken {
+            Rest::Unknown
+        } else if self.body.is_done() {
+            Rest::Nothing
+        } else {
+            Rest::Body
+        }
+    }
+
+    /// From now on nobody reads the body of the request at hand.
+    fn overtake(&mut self) {
+        self.request = self.request.wrapping_add(1).max(1);
+        self.watcher = None;
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
+    /// The reader of the body has come to its end.
+    fn body_ended(&mut self, cx: &Context<'_>) {
+        self.reader = None;
+        if let Some(watcher) = self.watcher.take()
+            && !watcher.will_wake(cx.waker())
+        {
+            watcher.wake();
+        }
+    }
+
+    fn skip_empty_lines(&mut self) {
+        while self.read.starts_with(b"\r\n") {
+            self.read.advance(2);
+        }
+    }
+
+    /// Gives the buffer back if there is nothing in it.
+    fn release(&mut self, buffers: &Buffers) {
+        if !self.read.is_empty() || self.read.capacity() == 0 {
+            return;
+        }
+        let buffer = std::mem::take(&mut self.read);
+        if self.read_size == FIRST_READ {
+            buffers.give(buffer);
+        }
+        self.read_size = FIRST_READ;
+    }
+}
+
+fn remember(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    if !slot
+        .as_ref()
+        .is_some_and(|waker| waker.will_wake(cx.waker()))
+    {
+        *slot = Some(cx.waker().clone());
+    }
+}
+
+// === impl Incoming ===
+
+impl Body for Incoming {
+    type Data = Bytes;
+    type Error = Cause;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
+        let mut state = self.wire.lock();
+        if state.request != self.request {
+            return Poll::Ready(Some(Err(BodyError::Overtaken.into())));
+        }
+        let Poll::Ready(step) = state.poll_step(cx, &self.wire.buffers) else {
+            remember(&mut state.reader, cx);
+            return Poll::Pending;
+        };
+        if state.body.is_done() || step.is_err() {
+            state.body_ended(cx);
+        }
+        Poll::Ready(match step {
+            Ok(Step::Data(data)) => Some(Ok(Frame::data(data))),
+            Ok(Step::Trailers(fields)) => Some(Ok(Frame::trailers(fields))),
+            Ok(Step::End | Step::More) => None,
+            Err(cause) => Some(Err(cause)),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let state = self.wire.lock();
+        state.request == self.request && state.body.is_done()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let state = self.wire.lock();
+        match state.body.remaining() {
+            Some(left) if state.request == self.request => SizeHint::with_exact(left),
+            _ => SizeHint::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
