@@ -64,10 +64,11 @@ observe() {
     wait "$pid"
 }
 
-# Names of the program's own functions as globs: without what a compiler or dependency version changes in them.
+# Names of the program's own functions as globs: without what a compiler or dependency version changes in them, which is a crate's hash,
+# the references back in a name that count its length, and the numbers of impl blocks.
 patterns() {
     awk -v program="ob=$program" '/^ob=/ { ours = $0 == program } ours && sub(/^fn=/, "")' "$@" |
-        sed -E "s/'[0-9]+\$//; s/\.llvm\.[0-9]+\$/*/; s/\.[0-9]+\$/*/; s/Cs[0-9A-Za-z]{8,12}_/Cs*_/g; s/_ZN(.*)17h[0-9a-f]{16}E/_ZN\1*/; s/aws_lc_[0-9]+_[0-9]+_[0-9]+_/aws_lc_*_/" |
+        sed -E "s/'[0-9]+\$//; s/\.llvm\.[0-9]+\$/*/; s/\.[0-9]+\$/*/; s/Cs[0-9A-Za-z]{7,12}_/Cs*_/g; s/B[0-9A-Za-z]{1,2}_/B*_/g; s/([MX])s[0-9A-Za-z]{0,2}_/\1s*_/g; s/_ZN(.*)17h[0-9a-f]{16}E/_ZN\1*/; s/aws_lc_[0-9]+_[0-9]+_[0-9]+_/aws_lc_*_/" |
         grep -vE '^(0x|\(below)' | sort -u
 }
 
