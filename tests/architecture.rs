@@ -74,7 +74,10 @@ const AREAS: &[Area] = &[
     ),
     area("admin", &["clock", "config", "metrics", "provider::Type"]),
     // Its worker threads run the data plane; that a control thread runs refreshers is wired in `app`.
-    area("runtime", &["metrics", "proxy::Proxy", "proxy::accept"]),
+    area(
+        "runtime",
+        &["metrics", "proxy::Proxy", "proxy::accept", "proxy::door"],
+    ),
     area(
         "app",
         &[
@@ -93,6 +96,13 @@ const AREAS: &[Area] = &[
         &[
             "admin", "app", "clock", "config", "demo", "dialect", "metrics", "provider", "proxy",
             "runtime", "secret", "upstream",
+        ],
+    ),
+    // A list of targets, which are where what they fuzz is; compiled for tests only.
+    area(
+        "fuzz",
+        &[
+            "config", "dialect", "http1", "provider", "proxy", "upstream",
         ],
     ),
     // `lib.rs` lists the modules, and nothing else.

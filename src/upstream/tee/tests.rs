@@ -1,4 +1,3 @@
-use hyper::body::Incoming;
 use std::convert::Infallible;
 use std::sync::Mutex;
 use std::task::Waker;
