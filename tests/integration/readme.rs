@@ -1,6 +1,6 @@
 //! The README is true: its configurations load, and what it lists is what there is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -10,6 +10,12 @@ use cupbearer::config::{Config, Environment};
 use cupbearer::dialect;
 
 const README: &str = include_str!("../../README.md");
+
+/// The reference of keys and defaults, which the tests of `config` hold against the code.
+const EXAMPLE: &str = include_str!("../../config.example.toml");
+
+/// The kinds of table whose keys the README lists.
+const KINDS: [&str; 4] = ["server", "store", "providers", "upstreams"];
 
 /// Where the README's configurations have their secrets.
 const SECRETS: &str = "\"/run/secrets/";
@@ -74,6 +80,20 @@ fn lists_the_dialects_that_there_are() {
 }
 
 #[test]
+fn lists_every_key_with_its_default() {
+    let there = keys_of_the_example();
+    assert!(there.len() > 50, "{there:?}");
+    let listed = keys_of_the_readme();
+    for (key, default) in &there {
+        let row = listed.get(key);
+        assert_eq!(row, Some(default), "the row of {key:?}");
+    }
+    for key in listed.keys() {
+        assert!(there.contains_key(key), "there is no key {key:?}");
+    }
+}
+
+#[test]
 fn lists_the_verbs_that_there_are() {
     let cli = Cli::command();
     let there = cli.get_subcommands().map(|verb| verb.get_name().to_owned());
@@ -90,6 +110,21 @@ fn lists_errors_that_there_are() {
         assert!(
             source.contains(&format!("\"{code}\"")),
             "no error is called {code}"
+        );
+    }
+}
+
+#[test]
+fn lists_admin_endpoints_that_there_are() {
+    let source = source("src/admin/routes.rs");
+    let endpoints = first_column("## Admin port");
+    assert!(endpoints.len() > 10, "{endpoints:?}");
+    for endpoint in endpoints {
+        let path = endpoint.trim_start_matches("POST ");
+        let fixed = path.trim_end_matches(|c: char| c.is_ascii_uppercase());
+        assert!(
+            source.contains(&format!("\"{fixed}\"")),
+            "there is no {path}"
         );
     }
 }
@@ -145,6 +180,73 @@ fn with_secrets_in(folder: &Path, block: &str) -> String {
     }
     let folder = folder.to_str().expect("temporary folders have plain names");
     block.replace(SECRETS, &format!("\"{folder}/"))
+}
+
+/// Kind of table and key, with the default as it is written in TOML, if there is one.
+type Keys = BTreeMap<(String, String), Option<String>>;
+
+/// Tables of one kind are taken together. Settings are commented out with `#` and no space; what ends in a remark, or is
+/// not commented out, states no default.
+fn keys_of_the_example() -> Keys {
+    let mut keys = Keys::new();
+    let mut table = Vec::new();
+    for line in EXAMPLE.lines().filter(|line| !line.starts_with("# ")) {
+        let (setting, remark) = line.split_once(" # ").unwrap_or((line, ""));
+        let commented = setting.strip_prefix('#');
+        let setting = commented.unwrap_or(setting);
+        let header = setting
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'));
+        if let Some(header) = header {
+            table = header.split('.').collect();
+        }
+        let Some(kind) = table.first().filter(|kind| KINDS.contains(kind)) else {
+            continue;
+        };
+        let at = |key: &str| ((*kind).to_owned(), key.to_owned());
+        match (header, &table[..]) {
+            (Some(_), [_, _, part]) => {
+                keys.entry(at(part)).or_default();
+            }
+            (None, [_] | [_, _]) => {
+                let Some((key, value)) = setting.split_once('=') else {
+                    continue;
+                };
+                let default = keys.entry(at(key.trim())).or_default();
+                if commented.is_some() && remark.is_empty() && default.is_none() {
+                    *default = Some(value.trim().to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    keys
+}
+
+/// The rows below a line such as "`[providers.NAME]`": keys, default, meaning.
+fn keys_of_the_readme() -> Keys {
+    let mut keys = Keys::new();
+    let mut kind = "";
+    for line in section("### Every key").lines() {
+        if let Some(header) = line.strip_prefix("`[") {
+            kind = header.split(['.', ']']).next().unwrap_or_default();
+            continue;
+        }
+        if !line.starts_with("| `") {
+            continue;
+        }
+        let [_, names, default, meaning, _] = line.split('|').collect::<Vec<_>>()[..] else {
+            panic!("not three columns: {line}");
+        };
+        assert!(!meaning.trim().is_empty(), "{line}");
+        let default = default.split('`').nth(1).map(str::to_owned);
+        for name in names.split('`').skip(1).step_by(2) {
+            let key = (kind.to_owned(), name.to_owned());
+            let before = keys.insert(key, default.clone());
+            assert!(before.is_none(), "two rows for {name} of [{kind}]");
+        }
+    }
+    keys
 }
 
 /// The fenced blocks of a language.
