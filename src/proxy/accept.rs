@@ -16,6 +16,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{sleep, timeout};
 
 use super::door::{Change, Door, Doors, Listener, Socket};
 use super::error::ProxyError;
@@ -27,6 +28,9 @@ use crate::http1::MAX_HEAD;
 
 /// How long an idle HTTP/2 connection may take to say goodbye.
 const FAREWELL: Duration = Duration::from_secs(5);
+
+/// For connections that came in right before the end to say what they want.
+const ARRIVALS: Duration = Duration::from_millis(20);
 
 /// Before the end of `shutdown_grace`, for telling requests that still wait for a token that none will come.
 const LAST_WORDS: Duration = Duration::from_millis(250);
@@ -118,6 +122,7 @@ impl Worker {
                     _ = draining.wait_for(|draining| *draining) => {}
                     () = doors.follow(&mut changes) => {}
                 }
+                doors.close_all().await;
             }
             Source::Handed(mut sockets) => {
                 let mut ended = pin!(draining.wait_for(|draining| *draining));
@@ -134,19 +139,26 @@ impl Worker {
                         }
                     }
                 }
+                // The acceptor takes in those who wait, and ends.
+                while let Ok(Some((door, socket))) = timeout(ARRIVALS, sockets.recv()).await {
+                    if let Ok(stream) = socket.into_tokio() {
+                        worker.start(stream, door);
+                    }
+                    worker.connections.fetch_sub(1, Ordering::Relaxed);
+                }
             }
         }
+        // What they have sent is looked at before idle connections are closed.
+        sleep(ARRIVALS).await;
         worker.registry.drain();
         let grace = worker.proxy.snapshot.load().settings.shutdown_grace;
         let last_words = LAST_WORDS.min(grace / 2);
         let emptied = worker.registry.emptied();
         let mut emptied = pin!(emptied);
-        let mut in_time = tokio::time::timeout(grace - last_words, emptied.as_mut())
-            .await
-            .is_ok();
+        let mut in_time = timeout(grace - last_words, emptied.as_mut()).await.is_ok();
         if !in_time {
             worker.closing.send_replace(true);
-            in_time = tokio::time::timeout(last_words, emptied).await.is_ok();
+            in_time = timeout(last_words, emptied).await.is_ok();
         }
         sweep.abort();
         Ok(in_time)
@@ -197,6 +209,7 @@ pub async fn accept_for(
         _ = draining.wait_for(|draining| *draining) => {}
         () = doors.follow(&mut changes) => {}
     }
+    doors.close_all().await;
     Ok(())
 }
 
@@ -276,9 +289,7 @@ async fn farewell<F: Future>(connection: F, reason: End) -> Option<F::Output> {
     match reason {
         End::Drain => Some(connection.await),
         // A peer that is gone does not answer the last PING either.
-        End::IdleTimeout | End::HeadTimeout => {
-            tokio::time::timeout(FAREWELL, connection).await.ok()
-        }
+        End::IdleTimeout | End::HeadTimeout => timeout(FAREWELL, connection).await.ok(),
     }
 }
 

@@ -124,6 +124,15 @@ impl<F: Fn(ClientStream, &Arc<Door>) + Clone + Send + 'static> Doors<F> {
         std::future::pending::<()>().await;
     }
 
+    /// Takes in those who wait at any door, and ends.
+    pub(super) async fn close_all(self) {
+        for mut accepting in self.accepting {
+            accepting.stop = None;
+            // If it panicked, it has told so.
+            let _ = (&mut accepting.task).await;
+        }
+    }
+
     fn add(&mut self, listener: Listener) -> io::Result<()> {
         let Listener { door, socket } = listener;
         let socket = match socket {

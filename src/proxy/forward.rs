@@ -169,17 +169,24 @@ impl<'a> Exchange<'a> {
             on_wire,
         } = self.stamp(&checkout).await?;
         let wait = target.config.response_timeout;
-        let response = checkout
+        let mut response = checkout
             .send(&self.head, RequestBody::Empty, wait)
             .await
             .map_err(|error| error.failure)?;
         drop(on_wire);
-        if !self.keep && target.reject.status.contains(&response.status().as_u16()) {
+        let patience = target.config.body_timeout;
+        let body = response.body_mut();
+        body.stalls_after(patience.known, patience.unknown);
+        if self.keep {
+            return Ok(response.map(ForwardedBody::Live));
+        }
+        if reject::rejects(&response, target) {
             target.metrics.rejections.inc();
             target.metrics.not_replayed.inc();
             target.record.renew(generation, &target.token);
             return Ok(received(response.map(ForwardedBody::Live)));
         }
+        target.record.accepted(generation);
         Ok(response.map(ForwardedBody::Live))
     }
 

@@ -23,6 +23,7 @@ use http::response::Parts;
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
+use tokio::time::{Sleep, sleep};
 
 use self::wire::{Rest, Start, Wire};
 use super::accept::{Client, Worker, answer};
@@ -70,7 +71,10 @@ pub(super) async fn serve(
     stream: ClientStream,
     end: &mut oneshot::Receiver<End>,
 ) -> Option<Rewound> {
-    let limit = worker.proxy.snapshot.load().settings.body_timeout.known;
+    let (limit, head_time) = {
+        let settings = &worker.proxy.snapshot.load().settings;
+        (settings.body_timeout.known, settings.header_timeout)
+    };
     let wire = Wire::new(
         stream,
         Arc::clone(&worker.buffers),
@@ -81,7 +85,7 @@ pub(super) async fn serve(
     let mut draining = false;
     let mut request = Request::default();
     loop {
-        let error = match next(wire, client, &mut request, end, &mut draining).await {
+        let error = match next(wire, client, &mut request, end, &mut draining, head_time).await {
             Ok(Start::Request(asked)) => {
                 match exchange(worker, client, wire, &mut request, asked, end, draining).await {
                     Next::Request => continue,
@@ -107,7 +111,10 @@ async fn next(
     request: &mut Request<AppBody>,
     end: &mut oneshot::Receiver<End>,
     draining: &mut bool,
+    head_time: Duration,
 ) -> Result<Start, End> {
+    // The worker's sweep has had its say once it asked the connection to end.
+    let mut last_head: Option<Pin<Box<Sleep>>> = None;
     poll_fn(|cx| {
         if let Poll::Ready(start) = wire.poll_start(cx, &client.watch, request) {
             return Poll::Ready(Ok(start));
@@ -121,7 +128,8 @@ async fn next(
         if wire.is_idle() {
             return Poll::Ready(Err(End::Drain));
         }
-        Poll::Pending
+        let timer = last_head.get_or_insert_with(|| Box::pin(sleep(head_time)));
+        timer.as_mut().poll(cx).map(|()| Err(End::HeadTimeout))
     })
     .await
 }
@@ -154,6 +162,12 @@ async fn exchange(
     // Any end that comes while a request is answered means: not another one. Nor by a door that is closed: an idle connection
     // that is closed under the app can cost it a request.
     let leaving = draining || client.door.is_closed() || end.try_recv().is_ok();
+    let patience = worker.proxy.snapshot.load().settings.body_timeout;
+    wire.stalls_after(match body.size_hint().exact() {
+        Some(_) => Some(patience.known),
+        // Events and tunnels may wait for a client that does something else for a while.
+        None => patience.unknown,
+    });
     let memory = worker.buffers.take_text();
     let mut sending = Sending::begin(memory, wire, parts, &body, asked, leaving);
     if poll_fn(|cx| sending.poll(cx, wire, &mut body))
@@ -260,7 +274,12 @@ impl Sending {
                 }
             }
             if !self.output.is_empty() {
-                ready!(wire.poll_write(cx, &mut self.output)).map_err(|_| BrokeOff)?;
+                let Poll::Ready(written) = wire.poll_write(cx, &mut self.output) else {
+                    // A client that reads nothing before it has sent everything.
+                    body.poll_upload(cx);
+                    return Poll::Pending;
+                };
+                written.map_err(|_| BrokeOff)?;
             } else if broke_off {
                 return Poll::Ready(Err(BrokeOff));
             } else if !self.open {

@@ -42,6 +42,19 @@ pub(super) enum ForwardedBody {
     },
 }
 
+impl ForwardedBody {
+    /// See [`UpstreamBody::poll_upload`].
+    pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        match self {
+            Self::Live(body)
+            | Self::Peeked {
+                rest: Some(body), ..
+            } => body.poll_upload(cx),
+            Self::Peeked { rest: None, .. } => {}
+        }
+    }
+}
+
 /// What an upstream has made of the tokens so far.
 #[derive(Default)]
 pub(super) struct Record {

@@ -6,7 +6,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, RETRY_AFTER, UPGRADE};
@@ -177,8 +177,9 @@ pub(super) fn raw_problem(error: &ProxyError, metrics: &Metrics) -> Vec<u8> {
     metrics.count_error("", answer.code);
     let body = answer.body(error, None);
     let mut text = format!(
-        "HTTP/1.1 {}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\nconnection: close\r\nproxy-status: ",
+        "HTTP/1.1 {}\r\ndate: {}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\nconnection: close\r\nproxy-status: ",
         answer.status,
+        httpdate::fmt_http_date(SystemTime::now()),
         body.len()
     )
     .into_bytes();
@@ -263,6 +264,13 @@ impl Drop for Measure {
 // === impl ResponseBody ===
 
 impl ResponseBody {
+    /// Lets what is left of the request's body go on while no more of the response is wanted.
+    pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        if let Content::Upstream(body) = &mut self.content {
+            body.poll_upload(cx);
+        }
+    }
+
     /// The connection to the upstream, if that switched protocols (101).
     pub(super) fn take_tunnel(&mut self) -> Option<Tunnel> {
         match &mut self.content {

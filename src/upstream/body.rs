@@ -248,6 +248,14 @@ impl UpstreamBody {
         }
     }
 
+    /// Sends on of the request's body what has come in, which is otherwise done while this one is polled. With HTTP/2 that goes on by
+    /// itself. The context's task is woken when there is more to do.
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        if let Content::Http1(connection, _) = &mut self.content {
+            connection.poll_upload(cx);
+        }
+    }
+
     /// A body of which this is all that is left.
     pub fn failed(error: BodyError) -> Self {
         Self::new(Content::Failed(error))

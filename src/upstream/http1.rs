@@ -34,7 +34,7 @@ use super::body::{BodyError, RequestBody, UpstreamBody};
 use super::connect::Stream;
 use super::counted::Open;
 use super::pool::Shared;
-use super::send::{SendError, SendFailure};
+use super::send::{Cause, SendError, SendFailure};
 use crate::http1::decode::{Decoder, Step};
 use crate::http1::{Framing, Malformed};
 
@@ -59,6 +59,7 @@ pub(super) struct Connection {
     seen: usize,
     interim: u32,
     upload: Upload,
+    app_broke_off: Option<Cause>,
     download: Decoder,
     keep_alive: bool,
     /// Lives as long as the connection: moving a registered timer on costs next to nothing, while a new one for every
@@ -85,6 +86,7 @@ impl Connection {
             seen: 0,
             interim: 0,
             upload: Upload::new(),
+            app_broke_off: None,
             download: Decoder::DONE,
             keep_alive: false,
             timer: Box::pin(tokio::time::sleep_until(now)),
@@ -278,14 +280,9 @@ impl Connection {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.upload.is_active() {
-            match self.upload.poll(cx, &mut self.io) {
-                Poll::Ready(Err(UploadError::App(cause))) => {
-                    return Poll::Ready(Some(Err(BodyError::App(cause))));
-                }
-                Poll::Ready(Err(UploadError::Upstream(_))) => self.upload.abandon(),
-                Poll::Pending | Poll::Ready(Ok(())) => {}
-            }
+        self.poll_upload(cx);
+        if let Some(cause) = self.app_broke_off.take() {
+            return Poll::Ready(Some(Err(BodyError::App(cause))));
         }
         loop {
             let step = self.download.step(&mut self.read);
@@ -300,6 +297,18 @@ impl Connection {
                     }
                 }
             }
+        }
+    }
+
+    /// What is left of the upload goes on; how it fails is told by [`Self::poll_frame`].
+    pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        if !self.upload.is_active() || self.app_broke_off.is_some() {
+            return;
+        }
+        match self.upload.poll(cx, &mut self.io) {
+            Poll::Ready(Err(UploadError::App(cause))) => self.app_broke_off = Some(cause),
+            Poll::Ready(Err(UploadError::Upstream(_))) => self.upload.abandon(),
+            Poll::Pending | Poll::Ready(Ok(())) => {}
         }
     }
 

@@ -30,6 +30,12 @@ impl Stall {
         }
     }
 
+    pub fn limit_to(&mut self, limit: Option<Duration>) {
+        if self.limit != limit {
+            *self = Self::after(limit);
+        }
+    }
+
     /// It moved, or there is nothing to wait for.
     pub fn moved(&mut self) {
         self.still = false;

@@ -63,6 +63,9 @@ pub(super) struct BrokeOff(Cause);
 #[error("another attempt goes on with this body")]
 struct Overtaken;
 
+/// Of a body of unknown length.
+const MOST_FRAMES: usize = 1024;
+
 // === impl Replay ===
 
 impl Replay {
@@ -178,7 +181,9 @@ impl State {
         if !self.whole || data.is_empty() {
             return;
         }
-        if data.len() > self.room {
+        // A chunked body may come byte by byte, each of which takes more memory than it holds.
+        let crumbs = self.declared.exact().is_none() && self.kept.len() >= MOST_FRAMES;
+        if crumbs || data.len() > self.room {
             return self.settle();
         }
         self.room -= data.len();

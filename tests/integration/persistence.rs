@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use crate::client::{Client, Http2Client, whole};
 use crate::errors::assert_error;
-use crate::harness::{App, World, eventually, server, with_app};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::harness::{App, World, eventually, server, soon, with_app};
 use crate::upstream::{HTTP2, Script, Server};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -337,4 +339,109 @@ async fn one_that_is_being_answered_is_not_idle() {
         .await;
     })
     .await;
+}
+
+/// Whoever sends `Expect` and does not wait has sent a whole request all the same.
+#[tokio::test]
+async fn a_body_that_did_not_wait_for_100_keeps_its_connection() {
+    scripted(async |app, upstream| {
+        let mut client = app.connect().await;
+        for body in [
+            "Content-Length: 5\r\n\r\nhello",
+            "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        ] {
+            client
+                .send(format!(
+                    "POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n{body}{GET}"
+                ))
+                .await;
+            assert_eq!(answer(upstream).await, "POST / HTTP/1.1");
+            assert_eq!(client.response().await.text(), "ok");
+            assert_eq!(answer(upstream).await, "GET / HTTP/1.1");
+            assert_eq!(client.response().await.text(), "ok");
+        }
+    })
+    .await;
+}
+
+/// An app that reads nothing before it has sent everything, and an upstream that answers while it reads.
+#[tokio::test]
+async fn an_upload_goes_on_while_nobody_reads_the_response() {
+    const SIZE: usize = 24 * 1024 * 1024;
+    let world = World::new();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let echo = tokio::spawn(async move {
+        let (socket, _) = listener.accept().await.unwrap();
+        let (mut from, mut to) = socket.into_split();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(from.read_u8().await.unwrap());
+        }
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n");
+        to.write_all(answer.as_bytes()).await.unwrap();
+        let writing = tokio::spawn(async move {
+            to.write_all(&vec![b'y'; SIZE]).await.unwrap();
+            to
+        });
+        let mut body = vec![0; SIZE];
+        from.read_exact(&mut body).await.unwrap();
+        drop(writing.await.unwrap());
+        body.iter().all(|byte| *byte == b'x')
+    });
+    let config = server("") + &world.upstream("api", &url, "");
+    with_app(&config, async |app| {
+        let mut client = app.connect().await;
+        client
+            .send(format!(
+                "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {SIZE}\r\n\r\n"
+            ))
+            .await;
+        soon("the upload", client.send(vec![b'x'; SIZE])).await;
+        let response = soon("the response", client.response()).await;
+        assert_eq!(response.body.len(), SIZE);
+        assert!(echo.await.unwrap());
+    })
+    .await;
+}
+
+/// At the end of the process, too, a head has its time and no more.
+#[tokio::test]
+async fn half_a_head_does_not_hold_up_the_end() {
+    let world = World::new();
+    let config = server("shutdown_delay = \"0s\"\nheader_timeout = \"600ms\"")
+        .replace("\"3s\"", "\"1h\"")
+        + &world.upstream("api", "http://127.0.0.1:1", "");
+    let mut app = App::start(&config).await;
+    let mut client = app.connect().await;
+    client.send("GET / HT").await;
+    // Seen: the answer to a later connection comes after it.
+    assert_eq!(app.get("/").await.status, 502);
+    app.stop(cupbearer::app::Shutdown::Interrupt);
+    app.ended().await.unwrap();
+    let answer = client.response().await;
+    assert_error(&answer, "request_timeout", None);
+}
+
+/// Connections whose handshake is complete are open, as far as the app knows.
+#[tokio::test]
+async fn requests_that_came_in_right_before_the_end_are_answered() {
+    for workers in [1, 2] {
+        let world = World::new();
+        let config = server(&format!("shutdown_delay = \"0s\"\nworkers = {workers}"))
+            + &world.upstream("api", "http://127.0.0.1:1", "");
+        let mut app = App::start(&config).await;
+        app.ready().await;
+        let mut clients = Vec::new();
+        for _ in 0..50 {
+            let mut client = app.connect().await;
+            client.send(GET).await;
+            clients.push(client);
+        }
+        app.stop(cupbearer::app::Shutdown::Interrupt);
+        for client in &mut clients {
+            assert_error(&client.response().await, "upstream_refused", Some("api"));
+        }
+        app.ended().await.unwrap();
+    }
 }

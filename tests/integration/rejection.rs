@@ -442,6 +442,27 @@ async fn a_rejected_upgrade_is_passed_on_and_renews() {
     .await;
 }
 
+/// An upgrade that lacks a right burns nothing, either.
+#[tokio::test]
+async fn an_upgrade_without_the_right_scope_burns_nothing() {
+    let vendor = Endpoint::start(standard).await;
+    let api = Endpoint::start(|_: Asked| async {
+        let fields = "WWW-Authenticate: Bearer error=\"insufficient_scope\"\r\n";
+        answer("401 Unauthorized", fields, "no")
+    })
+    .await;
+    with_app(&config(&vendor, &api, EAGER, ""), async |app| {
+        let request = "GET /x HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+        let seen = app.connect().await.request(request).await;
+        assert_eq!(seen.status.as_u16(), 401);
+        assert_eq!(seen.head.get("proxy-status"), None);
+        let rejections = "cupbearer_token_rejections_total{upstream=\"api\"}";
+        assert_eq!(app.metric(rejections).await, 0.0);
+        assert_eq!(vendor.count(), 1);
+    })
+    .await;
+}
+
 /// gRPC says it in a field of a 200 (a trailers-only answer).
 #[tokio::test]
 async fn grpc_unauthenticated_is_a_rejection() {

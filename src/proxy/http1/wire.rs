@@ -8,6 +8,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::Request;
@@ -241,6 +242,16 @@ impl Wire {
     pub(super) fn begin_response(self: &Arc<Self>, most: usize) -> (&'static [u8], Rest) {
         let mut state = self.lock();
         let interim = std::mem::take(&mut state.interim);
+        if interim.len() == CONTINUE.len() && state.body.is_done() {
+            // It did not wait for it.
+            return (b"", state.rest());
+        }
+        if !interim.is_empty()
+            && let Some(reader) = state.reader.take()
+        {
+            // It may wait for room to write that in, which it will not do any more.
+            reader.wake();
+        }
         if interim.len() == CONTINUE.len() {
             // The client may send the body or not, and nobody can tell.
             state.broken = true;
@@ -255,6 +266,11 @@ impl Wire {
             return (interim, Rest::Unknown);
         }
         (interim, state.rest())
+    }
+
+    /// From now on, how long the client may take nothing of what is written to it.
+    pub(super) fn stalls_after(&self, limit: Option<Duration>) {
+        self.lock().stall.limit_to(limit);
     }
 
     pub(super) fn poll_write(

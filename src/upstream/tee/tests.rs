@@ -119,3 +119,17 @@ async fn once_settled_nothing_more_is_kept() {
     };
     assert!(tee.lock().kept.is_empty());
 }
+
+#[tokio::test]
+async fn crumbs_are_not_kept_without_end() {
+    let (mut app, replay) = upload(1 << 20).await;
+    let mut first = replay.body().unwrap();
+    for _ in 0..MOST_FRAMES {
+        send(&mut app, "x").await;
+        assert_eq!(data(&mut first).await, "x");
+    }
+    assert!(replay.is_whole());
+    send(&mut app, "x").await;
+    assert_eq!(data(&mut first).await, "x");
+    assert!(!replay.is_whole());
+}
