@@ -100,8 +100,8 @@
 //! halves, without channels, timers or boxes for a request; every framing that two readers could take differently is refused
 //! (`http1`), and what cannot be parsed gets an answer that is told like every other error.
 //!
-//! * *To the upstream* (`upstream/http1`) a request's head is borrowed, so that a retry needs no copy. What it costs is that an upload
-//!   which is still going on when the response has begun moves only while the response is read.
+//! * *To the upstream* (`upstream/http1`) a request's head is borrowed, so that a retry needs no copy. An upload which is still
+//!   going on when the response has begun is moved by whoever reads or writes that response.
 //! * *From the app* (`proxy/http1`) a request's body is read off the connection by whoever polls it, which with an HTTP/2 upstream is
 //!   another task; so the reading half is shared, and a body that outlives its request gets an error instead of the next one's bytes.
 //!   A connection has buffers only while there is something in them: an idle one costs 8 KiB where it
