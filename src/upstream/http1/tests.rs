@@ -271,7 +271,7 @@ async fn what_comes_unasked_makes_a_connection_unusable() {
         }
         settle().await;
         let mut connection = line.idle_connection();
-        assert!(!connection.is_alive());
+        assert!(!connection.is_alive(&mut Context::from_waker(Waker::noop())));
         // And if it comes between the look at it and the request:
         let mut head = get("/");
         let failed = connection.send(&head.0, head.1.take().unwrap(), WAIT, line.shared());
