@@ -84,6 +84,8 @@ pub struct Server {
     pub client_auth: Option<ClientAuth>,
     /// Whether `Via` is sent.
     pub via: bool,
+    /// Whether each request is logged.
+    pub access_log: bool,
     /// Whether `POST /quitquitquit` on the admin port ends the process.
     pub quitquitquit: bool,
 }

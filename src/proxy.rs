@@ -4,6 +4,7 @@
 //! [`handle`], which is the whole path in one screen; each step is the file of its name.
 
 pub mod accept;
+mod access;
 mod authorize;
 pub mod door;
 mod error;
@@ -37,6 +38,7 @@ use crate::metrics::Metrics;
 use crate::upstream::send::Cause;
 
 use accept::{Client, Worker};
+use access::Access;
 use error::ProxyError;
 pub use guard::Hosts;
 use headers::Scan;
@@ -67,6 +69,7 @@ pub struct Settings {
     /// The pseudonym, looked for in the `Via` of requests.
     pub pseudonym: Box<str>,
     pub max_connections: usize,
+    pub access_log: bool,
     pub header_timeout: std::time::Duration,
     pub body_timeout: crate::config::Patience,
     pub idle_timeout: std::time::Duration,
@@ -92,6 +95,8 @@ enum AppBody {
     Empty,
     Http1(http1::Incoming),
     Http2(hyper::body::Incoming),
+    /// Either, for the access log.
+    Counted(Box<access::Counted>),
 }
 
 impl Body for AppBody {
@@ -109,6 +114,7 @@ impl Body for AppBody {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
                 Poll::Ready(frame.map(|frame| frame.map_err(Cause::from)))
             }
+            Self::Counted(body) => Pin::new(&mut **body).poll_frame(cx),
         }
     }
 
@@ -117,6 +123,7 @@ impl Body for AppBody {
             Self::Empty => true,
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body) => body.is_end_stream(),
+            Self::Counted(body) => body.is_end_stream(),
         }
     }
 
@@ -125,6 +132,7 @@ impl Body for AppBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Http1(body) => body.size_hint(),
             Self::Http2(body) => body.size_hint(),
+            Self::Counted(body) => body.size_hint(),
         }
     }
 }
@@ -158,6 +166,9 @@ async fn handle(
     let scan = Scan::of(request.headers());
     let shape = respond::Shape::of(request, &scan);
     let mut measure = Measure::start(client);
+    if snapshot.settings.access_log {
+        measure.access = Some(Access::start(request));
+    }
     match answer(worker, client, &snapshot, scan, request, &mut measure).await {
         Ok(response) => respond::forward(response, measure),
         Err(error) => respond::problem(&error, shape, measure, &worker.proxy.metrics),

@@ -28,7 +28,8 @@ pub(super) fn room() -> usize {
 pub(super) fn compare(max_connections: usize) {
     let room = room();
     if room < max_connections {
-        tracing::warn!(
+        // By default more are taken than most machines let a process have, and sidecars never need.
+        tracing::info!(
             max_connections,
             "the limit of open files is enough for {room} connections, and more are not taken: raise it \
              (ulimit -n, LimitNOFILE), or lower server.max_connections"

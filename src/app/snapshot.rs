@@ -114,6 +114,7 @@ impl Fixed {
             client_auth,
             via: server.via.then(via).flatten(),
             pseudonym: self.pseudonym.clone(),
+            access_log: server.access_log,
             max_connections: server.max_connections.min(open_files::room()),
             header_timeout: server.header_timeout,
             body_timeout: server.body_timeout,

@@ -26,7 +26,7 @@ use super::log::LogArgs;
 use super::progress::Progress;
 use crate::admin::{ProviderReport, Report};
 use crate::config::{
-    self, ClientAuth, Config, Environment, Listen, ProcessEnvironment, Route, Upstream,
+    self, ClientAuth, Config, Environment, Listen, ProcessEnvironment, Route, TokenSource, Upstream,
 };
 use child::{Child, Signals};
 
@@ -68,6 +68,7 @@ pub(super) fn run(args: &ExecArgs, log: &LogArgs) -> Result<(), Failure> {
     let Loaded { config, .. } = args.config.load_with(&asked)?.with_commands_checked()?;
     log.start("warn")?;
     core_dumps::disable();
+    warn_of_kills(&config, &mut io::stderr());
     let config = on_free_ports(config, args.http_proxy)?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -156,6 +157,21 @@ fn reason(provider: &ProviderReport) -> String {
     }
 }
 
+/// What runs here may have the same credentials as what runs elsewhere.
+fn warn_of_kills(config: &Config, to: &mut dyn io::Write) {
+    let fetched = |it: &&Arc<config::Provider>| matches!(it.source, TokenSource::Endpoint(_));
+    for provider in config.providers.iter().filter(fetched) {
+        if provider.life.single_active {
+            // Nobody to tell it to: the command runs all the same.
+            let _ = writeln!(
+                to,
+                "warning: the vendor of provider {} kills the token in use elsewhere when one is fetched here",
+                provider.name
+            );
+        }
+    }
+}
+
 /// The same configuration where nothing else listens. What cannot be told by a URL on the common port gets a port of its own.
 fn on_free_ports(mut config: Config, http_proxy: bool) -> Result<Config, Failure> {
     if matches!(config.server.client_auth, Some(ClientAuth::PeerUid(_))) {
@@ -235,6 +251,22 @@ mod tests {
             asked.var(name);
         }
         assert_eq!(asked.credentials(), ["CLIENT_SECRET"]);
+    }
+
+    #[test]
+    fn a_token_that_dies_elsewhere_is_warned_of() {
+        let provider = |name: &str, dialect: &str| {
+            format!(
+                "[providers.{name}]\ndialect = '{dialect}'\ntoken_url = 'https://127.0.0.1:1/{name}'\nclient_id = 'c'\nclient_secret = 's'\n"
+            )
+        };
+        let text = provider("single", "ctcfile") + &provider("plain", "oauth2");
+        let config = Config::from_toml(&text, &Asked::default()).unwrap();
+        let mut told = Vec::new();
+        warn_of_kills(&config, &mut told);
+        let told = String::from_utf8(told).unwrap();
+        assert_eq!(told.lines().count(), 1);
+        assert!(told.contains("provider single "), "{told}");
     }
 
     #[test]

@@ -35,6 +35,7 @@ pub(super) struct ServerToml {
     pub(super) client_auth: Option<ClientAuthToml>,
     pub(super) via: Option<bool>,
     pub(super) quitquitquit: Option<bool>,
+    pub(super) access_log: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

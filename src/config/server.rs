@@ -105,6 +105,7 @@ pub(super) fn server(
         allow_origins: texts(written.allow_origins, |origin| origin.0),
         client_auth,
         via: written.via.unwrap_or(true),
+        access_log: written.access_log.unwrap_or(false),
         quitquitquit: written.quitquitquit.unwrap_or(false),
     };
     (server, exposure)

@@ -11,6 +11,7 @@ use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use tokio::time::Instant;
 
 use super::accept::Worker;
+use super::access::Tally;
 use super::error::ProxyError;
 use super::headers::{self, Scan};
 use super::reject::{self, ForwardedBody};
@@ -145,6 +146,7 @@ impl<'a> Exchange<'a> {
                 target.record.accepted(generation);
                 if attempt > 1 {
                     target.metrics.replayed.inc();
+                    self.tally(Tally::replayed);
                 }
                 return Ok(response);
             }
@@ -221,10 +223,18 @@ impl<'a> Exchange<'a> {
                 }
                 Err(error) if self.may_resend(&error, resent) && self.replay.rewind() => {
                     resent += 1;
+                    self.tally(Tally::resent);
                     checkout = Box::pin(self.dial()).await?;
                 }
                 Err(error) => return Err(error.failure.into()),
             }
+        }
+    }
+
+    /// For the access log, if there is one.
+    fn tally(&self, count: fn(&Tally)) {
+        if let Some(tally) = self.head.extensions.get::<Arc<Tally>>() {
+            count(tally);
         }
     }
 

@@ -15,6 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use serde::Serialize;
 
 use super::accept::Client;
+use super::access::Access;
 use super::error::{Party, ProxyError};
 use super::headers::{self, PROXY_STATUS, Scan};
 use super::reject::ForwardedBody;
@@ -44,6 +45,7 @@ pub(super) struct Measure {
     /// Its place among the upstream's `max_in_flight`.
     pub(super) place: Option<InFlight>,
     watch: Arc<Watch>,
+    pub(super) access: Option<Box<Access>>,
 }
 
 /// What the shape of an error depends on.
@@ -64,6 +66,10 @@ pub(super) fn forward(
     let (mut parts, body) = response.into_parts();
     if let Some(target) = &measure.target {
         target.metrics.count(parts.status);
+    }
+    if let Some(access) = &mut measure.access {
+        access.answered(parts.status, None);
+        access.sent(0, body.is_end_stream());
     }
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         measure.take_time();
@@ -110,7 +116,7 @@ fn received(parts: &mut http::response::Parts) {
 pub(super) fn problem(
     error: &ProxyError,
     shape: Shape,
-    measure: Measure,
+    mut measure: Measure,
     metrics: &Metrics,
 ) -> Response<ResponseBody> {
     let answer = Answer::to(error);
@@ -129,6 +135,11 @@ pub(super) fn problem(
     };
     if let Some(target) = &measure.target {
         target.metrics.count(status);
+    }
+    if let Some(access) = &mut measure.access {
+        access.answered(status, Some(answer.code));
+        // It is in one piece, and on its way.
+        access.sent(body.len(), true);
     }
     let mut response = Response::new(ResponseBody {
         content: Content::Own((!body.is_empty()).then_some(body)),
@@ -204,6 +215,7 @@ impl Measure {
             target: None,
             place: None,
             watch,
+            access: None,
         }
     }
 
@@ -241,6 +253,10 @@ impl Drop for Measure {
         if let Some(target) = &self.target {
             target.metrics.in_flight.dec();
         }
+        if let Some(access) = self.access.take() {
+            let target = self.target.as_ref();
+            access.log(target.map(|target| &*target.config.name));
+        }
     }
 }
 
@@ -268,9 +284,12 @@ impl Body for ResponseBody {
         match &mut this.content {
             Content::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Content::Upstream(body) => {
-                let polled = Pin::new(body).poll_frame(cx);
+                let polled = Pin::new(&mut *body).poll_frame(cx);
                 if let Poll::Ready(Some(Err(error))) = &polled {
                     this.measure.broke_off(error);
+                }
+                if let (Some(access), Poll::Ready(frame)) = (&mut this.measure.access, &polled) {
+                    count(access, frame.as_ref(), body.is_end_stream());
                 }
                 polled
             }
@@ -291,6 +310,14 @@ impl Body for ResponseBody {
             }
             Content::Upstream(body) => body.size_hint(),
         }
+    }
+}
+
+fn count(access: &mut Access, frame: Option<&Result<Frame<Bytes>, BodyError>>, end: bool) {
+    match frame {
+        None => access.sent(0, true),
+        Some(Ok(frame)) => access.sent(frame.data_ref().map_or(0, Bytes::len), end),
+        Some(Err(_)) => {}
     }
 }
 

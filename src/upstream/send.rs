@@ -1,6 +1,6 @@
 //! One request on a connection from the pool.
 
-use std::error::Error as _;
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ pub struct SendError {
 }
 
 /// What is behind a failure.
-pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+pub type Cause = Box<dyn Error + Send + Sync>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SendFailure {
@@ -123,7 +123,7 @@ impl SendFailure {
             return false;
         };
         let source = cause.source();
-        cause.is::<Stalled>() || source.is_some_and(|source| source.is::<Stalled>())
+        cause.is::<Stalled>() || source.is_some_and(<dyn Error>::is::<Stalled>)
     }
 }
 

@@ -9,6 +9,7 @@
     reason = "what cannot go on has failed, and says where"
 )]
 
+mod access;
 mod authorization;
 mod browser;
 mod cli;

@@ -162,6 +162,7 @@ fn measure(target: Option<&Arc<Target>>) -> Measure {
     let mut measure = Measure {
         started: Some(Instant::now()),
         place: None,
+        access: None,
         target: None,
         watch,
     };
