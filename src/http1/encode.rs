@@ -86,8 +86,9 @@ pub(crate) fn framing_field(out: &mut Vec<u8>, framing: Framing) {
     }
 }
 
-/// Appends one line. Room is not made beforehand: what messages are gathered in has it.
-#[inline]
+/// Appends one line. Room is not made beforehand: what messages are gathered in has it. Inlined, as a call would cost as much as
+/// what it does, ten times for a request.
+#[inline(always)]
 pub(crate) fn field(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
     out.extend_from_slice(name.as_str().as_bytes());
     out.extend_from_slice(b": ");
