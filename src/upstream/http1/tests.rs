@@ -282,6 +282,29 @@ async fn what_comes_unasked_makes_a_connection_unusable() {
     }
 }
 
+/// Or the task that sends on it would never hear of the answer.
+#[tokio::test]
+async fn a_connection_that_another_task_found_alive_is_looked_at_again() {
+    let mut line = Line::open().await;
+    line.exchange(OK).await;
+    let mut connection = line.idle_connection();
+    let mut other = Context::from_waker(Waker::noop());
+    assert!(connection.ready(&mut other, Instant::now(), WAIT));
+    line.shared().put(connection);
+    let (connection, shared) = (line.idle_connection(), line.shared());
+    let sent = tokio::spawn(async move {
+        let mut head = get("/");
+        let body = head.1.take().unwrap();
+        connection.send(&head.0, body, WAIT, shared).await
+    });
+    line.read_head().await;
+    settle().await;
+    line.write(OK).await;
+    // The time-out would wake it, too.
+    let sent = tokio::time::timeout(WAIT / 2, sent).await.unwrap();
+    assert_eq!(text(sent.unwrap().unwrap()).await, "ok");
+}
+
 #[tokio::test]
 async fn an_answer_before_the_connection_broke_counts() {
     let mut line = Line::open().await;
