@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::{HeaderMap, Method, Version};
+use http::{HeaderMap, Method, Request, Version};
 
 use super::decode::{Decoder, Step};
 use super::request::{self, Head};
@@ -45,8 +45,9 @@ fn read(text: &[u8], step: usize) -> Vec<Outcome> {
     };
     let mut outcomes = Vec::new();
     loop {
+        let mut request = Request::new(());
         let head = loop {
-            match request::parse(&mut read) {
+            match request::parse(&mut read, &mut request) {
                 Err(_) => return outcomes,
                 Ok(Some(head)) => break head,
                 Ok(None) => {}
@@ -56,7 +57,7 @@ fn read(text: &[u8], step: usize) -> Vec<Outcome> {
             }
         };
         let keep_alive = head.asked.keep_alive;
-        let outcome = read_body(head, &mut read, &mut feed);
+        let outcome = read_body(request, head, &mut read, &mut feed);
         let go_on = outcome.whole && keep_alive;
         outcomes.push(outcome);
         if !go_on {
@@ -66,11 +67,12 @@ fn read(text: &[u8], step: usize) -> Vec<Outcome> {
 }
 
 fn read_body(
+    request: Request<()>,
     head: Head,
     read: &mut BytesMut,
     feed: &mut impl FnMut(&mut BytesMut) -> Option<()>,
 ) -> Outcome {
-    let (parts, ()) = head.request.into_parts();
+    let (parts, ()) = request.into_parts();
     let mut outcome = Outcome {
         line: (parts.method, parts.uri.to_string(), parts.version),
         fields: parts.headers,
@@ -129,12 +131,12 @@ fn check(outcome: &Outcome) {
 /// Whatever lies behind a head that has come to its end changes nothing of it.
 fn check_end(data: &[u8], first: &Outcome) {
     let mut alone = BytesMut::from(data);
-    let Ok(Some(head)) = request::parse(&mut alone) else {
+    let Ok(Some(head)) = request::parse(&mut alone, &mut Request::new(())) else {
         panic!("it was read before");
     };
     let used = data.len() - alone.len();
     let mut alone = BytesMut::from(&data[..used]);
-    match request::parse(&mut alone) {
+    match request::parse(&mut alone, &mut Request::new(())) {
         Ok(Some(again)) => assert_eq!(again.framing, head.framing),
         other => panic!("{other:?}"),
     }

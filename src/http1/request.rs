@@ -18,10 +18,9 @@ pub const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Room for fields that are put on a request on its way: a credential and `Via`.
 const MORE_FIELDS: usize = 2;
 
-/// A request without its body.
-#[derive(Debug)]
+/// What a head says about the message and its answer.
+#[derive(Clone, Copy, Debug)]
 pub struct Head {
-    pub request: Request<()>,
     pub framing: Framing,
     pub asked: Asked,
     /// The client waits for `100 Continue` before it sends the body.
@@ -50,8 +49,9 @@ pub enum Fault {
     Malformed(#[from] Malformed),
 }
 
-/// Takes a request's head off the front of `read`. `None`, and nothing but empty lines taken: more has to be read.
-pub fn parse(read: &mut BytesMut) -> Result<Option<Head>, Fault> {
+/// Takes a request's head off the front of `read` and puts it into `request`, which is large and would be moved about otherwise.
+/// `None`, and nothing but empty lines taken: more has to be read.
+pub fn parse<B>(read: &mut BytesMut, request: &mut Request<B>) -> Result<Option<Head>, Fault> {
     // RFC 9112 §2.2: some clients send a line break too many after a body. httparse would take any number of bare ones, too.
     while read.starts_with(b"\r\n") {
         read.advance(2);
@@ -61,9 +61,9 @@ pub fn parse(read: &mut BytesMut) -> Result<Option<Head>, Fault> {
         Some(b'\n') => return Err(syntax(httparse::Error::NewLine)),
         Some(_) => {}
     }
-    match parse_up_to::<FEW_FIELDS>(read) {
+    match parse_up_to::<FEW_FIELDS, B>(read, request) {
         Err(Fault::Malformed(Malformed::Syntax(httparse::Error::TooManyHeaders))) => {
-            match parse_up_to::<MAX_FIELDS>(read) {
+            match parse_up_to::<MAX_FIELDS, B>(read, request) {
                 Err(Fault::Malformed(Malformed::Syntax(httparse::Error::TooManyHeaders))) => {
                     Err(Fault::TooLarge)
                 }
@@ -74,7 +74,10 @@ pub fn parse(read: &mut BytesMut) -> Result<Option<Head>, Fault> {
     }
 }
 
-fn parse_up_to<const FIELDS: usize>(read: &mut BytesMut) -> Result<Option<Head>, Fault> {
+fn parse_up_to<const FIELDS: usize, B>(
+    read: &mut BytesMut,
+    request: &mut Request<B>,
+) -> Result<Option<Head>, Fault> {
     let mut slots = [const { MaybeUninit::uninit() }; FIELDS];
     let mut fields = [const { Field::NONE }; FIELDS];
     let mut head = httparse::Request::new(&mut []);
@@ -119,9 +122,8 @@ fn parse_up_to<const FIELDS: usize>(read: &mut BytesMut) -> Result<Option<Head>,
         keep_alive: notes.keep_alive(http11) && method != Method::CONNECT,
         trailers,
     };
-    let mut request = Request::new(());
-    *request.method_mut() = method;
     *request.uri_mut() = Uri::from_maybe_shared(target).map_err(|_| INVALID_TARGET)?;
+    *request.method_mut() = method;
     *request.version_mut() = if http11 {
         Version::HTTP_11
     } else {
@@ -129,7 +131,6 @@ fn parse_up_to<const FIELDS: usize>(read: &mut BytesMut) -> Result<Option<Head>,
     };
     *request.headers_mut() = headers;
     Ok(Some(Head {
-        request,
         framing,
         asked,
         // RFC 9110 §10.1.1: HTTP/1.0 knows no interim responses.

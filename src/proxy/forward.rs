@@ -1,6 +1,8 @@
 //! Forward: connection first, token last, then the head goes out.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, EXPECT, HOST, TE, VIA};
 use http::request::Parts;
@@ -194,7 +196,7 @@ impl<'a> Exchange<'a> {
     /// be dead. Returns the generation that went out, 0 for none.
     async fn send(&mut self) -> Result<(Response<UpstreamBody>, u64), ProxyError> {
         let wait = self.routed.target.config.response_timeout;
-        let mut checkout = match self.ready() {
+        let mut checkout = match poll_fn(|cx| Poll::Ready(self.ready(cx))).await {
             Some(checkout) => checkout,
             None => Box::pin(self.checkout()).await?,
         };
@@ -205,7 +207,10 @@ impl<'a> Exchange<'a> {
                 on_wire,
             } = match self.try_stamp(&checkout)? {
                 Ok(stamped) => stamped,
-                Err(_) => Box::pin(self.stamp(&checkout)).await?,
+                Err(_) => {
+                    checkout.unwatch();
+                    Box::pin(self.stamp(&checkout)).await?
+                }
             };
             let Some(mut body) = self.replay.body() else {
                 return Err(ProxyError::Internal("a second attempt without its body"));
@@ -247,10 +252,10 @@ impl<'a> Exchange<'a> {
     }
 
     /// A connection that is there, for a token that is there: what almost always happens.
-    fn ready(&self) -> Option<Checkout> {
+    fn ready(&self, cx: &mut Context<'_>) -> Option<Checkout> {
         match self.must_wait() {
             true => None,
-            false => self.pool.ready(),
+            false => self.pool.ready(cx),
         }
     }
 

@@ -70,6 +70,9 @@ pub(super) struct Connection {
     /// Since when it has been idle.
     pub(super) idle_since: Instant,
     pub(super) reused: bool,
+    /// When the task that has it found it alive, if it has not slept since then: there is nothing to read, and the task is woken
+    /// when there is. Another look would cost as much, and tell nothing new.
+    watched: Option<Instant>,
     /// Made for an upgrade that may not come about: HTTP/1.1 even where the upstream's connections are HTTP/2, so that
     /// nobody else gets it.
     pub(super) for_upgrade: bool,
@@ -93,6 +96,7 @@ impl Connection {
             dies: now + life,
             idle_since: now,
             reused: false,
+            watched: None,
             for_upgrade: false,
             _open: open,
         })
@@ -100,7 +104,24 @@ impl Connection {
 
     /// Whether a request may be put on it. The peer can still close it in the same instant.
     pub(super) fn usable(&mut self, now: Instant, idle: Duration) -> bool {
-        now < self.dies && now.saturating_duration_since(self.idle_since) < idle && self.is_alive()
+        let mut nobody = Context::from_waker(Waker::noop());
+        self.is_young(now, idle) && self.is_alive(&mut nobody)
+    }
+
+    /// The same, for a task that goes on to [`Self::send`] in the same poll, or else calls [`Self::unwatch`].
+    pub(super) fn ready(&mut self, cx: &mut Context<'_>, now: Instant, idle: Duration) -> bool {
+        let ready = self.is_young(now, idle) && self.is_alive(cx);
+        self.watched = ready.then_some(now);
+        ready
+    }
+
+    /// What it was found to be may have changed.
+    pub(super) fn unwatch(&mut self) {
+        self.watched = None;
+    }
+
+    fn is_young(&self, now: Instant, idle: Duration) -> bool {
+        now < self.dies && now.saturating_duration_since(self.idle_since) < idle
     }
 
     /// Whether it is worth keeping. `now` is taken from `idle_since`: nobody looks at the clock for this.
@@ -110,11 +131,10 @@ impl Connection {
 
     /// Whatever there is to be read without having asked for it, the end above all, means that it is dead. No system call
     /// is made unless the kernel has said that there is something.
-    fn is_alive(&mut self) -> bool {
+    fn is_alive(&mut self, cx: &mut Context<'_>) -> bool {
         let mut byte = [0];
-        let mut cx = Context::from_waker(Waker::noop());
         Pin::new(&mut self.io)
-            .poll_read(&mut cx, &mut ReadBuf::new(&mut byte))
+            .poll_read(cx, &mut ReadBuf::new(&mut byte))
             .is_pending()
     }
 
@@ -134,7 +154,8 @@ impl Connection {
         wait: Duration,
         pool: Arc<Shared>,
     ) -> Result<Response<UpstreamBody>, SendError> {
-        self.timer.as_mut().reset(Instant::now() + wait);
+        let now = self.watched.unwrap_or_else(Instant::now);
+        self.timer.as_mut().reset(now + wait);
         self.upload.begin(head, body);
         self.seen = 0;
         self.interim = 0;
@@ -148,15 +169,18 @@ impl Connection {
         }
     }
 
-    /// Reading comes first: a connection that has died is found before anything is written on it, and once the reader waits,
-    /// its waker is registered for whatever the writing brings about.
+    /// Reading comes first, unless it was tried a moment ago: a connection that has died is found before anything is written on
+    /// it, and once the reader waits, its waker is registered for whatever the writing brings about.
     fn poll_answer(
         &mut self,
         cx: &mut Context<'_>,
         asked: &Parts,
         wait: Duration,
     ) -> Poll<Result<Head, SendFailure>> {
-        let mut answer = self.poll_head(cx, asked);
+        let mut answer = match self.watched.take() {
+            Some(_) => Poll::Pending,
+            None => self.poll_head(cx, asked),
+        };
         if self.upload.is_active() && !matches!(answer, Poll::Ready(Err(_))) {
             match self.upload.poll(cx, &mut self.io) {
                 Poll::Pending | Poll::Ready(Ok(())) => {}

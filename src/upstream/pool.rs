@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::Context;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -96,9 +97,9 @@ impl Pool {
         }
     }
 
-    /// A connection or stream that is there.
-    pub fn ready(&self) -> Option<Checkout> {
-        self.shared.take(&mut self.shared.lock())
+    /// A connection or stream that is there, for a task that sends on it in the same poll, or else calls [`Checkout::unwatch`].
+    pub fn ready(&self, cx: &mut Context<'_>) -> Option<Checkout> {
+        self.shared.take(&mut self.shared.lock(), Some(cx))
     }
 
     /// A connection or stream for one request: one that is there, or the first that becomes free or is dialled.
@@ -107,7 +108,7 @@ impl Pool {
     pub async fn checkout(&self) -> Result<Checkout, ConnectError> {
         let delivery = {
             let mut state = self.shared.lock();
-            if let Some(ready) = self.shared.take(&mut state) {
+            if let Some(ready) = self.shared.take(&mut state, None) {
                 return Ok(ready);
             }
             let (sender, delivery) = oneshot::channel();
@@ -148,7 +149,9 @@ impl Pool {
 
 impl Shared {
     /// Takes a connection back, for whoever waits or for later.
-    pub(super) fn put(self: &Arc<Self>, connection: Box<http1::Connection>) {
+    pub(super) fn put(self: &Arc<Self>, mut connection: Box<http1::Connection>) {
+        // For another task.
+        connection.unwatch();
         if connection.for_upgrade || !connection.lasts() {
             return;
         }
@@ -177,7 +180,7 @@ impl Shared {
                 let Some(waiter) = state.next_waiter() else {
                     return;
                 };
-                match self.take(&mut state) {
+                match self.take(&mut state, None) {
                     Some(ready) => (waiter.sender, ready),
                     None => return state.waiters.push_front(waiter),
                 }
@@ -192,7 +195,11 @@ impl Shared {
     }
 
     /// What is ready now. HTTP/2 first: it costs no connection.
-    fn take(self: &Arc<Self>, state: &mut State) -> Option<Checkout> {
+    fn take(
+        self: &Arc<Self>,
+        state: &mut State,
+        mut task: Option<&mut Context<'_>>,
+    ) -> Option<Checkout> {
         if state.idle.is_empty() && state.http2.is_empty() {
             return None;
         }
@@ -210,7 +217,12 @@ impl Shared {
             }
         }
         while let Some(mut connection) = state.idle.pop() {
-            if connection.usable(now, self.limits.idle) {
+            let idle = self.limits.idle;
+            let usable = match &mut task {
+                Some(cx) => connection.ready(cx, now, idle),
+                None => connection.usable(now, idle),
+            };
+            if usable {
                 return Some(Checkout::http1(connection, Arc::clone(self)));
             }
         }

@@ -80,6 +80,13 @@ impl Checkout {
         }
     }
 
+    /// To be called by a task that sleeps between [`super::Pool::ready`] and [`Self::send`].
+    pub fn unwatch(&mut self) {
+        if let Some(Inner::Http1(connection)) = &mut self.inner {
+            connection.unwatch();
+        }
+    }
+
     /// Sends and waits for the head of the answer, up to `wait` after the end of the upload.
     ///
     /// Dropping the future aborts the request: an HTTP/1.1 connection is closed, an HTTP/2 stream is reset.

@@ -3,18 +3,38 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn head(text: impl AsRef<[u8]>) -> Result<Option<Head>, Fault> {
+/// A head with its request.
+#[derive(Debug)]
+struct Whole {
+    request: Request<()>,
+    framing: Framing,
+    asked: Asked,
+    expects_continue: bool,
+}
+
+fn parse(read: &mut BytesMut) -> Result<Option<Whole>, Fault> {
+    let mut request = Request::new(());
+    let head = super::parse(read, &mut request)?;
+    Ok(head.map(|head| Whole {
+        request,
+        framing: head.framing,
+        asked: head.asked,
+        expects_continue: head.expects_continue,
+    }))
+}
+
+fn head(text: impl AsRef<[u8]>) -> Result<Option<Whole>, Fault> {
     parse(&mut BytesMut::from(text.as_ref()))
 }
 
-fn good(text: &str) -> Head {
+fn good(text: &str) -> Whole {
     head(text).unwrap().expect("a whole head")
 }
 
 /// What is known of a request when its head is known, in a form that can be compared.
 type Known = (String, String, Version, HeaderMap, Framing, Asked, bool);
 
-fn known(head: Head) -> Known {
+fn known(head: Whole) -> Known {
     let request = head.request;
     (
         request.method().to_string(),

@@ -87,11 +87,7 @@ pub(super) enum Start {
     Closed,
 }
 
-/// The same, with the head.
-#[allow(
-    clippy::large_enum_variant,
-    reason = "the large one is what mostly comes, and is taken apart at once"
-)]
+/// The same, with what the head says about the body.
 enum Beginning {
     Request(Head),
     Http2,
@@ -191,17 +187,16 @@ impl Wire {
     ) -> Poll<Start> {
         let mut state = self.lock();
         loop {
-            match state.start(watch) {
+            match state.start(watch, request) {
                 None => {}
                 Some(Beginning::Request(head)) => {
-                    let body = match head.framing {
+                    *request.body_mut() = match head.framing {
                         Framing::Empty => AppBody::Empty,
                         _ => AppBody::Http1(Incoming {
                             wire: Arc::clone(self),
                             request: state.request,
                         }),
                     };
-                    *request = head.request.map(|()| body);
                     return Poll::Ready(Start::Request(head.asked));
                 }
                 Some(Beginning::Http2) => return Poll::Ready(Start::Http2),
@@ -347,8 +342,8 @@ impl Wire {
 // === impl State ===
 
 impl State {
-    /// What has begun to come in, if that can be told.
-    fn start(&mut self, watch: &Watch) -> Option<Beginning> {
+    /// What has begun to come in, if that can be told. The head of a request goes into `request`.
+    fn start(&mut self, watch: &Watch, request: &mut Request<AppBody>) -> Option<Beginning> {
         if self.seen == 0 {
             // They are no beginning of a head: whoever sends one too many may take its time.
             self.skip_empty_lines();
@@ -371,7 +366,7 @@ impl State {
         if !parse {
             return None;
         }
-        match request::parse(&mut self.read) {
+        match request::parse(&mut self.read, request) {
             Ok(Some(head)) => {
                 self.seen = 0;
                 self.request += 1;

@@ -271,7 +271,7 @@ async fn what_comes_unasked_makes_a_connection_unusable() {
         }
         settle().await;
         let mut connection = line.idle_connection();
-        assert!(!connection.is_alive());
+        assert!(!connection.is_alive(&mut Context::from_waker(Waker::noop())));
         // And if it comes between the look at it and the request:
         let mut head = get("/");
         let failed = connection.send(&head.0, head.1.take().unwrap(), WAIT, line.shared());
@@ -280,6 +280,29 @@ async fn what_comes_unasked_makes_a_connection_unusable() {
         assert!(matches!(error.failure, SendFailure::Closed(_)));
         assert_eq!(line.open_connections(), 0);
     }
+}
+
+/// Or the task that sends on it would never hear of the answer.
+#[tokio::test]
+async fn a_connection_that_another_task_found_alive_is_looked_at_again() {
+    let mut line = Line::open().await;
+    line.exchange(OK).await;
+    let mut connection = line.idle_connection();
+    let mut other = Context::from_waker(Waker::noop());
+    assert!(connection.ready(&mut other, Instant::now(), WAIT));
+    line.shared().put(connection);
+    let (connection, shared) = (line.idle_connection(), line.shared());
+    let sent = tokio::spawn(async move {
+        let mut head = get("/");
+        let body = head.1.take().unwrap();
+        connection.send(&head.0, body, WAIT, shared).await
+    });
+    line.read_head().await;
+    settle().await;
+    line.write(OK).await;
+    // The time-out would wake it, too.
+    let sent = tokio::time::timeout(WAIT / 2, sent).await.unwrap();
+    assert_eq!(text(sent.unwrap().unwrap()).await, "ok");
 }
 
 #[tokio::test]
