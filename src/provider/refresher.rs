@@ -377,11 +377,12 @@ impl Refresher {
         }
         tokio::select! {
             biased;
-            turn = self.deps.fetcher.turn(endpoint) => Some(turn),
+            // First: who is told to stop starts nothing.
             command = self.commands.recv() => {
                 self.command(command);
                 None
             }
+            turn = self.deps.fetcher.turn(endpoint) => Some(turn),
         }
     }
 
@@ -400,6 +401,7 @@ impl Refresher {
             Ok(fetched) => self.adopt(fetched).await,
             Err(failure) => Err(failure),
         };
+        self.source.settled();
         self.reopen(&result);
         self.count(&result, took);
         let result = result.map_err(|failure| self.fail(failure));

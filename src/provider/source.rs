@@ -10,6 +10,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -54,6 +55,16 @@ pub(super) struct Source {
     inner: Inner,
     /// What the issuer said of itself, until something goes wrong with it.
     found: Option<Box<Endpoint>>,
+    errand: Arc<Errand>,
+}
+
+/// What whoever ends a [`Source`] and the source itself know of each other.
+#[derive(Debug, Default)]
+pub(super) struct Errand {
+    /// Nothing is to be sent any more.
+    ending: AtomicBool,
+    /// What was sent last cannot be sent again, and what it brings is not kept yet.
+    spends: AtomicBool,
 }
 
 /// Why there is no new token.
@@ -116,6 +127,7 @@ impl Source {
             tokens,
             inner,
             found: None,
+            errand: Arc::default(),
         }
     }
 
@@ -124,6 +136,15 @@ impl Source {
     pub(super) fn with_gate(mut self, gate: Gatekeeper) -> Self {
         self.gate = Some(gate);
         self
+    }
+
+    pub(super) fn errand(&self) -> Arc<Errand> {
+        Arc::clone(&self.errand)
+    }
+
+    /// What was sent last has ended, and what came of it is kept.
+    pub(super) fn settled(&self) {
+        self.errand.spends.store(false, Ordering::SeqCst);
     }
 
     /// Another configuration of the same identity: what is remembered stays.
@@ -487,6 +508,13 @@ impl Source {
         let deadline = Instant::now() + endpoint.timeout;
         let fetcher = Arc::clone(&self.fetcher);
         let line = fetcher.dial(endpoint, deadline).await?;
+        // In this order: whoever ends this sees that it spends, or is seen here.
+        let uses_up = spends.is_some() || variables.contains_key(REFRESH_TOKEN);
+        self.errand.spends.store(uses_up, Ordering::SeqCst);
+        if self.errand.ending.load(Ordering::SeqCst) {
+            self.errand.spends.store(false, Ordering::SeqCst);
+            return Err(FetchError::Ending);
+        }
         let repeatable = spends.is_none();
         if let Some(digest) = spends {
             let mut saved = self.saved.clone();
@@ -658,6 +686,16 @@ impl Source {
         self.saved = saved;
         self.unsaved = false;
         Ok(())
+    }
+}
+
+impl Errand {
+    pub(super) fn end(&self) {
+        self.ending.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn spends(&self) -> bool {
+        self.spends.load(Ordering::SeqCst)
     }
 }
 

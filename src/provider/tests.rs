@@ -251,7 +251,7 @@ async fn one_fetch_serves_everybody() {
     let world = World::new(Reply::Token("t1", 3600));
     world.vendor.takes(Duration::from_secs(2));
     let handle = world.spawn(simple());
-    let mut waiters = tokio::task::JoinSet::new();
+    let mut waiters = JoinSet::new();
     for number in 0..200 {
         let handle = handle.clone();
         waiters.spawn(async move {
@@ -514,6 +514,47 @@ async fn stopping_lets_the_fetch_under_way_end_and_nothing_follow() {
     sleep(WAIT).await;
     assert_eq!(world.vendor.count(), 1);
     assert!(handle.refresh().await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_waits_for_what_cannot_be_asked_for_again_and_for_all_at_once() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    let world = World::with_store(Reply::Pair("t2", "r2", 100), Arc::clone(&store));
+    world.vendor.then([Reply::Pair("t1", "r1", 100)]);
+    let spends = world.spawn(provider("x", PASSWORD, |_| {}));
+    assert!(spends.first_token().await);
+    world.vendor.takes(Duration::from_secs(6));
+    sleep(WAIT).await;
+    assert_eq!(world.vendor.count(), 1);
+    // Three requests on their way, one of them with a refresh token.
+    let refresh = tokio::spawn({
+        let spends = spends.clone();
+        async move { spends.refresh().await }
+    });
+    let others = ["y", "z"].map(|name| world.spawn(provider(name, CLIENT_CREDENTIALS, |_| {})));
+    sleep(Duration::from_millis(100)).await;
+    assert_eq!(world.vendor.count(), 4);
+    let [y, z] = others;
+    let began = Instant::now();
+    stop_all(vec![y.clone(), z], Duration::from_secs(2)).await;
+    assert_eq!(began.elapsed(), Duration::from_secs(2));
+    stop_all(vec![y, spends.clone()], Duration::from_secs(2)).await;
+    assert_eq!(began.elapsed(), Duration::from_millis(5900));
+    assert_eq!(refresh.await.unwrap(), Ok(()));
+    let key = StateKey::new(&identity(spends.provider()));
+    let kept = store.load(&key).await.unwrap().unwrap();
+    assert_eq!(kept.refresh_token, Some("r2".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_told_to_stop_while_dialling_spends_nothing() {
+    let world = World::new(Reply::Pair("t1", "r1", 100));
+    world.vendor.dialling_takes(Duration::from_secs(1));
+    let handle = world.spawn(sms("123456"));
+    sleep(Duration::from_millis(100)).await;
+    handle.stop_within(Duration::from_secs(2)).await;
+    assert_eq!(world.started.elapsed(), Duration::from_secs(1));
+    assert_eq!(world.vendor.count(), 0);
 }
 
 #[tokio::test(start_paused = true)]
