@@ -114,6 +114,7 @@ pub fn spawn(group: Vec<Arc<Provider>>, deps: Deps) -> Vec<Handle> {
         reconfigure: None,
         stopping: false,
         adopt_from: Instant::now(),
+        save_from: Instant::now(),
         hurried: 0,
     };
     tokio::spawn(refresher.run());

@@ -48,6 +48,8 @@ pub(super) struct Source {
     saved: Saved,
     /// The last write to the store failed: the next one is due even if nothing changes.
     unsaved: bool,
+    /// It holds something that only the memory has, such as the one refresh token that is good.
+    owed: bool,
     /// What is closed while a single-active token is exchanged; none where no requests are served.
     gate: Option<Gatekeeper>,
     tokens: Tokens,
@@ -123,6 +125,7 @@ impl Source {
             clock,
             saved: Saved::default(),
             unsaved: false,
+            owed: false,
             gate: None,
             tokens,
             inner,
@@ -198,8 +201,7 @@ impl Source {
     pub(super) async fn take_up(&mut self) -> Result<TakenUp, StoreError> {
         if self.unsaved {
             // What is only in memory would be lost: adopting starts from what is on disk.
-            self.store.save(&self.key, &self.saved).await?;
-            self.unsaved = false;
+            self.write().await?;
         }
         let adopted = self.store.adopt(&self.key).await?;
         let before = match adopted.saved {
@@ -355,6 +357,19 @@ impl Source {
         self.save(saved).await
     }
 
+    /// Whether a write failed, and nothing was written since.
+    pub(super) fn owes(&self) -> bool {
+        self.owed
+    }
+
+    /// Writes what could not be written. Not logged: the first failure was.
+    pub(super) async fn save_again(&mut self) -> Result<(), StoreError> {
+        match self.owed {
+            true => self.write().await,
+            false => Ok(()),
+        }
+    }
+
     /// Changes when a credential file does.
     pub(super) async fn fingerprint(&self) -> [u8; 32] {
         match &self.provider.source {
@@ -432,6 +447,8 @@ impl Source {
     async fn exchange(&mut self, endpoint: &Endpoint) -> Result<Fetched, Failure> {
         let provider = Arc::clone(&self.provider);
         let variables = self.variables(endpoint, &provider.variables).await?;
+        // The last moment to keep a refresh token that this may spend. A store that fails withholds no token.
+        let _ = self.save_again().await;
         self.note_seed(endpoint, &variables);
         let dead = match self.choose(endpoint, &variables)? {
             Ask::Grant { request, spends } => {
@@ -664,11 +681,17 @@ impl Source {
             return Ok(());
         }
         self.saved = saved;
-        let written = self.store.save(&self.key, &self.saved).await;
-        self.unsaved = written.is_err();
+        let written = self.write().await;
         if let Err(failure) = &written {
             error!(provider = self.provider.name, "{failure}");
         }
+        written
+    }
+
+    async fn write(&mut self) -> Result<(), StoreError> {
+        let written = self.store.save(&self.key, &self.saved).await;
+        self.unsaved = written.is_err();
+        self.owed = written.is_err();
         written
     }
 
@@ -685,6 +708,7 @@ impl Source {
         }
         self.saved = saved;
         self.unsaved = false;
+        self.owed = false;
         Ok(())
     }
 }

@@ -750,10 +750,45 @@ async fn a_store_that_fails_withholds_no_token() {
     sleep(Duration::from_secs(1)).await;
     assert_eq!(current(&handle).as_deref(), Some("Bearer t1"));
     assert!(handle.status().last_error.unwrap().contains("store"));
-    // It is written as soon as that works again.
+    // It is written as soon as that works again, long before the next exchange.
     store.fail(false);
-    sleep(Duration::from_secs(90)).await;
-    assert!(!store.writes.lock().unwrap().is_empty());
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(world.vendor.count(), 1);
+    let refresh_tokens = || {
+        let writes = store.writes.lock().unwrap().clone();
+        let texts = writes.into_iter().map(|(_, saved)| saved.refresh_token);
+        texts.flatten().collect::<Vec<_>>()
+    };
+    assert_eq!(refresh_tokens(), ["r1".into()]);
+    assert_eq!(handle.status().last_error, None);
+
+    // Nor is it lost when the end comes first.
+    store.fail(true);
+    world.vendor.always(Reply::Pair("t2", "r2", 100));
+    handle.refresh().await.unwrap();
+    store.fail(false);
+    handle.stop().await;
+    assert_eq!(refresh_tokens(), ["r1".into(), "r2".into()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_that_could_not_be_kept_is_kept_before_it_is_sent() {
+    let store = Arc::new(Recording::default());
+    store.fail(true);
+    let world = World::with_store(
+        Reply::Pair("t1", "r1", 100),
+        Arc::clone(&store) as Arc<dyn Store>,
+    );
+    let handle = world.spawn(provider("x", PASSWORD, |_| {}));
+    assert!(handle.first_token().await);
+    sleep(Duration::from_millis(5010)).await;
+    store.fail(false);
+    world.vendor.takes(Duration::from_secs(1));
+    let refresh = tokio::spawn(async move { handle.refresh().await });
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(world.vendor.count(), 2);
+    assert_eq!(store.writes.lock().unwrap().len(), 1);
+    assert_eq!(refresh.await.unwrap(), Ok(()));
 }
 
 #[tokio::test(start_paused = true)]
