@@ -458,7 +458,7 @@ impl Source {
                 let mut variables = variables.clone();
                 variables.insert(REFRESH_TOKEN.to_owned(), Var::Text(token));
                 match self.send(endpoint, request, &variables, None).await {
-                    Err(error) if error.kills_refresh_token() => error,
+                    Err(error) if self.is_dead(endpoint, &error) => error,
                     result => return Ok(result?),
                 }
             }
@@ -662,6 +662,17 @@ impl Source {
 
     fn grant_takes_refresh_token(&self, endpoint: &Endpoint) -> bool {
         endpoint.plan.required_variables().contains(REFRESH_TOKEN)
+    }
+
+    /// Whether the refresh token is given up. Where the grant cannot be repeated that is the end until somebody logs in,
+    /// so that the vendor has to say it in words: a firewall's 403 and a gateway's 404 only make the next attempt wait.
+    fn is_dead(&self, endpoint: &Endpoint, error: &FetchError) -> bool {
+        let says_so = || {
+            let code = error.code();
+            error.is_invalid_grant()
+                || code.is_some_and(|it| endpoint.plan.response.is_permanent(it))
+        };
+        error.kills_refresh_token() && (endpoint.plan.one_time.is_empty() || says_so())
     }
 
     fn is_spent(&self, digest: Option<&str>) -> bool {

@@ -861,6 +861,37 @@ async fn a_one_time_input_is_never_sent_twice() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn only_the_vendors_own_words_end_a_refresh_token_that_no_grant_replaces() {
+    let dialect = SMS.replace("[response]", "[response]\npermanent = [\"44\"]");
+    for (code, ends) in [
+        ("403", false),
+        ("blocked", false),
+        ("44", true),
+        ("invalid_grant", true),
+    ] {
+        let world = World::new(Reply::Refuse(Class::Permanent, code));
+        world.vendor.then([Reply::Pair("t1", "r1", 100)]);
+        let handle = world.spawn(provider("x", &dialect, |provider| {
+            let value = literal("123456");
+            provider.variables.insert("sms".to_owned(), value);
+        }));
+        sleep(Duration::from_secs(24 * 3600)).await;
+        let ended = handle.status().state == State::LoginRequired;
+        assert_eq!((ended, world.vendor.count() == 2), (ends, ends), "{code}");
+        assert!(
+            world.vendor.count() < 40,
+            "{code}: {}",
+            world.vendor.count()
+        );
+        if !ends {
+            world.vendor.always(Reply::Pair("t2", "r2", 100));
+            sleep(Duration::from_secs(3600)).await;
+            assert_eq!(current(&handle).as_deref(), Some("Bearer t2"));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_one_time_input_is_marked_before_it_leaves_and_not_by_a_failed_dial() {
     let store = Arc::new(Recording::default());
     let world = World::with_store(

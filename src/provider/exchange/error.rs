@@ -129,9 +129,17 @@ impl FetchError {
             if refusal.class == Class::Permanent || matches!(refusal.status, 401 | 403))
     }
 
+    /// The vendor's own error code.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Refused { refusal, .. } => refusal.code.as_deref(),
+            _ => None,
+        }
+    }
+
     /// RFC 6749 §5.2: the grant itself (code, refresh token) is invalid, expired or revoked.
     pub fn is_invalid_grant(&self) -> bool {
-        matches!(self, Self::Refused { refusal, .. } if refusal.code.as_deref() == Some("invalid_grant"))
+        self.code() == Some("invalid_grant")
     }
 
     /// Whether a refresh token is dead: refused for itself, not because the client was.
