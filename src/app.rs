@@ -28,10 +28,10 @@ use crate::admin;
 use crate::clock::Clock;
 use crate::config::{self, Config, HttpVersion, Listen, TokenSource};
 use crate::metrics::Metrics;
-use crate::provider::Deps;
 use crate::provider::exchange::HttpFetch;
 use crate::provider::inputs;
 use crate::provider::store::{self, Store, StoreError};
+use crate::provider::{self, Deps};
 use crate::proxy::door::{Change, Listener};
 use crate::proxy::{ClientAuth, Proxy};
 use crate::runtime::{self, Workers};
@@ -48,7 +48,7 @@ pub use control::LogControl;
 pub use open_files::raise_open_files;
 pub use reload::ConfigFile;
 
-/// How long the process waits for a fetch that is under way when it ends.
+/// How long the process waits for a fetch that is under way when it ends; one that spends something is waited for longer.
 const LAST_FETCHES: Duration = Duration::from_secs(2);
 
 /// What asked for the end.
@@ -248,12 +248,7 @@ impl Start {
         if !workers.ended().await {
             tracing::warn!("requests were still in flight at the end of shutdown_grace");
         }
-        let stop_all = async {
-            for provider in view.providers() {
-                provider.stop().await;
-            }
-        };
-        let _ = tokio::time::timeout(LAST_FETCHES, stop_all).await;
+        provider::stop_all(view.providers(), LAST_FETCHES).await;
         drop(stop_admin);
         let _ = admin.await;
         ended_early.map_or(Ok(()), |error| Err(RunError::Worker(error)))

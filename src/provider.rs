@@ -25,17 +25,18 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
 
 use crate::clock::Clock;
-use crate::config::Provider;
+use crate::config::{Provider, TokenSource};
 use crate::metrics::Metrics;
 use crate::provider::cell::CellReader;
 use crate::provider::chain::Tokens;
 use crate::provider::exchange::{Fetch, FetchError};
 use crate::provider::refresher::{Command, Members, Reconfigure, Refresher};
 use crate::provider::schedule::Schedule;
-use crate::provider::source::Source;
+use crate::provider::source::{Errand, Source};
 use crate::provider::store::Store;
 use crate::secret::Secret;
 
@@ -60,6 +61,7 @@ pub struct Handle {
     reader: CellReader,
     status: watch::Receiver<Status>,
     commands: mpsc::UnboundedSender<Command>,
+    errand: Arc<Errand>,
 }
 
 /// Starts the refresher of one identity on the current runtime, and answers one handle for each of its providers, in
@@ -74,16 +76,6 @@ pub fn spawn(group: Vec<Arc<Provider>>, deps: Deps) -> Vec<Handle> {
     // Unbounded: whoever asks waits for the answer, so there are no more commands than callers.
     let (sender, commands) = mpsc::unbounded_channel();
     let (members, places) = Members::new(group.clone(), Arc::clone(&deps.metrics));
-    let handles = group
-        .into_iter()
-        .zip(places)
-        .map(|(provider, place)| Handle {
-            provider,
-            reader: writer.reader(place),
-            status: watch.clone(),
-            commands: sender.clone(),
-        })
-        .collect();
     let source = Source::new(
         Arc::clone(&lead),
         Arc::clone(&deps.store),
@@ -92,6 +84,17 @@ pub fn spawn(group: Vec<Arc<Provider>>, deps: Deps) -> Vec<Handle> {
         deps.tokens.clone(),
     )
     .with_gate(writer.gatekeeper());
+    let handles = group
+        .into_iter()
+        .zip(places)
+        .map(|(provider, place)| Handle {
+            provider,
+            reader: writer.reader(place),
+            status: watch.clone(),
+            commands: sender.clone(),
+            errand: source.errand(),
+        })
+        .collect();
     let link = deps.tokens.link(&identity(&lead));
     let refresher = Refresher {
         refusals: link.refusals(),
@@ -111,6 +114,7 @@ pub fn spawn(group: Vec<Arc<Provider>>, deps: Deps) -> Vec<Handle> {
         reconfigure: None,
         stopping: false,
         adopt_from: Instant::now(),
+        save_from: Instant::now(),
         hurried: 0,
     };
     tokio::spawn(refresher.run());
@@ -141,9 +145,19 @@ pub async fn reconfigure(running: &[Handle], group: Vec<Arc<Provider>>) -> Optio
             provider,
             status: one.status.clone(),
             commands: one.commands.clone(),
+            errand: Arc::clone(&one.errand),
         })
     };
     group.into_iter().zip(readers).map(handle).collect()
+}
+
+/// Ends the refreshers of all `handles` at once, and waits for each as [`Handle::stop_within`] does. Cancel safe.
+pub async fn stop_all(handles: Vec<Handle>, patience: Duration) {
+    let mut stopping = JoinSet::new();
+    for handle in handles {
+        stopping.spawn(async move { handle.stop_within(patience).await });
+    }
+    stopping.join_all().await;
 }
 
 /// Whether the token of `provider` could be sent as its `[inject]` says: variables of its own may be missing.
@@ -245,10 +259,23 @@ impl Handle {
     /// Ends the refresher of this handle's identity and waits until it has: a fetch under way is let finish, within
     /// the provider's `timeout`. From then on another refresher of the same identity may start.
     pub async fn stop(&self) {
+        self.errand.end();
         // An error means that it has ended already.
         let _ = self.commands.send(Command::Stop);
         let mut status = self.status.clone();
         while status.changed().await.is_ok() {}
+    }
+
+    /// The same, and waits no longer than `patience`: what is asked for can be asked for again. A request that spends a
+    /// refresh token or a one-time input cannot, and what it brings may be all that there is: that one is waited for
+    /// up to the provider's `timeout`. Cancel safe.
+    pub async fn stop_within(&self, patience: Duration) {
+        if timeout(patience, self.stop()).await.is_err()
+            && self.errand.spends()
+            && let TokenSource::Endpoint(endpoint) = &self.provider.source
+        {
+            let _ = timeout(endpoint.timeout, self.stop()).await;
+        }
     }
 }
 

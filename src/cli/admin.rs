@@ -64,16 +64,17 @@ fn configured(text: &str) -> Result<String, Failure> {
             "server.admin has port 0, so any port was taken; name it with --admin".to_owned(),
         ));
     }
-    Ok(SocketAddr::new(reachable(address.ip()), address.port()).to_string())
+    Ok(reachable(address).to_string())
 }
 
 /// What is bound to every address is asked on loopback.
-fn reachable(address: IpAddr) -> IpAddr {
-    match address {
+pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => IpAddr::V6(Ipv6Addr::LOCALHOST),
         other => other,
-    }
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 #[cfg(test)]

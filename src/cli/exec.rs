@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
+use super::admin::reachable;
 use super::background::{Proxy, Running};
 use super::config_file::{ConfigArgs, Loaded};
 use super::core_dumps;
@@ -26,9 +27,14 @@ use super::log::LogArgs;
 use super::progress::Progress;
 use crate::admin::{ProviderReport, Report};
 use crate::config::{
-    self, ClientAuth, Config, Environment, Listen, ProcessEnvironment, Route, TokenSource, Upstream,
+    self, ClientAuth, Config, Environment, Listen, ProcessEnvironment, Route, TokenSource,
+    Upstream, Value,
 };
+use crate::provider::outside::{self, Harm};
 use child::{Child, Signals};
+
+/// How long a proxy that is running may take to say so.
+const ANSWER: Duration = Duration::from_secs(3);
 
 /// How often the proxy is asked whether its tokens are there.
 const LOOK: Duration = Duration::from_millis(50);
@@ -50,6 +56,10 @@ pub(super) struct ExecArgs {
     )]
     wait: Duration,
 
+    /// Run even if that may take the token of a proxy that runs with the same configuration from it
+    #[arg(long, env = "CUPBEARER_FORCE", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    force: bool,
+
     #[command(flatten)]
     config: ConfigArgs,
 
@@ -69,12 +79,56 @@ pub(super) fn run(args: &ExecArgs, log: &LogArgs) -> Result<(), Failure> {
     log.start("warn")?;
     core_dumps::disable();
     warn_of_kills(&config, &mut io::stderr());
+    let hidden = asked.credentials(&config);
+    let runs_on = config.server.admin;
     let config = on_free_ports(config, args.http_proxy)?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(runtime)?
-        .block_on(play(args, config, &asked.credentials()))
+        .block_on(async {
+            if let Some(admin) = runs_on.filter(|_| !args.force) {
+                refuse_harm(&config, admin).await?;
+            }
+            play(args, config, &hidden).await
+        })
+}
+
+/// Two processes that fetch with one credential may kill each other's tokens without end; a store on disk keeps the second
+/// from starting, memory does not.
+async fn refuse_harm(config: &Config, admin: SocketAddr) -> Result<(), Failure> {
+    let mut harmed = config.providers.iter();
+    if harmed.all(|it| outside::harm(it) == Harm::None) {
+        return Ok(());
+    }
+    let admin = reachable(admin);
+    let Some(running) = report(admin).await else {
+        return Ok(());
+    };
+    let same = |it: &&Arc<config::Provider>| {
+        let mut theirs = running.providers.iter();
+        outside::harm(it) != Harm::None && theirs.any(|theirs| theirs.name == it.name)
+    };
+    let Some(provider) = config.providers.iter().find(same) else {
+        return Ok(());
+    };
+    let why = match outside::harm(provider) {
+        Harm::SpendsOneTimeInput => "its one-time input is good for one of them",
+        Harm::SpendsRefreshToken => "each would use up the other's refresh token",
+        Harm::KillsToken | Harm::None => "its vendor would kill the token of each for the other's",
+    };
+    Err(Failure::Runtime(format!(
+        "the command was not started: the proxy at {admin} has provider {} as well, and {why}; let the command use that \
+         proxy, or stop it; --force starts nevertheless",
+        provider.name
+    )))
+}
+
+/// What the proxy there says of itself; `None` if there is none.
+async fn report(admin: SocketAddr) -> Option<Report> {
+    let server = Server::parse(&admin.to_string()).ok()?;
+    let answer = timeout(ANSWER, server.get("/status")).await.ok()?.ok()?;
+    serde_json::from_slice(&answer.body).ok()
 }
 
 async fn play(args: &ExecArgs, config: Config, hidden: &[String]) -> Result<(), Failure> {
@@ -218,11 +272,47 @@ impl Environment for Asked {
 }
 
 impl Asked {
-    /// Without those that name egress proxies, which are for everybody.
-    fn credentials(&self) -> Vec<String> {
+    /// Without those that name egress proxies, which are for everybody, and those that hold no secret or one that is the
+    /// command's own.
+    fn credentials(&self, config: &Config) -> Vec<String> {
         let asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let private = |name: &&String| !name.to_ascii_lowercase().ends_with("_proxy");
+        let open = open_variables(config);
+        let private = |name: &&String| {
+            !name.to_ascii_lowercase().ends_with("_proxy") && !open.contains(*name)
+        };
         asked.iter().filter(private).cloned().collect()
+    }
+}
+
+/// What says who somebody is, and no more.
+const NAMES: [&str; 2] = ["client_id", "username"];
+
+/// Variables of the environment that a command may have: names such as `USER`, and what it shows to the proxy itself.
+/// One that is also used for anything else is none of them.
+fn open_variables(config: &Config) -> BTreeSet<&String> {
+    let (mut open, mut secret) = (BTreeSet::new(), BTreeSet::new());
+    if let Some(ClientAuth::Header { value, .. }) = &config.server.client_auth {
+        open.extend(name_of(value));
+    }
+    for provider in &config.providers {
+        for (name, value) in &provider.variables {
+            let kind = match NAMES.contains(&name.as_str()) {
+                true => &mut open,
+                false => &mut secret,
+            };
+            kind.extend(name_of(value));
+        }
+        if let TokenSource::Static { access_token } = &provider.source {
+            secret.extend(name_of(access_token));
+        }
+    }
+    open.difference(&secret).copied().collect()
+}
+
+fn name_of(value: &Value) -> Option<&String> {
+    match value {
+        Value::Env { name, .. } => Some(name),
+        _ => None,
     }
 }
 
@@ -247,10 +337,29 @@ mod tests {
     #[test]
     fn variables_that_the_configuration_took_are_hidden_and_proxies_are_not() {
         let asked = Asked::default();
+        let config = Config::from_toml("[providers.p]\naccess_token = 't'\n", &asked).unwrap();
         for name in ["HTTPS_PROXY", "no_proxy", "CLIENT_SECRET"] {
             asked.var(name);
         }
-        assert_eq!(asked.credentials(), ["CLIENT_SECRET"]);
+        assert_eq!(asked.credentials(&config), ["CLIENT_SECRET"]);
+    }
+
+    #[test]
+    fn what_names_somebody_and_what_the_command_shows_the_proxy_are_not_hidden() {
+        struct All(Asked);
+        impl Environment for All {
+            fn var(&self, name: &str) -> Option<String> {
+                self.0.var(name);
+                (!name.to_ascii_lowercase().ends_with("_proxy")).then(|| "x".to_owned())
+            }
+        }
+        let text = "server.client_auth = { header = 'X-Key', value = { env = 'APP_KEY' } }\n\
+             [providers.p]\ndialect = 'oauth2'\ngrant = 'password'\ntoken_url = 'https://127.0.0.1:1/'\n\
+             client_id = { env = 'BOTH' }\nclient_secret = { env = 'BOTH' }\n\
+             username = { env = 'USER' }\npassword = { env = 'PASS' }\n";
+        let asked = All(Asked::default());
+        let config = Config::from_toml(text, &asked).unwrap();
+        assert_eq!(asked.0.credentials(&config), ["BOTH", "PASS"]);
     }
 
     #[test]

@@ -40,7 +40,9 @@ pub(super) fn run(args: &HealthArgs, out: &mut dyn Write) -> Result<(), Failure>
         writeln!(out, "{word}")?;
         return Ok(());
     }
-    let reason = body.lines().next().unwrap_or_default().trim();
+    // The first line says it again; what stands in the way comes after it. Another program may answer with a whole page.
+    let lines = body.lines().map(str::trim).filter(|line| !line.is_empty());
+    let reason = lines.take(20).collect::<Vec<_>>().join("; ");
     Err(Failure::Runtime(
         format!("not {word}: {} {reason}", answer.status)
             .trim_end()
@@ -90,7 +92,7 @@ mod tests {
                 None,
                 "503 No",
                 "not ready\nprovider x: expired\n",
-                "not ready: 503",
+                "not ready: 503 Service Unavailable not ready; provider x: expired",
             ),
         ] {
             let failure = ask(flag, status, body).unwrap_err().to_string();

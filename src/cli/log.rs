@@ -122,8 +122,8 @@ fn filter(text: &str) -> Result<Targets, String> {
             LEVELS.join(", ")
         )
     };
-    // The filter would take it for the name of a module, and log nothing else.
-    if words(text).any(|word| !LEVELS.contains(&word.to_ascii_lowercase().as_str())) {
+    // The filter would take a word for the name of a module, and an empty level for all of them.
+    if levels(text).any(|level| !LEVELS.contains(&level.to_ascii_lowercase().as_str())) {
         return Err(format!("no level; {}", advice()));
     }
     let level = text.trim().to_ascii_lowercase();
@@ -138,11 +138,14 @@ fn filter(text: &str) -> Result<Targets, String> {
         .map_err(|error| format!("{error}; {}", advice()))
 }
 
-/// The parts of a filter that are one word.
-fn words(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',')
-        .map(str::trim)
-        .filter(|part| !part.is_empty() && !part.contains('='))
+/// The level of each part of a filter: what follows its target, or all of it.
+fn levels(text: &str) -> impl Iterator<Item = &str> {
+    let parts = text.split(',').map(str::trim);
+    let parts = parts.filter(|part| !part.is_empty());
+    parts.map(|part| {
+        part.rsplit_once('=')
+            .map_or(part, |(_, level)| level.trim())
+    })
 }
 
 #[cfg(test)]
@@ -175,7 +178,16 @@ mod tests {
 
     #[test]
     fn a_word_that_is_no_level_is_wrong_usage() {
-        for wrong in ["debgu", "verbose", "warning", "info,debgu", "cupbearer"] {
+        for wrong in [
+            "debgu",
+            "verbose",
+            "warning",
+            "info,debgu",
+            "cupbearer",
+            "nonsense=",
+            "info,cupbearer= ",
+            "cupbearer=5",
+        ] {
             let error = filter(wrong).unwrap_err();
             assert!(
                 error.contains("off, error, warn, info, debug, trace"),

@@ -158,15 +158,24 @@ async fn device(
         "{first}\n\n    {}\n\nand enter the code\n\n    {}\n\nWaiting until that is done (Ctrl-C ends it).",
         code.verification_uri, code.user_code
     ));
+    // Without the store: whoever holds it keeps `run` from starting.
+    let polled = login.poll(
+        code,
+        given,
+        Arc::clone(&fetcher),
+        clock.clone(),
+        tokens.clone(),
+    );
+    let brought = polled.await.map_err(failed)?;
     match store::beside(&config.store).await.map_err(failed)? {
         Beside::Ours(store) => {
             let store: Arc<dyn Store> = Arc::new(store);
-            let done = login.poll(code, given, store, fetcher, clock, tokens).await;
+            let done = login.keep(brought, store, fetcher, clock, tokens).await;
             Ok((done.map_err(failed)?, STORED))
         }
         Beside::Visited { store, .. } => {
             let ours: Arc<dyn Store> = Arc::new(store.clone());
-            let done = login.poll(code, given, ours, fetcher, clock, tokens).await;
+            let done = login.keep(brought, ours, fetcher, clock, tokens).await;
             Ok((done.map_err(failed)?, adopted(&store).await))
         }
     }

@@ -284,6 +284,18 @@ impl Parts<'_> {
             ));
             cx.problem(&self.at.key(key), complaint.hint(hint));
         }
+        for name in plan.exchange.known_variables() {
+            if let Some(at) = variables.at(&name).filter(|_| variables.is_chained(&name)) {
+                let complaint = complaint(format!(
+                    "is signed with the token of another provider, but grant `{}` buys nothing",
+                    plan.exchange.grant
+                ));
+                cx.problem(
+                    &at,
+                    complaint.hint("take a grant that asks a token endpoint"),
+                );
+            }
+        }
         self.check_variables(&plan, dialect_of(&toml), &variables, false, cx);
         let life = life(&mut toml, &plan);
         Some(Checked {

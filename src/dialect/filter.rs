@@ -267,13 +267,17 @@ fn unbase64(text: &str) -> Result<Vec<u8>, String> {
     decoded.map_err(|_| "`unbase64` needs base64".to_owned())
 }
 
-/// The first block, whatever it holds.
+/// The first certificate, or the public key alone. Never a private key: files hold both, often the key first, and a digest
+/// of the key names nothing.
 fn der(pem: &str) -> Result<Vec<u8>, String> {
-    let blocks = <(SectionKind, Vec<u8>) as PemObject>::pem_slice_iter(pem.as_bytes());
-    match blocks.filter_map(Result::ok).next() {
-        Some((_, der)) => Ok(der),
-        None => Err("`der` needs PEM: -----BEGIN …".to_owned()),
-    }
+    let public = |wanted| {
+        let blocks = <(SectionKind, Vec<u8>) as PemObject>::pem_slice_iter(pem.as_bytes());
+        let mut blocks = blocks.filter_map(Result::ok);
+        blocks.find(|(kind, _)| *kind == wanted).map(|(_, der)| der)
+    };
+    public(SectionKind::Certificate)
+        .or_else(|| public(SectionKind::PublicKey))
+        .ok_or_else(|| "`der` needs a certificate in PEM: -----BEGIN CERTIFICATE-----".to_owned())
 }
 
 fn in_json(text: &str, pointer: &str) -> Result<Value, String> {
@@ -440,6 +444,18 @@ mod tests {
     }
 
     #[test]
+    fn der_takes_the_certificate_and_never_the_key_before_it() {
+        let block = |kind: &str, text: &str| {
+            format!("-----BEGIN {kind}-----\n{text}\n-----END {kind}-----\n")
+        };
+        let key = block("PRIVATE KEY", "a2V5");
+        let public = block("PUBLIC KEY", "cHVi");
+        let all = key + &public + &block("CERTIFICATE", "Y2VydA==");
+        assert_eq!(run(&all, &["der"], "").unwrap(), "cert");
+        assert_eq!(run(&public, &["der"], "").unwrap(), "pub");
+    }
+
+    #[test]
     fn int_makes_a_number() {
         let value = Filter::Int
             .apply(&Value::Text("7".into()), b"")
@@ -456,7 +472,16 @@ mod tests {
     fn what_cannot_be_decoded_is_told_without_its_text() {
         for (input, filter, message) in [
             ("!!", "unbase64", "`unbase64` needs base64"),
-            ("hunter2", "der", "`der` needs PEM: -----BEGIN …"),
+            (
+                "-----BEGIN PRIVATE KEY-----\nYWJj\n-----END PRIVATE KEY-----\n",
+                "der",
+                "`der` needs a certificate in PEM: -----BEGIN CERTIFICATE-----",
+            ),
+            (
+                "hunter2",
+                "der",
+                "`der` needs a certificate in PEM: -----BEGIN CERTIFICATE-----",
+            ),
             ("hunter2", "json:/a", "`json` needs a JSON text"),
             (r#"{"a":{}}"#, "json:/a", "the JSON has no value at /a"),
             ("hunter2", "add:1", "`add` needs an integer"),

@@ -114,6 +114,11 @@ impl ResponseRules {
         rules
     }
 
+    /// Whether `code` is listed as one that asking again does not help against.
+    pub fn is_permanent(&self, code: &str) -> bool {
+        self.permanent.iter().any(|listed| listed == code)
+    }
+
     /// Whether there is a place in the answer where the token is.
     pub(super) fn finds_token(&self) -> bool {
         !self.token.is_empty()

@@ -25,7 +25,7 @@ use crate::provider::source::{Failure, Source};
 use crate::provider::store::{Store, StoreError};
 
 pub use authorization::{Authorization, Return};
-pub use device::DeviceCode;
+pub use device::{Brought, DeviceCode};
 
 /// What a browser or the server itself brings: nobody is asked for it.
 const BROUGHT: [&str; 4] = ["code", "redirect_uri", "code_verifier", "device_code"];

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::clock::{Now, unix_seconds};
 use crate::config::{Provider, TokenSource, Value};
@@ -71,6 +71,8 @@ pub(super) struct Refresher {
     pub(super) stopping: bool,
     /// What other processes left is not looked at before this: the store is in trouble.
     pub(super) adopt_from: Instant,
+    /// When what could not be written is tried again.
+    pub(super) save_from: Instant,
     /// The newest generation that was renewed at once because it was suspect. Only once: else an API that rejects all and
     /// a token endpoint that loses its answers would drive each other on.
     pub(super) hurried: u64,
@@ -107,6 +109,12 @@ impl Refresher {
             }
         }
         self.link.tell_none();
+        if let Err(error) = self.source.save_again().await {
+            error!(
+                provider = self.lead().name,
+                "what is not in the store is lost with this process: {error}"
+            );
+        }
     }
 
     /// Takes up what an earlier process left. Nothing is sent before the store has been read.
@@ -174,6 +182,12 @@ impl Refresher {
     async fn wait(&mut self, wake: Duration) {
         let watching = self.source.is_static() || self.schedule.waits_for_credentials();
         let wake = if watching { wake.min(FILE_POLL) } else { wake };
+        let save_in = self.save_from.saturating_duration_since(Instant::now());
+        let wake = if self.source.owes() {
+            wake.min(save_in)
+        } else {
+            wake
+        };
         let left_by_others = self.source.left_by_others();
         let adopt_from = self.adopt_from;
         let inner_changed = self.source.inner_changed();
@@ -192,6 +206,20 @@ impl Refresher {
         // Not only when the sleep ends: an API that rejects every request would keep it from ever ending.
         if watching && self.looked.elapsed() >= FILE_POLL {
             self.look_at_files().await;
+        }
+        if self.source.owes() && self.save_from <= Instant::now() {
+            self.save_again().await;
+        }
+    }
+
+    async fn save_again(&mut self) {
+        self.save_from = Instant::now() + STORE_RETRY;
+        match self.source.save_again().await {
+            Ok(()) => {
+                info!(provider = self.lead().name, "the store is written again");
+                self.last_error = None;
+            }
+            Err(error) => self.complain(error.to_string()),
         }
     }
 
@@ -377,11 +405,12 @@ impl Refresher {
         }
         tokio::select! {
             biased;
-            turn = self.deps.fetcher.turn(endpoint) => Some(turn),
+            // First: who is told to stop starts nothing.
             command = self.commands.recv() => {
                 self.command(command);
                 None
             }
+            turn = self.deps.fetcher.turn(endpoint) => Some(turn),
         }
     }
 
@@ -400,6 +429,7 @@ impl Refresher {
             Ok(fetched) => self.adopt(fetched).await,
             Err(failure) => Err(failure),
         };
+        self.source.settled();
         self.reopen(&result);
         self.count(&result, took);
         let result = result.map_err(|failure| self.fail(failure));
@@ -447,6 +477,7 @@ impl Refresher {
             self.log(&life, same, now);
             if let Err(failure) = self.source.keep(&fetched, &life).await {
                 self.last_error = Some(failure.to_string());
+                self.save_from = Instant::now() + STORE_RETRY;
             }
             return Ok(());
         }

@@ -10,6 +10,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -47,6 +48,8 @@ pub(super) struct Source {
     saved: Saved,
     /// The last write to the store failed: the next one is due even if nothing changes.
     unsaved: bool,
+    /// It holds something that only the memory has, such as the one refresh token that is good.
+    owed: bool,
     /// What is closed while a single-active token is exchanged; none where no requests are served.
     gate: Option<Gatekeeper>,
     tokens: Tokens,
@@ -54,6 +57,16 @@ pub(super) struct Source {
     inner: Inner,
     /// What the issuer said of itself, until something goes wrong with it.
     found: Option<Box<Endpoint>>,
+    errand: Arc<Errand>,
+}
+
+/// What whoever ends a [`Source`] and the source itself know of each other.
+#[derive(Debug, Default)]
+pub(super) struct Errand {
+    /// Nothing is to be sent any more.
+    ending: AtomicBool,
+    /// What was sent last cannot be sent again, and what it brings is not kept yet.
+    spends: AtomicBool,
 }
 
 /// Why there is no new token.
@@ -112,10 +125,12 @@ impl Source {
             clock,
             saved: Saved::default(),
             unsaved: false,
+            owed: false,
             gate: None,
             tokens,
             inner,
             found: None,
+            errand: Arc::default(),
         }
     }
 
@@ -124,6 +139,15 @@ impl Source {
     pub(super) fn with_gate(mut self, gate: Gatekeeper) -> Self {
         self.gate = Some(gate);
         self
+    }
+
+    pub(super) fn errand(&self) -> Arc<Errand> {
+        Arc::clone(&self.errand)
+    }
+
+    /// What was sent last has ended, and what came of it is kept.
+    pub(super) fn settled(&self) {
+        self.errand.spends.store(false, Ordering::SeqCst);
     }
 
     /// Another configuration of the same identity: what is remembered stays.
@@ -177,8 +201,7 @@ impl Source {
     pub(super) async fn take_up(&mut self) -> Result<TakenUp, StoreError> {
         if self.unsaved {
             // What is only in memory would be lost: adopting starts from what is on disk.
-            self.store.save(&self.key, &self.saved).await?;
-            self.unsaved = false;
+            self.write().await?;
         }
         let adopted = self.store.adopt(&self.key).await?;
         let before = match adopted.saved {
@@ -334,6 +357,19 @@ impl Source {
         self.save(saved).await
     }
 
+    /// Whether a write failed, and nothing was written since.
+    pub(super) fn owes(&self) -> bool {
+        self.owed
+    }
+
+    /// Writes what could not be written. Not logged: the first failure was.
+    pub(super) async fn save_again(&mut self) -> Result<(), StoreError> {
+        match self.owed {
+            true => self.write().await,
+            false => Ok(()),
+        }
+    }
+
     /// Changes when a credential file does.
     pub(super) async fn fingerprint(&self) -> [u8; 32] {
         match &self.provider.source {
@@ -411,6 +447,8 @@ impl Source {
     async fn exchange(&mut self, endpoint: &Endpoint) -> Result<Fetched, Failure> {
         let provider = Arc::clone(&self.provider);
         let variables = self.variables(endpoint, &provider.variables).await?;
+        // The last moment to keep a refresh token that this may spend. A store that fails withholds no token.
+        let _ = self.save_again().await;
         self.note_seed(endpoint, &variables);
         let dead = match self.choose(endpoint, &variables)? {
             Ask::Grant { request, spends } => {
@@ -420,7 +458,7 @@ impl Source {
                 let mut variables = variables.clone();
                 variables.insert(REFRESH_TOKEN.to_owned(), Var::Text(token));
                 match self.send(endpoint, request, &variables, None).await {
-                    Err(error) if error.kills_refresh_token() => error,
+                    Err(error) if self.is_dead(endpoint, &error) => error,
                     result => return Ok(result?),
                 }
             }
@@ -487,6 +525,13 @@ impl Source {
         let deadline = Instant::now() + endpoint.timeout;
         let fetcher = Arc::clone(&self.fetcher);
         let line = fetcher.dial(endpoint, deadline).await?;
+        // In this order: whoever ends this sees that it spends, or is seen here.
+        let uses_up = spends.is_some() || variables.contains_key(REFRESH_TOKEN);
+        self.errand.spends.store(uses_up, Ordering::SeqCst);
+        if self.errand.ending.load(Ordering::SeqCst) {
+            self.errand.spends.store(false, Ordering::SeqCst);
+            return Err(FetchError::Ending);
+        }
         let repeatable = spends.is_none();
         if let Some(digest) = spends {
             let mut saved = self.saved.clone();
@@ -619,6 +664,17 @@ impl Source {
         endpoint.plan.required_variables().contains(REFRESH_TOKEN)
     }
 
+    /// Whether the refresh token is given up. Where the grant cannot be repeated that is the end until somebody logs in,
+    /// so that the vendor has to say it in words: a firewall's 403 and a gateway's 404 only make the next attempt wait.
+    fn is_dead(&self, endpoint: &Endpoint, error: &FetchError) -> bool {
+        let says_so = || {
+            let code = error.code();
+            error.is_invalid_grant()
+                || code.is_some_and(|it| endpoint.plan.response.is_permanent(it))
+        };
+        error.kills_refresh_token() && (endpoint.plan.one_time.is_empty() || says_so())
+    }
+
     fn is_spent(&self, digest: Option<&str>) -> bool {
         digest.is_some_and(|digest| self.saved.spent.contains(digest))
     }
@@ -636,11 +692,17 @@ impl Source {
             return Ok(());
         }
         self.saved = saved;
-        let written = self.store.save(&self.key, &self.saved).await;
-        self.unsaved = written.is_err();
+        let written = self.write().await;
         if let Err(failure) = &written {
             error!(provider = self.provider.name, "{failure}");
         }
+        written
+    }
+
+    async fn write(&mut self) -> Result<(), StoreError> {
+        let written = self.store.save(&self.key, &self.saved).await;
+        self.unsaved = written.is_err();
+        self.owed = written.is_err();
         written
     }
 
@@ -657,7 +719,18 @@ impl Source {
         }
         self.saved = saved;
         self.unsaved = false;
+        self.owed = false;
         Ok(())
+    }
+}
+
+impl Errand {
+    pub(super) fn end(&self) {
+        self.ending.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn spends(&self) -> bool {
+        self.spends.load(Ordering::SeqCst)
     }
 }
 

@@ -251,7 +251,7 @@ async fn one_fetch_serves_everybody() {
     let world = World::new(Reply::Token("t1", 3600));
     world.vendor.takes(Duration::from_secs(2));
     let handle = world.spawn(simple());
-    let mut waiters = tokio::task::JoinSet::new();
+    let mut waiters = JoinSet::new();
     for number in 0..200 {
         let handle = handle.clone();
         waiters.spawn(async move {
@@ -517,6 +517,47 @@ async fn stopping_lets_the_fetch_under_way_end_and_nothing_follow() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_end_waits_for_what_cannot_be_asked_for_again_and_for_all_at_once() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    let world = World::with_store(Reply::Pair("t2", "r2", 100), Arc::clone(&store));
+    world.vendor.then([Reply::Pair("t1", "r1", 100)]);
+    let spends = world.spawn(provider("x", PASSWORD, |_| {}));
+    assert!(spends.first_token().await);
+    world.vendor.takes(Duration::from_secs(6));
+    sleep(WAIT).await;
+    assert_eq!(world.vendor.count(), 1);
+    // Three requests on their way, one of them with a refresh token.
+    let refresh = tokio::spawn({
+        let spends = spends.clone();
+        async move { spends.refresh().await }
+    });
+    let others = ["y", "z"].map(|name| world.spawn(provider(name, CLIENT_CREDENTIALS, |_| {})));
+    sleep(Duration::from_millis(100)).await;
+    assert_eq!(world.vendor.count(), 4);
+    let [y, z] = others;
+    let began = Instant::now();
+    stop_all(vec![y.clone(), z], Duration::from_secs(2)).await;
+    assert_eq!(began.elapsed(), Duration::from_secs(2));
+    stop_all(vec![y, spends.clone()], Duration::from_secs(2)).await;
+    assert_eq!(began.elapsed(), Duration::from_millis(5900));
+    assert_eq!(refresh.await.unwrap(), Ok(()));
+    let key = StateKey::new(&identity(spends.provider()));
+    let kept = store.load(&key).await.unwrap().unwrap();
+    assert_eq!(kept.refresh_token, Some("r2".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_told_to_stop_while_dialling_spends_nothing() {
+    let world = World::new(Reply::Pair("t1", "r1", 100));
+    world.vendor.dialling_takes(Duration::from_secs(1));
+    let handle = world.spawn(sms("123456"));
+    sleep(Duration::from_millis(100)).await;
+    handle.stop_within(Duration::from_secs(2)).await;
+    assert_eq!(world.started.elapsed(), Duration::from_secs(1));
+    assert_eq!(world.vendor.count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_handles_the_refresher_ends() {
     let world = World::new(Reply::Fresh(10));
     let handle = world.spawn(simple());
@@ -709,10 +750,45 @@ async fn a_store_that_fails_withholds_no_token() {
     sleep(Duration::from_secs(1)).await;
     assert_eq!(current(&handle).as_deref(), Some("Bearer t1"));
     assert!(handle.status().last_error.unwrap().contains("store"));
-    // It is written as soon as that works again.
+    // It is written as soon as that works again, long before the next exchange.
     store.fail(false);
-    sleep(Duration::from_secs(90)).await;
-    assert!(!store.writes.lock().unwrap().is_empty());
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(world.vendor.count(), 1);
+    let refresh_tokens = || {
+        let writes = store.writes.lock().unwrap().clone();
+        let texts = writes.into_iter().map(|(_, saved)| saved.refresh_token);
+        texts.flatten().collect::<Vec<_>>()
+    };
+    assert_eq!(refresh_tokens(), ["r1".into()]);
+    assert_eq!(handle.status().last_error, None);
+
+    // Nor is it lost when the end comes first.
+    store.fail(true);
+    world.vendor.always(Reply::Pair("t2", "r2", 100));
+    handle.refresh().await.unwrap();
+    store.fail(false);
+    handle.stop().await;
+    assert_eq!(refresh_tokens(), ["r1".into(), "r2".into()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_that_could_not_be_kept_is_kept_before_it_is_sent() {
+    let store = Arc::new(Recording::default());
+    store.fail(true);
+    let world = World::with_store(
+        Reply::Pair("t1", "r1", 100),
+        Arc::clone(&store) as Arc<dyn Store>,
+    );
+    let handle = world.spawn(provider("x", PASSWORD, |_| {}));
+    assert!(handle.first_token().await);
+    sleep(Duration::from_millis(5010)).await;
+    store.fail(false);
+    world.vendor.takes(Duration::from_secs(1));
+    let refresh = tokio::spawn(async move { handle.refresh().await });
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(world.vendor.count(), 2);
+    assert_eq!(store.writes.lock().unwrap().len(), 1);
+    assert_eq!(refresh.await.unwrap(), Ok(()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -782,6 +858,37 @@ async fn a_one_time_input_is_never_sent_twice() {
         world.vendor.calls()[1].body,
         "grant_type=refresh_token&refresh_token=r1"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_vendors_own_words_end_a_refresh_token_that_no_grant_replaces() {
+    let dialect = SMS.replace("[response]", "[response]\npermanent = [\"44\"]");
+    for (code, ends) in [
+        ("403", false),
+        ("blocked", false),
+        ("44", true),
+        ("invalid_grant", true),
+    ] {
+        let world = World::new(Reply::Refuse(Class::Permanent, code));
+        world.vendor.then([Reply::Pair("t1", "r1", 100)]);
+        let handle = world.spawn(provider("x", &dialect, |provider| {
+            let value = literal("123456");
+            provider.variables.insert("sms".to_owned(), value);
+        }));
+        sleep(Duration::from_secs(24 * 3600)).await;
+        let ended = handle.status().state == State::LoginRequired;
+        assert_eq!((ended, world.vendor.count() == 2), (ends, ends), "{code}");
+        assert!(
+            world.vendor.count() < 40,
+            "{code}: {}",
+            world.vendor.count()
+        );
+        if !ends {
+            world.vendor.always(Reply::Pair("t2", "r2", 100));
+            sleep(Duration::from_secs(3600)).await;
+            assert_eq!(current(&handle).as_deref(), Some("Bearer t2"));
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -365,6 +365,14 @@ impl<'a> Exchange<'a> {
         let target = self.routed.target;
         let current = target.token.current();
         let newer = current.is_some_and(|token| token.generation > self.rejected);
+        if !newer && target.record.is_news(self.rejected) {
+            let upstream = target.config.name.as_str();
+            tracing::info!(
+                upstream,
+                generation = self.rejected,
+                "the API rejected the token"
+            );
+        }
         let asked = newer || target.record.renew(self.rejected, &target.token);
         if target.config.replay_limit == 0 || !self.replay.is_whole() {
             target.metrics.not_replayed.inc();

@@ -60,6 +60,8 @@ impl ForwardedBody {
 pub(super) struct Record {
     /// The newest generation that it accepted.
     accepted: AtomicU64,
+    /// The newest generation whose rejection was logged.
+    told: AtomicU64,
     pause: Mutex<Pause>,
 }
 
@@ -122,6 +124,11 @@ impl Record {
         }
         self.accepted.fetch_max(generation, Ordering::Relaxed);
         *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = Pause::default();
+    }
+
+    /// Whether this is the first rejection of the generation here: worth a line of the log, which a hundred are not.
+    pub(super) fn is_news(&self, generation: u64) -> bool {
+        self.told.fetch_max(generation, Ordering::Relaxed) < generation
     }
 
     /// Asks for a newer token, unless this upstream rejects whatever it gets: then a broken API could make us hammer the token
@@ -318,6 +325,13 @@ mod tests {
         assert!((11..=14).contains(&asked), "{asked}");
         record.accepted(1);
         assert!(record.may_renew(Instant::now()));
+    }
+
+    #[test]
+    fn the_rejection_of_a_generation_is_told_once() {
+        let record = Record::default();
+        let told = [1, 1, 2, 1, 2, 3].map(|generation| record.is_news(generation));
+        assert_eq!(told, [true, false, true, false, false, true]);
     }
 
     #[test]

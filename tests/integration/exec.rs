@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use crate::cli::{command, run};
 use crate::client::Client;
-use crate::harness::{World, server, soon};
+use crate::harness::{World, server, soon, with_app};
 
 /// A vendor and the configuration that production has: its port is taken already.
 struct Setting {
@@ -186,4 +186,36 @@ async fn without_a_token_the_command_is_not_started() {
     let status = soon("the end", process.wait()).await.unwrap();
     assert_eq!(status.code(), Some(128 + 15));
     assert!(!mark.exists());
+}
+
+#[tokio::test]
+async fn a_token_that_a_running_proxy_uses_is_not_killed_unless_that_is_wanted() {
+    let world = World::new();
+    let vendor = world.vendor(Kind::Ctcfile, None).await;
+    let config = world.vendor_config(&vendor, "", "");
+    with_app(&config, async |app| {
+        app.ready().await;
+        let admin = format!("admin = \"{}\"", app.admin_address());
+        let config = config.replacen("admin = \"127.0.0.1:0\"", &admin, 1);
+        assert!(config.contains(&admin));
+        world.write("cupbearer.toml", &config);
+        let ran = run(&world, &["exec", "--", "true"]).await;
+        assert_eq!(ran.code, 1);
+        for part in [
+            "has provider ctcfile as well",
+            "would kill the token",
+            "--force",
+        ] {
+            assert!(ran.err.contains(part), "{}", ran.err);
+        }
+        assert_eq!(vendor.counters().token_requests, 1);
+        let ran = run(&world, &["exec", "--force", "--", "true"]).await;
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        assert!(ran.err.starts_with("warning: "), "{}", ran.err);
+        assert_eq!(vendor.counters().token_requests, 2);
+    })
+    .await;
+    // Nobody is harmed any more.
+    let ran = run(&world, &["exec", "--", "true"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
 }

@@ -247,6 +247,17 @@ fn a_token_that_is_made_here_asks_nobody() {
         ),
         &["providers.p.token_url: has no meaning: grant `key_pair` makes its token"],
     );
+    // Nobody waits for the other's token there.
+    let dialect = dialect.replace("{assertion}", "{assertion}.{provider.q}");
+    bad(
+        &format!(
+            "{dialect}[providers.q]\naccess_token = 't'\n{}",
+            with(&format!("dialect = 'd'\nvars = {{ private_key = {key} }}"))
+        ),
+        &[
+            "providers.p: is signed with the token of another provider, but grant `key_pair` buys nothing",
+        ],
+    );
 }
 
 #[test]

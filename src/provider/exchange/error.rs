@@ -55,6 +55,8 @@ pub enum FetchError {
     /// The token cannot be put where `[inject]` wants it.
     #[error("the token cannot be used: {}: {}", .0.path, .0.message)]
     Inject(Problem),
+    #[error("the token request was not sent, for the proxy is ending")]
+    Ending,
     #[error("a defect of this program ended the token request; please report it with the log")]
     Defect,
     /// A one-time input must be marked as spent before it is sent.
@@ -72,6 +74,7 @@ impl FetchError {
             | Self::Input(_)
             | Self::Tls(_)
             | Self::Chained { .. }
+            | Self::Ending
             | Self::Store(_) => Class::Transient,
             Self::Request(_) | Self::Inject(_) => Class::Permanent,
             Self::Dial(_)
@@ -110,6 +113,7 @@ impl FetchError {
             | Self::Request(_)
             | Self::Tls(_)
             | Self::Dial(_)
+            | Self::Ending
             | Self::Store(_) => false,
         }
     }
@@ -125,9 +129,17 @@ impl FetchError {
             if refusal.class == Class::Permanent || matches!(refusal.status, 401 | 403))
     }
 
+    /// The vendor's own error code.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Refused { refusal, .. } => refusal.code.as_deref(),
+            _ => None,
+        }
+    }
+
     /// RFC 6749 §5.2: the grant itself (code, refresh token) is invalid, expired or revoked.
     pub fn is_invalid_grant(&self) -> bool {
-        matches!(self, Self::Refused { refusal, .. } if refusal.code.as_deref() == Some("invalid_grant"))
+        self.code() == Some("invalid_grant")
     }
 
     /// Whether a refresh token is dead: refused for itself, not because the client was.

@@ -24,7 +24,7 @@ const SLOWER: Duration = Duration::from_secs(5);
 /// A server that says 0 is not to be flooded.
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// However slow the server wants it: the person waits.
+/// However long the trouble lasts: the person waits. A server that wants to be asked less often than that is.
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// The answer says until when the code can be typed; one that does not is not waited for longer.
@@ -42,6 +42,9 @@ pub struct DeviceCode {
     interval: Duration,
     expires_at: Instant,
 }
+
+/// A token that is not kept yet.
+pub struct Brought(Fetched);
 
 /// RFC 8628 §3.2. `verification_url` is Google's.
 #[derive(Deserialize)]
@@ -87,9 +90,7 @@ impl Login {
             complete: read.verification_uri_complete.as_deref().map(shown),
             user_code: shown(&read.user_code),
             code: Secret::new(read.device_code),
-            interval: seconds(read.interval)
-                .unwrap_or(INTERVAL)
-                .clamp(SHORTEST, LONGEST),
+            interval: seconds(read.interval).unwrap_or(INTERVAL).max(SHORTEST),
             expires_at: began
                 + seconds(read.expires_in)
                     .unwrap_or(PATIENCE)
@@ -97,11 +98,26 @@ impl Login {
         })
     }
 
-    /// Asks until the person has typed the code, and keeps what comes of it. Not cancel safe once they have.
+    /// Asks until the person has typed the code. Needs no store, which would be held for as long as that takes. Not cancel
+    /// safe once they have.
     pub async fn poll(
-        self,
+        &self,
         device: DeviceCode,
         mut given: Variables,
+        fetcher: Arc<dyn Fetch>,
+        clock: Clock,
+        tokens: Tokens,
+    ) -> Result<Brought, LoginError> {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let mut source = Source::new(Arc::clone(&self.provider), store, fetcher, clock, tokens);
+        given.insert("device_code".to_owned(), Var::Text(device.code.clone()));
+        device.wait(&mut source, &given).await.map(Brought)
+    }
+
+    /// Keeps what came of it. Not cancel safe.
+    pub async fn keep(
+        self,
+        Brought(fetched): Brought,
         store: Arc<dyn Store>,
         fetcher: Arc<dyn Fetch>,
         clock: Clock,
@@ -110,8 +126,6 @@ impl Login {
         let rules = self.provider.life.clone();
         let mut source = Source::new(self.provider, store, fetcher, clock, tokens);
         source.load().await?;
-        given.insert("device_code".to_owned(), Var::Text(device.code.clone()));
-        let fetched = device.wait(&mut source, &given).await?;
         super::keep(&mut source, &fetched, &rules).await
     }
 }
@@ -121,7 +135,8 @@ impl DeviceCode {
     async fn wait(self, source: &mut Source, given: &Variables) -> Result<Fetched, LoginError> {
         let mut interval = self.interval;
         loop {
-            sleep(interval).await;
+            let left = self.expires_at.saturating_duration_since(Instant::now());
+            sleep(interval.min(left)).await;
             if Instant::now() >= self.expires_at {
                 return Err(LoginError::CodeExpired);
             }
@@ -136,13 +151,15 @@ impl DeviceCode {
             };
             match code {
                 Some("authorization_pending") => {}
-                Some("slow_down") => interval = (interval + SLOWER).min(LONGEST),
+                Some("slow_down") => interval = interval.saturating_add(SLOWER),
                 Some("expired_token") => return Err(LoginError::CodeExpired),
                 Some("access_denied") => {
                     return Err(LoginError::Denied("access_denied".to_owned()));
                 }
                 // The network or the server is in trouble: RFC 8628 §3.5 doubles the interval.
-                _ if error.class() == Class::Transient => interval = (interval * 2).min(LONGEST),
+                _ if error.class() == Class::Transient => {
+                    interval = interval.max((interval.saturating_mul(2)).min(LONGEST));
+                }
                 _ => return Err(LoginError::Refused(error.to_string())),
             }
         }
@@ -152,4 +169,58 @@ impl DeviceCode {
 /// For a terminal: nothing in it may move the cursor.
 fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(500).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::test::TestClock;
+    use crate::provider::testing::{FakeFetch, FakeVendor, Reply, provider};
+
+    const DEVICE: &str = r#"
+default_grant = "main"
+[grants.main]
+form = { grant_type = "device", device_code = "{device_code}" }
+one_time = ["device_code"]
+[response]
+token = "/access_token"
+[inject]
+headers = { Authorization = "Bearer {access_token}" }
+"#;
+
+    /// RFC 8628 §3.5: the interval is the least that the client waits, whatever it is, and `slow_down` adds to it.
+    #[tokio::test(start_paused = true)]
+    async fn the_server_says_how_often_it_is_asked() {
+        let clock = Clock::Test(TestClock::new());
+        let vendor = FakeVendor::new(clock.clone(), Reply::Token("t", 3600));
+        vendor.takes(Duration::ZERO);
+        vendor.then([
+            Reply::Refuse(Class::Permanent, "authorization_pending"),
+            Reply::Refuse(Class::Transient, "slow_down"),
+            Reply::Refuse(Class::Transient, "503"),
+        ]);
+        let fetcher = Arc::new(FakeFetch(Arc::clone(&vendor), Instant::now()));
+        let login = Login {
+            provider: Arc::new(provider("x", DEVICE, |_| {})),
+        };
+        let code = |interval, expires_in| DeviceCode {
+            verification_uri: String::new(),
+            complete: None,
+            user_code: String::new(),
+            code: "d".into(),
+            interval: Duration::from_secs(interval),
+            expires_at: Instant::now() + Duration::from_secs(expires_in),
+        };
+        let poll = |code| {
+            let (fetcher, clock) = (Arc::clone(&fetcher), clock.clone());
+            login.poll(code, Variables::new(), fetcher, clock, Tokens::default())
+        };
+        assert!(poll(code(90, 600)).await.is_ok());
+        let at: Vec<u64> = vendor.calls().iter().map(|it| it.at.as_secs()).collect();
+        assert_eq!(at, [90, 180, 275, 370]);
+        let began = Instant::now();
+        let late = poll(code(u64::MAX, 30)).await;
+        assert!(matches!(late, Err(LoginError::CodeExpired)));
+        assert_eq!(began.elapsed(), Duration::from_secs(30));
+    }
 }
