@@ -151,3 +151,15 @@ fn a_loaded_configuration_shows_no_secret() {
         "{shown}"
     );
 }
+
+#[test]
+fn an_identity_shows_no_argument_of_a_command() {
+    let text = "[providers.p]\ntoken_url = 'https://h/t'\nclient_id = 'id'\nclient_secret = 's'\ngrant = 'password'\n\
+                username = { command = ['show', 'hunter2'] }\npassword = 'p'";
+    let config = Config::from_toml(text, &environment()).unwrap();
+    let shown = format!("{config:?}");
+    assert!(
+        shown.contains("identity") && !shown.contains("hunter2"),
+        "{shown}"
+    );
+}
