@@ -17,9 +17,7 @@ use super::read::{self, Tree, section};
 use super::routes::{Listeners, Routes};
 use super::server::{Exposure, check_listen, server, store};
 use super::upstream::{Providers, upstream};
-use super::{
-    Config, Endpoint, Environment, Problem, Provider, Route, StoreKind, TokenSource, Upstream,
-};
+use super::{Config, Environment, Problem, Provider, Route, StoreKind, TokenSource, Upstream};
 
 pub(super) fn config(text: &str, env: &dyn Environment) -> Result<Config, Vec<Problem>> {
     let mut root = read::parse(text)?;
@@ -246,11 +244,11 @@ fn differing<'a>(provider: &'a Provider, first: &'a Provider) -> Option<&'a str>
     else {
         return None;
     };
-    let keys: [(&str, fn(&Endpoint, &Endpoint) -> bool); 4] = [
-        ("`tls`", |a, b| a.tls == b.tls),
-        ("`proxy`", |a, b| a.egress == b.egress),
-        ("`issuer`", |a, b| a.issuer == b.issuer),
-        ("`allow_http`", |a, b| a.allow_http == b.allow_http),
+    let keys = [
+        ("`tls`", endpoint.tls == other.tls),
+        ("`proxy`", endpoint.egress == other.egress),
+        ("`issuer`", endpoint.issuer == other.issuer),
+        ("`allow_http`", endpoint.allow_http == other.allow_http),
     ];
     let credentials = |of: &'a Provider| {
         (of.variables.iter())
@@ -265,8 +263,7 @@ fn differing<'a>(provider: &'a Provider, first: &'a Provider) -> Option<&'a str>
         .find(|name| ours.get(name) != theirs.get(name))
         .or_else(|| {
             let mut keys = keys.iter();
-            keys.find(|(_, equal)| !equal(endpoint, other))
-                .map(|(key, _)| *key)
+            keys.find(|(_, equal)| !*equal).map(|(key, _)| *key)
         })
 }
 
