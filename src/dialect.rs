@@ -146,6 +146,8 @@ pub struct ExchangePlan {
     pub one_time: Vec<String>,
     /// The dialect's own word; the provider's `single_active` beats it.
     pub single_active: bool,
+    /// Secrets that tell tokens apart.
+    pub identity: Vec<String>,
 }
 
 /// A token request before its variables are known.

@@ -10,6 +10,7 @@ use super::chain;
 use super::context::Context;
 use super::dialects::Dialects;
 use super::file::{SECTIONS, ServerToml, StoreToml, UpstreamToml};
+use super::identity::{is_credential, place};
 use super::problems::{KeyPath, complaint, did_you_mean};
 use super::provider::{Checked, provider};
 use super::read::{self, Tree, section};
@@ -217,15 +218,53 @@ fn check_shared(checked: &[Checked], at: &KeyPath, cx: &mut Context<'_>) {
                 ))
                 .hint("make them equal, or let both upstreams name one provider"),
             );
+        } else if let Some(what) = differing(&checked.provider, &first.provider) {
+            cx.problem(
+                &at.key(name),
+                complaint(format!(
+                    "asks for the same token as `{other}`, but with another {what}"
+                ))
+                .hint("let both upstreams name one provider; a dialect whose tokens go by it lists it in `identity`"),
+            );
         } else if settings(&checked.provider) != settings(&first.provider) {
             cx.warnings.add(
                 &at.key(name),
                 complaint(format!(
-                    "shares its token with `{other}`, whose secrets and life-cycle keys are the ones that count"
+                    "shares its token with `{other}`, whose variables and life-cycle keys are the ones that count"
                 )),
             );
         }
     }
+}
+
+/// What decides whose token it is, or to whom the secrets go: which of two is used must not be left to the order of names.
+fn differing<'a>(provider: &'a Provider, first: &'a Provider) -> Option<&'a str> {
+    let (TokenSource::Endpoint(endpoint), TokenSource::Endpoint(other)) =
+        (&provider.source, &first.source)
+    else {
+        return None;
+    };
+    let keys = [
+        ("`tls`", endpoint.tls == other.tls),
+        ("`proxy`", endpoint.egress == other.egress),
+        ("`issuer`", endpoint.issuer == other.issuer),
+        ("`allow_http`", endpoint.allow_http == other.allow_http),
+    ];
+    let credentials = |of: &'a Provider| {
+        (of.variables.iter())
+            .filter(|(name, _)| is_credential(name, &endpoint.plan))
+            .filter(|(name, _)| !endpoint.plan.one_time.contains(name))
+            .map(|(name, value)| (name.as_str(), place(value)))
+            .collect::<BTreeMap<_, _>>()
+    };
+    let (ours, theirs) = (credentials(provider), credentials(first));
+    let mut names = ours.keys().chain(theirs.keys()).copied();
+    names
+        .find(|name| ours.get(name) != theirs.get(name))
+        .or_else(|| {
+            let mut keys = keys.iter();
+            keys.find(|(_, equal)| !*equal).map(|(key, _)| *key)
+        })
 }
 
 /// What providers of one identity may differ in, though only one of them can have its way.

@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::json;
-
 use super::context::Context;
+use super::identity::of_chain;
 use super::problems::{KeyPath, complaint, did_you_mean};
 use super::provider::Checked;
 use super::{Provider, TokenSource, Value};
@@ -105,19 +104,18 @@ fn set_identities(checked: &mut [Checked], order: &[String]) {
             continue;
         };
         let mut inner = BTreeMap::new();
-        for value in provider.variables.values_mut() {
+        for (variable, value) in &mut provider.variables {
             if let Value::Provider { name, identity } = value
                 && let Some(known) = identities.get(name)
             {
                 identity.clone_from(known);
-                inner.insert(name.clone(), known.clone());
+                inner.insert(variable.clone(), known.clone());
             }
         }
         if let TokenSource::Endpoint(endpoint) = &mut provider.source
             && !inner.is_empty()
         {
-            let inner: Vec<_> = inner.into_values().collect();
-            endpoint.identity = json!([endpoint.identity, inner]).to_string();
+            endpoint.identity = of_chain(&endpoint.identity, &inner);
         }
         identities.insert(name.clone(), provider.identity());
     }

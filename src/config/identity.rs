@@ -14,7 +14,11 @@ use crate::dialect::{ExchangePlan, Var};
 /// Secrets, one-time inputs and life-cycle keys are left out: they change while the token stays good. Variables of
 /// the user's own may name the subject (`open_id`, a tenant) or be half a secret, which cannot be told apart: they
 /// are in it as digests, so that two tenants never share a token and nothing can be read back.
+///
+/// Where a person decides whose token it is, nothing else tells two logins of one client apart: there, the provider's
+/// `name` does. Secrets that the dialect lists in its `identity` are in it by their [place].
 pub(super) fn identity(
+    name: &str,
     url: &Url,
     plan: &ExchangePlan,
     variables: &BTreeMap<String, Value>,
@@ -23,10 +27,10 @@ pub(super) fn identity(
     let own: Vec<_> = variables
         .iter()
         .filter(|(name, _)| !is_named_part(name))
-        .filter(|(name, _)| !is_secret(name) || BEARERS.contains(&name.as_str()))
+        .filter(|(name, _)| !is_credential(name, plan))
         .filter(|(name, _)| !plan.one_time.contains(name))
         .map(|(name, value)| {
-            let value = if BEARERS.contains(&name.as_str()) {
+            let value = if BEARERS.contains(&name.as_str()) || plan.identity.contains(name) {
                 place(value)
             } else if SUBJECTS.contains(&name.as_str()) {
                 plain(value)
@@ -46,6 +50,7 @@ pub(super) fn identity(
         part("scope"),
         part("audience"),
         part("resource"),
+        is_personal(plan).then_some(name),
     ])
     .to_string()
 }
@@ -53,6 +58,29 @@ pub(super) fn identity(
 /// Of a provider whose endpoint is found by its issuer.
 pub(super) fn of_issuer(identity: &str) -> String {
     json!(["issuer", identity]).to_string()
+}
+
+/// Of a provider that buys its token with others: by variable, the digests of theirs. As they are, each link of a chain
+/// would double what is to be escaped of the one before.
+pub(super) fn of_chain(identity: &str, inner: &BTreeMap<String, String>) -> String {
+    let inner: Vec<_> = (inner.iter())
+        .map(|(variable, identity)| json!([variable, digest(identity)]))
+        .collect();
+    json!([identity, inner]).to_string()
+}
+
+/// Whether a variable is a secret that the identity leaves out.
+pub(super) fn is_credential(name: &str, plan: &ExchangePlan) -> bool {
+    is_secret(name)
+        && !BEARERS.contains(&name)
+        && !plan.identity.iter().any(|listed| listed == name)
+}
+
+/// Who is logged in is known only by what a person brought: a code, or a refresh token got elsewhere.
+fn is_personal(plan: &ExchangePlan) -> bool {
+    let mut one_time = plan.one_time.iter();
+    plan.required_variables().contains("refresh_token")
+        || one_time.any(|name| matches!(name.as_str(), "code" | "device_code"))
 }
 
 /// Variables that are known to name who the token is for.
@@ -66,12 +94,20 @@ fn is_named_part(name: &str) -> bool {
     matches!(name, "client_id" | "scope" | "audience" | "resource")
 }
 
+/// By the end of the name: `app_secret` is one, `requested_token_type` says which token is wanted. One that is not known as
+/// such only joins the identity, as a digest.
 fn is_secret(name: &str) -> bool {
+    const ENDS: [&str; 6] = [
+        "secret",
+        "secret_key",
+        "password",
+        "passwd",
+        "token",
+        "private_key",
+    ];
     let name = name.to_ascii_lowercase();
     matches!(name.as_str(), "code" | "redirect_uri" | "code_verifier")
-        || ["secret", "password", "passwd", "token", "private_key"]
-            .iter()
-            .any(|word| name.contains(word))
+        || ENDS.iter().any(|end| name.ends_with(end))
 }
 
 fn plain(value: &Value) -> Json {
@@ -82,13 +118,15 @@ fn plain(value: &Value) -> Json {
         Value::Literal(Var::Boolean(flag)) => json!(flag.to_string()),
         Value::Env { value, .. } => json!(value.expose()),
         Value::File(path) => json!({ "file": path.to_string_lossy() }),
-        Value::Command(command) => json!({ "command": command }),
+        // Its arguments may be secrets.
+        Value::Command(command) => json!({ "command": digest(&json!(command).to_string()) }),
         // Whose, is added when all identities are known.
         Value::Provider { name: _, identity } => json!({ "provider": identity }),
     }
 }
 
-fn place(value: &Value) -> Json {
+/// Where a value comes from; of one that is written down, the digest.
+pub(super) fn place(value: &Value) -> Json {
     match value {
         Value::Env { name, .. } => json!({ "env": name }),
         other => digested(other),

@@ -178,7 +178,7 @@ impl Parts<'_> {
             request: self.overrides.request,
             response: self.overrides.response,
         };
-        let identity = identity(&url, &plan.exchange, &variables);
+        let identity = identity(self.name, &url, &plan.exchange, &variables);
         let endpoint = Endpoint {
             identity: match &issuer {
                 Some(_) => of_issuer(&identity),

@@ -113,6 +113,9 @@ pub fn compile_as(source: &Source<'_>, extent: Extent) -> Result<Plan, Vec<Probl
                 single_active: (chain.iter())
                     .find_map(|(_, toml)| toml.single_active)
                     .unwrap_or(false),
+                identity: (chain.iter())
+                    .find_map(|(_, toml)| toml.identity.clone())
+                    .unwrap_or_default(),
             },
             inject,
             reject,

@@ -70,6 +70,8 @@ pub struct DialectToml {
     pub default_grant: Option<String>,
     pub default_auth: Option<String>,
     pub single_active: Option<bool>,
+    /// Secrets that say whose the token is, as a tenant's id would: providers that differ in one share no token.
+    pub identity: Option<Vec<String>>,
     /// For providers that write none of their own: a template of what is known when the configuration is read.
     pub token_url: Option<String>,
     pub authorization_url: Option<String>,

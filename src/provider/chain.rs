@@ -53,6 +53,8 @@ pub(super) struct Inner {
     /// The inner token was said to be refused since the last purchase. Only once: else a vendor that refuses the outer
     /// request for another reason would have the inner token renewed for ever.
     blamed: bool,
+    /// That was said, and no other token has come since.
+    reported: bool,
 }
 
 // === impl Tokens ===
@@ -153,6 +155,7 @@ impl Inner {
             used: BTreeMap::new(),
             missed: BTreeMap::new(),
             blamed: false,
+            reported: false,
         }
     }
 
@@ -235,15 +238,22 @@ impl Inner {
         any(changes)
     }
 
-    /// The change that [`Self::changed`] told of need not be told again.
-    pub(super) fn seen(&mut self) {
+    /// The change that [`Self::changed`] told of need not be told again. Answers whether it answers [`Self::blame`].
+    pub(super) fn seen(&mut self) -> bool {
         self.used.clear();
         self.missed.clear();
+        std::mem::take(&mut self.reported)
+    }
+
+    /// Nothing is bought with anything.
+    pub(super) fn is_none(&self) -> bool {
+        self.links.is_empty()
     }
 
     /// What was bought with them is good.
     pub(super) fn succeeded(&mut self) {
         self.blamed = false;
+        self.reported = false;
     }
 
     /// The vendor refused what was asked for with them: one of them may be dead before its time.
@@ -254,6 +264,7 @@ impl Inner {
         for (name, link) in &self.links {
             if let Some((_, generation)) = self.used.get(name) {
                 link.refused.send_replace(*generation);
+                self.reported = true;
             }
         }
     }

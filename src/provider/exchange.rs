@@ -35,7 +35,7 @@ use crate::upstream::tls::{TlsConfigError, TlsProfiles};
 
 pub use error::FetchError;
 pub use turns::Turn;
-use turns::Turns;
+pub(super) use turns::Turns;
 
 /// The largest token answer known is 20 KiB.
 pub const MAX_ANSWER: usize = 1024 * 1024;

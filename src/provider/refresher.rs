@@ -195,8 +195,10 @@ impl Refresher {
             refused = self.link.refused(&mut self.refusals) => self.rejected(refused),
             () = inner_changed => {
                 debug!(provider = self.lead().name, "a token that this one is bought with is another now");
-                self.schedule.credentials_changed();
-                self.source.inner_seen();
+                match self.source.inner_seen() {
+                    true => self.schedule.blamed_input_changed(),
+                    false => self.schedule.input_changed(),
+                }
             }
             () = async { sleep_until(adopt_from).await; left_by_others.await } => self.take_up().await,
             rejected = self.writer.rejection() => self.rejected(rejected),

@@ -256,6 +256,23 @@ impl Schedule {
         self.wanted = Some(Duration::ZERO);
     }
 
+    /// Another provider's token, which this one is bought with, was renewed in its own time. That says nothing of what was
+    /// refused: the next attempt is made with it, no sooner.
+    pub fn input_changed(&mut self) {
+        if !self.waits_for_credentials() {
+            self.credentials_changed();
+        }
+    }
+
+    /// As [`Self::input_changed`], because we said that it may be what the vendor refused: tried once at once. If it was not, the
+    /// ladder goes on where it was.
+    pub fn blamed_input_changed(&mut self) {
+        match self.waits_for_credentials() {
+            true => self.wanted = Some(Duration::ZERO),
+            false => self.credentials_changed(),
+        }
+    }
+
     pub fn life(&self) -> Option<&Life> {
         self.life.as_ref()
     }

@@ -24,7 +24,7 @@ use crate::provider::cell::Gatekeeper;
 use crate::provider::chain::{Inner, Tokens};
 use crate::provider::discovery::discover;
 use crate::provider::exchange::{
-    Answered, Call, Fetch, FetchError, Fetched, Line, frozen, prepare,
+    Answered, Call, Fetch, FetchError, Fetched, Line, Turn, frozen, prepare,
 };
 use crate::provider::schedule::Life;
 use crate::provider::store::{Saved, SavedAccess, StateKey, Store, StoreError};
@@ -162,9 +162,10 @@ impl Source {
         self.inner.changed()
     }
 
-    /// Such a change is told once: what is bought next is bought with what is there then.
-    pub(super) fn inner_seen(&mut self) {
-        self.inner.seen();
+    /// Such a change is told once: what is bought next is bought with what is there then. Answers whether it is what came of
+    /// our own report that the vendor refused it.
+    pub(super) fn inner_seen(&mut self) -> bool {
+        self.inner.seen()
     }
 
     /// Reads what an earlier process left. Must succeed before anything is sent: without it, a spent input might be
@@ -320,7 +321,7 @@ impl Source {
                 };
                 // A server that is in trouble is still where it was.
                 if let Err(Failure::Fetch(error)) = &result
-                    && !error.is_servers_trouble()
+                    && error.doubts_address()
                 {
                     self.found = None;
                 }
@@ -522,8 +523,14 @@ impl Source {
         variables: &Variables,
         spends: Option<String>,
     ) -> Result<Fetched, FetchError> {
-        let deadline = Instant::now() + endpoint.timeout;
         let fetcher = Arc::clone(&self.fetcher);
+        // The refresher takes the turn of all others. Whoever waits for another's token must not hold the turn that the other
+        // waits for; by now it is there.
+        let _turn = match self.inner.is_none() {
+            true => Turn::default(),
+            false => fetcher.turn(endpoint).await,
+        };
+        let deadline = Instant::now() + endpoint.timeout;
         let line = fetcher.dial(endpoint, deadline).await?;
         // In this order: whoever ends this sees that it spends, or is seen here.
         let uses_up = spends.is_some() || variables.contains_key(REFRESH_TOKEN);

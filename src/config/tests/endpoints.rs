@@ -67,6 +67,51 @@ fn a_provider_may_be_bought_with_another() {
 }
 
 #[test]
+fn who_acts_for_whom_makes_another_token() {
+    let exchange = |subject: &str, actor: &str| {
+        format!(
+            "{URL}grant = 'token_exchange'\nclient_secret = 's'\n\
+             vars = {{ subject_token = {{ provider = '{subject}' }}, actor_token = {{ provider = '{actor}' }} }}\n"
+        )
+    };
+    let inner = |name: &str| {
+        format!(
+            "[providers.{name}]\ntoken_url = 'https://{name}.example.com'\nclient_id = 'i'\nclient_secret = 's'\n"
+        )
+    };
+    let text = |second: &str| {
+        let (x, y) = (inner("x"), inner("y"));
+        with(&format!(
+            "{}{x}{y}[providers.o]\n{second}",
+            exchange("x", "y")
+        ))
+    };
+    let config = good(&text(&exchange("y", "x")));
+    assert_ne!(endpoint(&config, 0).identity, endpoint(&config, 1).identity);
+    let config = good(&text(&exchange("x", "y")));
+    assert_eq!(endpoint(&config, 0).identity, endpoint(&config, 1).identity);
+}
+
+#[test]
+fn identities_of_long_chains_stay_short() {
+    let text: String = (0..12)
+        .map(|number| {
+            let head = format!("[providers.p{number:02}]\n{URL}client_secret = 's'\n");
+            match number {
+                0 => head,
+                _ => format!(
+                    "{head}request = {{ headers = {{ X = '{{provider.p{:02}}}' }} }}\n",
+                    number - 1
+                ),
+            }
+        })
+        .collect();
+    let config = good(&text);
+    let longest = endpoint(&config, 11).identity.len();
+    assert!(longest < 1000, "{longest}");
+}
+
+#[test]
 fn chains_that_cannot_be_are_told() {
     let chained = |name: &str, of: &str| {
         format!(

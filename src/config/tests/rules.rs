@@ -665,16 +665,26 @@ fn second_provider(lines: &str) -> String {
 
 #[test]
 fn providers_of_one_identity() {
-    let config = good(&second_provider("client_id = 'id'"));
+    let equal = |lines: &str| second_provider(lines).replace("'other'", "'s3cret'");
+    let config = good(&equal("client_id = 'id'"));
     assert_eq!(endpoint(&config, 0).identity, endpoint(&config, 1).identity);
-    assert_eq!(
-        config.warnings.len(),
-        1,
-        "secrets differ: {:?}",
-        config.warnings
-    );
+    assert_eq!(config.warnings, []);
+    let config = good(&equal("client_id = 'id'\ntimeout = '3s'"));
+    assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
     assert_eq!(config.warnings[0].path, "providers.q");
-    assert!(!format!("{:?}", config.warnings).contains("other"));
+    bad(
+        &second_provider("client_id = 'id'"),
+        &["providers.q: asks for the same token as `p`, but with another client_secret"],
+    );
+    for (key, line) in [
+        ("tls", "tls = { server_name = 'x.internal' }"),
+        ("proxy", "proxy = 'http://proxy:3128'"),
+        ("allow_http", "allow_http = true"),
+    ] {
+        let problem =
+            format!("providers.q: asks for the same token as `p`, but with another `{key}`");
+        bad(&equal(&format!("client_id = 'id'\n{line}")), &[&problem]);
+    }
     for different in [
         "client_id = 'id2'",
         "client_id = 'id'\nscope = 'x'",
@@ -697,6 +707,45 @@ fn providers_of_one_identity() {
         &second_provider("client_id = 'id'\nresponse = { token = '/t' }"),
         &["providers.q: asks for the same token as `p`"],
     );
+}
+
+/// The identities of two providers of one client.
+fn identities(first: &str, second: &str) -> [String; 2] {
+    let head = "token_url = 'https://h/t'\nclient_id = 'id'\n";
+    let config = good(&format!(
+        "[providers.p]\n{head}{first}\n[providers.q]\n{head}{second}\n[store]\nkind = 'file'\npath = '/var/lib/x'"
+    ));
+    [0, 1].map(|number| endpoint(&config, number).identity.clone())
+}
+
+#[test]
+fn two_accounts_of_one_client_share_no_token() {
+    let secret = "client_secret = 's'\n";
+    for grant in [
+        "grant = 'refresh_token'\nrefresh_token = 'r'",
+        "grant = 'authorization_code'\nredirect_uri = 'http://127.0.0.1/'",
+        "grant = 'device_code'",
+    ] {
+        let [p, q] = identities(&format!("{secret}{grant}"), &format!("{secret}{grant}"));
+        assert_ne!(p, q, "{grant}");
+    }
+    let wecom = |secret: &str| format!("dialect = 'wecom'\nclient_secret = '{secret}'");
+    let [p, q] = identities(&wecom("hunter2-a"), &wecom("hunter2-b"));
+    assert_ne!(p, q);
+    assert!(!p.contains("hunter2"), "{p}");
+    let [p, q] = identities(&wecom("a"), &wecom("a"));
+    assert_eq!(p, q);
+}
+
+#[test]
+fn the_kind_of_token_is_no_secret() {
+    let exchange = |kind: &str| {
+        format!(
+            "client_secret = 's'\ngrant = 'token_exchange'\nvars = {{ subject_token = 't', requested_token_type = '{kind}' }}"
+        )
+    };
+    let [p, q] = identities(&exchange("urn:a"), &exchange("urn:b"));
+    assert_ne!(p, q);
 }
 
 #[test]

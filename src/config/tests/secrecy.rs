@@ -141,13 +141,25 @@ fn a_loaded_configuration_shows_no_secret() {
     // A client id names who the token is for, and stands in the identity as it is.
     for provider in &mut shown.providers {
         if let TokenSource::Endpoint(endpoint) = &mut Arc::make_mut(provider).source {
-            endpoint.identity.clear();
+            endpoint.identity = endpoint.identity.replace(SECRET, "");
         }
     }
     let shown = format!("{shown:?} {shown:#?}");
     assert!(shown.contains("[redacted]"));
     assert!(
         !shown.contains("hunter2") && !shown.contains("918273645"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn an_identity_shows_no_argument_of_a_command() {
+    let text = "[providers.p]\ntoken_url = 'https://h/t'\nclient_id = 'id'\nclient_secret = 's'\ngrant = 'password'\n\
+                username = { command = ['show', 'hunter2'] }\npassword = 'p'";
+    let config = Config::from_toml(text, &environment()).unwrap();
+    let shown = format!("{config:?}");
+    assert!(
+        shown.contains("identity") && !shown.contains("hunter2"),
         "{shown}"
     );
 }

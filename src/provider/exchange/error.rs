@@ -118,9 +118,15 @@ impl FetchError {
         }
     }
 
-    /// Whether the right server answered, and could not help just now.
-    pub fn is_servers_trouble(&self) -> bool {
-        matches!(self, Self::Refused { refusal, .. } if refusal.class == Class::Transient && refusal.status >= 429)
+    /// Whether the endpoint may be elsewhere by now: something was sent or dialled, and not the right server's trouble came of it.
+    pub fn doubts_address(&self) -> bool {
+        match self {
+            Self::Dial(_) | Self::Tls(_) | Self::Timeout { .. } | Self::Broken { .. } => true,
+            Self::Refused { refusal, .. } => {
+                refusal.class == Class::Permanent || refusal.status < 429
+            }
+            _ => false,
+        }
     }
 
     /// Whether the vendor refused what it was given, a token among it perhaps.

@@ -502,3 +502,26 @@ fn public_variables_are_no_secrets() {
     let secrets: Vec<&str> = secrets.iter().map(Secret::expose).collect();
     assert_eq!(secrets, ["hunter2"]);
 }
+
+#[test]
+fn an_address_is_in_doubt_only_where_it_was_tried() {
+    let host = || "h".to_owned();
+    let limit = Duration::from_secs(1);
+    assert!(
+        FetchError::Timeout {
+            host: host(),
+            limit
+        }
+        .doubts_address()
+    );
+    let reason = host();
+    assert!(
+        FetchError::Broken {
+            host: host(),
+            reason
+        }
+        .doubts_address()
+    );
+    assert!(!FetchError::Chained { provider: host() }.doubts_address());
+    assert!(!FetchError::Store(host()).doubts_address());
+}

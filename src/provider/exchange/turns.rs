@@ -17,13 +17,13 @@ pub struct Turn(#[allow(dead_code, reason = "held for its drop")] Option<OwnedSe
 
 /// Cheap to clone; the clones share everything.
 #[derive(Clone, Default)]
-pub(super) struct Turns {
+pub(in crate::provider) struct Turns {
     hosts: Arc<Mutex<HashMap<String, Weak<Semaphore>>>>,
 }
 
 impl Turns {
     /// Waits for a turn, first come, first served. Cancel safe.
-    pub(super) async fn at(&self, host: &str) -> Turn {
+    pub(in crate::provider) async fn at(&self, host: &str) -> Turn {
         // Never closed.
         Turn(self.host(host).acquire_owned().await.ok())
     }

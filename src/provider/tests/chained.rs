@@ -1,6 +1,8 @@
 //! A token that is bought with another: two refreshers over vendors that do as they are told, on paused time.
 
 use super::*;
+use crate::config::Endpoint;
+use crate::provider::exchange::{Fetch, FetchError, Line, Turn, Turns};
 
 /// Bought with the token of provider `inner`.
 const OUTER: &str = r#"
@@ -118,6 +120,62 @@ async fn a_vendor_that_refuses_for_another_reason_costs_one_inner_token() {
     assert_eq!(world.vendor.count(), 2);
     // The ladder of refusals, and once for the new inner token.
     assert!((2..=8).contains(&vendor.count()), "{}", vendor.count());
+}
+
+#[tokio::test(start_paused = true)]
+async fn short_inner_lives_make_no_hammer_of_a_refused_outer() {
+    let world = World::new(Reply::Fresh(100));
+    let (vendor, deps) = outer_vendor(&world, Reply::Refuse(Class::Permanent, "wrong_password"));
+    let _inner = world.spawn(inner());
+    let _outer = spawn(vec![Arc::new(outer())], deps).remove(0);
+    seconds(24 * 3600).await;
+    assert!(world.vendor.count() > 800, "the control");
+    let times: Vec<_> = vendor.calls().iter().map(|call| call.at).collect();
+    assert!((20..=28).contains(&times.len()), "{times:?}");
+    for four in times.windows(4) {
+        assert!(four[3] - four[0] >= Duration::from_secs(1800), "{four:?}");
+    }
+}
+
+/// With the turns of the real one.
+struct WithTurns(FakeFetch, Turns);
+
+impl Fetch for WithTurns {
+    fn turn<'a>(&'a self, _endpoint: &'a Endpoint) -> Pending<'a, Turn> {
+        Box::pin(self.1.at("host"))
+    }
+
+    fn dial<'a>(
+        &'a self,
+        endpoint: &'a Endpoint,
+        deadline: Instant,
+    ) -> Pending<'a, Result<Box<dyn Line>, FetchError>> {
+        self.0.dial(endpoint, deadline)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_buys_with_one_inner_token_waits_for_a_turn() {
+    let world = World::new(Reply::Fresh(3600));
+    let (vendor, deps) = outer_vendor(&world, Reply::Fresh(3600));
+    let fetch = FakeFetch(Arc::clone(&vendor), world.started);
+    let deps = Deps {
+        fetcher: Arc::new(WithTurns(fetch, Turns::default())),
+        ..deps
+    };
+    let _inner = world.spawn(inner());
+    let many: Vec<_> = (0..100)
+        .map(|number| {
+            let mut outer = outer();
+            endpoint(&mut outer).identity = format!("outer {number}");
+            spawn(vec![Arc::new(outer)], deps.clone()).remove(0)
+        })
+        .collect();
+    for outer in &many {
+        assert!(outer.first_token().await);
+    }
+    assert_eq!(vendor.count(), 100);
+    assert_eq!(vendor.most_in_flight(), 16);
 }
 
 #[tokio::test(start_paused = true)]
