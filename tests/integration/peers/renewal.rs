@@ -173,7 +173,12 @@ async fn what_cannot_be_sent_again_renews_all_the_same() {
             seen.head.get("www-authenticate"),
             Some("Bearer error=\"invalid_token\"")
         );
-        eventually("a renewal", async || vendor.count() == 2).await;
+        // Not only asked for, but there: the next request cannot be sent again, either.
+        eventually("a renewal", async || {
+            app.status().await["providers"][0]["generation"] == 2
+        })
+        .await;
+        assert_eq!(vendor.count(), 2);
         let seen = app.connect().await.request(request).await;
         assert_eq!(seen.text(), "t2 some body");
     })
