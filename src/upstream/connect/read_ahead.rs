@@ -45,6 +45,11 @@ impl ReadAhead {
         self.buffer.is_empty()
     }
 
+    /// There may be more to be read than was read last.
+    pub(super) fn is_long(&self) -> bool {
+        self.long || !self.buffer.is_empty()
+    }
+
     fn take(&mut self, buf: &mut ReadBuf<'_>) {
         let rest = &self.buffer[self.used..];
         let length = rest.len().min(buf.remaining());

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
@@ -35,6 +35,25 @@ fn is_dry(tls: &TlsStream<ReadAhead>, cx: &mut Context<'_>) -> bool {
     session.wants_read() && socket.is_empty() && socket.tcp().poll_read_ready(cx).is_pending()
 }
 
+/// Reads from the socket at most until there is something: after a short read there is nothing more in it, and to look again costs
+/// a tenth of what the TLS of a small answer does.
+fn poll_read_once(
+    tls: &mut TlsStream<ReadAhead>,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    loop {
+        let data = ready!(Pin::new(&mut *tls).poll_fill_buf(cx))?;
+        let length = data.len().min(buf.remaining());
+        buf.put_slice(&data[..length]);
+        Pin::new(&mut *tls).consume(length);
+        // Further records that came with the first are in memory: there is no error to be lost.
+        if length == 0 || buf.remaining() == 0 || tls.get_ref().1.wants_read() {
+            return Poll::Ready(Ok(()));
+        }
+    }
+}
+
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self {
@@ -56,7 +75,9 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Self::Tls(tls) if is_dry(tls, cx) => Poll::Pending,
-            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+            // Record after record, for as long as there are any.
+            Self::Tls(tls) if tls.get_ref().0.is_long() => Pin::new(tls).poll_read(cx, buf),
+            Self::Tls(tls) => poll_read_once(tls, cx, buf),
         }
     }
 }

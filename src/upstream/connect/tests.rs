@@ -291,6 +291,28 @@ async fn what_does_not_speak_tls_is_a_protocol_error() {
 }
 
 #[tokio::test]
+async fn records_that_came_together_are_read_together() {
+    const LONG: &[u8] = &[b'x'; 20_000];
+    const FEW: &[&[u8]] = &[b"head", b"and", b"body"];
+    const MUCH: &[&[u8]] = &[b"head", LONG, b"end"];
+    for (records, length) in [(FEW, 11), (MUCH, 20_007)] {
+        let ca = Ca::new();
+        let server = ca.server(&["localhost"]).says(records).start();
+        let mut io = connect(ca.destination(server)).await.unwrap().io;
+        let (mut buffer, mut reads) = (vec![0; 64 * 1024], 1);
+        // The server writes everything before anybody else runs.
+        let mut read = io.read(&mut buffer).await.unwrap();
+        while read < length {
+            read += io.read(&mut buffer[read..]).await.unwrap();
+            reads += 1;
+        }
+        assert_eq!(buffer[..length], records.concat());
+        // What is longer than a short read is gone on with at the next.
+        assert!(reads <= 1 + length / 8_000, "{reads} reads of {length}");
+    }
+}
+
+#[tokio::test]
 async fn an_egress_proxy_opens_the_tunnel() {
     let ca = Ca::new();
     let server = ca.server(&["api.example.invalid"]).start();
@@ -572,6 +594,7 @@ impl Ca {
             params: CertificateParams::new(names).unwrap(),
             alpn: Vec::new(),
             mtls: false,
+            records: &[b"hello"],
         }
     }
 
@@ -607,6 +630,7 @@ struct Server<'a> {
     params: CertificateParams,
     alpn: Vec<Vec<u8>>,
     mtls: bool,
+    records: &'static [&'static [u8]],
 }
 
 impl Server<'_> {
@@ -629,7 +653,14 @@ impl Server<'_> {
         self
     }
 
+    /// Each of them in a record and a segment of its own.
+    fn says(mut self, records: &'static [&'static [u8]]) -> Self {
+        self.records = records;
+        self
+    }
+
     fn start(self) -> SocketAddr {
+        let records = self.records;
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -640,8 +671,10 @@ impl Server<'_> {
                 let acceptor = acceptor.clone();
                 tokio::spawn(async move {
                     let mut tls = acceptor.accept(tcp).await?;
-                    tls.write_all(b"hello").await?;
-                    tls.flush().await?;
+                    for record in records {
+                        tls.write_all(record).await?;
+                        tls.flush().await?;
+                    }
                     tls.read(&mut [0; 16]).await
                 });
             }
