@@ -293,6 +293,7 @@ impl Connection {
             }
             Framing::Length(_) | Framing::Chunked | Framing::Close => {
                 self.download = Decoder::new(framing);
+                self.read_size = self.read_size.max(first_read(framing));
                 UpstreamBody::http1(self, pool)
             }
         };
@@ -358,6 +359,14 @@ impl Connection {
             self.idle_since = Instant::now();
             pool.put(self);
         }
+    }
+}
+
+/// Of a body of known length, a little is not read first to find out that there is more.
+fn first_read(framing: Framing) -> usize {
+    match framing {
+        Framing::Length(length) => length.min(LARGEST_READ as u64) as usize,
+        Framing::Empty | Framing::Chunked | Framing::Close | Framing::Tunnel => FIRST_READ,
     }
 }
 
