@@ -33,6 +33,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
 
 use crate::metrics::Metrics;
 use crate::upstream::send::Cause;
@@ -43,7 +44,7 @@ use error::ProxyError;
 pub use guard::Hosts;
 use headers::Scan;
 use respond::{Measure, ResponseBody};
-use route::Routes;
+use route::{Routed, Routes};
 
 /// What all workers see.
 pub struct Proxy {
@@ -156,33 +157,41 @@ impl Via {
 
 /// Answers one request. Never fails: what goes wrong is an answer, too.
 ///
-/// The request is borrowed, and taken where it is sent: every byte that a future is given is copied from one to the next.
+/// The request is borrowed, and taken where it is sent, and the answer has its place: every byte that a future is given or gives is
+/// copied from one to the next.
 async fn handle(
     worker: &Worker,
     client: &Client,
     request: &mut Request<AppBody>,
-) -> Response<ResponseBody> {
+    place: &mut Option<Response<ResponseBody>>,
+) {
     let snapshot = worker.proxy.snapshot.load_full();
     let scan = Scan::of(request.headers());
     let shape = respond::Shape::of(request, &scan);
-    let mut measure = Measure::start(client);
+    let now = Instant::now();
+    let mut measure = Measure::start(client, now);
     if snapshot.settings.access_log {
         measure.access = Some(Access::start(request));
     }
-    match answer(worker, client, &snapshot, scan, request, &mut measure).await {
+    // No future around that of `forward`: it would be moved into this one.
+    let answered = match admit(client, &snapshot, scan, request, &mut measure) {
+        Ok(routed) => forward::forward(worker, &snapshot, scan, request, routed, now).await,
+        Err(error) => Err(error),
+    };
+    *place = Some(match answered {
         Ok(response) => respond::forward(response, measure),
         Err(error) => respond::problem(&error, shape, measure, &worker.proxy.metrics),
-    }
+    });
 }
 
-async fn answer(
-    worker: &Worker,
+/// Where a request goes, if it may.
+fn admit<'a>(
     client: &Client,
-    snapshot: &Snapshot,
+    snapshot: &'a Snapshot,
     scan: Scan,
     request: &mut Request<AppBody>,
     measure: &mut Measure,
-) -> Result<Response<reject::ForwardedBody>, ProxyError> {
+) -> Result<Routed<'a>, ProxyError> {
     guard::check(request, &scan, client, snapshot)?;
     let routed = snapshot.routes.find(request, client.door.id)?;
     let target = routed.target;
@@ -190,5 +199,5 @@ async fn answer(
     measure.place = Some(target.enter()?);
     authorize::check_client(request, client, snapshot)?;
     authorize::check_allowed(request, &routed)?;
-    forward::forward(worker, snapshot, scan, request, routed).await
+    Ok(routed)
 }

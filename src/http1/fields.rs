@@ -1,5 +1,6 @@
 //! Fields of a head (RFC 9112 §5): their values not copied, and what they say about framing and the connection.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -7,6 +8,39 @@ use http::header::{self, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Malformed;
+
+/// Maps that a thread keeps for the next heads, and how many fields one of them may have had room for. Two are in use for each request
+/// on its way; their memory would be allocated and freed for each.
+const KEPT_MAPS: usize = 32;
+const KEPT_ROOM: usize = 64;
+
+thread_local! {
+    static SPARE_MAPS: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Takes back a map that is not needed any more, for its memory.
+pub(crate) fn recycle(mut map: HeaderMap) {
+    if map.capacity() == 0 || map.capacity() > KEPT_ROOM {
+        return;
+    }
+    map.clear();
+    SPARE_MAPS.with_borrow_mut(|spare| {
+        if spare.len() < KEPT_MAPS {
+            spare.push(map);
+        }
+    });
+}
+
+/// An empty map with room for so many fields.
+fn with_room(fields: usize) -> HeaderMap {
+    match SPARE_MAPS.with_borrow_mut(Vec::pop) {
+        Some(mut map) => {
+            map.reserve(fields);
+            map
+        }
+        None => HeaderMap::with_capacity(fields),
+    }
+}
 
 /// Where the parts of a field are in the head.
 pub(crate) struct Field {
@@ -118,7 +152,7 @@ impl Notes {
         more: usize,
         mut look: impl FnMut(&HeaderName, &[u8]),
     ) -> Result<HeaderMap, Malformed> {
-        let mut headers = HeaderMap::with_capacity(fields.len() + more);
+        let mut headers = with_room(fields.len() + more);
         for field in fields {
             let name = &bytes[slice(&field.name)];
             // `Connection` and `Keep-Alive`, `Content-Length`, `Transfer-Encoding`: no other has to be compared with them.
@@ -232,6 +266,21 @@ impl Notes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_recycled_map_has_room_and_nothing_else() {
+        let mut used = HeaderMap::with_capacity(8);
+        used.append(header::AUTHORIZATION, HeaderValue::from_static("Bearer x"));
+        used.append(header::COOKIE, HeaderValue::from_static("a"));
+        used.append(header::COOKIE, HeaderValue::from_static("b"));
+        let room = used.capacity();
+        recycle(used);
+        let again = with_room(2);
+        assert_eq!(again, HeaderMap::new());
+        assert_eq!(again.capacity(), room);
+        recycle(HeaderMap::with_capacity(KEPT_ROOM + 1));
+        assert_eq!(with_room(0).capacity(), 0);
+    }
 
     #[test]
     fn common_names_are_what_http_makes_of_them() {

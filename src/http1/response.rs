@@ -3,8 +3,7 @@
 use std::time::SystemTime;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
-use http::response::Parts;
-use http::{StatusCode, Version};
+use http::{Response, StatusCode, Version};
 use hyper::ext::ReasonPhrase;
 
 use super::encode::{self, Framing};
@@ -30,22 +29,23 @@ pub fn framing(status: StatusCode, asked: Asked, exact: Option<u64>) -> Framing 
 
 /// Appends a response's head. `exact` is the length of what a body would be where there is none to be sent; `close` says that no
 /// further request is answered.
-pub fn head(
+pub fn head<B>(
     out: &mut Vec<u8>,
-    parts: &Parts,
+    response: &Response<B>,
     asked: Asked,
     framing: Framing,
     exact: Option<u64>,
     close: bool,
 ) {
-    status_line(out, parts);
-    let mut announced = announced(parts.status, asked, framing, exact);
-    let mut dated = parts.status.is_informational();
-    for (name, value) in &parts.headers {
+    let status = response.status();
+    status_line(out, response);
+    let mut announced = announced(status, asked, framing, exact);
+    let mut dated = status.is_informational();
+    for (name, value) in response.headers() {
         if *name == CONTENT_LENGTH {
             match framing {
                 // Of what is not sent the app is told what the upstream says (RFC 9110 §8.6).
-                Framing::None if may_announce(parts.status) => {
+                Framing::None if may_announce(status) => {
                     announced = Framing::None;
                     encode::field(out, name, value.as_bytes());
                 }
@@ -63,7 +63,7 @@ pub fn head(
         let now = httpdate::fmt_http_date(SystemTime::now());
         encode::field(out, &DATE, now.as_bytes());
     }
-    if parts.status != StatusCode::SWITCHING_PROTOCOLS {
+    if status != StatusCode::SWITCHING_PROTOCOLS {
         if close {
             encode::field(out, &CONNECTION, b"close");
         } else if !asked.http11 {
@@ -90,17 +90,18 @@ fn may_announce(status: StatusCode) -> bool {
 }
 
 /// The version is our own, whatever the client's is (RFC 9110 §6.2).
-fn status_line(out: &mut Vec<u8>, parts: &Parts) {
-    debug_assert!(parts.version != Version::HTTP_2);
-    if parts.status == StatusCode::OK && parts.extensions.is_empty() {
+fn status_line<B>(out: &mut Vec<u8>, response: &Response<B>) {
+    let status = response.status();
+    debug_assert!(response.version() != Version::HTTP_2);
+    if status == StatusCode::OK && response.extensions().is_empty() {
         return out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
     }
     out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(parts.status.as_str().as_bytes());
+    out.extend_from_slice(status.as_str().as_bytes());
     out.push(b' ');
-    let reason = match parts.extensions.get::<ReasonPhrase>() {
+    let reason = match response.extensions().get::<ReasonPhrase>() {
         Some(reason) => reason.as_bytes(),
-        None => parts.status.canonical_reason().unwrap_or("").as_bytes(),
+        None => status.canonical_reason().unwrap_or("").as_bytes(),
     };
     out.extend_from_slice(reason);
     out.extend_from_slice(b"\r\n");

@@ -1,6 +1,5 @@
 //! Accept: a client connection, HTTP/1.x or HTTP/2 by its preface, on the worker that serves it to its end.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,7 +15,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::door::{Change, Door, Doors, Listener, Socket};
 use super::error::ProxyError;
@@ -254,7 +253,9 @@ async fn serve_http2(
         let (worker, client) = (Arc::clone(&worker), Arc::clone(&client));
         async move {
             let mut request = request.map(AppBody::Http2);
-            Ok::<_, Infallible>(answer(&worker, &client, &mut request).await)
+            let mut response = None;
+            answer(&worker, &client, &mut request, &mut response).await;
+            response.ok_or("a request without an answer")
         }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
@@ -293,29 +294,32 @@ async fn farewell<F: Future>(connection: F, reason: End) -> Option<F::Output> {
     }
 }
 
-/// One request. A panic ends it alone, as an answer.
+/// Puts the answer to one request in its place. A panic ends the request alone, as an answer.
 pub(super) async fn answer(
     worker: &Worker,
     client: &Client,
     request: &mut Request<AppBody>,
-) -> Response<ResponseBody> {
-    let mut handled = pin!(handle(worker, client, request));
-    let caught = poll_fn(
-        |cx| match catch_unwind(AssertUnwindSafe(|| handled.as_mut().poll(cx))) {
-            Ok(poll) => poll.map(Some),
-            Err(_) => Poll::Ready(None),
-        },
-    )
-    .await;
-    caught.unwrap_or_else(|| {
+    place: &mut Option<Response<ResponseBody>>,
+) {
+    let panicked = {
+        let mut handled = pin!(handle(worker, client, request, place));
+        poll_fn(
+            |cx| match catch_unwind(AssertUnwindSafe(|| handled.as_mut().poll(cx))) {
+                Ok(poll) => poll.map(|()| false),
+                Err(_) => Poll::Ready(true),
+            },
+        )
+        .await
+    };
+    if panicked {
         let error = ProxyError::Internal("a panic while the request was handled");
-        respond::problem(
+        *place = Some(respond::problem(
             &error,
             Shape::default(),
-            Measure::start(client),
+            Measure::start(client, Instant::now()),
             &worker.proxy.metrics,
-        )
-    })
+        ));
+    }
 }
 
 /// Over `max_connections`: said at once instead of letting the client wait.

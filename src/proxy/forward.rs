@@ -20,6 +20,7 @@ use super::route::Routed;
 use super::target::Target;
 use super::{AppBody, Snapshot, authorize, rewrite, upgrade};
 use crate::config::ExistingCredential;
+use crate::http1::fields;
 use crate::provider::cell::{Entry, OnWire, Traveller, Unavailable};
 use crate::upstream::{Checkout, Pool, Replay, RequestBody, SendError, SendFailure, UpstreamBody};
 
@@ -36,8 +37,9 @@ pub(super) async fn forward(
     scan: Scan,
     request: &mut Request<AppBody>,
     routed: Routed<'_>,
+    now: Instant,
 ) -> Result<Response<ForwardedBody>, ProxyError> {
-    let mut exchange = Exchange::new(worker, snapshot, scan, request, routed)?;
+    let mut exchange = Exchange::new(worker, snapshot, scan, request, routed, now)?;
     let mut response = if exchange.upgrades {
         Box::pin(exchange.run_upgrade()).await?
     } else {
@@ -46,6 +48,7 @@ pub(super) async fn forward(
     if routed.target.config.rewrite_redirects && rewrite::concerns(response.headers()) {
         rewrite::response(response.headers_mut(), &exchange.view());
     }
+    fields::recycle(exchange.head.headers);
     Ok(response)
 }
 
@@ -71,6 +74,8 @@ struct Exchange<'a> {
     rejected: u64,
     /// What the gate of a single-active provider takes it for.
     traveller: Traveller,
+    /// What time it is, until it has waited for something.
+    now: Option<Instant>,
 }
 
 /// What a request went out with.
@@ -88,6 +93,7 @@ impl<'a> Exchange<'a> {
         scan: Scan,
         request: &mut Request<AppBody>,
         routed: Routed<'a>,
+        now: Instant,
     ) -> Result<Self, ProxyError> {
         let target = routed.target;
         refuse_credential(request, target)?;
@@ -124,6 +130,7 @@ impl<'a> Exchange<'a> {
             replay,
             rejected: 0,
             traveller,
+            now: Some(now),
         })
     }
 
@@ -252,10 +259,11 @@ impl<'a> Exchange<'a> {
     }
 
     /// A connection that is there, for a token that is there: what almost always happens.
-    fn ready(&self, cx: &mut Context<'_>) -> Option<Checkout> {
+    fn ready(&mut self, cx: &mut Context<'_>) -> Option<Checkout> {
+        let now = self.now.take().unwrap_or_else(Instant::now);
         match self.must_wait() {
             true => None,
-            false => self.pool.ready(cx),
+            false => self.pool.ready(cx, now),
         }
     }
 

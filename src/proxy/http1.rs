@@ -18,8 +18,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::Request;
-use http::response::Parts;
+use http::{Request, Response, StatusCode};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
@@ -35,7 +34,7 @@ use super::{AppBody, upgrade};
 use crate::http1::encode::Framing;
 use crate::http1::output::Output;
 use crate::http1::request::{Asked, Fault};
-use crate::http1::{Malformed, response};
+use crate::http1::{Malformed, fields, response};
 use crate::upstream::Stall;
 
 pub(super) use self::wire::{Buffers, Incoming};
@@ -144,36 +143,34 @@ async fn exchange(
     end: &mut oneshot::Receiver<End>,
     draining: bool,
 ) -> Next {
-    let response = {
-        let mut answered = pin!(answer(worker, client, request));
+    let mut response = None;
+    {
+        let mut answered = pin!(answer(worker, client, request, &mut response));
         poll_fn(|cx| match answered.as_mut().poll(cx) {
-            Poll::Ready(response) => Poll::Ready(Some(response)),
+            Poll::Ready(()) => Poll::Ready(()),
             // A client that goes away takes its request along.
-            Poll::Pending => wire.poll_gone(cx).map(|()| None),
+            Poll::Pending => wire.poll_gone(cx),
         })
-        .await
-    };
-    let Some(response) = response else {
+        .await;
+    }
+    let Some(answer) = &mut response else {
         return Next::Close;
     };
     // If it was not sent on: nobody will read its body, and its head is a part of our buffer.
     drop(std::mem::take(request));
-    let (parts, mut body) = response.into_parts();
     // Any end that comes while a request is answered means: not another one. Nor by a door that is closed: an idle connection
     // that is closed under the app can cost it a request.
     let leaving = draining || client.door.is_closed() || end.try_recv().is_ok();
     let patience = worker.proxy.snapshot.load().settings.body_timeout;
-    wire.stalls_after(match body.size_hint().exact() {
+    wire.stalls_after(match answer.body().size_hint().exact() {
         Some(_) => Some(patience.known),
         // Events and tunnels may wait for a client that does something else for a while.
         None => patience.unknown,
     });
     let memory = worker.buffers.take_text();
-    let mut sending = Sending::begin(memory, wire, parts, &body, asked, leaving);
-    if poll_fn(|cx| sending.poll(cx, wire, &mut body))
-        .await
-        .is_err()
-    {
+    let mut sending = Sending::begin(memory, wire, answer, asked, leaving);
+    let body = answer.body_mut();
+    if poll_fn(|cx| sending.poll(cx, wire, body)).await.is_err() {
         if sending.framing == Framing::Close {
             // Without a length, only a reset tells that it is not whole.
             wire.reset_on_close();
@@ -187,11 +184,10 @@ async fn exchange(
             if let Err(error) = tunnel.await {
                 tracing::debug!(%error, "upgraded connection ended");
             }
-            drop(body);
         }
         return Next::Close;
     }
-    drop(body);
+    drop(response);
     let close = sending.close;
     worker.buffers.give_text(sending.output.into_memory());
     let again = match wire.finish() {
@@ -232,26 +228,26 @@ impl Sending {
     fn begin(
         memory: Vec<u8>,
         wire: &Arc<Wire>,
-        parts: Parts,
-        body: &ResponseBody,
+        response: &mut Response<ResponseBody>,
         asked: Asked,
         leaving: bool,
     ) -> Self {
-        let exact = body.size_hint().exact();
-        let framing = response::framing(parts.status, asked, exact);
+        let exact = response.body().size_hint().exact();
+        let framing = response::framing(response.status(), asked, exact);
         let (interim, rest) = wire.begin_response(SKIP);
         let close =
             leaving || !asked.keep_alive || rest == Rest::Unknown || framing == Framing::Close;
         let mut output = Output::with(memory);
         let text = output.begin(framing);
         text.extend_from_slice(interim);
-        response::head(text, &parts, asked, framing, exact, close);
+        response::head(text, response, asked, framing, exact, close);
+        fields::recycle(std::mem::take(response.headers_mut()));
         Self {
             output,
             framing,
             open: framing != Framing::None,
             close,
-            switches: parts.status == http::StatusCode::SWITCHING_PROTOCOLS,
+            switches: response.status() == StatusCode::SWITCHING_PROTOCOLS,
             trailers: asked.trailers,
         }
     }

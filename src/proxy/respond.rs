@@ -6,13 +6,14 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, RETRY_AFTER, UPGRADE};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::accept::Client;
 use super::access::Access;
@@ -208,11 +209,11 @@ impl Shape {
 // === impl Measure ===
 
 impl Measure {
-    pub(super) fn start(client: &Client) -> Self {
+    pub(super) fn start(client: &Client, now: Instant) -> Self {
         let watch = Arc::clone(&client.watch);
         watch.request_started();
         Self {
-            started: Some(Instant::now()),
+            started: Some(now),
             target: None,
             place: None,
             watch,

@@ -98,8 +98,10 @@ impl Pool {
     }
 
     /// A connection or stream that is there, for a task that sends on it in the same poll, or else calls [`Checkout::unwatch`].
-    pub fn ready(&self, cx: &mut Context<'_>) -> Option<Checkout> {
-        self.shared.take(&mut self.shared.lock(), Some(cx))
+    ///
+    /// `now` is passed in by those who have just looked at the clock.
+    pub fn ready(&self, cx: &mut Context<'_>, now: Instant) -> Option<Checkout> {
+        self.shared.take(&mut self.shared.lock(), now, Some(cx))
     }
 
     /// A connection or stream for one request: one that is there, or the first that becomes free or is dialled.
@@ -108,11 +110,11 @@ impl Pool {
     pub async fn checkout(&self) -> Result<Checkout, ConnectError> {
         let delivery = {
             let mut state = self.shared.lock();
-            if let Some(ready) = self.shared.take(&mut state, None) {
+            let since = Instant::now();
+            if let Some(ready) = self.shared.take(&mut state, since, None) {
                 return Ok(ready);
             }
             let (sender, delivery) = oneshot::channel();
-            let since = Instant::now();
             state.waiters.push_back(Waiter { since, sender });
             self.shared.dial_for_waiters(&mut state);
             delivery
@@ -180,7 +182,7 @@ impl Shared {
                 let Some(waiter) = state.next_waiter() else {
                     return;
                 };
-                match self.take(&mut state, None) {
+                match self.take(&mut state, Instant::now(), None) {
                     Some(ready) => (waiter.sender, ready),
                     None => return state.waiters.push_front(waiter),
                 }
@@ -198,12 +200,9 @@ impl Shared {
     fn take(
         self: &Arc<Self>,
         state: &mut State,
+        now: Instant,
         mut task: Option<&mut Context<'_>>,
     ) -> Option<Checkout> {
-        if state.idle.is_empty() && state.http2.is_empty() {
-            return None;
-        }
-        let now = Instant::now();
         if !state.http2.is_empty() {
             state
                 .http2

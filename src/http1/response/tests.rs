@@ -21,19 +21,19 @@ const HEAD: Asked = Asked {
     ..ASKED
 };
 
-fn parts(status: u16, fields: &[(&str, &str)]) -> Parts {
+fn response(status: u16, fields: &[(&str, &str)]) -> Response<()> {
     let mut response = Response::builder().status(status).header("date", "now");
     for (name, value) in fields {
         response = response.header(*name, *value);
     }
-    response.body(()).unwrap().into_parts().0
+    response.body(()).unwrap()
 }
 
 /// The head without what is always there.
-fn text(parts: &Parts, asked: Asked, exact: Option<u64>, close: bool) -> String {
+fn text(response: &Response<()>, asked: Asked, exact: Option<u64>, close: bool) -> String {
     let mut out = Vec::new();
-    let framing = framing(parts.status, asked, exact);
-    head(&mut out, parts, asked, framing, exact, close);
+    let framing = framing(response.status(), asked, exact);
+    head(&mut out, response, asked, framing, exact, close);
     let text = String::from_utf8(out).unwrap();
     let text = text.strip_prefix("HTTP/1.1 ").unwrap();
     let text = text.strip_suffix("\r\n\r\n").unwrap();
@@ -95,14 +95,14 @@ fn the_head_says_how_the_body_is_framed() {
         (204, &[length], ASKED, Some(0), "204 No Content"),
         (204, &[], HEAD, Some(3), "204 No Content"),
     ] {
-        let parts = parts(status, fields);
-        assert_eq!(text(&parts, asked, exact, false), expected, "{fields:?}");
+        let response = response(status, fields);
+        assert_eq!(text(&response, asked, exact, false), expected, "{fields:?}");
     }
 }
 
 #[test]
 fn the_end_of_the_connection_is_announced() {
-    let ok = parts(200, &[]);
+    let ok = response(200, &[]);
     assert_eq!(
         text(&ok, ASKED, Some(0), true),
         "200 OK|content-length: 0|connection: close"
@@ -110,20 +110,22 @@ fn the_end_of_the_connection_is_announced() {
     assert_eq!(text(&ok, HTTP10, None, true), "200 OK|connection: close");
     let fields = [("connection", "upgrade"), ("upgrade", "x")];
     assert_eq!(
-        text(&parts(101, &fields), ASKED, Some(0), true),
+        text(&response(101, &fields), ASKED, Some(0), true),
         "101 Switching Protocols|connection: upgrade|upgrade: x"
     );
 }
 
 #[test]
 fn a_date_is_added_and_a_reason_kept() {
-    let mut other = parts(299, &[]);
+    let mut other = response(299, &[]);
     assert_eq!(
         text(&other, ASKED, Some(1), false),
         "299 |content-length: 1"
     );
-    other.extensions.insert(ReasonPhrase::from_static(b"Fine"));
-    other.headers.clear();
+    other
+        .extensions_mut()
+        .insert(ReasonPhrase::from_static(b"Fine"));
+    other.headers_mut().clear();
     let text = text(&other, ASKED, Some(1), false);
     let date = text
         .strip_prefix("299 Fine|content-length: 1|date: ")
@@ -188,11 +190,11 @@ proptest! {
         most in 1_usize..5_000,
     ) {
         let body: Vec<u8> = (0..frames.iter().sum()).map(|n| n as u8).collect();
-        let parts = parts(200, &[("x", "y")]);
+        let response = response(200, &[("x", "y")]);
         let exact = known.then_some(body.len() as u64);
-        let framing = framing(parts.status, asked, exact);
+        let framing = framing(response.status(), asked, exact);
         let mut output = Output::new();
-        head(output.begin(framing), &parts, asked, framing, exact, false);
+        head(output.begin(framing), &response, asked, framing, exact, false);
         let mut io = Narrow(Vec::new(), most);
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         let mut rest = &body[..];

@@ -388,8 +388,9 @@ impl State {
     /// Reads once. 0 is the end.
     fn poll_fill(&mut self, cx: &mut Context<'_>, buffers: &Buffers) -> Poll<io::Result<usize>> {
         let io = self.io.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        if self.read.capacity() == 0 && self.read_size == FIRST_READ {
-            ready!(io.poll_read_ready(cx))?;
+        let lent = self.read.capacity() == 0 && self.read_size == FIRST_READ;
+        if lent {
+            // Cheaper than to ask first whether there is something to read.
             self.read = buffers.take();
         }
         if self.read.capacity() - self.read.len() < self.read_size / 4 {
@@ -397,7 +398,11 @@ impl State {
         }
         let room = self.read.capacity() - self.read.len();
         // `ReadBuf` keeps nothing from one poll to the next.
-        let read = ready!(pin!(io.read_buf(&mut self.read)).poll(cx))?;
+        let polled = pin!(io.read_buf(&mut self.read)).poll(cx);
+        if lent && polled.is_pending() {
+            buffers.give(std::mem::take(&mut self.read));
+        }
+        let read = ready!(polled)?;
         if read == room && self.read_size < LARGEST_READ {
             self.read_size *= 2;
         }
