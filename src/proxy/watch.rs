@@ -53,6 +53,7 @@ pub(super) struct Registry {
     clock: Arc<AtomicU32>,
     entries: Mutex<Entries>,
     emptied: Notify,
+    filled: Notify,
 }
 
 #[derive(Default)]
@@ -143,6 +144,9 @@ impl Registry {
         if entries.draining {
             entry.send(End::Drain);
         }
+        if entries.open.is_empty() {
+            self.filled.notify_one();
+        }
         entries.open.insert(id, entry);
         (
             Membership {
@@ -154,11 +158,15 @@ impl Registry {
         )
     }
 
-    /// Looks after the connections for as long as the worker runs.
+    /// Looks after the connections for as long as the worker runs. While there are none, it sleeps: an idle sidecar costs nothing.
     pub(super) async fn sweep(&self, limits: impl Fn() -> (Duration, Duration)) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            if self.lock().open.is_empty() {
+                self.filled.notified().await;
+                ticks.reset();
+            }
             ticks.tick().await;
             self.clock.fetch_add(1, Ordering::Relaxed);
             let (head, idle) = limits();
@@ -294,6 +302,26 @@ mod tests {
         let started = tokio::time::Instant::now();
         assert_eq!(end.await, Ok(End::IdleTimeout));
         assert!(started.elapsed() >= IDLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_connections_nobody_looks_at_the_clock() {
+        let (registry, _task) = sweeping().await;
+        tokio::time::sleep(TICK * 9).await;
+        assert_eq!(registry.clock.load(Ordering::Relaxed), 0);
+        let (member, end) = registry.enter();
+        drop((member, end));
+        tokio::time::sleep(TICK * 9).await;
+        assert_eq!(registry.clock.load(Ordering::Relaxed), 1);
+        // As long as for a connection that came earlier.
+        let (_member, end) = registry.enter();
+        let started = tokio::time::Instant::now();
+        assert_eq!(end.await, Ok(End::IdleTimeout));
+        let waited = started.elapsed();
+        assert!(
+            (HEAD_TIME..HEAD_TIME + 3 * TICK).contains(&waited),
+            "{waited:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
