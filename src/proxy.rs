@@ -35,6 +35,7 @@ use http::{HeaderValue, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 
 use crate::metrics::Metrics;
+use crate::upstream::Interim;
 use crate::upstream::send::Cause;
 
 use accept::{Client, Worker};
@@ -161,6 +162,7 @@ async fn handle(
     worker: &Worker,
     client: &Client,
     request: &mut Request<AppBody>,
+    interim: Option<&dyn Interim>,
 ) -> Response<ResponseBody> {
     let snapshot = worker.proxy.snapshot.load_full();
     let scan = Scan::of(request.headers());
@@ -169,7 +171,16 @@ async fn handle(
     if snapshot.settings.access_log {
         measure.access = Some(Access::start(request));
     }
-    match answer(worker, client, &snapshot, scan, request, &mut measure).await {
+    let answered = answer(
+        worker,
+        client,
+        &snapshot,
+        scan,
+        request,
+        interim,
+        &mut measure,
+    );
+    match answered.await {
         Ok(response) => respond::forward(response, measure),
         Err(error) => respond::problem(&error, shape, measure, &worker.proxy.metrics),
     }
@@ -181,6 +192,7 @@ async fn answer(
     snapshot: &Snapshot,
     scan: Scan,
     request: &mut Request<AppBody>,
+    interim: Option<&dyn Interim>,
     measure: &mut Measure,
 ) -> Result<Response<reject::ForwardedBody>, ProxyError> {
     guard::check(request, &scan, client, snapshot)?;
@@ -190,5 +202,5 @@ async fn answer(
     measure.place = Some(target.enter()?);
     authorize::check_client(request, client, snapshot)?;
     authorize::check_allowed(request, &routed)?;
-    forward::forward(worker, snapshot, scan, request, routed).await
+    forward::forward(worker, snapshot, scan, request, routed, interim).await
 }

@@ -25,6 +25,7 @@ use super::stream::{ClientStream, Rewound};
 use super::watch::{End, Membership, Registry, Watch};
 use super::{AppBody, Proxy, handle, http1};
 use crate::http1::MAX_HEAD;
+use crate::upstream::Interim;
 
 /// How long an idle HTTP/2 connection may take to say goodbye.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -254,7 +255,8 @@ async fn serve_http2(
         let (worker, client) = (Arc::clone(&worker), Arc::clone(&client));
         async move {
             let mut request = request.map(AppBody::Http2);
-            Ok::<_, Infallible>(answer(&worker, &client, &mut request).await)
+            // hyper's server has no way to send 1xx heads.
+            Ok::<_, Infallible>(answer(&worker, &client, &mut request, None).await)
         }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
@@ -293,13 +295,14 @@ async fn farewell<F: Future>(connection: F, reason: End) -> Option<F::Output> {
     }
 }
 
-/// One request. A panic ends it alone, as an answer.
+/// One request. A panic ends it alone, as an answer. 1xx heads go to `interim`, if there is one, before it is ready.
 pub(super) async fn answer(
     worker: &Worker,
     client: &Client,
     request: &mut Request<AppBody>,
+    interim: Option<&dyn Interim>,
 ) -> Response<ResponseBody> {
-    let mut handled = pin!(handle(worker, client, request));
+    let mut handled = pin!(handle(worker, client, request, interim));
     let caught = poll_fn(
         |cx| match catch_unwind(AssertUnwindSafe(|| handled.as_mut().poll(cx))) {
             Ok(poll) => poll.map(Some),

@@ -36,7 +36,7 @@ use crate::http1::encode::Framing;
 use crate::http1::output::Output;
 use crate::http1::request::{Asked, Fault};
 use crate::http1::{Malformed, response};
-use crate::upstream::Stall;
+use crate::upstream::{Interim, Stall};
 
 pub(super) use self::wire::{Buffers, Incoming};
 
@@ -145,7 +145,9 @@ async fn exchange(
     draining: bool,
 ) -> Next {
     let response = {
-        let mut answered = pin!(answer(worker, client, request));
+        // RFC 9110 §15.2: not to HTTP/1.0.
+        let interim = asked.http11.then_some(&**wire as &dyn Interim);
+        let mut answered = pin!(answer(worker, client, request, interim));
         poll_fn(|cx| match answered.as_mut().poll(cx) {
             Poll::Ready(response) => Poll::Ready(Some(response)),
             // A client that goes away takes its request along.
@@ -239,12 +241,11 @@ impl Sending {
     ) -> Self {
         let exact = body.size_hint().exact();
         let framing = response::framing(parts.status, asked, exact);
-        let (interim, rest) = wire.begin_response(SKIP);
-        let close =
-            leaving || !asked.keep_alive || rest == Rest::Unknown || framing == Framing::Close;
         let mut output = Output::with(memory);
         let text = output.begin(framing);
-        text.extend_from_slice(interim);
+        let rest = wire.begin_response(SKIP, text);
+        let close =
+            leaving || !asked.keep_alive || rest == Rest::Unknown || framing == Framing::Close;
         response::head(text, &parts, asked, framing, exact, close);
         Self {
             output,

@@ -22,6 +22,7 @@ mod endpoint;
 mod errors;
 mod exec;
 mod harness;
+mod interim;
 mod killed;
 mod leaving;
 mod overload;

@@ -11,19 +11,19 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::Request;
+use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use crate::http1::decode::{Decoder, Step};
 use crate::http1::output::Output;
 use crate::http1::request::{self, Asked, Fault, HTTP2_PREFACE, Head};
-use crate::http1::{Framing, MAX_HEAD};
+use crate::http1::{Framing, MAX_HEAD, response};
 use crate::proxy::AppBody;
 use crate::proxy::stream::{ClientStream, Rewound};
 use crate::proxy::watch::Watch;
-use crate::upstream::Stall;
 use crate::upstream::send::Cause;
+use crate::upstream::{Interim, Stall};
 
 /// How much is read at once: the first of them, doubled while reads fill what they are given. A new buffer is had when less
 /// than a quarter is left of the old one.
@@ -70,6 +70,9 @@ struct State {
     broken: bool,
     /// Still to be written before the body is waited for.
     interim: &'static [u8],
+    /// Interim heads that are still to be written, by the connection's task: before the response, and before what is left of
+    /// `interim` unless a part of that has gone out.
+    early: Vec<u8>,
     /// How long the client may take nothing of what is written to it.
     stall: Stall,
     /// Whoever waits for more of the body.
@@ -168,6 +171,7 @@ impl Wire {
             body: Decoder::DONE,
             broken: false,
             interim: b"",
+            early: Vec::new(),
             stall,
             reader: None,
             watcher: None,
@@ -214,9 +218,13 @@ impl Wire {
         self.lock().read.is_empty()
     }
 
-    /// Ready when the client has gone away. While a body is being read, it is its reader who finds that out.
+    /// Ready when the client has gone away, or takes nothing any more. While a body is being read, it is its reader who finds that
+    /// out. Meanwhile interim heads are written.
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.lock();
+        if !state.early.is_empty() && matches!(state.poll_early(cx), Poll::Ready(Err(_))) {
+            return Poll::Ready(());
+        }
         if !state.body.is_done() {
             remember(&mut state.watcher, cx);
             return Poll::Pending;
@@ -232,14 +240,15 @@ impl Wire {
         Poll::Pending
     }
 
-    /// The response begins: no more `100 Continue`, unless a part of it was written, which has to come first then. Also tells
+    /// The response begins: no more `100 Continue`, unless a part of it was written. What has to come first goes into `text`. Tells
     /// what is known now about the rest of the request, of which `most` would be read to no purpose.
-    pub(super) fn begin_response(self: &Arc<Self>, most: usize) -> (&'static [u8], Rest) {
+    pub(super) fn begin_response(self: &Arc<Self>, most: usize, text: &mut Vec<u8>) -> Rest {
         let mut state = self.lock();
+        text.append(&mut state.early);
         let interim = std::mem::take(&mut state.interim);
         if interim.len() == CONTINUE.len() && state.body.is_done() {
             // It did not wait for it.
-            return (b"", state.rest());
+            return state.rest();
         }
         if !interim.is_empty()
             && let Some(reader) = state.reader.take()
@@ -250,17 +259,18 @@ impl Wire {
         if interim.len() == CONTINUE.len() {
             // The client may send the body or not, and nobody can tell.
             state.broken = true;
-            return (b"", Rest::Unknown);
+            return Rest::Unknown;
         }
+        text.extend_from_slice(interim);
         let too_long = state
             .body
             .remaining()
             .is_some_and(|left| left > most as u64);
         // The connection has one of them, and a body the other.
         if too_long && Arc::strong_count(self) == 1 {
-            return (interim, Rest::Unknown);
+            return Rest::Unknown;
         }
-        (interim, state.rest())
+        state.rest()
     }
 
     /// From now on, how long the client may take nothing of what is written to it.
@@ -336,6 +346,13 @@ impl Wire {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Interim for Wire {
+    /// Written by the connection's task when it next looks out for the end of the connection, which is in this same poll.
+    fn pass_on(&self, head: Response<()>) {
+        self.lock().put_early(&head.into_parts().0);
     }
 }
 
@@ -423,8 +440,14 @@ impl State {
         }
     }
 
-    /// Writes what is left of `100 Continue`.
+    /// Writes what is left of `100 Continue`, or has it written.
     fn poll_continue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.early.is_empty() {
+            // The connection's task is at it, and must not lose its place: a socket wakes one writer.
+            self.early
+                .extend_from_slice(std::mem::take(&mut self.interim));
+            return Poll::Ready(Ok(()));
+        }
         let io = self.io.as_mut().ok_or(io::ErrorKind::NotConnected)?;
         while !self.interim.is_empty() {
             let wrote = ready!(Pin::new(&mut *io).poll_write(cx, self.interim))?;
@@ -433,6 +456,35 @@ impl State {
             }
             self.interim = &self.interim[wrote..];
         }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Has an interim head written before the response. Of a client that takes none no more are kept.
+    fn put_early(&mut self, parts: &http::response::Parts) {
+        if self.early.len() > MAX_HEAD {
+            return;
+        }
+        if !self.interim.is_empty() && self.interim.len() < CONTINUE.len() {
+            // Its reader waits for room to write the rest of it, which it need not do any more.
+            self.early
+                .extend_from_slice(std::mem::take(&mut self.interim));
+            if let Some(reader) = self.reader.take() {
+                reader.wake();
+            }
+        }
+        response::interim_head(&mut self.early, parts);
+    }
+
+    fn poll_early(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let io = self.io.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        while !self.early.is_empty() {
+            let written = Pin::new(&mut *io).poll_write(cx, &self.early);
+            match ready!(self.stall.written(cx, written))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                wrote => drop(self.early.drain(..wrote)),
+            }
+        }
+        self.early = Vec::new();
         Poll::Ready(Ok(()))
     }
 

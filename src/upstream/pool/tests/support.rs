@@ -29,7 +29,7 @@ use crate::config::{Origin, Scheme, Tls};
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::upstream::connect::Destination;
 use crate::upstream::tls::TlsProfiles;
-use crate::upstream::{Replay, RequestBody, SendError, UpstreamBody};
+use crate::upstream::{Ask, Replay, RequestBody, SendError, UpstreamBody};
 
 pub(super) const LIMITS: Limits = Limits {
     connect: Duration::from_secs(10),
@@ -402,7 +402,12 @@ pub(super) async fn send(
     wait: Duration,
 ) -> Result<Response<UpstreamBody>, SendError> {
     let (head, body) = request.into_parts();
-    checkout.send(&head, body, wait).await
+    let ask = Ask {
+        head: &head,
+        wait,
+        interim: None,
+    };
+    checkout.send(&ask, body).await
 }
 
 /// A chunked upload of an app: what is written to the first value, chunk headers included, comes out of the second.
