@@ -14,6 +14,7 @@ pub mod fuzz;
 mod guard;
 mod headers;
 mod http1;
+mod http2;
 mod reject;
 mod respond;
 mod rewrite;
@@ -27,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -95,7 +96,7 @@ enum AppBody {
     #[default]
     Empty,
     Http1(http1::Incoming),
-    Http2(hyper::body::Incoming),
+    Http2(http2::Incoming),
     /// Either, for the access log.
     Counted(Box<access::Counted>),
 }
@@ -111,10 +112,7 @@ impl Body for AppBody {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Http1(body) => Pin::new(body).poll_frame(cx),
-            Self::Http2(body) => {
-                let frame = ready!(Pin::new(body).poll_frame(cx));
-                Poll::Ready(frame.map(|frame| frame.map_err(Cause::from)))
-            }
+            Self::Http2(body) => Pin::new(body).poll_frame(cx),
             Self::Counted(body) => Pin::new(&mut **body).poll_frame(cx),
         }
     }

@@ -1,6 +1,5 @@
 //! Accept: a client connection, HTTP/1.x or HTTP/2 by its preface, on the worker that serves it to its end.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,24 +10,16 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use super::door::{Change, Door, Doors, Listener, Socket};
 use super::error::ProxyError;
 use super::respond::{self, Measure, ResponseBody, Shape};
-use super::stream::{ClientStream, Rewound};
-use super::watch::{End, Membership, Registry, Watch};
-use super::{AppBody, Proxy, handle, http1};
-use crate::http1::MAX_HEAD;
+use super::stream::ClientStream;
+use super::watch::{Membership, Registry, Watch};
+use super::{AppBody, Proxy, handle, http1, http2};
 use crate::upstream::Interim;
-
-/// How long an idle HTTP/2 connection may take to say goodbye.
-const FAREWELL: Duration = Duration::from_secs(5);
 
 /// For connections that came in right before the end to say what they want.
 const ARRIVALS: Duration = Duration::from_millis(20);
@@ -239,59 +230,7 @@ async fn serve(worker: Arc<Worker>, stream: ClientStream, door: Arc<Door>, place
     };
     if let Some(io) = http1::serve(&worker, &client, stream, &mut end).await {
         // In a box: whoever speaks HTTP/1.1 does not pay for it.
-        Box::pin(serve_http2(worker, Arc::new(client), io, end)).await;
-    }
-}
-
-/// HTTP/2 with prior knowledge (RFC 9113 §3.3): the connection began with the preface.
-async fn serve_http2(
-    worker: Arc<Worker>,
-    client: Arc<Client>,
-    io: Rewound,
-    mut end: oneshot::Receiver<End>,
-) {
-    client.watch.speaks_http2();
-    let service = service_fn(|request: Request<Incoming>| {
-        let (worker, client) = (Arc::clone(&worker), Arc::clone(&client));
-        async move {
-            let mut request = request.map(AppBody::Http2);
-            // hyper's server has no way to send 1xx heads.
-            Ok::<_, Infallible>(answer(&worker, &client, &mut request, None).await)
-        }
-    });
-    let connection = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .max_header_list_size(MAX_HEAD as u32)
-        .max_concurrent_streams(256)
-        .serve_connection(TokioIo::new(io), service);
-    let mut connection = pin!(connection);
-    let result = tokio::select! {
-        biased;
-        result = connection.as_mut() => Some(result),
-        Ok(reason) = &mut end => {
-            connection.as_mut().graceful_shutdown();
-            farewell(connection, reason).await
-        }
-        () = client.door.closed() => {
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                biased;
-                result = connection.as_mut() => Some(result),
-                Ok(reason) = &mut end => farewell(connection, reason).await,
-            }
-        }
-    };
-    if let Some(Err(error)) = result {
-        tracing::debug!(%error, "client connection ended");
-    }
-}
-
-/// Lets an HTTP/2 connection that has been told to end do so; `None` if it did not.
-async fn farewell<F: Future>(connection: F, reason: End) -> Option<F::Output> {
-    match reason {
-        End::Drain => Some(connection.await),
-        // A peer that is gone does not answer the last PING either.
-        End::IdleTimeout | End::HeadTimeout => timeout(FAREWELL, connection).await.ok(),
+        Box::pin(http2::serve(worker, Arc::new(client), io, end)).await;
     }
 }
 

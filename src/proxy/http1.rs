@@ -6,7 +6,7 @@
 //! the worker's sweep. Requests in a row (pipelining) are answered one after the other.
 //!
 //! The rejected alternative is hyper's server, which took 9 000 of 38 000 user instructions of a request, kept 8 KiB for each idle
-//! connection, and answers by itself what it cannot parse; it stays for HTTP/2.
+//! connection, and answers by itself what it cannot parse.
 
 mod wire;
 

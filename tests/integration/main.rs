@@ -22,6 +22,7 @@ mod endpoint;
 mod errors;
 mod exec;
 mod harness;
+mod http2_apps;
 mod interim;
 mod killed;
 mod leaving;

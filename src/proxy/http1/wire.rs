@@ -69,9 +69,9 @@ struct State {
     /// The body broke the rules, or off: nothing after it can be understood.
     broken: bool,
     /// Still to be written before the body is waited for.
-    interim: &'static [u8],
+    go_on: GoOn,
     /// Interim heads that are still to be written, by the connection's task: before the response, and before what is left of
-    /// `interim` unless a part of that has gone out.
+    /// `go_on` unless a part of that has gone out.
     early: Vec<u8>,
     /// How long the client may take nothing of what is written to it.
     stall: Stall,
@@ -123,6 +123,37 @@ enum BodyError {
     Overtaken,
 }
 
+/// What is still to be written of `100 Continue`: so many bytes of its end. Small, as connections are many.
+#[derive(Clone, Copy)]
+struct GoOn(u8);
+
+// === impl GoOn ===
+
+impl GoOn {
+    const NOTHING: Self = Self(0);
+    const WHOLE: Self = Self(CONTINUE.len() as u8);
+
+    fn is_nothing(self) -> bool {
+        self.0 == 0
+    }
+
+    fn has_begun(self) -> bool {
+        !self.is_nothing() && self.0 < Self::WHOLE.0
+    }
+
+    fn left(self) -> &'static [u8] {
+        &CONTINUE[CONTINUE.len() - usize::from(self.0)..]
+    }
+
+    fn take(&mut self) -> &'static [u8] {
+        std::mem::replace(self, Self::NOTHING).left()
+    }
+
+    fn wrote(&mut self, wrote: usize) {
+        self.0 = self.left()[wrote..].len() as u8;
+    }
+}
+
 // === impl Buffers ===
 
 impl Buffers {
@@ -170,7 +201,7 @@ impl Wire {
             request: 0,
             body: Decoder::DONE,
             broken: false,
-            interim: b"",
+            go_on: GoOn::NOTHING,
             early: Vec::new(),
             stall,
             reader: None,
@@ -245,23 +276,23 @@ impl Wire {
     pub(super) fn begin_response(self: &Arc<Self>, most: usize, text: &mut Vec<u8>) -> Rest {
         let mut state = self.lock();
         text.append(&mut state.early);
-        let interim = std::mem::take(&mut state.interim);
-        if interim.len() == CONTINUE.len() && state.body.is_done() {
+        let go_on = state.go_on.take();
+        if go_on == CONTINUE && state.body.is_done() {
             // It did not wait for it.
             return state.rest();
         }
-        if !interim.is_empty()
+        if !go_on.is_empty()
             && let Some(reader) = state.reader.take()
         {
             // It may wait for room to write that in, which it will not do any more.
             reader.wake();
         }
-        if interim.len() == CONTINUE.len() {
+        if go_on == CONTINUE {
             // The client may send the body or not, and nobody can tell.
             state.broken = true;
             return Rest::Unknown;
         }
-        text.extend_from_slice(interim);
+        text.extend_from_slice(go_on);
         let too_long = state
             .body
             .remaining()
@@ -388,9 +419,9 @@ impl State {
                 self.seen = 0;
                 self.request += 1;
                 self.body = Decoder::new(head.framing);
-                self.interim = match head.expects_continue {
-                    true => CONTINUE,
-                    false => b"",
+                self.go_on = match head.expects_continue {
+                    true => GoOn::WHOLE,
+                    false => GoOn::NOTHING,
                 };
                 Some(Beginning::Request(head))
             }
@@ -430,7 +461,7 @@ impl State {
                 step => return Poll::Ready(Ok(step)),
             }
             // RFC 9110 §10.1.1: not to a client that did not wait for it.
-            if !self.interim.is_empty() && self.read.is_empty() {
+            if !self.go_on.is_nothing() && self.read.is_empty() {
                 ready!(self.poll_continue(cx))?;
             }
             if ready!(self.poll_fill(cx, buffers))? == 0 {
@@ -444,17 +475,16 @@ impl State {
     fn poll_continue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.early.is_empty() {
             // The connection's task is at it, and must not lose its place: a socket wakes one writer.
-            self.early
-                .extend_from_slice(std::mem::take(&mut self.interim));
+            self.early.extend_from_slice(self.go_on.take());
             return Poll::Ready(Ok(()));
         }
         let io = self.io.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        while !self.interim.is_empty() {
-            let wrote = ready!(Pin::new(&mut *io).poll_write(cx, self.interim))?;
+        while !self.go_on.is_nothing() {
+            let wrote = ready!(Pin::new(&mut *io).poll_write(cx, self.go_on.left()))?;
             if wrote == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.interim = &self.interim[wrote..];
+            self.go_on.wrote(wrote);
         }
         Poll::Ready(Ok(()))
     }
@@ -464,10 +494,9 @@ impl State {
         if self.early.len() > MAX_HEAD {
             return;
         }
-        if !self.interim.is_empty() && self.interim.len() < CONTINUE.len() {
+        if self.go_on.has_begun() {
             // Its reader waits for room to write the rest of it, which it need not do any more.
-            self.early
-                .extend_from_slice(std::mem::take(&mut self.interim));
+            self.early.extend_from_slice(self.go_on.take());
             if let Some(reader) = self.reader.take() {
                 reader.wake();
             }
