@@ -36,6 +36,9 @@ const TEXT: usize = 4 * 1024;
 /// Buffers of each kind that a worker keeps for connections that come to life.
 const KEPT_BUFFERS: usize = 32;
 
+/// What is read of further requests while one is answered. Behind more than that, the end of a client is found by writing only.
+const AHEAD: usize = MAX_HEAD;
+
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// A worker's spare buffers: a connection has one only while there is something in it, so that thousands of idle ones, or of ones
@@ -251,6 +254,9 @@ impl Wire {
 
     /// Ready when the client has gone away, or takes nothing any more. While a body is being read, it is its reader who finds that
     /// out. Meanwhile interim heads are written.
+    ///
+    /// A client that closes its sending half alone is taken for gone, whatever it has sent before: TCP does not tell the two apart,
+    /// and who goes away is common. So do nginx, Envoy, Pingora and hyper; RFC 9112 §9.6 leaves it open.
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.lock();
         if !state.early.is_empty() && matches!(state.poll_early(cx), Poll::Ready(Err(_))) {
@@ -261,8 +267,8 @@ impl Wire {
             return Poll::Pending;
         }
         state.skip_empty_lines();
-        // A next request that has come in already hides the end, until it is its turn.
-        while state.read.is_empty() {
+        // Requests that have come in already hide the end.
+        while state.read.len() < AHEAD {
             match ready!(state.poll_fill(cx, &self.buffers)) {
                 Ok(1..) => state.skip_empty_lines(),
                 Ok(0) | Err(_) => return Poll::Ready(()),
