@@ -27,7 +27,7 @@ use tokio_rustls::TlsAcceptor;
 use super::super::*;
 use crate::config::{Origin, Scheme, Tls};
 use crate::metrics::{Metrics, UpstreamMetrics};
-use crate::upstream::connect::Destination;
+use crate::upstream::connect::{Destination, Names};
 use crate::upstream::tls::TlsProfiles;
 use crate::upstream::{Ask, Replay, RequestBody, SendError, UpstreamBody};
 
@@ -272,7 +272,12 @@ impl Fixture {
     }
 
     pub(super) fn with(destination: Destination, limits: Limits) -> Self {
+        Self::told(Names::System, destination, limits)
+    }
+
+    pub(super) fn told(names: Names, destination: Destination, limits: Limits) -> Self {
         let connector = Connector::new(destination, &TlsProfiles::new()).unwrap();
+        let connector = connector.told(names);
         let metrics = Metrics::new().upstream("test");
         Self {
             pool: Pool::new(connector, limits, metrics.clone()),
