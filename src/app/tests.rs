@@ -446,6 +446,10 @@ async fn a_bad_file_changes_nothing_and_is_reported() {
 #[tokio::test]
 async fn a_swapped_link_is_noticed() {
     let world = World::with("", Duration::from_millis(10)).await;
+    let loads = [
+        Load::start(world.address, "/cncn/x"),
+        Load::start(world.address, "/besender/x"),
+    ];
     let text = world
         .text
         .replace("/open/api/v1\"", "/open/api/v1/deeper\"");
@@ -457,6 +461,10 @@ async fn a_swapped_link_is_noticed() {
     })
     .await
     .unwrap();
+    for load in loads {
+        load.goes_on(20).await;
+        load.without_failures().await;
+    }
     let metrics = world.metrics().await;
     assert!(metrics.contains("cupbearer_config_reloads_total{result=\"ok\"} 1"));
     assert!(metrics.contains("cupbearer_config_reloads_total{result=\"error\"} 0"));

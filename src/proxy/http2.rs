@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
-use http::header::{CONTENT_LENGTH, DATE};
+use http::header::{CONTENT_LENGTH, COOKIE, DATE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
@@ -148,7 +148,8 @@ async fn exchange(
     poll_fn(|cx| sending.poll(cx)).await;
 }
 
-fn incoming(request: Request<RecvStream>) -> Request<AppBody> {
+fn incoming(mut request: Request<RecvStream>) -> Request<AppBody> {
+    join_cookies(request.headers_mut());
     let length = request.headers().get(CONTENT_LENGTH);
     let left = length.and_then(|length| length.to_str().ok()?.parse().ok());
     request.map(|stream| match stream.is_end_stream() {
@@ -159,6 +160,23 @@ fn incoming(request: Request<RecvStream>) -> Request<AppBody> {
             data_ended: false,
         }),
     })
+}
+
+/// RFC 9113 §8.2.3: HTTP/2 may send a cookie in parts, which are one field to everybody else.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut parts = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (parts.next(), parts.next()) else {
+        return;
+    };
+    let mut whole = first.as_bytes().to_vec();
+    for part in std::iter::once(second).chain(parts) {
+        whole.extend_from_slice(b"; ");
+        whole.extend_from_slice(part.as_bytes());
+    }
+    // Nothing was added that a value may not hold.
+    if let Ok(whole) = HeaderValue::try_from(whole) {
+        headers.insert(COOKIE, whole);
+    }
 }
 
 fn head(response: Response<ResponseBody>) -> (Response<()>, ResponseBody) {

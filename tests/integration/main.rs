@@ -47,5 +47,6 @@ mod starting;
 mod streaming;
 mod strict;
 mod strict_answers;
+mod strict_http2;
 mod upstream;
 mod vendors;
