@@ -355,6 +355,17 @@ async fn large_bodies_take_no_memory() {
             downloaded += chunk.len();
         }
         assert_eq!(downloaded, size);
+
+        received.store(0, Ordering::Relaxed);
+        let mut client = Http2Client::connect(address).await;
+        let request = client.request("POST", "/").body(zeros(size)).unwrap();
+        let mut body = client.send(request).await.unwrap().into_body();
+        assert_eq!(received.load(Ordering::Relaxed), size);
+        let mut downloaded = 0;
+        while let Some(frame) = soon("more of the answer", body.frame()).await {
+            downloaded += frame.unwrap().into_data().map_or(0, |data| data.len());
+        }
+        assert_eq!(downloaded, size);
         let grown = peak(&proxy).saturating_sub(before);
         assert!(
             grown < 24 * 1024,
