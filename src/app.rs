@@ -6,6 +6,7 @@
 mod control;
 mod diff;
 mod doors;
+mod files;
 mod listen;
 mod live;
 mod open_files;
@@ -40,6 +41,7 @@ use crate::upstream::tls::{TlsConfigError, TlsProfiles};
 
 use control::{AppControl, View};
 use doors::Doors;
+use files::Stamps;
 use live::Live;
 use reload::Reloader;
 use snapshot::{AdminChange, Fixed, Prepared};
@@ -102,6 +104,8 @@ pub struct Bound {
     profiles: TlsProfiles,
     clock: Clock,
     file: Option<ConfigFile>,
+    /// Those besides.
+    files: Stamps,
     log: Option<Arc<dyn LogControl>>,
 }
 
@@ -109,6 +113,8 @@ pub struct Bound {
 pub fn bind(config: Config) -> Result<Bound, StartError> {
     let profiles = TlsProfiles::new();
     open_files::compare(config.server.max_connections);
+    // Before they are read: what changes from now on is a change.
+    let files = Stamps::of(files::read_once(&config));
     // The first says enough: a start is tried again.
     let connectors = connect(&config, &profiles).map_err(|mut errors| errors.swap_remove(0))?;
     let wanted = doors::wanted(&config);
@@ -132,6 +138,7 @@ pub fn bind(config: Config) -> Result<Bound, StartError> {
         profiles,
         clock: Clock::System,
         file: None,
+        files,
         log: None,
     })
 }
@@ -181,6 +188,7 @@ impl Bound {
             profiles,
             clock,
             file,
+            files,
             log,
         } = self;
         let start = Start {
@@ -190,6 +198,7 @@ impl Bound {
             profiles,
             clock,
             file,
+            files,
             log,
         };
         runtime.block_on(start.run(admin, shutdown))
@@ -204,6 +213,7 @@ struct Start {
     profiles: TlsProfiles,
     clock: Clock,
     file: Option<ConfigFile>,
+    files: Stamps,
     log: Option<Arc<dyn LogControl>>,
 }
 
@@ -278,6 +288,7 @@ impl Start {
         view.show(&live);
         let reloader = Arc::new(Reloader::new(
             self.file,
+            self.files,
             live,
             self.profiles,
             Arc::clone(&proxy),

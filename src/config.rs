@@ -9,6 +9,7 @@ mod context;
 mod dialects;
 mod egress;
 mod file;
+mod files;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod identity;
@@ -34,6 +35,8 @@ use serde::Deserialize;
 
 use crate::dialect::{ExchangePlan, InjectPlan, MadePlan, RejectRules, Var};
 use crate::secret::Secret;
+
+pub use files::named_files;
 
 /// The whole configuration.
 #[derive(Clone, Debug)]

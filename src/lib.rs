@@ -33,8 +33,8 @@
 //! * [`proxy`]: a request's way from the app to the upstream and back, one file for each step.
 //! * [`admin`], [`metrics`]: what operators see.
 //! * [`app`], [`runtime`]: wiring and threads. [`cli`]: a file for each verb. [`demo`]: fake vendors and the proxy in front.
-//! * [`http1`]: HTTP/1.1 as bytes, for [`proxy`] and [`upstream`]. hyper speaks HTTP/2 on both sides, and HTTP/1.1 where it is not
-//!   about requests of apps: on the admin port, at token endpoints, in the demo.
+//! * [`http1`]: HTTP/1.1 as bytes, for [`proxy`] and [`upstream`]. HTTP/2 is left to h2, to upstreams by way of hyper, which also
+//!   speaks HTTP/1.1 where it is not about requests of apps: on the admin port, at token endpoints, in the demo.
 //! * [`secret`], [`clock`]: under everything else.
 //!
 //! `tests/architecture.rs` checks who may import whom: `cli → app → {proxy, provider, admin, runtime}`; `proxy` sees of `provider`

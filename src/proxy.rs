@@ -14,6 +14,7 @@ pub mod fuzz;
 mod guard;
 mod headers;
 mod http1;
+mod http2;
 mod reject;
 mod respond;
 mod rewrite;
@@ -27,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -36,6 +37,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use crate::metrics::Metrics;
+use crate::upstream::Interim;
 use crate::upstream::send::Cause;
 
 use accept::{Client, Worker};
@@ -95,7 +97,7 @@ enum AppBody {
     #[default]
     Empty,
     Http1(http1::Incoming),
-    Http2(hyper::body::Incoming),
+    Http2(http2::Incoming),
     /// Either, for the access log.
     Counted(Box<access::Counted>),
 }
@@ -111,10 +113,7 @@ impl Body for AppBody {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Http1(body) => Pin::new(body).poll_frame(cx),
-            Self::Http2(body) => {
-                let frame = ready!(Pin::new(body).poll_frame(cx));
-                Poll::Ready(frame.map(|frame| frame.map_err(Cause::from)))
-            }
+            Self::Http2(body) => Pin::new(body).poll_frame(cx),
             Self::Counted(body) => Pin::new(&mut **body).poll_frame(cx),
         }
     }
@@ -163,6 +162,7 @@ async fn handle(
     worker: &Worker,
     client: &Client,
     request: &mut Request<AppBody>,
+    interim: Option<&dyn Interim>,
     place: &mut Option<Response<ResponseBody>>,
 ) {
     let snapshot = worker.proxy.snapshot.load_full();
@@ -175,7 +175,9 @@ async fn handle(
     }
     // No future around that of `forward`: it would be moved into this one.
     let answered = match admit(client, &snapshot, scan, request, &mut measure) {
-        Ok(routed) => forward::forward(worker, &snapshot, scan, request, routed, now).await,
+        Ok(routed) => {
+            forward::forward(worker, &snapshot, scan, request, routed, interim, now).await
+        }
         Err(error) => Err(error),
     };
     *place = Some(match answered {

@@ -19,6 +19,6 @@ pub use http1::Tunnel;
 #[cfg(any(test, fuzzing))]
 pub use http1::fuzz;
 pub use pool::{Limits, Pool};
-pub use send::{Checkout, SendError, SendFailure};
+pub use send::{Ask, Checkout, Interim, SendError, SendFailure};
 pub use stall::{Stall, Stalled};
 pub use tee::Replay;

@@ -1,7 +1,9 @@
-//! Reload: the configuration file is read again, on SIGHUP, on `POST /-/reload`, or because its content has changed.
+//! Reload: the configuration file is read again, on SIGHUP, on `POST /-/reload`, or because its content has changed, or that of a file
+//! which it names: one that is read with it alone, or after a failed reload any.
 //!
 //! Everything that can fail comes before anything is changed, so that a bad file changes nothing.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,16 +18,17 @@ use zeroize::Zeroizing;
 
 use super::control::View;
 use super::doors;
+use super::files::{self, Stamps};
 use super::listen::{self, Opened};
 use super::live::Live;
 use super::snapshot::{AdminChange, Prepared};
 use super::{StartError, client_auth, connect};
-use crate::config::{Config, Environment, Listen, Problem};
+use crate::config::{self, Config, Environment, Listen, Problem};
 use crate::provider;
 use crate::proxy::Proxy;
 use crate::upstream::tls::TlsProfiles;
 
-/// How often the file's content is looked at.
+/// How often the files are looked at.
 const POLL: Duration = Duration::from_secs(2);
 
 /// The configuration file, watched from now on.
@@ -48,13 +51,22 @@ pub(super) struct Reloader {
     view: Arc<View>,
 }
 
-/// What the file's content was.
+/// What a configuration is read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Content {
+    /// Of its own file.
+    digest: [u8; 32],
+    /// Those besides that matter.
+    files: Stamps,
+}
+
+/// What the files' content was.
 #[derive(Debug, Default)]
 struct Seen {
     /// At the last reload, good or bad.
-    acted: Option<[u8; 32]>,
+    acted: Option<Content>,
     /// At the last look, where that was another.
-    last: Option<[u8; 32]>,
+    last: Option<Content>,
 }
 
 impl ConfigFile {
@@ -71,8 +83,8 @@ impl ConfigFile {
         }
     }
 
-    /// The configuration as it is written now. Blocks.
-    fn read(&self) -> (Option<[u8; 32]>, Result<Config, Vec<String>>) {
+    /// The configuration as it is written now, with all files that it names. Blocks.
+    fn read(&self) -> (Option<Content>, Result<Config, Vec<String>>) {
         let unreadable = |error: &dyn std::fmt::Display| {
             vec![format!("{}: cannot be read: {error}", self.path.display())]
         };
@@ -80,24 +92,43 @@ impl ConfigFile {
             Ok(bytes) => Zeroizing::new(bytes),
             Err(error) => return (None, Err(unreadable(&error))),
         };
+        let mut content = Content {
+            digest: digest(&bytes),
+            files: Stamps::default(),
+        };
         let config = match std::str::from_utf8(&bytes) {
-            Ok(text) => Config::from_toml(text, &*self.environment).map_err(|it| told(&it)),
+            Ok(text) => {
+                // Before they are read.
+                content.files = Stamps::of(config::named_files(text));
+                Config::from_toml(text, &*self.environment).map_err(|it| told(&it))
+            }
             Err(_) => Err(unreadable(&"it is not UTF-8 text")),
         };
-        (Some(digest(&bytes)), config)
+        (Some(content), config)
+    }
+
+    /// What it is now, with `files`. `None` for a file that is missing for a moment: it is being replaced. Blocks.
+    fn look(&self, files: &Stamps) -> Option<Content> {
+        let bytes = std::fs::read(&self.path).ok()?;
+        Some(Content {
+            digest: digest(&Zeroizing::new(bytes)),
+            files: files.again(),
+        })
     }
 }
 
 impl Reloader {
     pub(super) fn new(
         file: Option<ConfigFile>,
+        files: Stamps,
         live: Live,
         profiles: TlsProfiles,
         proxy: Arc<Proxy>,
         view: Arc<View>,
     ) -> Self {
+        let digest = file.as_ref().and_then(|file| file.digest);
         let seen = Seen {
-            acted: file.as_ref().and_then(|file| file.digest),
+            acted: digest.map(|digest| Content { digest, files }),
             last: None,
         };
         Self {
@@ -125,7 +156,7 @@ impl Reloader {
             .unwrap_or_else(|_| Err(vec!["the reload panicked: please report it".to_owned()]))
     }
 
-    /// Reloads on SIGHUP and when the file has changed. For as long as the runtime lives.
+    /// Reloads on SIGHUP and when a file has changed. For as long as the runtime lives.
     pub(super) fn watch(self: &Arc<Self>) -> Option<JoinHandle<()>> {
         let file = self.file.clone()?;
         let this = Arc::clone(self);
@@ -160,12 +191,19 @@ impl Reloader {
         }
     }
 
-    /// Whether the file has a new content, and had the same one at the last look: nobody is writing it.
+    /// Whether there is a new content, and was the same one at the last look: nobody is writing it.
     async fn has_changed(&self, file: &ConfigFile) -> bool {
-        // A file that is missing for a moment is being replaced.
-        let content = tokio::fs::read(&file.path).await;
-        let found = content.ok().map(|bytes| digest(&Zeroizing::new(bytes)));
-        self.seen().look(found)
+        let files = self.seen().acted.as_ref().map(|it| it.files.clone());
+        let file = file.clone();
+        let found = in_background(move || file.look(&files.unwrap_or_default())).await;
+        self.seen().look(found.ok().flatten())
+    }
+
+    /// Of the files besides only these matter now.
+    fn only(&self, files: &BTreeSet<PathBuf>) {
+        if let Some(acted) = &mut self.seen().acted {
+            acted.files.keep(files);
+        }
     }
 
     async fn attempt(&self, live: &mut Live) -> Result<String, Vec<String>> {
@@ -184,6 +222,8 @@ impl Reloader {
         let config = config?;
         let problems = super::diff::needs_restart(live.config(), &config);
         if !problems.is_empty() {
+            // No other file can help.
+            self.only(&BTreeSet::new());
             return Err(told(&problems));
         }
         let (config, prepared) = self.prepare(live, config).await?;
@@ -191,6 +231,7 @@ impl Reloader {
         for warning in &config.warnings {
             tracing::warn!("configuration: {warning}");
         }
+        self.only(&files::read_once(&config));
         // Who was ready stays so, whatever providers are new.
         self.view.remember_ready();
         let changes = live
@@ -260,12 +301,14 @@ impl Reloader {
 
 impl Seen {
     /// Whether what was found is to be acted on: it is new, and the same as at the last look.
-    fn look(&mut self, found: Option<[u8; 32]>) -> bool {
+    fn look(&mut self, found: Option<Content>) -> bool {
         let Some(found) = found.filter(|found| self.acted.as_ref() != Some(found)) else {
             self.last = None;
             return false;
         };
-        self.last.replace(found) == Some(found)
+        let again = self.last.as_ref() == Some(&found);
+        self.last = Some(found);
+        again
     }
 }
 
@@ -342,24 +385,28 @@ mod tests {
 
     #[test]
     fn a_content_is_acted_on_when_it_was_seen_twice() {
-        let [old, one, two] = [1, 2, 3].map(|byte| Some([byte; 32]));
+        let content = |byte| Content {
+            digest: [byte; 32],
+            files: Stamps::default(),
+        };
+        let [old, one, two] = [1, 2, 3].map(|byte| Some(content(byte)));
         let mut seen = Seen {
-            acted: old,
+            acted: old.clone(),
             last: None,
         };
         for (found, due) in [
-            (old, false),
-            (one, false),
-            (two, false),
-            (two, true),
-            (None, false),
-            (one, false),
-            (None, false),
-            (one, false),
-            (one, true),
-            (old, false),
+            (&old, false),
+            (&one, false),
+            (&two, false),
+            (&two, true),
+            (&None, false),
+            (&one, false),
+            (&None, false),
+            (&one, false),
+            (&one, true),
+            (&old, false),
         ] {
-            assert_eq!(seen.look(found), due, "{found:?}");
+            assert_eq!(seen.look(found.clone()), due, "{found:?}");
         }
     }
 }

@@ -446,6 +446,10 @@ async fn a_bad_file_changes_nothing_and_is_reported() {
 #[tokio::test]
 async fn a_swapped_link_is_noticed() {
     let world = World::with("", Duration::from_millis(10)).await;
+    let loads = [
+        Load::start(world.address, "/cncn/x"),
+        Load::start(world.address, "/besender/x"),
+    ];
     let text = world
         .text
         .replace("/open/api/v1\"", "/open/api/v1/deeper\"");
@@ -457,9 +461,151 @@ async fn a_swapped_link_is_noticed() {
     })
     .await
     .unwrap();
+    for load in loads {
+        load.goes_on(20).await;
+        load.without_failures().await;
+    }
     let metrics = world.metrics().await;
     assert!(metrics.contains("cupbearer_config_reloads_total{result=\"ok\"} 1"));
     assert!(metrics.contains("cupbearer_config_reloads_total{result=\"error\"} 0"));
+}
+
+/// Its file is not touched; what it names is. Each failure is told once, however often the files are looked at.
+#[tokio::test]
+async fn a_reload_that_failed_is_tried_again_when_what_it_names_changes() {
+    let world = World::with("", Duration::from_millis(5)).await;
+    let path = |name: &str| world.folder.path().join(name);
+    let text = world.edited("upstreams.cncn", "allow = [\"GET /nothing\"]");
+    let text = format!(
+        "{text}\n[providers.more]\naccess_token = {{ file = {:?} }}\n\
+         [upstreams.more]\nurl = \"https://localhost\"\nprovider = \"more\"\ntls = {{ ca_file = {:?} }}",
+        path("token"),
+        path("ca.pem")
+    );
+    std::fs::write(world.path(), text).unwrap();
+    let reloads = async |result: &str| {
+        let line = format!("cupbearer_config_reloads_total{{result=\"{result}\"}} ");
+        let metrics = world.metrics().await;
+        let count = metrics.lines().find_map(|it| it.strip_prefix(&line));
+        count.unwrap().parse::<u32>().unwrap()
+    };
+    let until = async |result: &str, count: u32| {
+        let counted = async {
+            while reloads(result).await < count {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(LONG, counted).await.unwrap();
+    };
+    until("error", 1).await;
+    std::fs::write(path("token"), "a-token-0123456789").unwrap();
+    until("error", 2).await;
+    // Both were missing before.
+    let problems = world.status().await["config_problems"].clone();
+    assert_eq!(problems.as_array().unwrap().len(), 1, "{problems}");
+    let authority = crate::demo::authority::Authority::new().unwrap();
+    std::fs::write(path("ca.pem"), "no certificate").unwrap();
+    until("error", 3).await;
+    assert_eq!(world.get("/cncn/x").await.status, 200);
+    std::fs::write(path("ca.pem"), authority.pem()).unwrap();
+    until("ok", 1).await;
+    assert_eq!(world.get("/cncn/x").await.status, 403);
+    // Credentials are read by those who need them: no reason for a reload.
+    std::fs::write(path("token"), "another-token-0123456789").unwrap();
+    std::fs::write(path("ca.pem"), authority.pem() + "\n").unwrap();
+    until("ok", 2).await;
+    assert_eq!((reloads("error").await, reloads("ok").await), (3, 2));
+}
+
+/// What its clients show, answered by an upstream that lets nobody in without a certificate.
+async fn mutual(authority: &crate::demo::authority::Authority) -> SocketAddr {
+    let offer = crate::demo::authority::Offer {
+        client_certificate: true,
+        ..Default::default()
+    };
+    let config = authority.server(&["localhost"], offer).unwrap();
+    let tls = tokio_rustls::TlsAcceptor::from(config);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let tls = tls.clone();
+            tokio::spawn(async move {
+                let mut stream = tls.accept(tcp).await?;
+                let shown = stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
+                let shown = fingerprint(&shown);
+                let (mut read, mut buffer) = (Vec::new(), [0; 4096]);
+                loop {
+                    let count = stream.read(&mut buffer).await?;
+                    if count == 0 {
+                        return std::io::Result::Ok(());
+                    }
+                    read.extend_from_slice(&buffer[..count]);
+                    if read.ends_with(b"\r\n\r\n") {
+                        read.clear();
+                        let length = shown.len();
+                        let answer =
+                            format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{shown}");
+                        stream.write_all(answer.as_bytes()).await?;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+fn fingerprint(der: &[u8]) -> String {
+    use sha2::Digest as _;
+    format!("{:x?}", sha2::Sha256::digest(der).as_slice())
+}
+
+/// As cert-manager does it. Certificate and key may well be written one after the other.
+#[tokio::test]
+async fn a_renewed_client_certificate_is_shown() {
+    use rustls_pki_types::pem::PemObject as _;
+    let authority = crate::demo::authority::Authority::new().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("ca.pem"), authority.pem()).unwrap();
+    let identities = ["one", "two"].map(|name| authority.client(name).unwrap());
+    let shown = identities.each_ref().map(|it| {
+        let der = rustls_pki_types::CertificateDer::from_pem_slice(it.certificate.as_bytes());
+        fingerprint(&der.unwrap())
+    });
+    std::fs::write(path("tls.crt"), &identities[0].certificate).unwrap();
+    std::fs::write(path("tls.key"), &identities[0].key).unwrap();
+    let address = mutual(&authority).await;
+    let more = format!(
+        "[upstreams.mutual]\nurl = \"https://localhost:{}\"\nconnect_to = \"{address}\"\nprovider = \"cncn\"\n\
+         route = {{ path_prefix = \"/mutual\" }}\n\
+         tls = {{ ca_file = {:?}, client_cert_file = {:?}, client_key_file = {:?} }}\n",
+        address.port(),
+        path("ca.pem"),
+        path("tls.crt"),
+        path("tls.key")
+    );
+    let world = World::with(&more, Duration::from_millis(5)).await;
+    let get = async || {
+        let answer = world.get("/mutual/x").await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.body
+    };
+    assert_eq!(get().await, shown[0]);
+    std::fs::write(path("tls.crt"), &identities[1].certificate).unwrap();
+    let failed = "cupbearer_config_reloads_total{result=\"error\"} 1\n";
+    let told = async {
+        while !world.metrics().await.contains(failed) {
+            assert_eq!(get().await, shown[0]);
+        }
+    };
+    timeout(LONG, told).await.unwrap();
+    std::fs::write(path("tls.key"), &identities[1].key).unwrap();
+    let renewed = async { while get().await != shown[1] {} };
+    timeout(LONG, renewed).await.unwrap();
+    let status = world.status().await;
+    assert_eq!(status["reloads"][0]["detail"], "changed upstreams: mutual");
+    assert_eq!(status["reloads"].as_array().unwrap().len(), 2);
 }
 
 #[tokio::test]

@@ -73,6 +73,17 @@ pub fn head<B>(
     out.extend_from_slice(b"\r\n");
 }
 
+/// Appends an interim head (RFC 9110 §15.2): without a word about framing (RFC 9112 §6.3) or the connection.
+pub fn interim_head(out: &mut Vec<u8>, response: &Response<()>) {
+    status_line(out, response);
+    for (name, value) in response.headers() {
+        if ![CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION].contains(name) {
+            encode::field(out, name, value.as_bytes());
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
 /// What the head says about the body, unless the upstream said it before.
 fn announced(status: StatusCode, asked: Asked, framing: Framing, exact: Option<u64>) -> Framing {
     match exact {

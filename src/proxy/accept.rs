@@ -10,23 +10,16 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::door::{Change, Door, Doors, Listener, Socket};
 use super::error::ProxyError;
 use super::respond::{self, Measure, ResponseBody, Shape};
-use super::stream::{ClientStream, Rewound};
-use super::watch::{End, Membership, Registry, Watch};
-use super::{AppBody, Proxy, handle, http1};
-use crate::http1::MAX_HEAD;
-
-/// How long an idle HTTP/2 connection may take to say goodbye.
-const FAREWELL: Duration = Duration::from_secs(5);
+use super::stream::ClientStream;
+use super::watch::{Membership, Registry, Watch};
+use super::{AppBody, Proxy, handle, http1, http2};
+use crate::upstream::Interim;
 
 /// For connections that came in right before the end to say what they want.
 const ARRIVALS: Duration = Duration::from_millis(20);
@@ -237,72 +230,21 @@ async fn serve(worker: Arc<Worker>, stream: ClientStream, door: Arc<Door>, place
     };
     if let Some(io) = http1::serve(&worker, &client, stream, &mut end).await {
         // In a box: whoever speaks HTTP/1.1 does not pay for it.
-        Box::pin(serve_http2(worker, Arc::new(client), io, end)).await;
+        Box::pin(http2::serve(worker, Arc::new(client), io, end)).await;
     }
 }
 
-/// HTTP/2 with prior knowledge (RFC 9113 §3.3): the connection began with the preface.
-async fn serve_http2(
-    worker: Arc<Worker>,
-    client: Arc<Client>,
-    io: Rewound,
-    mut end: oneshot::Receiver<End>,
-) {
-    client.watch.speaks_http2();
-    let service = service_fn(|request: Request<Incoming>| {
-        let (worker, client) = (Arc::clone(&worker), Arc::clone(&client));
-        async move {
-            let mut request = request.map(AppBody::Http2);
-            let mut response = None;
-            answer(&worker, &client, &mut request, &mut response).await;
-            response.ok_or("a request without an answer")
-        }
-    });
-    let connection = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .max_header_list_size(MAX_HEAD as u32)
-        .max_concurrent_streams(256)
-        .serve_connection(TokioIo::new(io), service);
-    let mut connection = pin!(connection);
-    let result = tokio::select! {
-        biased;
-        result = connection.as_mut() => Some(result),
-        Ok(reason) = &mut end => {
-            connection.as_mut().graceful_shutdown();
-            farewell(connection, reason).await
-        }
-        () = client.door.closed() => {
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                biased;
-                result = connection.as_mut() => Some(result),
-                Ok(reason) = &mut end => farewell(connection, reason).await,
-            }
-        }
-    };
-    if let Some(Err(error)) = result {
-        tracing::debug!(%error, "client connection ended");
-    }
-}
-
-/// Lets an HTTP/2 connection that has been told to end do so; `None` if it did not.
-async fn farewell<F: Future>(connection: F, reason: End) -> Option<F::Output> {
-    match reason {
-        End::Drain => Some(connection.await),
-        // A peer that is gone does not answer the last PING either.
-        End::IdleTimeout | End::HeadTimeout => timeout(FAREWELL, connection).await.ok(),
-    }
-}
-
-/// Puts the answer to one request in its place. A panic ends the request alone, as an answer.
+/// Puts the answer to one request in its place. A panic ends the request alone, as an answer. 1xx heads go to `interim`, if there is
+/// one, before it is ready.
 pub(super) async fn answer(
     worker: &Worker,
     client: &Client,
     request: &mut Request<AppBody>,
+    interim: Option<&dyn Interim>,
     place: &mut Option<Response<ResponseBody>>,
 ) {
     let panicked = {
-        let mut handled = pin!(handle(worker, client, request, place));
+        let mut handled = pin!(handle(worker, client, request, interim, place));
         poll_fn(
             |cx| match catch_unwind(AssertUnwindSafe(|| handled.as_mut().poll(cx))) {
                 Ok(poll) => poll.map(|()| false),

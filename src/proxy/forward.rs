@@ -22,7 +22,9 @@ use super::{AppBody, Snapshot, authorize, rewrite, upgrade};
 use crate::config::ExistingCredential;
 use crate::http1::fields;
 use crate::provider::cell::{Entry, OnWire, Traveller, Unavailable};
-use crate::upstream::{Checkout, Pool, Replay, RequestBody, SendError, SendFailure, UpstreamBody};
+use crate::upstream::{
+    Ask, Checkout, Interim, Pool, Replay, RequestBody, SendError, SendFailure, UpstreamBody,
+};
 
 /// Attempts to get past a rejection, the first one included (DESIGN.md §6.4).
 const ATTEMPTS: u32 = 3;
@@ -37,9 +39,12 @@ pub(super) async fn forward(
     scan: Scan,
     request: &mut Request<AppBody>,
     routed: Routed<'_>,
+    interim: Option<&dyn Interim>,
     now: Instant,
 ) -> Result<Response<ForwardedBody>, ProxyError> {
-    let mut exchange = Exchange::new(worker, snapshot, scan, request, routed, now)?;
+    let mut exchange = Exchange::new(worker, snapshot, scan, request, routed)?;
+    exchange.interim = interim;
+    exchange.now = Some(now);
     let mut response = if exchange.upgrades {
         Box::pin(exchange.run_upgrade()).await?
     } else {
@@ -57,6 +62,8 @@ struct Exchange<'a> {
     routed: Routed<'a>,
     worker: &'a Worker,
     pool: &'a Pool,
+    /// Where the app hears what comes before the answer.
+    interim: Option<&'a dyn Interim>,
     /// The app's own credential goes out instead of ours.
     keep: bool,
     te_trailers: bool,
@@ -93,7 +100,6 @@ impl<'a> Exchange<'a> {
         scan: Scan,
         request: &mut Request<AppBody>,
         routed: Routed<'a>,
-        now: Instant,
     ) -> Result<Self, ProxyError> {
         let target = routed.target;
         refuse_credential(request, target)?;
@@ -120,6 +126,7 @@ impl<'a> Exchange<'a> {
             routed,
             worker,
             pool: &target.pools[worker.index],
+            interim: None,
             keep,
             te_trailers,
             upgrades,
@@ -130,7 +137,7 @@ impl<'a> Exchange<'a> {
             replay,
             rejected: 0,
             traveller,
-            now: Some(now),
+            now: None,
         })
     }
 
@@ -177,9 +184,8 @@ impl<'a> Exchange<'a> {
             generation,
             on_wire,
         } = self.stamp(&checkout).await?;
-        let wait = target.config.response_timeout;
         let mut response = checkout
-            .send(&self.head, RequestBody::Empty, wait)
+            .send(&self.ask(), RequestBody::Empty)
             .await
             .map_err(|error| error.failure)?;
         drop(on_wire);
@@ -202,7 +208,6 @@ impl<'a> Exchange<'a> {
     /// Sends the request with the newest token, on a pooled connection, and once more on a fresh one if the pooled one turns out to
     /// be dead. Returns the generation that went out, 0 for none.
     async fn send(&mut self) -> Result<(Response<UpstreamBody>, u64), ProxyError> {
-        let wait = self.routed.target.config.response_timeout;
         let mut checkout = match poll_fn(|cx| Poll::Ready(self.ready(cx))).await {
             Some(checkout) => checkout,
             None => Box::pin(self.checkout()).await?,
@@ -226,7 +231,7 @@ impl<'a> Exchange<'a> {
                 let patience = self.worker.proxy.snapshot.load().settings.body_timeout;
                 body.stalls_after(patience.known, patience.unknown);
             }
-            let answer = checkout.send(&self.head, body, wait).await;
+            let answer = checkout.send(&self.ask(), body).await;
             drop(on_wire);
             match answer {
                 Ok(mut response) => {
@@ -242,6 +247,14 @@ impl<'a> Exchange<'a> {
                 }
                 Err(error) => return Err(error.failure.into()),
             }
+        }
+    }
+
+    fn ask(&self) -> Ask<'_> {
+        Ask {
+            head: &self.head,
+            wait: self.routed.target.config.response_timeout,
+            interim: self.interim.map(|_| self as &dyn Interim),
         }
     }
 
@@ -459,6 +472,21 @@ impl<'a> Exchange<'a> {
         head.uri = Uri::from_parts(uri)
             .map_err(|_| ProxyError::BadRequest("the path cannot be forwarded"))?;
         Ok(host)
+    }
+}
+
+impl Interim for Exchange<'_> {
+    /// Each as it comes, also those of an attempt that is rejected afterwards: they are about no answer in particular.
+    fn pass_on(&self, mut head: Response<()>) {
+        let target = self.routed.target;
+        let headers = head.headers_mut();
+        headers::clean_interim(headers, &target.credentials.in_trailers);
+        if target.config.rewrite_redirects && rewrite::concerns(headers) {
+            rewrite::response(headers, &self.view());
+        }
+        if let Some(app) = self.interim {
+            app.pass_on(head);
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use super::accept::Client;
 use super::error::ProxyError;
 use super::headers::{SEC_FETCH_SITE, Scan, only_chunked};
 use super::route::{authority, lower, without_port};
+use crate::http1::MAX_FIELDS;
 
 /// The `Host` values that are answered.
 pub struct Hosts {
@@ -74,6 +75,10 @@ pub(super) fn check<B>(
     client: &Client,
     snapshot: &Snapshot,
 ) -> Result<(), ProxyError> {
+    if request.headers().len() > MAX_FIELDS {
+        // HTTP/2 limits their size alone.
+        return Err(ProxyError::HeadersTooLarge);
+    }
     if request.method() == Method::CONNECT {
         return Err(ProxyError::ConnectUnsupported);
     }

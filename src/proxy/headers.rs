@@ -106,6 +106,17 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Leaves of an upstream's 1xx head what is for the app: nothing about this hop or a body, and nothing of a name that holds a
+/// credential.
+pub(super) fn clean_interim(headers: &mut HeaderMap, credentials: &[HeaderName]) {
+    strip_hop_by_hop(headers);
+    headers.remove(CONTENT_LENGTH);
+    strip_own_proxy_status(headers);
+    for name in credentials {
+        headers.remove(name);
+    }
+}
+
 /// Takes members that bear our name out of an upstream's `Proxy-Status`: nobody else may speak for us (DESIGN.md §5).
 pub(super) fn strip_own_proxy_status(headers: &mut HeaderMap) {
     let ours = |line: &HeaderValue| {

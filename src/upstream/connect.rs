@@ -24,6 +24,7 @@ use tokio_rustls::TlsConnector;
 use crate::config::{EgressProxy, Origin, Scheme, Tls};
 use crate::upstream::tls::{TlsConfigError, TlsFailure, TlsProfiles};
 
+pub(super) use dial::Names;
 use read_ahead::ReadAhead;
 pub use stream::Stream;
 
@@ -56,6 +57,7 @@ pub struct Connector {
 }
 
 struct Shared {
+    names: Names,
     dial: (String, u16),
     egress: Option<EgressProxy>,
     tls: Option<TlsTarget>,
@@ -161,6 +163,7 @@ impl Connector {
         };
         Ok(Self {
             shared: Arc::new(Shared {
+                names: Names::System,
                 dial: destination.connect_to.unwrap_or((origin.host, origin.port)),
                 egress: destination.egress,
                 tls,
@@ -190,6 +193,7 @@ impl Connector {
         let shared = &self.shared;
         Self {
             shared: Arc::new(Shared {
+                names: shared.names.clone(),
                 dial: shared.dial.clone(),
                 egress: shared.egress.clone(),
                 tls: shared.tls.as_ref().map(|tls| TlsTarget {
@@ -199,6 +203,13 @@ impl Connector {
                 alpn,
             }),
         }
+    }
+
+    /// One that nobody has a clone of yet, with other names.
+    #[cfg(test)]
+    pub(super) fn told(mut self, names: Names) -> Self {
+        Arc::get_mut(&mut self.shared).unwrap().names = names;
+        self
     }
 
     /// A new connection within `limit`, names, tunnel and handshake included. Names are resolved anew each time.
@@ -223,14 +234,14 @@ impl Connector {
     async fn tunnel(&self, budget: &Budget) -> Result<TcpStream, ConnectError> {
         let target = self.peer();
         let Some(proxy) = &self.shared.egress else {
-            return dial::dial(&target, budget).await;
+            return dial::dial(&self.shared.names, &target, budget).await;
         };
         let peer = Peer {
             host: proxy.host.clone(),
             port: proxy.port,
             egress: true,
         };
-        let mut tcp = dial::dial(&peer, budget).await?;
+        let mut tcp = dial::dial(&self.shared.names, &peer, budget).await?;
         let tunnel = egress::open(&mut tcp, proxy, &peer, &target);
         budget.spend(&peer, Stage::Egress, tunnel).await??;
         Ok(tcp)

@@ -23,7 +23,6 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::Response;
-use http::request::Parts;
 use http_body::Frame;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::time::{Instant, Sleep};
@@ -34,7 +33,7 @@ use super::body::{BodyError, RequestBody, UpstreamBody};
 use super::connect::Stream;
 use super::counted::Open;
 use super::pool::Shared;
-use super::send::{Cause, SendError, SendFailure};
+use super::send::{Ask, Cause, SendError, SendFailure};
 use crate::http1::decode::{Decoder, Step};
 use crate::http1::{Framing, Malformed};
 
@@ -144,22 +143,21 @@ impl Connection {
         self.upload.shed();
     }
 
-    /// Sends and waits up to `wait` for the head of the answer, counted from the end of the upload.
+    /// Sends and waits up to `ask.wait` for the head of the answer, counted from the end of the upload.
     ///
     /// Dropping the future closes the connection: HTTP/1.1 has no other way to abort a request.
     pub(super) async fn send(
         mut self: Box<Self>,
-        head: &Parts,
+        ask: &Ask<'_>,
         body: RequestBody,
-        wait: Duration,
         pool: Arc<Shared>,
     ) -> Result<Response<UpstreamBody>, SendError> {
         let now = self.watched.unwrap_or_else(Instant::now);
-        self.timer.as_mut().reset(now + wait);
-        self.upload.begin(head, body);
+        self.timer.as_mut().reset(now + ask.wait);
+        self.upload.begin(ask.head, body);
         self.seen = 0;
         self.interim = 0;
-        match poll_fn(|cx| self.poll_answer(cx, head, wait)).await {
+        match poll_fn(|cx| self.poll_answer(cx, ask)).await {
             Ok(head) => Ok(self.respond(head, pool)),
             Err(failure) => Err(SendError {
                 failure,
@@ -174,12 +172,11 @@ impl Connection {
     fn poll_answer(
         &mut self,
         cx: &mut Context<'_>,
-        asked: &Parts,
-        wait: Duration,
+        ask: &Ask<'_>,
     ) -> Poll<Result<Head, SendFailure>> {
         let mut answer = match self.watched.take() {
             Some(_) => Poll::Pending,
-            None => self.poll_head(cx, asked),
+            None => self.poll_head(cx, ask),
         };
         if self.upload.is_active() && !matches!(answer, Poll::Ready(Err(_))) {
             match self.upload.poll(cx, &mut self.io) {
@@ -194,13 +191,15 @@ impl Connection {
                     // It takes no more, but may have said why.
                     self.upload.abandon();
                     if answer.is_pending() {
-                        answer = self.poll_head(cx, asked);
+                        answer = self.poll_head(cx, ask);
                     }
                 }
             }
         }
         match &answer {
-            Poll::Pending if self.is_overdue(cx, wait) => Poll::Ready(Err(SendFailure::Timeout)),
+            Poll::Pending if self.is_overdue(cx, ask.wait) => {
+                Poll::Ready(Err(SendFailure::Timeout))
+            }
             Poll::Ready(Ok(head)) if head.framing == Framing::Tunnel && !self.upload.is_done() => {
                 let fault = Malformed::Rule("101 before the request was complete");
                 Poll::Ready(Err(protocol(fault)))
@@ -223,7 +222,7 @@ impl Connection {
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
-        asked: &Parts,
+        ask: &Ask<'_>,
     ) -> Poll<Result<Head, SendFailure>> {
         loop {
             if self.read.len() > self.seen {
@@ -231,15 +230,19 @@ impl Connection {
                     let unasked = "it sent something before it was asked";
                     return Poll::Ready(Err(SendFailure::Closed(unasked.into())));
                 }
-                match head::parse(&mut self.read, asked).map_err(protocol)? {
+                let heard = ask.interim.is_some();
+                match head::parse(&mut self.read, ask.head, heard).map_err(protocol)? {
                     Parsed::Final(head) => return Poll::Ready(Ok(head)),
                     Parsed::Partial => self.seen = self.read.len(),
-                    Parsed::Interim => {
+                    Parsed::Interim(said) => {
                         self.seen = 0;
                         self.interim += 1;
                         if self.interim > MAX_INTERIM {
                             let fault = Malformed::Rule("too many 1xx responses");
                             return Poll::Ready(Err(protocol(fault)));
+                        }
+                        if let (Some(said), Some(interim)) = (said, ask.interim) {
+                            interim.pass_on(said);
                         }
                         continue;
                     }

@@ -13,6 +13,24 @@ use super::stall::Stalled;
 use super::tee::BrokeOff;
 use super::{http1, http2};
 
+/// What is sent besides the body, and how it is waited for. Borrowed: a retry needs no copy.
+pub struct Ask<'a> {
+    pub head: &'a Parts,
+    /// For the head of the answer, counted from the end of the upload.
+    pub wait: Duration,
+    /// Where 1xx heads go; without, they are skipped.
+    pub interim: Option<&'a dyn Interim>,
+}
+
+/// Takes the 1xx heads that come before an answer (RFC 9110 §15.2), but for 101, which is the answer, and `100 Continue`, which nobody
+/// asked the upstream for.
+///
+/// Called from within the poll of [`Checkout::send`], hence on the task that waits for the answer, and never after that is
+/// there. Nothing is made for a request to which no such head comes.
+pub trait Interim: Sync {
+    fn pass_on(&self, head: Response<()>);
+}
+
 /// A connection or stream for one request. Dropped unused, it goes back to the pool.
 pub struct Checkout {
     inner: Option<Inner>,
@@ -87,20 +105,19 @@ impl Checkout {
         }
     }
 
-    /// Sends and waits for the head of the answer, up to `wait` after the end of the upload.
+    /// Sends and waits for the head of the answer.
     ///
     /// Dropping the future aborts the request: an HTTP/1.1 connection is closed, an HTTP/2 stream is reset.
     pub async fn send(
         mut self,
-        head: &Parts,
+        ask: &Ask<'_>,
         body: RequestBody,
-        wait: Duration,
     ) -> Result<Response<UpstreamBody>, SendError> {
         let pool = Arc::clone(&self.pool);
         match self.inner.take() {
-            Some(Inner::Http1(connection)) => connection.send(head, body, wait, pool).await,
-            // In a box, so that the others' futures stay small: they are moved about.
-            Some(Inner::Http2(slot)) => Box::pin(slot.send(copy(head, body), wait)).await,
+            Some(Inner::Http1(connection)) => connection.send(ask, body, pool).await,
+            // In a box, so that the others' futures stay small: they are moved about. hyper's client keeps 1xx heads to itself.
+            Some(Inner::Http2(slot)) => Box::pin(slot.send(copy(ask.head, body), ask.wait)).await,
             None => unreachable!(
                 "`inner` is only taken here and in drop, and `self` is gone after both"
             ),

@@ -446,6 +446,38 @@ async fn an_app_that_goes_away_while_it_waits_cancels_its_request() {
     .await;
 }
 
+/// What it has sent ahead does not hide that: a part of a next request, a whole one, or many.
+#[tokio::test]
+async fn an_app_that_goes_away_behind_further_requests_cancels_all() {
+    let world = World::new();
+    let (upstream, config) = scripted(&world).await;
+    let many = GET.repeat(1000);
+    with_app(&config, async |app| {
+        for ahead in ["\r\n", "G", GET, &many] {
+            for begun in [
+                "",
+                "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n",
+            ] {
+                let mut client = app.connect().await;
+                client.send(GET).await;
+                let (mut connection, _) = upstream.request().await;
+                connection.send(begun).await;
+                if !begun.is_empty() {
+                    client.head().await;
+                }
+                client.send(ahead).await;
+                drop(client);
+                connection.closed().await;
+                eventually("nothing in flight", async || {
+                    app.metric("cupbearer_requests_in_flight{upstream=\"api\"}").await == 0.0
+                })
+                .await;
+            }
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn an_app_that_aborts_an_upload_cancels_it() {
     let world = World::new();

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
-use crate::client::Client;
+use crate::client::{Client, Response};
 use crate::harness::{World, server, with_app};
 
 /// What the app must see of a response.
@@ -204,7 +204,10 @@ async fn converse(
             Some((name, _, fate)) => (*name, *fate),
             None => ("an ordinary one", Whole("")),
         };
-        let answer = client.try_response().await;
+        let mut answer = client.try_response().await;
+        while answer.as_ref().is_ok_and(is_interim) {
+            answer = client.try_response().await;
+        }
         let seen = match &answer {
             Err(_) => "cut off".to_owned(),
             Ok(answer) if answer.code() == "upstream_protocol" => "502".to_owned(),
@@ -277,6 +280,14 @@ async fn answers_in_a_row_never_mix() {
         }
     })
     .await;
+}
+
+/// Neither a body nor what could be taken for the framing of one.
+fn is_interim(answer: &Response) -> bool {
+    let interim = answer.status.is_informational();
+    let framed = |name| !answer.head.all(name).is_empty();
+    assert!(!interim || !framed("content-length") && !framed("transfer-encoding"));
+    interim
 }
 
 fn from_environment(name: &str) -> Option<u64> {

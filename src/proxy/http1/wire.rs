@@ -11,19 +11,19 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::Request;
+use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use crate::http1::decode::{Decoder, Step};
 use crate::http1::output::Output;
 use crate::http1::request::{self, Asked, Fault, HTTP2_PREFACE, Head};
-use crate::http1::{Framing, MAX_HEAD};
+use crate::http1::{Framing, MAX_HEAD, response};
 use crate::proxy::AppBody;
 use crate::proxy::stream::{ClientStream, Rewound};
 use crate::proxy::watch::Watch;
-use crate::upstream::Stall;
 use crate::upstream::send::Cause;
+use crate::upstream::{Interim, Stall};
 
 /// How much is read at once: the first of them, doubled while reads fill what they are given. A new buffer is had when less
 /// than a quarter is left of the old one.
@@ -35,6 +35,9 @@ const TEXT: usize = 4 * 1024;
 
 /// Buffers of each kind that a worker keeps for connections that come to life.
 const KEPT_BUFFERS: usize = 32;
+
+/// What is read of further requests while one is answered. Behind more than that, the end of a client is found by writing only.
+const AHEAD: usize = MAX_HEAD;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -69,7 +72,10 @@ struct State {
     /// The body broke the rules, or off: nothing after it can be understood.
     broken: bool,
     /// Still to be written before the body is waited for.
-    interim: &'static [u8],
+    go_on: GoOn,
+    /// Interim heads that are still to be written, by the connection's task: before the response, and before what is left of
+    /// `go_on` unless a part of that has gone out.
+    early: Vec<u8>,
     /// How long the client may take nothing of what is written to it.
     stall: Stall,
     /// Whoever waits for more of the body.
@@ -120,6 +126,37 @@ enum BodyError {
     Overtaken,
 }
 
+/// What is still to be written of `100 Continue`: so many bytes of its end. Small, as connections are many.
+#[derive(Clone, Copy)]
+struct GoOn(u8);
+
+// === impl GoOn ===
+
+impl GoOn {
+    const NOTHING: Self = Self(0);
+    const WHOLE: Self = Self(CONTINUE.len() as u8);
+
+    fn is_nothing(self) -> bool {
+        self.0 == 0
+    }
+
+    fn has_begun(self) -> bool {
+        !self.is_nothing() && self.0 < Self::WHOLE.0
+    }
+
+    fn left(self) -> &'static [u8] {
+        &CONTINUE[CONTINUE.len() - usize::from(self.0)..]
+    }
+
+    fn take(&mut self) -> &'static [u8] {
+        std::mem::replace(self, Self::NOTHING).left()
+    }
+
+    fn wrote(&mut self, wrote: usize) {
+        self.0 = self.left()[wrote..].len() as u8;
+    }
+}
+
 // === impl Buffers ===
 
 impl Buffers {
@@ -167,7 +204,8 @@ impl Wire {
             request: 0,
             body: Decoder::DONE,
             broken: false,
-            interim: b"",
+            go_on: GoOn::NOTHING,
+            early: Vec::new(),
             stall,
             reader: None,
             watcher: None,
@@ -214,16 +252,23 @@ impl Wire {
         self.lock().read.is_empty()
     }
 
-    /// Ready when the client has gone away. While a body is being read, it is its reader who finds that out.
+    /// Ready when the client has gone away, or takes nothing any more. While a body is being read, it is its reader who finds that
+    /// out. Meanwhile interim heads are written.
+    ///
+    /// A client that closes its sending half alone is taken for gone, whatever it has sent before: TCP does not tell the two apart,
+    /// and who goes away is common. So do nginx, Envoy, Pingora and hyper; RFC 9112 §9.6 leaves it open.
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.lock();
+        if !state.early.is_empty() && matches!(state.poll_early(cx), Poll::Ready(Err(_))) {
+            return Poll::Ready(());
+        }
         if !state.body.is_done() {
             remember(&mut state.watcher, cx);
             return Poll::Pending;
         }
         state.skip_empty_lines();
-        // A next request that has come in already hides the end, until it is its turn.
-        while state.read.is_empty() {
+        // Requests that have come in already hide the end.
+        while state.read.len() < AHEAD {
             match ready!(state.poll_fill(cx, &self.buffers)) {
                 Ok(1..) => state.skip_empty_lines(),
                 Ok(0) | Err(_) => return Poll::Ready(()),
@@ -232,35 +277,37 @@ impl Wire {
         Poll::Pending
     }
 
-    /// The response begins: no more `100 Continue`, unless a part of it was written, which has to come first then. Also tells
+    /// The response begins: no more `100 Continue`, unless a part of it was written. What has to come first goes into `text`. Tells
     /// what is known now about the rest of the request, of which `most` would be read to no purpose.
-    pub(super) fn begin_response(self: &Arc<Self>, most: usize) -> (&'static [u8], Rest) {
+    pub(super) fn begin_response(self: &Arc<Self>, most: usize, text: &mut Vec<u8>) -> Rest {
         let mut state = self.lock();
-        let interim = std::mem::take(&mut state.interim);
-        if interim.len() == CONTINUE.len() && state.body.is_done() {
+        text.append(&mut state.early);
+        let go_on = state.go_on.take();
+        if go_on == CONTINUE && state.body.is_done() {
             // It did not wait for it.
-            return (b"", state.rest());
+            return state.rest();
         }
-        if !interim.is_empty()
+        if !go_on.is_empty()
             && let Some(reader) = state.reader.take()
         {
             // It may wait for room to write that in, which it will not do any more.
             reader.wake();
         }
-        if interim.len() == CONTINUE.len() {
+        if go_on == CONTINUE {
             // The client may send the body or not, and nobody can tell.
             state.broken = true;
-            return (b"", Rest::Unknown);
+            return Rest::Unknown;
         }
+        text.extend_from_slice(go_on);
         let too_long = state
             .body
             .remaining()
             .is_some_and(|left| left > most as u64);
         // The connection has one of them, and a body the other.
         if too_long && Arc::strong_count(self) == 1 {
-            return (interim, Rest::Unknown);
+            return Rest::Unknown;
         }
-        (interim, state.rest())
+        state.rest()
     }
 
     /// From now on, how long the client may take nothing of what is written to it.
@@ -339,6 +386,13 @@ impl Wire {
     }
 }
 
+impl Interim for Wire {
+    /// Written by the connection's task when it next looks out for the end of the connection, which is in this same poll.
+    fn pass_on(&self, head: Response<()>) {
+        self.lock().put_early(&head);
+    }
+}
+
 // === impl State ===
 
 impl State {
@@ -371,9 +425,9 @@ impl State {
                 self.seen = 0;
                 self.request += 1;
                 self.body = Decoder::new(head.framing);
-                self.interim = match head.expects_continue {
-                    true => CONTINUE,
-                    false => b"",
+                self.go_on = match head.expects_continue {
+                    true => GoOn::WHOLE,
+                    false => GoOn::NOTHING,
                 };
                 Some(Beginning::Request(head))
             }
@@ -418,7 +472,7 @@ impl State {
                 step => return Poll::Ready(Ok(step)),
             }
             // RFC 9110 §10.1.1: not to a client that did not wait for it.
-            if !self.interim.is_empty() && self.read.is_empty() {
+            if !self.go_on.is_nothing() && self.read.is_empty() {
                 ready!(self.poll_continue(cx))?;
             }
             if ready!(self.poll_fill(cx, buffers))? == 0 {
@@ -428,16 +482,49 @@ impl State {
         }
     }
 
-    /// Writes what is left of `100 Continue`.
+    /// Writes what is left of `100 Continue`, or has it written.
     fn poll_continue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.early.is_empty() {
+            // The connection's task is at it, and must not lose its place: a socket wakes one writer.
+            self.early.extend_from_slice(self.go_on.take());
+            return Poll::Ready(Ok(()));
+        }
         let io = self.io.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        while !self.interim.is_empty() {
-            let wrote = ready!(Pin::new(&mut *io).poll_write(cx, self.interim))?;
+        while !self.go_on.is_nothing() {
+            let wrote = ready!(Pin::new(&mut *io).poll_write(cx, self.go_on.left()))?;
             if wrote == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.interim = &self.interim[wrote..];
+            self.go_on.wrote(wrote);
         }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Has an interim head written before the response. Of a client that takes none no more are kept.
+    fn put_early(&mut self, head: &Response<()>) {
+        if self.early.len() > MAX_HEAD {
+            return;
+        }
+        if self.go_on.has_begun() {
+            // Its reader waits for room to write the rest of it, which it need not do any more.
+            self.early.extend_from_slice(self.go_on.take());
+            if let Some(reader) = self.reader.take() {
+                reader.wake();
+            }
+        }
+        response::interim_head(&mut self.early, head);
+    }
+
+    fn poll_early(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let io = self.io.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        while !self.early.is_empty() {
+            let written = Pin::new(&mut *io).poll_write(cx, &self.early);
+            match ready!(self.stall.written(cx, written))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                wrote => drop(self.early.drain(..wrote)),
+            }
+        }
+        self.early = Vec::new();
         Poll::Ready(Ok(()))
     }
 

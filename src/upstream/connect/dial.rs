@@ -23,10 +23,37 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_interval(Duration::from_secs(10))
     .with_retries(3);
 
-pub(super) async fn dial(peer: &Peer, budget: &Budget) -> Result<TcpStream, ConnectError> {
+/// Who knows the addresses of names. Asked for every connection.
+#[derive(Clone, Default)]
+pub(in crate::upstream) enum Names {
+    /// Its files, DNS, and whatever else it is set up for.
+    #[default]
+    System,
+    #[cfg(test)]
+    Told(Arc<std::sync::Mutex<Vec<SocketAddr>>>),
+}
+
+impl Names {
+    async fn look_up(&self, peer: &Peer) -> io::Result<Vec<SocketAddr>> {
+        match self {
+            Self::System => {
+                let found = lookup_host((peer.host.as_str(), peer.port)).await?;
+                Ok(found.collect())
+            }
+            #[cfg(test)]
+            Self::Told(addresses) => Ok(addresses.lock().unwrap().clone()),
+        }
+    }
+}
+
+pub(super) async fn dial(
+    names: &Names,
+    peer: &Peer,
+    budget: &Budget,
+) -> Result<TcpStream, ConnectError> {
     let addresses = match peer.host.parse::<IpAddr>() {
         Ok(address) => vec![SocketAddr::new(address, peer.port)],
-        Err(_) => resolve(peer, budget).await?,
+        Err(_) => resolve(names, peer, budget).await?,
     };
     let tcp = budget
         .spend(peer, Stage::Connect, race(addresses))
@@ -39,20 +66,19 @@ pub(super) async fn dial(peer: &Peer, budget: &Budget) -> Result<TcpStream, Conn
     Ok(tcp)
 }
 
-async fn resolve(peer: &Peer, budget: &Budget) -> Result<Vec<SocketAddr>, ConnectError> {
+async fn resolve(
+    names: &Names,
+    peer: &Peer,
+    budget: &Budget,
+) -> Result<Vec<SocketAddr>, ConnectError> {
     let failed = |error| ConnectError::Resolve {
         peer: peer.clone(),
         source: Arc::new(error),
     };
-    let found: Vec<_> = budget
-        .spend(
-            peer,
-            Stage::Resolve,
-            lookup_host((peer.host.as_str(), peer.port)),
-        )
+    let found = budget
+        .spend(peer, Stage::Resolve, names.look_up(peer))
         .await?
-        .map_err(failed)?
-        .collect();
+        .map_err(failed)?;
     if found.is_empty() {
         return Err(failed(io::Error::new(
             io::ErrorKind::NotFound,

@@ -105,13 +105,13 @@ fn read_head(
     let mut interim = 0;
     loop {
         let before = read.len();
-        match head::parse(read, asked).ok()? {
+        match head::parse(read, asked, true).ok()? {
             Parsed::Final(head) => return Some(head),
             Parsed::Partial => {
                 assert_eq!(read.len(), before, "an unfinished head is left alone");
                 feed(read)?;
             }
-            Parsed::Interim => {
+            Parsed::Interim(_) => {
                 interim += 1;
                 if interim > super::MAX_INTERIM {
                     return None;

@@ -17,8 +17,8 @@ use crate::http1::{FEW_FIELDS, Framing, MAX_FIELDS, MAX_HEAD, Malformed};
 pub(super) enum Parsed {
     /// More has to be read.
     Partial,
-    /// 1xx: another head follows.
-    Interim,
+    /// 1xx: another head follows. What it says, if anybody hears it.
+    Interim(Option<Response<()>>),
     Final(Head),
 }
 
@@ -30,15 +30,16 @@ pub(super) struct Head {
     pub(super) keep_alive: bool,
 }
 
-/// Takes the head of an answer to `asked` off the front of `read`; leaves `read` as it is unless the head is complete.
-pub(super) fn parse(read: &mut BytesMut, asked: &Parts) -> Result<Parsed, Malformed> {
+/// Takes the head of an answer to `asked` off the front of `read`; leaves `read` as it is unless the head is complete. `heard`: somebody
+/// wants to know what 1xx heads say.
+pub(super) fn parse(read: &mut BytesMut, asked: &Parts, heard: bool) -> Result<Parsed, Malformed> {
     // httparse skips empty lines; here they would be what is left of another message.
     if read.first().is_some_and(|first| *first != b'H') {
         return Err(Malformed::Syntax(httparse::Error::Version));
     }
-    match parse_up_to::<FEW_FIELDS>(read, asked) {
+    match parse_up_to::<FEW_FIELDS>(read, asked, heard) {
         Err(Malformed::Syntax(httparse::Error::TooManyHeaders)) => {
-            parse_up_to::<MAX_FIELDS>(read, asked)
+            parse_up_to::<MAX_FIELDS>(read, asked, heard)
         }
         parsed => parsed,
     }
@@ -47,6 +48,7 @@ pub(super) fn parse(read: &mut BytesMut, asked: &Parts) -> Result<Parsed, Malfor
 fn parse_up_to<const FIELDS: usize>(
     read: &mut BytesMut,
     asked: &Parts,
+    heard: bool,
 ) -> Result<Parsed, Malformed> {
     let mut slots = [const { MaybeUninit::uninit() }; FIELDS];
     let mut fields = [const { Field::NONE }; FIELDS];
@@ -65,8 +67,10 @@ fn parse_up_to<const FIELDS: usize>(
     let reason = own_reason(status, head.reason.unwrap_or_default());
     let message = Message::new(status, head.version == Some(1), asked)?;
     let bytes = read.split_to(length).freeze();
-    if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(Parsed::Interim);
+    let interim = status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS;
+    // Nobody asked the upstream for `100 Continue`: the app's `Expect` is answered here.
+    if interim && (!heard || status == StatusCode::CONTINUE) {
+        return Ok(Parsed::Interim(None));
     }
     let mut response = Response::new(());
     *response.status_mut() = status;
@@ -74,6 +78,9 @@ fn parse_up_to<const FIELDS: usize>(
     *response.headers_mut() = notes.take_fields(&bytes, &fields[..count], 0, |_, _| {})?;
     if let Some(reason) = reason {
         response.extensions_mut().insert(reason);
+    }
+    if interim {
+        return Ok(Parsed::Interim(Some(response)));
     }
     let framing = message.framing(&notes)?;
     Ok(Parsed::Final(Head {

@@ -5,6 +5,7 @@ mod support;
 use std::task::Waker;
 
 use http::header::AUTHORIZATION;
+use http::request::Parts;
 use http::{HeaderName, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
@@ -274,7 +275,8 @@ async fn what_comes_unasked_makes_a_connection_unusable() {
         assert!(!connection.is_alive(&mut Context::from_waker(Waker::noop())));
         // And if it comes between the look at it and the request:
         let mut head = get("/");
-        let failed = connection.send(&head.0, head.1.take().unwrap(), WAIT, line.shared());
+        let asked = ask(&head.0);
+        let failed = connection.send(&asked, head.1.take().unwrap(), line.shared());
         let error = failed.await.err().unwrap();
         assert!(error.unsent && error.reused);
         assert!(matches!(error.failure, SendFailure::Closed(_)));
@@ -295,7 +297,7 @@ async fn a_connection_that_another_task_found_alive_is_looked_at_again() {
     let sent = tokio::spawn(async move {
         let mut head = get("/");
         let body = head.1.take().unwrap();
-        connection.send(&head.0, body, WAIT, shared).await
+        connection.send(&ask(&head.0), body, shared).await
     });
     line.read_head().await;
     settle().await;

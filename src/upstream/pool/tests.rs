@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::config::Scheme;
+use crate::upstream::connect::Names;
 use crate::upstream::{RequestBody, SendFailure};
 use support::*;
 
@@ -405,6 +406,50 @@ async fn a_connection_that_is_too_old_is_not_kept_however_busy_it_is() {
     assert_eq!(finish(streaming).await, 1);
     assert_eq!(pool.ask("/").await, 2);
     until(|| server.closed() == 1).await;
+}
+
+/// DNS is asked for each connection, and none outlives a change by more than its life.
+#[tokio::test]
+async fn a_name_that_moves_is_followed() {
+    for (speaks, alpn) in [
+        (Speaks::Http1, Alpn::Http1),
+        (Speaks::Http2(1), Alpn::Http2),
+    ] {
+        let (old, new) = (Server::start(speaks).await, Server::start(speaks).await);
+        let addresses = Arc::new(Mutex::new(vec![old.address]));
+        let mut destination = destination(Scheme::Http, old.address, alpn);
+        destination.connect_to = Some(("moving.test".to_owned(), 80));
+        let pool = Fixture::told(Names::Told(Arc::clone(&addresses)), destination, LIMITS);
+        pool.ask("/").await;
+        *addresses.lock().unwrap() = vec![new.address];
+        let first = pool.send("/stream").await.ok().unwrap();
+        assert_eq!((old.requests(), new.requests()), (2, 0));
+        // There is no room for it on the connection that is there.
+        pool.ask("/").await;
+        assert_eq!((old.requests(), new.requests()), (2, 1));
+        old.release(1);
+        finish(first).await;
+        // Busy all the time, so that it does not age out.
+        let mut passed = Duration::ZERO;
+        while passed < LIFE - LIMITS.idle {
+            let both = [pool.send("/stream").await, pool.send("/stream").await];
+            old.release(1);
+            new.release(1);
+            for response in both {
+                finish(response.ok().unwrap()).await;
+            }
+            pass(LIMITS.idle / 2).await;
+            passed += LIMITS.idle / 2;
+        }
+        let before = old.requests();
+        assert_eq!(before, new.requests() + 1);
+        pass(LIFE - passed).await;
+        for _ in 0..3 {
+            pool.ask("/").await;
+        }
+        assert_eq!(old.requests(), before);
+        until(|| old.closed() == 1).await;
+    }
 }
 
 #[tokio::test]

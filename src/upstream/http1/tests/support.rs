@@ -74,7 +74,7 @@ impl Line {
         let Poll::Ready(Ok(checkout)) = checkout.as_mut().poll(&mut cx) else {
             panic!("the connection is in the pool");
         };
-        let mut sending = Box::pin(async move { checkout.send(&head, body.unwrap(), WAIT).await });
+        let mut sending = Box::pin(async move { checkout.send(&ask(&head), body.unwrap()).await });
         let first = sending.as_mut().poll(&mut cx);
         async move {
             match first {
@@ -207,4 +207,12 @@ pub(super) async fn pass(time: Duration) {
     tokio::time::advance(time + Duration::from_millis(2)).await;
     settle().await;
     tokio::time::resume();
+}
+
+pub(super) fn ask(head: &Parts) -> Ask<'_> {
+    Ask {
+        head,
+        wait: WAIT,
+        interim: None,
+    }
 }

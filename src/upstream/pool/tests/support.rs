@@ -27,9 +27,9 @@ use tokio_rustls::TlsAcceptor;
 use super::super::*;
 use crate::config::{Origin, Scheme, Tls};
 use crate::metrics::{Metrics, UpstreamMetrics};
-use crate::upstream::connect::Destination;
+use crate::upstream::connect::{Destination, Names};
 use crate::upstream::tls::TlsProfiles;
-use crate::upstream::{Replay, RequestBody, SendError, UpstreamBody};
+use crate::upstream::{Ask, Replay, RequestBody, SendError, UpstreamBody};
 
 pub(super) const LIMITS: Limits = Limits {
     connect: Duration::from_secs(10),
@@ -272,7 +272,12 @@ impl Fixture {
     }
 
     pub(super) fn with(destination: Destination, limits: Limits) -> Self {
+        Self::told(Names::System, destination, limits)
+    }
+
+    pub(super) fn told(names: Names, destination: Destination, limits: Limits) -> Self {
         let connector = Connector::new(destination, &TlsProfiles::new()).unwrap();
+        let connector = connector.told(names);
         let metrics = Metrics::new().upstream("test");
         Self {
             pool: Pool::new(connector, limits, metrics.clone()),
@@ -402,7 +407,12 @@ pub(super) async fn send(
     wait: Duration,
 ) -> Result<Response<UpstreamBody>, SendError> {
     let (head, body) = request.into_parts();
-    checkout.send(&head, body, wait).await
+    let ask = Ask {
+        head: &head,
+        wait,
+        interim: None,
+    };
+    checkout.send(&ask, body).await
 }
 
 /// A chunked upload of an app: what is written to the first value, chunk headers included, comes out of the second.

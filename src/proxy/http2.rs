@@ -1,0 +1,363 @@
+//! HTTP/2 from the app (RFC 9113), with prior knowledge (§3.3): one task for the connection, and one for each stream.
+//!
+//! On [`h2`] itself: hyper's server has no way to send 1xx heads, ends a body that was cancelled as if it were whole, and waits without end
+//! for a client that takes nothing of a response.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use h2::server::{Builder, SendResponse};
+use h2::{Reason, RecvStream, SendStream};
+use http::header::{CONTENT_LENGTH, COOKIE, DATE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
+use http_body::{Body, Frame, SizeHint};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+
+use super::AppBody;
+use super::accept::{Client, Worker, answer};
+use super::respond::ResponseBody;
+use super::stream::Rewound;
+use super::watch::End;
+use crate::http1::MAX_HEAD;
+use crate::http1::encode::is_trailer;
+use crate::upstream::send::Cause;
+use crate::upstream::{Interim, Stall};
+
+/// Per stream and per connection.
+const WINDOW: u32 = 1024 * 1024;
+
+/// Of a response, while the connection has no room for it.
+const SEND_BUFFER: usize = 400 * 1024;
+
+const MAX_STREAMS: u32 = 256;
+
+/// How long an idle connection may take to say goodbye.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// A request's body as it comes in.
+pub(super) struct Incoming {
+    stream: RecvStream,
+    /// What is still to come of it, if the request says so. That it comes, and no more, is seen to by h2.
+    left: Option<u64>,
+    /// Only trailers can follow.
+    data_ended: bool,
+}
+
+/// Serves a connection, which began with the preface, to its end.
+pub(super) async fn serve(
+    worker: Arc<Worker>,
+    client: Arc<Client>,
+    io: Rewound,
+    mut end: oneshot::Receiver<End>,
+) {
+    client.watch.speaks_http2();
+    let handshake = Builder::new()
+        .initial_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .max_header_list_size(MAX_HEAD as u32)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_send_buffer_size(SEND_BUFFER)
+        .handshake(io);
+    let mut connection = match handshake.await {
+        Ok(connection) => connection,
+        Err(error) => return tracing::debug!(%error, "no HTTP/2 connection came about"),
+    };
+    let mut door_closed = pin!(client.door.closed());
+    let (mut asked_to_end, mut leaving) = (false, false);
+    let mut farewell = pin!(sleep(Duration::ZERO));
+    let mut hurried = false;
+    loop {
+        tokio::select! {
+            biased;
+            accepted = connection.accept() => match accepted {
+                Some(Ok((request, respond))) => {
+                    let (worker, client) = (Arc::clone(&worker), Arc::clone(&client));
+                    tokio::spawn(exchange(worker, client, request, respond));
+                }
+                Some(Err(error)) => return tracing::debug!(%error, "client connection ended"),
+                None => return,
+            },
+            reason = &mut end, if !asked_to_end => {
+                asked_to_end = true;
+                if let Ok(reason) = reason {
+                    connection.graceful_shutdown();
+                    // A peer that is gone does not answer the last PING either.
+                    hurried = reason != End::Drain;
+                    farewell.as_mut().reset(Instant::now() + FAREWELL);
+                }
+            }
+            () = door_closed.as_mut(), if !leaving => {
+                leaving = true;
+                connection.graceful_shutdown();
+            }
+            () = farewell.as_mut(), if hurried => return,
+        }
+    }
+}
+
+/// One request and its response. A client that resets the stream takes both along.
+async fn exchange(
+    worker: Arc<Worker>,
+    client: Arc<Client>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let head_only = request.method() == Method::HEAD;
+    let mut request = incoming(request);
+    let mut response = None;
+    {
+        let early = Early(Mutex::new(&mut respond));
+        let answered = answer(&worker, &client, &mut request, Some(&early), &mut response);
+        let mut answered = pin!(answered);
+        poll_fn(|cx| match answered.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => early.poll_reset(cx),
+        })
+        .await;
+    }
+    let Some(response) = response else {
+        return;
+    };
+    // If it was not sent on, nobody will read its body.
+    drop(request);
+    let (head, body) = head(response);
+    let ended = head_only || body.is_end_stream();
+    let stream = match respond.send_response(head, ended) {
+        Ok(stream) if !ended => stream,
+        Ok(_) => return,
+        Err(error) => {
+            tracing::debug!(%error, "a response cannot be sent");
+            return respond.send_reset(Reason::INTERNAL_ERROR);
+        }
+    };
+    let patience = worker.proxy.snapshot.load().settings.body_timeout;
+    let limit = match body.size_hint().exact() {
+        Some(_) => Some(patience.known),
+        None => patience.unknown,
+    };
+    let mut sending = Sending {
+        stream,
+        body,
+        held: Bytes::new(),
+        last: false,
+        stall: Stall::after(limit),
+    };
+    poll_fn(|cx| sending.poll(cx)).await;
+}
+
+fn incoming(mut request: Request<RecvStream>) -> Request<AppBody> {
+    join_cookies(request.headers_mut());
+    let length = request.headers().get(CONTENT_LENGTH);
+    let left = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    request.map(|stream| match stream.is_end_stream() {
+        true => AppBody::Empty,
+        false => AppBody::Http2(Incoming {
+            stream,
+            left,
+            data_ended: false,
+        }),
+    })
+}
+
+/// RFC 9113 §8.2.3: HTTP/2 may send a cookie in parts, which are one field to everybody else.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut parts = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (parts.next(), parts.next()) else {
+        return;
+    };
+    let mut whole = first.as_bytes().to_vec();
+    for part in std::iter::once(second).chain(parts) {
+        whole.extend_from_slice(b"; ");
+        whole.extend_from_slice(part.as_bytes());
+    }
+    // Nothing was added that a value may not hold.
+    if let Ok(whole) = HeaderValue::try_from(whole) {
+        headers.insert(COOKIE, whole);
+    }
+}
+
+fn head(response: Response<ResponseBody>) -> (Response<()>, ResponseBody) {
+    let (mut parts, body) = response.into_parts();
+    parts.version = Version::HTTP_2;
+    // RFC 9110 §6.6.1: whoever forwards a response without one adds it.
+    if !parts.headers.contains_key(DATE)
+        && let Ok(now) = HeaderValue::try_from(httpdate::fmt_http_date(SystemTime::now()))
+    {
+        parts.headers.insert(DATE, now);
+    }
+    if !body.is_end_stream()
+        && let Some(length) = body.size_hint().exact()
+        && !parts.headers.contains_key(CONTENT_LENGTH)
+    {
+        parts.headers.insert(CONTENT_LENGTH, length.into());
+    }
+    (Response::from_parts(parts, ()), body)
+}
+
+/// What comes before the response. The lock is never contended: all is on one task.
+struct Early<'a>(Mutex<&'a mut SendResponse<Bytes>>);
+
+impl Early<'_> {
+    /// Ready when nobody waits for the response any more.
+    fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut respond = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        respond.poll_reset(cx).map(drop)
+    }
+}
+
+impl Interim for Early<'_> {
+    fn pass_on(&self, head: Response<()>) {
+        let mut respond = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = respond.send_informational(head) {
+            tracing::debug!(%error, "an interim head cannot be sent");
+        }
+    }
+}
+
+/// A response's body on its way out. Dropped before its end, it resets the stream.
+struct Sending {
+    stream: SendStream<Bytes>,
+    body: ResponseBody,
+    /// Taken from the body, and waiting for the client's window.
+    held: Bytes,
+    /// Nothing comes after `held`.
+    last: bool,
+    /// How long the client may take nothing.
+    stall: Stall,
+}
+
+/// The response ends here, well or not.
+struct Ended;
+
+impl Sending {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.stream.poll_reset(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        loop {
+            if let Err(Ended) = ready!(self.poll_held(cx)) {
+                return Poll::Ready(());
+            }
+            let taken = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => self.take(frame),
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "a response broke off");
+                    self.stream.send_reset(Reason::INTERNAL_ERROR);
+                    Err(Ended)
+                }
+                None => self.end(),
+            };
+            if let Err(Ended) = taken {
+                return Poll::Ready(());
+            }
+        }
+    }
+
+    fn take(&mut self, frame: Frame<Bytes>) -> Result<(), Ended> {
+        match frame.into_data() {
+            Ok(data) => {
+                self.last = self.body.is_end_stream();
+                if data.is_empty() && self.last {
+                    return self.end();
+                }
+                self.stream.reserve_capacity(data.len());
+                self.held = data;
+                Ok(())
+            }
+            Err(frame) => {
+                let trailers = frame.into_trailers().unwrap_or_default();
+                // Whatever that comes to, it is the end.
+                let _ = self.stream.send_trailers(allowed(trailers));
+                Err(Ended)
+            }
+        }
+    }
+
+    fn end(&mut self) -> Result<(), Ended> {
+        let _ = self.stream.send_data(Bytes::new(), true);
+        Err(Ended)
+    }
+
+    /// Sends as much of what is held as the client takes, so that each part of it counts as a sign of life.
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
+        while !self.held.is_empty() {
+            let room = self.stream.capacity();
+            if room == 0 {
+                match self.stream.poll_capacity(cx) {
+                    Poll::Ready(Some(Ok(_))) => continue,
+                    Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Err(Ended)),
+                    Poll::Pending => {}
+                }
+                // A client that reads nothing before it has sent everything.
+                self.body.poll_upload(cx);
+                let stalled = ready!(self.stall.poll(cx));
+                tracing::debug!(%stalled, "a client takes nothing of its response");
+                self.stream.send_reset(Reason::CANCEL);
+                return Poll::Ready(Err(Ended));
+            }
+            self.stall.moved();
+            let part = self.held.split_to(room.min(self.held.len()));
+            let last = self.last && self.held.is_empty();
+            if self.stream.send_data(part, last).is_err() || last {
+                return Poll::Ready(Err(Ended));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// RFC 9110 §6.5.1.
+fn allowed(mut trailers: HeaderMap) -> HeaderMap {
+    if trailers.keys().all(is_trailer) {
+        return trailers;
+    }
+    let names: Vec<_> = trailers.keys().cloned().collect();
+    for name in names.iter().filter(|name| !is_trailer(name)) {
+        trailers.remove(name);
+    }
+    trailers
+}
+
+// === impl Incoming ===
+
+impl Body for Incoming {
+    type Data = Bytes;
+    type Error = Cause;
+
+    /// An error for whatever ends it before its end: a stream that was cancelled is not whole.
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
+        let this = self.get_mut();
+        if !this.data_ended {
+            match ready!(this.stream.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    // What was taken may come again. It fails only where nothing comes any more.
+                    let _ = this.stream.flow_control().release_capacity(data.len());
+                    this.left = this.left.map(|left| left.saturating_sub(data.len() as u64));
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                None => this.data_ended = true,
+            }
+        }
+        match ready!(this.stream.poll_trailers(cx)) {
+            Ok(trailers) => Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers)))),
+            Err(error) => Poll::Ready(Some(Err(error.into()))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.stream.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map_or_else(SizeHint::new, SizeHint::with_exact)
+    }
+}

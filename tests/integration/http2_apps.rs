@@ -1,0 +1,267 @@
+//! Apps that speak HTTP/2 with prior knowledge, frame by frame.
+
+use std::future::poll_fn;
+
+use bytes::Bytes;
+use h2::client::{Builder, ResponseFuture, SendRequest};
+use h2::{Reason, SendStream};
+use http::{HeaderMap, Request, Response};
+use tokio::net::TcpStream;
+
+use crate::harness::{App, World, eventually, server, soon, with_app};
+use crate::upstream::Script;
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const ONE: &str = "max_in_flight = 1\n";
+
+struct Client {
+    sender: SendRequest<Bytes>,
+    address: std::net::SocketAddr,
+}
+
+impl Client {
+    /// Whose streams take `window` bytes of an answer before it says more.
+    async fn connect(app: &App, window: u32) -> Self {
+        let address = app.address();
+        let stream = TcpStream::connect(address).await.unwrap();
+        let handshake = Builder::new().initial_window_size(window).handshake(stream);
+        let (sender, connection) = soon("a handshake", handshake).await.unwrap();
+        tokio::spawn(connection);
+        Self { sender, address }
+    }
+
+    async fn ask(
+        &mut self,
+        method: &str,
+        fields: &[(&str, &str)],
+        ended: bool,
+    ) -> (ResponseFuture, SendStream<Bytes>) {
+        let uri = format!("http://{}/x", self.address);
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let ready = poll_fn(|cx| self.sender.poll_ready(cx));
+        soon("a stream", ready).await.unwrap();
+        let request = request.body(()).unwrap();
+        self.sender.send_request(request, ended).unwrap()
+    }
+}
+
+async fn answer(response: ResponseFuture) -> Response<h2::RecvStream> {
+    soon("an answer", response).await.unwrap()
+}
+
+/// Everything of a body, with its trailers.
+async fn whole(mut body: h2::RecvStream) -> Result<(String, Option<HeaderMap>), h2::Error> {
+    let mut text = Vec::new();
+    while let Some(data) = soon("a body", poll_fn(|cx| body.poll_data(cx))).await {
+        let data = data?;
+        body.flow_control().release_capacity(data.len())?;
+        text.extend_from_slice(&data);
+    }
+    let trailers = soon("its end", body.trailers()).await?;
+    Ok((String::from_utf8(text).unwrap(), trailers))
+}
+
+async fn in_flight(app: &App) -> f64 {
+    app.metric("cupbearer_requests_in_flight{upstream=\"api\"}")
+        .await
+}
+
+#[tokio::test]
+async fn hints_come_when_they_are_given() {
+    let world = World::new();
+    let upstream = Script::tls(&world.authority).await;
+    let config = server("") + &world.upstream("api", &upstream.url(), "");
+    with_app(&config, async |app| {
+        let mut client = Client::connect(app, 65_535).await;
+        let (mut response, _) = client.ask("GET", &[], true).await;
+        let (mut connection, _) = upstream.request().await;
+        for link in ["</a>", "</b>"] {
+            connection
+                .send(format!(
+                    "HTTP/1.1 103 Early Hints\r\nConnection: x\r\nX: 1\r\nContent-Length: 3\r\nLink: {link}\r\n\r\n"
+                ))
+                .await;
+            let hints = poll_fn(|cx| response.poll_informational(cx));
+            let hints = soon("hints", hints).await.unwrap().unwrap();
+            assert_eq!((hints.status().as_u16(), hints.headers().len()), (103, 1));
+            assert_eq!(hints.headers()["link"], link);
+        }
+        connection.send(OK).await;
+        let answer = answer(response).await;
+        assert_eq!(answer.headers().get("link"), None);
+        assert_eq!(whole(answer.into_body()).await.unwrap().0, "ok");
+    })
+    .await;
+}
+
+/// A client that grants no window, or none any more.
+#[tokio::test]
+async fn an_app_that_takes_nothing_of_its_answer() {
+    let world = World::new();
+    let upstream = Script::plain().await;
+    let config = server("body_timeout = \"300ms\"") + &world.upstream("api", &upstream.url(), ONE);
+    with_app(&config, async |app| {
+        for window in [0, 1] {
+            for framing in [
+                "Content-Length: 9\r\n\r\nto be",
+                "Transfer-Encoding: chunked\r\n\r\n2\r\nto\r\n",
+            ] {
+                let mut client = Client::connect(app, window).await;
+                let (response, _) = client.ask("GET", &[], true).await;
+                let (mut connection, _) = upstream.request().await;
+                connection
+                    .send(format!("HTTP/1.1 200 OK\r\n{framing}"))
+                    .await;
+                let mut body = answer(response).await.into_body();
+                // What fits into the window comes, and then the end.
+                let mut came = 0;
+                let error = loop {
+                    match soon("the end", poll_fn(|cx| body.poll_data(cx))).await {
+                        Some(Ok(data)) => came += data.len(),
+                        Some(Err(error)) => break error,
+                        None => panic!("it looks like the whole"),
+                    }
+                };
+                assert_eq!(came, window as usize);
+                assert_eq!(error.reason(), Some(Reason::CANCEL));
+                connection.closed().await;
+                eventually("the place", async || in_flight(app).await == 0.0).await;
+            }
+        }
+    })
+    .await;
+}
+
+/// As long as it takes something now and then, nobody hurries it: all of it takes longer than `body_timeout`.
+#[tokio::test]
+async fn an_app_that_takes_its_time() {
+    let world = World::new();
+    let upstream = Script::plain().await;
+    let config = server("body_timeout = \"1s\"") + &world.upstream("api", &upstream.url(), ONE);
+    with_app(&config, async |app| {
+        let mut client = Client::connect(app, 1).await;
+        let (response, _) = client.ask("GET", &[], true).await;
+        let (mut connection, _) = upstream.request().await;
+        connection
+            .send("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nslowly..")
+            .await;
+        let mut body = answer(response).await.into_body();
+        let mut text = Vec::new();
+        while let Some(data) = soon("a part", poll_fn(|cx| body.poll_data(cx))).await {
+            text.extend_from_slice(&data.unwrap());
+            tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+            body.flow_control().release_capacity(1).unwrap();
+        }
+        assert_eq!(text, b"slowly..");
+    })
+    .await;
+}
+
+/// Slowloris in a body, with and without a stated length.
+#[tokio::test]
+async fn an_app_that_stands_still_in_its_body() {
+    let world = World::new();
+    let upstream = Script::plain().await;
+    let config = server("body_timeout = \"200ms\"") + &world.upstream("api", &upstream.url(), ONE);
+    with_app(&config, async |app| {
+        let mut client = Client::connect(app, 65_535).await;
+        for fields in [&[("content-length", "9")][..], &[]] {
+            let (response, mut upload) = client.ask("POST", fields, false).await;
+            upload.send_data(Bytes::from("a"), false).unwrap();
+            let (mut connection, _) = upstream.request().await;
+            let answer = answer(response).await;
+            assert_eq!(answer.status(), 408);
+            assert!(
+                whole(answer.into_body())
+                    .await
+                    .unwrap()
+                    .0
+                    .contains("request_timeout")
+            );
+            // Nobody takes what came for the whole.
+            let rest = connection.rest().await;
+            assert!(rest.is_ok_and(|rest| !rest.ends_with(b"0\r\n\r\n")));
+            eventually("the place", async || in_flight(app).await == 0.0).await;
+        }
+    })
+    .await;
+}
+
+/// However the stream is reset: what came of it is a part.
+#[tokio::test]
+async fn an_upload_that_is_given_up_is_not_whole() {
+    let world = World::new();
+    let upstream = Script::plain().await;
+    let config = server("") + &world.upstream("api", &upstream.url(), ONE);
+    with_app(&config, async |app| {
+        let mut client = Client::connect(app, 65_535).await;
+        for reason in [Reason::CANCEL, Reason::NO_ERROR, Reason::INTERNAL_ERROR] {
+            for answered in [false, true] {
+                let (response, mut upload) = client.ask("POST", &[], false).await;
+                upload.send_data(Bytes::from("a part"), false).unwrap();
+                let (mut connection, _) = upstream.request().await;
+                assert_eq!(connection.chunk().await.unwrap().unwrap(), b"a part");
+                let begun = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+                let mut response = Some(response);
+                let mut body = None;
+                if answered && let Some(response) = response.take() {
+                    connection.send(begun).await;
+                    body = Some(answer(response).await);
+                }
+                upload.send_reset(reason);
+                let rest = connection.rest().await;
+                assert!(rest.is_err() || rest.is_ok_and(|rest| rest.is_empty()));
+                eventually("the place", async || in_flight(app).await == 0.0).await;
+                drop((response, body));
+            }
+        }
+    })
+    .await;
+}
+
+/// RFC 9110 §9.3.2: not of our own errors, either.
+#[tokio::test]
+async fn an_answer_to_head_has_no_body() {
+    let world = World::new();
+    let upstream = Script::plain().await;
+    let config = server("") + &world.upstream("api", &upstream.url(), "allow = [\"GET /**\"]\n");
+    with_app(&config, async |app| {
+        let mut client = Client::connect(app, 65_535).await;
+        let (response, _) = client.ask("HEAD", &[("content-type", "x")], true).await;
+        let answer = answer(response).await;
+        assert_eq!(answer.status(), 403);
+        let length: usize = answer.headers()["content-length"]
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!(length > 0);
+        assert_eq!(whole(answer.into_body()).await.unwrap().0, "");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn trailers_come_without_what_is_for_heads() {
+    let world = World::new();
+    let upstream = Script::plain().await;
+    let config = server("") + &world.upstream("api", &upstream.url(), "");
+    with_app(&config, async |app| {
+        let mut client = Client::connect(app, 65_535).await;
+        let (response, _) = client.ask("GET", &[("te", "trailers")], true).await;
+        let (mut connection, _) = upstream.request().await;
+        connection
+            .send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 1\r\nSet-Cookie: a=b\r\n\r\n")
+            .await;
+        let answer = answer(response).await;
+        assert!(answer.headers().contains_key("date"));
+        let (text, trailers) = whole(answer.into_body()).await.unwrap();
+        let trailers = trailers.unwrap();
+        assert_eq!((text.as_str(), trailers.len()), ("ok", 1));
+        assert_eq!(trailers["x-sum"], "1");
+    })
+    .await;
+}
