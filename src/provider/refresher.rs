@@ -126,7 +126,7 @@ impl Refresher {
                     let now = self.deps.clock.now();
                     let life = resumed_life(&access, self.lead(), now, (self.deps.random)());
                     if life.usable(now) {
-                        self.resume(access.token, access.fetched_at, life).await;
+                        self.resume(access, life).await;
                     }
                     return;
                 }
@@ -146,12 +146,13 @@ impl Refresher {
         }
     }
 
-    async fn resume(&mut self, token: Secret, fetched_at: SystemTime, life: Life) {
-        match self.members.injections(&token).await {
+    async fn resume(&mut self, access: SavedAccess, life: Life) {
+        match self.members.injections(&access.token).await {
             Ok(injections) => {
                 info!(provider = self.lead().name, "took a token from the store");
                 self.schedule.adopted(life);
-                self.publish(token, fetched_at, &life, injections, false);
+                self.source.took_up(&access.bought_with);
+                self.publish(access.token, access.fetched_at, &life, injections, false);
             }
             Err(error) => warn!(provider = self.lead().name, "stored token: {error}"),
         }
@@ -258,6 +259,7 @@ impl Refresher {
             Ok(injections) => {
                 info!(provider = self.lead().name, "took up the token of a login");
                 self.schedule.succeeded(life, false, now);
+                self.source.took_up(&access.bought_with);
                 self.publish(access.token, access.fetched_at, &life, injections, false);
                 true
             }

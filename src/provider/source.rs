@@ -115,8 +115,8 @@ impl Source {
         clock: Clock,
         tokens: Tokens,
     ) -> Self {
-        let inner = Inner::new(&provider, &tokens);
         let key = StateKey::new(&identity(&provider));
+        let inner = Inner::new(&provider, key.clone(), &tokens);
         Self {
             provider,
             key,
@@ -166,6 +166,16 @@ impl Source {
     /// our own report that the vendor refused it.
     pub(super) fn inner_seen(&mut self) -> bool {
         self.inner.seen()
+    }
+
+    /// By provider, what the last token was bought with, as the store keeps it.
+    pub(super) fn bought_with(&self) -> BTreeMap<String, String> {
+        self.inner.bought_with()
+    }
+
+    /// The token in use is one that another process bought with these.
+    pub(super) fn took_up(&mut self, bought_with: &BTreeMap<String, String>) {
+        self.inner.resume(bought_with);
     }
 
     /// Reads what an earlier process left. Must succeed before anything is sent: without it, a spent input might be
@@ -354,6 +364,7 @@ impl Source {
                 token: fetched.issued.access_token.clone(),
                 fetched_at: fetched.sent.wall,
                 expires_at: life.expires_at,
+                bought_with: self.inner.bought_with(),
             });
         self.save(saved).await
     }
