@@ -294,6 +294,11 @@ pub struct RejectRules {
 }
 
 impl ExchangePlan {
+    /// Whether the grant begins with such a one-time input: a `code`, a `device_code`.
+    pub fn begins_with(&self, input: &str) -> bool {
+        self.one_time.iter().any(|name| name == input)
+    }
+
     /// Variables without which no token can be asked for, by name, over request, refresh excluded.
     pub fn required_variables(&self) -> BTreeSet<String> {
         self.missing_variables(&|_| false)

@@ -141,6 +141,12 @@ impl Source {
         self
     }
 
+    /// What the issuer said of itself just now.
+    pub(super) fn with_found(mut self, found: Option<Endpoint>) -> Self {
+        self.found = found.map(Box::new);
+        self
+    }
+
     pub(super) fn errand(&self) -> Arc<Errand> {
         Arc::clone(&self.errand)
     }
@@ -422,7 +428,7 @@ impl Source {
             return Ok(Cow::Borrowed(endpoint));
         };
         if self.found.is_none() {
-            let found = discover(endpoint, issuer, &*self.fetcher).await?;
+            let found = discover(endpoint, issuer, &*self.fetcher, &self.clock).await?;
             info!(
                 provider = self.provider.name,
                 token_url = found.address(),

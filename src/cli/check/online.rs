@@ -65,7 +65,7 @@ async fn try_fetch(
             chain::fill(provider, tokens, clock.now(), &mut variables)?;
             let fetcher = HttpFetch::new(TlsProfiles::new(), clock.clone());
             let found = match &endpoint.issuer {
-                Some(issuer) => Some(discover(endpoint, issuer, &fetcher).await?),
+                Some(issuer) => Some(discover(endpoint, issuer, &fetcher, &clock).await?),
                 None => None,
             };
             let endpoint = found.as_ref().unwrap_or(endpoint);

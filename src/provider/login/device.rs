@@ -67,7 +67,7 @@ impl Login {
     /// Whether the grant begins with a device code.
     pub fn is_for_device(&self) -> bool {
         self.endpoint()
-            .is_ok_and(|endpoint| endpoint.plan.one_time.iter().any(|it| it == "device_code"))
+            .is_ok_and(|endpoint| endpoint.plan.begins_with("device_code"))
     }
 
     /// Asks for a device code. Cancel safe.
@@ -212,6 +212,7 @@ headers = { Authorization = "Bearer {access_token}" }
         let fetcher = Arc::new(FakeFetch(Arc::clone(&vendor), Instant::now()));
         let login = Login {
             provider: Arc::new(provider("x", DEVICE, |_| {})),
+            found: None,
         };
         let code = |interval, expires_in| DeviceCode {
             verification_uri: String::new(),
