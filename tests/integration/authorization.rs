@@ -498,6 +498,53 @@ async fn log_in(world: &World, goes_to: &str, more: &str) -> (i32, String) {
 }
 
 #[tokio::test]
+async fn a_check_buys_a_token_once_however_many_are_bought_with_it() {
+    let world = World::new();
+    let (vendor, asked) = endpoint(&world, HTTP1, |asked| {
+        match (asked.path.as_str(), asked.form.get("subject_token")) {
+            ("/inner", None) => issued("shared"),
+            ("/bad", None) => (400, json!({ "error": "invalid_client" })),
+            ("/outer", Some(subject)) if subject == "shared" => issued("bought"),
+            _ => (400, json!({ "error": "invalid_request" })),
+        }
+    })
+    .await;
+    let provider = |name: &str, path: &str, more: &str| {
+        format!(
+            "[providers.{name}]\ntoken_url = \"{}{path}\"\nclient_id = \"{name}\"\nclient_secret = \"s\"\n{more}{}",
+            vendor.url(),
+            world.tls()
+        )
+    };
+    let with = |inner: &str| {
+        format!(
+            "grant = \"token_exchange\"\nvars = {{ subject_token = {{ provider = \"{inner}\" }} }}\n"
+        )
+    };
+    let config: String = [
+        provider("a", "/outer", &with("inner")),
+        provider("b", "/outer", &with("inner")),
+        provider("c", "/outer", &with("wrong")),
+        provider("d", "/outer", &with("wrong")),
+        provider("inner", "/inner", ""),
+        provider("wrong", "/bad", ""),
+    ]
+    .concat();
+    world.write("cupbearer.toml", &(server("") + &config));
+    let ran = run(&world, &["check", "--online"]).await;
+    assert_eq!(ran.code, 1);
+    assert!(
+        ran.err.contains("no token from: wrong, c, d"),
+        "{}{}",
+        ran.out,
+        ran.err
+    );
+    let asked = asked.lock().unwrap();
+    let paths: Vec<_> = asked.iter().map(|one| one.path.as_str()).collect();
+    assert_eq!(paths, ["/inner", "/outer", "/outer", "/bad"]);
+}
+
+#[tokio::test]
 async fn an_answer_that_a_dialect_does_not_expect_is_explained() {
     let world = World::new();
     let (vendor, _) = endpoint(&world, HTTP1, |_| {
