@@ -30,6 +30,7 @@ mod request;
 mod response;
 mod selector;
 mod suggest;
+mod telling;
 mod template;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,17 +1,17 @@
 //! What an answer looks like beside what a dialect expects of it: for somebody who adapts a dialect to a vendor. Names and
 //! places, never values.
 
-use http::{HeaderMap, header};
+use http::HeaderMap;
 use serde_json::Value as JsonValue;
 
 use super::document::Document;
-use super::mask::clean;
 use super::selector::Selector;
+use super::telling;
 use super::{Answer, ResponseRules};
 use crate::secret::Secret;
 
-/// Of a key's name or a header's value.
-const WORD_CHARS: usize = 100;
+/// Of a body that may be a token as a whole.
+const SHORTEST_TOKEN: usize = 16;
 
 /// Places in an answer that are listed.
 const LISTED: usize = 24;
@@ -28,14 +28,16 @@ impl ResponseRules {
     pub fn explain(&self, answer: Answer<'_>, secrets: &[&Secret]) -> Vec<String> {
         let token_key = self.token.iter().find_map(Selector::first_key);
         let document = Document::read(answer.body, answer.headers, token_key);
-        let content_type = match answer.headers.get(header::CONTENT_TYPE) {
-            Some(value) => {
-                let value = String::from_utf8_lossy(value.as_bytes());
-                format!("content type {}", clean(&value, secrets, WORD_CHARS))
-            }
+        let content_type = match telling::content_type(answer.headers) {
+            Some(content_type) => format!("content type {content_type}"),
             None => "no content type".to_owned(),
         };
-        let mut lines = vec![format!("HTTP {}, {content_type}", answer.status.as_u16())];
+        let coding = match telling::content_coding(answer.headers) {
+            Some(coding) => format!(", content coding {coding}, which was not asked for"),
+            None => String::new(),
+        };
+        let status = answer.status.as_u16();
+        let mut lines = vec![format!("HTTP {status}, {content_type}{coding}")];
         let mut places = Vec::new();
         match &document.json {
             Some(json) => places_in(json, &mut String::new(), DEPTH, &mut places),
@@ -48,7 +50,7 @@ impl ResponseRules {
         if !places.is_empty() {
             let shown = places.iter().take(LISTED);
             let shown: Vec<_> = shown
-                .map(|place| clean(place, secrets, WORD_CHARS))
+                .map(|place| telling::place(place, secrets).0)
                 .collect();
             let more = match places.len().saturating_sub(LISTED) {
                 0 => String::new(),
@@ -99,8 +101,15 @@ impl ResponseRules {
                     .to_ascii_lowercase();
                 looks_like(&name.replace(['_', '-'], ""))
             };
-            if let Some(place) = places.iter().find(last) {
-                let place = clean(place, secrets, WORD_CHARS);
+            let place = places.iter().filter(last).find_map(|place| {
+                let (place, all) = telling::place(place, secrets);
+                all.then_some(place)
+            });
+            let elsewhere = || match key {
+                "token" => token_outside(headers, document),
+                _ => None,
+            };
+            if let Some(place) = place.or_else(elsewhere) {
                 line.push_str(&format!("; perhaps {key} = \"{place}\""));
             }
             lines.push(line);
@@ -137,6 +146,18 @@ fn places_in(json: &JsonValue, at: &mut String, depth: usize, places: &mut Vec<S
     }
 }
 
+/// In a header field, or as the whole of a body that is one word.
+fn token_outside(headers: &HeaderMap, document: &Document) -> Option<String> {
+    let field = telling::header_names(headers)
+        .find(|name| looks_like_token(&name.as_str().replace('-', "")));
+    if let Some(name) = field {
+        return Some(format!("header:{name}"));
+    }
+    let text = document.bare_text()?;
+    let is_word = text.len() >= SHORTEST_TOKEN && text.bytes().all(|byte| byte.is_ascii_graphic());
+    is_word.then(|| "body".to_owned())
+}
+
 fn looks_like_token(name: &str) -> bool {
     name.ends_with("token") && !name.contains("refresh") && !name.contains("id")
         || matches!(name, "jwt" | "ticket" | "sessionid")
@@ -165,7 +186,8 @@ fn looks_like_code(name: &str) -> bool {
 mod tests {
     use std::time::UNIX_EPOCH;
 
-    use http::StatusCode;
+    use http::{StatusCode, header};
+    use proptest::prelude::*;
 
     use super::*;
     use crate::dialect::schema::ResponseToml;
@@ -228,5 +250,94 @@ mod tests {
         let wide: Vec<_> = (0..100).map(|n| format!("\"k{n}\":1")).collect();
         let lines = explain("token = '/t'", &format!("{{{}}}", wide.join(",")));
         assert!(lines[1].ends_with("/k23 and 76 more"), "{}", lines[1]);
+    }
+
+    #[test]
+    fn a_token_elsewhere_than_in_json_is_pointed_at() {
+        let bare = "aG9sZCBtZSBjbG9zZQ==";
+        for body in [bare, &format!("\"{bare}\"")] {
+            let lines = explain("token = '/t'", body);
+            let told = "response.token: nothing at /t; perhaps token = \"body\"";
+            assert!(lines.iter().any(|line| line == told), "{lines:?}");
+            assert!(!lines.concat().contains(bare));
+        }
+    }
+
+    /// Bodies and header fields with `TOKEN` in every kind of place.
+    const PLACES: [&str; 24] = [
+        "TOKEN",
+        "TOKEN=",
+        "TOKEN==",
+        "\"TOKEN\"",
+        "a=TOKEN",
+        "TOKEN=a",
+        "error=x&TOKEN=a&b=TOKEN",
+        "[\"TOKEN\"]",
+        "[{\"TOKEN\":1}]",
+        "{\"TOKEN\":1}",
+        "{\"x\":{\"TOKEN\":{\"access_token\":1}}}",
+        "{\"x\":{\"a/TOKEN\":1,\"a~TOKEN\":2}}",
+        "{\"accessToken\":{\"TOKEN\":1}}",
+        "{\"token_TOKEN\":1}",
+        "{\"data\":\"TOKEN\",\"message\":\"TOKEN\"}",
+        "{\"message\":\"here: (TOKEN)\",\"error_description\":\"令牌TOKEN。\"}",
+        "{\"error\":\"TOKEN\"}",
+        "{\"code\":\"TOKEN\"}",
+        "{\"code\":{\"a\":\"TOKEN\"}}",
+        "{\"code\":[\"TOKEN\"]}",
+        "{\"access_token\":\"x TOKEN\"}",
+        "{\"expires_in\":\"TOKEN\",\"access_token\":null}",
+        "<html>TOKEN</html>",
+        "{\"access_token\":\"TOKEN",
+    ];
+
+    proptest! {
+        /// Wherever a dialect that is wrong for it looks, and whatever the answer calls itself.
+        #[test]
+        fn a_token_in_an_answer_is_never_told(
+            token in "[A-Za-z0-9_.+/-]{24,64}",
+            place in proptest::sample::select(&PLACES[..]),
+            content_type in proptest::sample::select(&[
+                "application/json",
+                "application/x-www-form-urlencoded",
+                "text/TOKEN",
+                "TOKEN",
+                "text/plain; charset=TOKEN",
+            ][..]),
+            rules in proptest::sample::select(&[
+                "token = '/t'",
+                "token = '/access_token'\nexpires = '/expires_in'\nok = { '/code' = [0] }",
+                "token = 'header:x-token'\nerror = 'body'\nerror_description = 're:(.*)'",
+                "token = '/t'\nerror = 'header:x-other'",
+            ][..]),
+        ) {
+            let toml: ResponseToml = toml::from_str(rules).unwrap();
+            let rules = ResponseRules::parse(&toml, &mut Vec::new());
+            let mut headers = HeaderMap::new();
+            let with = |text: &str| text.replace("TOKEN", &token);
+            headers.insert(header::CONTENT_TYPE, with(content_type).parse().unwrap());
+            headers.insert(header::CONTENT_ENCODING, token.parse().unwrap());
+            headers.insert("x-other", token.parse().unwrap());
+            if let Ok(name) = with("x-token-TOKEN").parse::<http::HeaderName>() {
+                headers.insert(name, token.parse().unwrap());
+            }
+            let body = with(place);
+            let answer = Answer {
+                status: StatusCode::OK,
+                headers: &headers,
+                body: body.as_bytes(),
+                now: UNIX_EPOCH,
+            };
+            let mut told = rules.explain(answer, &[]).join("\n");
+            if let Err(refusal) = rules.read(answer, &[]) {
+                told.push_str(&format!("{refusal:?}"));
+            }
+            let told = told.to_ascii_lowercase();
+            // A part of it is as bad.
+            for part in token.to_ascii_lowercase().as_bytes().windows(16) {
+                let part = std::str::from_utf8(part).unwrap();
+                prop_assert!(!told.contains(part), "{told}");
+            }
+        }
     }
 }

@@ -9,6 +9,7 @@ use super::layer::join;
 use super::mask::clean;
 use super::schema::{OneOrMany, Ordered, ResponseToml, Scalar};
 use super::selector::{Selector, jwt_exp};
+use super::telling;
 use super::{
     Answer, Class, Expiry, Issued, LONGEST_TOKEN, Problem, Refusal, ResponseRules, expiry,
 };
@@ -221,12 +222,18 @@ impl Reading<'_> {
     fn refusal(&self, fault: &Fault) -> Refusal {
         let code = self.code(fault);
         let description = self.first(&self.rules.error_description);
+        // Where the vendor does not say no, there may be a token anywhere.
+        let told = |text: String| match fault {
+            Fault::Status | Fault::NotOk(_) => text,
+            Fault::NoToken | Fault::UnsendableToken(_) => telling::text(&text),
+        };
         Refusal {
             class: self.class(fault, code.as_deref()),
             status: self.status.as_u16(),
             detail: self.detail(fault, code.is_some()),
-            code: code.map(|code| clean(&code, self.secrets, WORD_CHARS)),
-            description: description.map(|text| clean(&text, self.secrets, DESCRIPTION_CHARS)),
+            code: code.map(|code| clean(&told(code), self.secrets, WORD_CHARS)),
+            description: description
+                .map(|text| clean(&told(text), self.secrets, DESCRIPTION_CHARS)),
             retry_after: self.retry_after(),
         }
     }
@@ -243,7 +250,11 @@ impl Reading<'_> {
             .first(&self.rules.error)
             .filter(|code| !means_success(code));
         match fault {
-            Fault::NotOk(found) => code.or_else(|| Some(found.clone())),
+            // What `ok` looks at may be the token of a dialect that is wrong, and an object may hold it.
+            Fault::NotOk(found) => code.or_else(|| {
+                let scalar = Some(found).filter(|found| !found.starts_with(['{', '[']));
+                scalar.map(|found| telling::text(found))
+            }),
             Fault::Status | Fault::NoToken => code,
             Fault::UnsendableToken(_) => None,
         }
@@ -319,7 +330,10 @@ impl Reading<'_> {
                 return "JSON without keys".to_owned();
             }
             keys.truncate(LISTED_KEYS);
-            let keys = keys.iter().map(|key| clean(key, self.secrets, WORD_CHARS));
+            let keys = keys.into_iter().map(|key| match telling::is_plain(key) {
+                true => clean(key, self.secrets, WORD_CHARS),
+                false => format!("<a name of {} characters>", key.chars().count()),
+            });
             return format!("keys: {}", keys.collect::<Vec<_>>().join(", "));
         }
         if self.document.text.is_empty() {
@@ -328,19 +342,13 @@ impl Reading<'_> {
         if self.document.is_json() {
             return "the body is JSON, but no object".to_owned();
         }
-        if let Some(coding) = self.headers.get(header::CONTENT_ENCODING) {
-            let coding = String::from_utf8_lossy(coding.as_bytes());
-            let coding = clean(&coding, self.secrets, WORD_CHARS);
+        if let Some(coding) = telling::content_coding(self.headers) {
             return format!(
                 "the body is not JSON; content coding {coding}, which was not asked for"
             );
         }
-        let content_type = self.headers.get(header::CONTENT_TYPE);
-        match content_type.map(|value| String::from_utf8_lossy(value.as_bytes())) {
-            Some(value) => {
-                let value = clean(&value, self.secrets, WORD_CHARS);
-                format!("the body is not JSON; content type {value}")
-            }
+        match telling::content_type(self.headers) {
+            Some(value) => format!("the body is not JSON; content type {value}"),
             None => "the body is not JSON; no content type".to_owned(),
         }
     }

@@ -81,12 +81,7 @@ fn classes() {
         (200, r#"{"errcode":"-1"}"#, Transient, Some("-1")),
         (200, r#"{"errcode":-2}"#, Permanent, Some("-2")),
         (200, r#"{"errcode":503}"#, Transient, Some("503")),
-        (
-            200,
-            r#"{"errcode":{"x":1},"t":"x"}"#,
-            Permanent,
-            Some(r#"{"x":1}"#),
-        ),
+        (200, r#"{"errcode":{"x":1},"t":"x"}"#, Permanent, None),
         (
             200,
             r#"{"error":"invalid_grant"}"#,
@@ -214,7 +209,7 @@ fn details_say_what_was_odd_and_show_no_value() {
             200,
             &[],
             r#"{"code":"s3cret","da\nta":{"x":"s3cret"},"hunter2":1}"#,
-            "no token at /access_token, /t (keys: code, da\\nta, [masked])",
+            "no token at /access_token, /t (keys: code, <a name of 5 characters>, [masked])",
         ),
         (
             400,
