@@ -1,7 +1,7 @@
 //! What an answer looks like beside what a dialect expects of it: for somebody who adapts a dialect to a vendor. Names and
 //! places, never values.
 
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use serde_json::Value as JsonValue;
 
 use super::document::Document;
@@ -58,20 +58,20 @@ impl ResponseRules {
             };
             lines.push(format!("it has {}{more}", shown.join(", ")));
         }
-        self.misses(answer.headers, &document, &places, secrets, &mut lines);
+        let seen = Seen {
+            status: answer.status,
+            headers: answer.headers,
+            document: &document,
+            places: &places,
+            secrets,
+        };
+        self.misses(&seen, &mut lines);
         lines
     }
 
-    fn misses(
-        &self,
-        headers: &HeaderMap,
-        document: &Document,
-        places: &[String],
-        secrets: &[&Secret],
-        lines: &mut Vec<String>,
-    ) {
+    fn misses(&self, seen: &Seen<'_>, lines: &mut Vec<String>) {
         for (selector, values) in &self.ok {
-            if let Some(found) = selector.found(headers, document)
+            if let Some(found) = selector.found(seen.headers, seen.document)
                 && !values.contains(&found)
             {
                 lines.push(format!(
@@ -79,42 +79,129 @@ impl ResponseRules {
                 ));
             }
         }
-        let keys: [(&str, &[Selector], LooksLike); 3] = [
-            ("token", &self.token, looks_like_token),
-            ("expires", &self.expires, looks_like_expiry),
-            ("error", &self.error, looks_like_code),
-        ];
-        for (key, selectors, looks_like) in keys {
-            let finds = |selector: &Selector| {
-                selector.is_jwt_exp() || selector.text(headers, document).is_some()
-            };
-            if selectors.is_empty() || selectors.iter().any(finds) {
-                continue;
+        let is_yes = seen.status.is_success();
+        if is_yes {
+            let token = seen
+                .place(looks_like_token)
+                .or_else(|| seen.token_elsewhere());
+            seen.miss("token", &self.token, token, lines);
+            let expiry = seen.place(looks_like_expiry);
+            seen.miss("expires", &self.expires, expiry, lines);
+        }
+        // What an answer is not about, it need not have.
+        let code = seen.place(looks_like_code);
+        let words = seen.place(looks_like_words);
+        if seen.misses(&self.error)
+            && is_yes
+            && self.ok.is_empty()
+            && let Some(code) = &code
+        {
+            lines.push(format!(
+                "response.ok: there is none; if it is {code} that says whether all went well, write ok = {{ \"{code}\" = [0] }} \
+                 with what it is then"
+            ));
+        }
+        for (key, selectors, proposal) in [
+            ("error", &self.error, code),
+            ("error_description", &self.error_description, words),
+        ] {
+            if proposal.is_some() || !is_yes && !seen.places.is_empty() {
+                seen.miss(key, selectors, proposal, lines);
             }
-            let looked: Vec<_> = selectors.iter().map(ToString::to_string).collect();
-            let mut line = format!("response.{key}: nothing at {}", looked.join(", "));
-            let last = |place: &&String| {
-                let name = place
-                    .rsplit('/')
-                    .next()
-                    .unwrap_or_default()
-                    .to_ascii_lowercase();
-                looks_like(&name.replace(['_', '-'], ""))
-            };
-            let place = places.iter().filter(last).find_map(|place| {
-                let (place, all) = telling::place(place, secrets);
-                all.then_some(place)
-            });
-            let elsewhere = || match key {
-                "token" => token_outside(headers, document),
-                _ => None,
-            };
-            if let Some(place) = place.or_else(elsewhere) {
-                line.push_str(&format!("; perhaps {key} = \"{place}\""));
-            }
-            lines.push(line);
         }
     }
+}
+
+/// An answer under examination.
+struct Seen<'a> {
+    status: StatusCode,
+    headers: &'a HeaderMap,
+    document: &'a Document,
+    places: &'a [String],
+    secrets: &'a [&'a Secret],
+}
+
+impl Seen<'_> {
+    fn misses(&self, selectors: &[Selector]) -> bool {
+        let finds = |selector: &Selector| {
+            selector.is_jwt_exp() || selector.text(self.headers, self.document).is_some()
+        };
+        !selectors.is_empty() && !selectors.iter().any(finds)
+    }
+
+    fn miss(
+        &self,
+        key: &str,
+        selectors: &[Selector],
+        proposal: Option<String>,
+        lines: &mut Vec<String>,
+    ) {
+        if !self.misses(selectors) {
+            return;
+        }
+        let looked: Vec<_> = selectors.iter().map(ToString::to_string).collect();
+        let perhaps = match proposal {
+            Some(place) => format!("; perhaps {key} = \"{place}\""),
+            None => String::new(),
+        };
+        let looked = looked.join(", ");
+        lines.push(format!("response.{key}: nothing at {looked}{perhaps}"));
+    }
+
+    /// The first place with such a name that may be told as a whole.
+    fn place(&self, looks_like: LooksLike) -> Option<String> {
+        let places = self.places.iter();
+        places
+            .filter(|place| looks_like(&last_name(place)))
+            .find_map(|place| self.told(place))
+    }
+
+    fn told(&self, place: &str) -> Option<String> {
+        let (place, all) = telling::place(place, self.secrets);
+        all.then_some(place)
+    }
+
+    /// Where no name says so: by what is there.
+    fn token_elsewhere(&self) -> Option<String> {
+        let field = telling::header_names(self.headers)
+            .find(|name| looks_like_token(&name.as_str().replace('-', "")));
+        if let Some(name) = field {
+            return Some(format!("header:{name}"));
+        }
+        let Some(json) = &self.document.json else {
+            let text = self.document.bare_text()?;
+            return could_be_token(&text).then(|| "body".to_owned());
+        };
+        let length = |place: &&String| match json.pointer(place) {
+            Some(JsonValue::String(text)) if could_be_token(text) => text.len(),
+            _ => 0,
+        };
+        let is_other = |name: &str| name.contains("refresh") || name.ends_with("id");
+        let places = self
+            .places
+            .iter()
+            .filter(|place| !is_other(&last_name(place)));
+        let longest = places
+            .max_by_key(length)
+            .filter(|place| length(place) > 0)?;
+        self.told(longest)
+    }
+}
+
+/// In lower case and without `_` and `-`.
+fn last_name(place: &str) -> String {
+    let name = place.rsplit('/').next().unwrap_or_default();
+    name.to_ascii_lowercase().replace(['_', '-'], "")
+}
+
+/// RFC 7235's token68, and long enough.
+fn could_be_token(text: &str) -> bool {
+    let body = text.trim_end_matches('=');
+    text.len() >= SHORTEST_TOKEN
+        && !body.starts_with('/')
+        && body
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte))
 }
 
 /// JSON pointers (RFC 6901) of every single value.
@@ -146,25 +233,14 @@ fn places_in(json: &JsonValue, at: &mut String, depth: usize, places: &mut Vec<S
     }
 }
 
-/// In a header field, or as the whole of a body that is one word.
-fn token_outside(headers: &HeaderMap, document: &Document) -> Option<String> {
-    let field = telling::header_names(headers)
-        .find(|name| looks_like_token(&name.as_str().replace('-', "")));
-    if let Some(name) = field {
-        return Some(format!("header:{name}"));
-    }
-    let text = document.bare_text()?;
-    let is_word = text.len() >= SHORTEST_TOKEN && text.bytes().all(|byte| byte.is_ascii_graphic());
-    is_word.then(|| "body".to_owned())
-}
-
 fn looks_like_token(name: &str) -> bool {
     name.ends_with("token") && !name.contains("refresh") && !name.contains("id")
         || matches!(name, "jwt" | "ticket" | "sessionid")
 }
 
 fn looks_like_expiry(name: &str) -> bool {
-    name.contains("expir") || matches!(name, "ttl" | "leaseduration")
+    let spans = ["expir", "valid", "lifetime", "ttl", "leaseduration"];
+    spans.iter().any(|span| name.contains(span)) && !name.contains("refresh")
 }
 
 fn looks_like_code(name: &str) -> bool {
@@ -182,11 +258,27 @@ fn looks_like_code(name: &str) -> bool {
     )
 }
 
+fn looks_like_words(name: &str) -> bool {
+    matches!(
+        name,
+        "errordescription"
+            | "errormessage"
+            | "errormsg"
+            | "errmsg"
+            | "msg"
+            | "message"
+            | "desc"
+            | "description"
+            | "detail"
+            | "reason"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::UNIX_EPOCH;
 
-    use http::{StatusCode, header};
+    use http::header;
     use proptest::prelude::*;
 
     use super::*;
@@ -223,6 +315,37 @@ mod tests {
                 "response.token: nothing at /access_token; perhaps token = \"/data/app-token\"",
                 "response.expires: nothing at /expires_in; perhaps expires = \"/data/expireTime\"",
                 "response.error: nothing at /error; perhaps error = \"/code\"",
+            ]
+        );
+    }
+
+    #[test]
+    fn where_no_name_says_so_the_value_does() {
+        let rules = "token = '/t'\nexpires = '/e'";
+        let body = r#"{"tkn":"8f3k2jd9x0lq92zz","refresh":"8f3k2jd9x0lq92zz8f3k2jd9x0lq92zz","link":"https://x.example/a?b","validFor":9}"#;
+        let lines = explain(rules, body);
+        assert_eq!(
+            lines[2..],
+            [
+                "response.token: nothing at /t; perhaps token = \"/tkn\"",
+                "response.expires: nothing at /e; perhaps expires = \"/validFor\"",
+            ]
+        );
+        // Half an answer is no token.
+        let lines = explain(rules, "{\"access_token\":\"8f3k2jd9x0lq92zz");
+        assert_eq!(lines[2], "response.token: nothing at /t");
+    }
+
+    #[test]
+    fn a_code_in_the_body_is_proposed_for_what_it_may_be() {
+        let lines = explain("token = '/t'", r#"{"errcode":40013,"errmsg":"no"}"#);
+        assert_eq!(
+            lines[2..],
+            [
+                "response.token: nothing at /t",
+                "response.ok: there is none; if it is /errcode that says whether all went well, write ok = { \"/errcode\" = [0] } with what it is then",
+                "response.error: nothing at /error; perhaps error = \"/errcode\"",
+                "response.error_description: nothing at /error_description, /message; perhaps error_description = \"/errmsg\"",
             ]
         );
     }

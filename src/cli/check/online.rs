@@ -140,7 +140,11 @@ fn describe(
     }
     lines.push(("answer", answer));
     lines.extend(issued.warnings.iter().map(|text| ("warning", text.clone())));
-    lines.push(("schedule", schedule(provider, fetched, Clock::System.now())));
+    let now = Clock::System.now();
+    if !Life::new(issued.expiry, &provider.life, fetched.sent, 0.0).usable(now) {
+        return Err(FetchError::DeadOnArrival.to_string());
+    }
+    lines.push(("schedule", schedule(provider, fetched, now)));
     let variables = inputs::ready(&provider.variables);
     provider
         .inject
