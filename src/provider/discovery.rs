@@ -223,9 +223,9 @@ impl Endpoints {
             authorization_endpoint: _,
             device_authorization_endpoint,
         } = other;
-        self.token_endpoint = token_endpoint.or(self.token_endpoint.take());
+        self.token_endpoint = token_endpoint.or_else(|| self.token_endpoint.take());
         self.device_authorization_endpoint =
-            device_authorization_endpoint.or(self.device_authorization_endpoint.take());
+            device_authorization_endpoint.or_else(|| self.device_authorization_endpoint.take());
     }
 }
 
