@@ -164,7 +164,7 @@ pub(super) fn content_type(headers: &HeaderMap) -> Option<String> {
         "text",
         "video",
     ];
-    const SUBTYPES: [&str; 14] = [
+    const SUBTYPES: [&str; 12] = [
         "csv",
         "gzip",
         "html",
@@ -173,8 +173,6 @@ pub(super) fn content_type(headers: &HeaderMap) -> Option<String> {
         "jwt",
         "octet-stream",
         "plain",
-        "problem+json",
-        "problem+xml",
         "x-javascript",
         "x-www-form-urlencoded",
         "xhtml+xml",
