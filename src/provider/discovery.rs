@@ -26,12 +26,10 @@ struct Metadata {
     #[serde(flatten)]
     endpoints: Endpoints,
     /// The same for clients that show a certificate.
-    #[serde(default)]
-    mtls_endpoint_aliases: Endpoints,
+    mtls_endpoint_aliases: Option<Endpoints>,
     token_endpoint_auth_methods_supported: Option<Vec<String>>,
     code_challenge_methods_supported: Option<Vec<String>>,
-    #[serde(default)]
-    authorization_response_iss_parameter_supported: bool,
+    authorization_response_iss_parameter_supported: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -167,8 +165,10 @@ fn read(
 impl Metadata {
     fn endpoint(mut self, asked: &Endpoint, issuer: &Issuer) -> Result<Endpoint, String> {
         // RFC 8705 §5: the aliases come first for whoever shows a certificate.
-        if asked.tls.client_cert.is_some() {
-            self.endpoints.take_from(self.mtls_endpoint_aliases);
+        if asked.tls.client_cert.is_some()
+            && let Some(aliases) = self.mtls_endpoint_aliases.take()
+        {
+            self.endpoints.take_from(aliases);
         }
         let stated =
             (self.endpoints.token_endpoint).ok_or("its metadata name no token_endpoint")?;
@@ -190,7 +190,7 @@ impl Metadata {
                 lacks_s256: (self.code_challenge_methods_supported)
                     .is_some_and(|methods| !methods.iter().any(|method| method == "S256")),
                 issuer: Some(issuer.text.clone()),
-                names_issuer: self.authorization_response_iss_parameter_supported,
+                names_issuer: self.authorization_response_iss_parameter_supported == Some(true),
             };
         }
         if found.plan.begins_with("device_code")

@@ -196,10 +196,7 @@ impl Refresher {
             refused = self.link.refused(&mut self.refusals) => self.rejected(refused),
             () = inner_changed => {
                 debug!(provider = self.lead().name, "a token that this one is bought with is another now");
-                match self.source.inner_seen() {
-                    true => self.schedule.blamed_input_changed(),
-                    false => self.schedule.input_changed(),
-                }
+                self.inner_changed();
             }
             () = async { sleep_until(adopt_from).await; left_by_others.await } => self.take_up().await,
             rejected = self.writer.rejection() => self.rejected(rejected),
@@ -300,6 +297,18 @@ impl Refresher {
                 class: Class::Transient,
                 next: at,
             });
+        }
+    }
+
+    /// A token that only a person can renew is not given up for it: it is good until the API says otherwise.
+    fn inner_changed(&mut self) {
+        let answers_blame = self.source.inner_seen();
+        if self.schedule.usable(self.deps.clock.now()) && !self.source.renews_by_itself() {
+            return;
+        }
+        match answers_blame {
+            true => self.schedule.blamed_input_changed(),
+            false => self.schedule.input_changed(),
         }
     }
 

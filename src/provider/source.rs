@@ -402,6 +402,17 @@ impl Source {
         self.saved.refresh_token.is_some()
     }
 
+    /// Without anything that a person has to bring.
+    pub(super) fn renews_by_itself(&self) -> bool {
+        match &self.provider.source {
+            TokenSource::Static { .. } | TokenSource::Made(_) => true,
+            TokenSource::Endpoint(endpoint) => {
+                let plan = &endpoint.plan;
+                plan.one_time.is_empty() || (plan.refresh.is_some() && self.has_refresh_token())
+            }
+        }
+    }
+
     pub(super) fn is_static(&self) -> bool {
         matches!(self.provider.source, TokenSource::Static { .. })
     }

@@ -288,3 +288,33 @@ async fn the_record_holds_no_inner_token() {
     assert!(!format!("{:?}", access.bought_with).contains("hunter2"));
     assert_eq!(access.bought_with["inner"].len(), 64);
 }
+
+/// A grant that spends its input, and authenticates with the token of provider `inner`.
+const ONE_TIME: &str = r#"
+default_grant = "main"
+[grants.main]
+form = { subject_token = "{provider.inner}", sms = "{sms}" }
+one_time = ["sms"]
+[response]
+token = "/access_token"
+[inject]
+headers = { Authorization = "Bearer {access_token}" }
+"#;
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_only_a_person_can_renew_outlives_its_inner_one() {
+    let mut once = provider("x", ONE_TIME, |_| {});
+    once.variables = outer().variables;
+    once.variables.insert("sms".to_owned(), literal("123456"));
+    let restart = Restart::of(once);
+    assert_eq!(restart.run(Reply::Fresh(100), 0).await.0, 1);
+    // Neither while it runs nor over a restart: the input is spent, and nothing is wrong with what it brought.
+    let world = World::with_store(Reply::Fresh(100), Arc::clone(&restart.store));
+    let (vendor, deps) = outer_vendor(&world, Reply::Fresh(100_000));
+    let _inner = world.spawn(inner());
+    let outer = spawn(vec![Arc::new(restart.outer.clone())], deps).remove(0);
+    seconds(1000).await;
+    assert_eq!((world.vendor.count(), vendor.count()), (13, 0));
+    let status = outer.status();
+    assert_eq!((status.state, status.last_error), (State::Valid, None));
+}
