@@ -216,6 +216,8 @@ pub struct ResponseRules {
     error_description: Vec<selector::Selector>,
     permanent: Vec<String>,
     transient: Vec<String>,
+    /// The dialect says nothing of it.
+    transient_is_default: bool,
 }
 
 /// A vendor's yes.

@@ -60,6 +60,7 @@ const TEXTS: &[(&str, &str)] = &builtin![
     // Services
     "adobe-ims",
     "amazon-sp-api",
+    "atlassian",
     "bitbucket",
     "box",
     "docusign",
@@ -73,11 +74,15 @@ const TEXTS: &[(&str, &str)] = &builtin![
     "reddit",
     "salesforce",
     "salesforce-data-cloud",
+    "servicenow",
     "shopify",
+    "slack",
     "snowflake",
     "spotify",
+    "strava",
     "twitch",
     "xero",
+    "zoho",
     "zoom",
 ];
 

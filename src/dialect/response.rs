@@ -74,6 +74,7 @@ impl ResponseRules {
             ),
             permanent: texts(toml.permanent.as_ref(), &[]),
             transient: texts(toml.transient.as_ref(), &DEFAULT_TRANSIENT),
+            transient_is_default: toml.transient.is_none(),
         };
         let not_in_expires = [
             ("token", &rules.token),
@@ -263,8 +264,11 @@ impl Reading<'_> {
     /// DESIGN.md §2, error classes. The vendor's code says more than the status.
     fn class(&self, fault: &Fault, code: Option<&str>) -> Class {
         let status = format!("{STATUS}{}", self.status.as_str());
+        // Whatever the code's name, 401 is about who asks (RFC 6749 §5.2): there are servers that call a wrong password
+        // `server_error`, and lock the account of whoever tries it soon again.
+        let by_default = self.rules.transient_is_default && self.status == StatusCode::UNAUTHORIZED;
         for word in code.into_iter().chain([status.as_str()]) {
-            if self.rules.transient.iter().any(|listed| listed == word) {
+            if !by_default && self.rules.transient.iter().any(|listed| listed == word) {
                 return Class::Transient;
             }
             if self.rules.permanent.iter().any(|listed| listed == word) {

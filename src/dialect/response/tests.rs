@@ -33,6 +33,22 @@ fn read(
 }
 
 #[test]
+fn a_401_is_about_who_asks_unless_the_dialect_says_otherwise() {
+    use Class::{Permanent, Transient};
+    let body = br#"{"error":"server_error","error_description":"access_denied"}"#;
+    let listed = "transient = ['server_error']";
+    for (text, status, class) in [
+        ("", 401, Permanent),
+        ("", 400, Transient),
+        ("", 503, Transient),
+        (listed, 401, Transient),
+    ] {
+        let refusal = read(&rules(text), status, &[], body).unwrap_err();
+        assert_eq!(refusal.class, class, "{text:?} {status}");
+    }
+}
+
+#[test]
 fn classes() {
     use Class::{Permanent, Transient};
     let rules = rules(
