@@ -282,7 +282,7 @@ impl Source {
     /// The device authorization request (RFC 8628 §3.1), and its answer if that is a good one.
     pub(super) async fn ask_for_device(&mut self) -> Result<Answered, Failure> {
         let provider = Arc::clone(&self.provider);
-        let TokenSource::Endpoint(endpoint) = &provider.source else {
+        let TokenSource::Endpoint(configured) = &provider.source else {
             return Err(Failure::LoginRequired(NO_LOGIN.to_owned()));
         };
         let unusable = |message: &str| {
@@ -291,7 +291,7 @@ impl Source {
                 message: message.to_owned(),
             })
         };
-        let endpoint = &*self.endpoint(endpoint).await?;
+        let endpoint = &*self.endpoint(configured).await?;
         let variables = self.variables(endpoint, &provider.variables).await?;
         let (Some(plan), Some(url)) = (&endpoint.plan.device, &endpoint.device_authorization_url)
         else {
@@ -301,7 +301,8 @@ impl Source {
             )
             .into());
         };
-        let at = endpoint.at(url).map_err(unusable)?;
+        // From where the user's own host is known: the token endpoint may be on another one.
+        let at = configured.at(url).map_err(unusable)?;
         // An assertion is for the authorization server, whichever of its endpoints it is sent to.
         let frozen = frozen(self.clock.now(), endpoint.address());
         let asked = prepare(&at, plan, &variables, &frozen)?;
