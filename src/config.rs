@@ -36,6 +36,7 @@ use serde::Deserialize;
 use crate::dialect::{ExchangePlan, InjectPlan, MadePlan, RejectRules, Var};
 use crate::secret::Secret;
 
+pub use egress::Egress;
 pub use files::named_files;
 
 /// The whole configuration.
@@ -179,9 +180,24 @@ pub struct Endpoint {
     pub timeout: Duration,
     pub tls: Tls,
     pub egress: Option<EgressProxy>,
+    /// For hosts that the issuer states.
+    pub egress_later: Egress,
+    /// Of the issuer's metadata, what the browser's part of a login needs.
+    pub browser: BrowserRules,
     /// token_url, grant, client_id, subject variables, scope, audience, resource (DESIGN.md §2). Providers of
     /// one identity share a cell and a refresher. Holds no secret; hash it before it becomes a file name.
     pub identity: String,
+}
+
+/// What an issuer says of its authorization endpoint besides where it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BrowserRules {
+    /// It lists its challenge methods, and S256 (RFC 7636 §4.2) is not among them.
+    pub lacks_s256: bool,
+    /// The issuer, where it is known: another one's redirect is not taken (RFC 9207 §2.4).
+    pub issuer: Option<String>,
+    /// It says that each redirect names it.
+    pub names_issuer: bool,
 }
 
 /// An authorization server that says itself where its endpoints are.
@@ -350,16 +366,25 @@ impl Provider {
 
 impl Endpoint {
     /// The same with another token URL, which the issuer states. The error completes "its … ".
+    ///
+    /// What belongs to a host is that host's: the way out is chosen anew, and `tls.server_name` is only for the host that it
+    /// was written for. `ca_file` and client certificate are the provider's, wherever it goes.
     pub fn at(&self, url: &str) -> Result<Self, &'static str> {
         let url = <origin::Url as units::Written>::from_text(url).map_err(|_| "is no URL")?;
         if url.origin.needs_permission() && !self.allow_http {
             return Err("is a plain http:// URL, which would send credentials unencrypted");
         }
-        Ok(Self {
+        let egress = self.egress_later.to(&url.origin, self.egress.as_ref())?;
+        let mut found = Self {
             path_and_query: url.path_and_query(),
-            token_url: url.origin,
+            egress,
             ..self.clone()
-        })
+        };
+        if url.origin.host != self.token_url.host {
+            found.tls.server_name = None;
+        }
+        found.token_url = url.origin;
+        Ok(found)
     }
 
     /// The token URL without its query.

@@ -30,6 +30,7 @@ mod request;
 mod response;
 mod selector;
 mod suggest;
+mod telling;
 mod template;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -215,6 +216,8 @@ pub struct ResponseRules {
     error_description: Vec<selector::Selector>,
     permanent: Vec<String>,
     transient: Vec<String>,
+    /// The dialect says nothing of it.
+    transient_is_default: bool,
 }
 
 /// A vendor's yes.
@@ -294,6 +297,11 @@ pub struct RejectRules {
 }
 
 impl ExchangePlan {
+    /// Whether the grant begins with such a one-time input: a `code`, a `device_code`.
+    pub fn begins_with(&self, input: &str) -> bool {
+        self.one_time.iter().any(|name| name == input)
+    }
+
     /// Variables without which no token can be asked for, by name, over request, refresh excluded.
     pub fn required_variables(&self) -> BTreeSet<String> {
         self.missing_variables(&|_| false)

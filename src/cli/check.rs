@@ -3,10 +3,12 @@
 mod online;
 
 use std::io::Write;
+use std::sync::Arc;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
+use super::chained::Purse;
 use super::config_file::{ConfigArgs, Loaded};
 use super::failure::Failure;
 use super::log::LogArgs;
@@ -50,7 +52,8 @@ fn fetch_all(config: &Config, force: bool, out: &mut dyn Write) -> Result<(), Fa
         .build()
         .map_err(|error| Failure::Runtime(error.to_string()))?;
     let mut failed = Vec::new();
-    for provider in &config.providers {
+    let mut purse = Purse::default();
+    for provider in inner_first(config) {
         writeln!(out, "\n{}", provider.name)?;
         if let Some(reason) = reason_to_skip(provider).filter(|_| !force) {
             writeln!(out, "  skipped: {reason}; --force fetches nevertheless")?;
@@ -59,7 +62,7 @@ fn fetch_all(config: &Config, force: bool, out: &mut dyn Write) -> Result<(), Fa
         let mut progress = Progress::on_stderr();
         progress.show("waiting for the answer");
         let report = runtime.block_on(async {
-            match super::chained::tokens(config, provider).await {
+            match purse.of(config, provider).await {
                 Ok(tokens) => online::fetch(provider, &tokens).await,
                 Err(failure) => online::Report::failed(failure.to_string()),
             }
@@ -68,13 +71,14 @@ fn fetch_all(config: &Config, force: bool, out: &mut dyn Write) -> Result<(), Fa
         for (what, text) in &report.lines {
             write_field(out, what, text)?;
         }
-        match report.outcome {
-            Ok(()) => writeln!(out, "  ok")?,
+        match &report.outcome {
+            Ok(_) => writeln!(out, "  ok")?,
             Err(reason) => {
                 writeln!(out, "  FAILED: {reason}")?;
                 failed.push(provider.name.as_str());
             }
         }
+        purse.put(provider, report.outcome);
     }
     if failed.is_empty() {
         return Ok(());
@@ -83,6 +87,31 @@ fn fetch_all(config: &Config, force: bool, out: &mut dyn Write) -> Result<(), Fa
         "no token from: {}",
         failed.join(", ")
     )))
+}
+
+/// All providers, those before the others whose tokens the others are bought with: so each is asked for once.
+fn inner_first(config: &Config) -> Vec<&Arc<Provider>> {
+    fn visit<'c>(
+        config: &'c Config,
+        provider: &'c Arc<Provider>,
+        seen: &mut Vec<&'c Arc<Provider>>,
+    ) {
+        if seen.iter().any(|known| known.name == provider.name) {
+            return;
+        }
+        for name in provider.bought_with() {
+            // The configuration has checked that this ends.
+            if let Some(inner) = config.providers.iter().find(|it| it.name == name) {
+                visit(config, inner, seen);
+            }
+        }
+        seen.push(provider);
+    }
+    let mut seen = Vec::new();
+    for provider in &config.providers {
+        visit(config, provider, &mut seen);
+    }
+    seen
 }
 
 /// Why fetching once more could do harm.

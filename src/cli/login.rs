@@ -101,17 +101,18 @@ async fn log_in(
     provider: Arc<Provider>,
     prompt: &Prompt,
 ) -> Result<(LoggedIn, &'static str), Failure> {
-    let login = Login::new(provider).map_err(failed)?;
+    let mut login = Login::new(provider).map_err(failed)?;
     // Before anybody does anything: could its result be kept? Not held while people think, or `run` could not start.
     drop(store::beside(&config.store).await.map_err(failed)?);
+    let clock = Clock::System;
+    let fetcher: Arc<dyn Fetch> = Arc::new(HttpFetch::new(TlsProfiles::new(), clock.clone()));
+    login.discover(&*fetcher, &clock).await.map_err(failed)?;
     let mut given = Variables::new();
     for ask in login.asks() {
         let value = prompt.ask(&ask.name, ask.secret).await?;
         given.insert(ask.name, Var::Text(value));
     }
     let tokens = super::chained::tokens(config, login.provider()).await?;
-    let clock = Clock::System;
-    let fetcher: Arc<dyn Fetch> = Arc::new(HttpFetch::new(TlsProfiles::new(), clock.clone()));
     if login.is_for_device() {
         return device(args, config, login, given, prompt, fetcher, tokens).await;
     }

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use super::egress::EnvironmentProxy;
+use super::egress::{Egress, EnvironmentProxy};
 use super::file::TlsToml;
 use super::origin::{HostPort, Url};
 use super::problems::{Complaint, KeyPath, Problems, complaint};
@@ -15,7 +16,7 @@ pub(super) struct Context<'a> {
     pub(super) env: &'a dyn Environment,
     pub(super) problems: Problems,
     pub(super) warnings: Problems,
-    environment_proxy: EnvironmentProxy,
+    environment_proxy: Arc<EnvironmentProxy>,
     /// Thousands of upstreams may name the same CA file: it is read once for each use.
     pem_files: HashMap<(PathBuf, Pem), Result<(), Complaint>>,
 }
@@ -32,7 +33,7 @@ impl<'a> Context<'a> {
             env,
             problems: Problems::default(),
             warnings: Problems::default(),
-            environment_proxy: EnvironmentProxy::read(env),
+            environment_proxy: Arc::new(EnvironmentProxy::read(env)),
             pem_files: HashMap::new(),
         }
     }
@@ -144,6 +145,14 @@ impl<'a> Context<'a> {
             (None, None) => return None,
         };
         self.problems.keep(at, proxy).flatten()
+    }
+
+    /// The same for hosts that are known later. `written`: the provider has a `proxy`.
+    pub(super) fn egress_later(&self, written: bool) -> Egress {
+        match written {
+            true => Egress::default(),
+            false => Egress::by_environment(&self.environment_proxy),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The way out: `proxy` of a provider or upstream, or `HTTPS_PROXY` and `NO_PROXY` of the environment.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -11,11 +12,18 @@ use zeroize::Zeroizing;
 use super::origin::{is_loopback, split_authority};
 use super::problems::{Complaint, complaint};
 use super::value::ValueToml;
-use super::{EgressProxy, Environment, Scheme};
+use super::{EgressProxy, Environment, Origin, Scheme};
 use crate::secret::Secret;
 
+/// The way out to a host that is known only later: an issuer states it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Egress {
+    /// `None`: the provider writes its `proxy`, which is for all hosts.
+    by_environment: Option<Arc<EnvironmentProxy>>,
+}
+
 /// What the environment says of proxies, read once.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) struct EnvironmentProxy {
     proxy: Option<Result<EgressProxy, Complaint>>,
     exempt: NoProxy,
@@ -50,6 +58,28 @@ impl EnvironmentProxy {
             return Ok(None);
         }
         self.proxy.clone().transpose()
+    }
+}
+
+impl Egress {
+    pub(super) fn by_environment(proxies: &Arc<EnvironmentProxy>) -> Self {
+        Self {
+            by_environment: Some(Arc::clone(proxies)),
+        }
+    }
+
+    /// `written` is what another host of the same provider has.
+    pub(super) fn to(
+        &self,
+        origin: &Origin,
+        written: Option<&EgressProxy>,
+    ) -> Result<Option<EgressProxy>, &'static str> {
+        match &self.by_environment {
+            None => Ok(written.cloned()),
+            Some(proxies) => proxies
+                .to(origin.scheme, &origin.host, origin.port)
+                .map_err(|_| "is reached through HTTPS_PROXY of the environment, which is no URL that can be used"),
+        }
     }
 }
 
@@ -108,7 +138,7 @@ fn basic(userinfo: &str) -> Secret {
 }
 
 /// `NO_PROXY`: names cover their subdomains, addresses may be networks, `*` is everything.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 struct NoProxy {
     everything: bool,
     names: Vec<(String, Option<u16>)>,

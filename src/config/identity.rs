@@ -78,9 +78,9 @@ pub(super) fn is_credential(name: &str, plan: &ExchangePlan) -> bool {
 
 /// Who is logged in is known only by what a person brought: a code, or a refresh token got elsewhere.
 fn is_personal(plan: &ExchangePlan) -> bool {
-    let mut one_time = plan.one_time.iter();
     plan.required_variables().contains("refresh_token")
-        || one_time.any(|name| matches!(name.as_str(), "code" | "device_code"))
+        || plan.begins_with("code")
+        || plan.begins_with("device_code")
 }
 
 /// Variables that are known to name who the token is for.

@@ -18,7 +18,7 @@ use super::read::{Tree, section};
 use super::server::{limit, span};
 use super::units::{Text, Written};
 use super::value::EmptyLiteral;
-use super::{Endpoint, Issuer, LifeCycle, Provider, Tls, TokenSource, Value};
+use super::{BrowserRules, Endpoint, Issuer, LifeCycle, Provider, Tls, TokenSource, Value};
 use crate::dialect::schema::{AssertionToml, RequestToml, ResponseToml};
 use crate::dialect::{
     ExchangePlan, InjectPlan, Overrides, Plan, UrlTemplate, Var, WELL_KNOWN, nearest,
@@ -155,6 +155,7 @@ impl Parts<'_> {
         };
         let origin = url.as_ref().map(|url| &url.origin);
         let tls = cx.tls(&at.key("tls"), toml.tls.take(), origin);
+        let egress_later = cx.egress_later(toml.proxy.is_some());
         let egress = cx.egress(&at.key("proxy"), toml.proxy.take(), origin, None);
         let plan = plan?;
         let authorization_url = self.authorization_url(&mut toml, &plan, &variables, cx);
@@ -164,7 +165,7 @@ impl Parts<'_> {
             &plan,
             dialect_of(&toml),
             &variables,
-            authorization_url.is_some(),
+            authorization_url.is_some() || (issuer.is_some() && plan.exchange.begins_with("code")),
             cx,
         );
         let url = url?;
@@ -193,6 +194,8 @@ impl Parts<'_> {
             timeout: limit(toml.timeout, DEFAULT_TIMEOUT),
             tls,
             egress,
+            egress_later,
+            browser: BrowserRules::default(),
             plan: plan.exchange,
         };
         Some(Checked {

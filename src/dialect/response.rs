@@ -9,6 +9,7 @@ use super::layer::join;
 use super::mask::clean;
 use super::schema::{OneOrMany, Ordered, ResponseToml, Scalar};
 use super::selector::{Selector, jwt_exp};
+use super::telling;
 use super::{
     Answer, Class, Expiry, Issued, LONGEST_TOKEN, Problem, Refusal, ResponseRules, expiry,
 };
@@ -73,6 +74,7 @@ impl ResponseRules {
             ),
             permanent: texts(toml.permanent.as_ref(), &[]),
             transient: texts(toml.transient.as_ref(), &DEFAULT_TRANSIENT),
+            transient_is_default: toml.transient.is_none(),
         };
         let not_in_expires = [
             ("token", &rules.token),
@@ -221,12 +223,18 @@ impl Reading<'_> {
     fn refusal(&self, fault: &Fault) -> Refusal {
         let code = self.code(fault);
         let description = self.first(&self.rules.error_description);
+        // Where the vendor does not say no, there may be a token anywhere.
+        let told = |text: String| match fault {
+            Fault::Status | Fault::NotOk(_) => text,
+            Fault::NoToken | Fault::UnsendableToken(_) => telling::text(&text),
+        };
         Refusal {
             class: self.class(fault, code.as_deref()),
             status: self.status.as_u16(),
             detail: self.detail(fault, code.is_some()),
-            code: code.map(|code| clean(&code, self.secrets, WORD_CHARS)),
-            description: description.map(|text| clean(&text, self.secrets, DESCRIPTION_CHARS)),
+            code: code.map(|code| clean(&told(code), self.secrets, WORD_CHARS)),
+            description: description
+                .map(|text| clean(&told(text), self.secrets, DESCRIPTION_CHARS)),
             retry_after: self.retry_after(),
         }
     }
@@ -243,7 +251,11 @@ impl Reading<'_> {
             .first(&self.rules.error)
             .filter(|code| !means_success(code));
         match fault {
-            Fault::NotOk(found) => code.or_else(|| Some(found.clone())),
+            // What `ok` looks at may be the token of a dialect that is wrong, and an object may hold it.
+            Fault::NotOk(found) => code.or_else(|| {
+                let scalar = Some(found).filter(|found| !found.starts_with(['{', '[']));
+                scalar.map(|found| telling::text(found))
+            }),
             Fault::Status | Fault::NoToken => code,
             Fault::UnsendableToken(_) => None,
         }
@@ -252,8 +264,11 @@ impl Reading<'_> {
     /// DESIGN.md §2, error classes. The vendor's code says more than the status.
     fn class(&self, fault: &Fault, code: Option<&str>) -> Class {
         let status = format!("{STATUS}{}", self.status.as_str());
+        // Whatever the code's name, 401 is about who asks (RFC 6749 §5.2): there are servers that call a wrong password
+        // `server_error`, and lock the account of whoever tries it soon again.
+        let by_default = self.rules.transient_is_default && self.status == StatusCode::UNAUTHORIZED;
         for word in code.into_iter().chain([status.as_str()]) {
-            if self.rules.transient.iter().any(|listed| listed == word) {
+            if !by_default && self.rules.transient.iter().any(|listed| listed == word) {
                 return Class::Transient;
             }
             if self.rules.permanent.iter().any(|listed| listed == word) {
@@ -319,7 +334,10 @@ impl Reading<'_> {
                 return "JSON without keys".to_owned();
             }
             keys.truncate(LISTED_KEYS);
-            let keys = keys.iter().map(|key| clean(key, self.secrets, WORD_CHARS));
+            let keys = keys.into_iter().map(|key| match telling::is_plain(key) {
+                true => clean(key, self.secrets, WORD_CHARS),
+                false => format!("<a name of {} characters>", key.chars().count()),
+            });
             return format!("keys: {}", keys.collect::<Vec<_>>().join(", "));
         }
         if self.document.text.is_empty() {
@@ -328,19 +346,13 @@ impl Reading<'_> {
         if self.document.is_json() {
             return "the body is JSON, but no object".to_owned();
         }
-        if let Some(coding) = self.headers.get(header::CONTENT_ENCODING) {
-            let coding = String::from_utf8_lossy(coding.as_bytes());
-            let coding = clean(&coding, self.secrets, WORD_CHARS);
+        if let Some(coding) = telling::content_coding(self.headers) {
             return format!(
                 "the body is not JSON; content coding {coding}, which was not asked for"
             );
         }
-        let content_type = self.headers.get(header::CONTENT_TYPE);
-        match content_type.map(|value| String::from_utf8_lossy(value.as_bytes())) {
-            Some(value) => {
-                let value = clean(&value, self.secrets, WORD_CHARS);
-                format!("the body is not JSON; content type {value}")
-            }
+        match telling::content_type(self.headers) {
+            Some(value) => format!("the body is not JSON; content type {value}"),
             None => "the body is not JSON; no content type".to_owned(),
         }
     }

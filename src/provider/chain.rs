@@ -17,7 +17,9 @@ use crate::clock::Now;
 use crate::config::{Provider, Value};
 use crate::dialect::{Var, Variables};
 use crate::provider::exchange::FetchError;
+use crate::provider::identity;
 use crate::provider::schedule::Life;
+use crate::provider::store::StateKey;
 use crate::secret::Secret;
 
 /// The tokens of all refreshers of this process, by identity.
@@ -43,11 +45,21 @@ struct Told {
     life: Option<Life>,
 }
 
+/// A token that something was bought with.
+struct Used {
+    /// As the store keeps it, so that a restart makes no difference. Empty, which is no token's: not known.
+    digest: String,
+    /// 0: before this process.
+    generation: u64,
+}
+
 /// The tokens that one provider buys with.
 pub(super) struct Inner {
     links: Vec<(String, Link)>,
+    /// Whose purchases these are: their record's digests are made with it.
+    key: StateKey,
     /// What the last purchase was made with.
-    used: BTreeMap<String, (Secret, u64)>,
+    used: BTreeMap<String, Used>,
     /// What was waited for in vain, with the generation that was there and of no use.
     missed: BTreeMap<String, Option<u64>>,
     /// The inner token was said to be refused since the last purchase. Only once: else a vendor that refuses the outer
@@ -142,7 +154,7 @@ impl Link {
 // === impl Inner ===
 
 impl Inner {
-    pub(super) fn new(provider: &Provider, tokens: &Tokens) -> Self {
+    pub(super) fn new(provider: &Provider, key: StateKey, tokens: &Tokens) -> Self {
         let names = provider.variables.values().filter_map(|value| match value {
             Value::Provider { name, identity } => Some((name.clone(), identity)),
             _ => None,
@@ -152,6 +164,7 @@ impl Inner {
             .collect();
         Self {
             links: links.into_iter().collect(),
+            key,
             used: BTreeMap::new(),
             missed: BTreeMap::new(),
             blamed: false,
@@ -162,7 +175,7 @@ impl Inner {
     /// Another configuration of the same provider: what was bought stays bought.
     pub(super) fn replace(&mut self, provider: &Provider, tokens: &Tokens) {
         let used = std::mem::take(&mut self.used);
-        *self = Self::new(provider, tokens);
+        *self = Self::new(provider, self.key.clone(), tokens);
         self.used = used;
     }
 
@@ -204,11 +217,34 @@ impl Inner {
             let link = self.links.iter().find(|(known, _)| known == name);
             let told = link.and_then(|(_, link)| link.usable(now));
             let told = told.ok_or_else(|| name.clone())?;
-            into.insert(variable.clone(), Var::Text(told.token.clone()));
-            self.used
-                .insert(name.clone(), (told.token, told.generation));
+            let used = Used {
+                digest: digest(&self.key, name, &told.token),
+                generation: told.generation,
+            };
+            self.used.insert(name.clone(), used);
+            into.insert(variable.clone(), Var::Text(told.token));
         }
         Ok(())
+    }
+
+    /// What the last purchase was made with, for the store.
+    pub(super) fn bought_with(&self) -> BTreeMap<String, String> {
+        let used = self.used.iter();
+        used.map(|(name, used)| (name.clone(), used.digest.clone()))
+            .collect()
+    }
+
+    /// What is there was bought by another process, with these. One that is not among them may be any: what was bought with
+    /// it is bought anew, once.
+    pub(super) fn resume(&mut self, bought_with: &BTreeMap<String, String>) {
+        for (name, _) in &self.links {
+            let digest = bought_with.get(name).cloned().unwrap_or_default();
+            let used = Used {
+                digest,
+                generation: 0,
+            };
+            self.used.insert(name.clone(), used);
+        }
     }
 
     /// Waits until one of them is another than the one that was used, or than what was of no use. Nothing was used: nothing
@@ -217,16 +253,17 @@ impl Inner {
         let mut changes: Vec<Change> = Vec::new();
         for (name, link) in &self.links {
             let mut told = link.token.subscribe();
-            let used = self.used.get(name).map(|(token, _)| token.clone());
+            let used = self.used.get(name).map(|used| used.digest.clone());
             let missed = self.missed.get(name).copied();
             if used.is_none() && missed.is_none() {
                 continue;
             }
+            let (key, name) = (self.key.clone(), name.clone());
             changes.push(Box::pin(async move {
                 let other = |told: &Option<Told>| {
                     told.as_ref().is_some_and(|told| match (&used, missed) {
                         (_, Some(missed)) => Some(told.generation) != missed,
-                        (Some(used), None) => told.token != *used,
+                        (Some(used), None) => digest(&key, &name, &told.token) != *used,
                         (None, None) => false,
                     })
                 };
@@ -262,12 +299,17 @@ impl Inner {
             return;
         }
         for (name, link) in &self.links {
-            if let Some((_, generation)) = self.used.get(name) {
-                link.refused.send_replace(*generation);
+            if let Some(used) = self.used.get(name) {
+                link.refused.send_replace(used.generation);
                 self.reported = true;
             }
         }
     }
+}
+
+/// By which a token is known again. Salted with the identity and the name, as all that is in a record.
+fn digest(key: &StateKey, name: &str, token: &Secret) -> String {
+    key.digest([(name, token.expose())])
 }
 
 type Change = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -291,7 +333,7 @@ pub fn fill(
     now: Now,
     variables: &mut Variables,
 ) -> Result<(), FetchError> {
-    Inner::new(provider, tokens)
+    Inner::new(provider, StateKey::new(&identity(provider)), tokens)
         .fill(&provider.variables, now, variables)
         .map_err(|provider| FetchError::Chained { provider })
 }

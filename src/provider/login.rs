@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::config::{Endpoint, LifeCycle, Provider, TokenSource};
 use crate::dialect::Variables;
 use crate::provider::chain::Tokens;
+use crate::provider::discovery::discover;
 use crate::provider::exchange::{Fetch, Fetched};
 use crate::provider::inputs::InputError;
 use crate::provider::schedule::Life;
@@ -47,6 +48,8 @@ const VISIBLE: [&str; 9] = [
 #[derive(Debug)]
 pub struct Login {
     provider: Arc<Provider>,
+    /// As the issuer says, where one does.
+    found: Option<Endpoint>,
 }
 
 /// A variable that a person is asked for.
@@ -110,7 +113,10 @@ impl Login {
     ///
     /// For providers that have nothing to ask a person for.
     pub fn new(provider: Arc<Provider>) -> Result<Self, LoginError> {
-        let login = Self { provider };
+        let login = Self {
+            provider,
+            found: None,
+        };
         let endpoint = login.endpoint()?;
         if login.authorization_url().is_none() && !login.is_for_device() && login.asks().is_empty()
         {
@@ -124,6 +130,19 @@ impl Login {
 
     pub fn provider(&self) -> &Provider {
         &self.provider
+    }
+
+    /// Asks the issuer where the browser is to be sent, if it is to say so. To be done before [`Self::asks`]: what the browser
+    /// brings nobody needs to type. Cancel safe.
+    pub async fn discover(&mut self, fetcher: &dyn Fetch, clock: &Clock) -> Result<(), LoginError> {
+        let endpoint = self.endpoint()?;
+        if let Some(issuer) = &endpoint.issuer
+            && endpoint.plan.begins_with("code")
+        {
+            let found = discover(endpoint, issuer, fetcher, clock).await;
+            self.found = Some(found.map_err(|error| LoginError::Refused(error.to_string()))?);
+        }
+        Ok(())
     }
 
     /// What a person has to type, in the order to ask in; a code comes last, for it is the one that ages.
@@ -168,16 +187,19 @@ impl Login {
         tokens: Tokens,
     ) -> Result<LoggedIn, LoginError> {
         let rules = self.provider.life.clone();
-        let mut source = Source::new(self.provider, store, fetcher, clock, tokens);
+        let mut source = Source::new(self.provider, store, fetcher, clock, tokens)
+            // The code goes to those who gave it, should the issuer say something else by now.
+            .with_found(self.found);
         source.load().await?;
         let fetched = source.login(given).await?;
         keep(&mut source, &fetched, &rules).await
     }
 
     fn endpoint(&self) -> Result<&Endpoint, LoginError> {
-        match &self.provider.source {
-            TokenSource::Endpoint(endpoint) => Ok(endpoint),
-            TokenSource::Static { .. } | TokenSource::Made(_) => {
+        match (&self.provider.source, &self.found) {
+            (TokenSource::Endpoint(_), Some(found)) => Ok(found),
+            (TokenSource::Endpoint(endpoint), None) => Ok(endpoint),
+            (TokenSource::Static { .. } | TokenSource::Made(_), _) => {
                 Err(LoginError::Static(self.provider.name.clone()))
             }
         }

@@ -126,7 +126,7 @@ impl Refresher {
                     let now = self.deps.clock.now();
                     let life = resumed_life(&access, self.lead(), now, (self.deps.random)());
                     if life.usable(now) {
-                        self.resume(access.token, access.fetched_at, life).await;
+                        self.resume(access, life).await;
                     }
                     return;
                 }
@@ -146,12 +146,13 @@ impl Refresher {
         }
     }
 
-    async fn resume(&mut self, token: Secret, fetched_at: SystemTime, life: Life) {
-        match self.members.injections(&token).await {
+    async fn resume(&mut self, access: SavedAccess, life: Life) {
+        match self.members.injections(&access.token).await {
             Ok(injections) => {
                 info!(provider = self.lead().name, "took a token from the store");
                 self.schedule.adopted(life);
-                self.publish(token, fetched_at, &life, injections, false);
+                self.source.took_up(&access.bought_with);
+                self.publish(access.token, access.fetched_at, &life, injections, false);
             }
             Err(error) => warn!(provider = self.lead().name, "stored token: {error}"),
         }
@@ -195,10 +196,7 @@ impl Refresher {
             refused = self.link.refused(&mut self.refusals) => self.rejected(refused),
             () = inner_changed => {
                 debug!(provider = self.lead().name, "a token that this one is bought with is another now");
-                match self.source.inner_seen() {
-                    true => self.schedule.blamed_input_changed(),
-                    false => self.schedule.input_changed(),
-                }
+                self.inner_changed();
             }
             () = async { sleep_until(adopt_from).await; left_by_others.await } => self.take_up().await,
             rejected = self.writer.rejection() => self.rejected(rejected),
@@ -258,6 +256,7 @@ impl Refresher {
             Ok(injections) => {
                 info!(provider = self.lead().name, "took up the token of a login");
                 self.schedule.succeeded(life, false, now);
+                self.source.took_up(&access.bought_with);
                 self.publish(access.token, access.fetched_at, &life, injections, false);
                 true
             }
@@ -298,6 +297,18 @@ impl Refresher {
                 class: Class::Transient,
                 next: at,
             });
+        }
+    }
+
+    /// A token that only a person can renew is not given up for it: it is good until the API says otherwise.
+    fn inner_changed(&mut self) {
+        let answers_blame = self.source.inner_seen();
+        if self.schedule.usable(self.deps.clock.now()) && !self.source.renews_by_itself() {
+            return;
+        }
+        match answers_blame {
+            true => self.schedule.blamed_input_changed(),
+            false => self.schedule.input_changed(),
         }
     }
 

@@ -115,8 +115,8 @@ impl Source {
         clock: Clock,
         tokens: Tokens,
     ) -> Self {
-        let inner = Inner::new(&provider, &tokens);
         let key = StateKey::new(&identity(&provider));
+        let inner = Inner::new(&provider, key.clone(), &tokens);
         Self {
             provider,
             key,
@@ -138,6 +138,12 @@ impl Source {
     /// result; a failure opens it at once.
     pub(super) fn with_gate(mut self, gate: Gatekeeper) -> Self {
         self.gate = Some(gate);
+        self
+    }
+
+    /// What the issuer said of itself just now.
+    pub(super) fn with_found(mut self, found: Option<Endpoint>) -> Self {
+        self.found = found.map(Box::new);
         self
     }
 
@@ -166,6 +172,16 @@ impl Source {
     /// our own report that the vendor refused it.
     pub(super) fn inner_seen(&mut self) -> bool {
         self.inner.seen()
+    }
+
+    /// By provider, what the last token was bought with, as the store keeps it.
+    pub(super) fn bought_with(&self) -> BTreeMap<String, String> {
+        self.inner.bought_with()
+    }
+
+    /// The token in use is one that another process bought with these.
+    pub(super) fn took_up(&mut self, bought_with: &BTreeMap<String, String>) {
+        self.inner.resume(bought_with);
     }
 
     /// Reads what an earlier process left. Must succeed before anything is sent: without it, a spent input might be
@@ -266,7 +282,7 @@ impl Source {
     /// The device authorization request (RFC 8628 §3.1), and its answer if that is a good one.
     pub(super) async fn ask_for_device(&mut self) -> Result<Answered, Failure> {
         let provider = Arc::clone(&self.provider);
-        let TokenSource::Endpoint(endpoint) = &provider.source else {
+        let TokenSource::Endpoint(configured) = &provider.source else {
             return Err(Failure::LoginRequired(NO_LOGIN.to_owned()));
         };
         let unusable = |message: &str| {
@@ -275,7 +291,7 @@ impl Source {
                 message: message.to_owned(),
             })
         };
-        let endpoint = &*self.endpoint(endpoint).await?;
+        let endpoint = &*self.endpoint(configured).await?;
         let variables = self.variables(endpoint, &provider.variables).await?;
         let (Some(plan), Some(url)) = (&endpoint.plan.device, &endpoint.device_authorization_url)
         else {
@@ -285,7 +301,8 @@ impl Source {
             )
             .into());
         };
-        let at = endpoint.at(url).map_err(unusable)?;
+        // From where the user's own host is known: the token endpoint may be on another one.
+        let at = configured.at(url).map_err(unusable)?;
         // An assertion is for the authorization server, whichever of its endpoints it is sent to.
         let frozen = frozen(self.clock.now(), endpoint.address());
         let asked = prepare(&at, plan, &variables, &frozen)?;
@@ -354,6 +371,7 @@ impl Source {
                 token: fetched.issued.access_token.clone(),
                 fetched_at: fetched.sent.wall,
                 expires_at: life.expires_at,
+                bought_with: self.inner.bought_with(),
             });
         self.save(saved).await
     }
@@ -385,6 +403,17 @@ impl Source {
         self.saved.refresh_token.is_some()
     }
 
+    /// Without anything that a person has to bring.
+    pub(super) fn renews_by_itself(&self) -> bool {
+        match &self.provider.source {
+            TokenSource::Static { .. } | TokenSource::Made(_) => true,
+            TokenSource::Endpoint(endpoint) => {
+                let plan = &endpoint.plan;
+                plan.one_time.is_empty() || (plan.refresh.is_some() && self.has_refresh_token())
+            }
+        }
+    }
+
     pub(super) fn is_static(&self) -> bool {
         matches!(self.provider.source, TokenSource::Static { .. })
     }
@@ -411,7 +440,7 @@ impl Source {
             return Ok(Cow::Borrowed(endpoint));
         };
         if self.found.is_none() {
-            let found = discover(endpoint, issuer, &*self.fetcher).await?;
+            let found = discover(endpoint, issuer, &*self.fetcher, &self.clock).await?;
             info!(
                 provider = self.provider.name,
                 token_url = found.address(),

@@ -14,7 +14,7 @@ mod record;
 mod seal;
 mod visitor;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -102,6 +102,9 @@ pub struct SavedAccess {
     pub token: Secret,
     pub fetched_at: SystemTime,
     pub expires_at: Option<SystemTime>,
+    /// By provider, the [digest](StateKey::digest) of the token of theirs that this one was bought with: after a restart
+    /// theirs may be another. Empty for a token that was bought with none, and where that is not known.
+    pub bought_with: BTreeMap<String, String>,
 }
 
 /// Why a store cannot be opened, read or written.

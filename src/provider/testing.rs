@@ -8,7 +8,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::clock::Clock;
-use crate::config::{Endpoint, LifeCycle, Origin, Provider, Scheme, Tls, TokenSource, Value};
+use crate::config::{
+    BrowserRules, Egress, Endpoint, LifeCycle, Origin, Provider, Scheme, Tls, TokenSource, Value,
+};
 use crate::dialect::{
     self, DialectToml, Expiry, Issued, Overrides, Plan, Refusal, RejectRules, Var,
 };
@@ -48,6 +50,8 @@ pub(super) fn provider(
             timeout: Duration::from_secs(10),
             tls: Tls::default(),
             egress: None,
+            egress_later: Egress::default(),
+            browser: BrowserRules::default(),
             identity: format!("identity of {name}"),
         })),
         inject: plan.inject,

@@ -2,6 +2,7 @@
 //! Each of them checks what it is sent as its RFC says.
 
 use std::collections::HashMap;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -19,10 +20,11 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
-use crate::cli::run;
+use crate::cli::{command, run};
 use crate::client::{Frames, whole};
-use crate::harness::{App, World, eventually, log, server, with_app};
+use crate::harness::{App, World, eventually, log, server, soon, with_app};
 use crate::upstream::{HTTP1, Server};
 
 /// What a token endpoint was sent.
@@ -395,6 +397,151 @@ async fn a_code_that_is_typed_on_another_device_logs_in() {
         "{}",
         ran.err
     );
+}
+
+/// RFC 8414, RFC 7636 and RFC 9207 in one login: the issuer alone is configured.
+#[tokio::test]
+async fn a_browser_login_at_an_issuer_that_says_where() {
+    let world = World::new();
+    let own_url = Arc::new(Mutex::new(String::new()));
+    let issuer = Arc::clone(&own_url);
+    let (vendor, asked) = endpoint(&world, HTTP1, move |asked| {
+        let issuer = issuer.lock().unwrap().clone();
+        match asked.path.as_str() {
+            "/.well-known/oauth-authorization-server" => (
+                200,
+                json!({
+                    "issuer": issuer,
+                    "token_endpoint": format!("{issuer}/token"),
+                    "authorization_endpoint": format!("{issuer}/authorize"),
+                    "code_challenge_methods_supported": ["S256"],
+                    "authorization_response_iss_parameter_supported": true,
+                }),
+            ),
+            "/token" => (
+                200,
+                json!({ "access_token": "brought", "expires_in": 3600, "refresh_token": "hunter2" }),
+            ),
+            _ => (404, json!({})),
+        }
+    })
+    .await;
+    let url = vendor.url();
+    (*own_url.lock().unwrap()).clone_from(&url);
+    world.write(
+        "cupbearer.toml",
+        &format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"off\"\n[store]\nkind = \"file\"\npath = {:?}\n\
+             [providers.web]\nissuer = \"{url}\"\ngrant = \"authorization_code\"\nclient_id = \"c\"\n\
+             client_secret = \"s\"\nscope = \"openid\"\n{}",
+            world.path("store"),
+            world.tls()
+        ),
+    );
+    // A redirect of another issuer, or of none: its code goes nowhere.
+    for iss in ["&iss=https%3A%2F%2Fevil.example", ""] {
+        let (code, err) = log_in(&world, &format!("{url}/authorize?"), iss).await;
+        assert_eq!(code, 1, "{err}");
+        assert!(err.contains("issuer"), "{err}");
+    }
+    let exchanges = || {
+        let asked = asked.lock().unwrap();
+        let token = asked.iter().filter(|one| one.path == "/token");
+        token.cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(exchanges().len(), 0);
+    let iss: String = form_urlencoded::byte_serialize(url.as_bytes()).collect();
+    let (code, err) = log_in(&world, &format!("{url}/authorize?"), &format!("&iss={iss}")).await;
+    assert_eq!(code, 0, "{err}");
+    let exchanges = exchanges();
+    assert_eq!(exchanges.len(), 1);
+    assert_eq!(exchanges[0].form["code"], "hunter2-code");
+    assert_eq!(exchanges[0].form["code_verifier"].len(), 43);
+    assert!(!err.contains("hunter2"), "{err}");
+}
+
+/// `login` with a browser that is sent back with a code and `more`. Its exit code and what it told.
+async fn log_in(world: &World, goes_to: &str, more: &str) -> (i32, String) {
+    let mut login = command(&world.path("."), &["login", "web", "--no-browser"]);
+    let mut login = login
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut told = BufReader::new(login.stderr.take().unwrap()).lines();
+    let mut err = String::new();
+    let page = loop {
+        let line = soon("the address", told.next_line()).await.unwrap();
+        let line = line.unwrap_or_else(|| panic!("it ended: {err}"));
+        err.push_str(&line);
+        if let Some(query) = line.trim().strip_prefix(goes_to) {
+            break form_urlencoded::parse(query.as_bytes())
+                .into_owned()
+                .collect::<HashMap<_, _>>();
+        }
+    };
+    assert_eq!(page["code_challenge_method"], "S256");
+    let back: http::Uri = page["redirect_uri"].parse().unwrap();
+    let mut browser = tokio::net::TcpStream::connect(back.authority().unwrap().as_str())
+        .await
+        .unwrap();
+    let visit = format!(
+        "GET /?code=hunter2-code&state={}{more} HTTP/1.1\r\nHost: {}\r\n\r\n",
+        page["state"],
+        back.authority().unwrap()
+    );
+    browser.write_all(visit.as_bytes()).await.unwrap();
+    while let Some(line) = soon("the end", told.next_line()).await.unwrap() {
+        err.push_str(&line);
+    }
+    (login.wait().await.unwrap().code().unwrap(), err)
+}
+
+#[tokio::test]
+async fn a_check_buys_a_token_once_however_many_are_bought_with_it() {
+    let world = World::new();
+    let (vendor, asked) = endpoint(&world, HTTP1, |asked| {
+        match (asked.path.as_str(), asked.form.get("subject_token")) {
+            ("/inner", None) => issued("shared"),
+            ("/bad", None) => (400, json!({ "error": "invalid_client" })),
+            ("/outer", Some(subject)) if subject == "shared" => issued("bought"),
+            _ => (400, json!({ "error": "invalid_request" })),
+        }
+    })
+    .await;
+    let provider = |name: &str, path: &str, more: &str| {
+        format!(
+            "[providers.{name}]\ntoken_url = \"{}{path}\"\nclient_id = \"{name}\"\nclient_secret = \"s\"\n{more}{}",
+            vendor.url(),
+            world.tls()
+        )
+    };
+    let with = |inner: &str| {
+        format!(
+            "grant = \"token_exchange\"\nvars = {{ subject_token = {{ provider = \"{inner}\" }} }}\n"
+        )
+    };
+    let config: String = [
+        provider("a", "/outer", &with("inner")),
+        provider("b", "/outer", &with("inner")),
+        provider("c", "/outer", &with("wrong")),
+        provider("d", "/outer", &with("wrong")),
+        provider("inner", "/inner", ""),
+        provider("wrong", "/bad", ""),
+    ]
+    .concat();
+    world.write("cupbearer.toml", &(server("") + &config));
+    let ran = run(&world, &["check", "--online"]).await;
+    assert_eq!(ran.code, 1);
+    assert!(
+        ran.err.contains("no token from: wrong, c, d"),
+        "{}{}",
+        ran.out,
+        ran.err
+    );
+    let asked = asked.lock().unwrap();
+    let paths: Vec<_> = asked.iter().map(|one| one.path.as_str()).collect();
+    assert_eq!(paths, ["/inner", "/outer", "/outer", "/bad"]);
 }
 
 #[tokio::test]

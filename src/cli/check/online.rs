@@ -15,12 +15,14 @@ use crate::provider::discovery::discover;
 use crate::provider::exchange::{self, Fetch as _, FetchError, Fetched, HttpFetch, frozen};
 use crate::provider::schedule::{Life, Schedule};
 use crate::provider::{inputs, static_token};
+use crate::secret::Secret;
 use crate::upstream::tls::TlsProfiles;
 
 /// What happened, as (what, text) for people, and how it ended. Holds no secret.
 pub(super) struct Report {
     pub(super) lines: Vec<(&'static str, String)>,
-    pub(super) outcome: Result<(), String>,
+    /// The token is for those that are bought with it.
+    pub(super) outcome: Result<Secret, String>,
 }
 
 impl Report {
@@ -33,11 +35,13 @@ impl Report {
     }
 }
 
-/// Fetches one token and throws it away.
+/// Fetches one token, which is not kept.
 pub(super) async fn fetch(provider: &Provider, tokens: &Tokens) -> Report {
     let mut lines = Vec::new();
     let outcome = match try_fetch(provider, tokens, &mut lines).await {
-        Ok(fetched) => describe(provider, &fetched, &mut lines),
+        Ok(fetched) => {
+            describe(provider, &fetched, &mut lines).map(|()| fetched.issued.access_token)
+        }
         Err(error) => Err(error.to_string()),
     };
     Report { lines, outcome }
@@ -65,7 +69,7 @@ async fn try_fetch(
             chain::fill(provider, tokens, clock.now(), &mut variables)?;
             let fetcher = HttpFetch::new(TlsProfiles::new(), clock.clone());
             let found = match &endpoint.issuer {
-                Some(issuer) => Some(discover(endpoint, issuer, &fetcher).await?),
+                Some(issuer) => Some(discover(endpoint, issuer, &fetcher, &clock).await?),
                 None => None,
             };
             let endpoint = found.as_ref().unwrap_or(endpoint);
@@ -136,7 +140,11 @@ fn describe(
     }
     lines.push(("answer", answer));
     lines.extend(issued.warnings.iter().map(|text| ("warning", text.clone())));
-    lines.push(("schedule", schedule(provider, fetched, Clock::System.now())));
+    let now = Clock::System.now();
+    if !Life::new(issued.expiry, &provider.life, fetched.sent, 0.0).usable(now) {
+        return Err(FetchError::DeadOnArrival.to_string());
+    }
+    lines.push(("schedule", schedule(provider, fetched, now)));
     let variables = inputs::ready(&provider.variables);
     provider
         .inject
@@ -239,7 +247,7 @@ mod tests {
         let config = Config::from_toml(&text, &NoEnvironment).unwrap();
         for (provider, vendor) in config.providers.iter().zip(by_name(&setup)) {
             let report = fetch(provider, &Tokens::default()).await;
-            assert_eq!(report.outcome, Ok(()), "{:?}", vendor.refusals());
+            assert!(report.outcome.is_ok(), "{:?}", vendor.refusals());
             assert_eq!(vendor.counters().issued, 1, "{}", provider.name);
             let shown = format!("{:?}", report.lines);
             for (key, credential) in vendor.kind().credentials() {

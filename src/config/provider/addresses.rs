@@ -181,11 +181,7 @@ impl Parts<'_> {
     ) -> Option<String> {
         const KEY: &str = "device_authorization_url";
         let at = self.at.key(KEY);
-        let wants = plan
-            .exchange
-            .one_time
-            .iter()
-            .any(|input| input == "device_code");
+        let wants = plan.exchange.begins_with("device_code");
         let written = match toml.device_authorization_url.take() {
             Some(written) => written,
             None => {
@@ -217,7 +213,7 @@ impl Parts<'_> {
     ) -> Option<String> {
         let defaults = &plan.defaults;
         let plan = &plan.exchange;
-        let wants = plan.one_time.iter().any(|input| input == "code");
+        let wants = plan.begins_with("code");
         let written = match toml.authorization_url.take() {
             Some(written) => written,
             None => {

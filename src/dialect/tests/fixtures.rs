@@ -66,6 +66,9 @@ struct Jwt {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AnswerCase {
+    /// No document shows it: it is what such a vendor most likely answers. The dialect has to say what is not verified.
+    #[serde(default)]
+    assumed: bool,
     #[serde(default = "ok")]
     status: u16,
     #[serde(default)]
@@ -98,6 +101,9 @@ struct ApiCase {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ApiAnswer {
+    /// As in [`AnswerCase`].
+    #[serde(default)]
+    assumed: bool,
     #[serde(default = "ok")]
     status: u16,
     #[serde(default)]
@@ -115,6 +121,18 @@ fn every_dialect_does_what_its_document_says() {
         check_requests(name, &fixture);
         check_answers(name, &fixture.answer);
         check_api(name, &fixture);
+    }
+}
+
+#[test]
+fn what_is_assumed_is_said_to_users() {
+    for (name, _) in builtin() {
+        let fixture = read(name);
+        let api = fixture.api.dead.iter().chain(&fixture.api.alive);
+        let assumed = fixture.answer.iter().any(|answer| answer.assumed)
+            || api.into_iter().any(|answer| answer.assumed);
+        let said = !find_builtin(name).unwrap().unverified.is_empty();
+        assert!(!assumed || said, "{name} has no `unverified`");
     }
 }
 

@@ -38,6 +38,7 @@ pub enum FetchError {
         issuer: String,
         reason: String,
         class: Class,
+        retry_after: Option<Duration>,
     },
     /// The vendor's no.
     #[error("{}", refusal_text(host, refusal))]
@@ -89,6 +90,7 @@ impl FetchError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused { refusal, .. } => refusal.retry_after,
+            Self::Discovery { retry_after, .. } => *retry_after,
             _ => None,
         }
     }

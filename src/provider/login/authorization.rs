@@ -40,6 +40,10 @@ pub enum Return {
 /// What an answer is checked against, and what goes into the token request with its code.
 pub(super) struct Expected {
     state: Secret,
+    /// Whose redirect it has to be, where that is known …
+    issuer: Option<String>,
+    /// … and whether each says so.
+    names_issuer: bool,
     verifier: Option<Secret>,
     redirect_uri: String,
     listener: Option<Loopback>,
@@ -65,14 +69,14 @@ impl Authorization {
             // Nobody will answer there, but the address bar keeps what the browser was sent to.
             (None, RedirectUri::Loopback(place)) => place.uri(port),
         };
-        // A verifier that the token request has no place for would only be missed there.
-        let verifier = endpoint
-            .plan
-            .known_variables()
-            .contains("code_verifier")
-            .then(random);
+        // A verifier that the token request has no place for would only be missed there; so would one that the server
+        // says it cannot check. `plain` protects nothing that `state` does not.
+        let has_place = endpoint.plan.known_variables().contains("code_verifier");
+        let verifier = (has_place && !endpoint.browser.lacks_s256).then(random);
         let expected = Expected {
             state: random(),
+            issuer: endpoint.browser.issuer.clone(),
+            names_issuer: endpoint.browser.names_issuer,
             verifier,
             redirect_uri,
             listener,
@@ -141,11 +145,25 @@ impl Expected {
         Ok(format!("{base}{separator}{}", query.finish()))
     }
 
+    /// RFC 9207 §2.4: a code of another authorization server must not go to this one.
+    fn check_issuer(&self, query: &Secret) -> Result<(), LoginError> {
+        let Some(issuer) = &self.issuer else {
+            return Ok(());
+        };
+        match count(query, "iss") {
+            0 if self.names_issuer => Err(LoginError::WrongReturn("it does not name its issuer")),
+            0 => Ok(()),
+            _ if parameter(query, "iss").is_some_and(|iss| iss.expose() == issuer) => Ok(()),
+            _ => Err(LoginError::WrongReturn("it is of another issuer")),
+        }
+    }
+
     /// RFC 6749 §4.1.2: the code, or why there is none.
     fn read(&self, query: &Secret) -> Result<Variables, LoginError> {
         if !has_state(query, &self.state) {
             return Err(LoginError::WrongReturn("its state is of another login"));
         }
+        self.check_issuer(query)?;
         if let Some(error) = parameter(query, "error") {
             let words = parameter(query, "error_description");
             return Err(LoginError::Denied(shown(&error, words.as_ref())));
@@ -173,6 +191,11 @@ pub(super) fn has_state(query: &Secret, state: &Secret) -> bool {
         )
         .is_ok()
     })
+}
+
+fn count(query: &Secret, name: &str) -> usize {
+    let pairs = form_urlencoded::parse(query.expose().as_bytes());
+    pairs.filter(|(key, _)| key == name).count()
 }
 
 /// `None` also where it is given twice: which one would count?
@@ -242,9 +265,42 @@ mod tests {
     fn expected() -> Expected {
         Expected {
             state: "s".into(),
+            issuer: None,
+            names_issuer: false,
             verifier: None,
             redirect_uri: "http://127.0.0.1:1/".to_owned(),
             listener: None,
+        }
+    }
+
+    #[test]
+    fn the_issuer_that_is_known_is_the_one_that_answers() {
+        let read = |names_issuer, query: &str| {
+            let expected = Expected {
+                issuer: Some("https://id.example/a".to_owned()),
+                names_issuer,
+                ..expected()
+            };
+            expected
+                .read(&query.into())
+                .map_err(|error| error.to_string())
+        };
+        const OURS: &str = "code=c&state=s&iss=https%3A%2F%2Fid.example%2Fa";
+        assert!(read(true, OURS).is_ok() && read(false, OURS).is_ok());
+        assert!(read(false, "code=c&state=s").is_ok());
+        for (names_issuer, query, words) in [
+            (true, "code=c&state=s", "does not name its issuer"),
+            (true, "error=x&state=s", "does not name its issuer"),
+            (
+                false,
+                "code=c&state=s&iss=https%3A%2F%2Fid.example%2Fb",
+                "of another issuer",
+            ),
+            (false, "error=x&state=s&iss=", "of another issuer"),
+            (true, &format!("{OURS}&iss=x"), "of another issuer"),
+        ] {
+            let error = read(names_issuer, query).unwrap_err();
+            assert!(error.contains(words), "{query}: {error}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! Device authorization (RFC 8628): a code that a person types elsewhere, and polling until that is done.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,7 +45,11 @@ pub struct DeviceCode {
 }
 
 /// A token that is not kept yet.
-pub struct Brought(Fetched);
+pub struct Brought {
+    fetched: Fetched,
+    /// By provider, what it was bought with.
+    bought_with: BTreeMap<String, String>,
+}
 
 /// RFC 8628 §3.2. `verification_url` is Google's.
 #[derive(Deserialize)]
@@ -62,7 +67,7 @@ impl Login {
     /// Whether the grant begins with a device code.
     pub fn is_for_device(&self) -> bool {
         self.endpoint()
-            .is_ok_and(|endpoint| endpoint.plan.one_time.iter().any(|it| it == "device_code"))
+            .is_ok_and(|endpoint| endpoint.plan.begins_with("device_code"))
     }
 
     /// Asks for a device code. Cancel safe.
@@ -111,13 +116,17 @@ impl Login {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
         let mut source = Source::new(Arc::clone(&self.provider), store, fetcher, clock, tokens);
         given.insert("device_code".to_owned(), Var::Text(device.code.clone()));
-        device.wait(&mut source, &given).await.map(Brought)
+        let fetched = device.wait(&mut source, &given).await?;
+        Ok(Brought {
+            fetched,
+            bought_with: source.bought_with(),
+        })
     }
 
     /// Keeps what came of it. Not cancel safe.
     pub async fn keep(
         self,
-        Brought(fetched): Brought,
+        brought: Brought,
         store: Arc<dyn Store>,
         fetcher: Arc<dyn Fetch>,
         clock: Clock,
@@ -126,7 +135,8 @@ impl Login {
         let rules = self.provider.life.clone();
         let mut source = Source::new(self.provider, store, fetcher, clock, tokens);
         source.load().await?;
-        super::keep(&mut source, &fetched, &rules).await
+        source.took_up(&brought.bought_with);
+        super::keep(&mut source, &brought.fetched, &rules).await
     }
 }
 
@@ -202,6 +212,7 @@ headers = { Authorization = "Bearer {access_token}" }
         let fetcher = Arc::new(FakeFetch(Arc::clone(&vendor), Instant::now()));
         let login = Login {
             provider: Arc::new(provider("x", DEVICE, |_| {})),
+            found: None,
         };
         let code = |interval, expires_in| DeviceCode {
             verification_uri: String::new(),

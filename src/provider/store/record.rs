@@ -1,5 +1,6 @@
 //! A record as it is on disk: JSON, sealed where there are keys. Pure.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -58,6 +59,10 @@ struct AccessJson {
     fetched_at: u64,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     expires_at: Option<u64>,
+    /// Digests, which are no secrets.
+    #[zeroize(skip)]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    bought_with: BTreeMap<String, String>,
 }
 
 pub(super) const SUFFIX: &str = "json";
@@ -159,6 +164,7 @@ impl From<&Saved> for StateJson {
                 token: text(&access.token),
                 fetched_at: millis(access.fetched_at),
                 expires_at: access.expires_at.map(millis),
+                bought_with: access.bought_with.clone(),
             }),
             spent: saved.spent.iter().cloned().collect(),
             adopted: saved.adopted.iter().cloned().collect(),
@@ -188,6 +194,7 @@ impl SavedAccess {
                 Some(millis) => Some(at(millis)?),
                 None => None,
             },
+            bought_with: json.bought_with.clone(),
         })
     }
 }

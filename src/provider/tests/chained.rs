@@ -210,3 +210,111 @@ async fn the_inner_token_is_in_no_log() {
     assert!(log.text().contains("provider="), "the control");
     assert!(!log.text().contains("hunter2"));
 }
+
+/// Another process with the same store, and what it asks both vendors.
+struct Restart {
+    store: Arc<dyn Store>,
+    outer: Provider,
+}
+
+impl Restart {
+    fn of(outer: Provider) -> Self {
+        Self {
+            store: Arc::new(MemoryStore::default()),
+            outer,
+        }
+    }
+
+    /// How often the outer vendor was asked, and with what at last. The outer token is there from `start` on.
+    async fn run(&self, inner_token: Reply, start: usize) -> (usize, Option<String>) {
+        let world = World::with_store(inner_token, Arc::clone(&self.store));
+        let (vendor, deps) = outer_vendor(&world, Reply::Fresh(100_000));
+        let outer = spawn(vec![Arc::new(self.outer.clone())], deps).remove(0);
+        seconds(1).await;
+        assert_eq!(vendor.count(), 0, "nothing is bought without the inner one");
+        assert_eq!(usize::from(current(&outer).is_some()), start);
+        let inner = world.spawn(inner());
+        assert!(inner.first_token().await && outer.first_token().await);
+        seconds(600).await;
+        assert!(current(&outer).is_some());
+        stop_all(vec![outer, inner], Duration::ZERO).await;
+        let last = vendor.calls().pop().map(|call| call.body);
+        (vendor.count(), last)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restart_only_another_inner_token_renews_what_was_bought() {
+    let kept = |single_active| {
+        let mut outer = outer();
+        outer.life.single_active = single_active;
+        outer
+    };
+    let bought = |token: &str| (1, Some(format!("subject_token={token}")));
+    // Kept because only one of it lives, or because it lives for long.
+    for single_active in [true, false] {
+        let restart = Restart::of(kept(single_active));
+        let first = restart.run(Reply::Token("one", 3600), 0).await;
+        assert_eq!(first, bought("one"));
+        let same = restart.run(Reply::Token("one", 3600), 1).await;
+        assert_eq!(same, (0, None), "single active: {single_active}");
+        let other = restart.run(Reply::Token("two", 3600), 1).await;
+        assert_eq!(other, bought("two"), "single active: {single_active}");
+        let again = restart.run(Reply::Token("two", 3600), 1).await;
+        assert_eq!(again, (0, None), "single active: {single_active}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_token_of_which_nobody_knows_what_it_was_bought_with_is_bought_anew_once() {
+    let restart = Restart::of(outer());
+    restart.run(Reply::Token("one", 3600), 0).await;
+    let key = StateKey::new("identity of x");
+    let mut saved = restart.store.load(&key).await.unwrap().unwrap();
+    let access = saved.access.as_mut().unwrap();
+    assert_eq!(access.bought_with.len(), 1, "the control");
+    access.bought_with.clear();
+    restart.store.save(&key, &saved).await.unwrap();
+    assert_eq!(restart.run(Reply::Token("one", 3600), 1).await.0, 1);
+    assert_eq!(restart.run(Reply::Token("one", 3600), 1).await.0, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_record_holds_no_inner_token() {
+    let restart = Restart::of(outer());
+    restart.run(Reply::Token("hunter2-inner", 3600), 0).await;
+    let saved = restart.store.load(&StateKey::new("identity of x")).await;
+    let access = saved.unwrap().unwrap().access.unwrap();
+    assert!(!format!("{:?}", access.bought_with).contains("hunter2"));
+    assert_eq!(access.bought_with["inner"].len(), 64);
+}
+
+/// A grant that spends its input, and authenticates with the token of provider `inner`.
+const ONE_TIME: &str = r#"
+default_grant = "main"
+[grants.main]
+form = { subject_token = "{provider.inner}", sms = "{sms}" }
+one_time = ["sms"]
+[response]
+token = "/access_token"
+[inject]
+headers = { Authorization = "Bearer {access_token}" }
+"#;
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_only_a_person_can_renew_outlives_its_inner_one() {
+    let mut once = provider("x", ONE_TIME, |_| {});
+    once.variables = outer().variables;
+    once.variables.insert("sms".to_owned(), literal("123456"));
+    let restart = Restart::of(once);
+    assert_eq!(restart.run(Reply::Fresh(100), 0).await.0, 1);
+    // Neither while it runs nor over a restart: the input is spent, and nothing is wrong with what it brought.
+    let world = World::with_store(Reply::Fresh(100), Arc::clone(&restart.store));
+    let (vendor, deps) = outer_vendor(&world, Reply::Fresh(100_000));
+    let _inner = world.spawn(inner());
+    let outer = spawn(vec![Arc::new(restart.outer.clone())], deps).remove(0);
+    seconds(1000).await;
+    assert_eq!((world.vendor.count(), vendor.count()), (13, 0));
+    let status = outer.status();
+    assert_eq!((status.state, status.last_error), (State::Valid, None));
+}

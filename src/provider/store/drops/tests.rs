@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 
 use tempfile::TempDir;
@@ -29,6 +30,7 @@ fn saved(refresh_token: &str, spent: &[&str]) -> Saved {
             token: format!("at of {refresh_token}").as_str().into(),
             fetched_at: UNIX_EPOCH,
             expires_at: None,
+            bought_with: BTreeMap::new(),
         }),
         spent: spent.iter().map(ToString::to_string).collect(),
         ..Saved::default()

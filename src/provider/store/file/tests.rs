@@ -33,6 +33,7 @@ fn saved() -> Saved {
             token: "at-hunter2".into(),
             fetched_at: UNIX_EPOCH + Duration::from_millis(1_767_225_600_123),
             expires_at: Some(UNIX_EPOCH + Duration::from_secs(1_798_761_600)),
+            bought_with: [("inner".to_owned(), "digest".to_owned())].into(),
         }),
         spent: ["one".to_owned(), "two".to_owned()].into(),
         adopted: BTreeSet::new(),

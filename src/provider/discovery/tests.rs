@@ -1,0 +1,333 @@
+//! Metadata as servers may answer them, without a network.
+
+use std::sync::Mutex;
+
+use http::StatusCode;
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use super::*;
+use crate::config::{Config, Environment, TokenSource};
+use crate::provider::exchange::{Call, Fetched, Line, Pending};
+
+const ISSUER: &str = "https://id.example/realm";
+
+/// An issuer that answers each of its two addresses in turn.
+struct Server {
+    answers: Mutex<Vec<(u16, String)>>,
+    headers: HeaderMap,
+}
+
+impl Server {
+    fn new(answers: &[(u16, &str)]) -> Self {
+        let last_first = answers.iter().rev();
+        let answers = last_first.map(|(status, body)| (*status, (*body).to_owned()));
+        Self {
+            answers: Mutex::new(answers.collect()),
+            headers: HeaderMap::new(),
+        }
+    }
+
+    async fn discover(&self, endpoint: &Endpoint) -> Result<Endpoint, FetchError> {
+        let issuer = endpoint.issuer.as_ref().unwrap();
+        discover(endpoint, issuer, self, &Clock::System).await
+    }
+
+    fn left(&self) -> usize {
+        self.answers.lock().unwrap().len()
+    }
+}
+
+impl Fetch for Server {
+    fn dial<'a>(
+        &'a self,
+        _endpoint: &'a Endpoint,
+        _deadline: Instant,
+    ) -> Pending<'a, Result<Box<dyn Line>, FetchError>> {
+        let next = self.answers.lock().unwrap().pop();
+        let (status, body) = next.expect("asked no more often than it has addresses");
+        let line = Answering(Answered {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: self.headers.clone(),
+            body: Zeroizing::new(body.into_bytes()),
+        });
+        Box::pin(std::future::ready(Ok(Box::new(line) as Box<dyn Line>)))
+    }
+}
+
+struct Answering(Answered);
+
+impl Line for Answering {
+    fn send<'a>(
+        self: Box<Self>,
+        _call: Call<'a>,
+        _deadline: Instant,
+    ) -> Pending<'a, Result<Fetched, FetchError>> {
+        unreachable!("no token is asked for")
+    }
+
+    fn ask<'a>(
+        self: Box<Self>,
+        _endpoint: &'a Endpoint,
+        _request: TokenRequest,
+        _deadline: Instant,
+    ) -> Pending<'a, Result<Answered, FetchError>> {
+        Box::pin(std::future::ready(Ok(self.0)))
+    }
+}
+
+/// Behind a proxy, but for what is inside.
+struct Behind;
+
+impl Environment for Behind {
+    fn var(&self, name: &str) -> Option<String> {
+        let value = match name {
+            "HTTPS_PROXY" => "http://proxy.example:3128",
+            "NO_PROXY" => "inside.example",
+            _ => return None,
+        };
+        Some(value.to_owned())
+    }
+}
+
+fn endpoint(lines: &str) -> Endpoint {
+    let text = format!(
+        "[store]\nkind = 'file'\npath = '/tmp/x'\n[providers.x]\nissuer = '{ISSUER}'\nclient_id = 'c'\nclient_secret = 's'\n{lines}"
+    );
+    let config = Config::from_toml(&text, &Behind).unwrap();
+    match &config.providers[0].source {
+        TokenSource::Endpoint(endpoint) => (**endpoint).clone(),
+        _ => panic!("no endpoint"),
+    }
+}
+
+/// These members and the issuer.
+fn metadata(mut members: Json) -> String {
+    members["issuer"] = ISSUER.into();
+    members.to_string()
+}
+
+async fn found(lines: &str, members: Json) -> Result<Endpoint, String> {
+    let server = Server::new(&[(200, &metadata(members)), (404, "")]);
+    let found = server.discover(&endpoint(lines)).await;
+    found.map_err(|error| error.to_string())
+}
+
+#[tokio::test]
+async fn what_is_said_for_the_issuers_host_stays_there() {
+    let tls = "tls = { server_name = 'id.internal' }\n";
+    let at = |lines: &'static str, url: &'static str| async move {
+        let lines = format!("{tls}{lines}");
+        let found = found(&lines, json!({ "token_endpoint": url }))
+            .await
+            .unwrap();
+        let proxy = found.egress.map(|proxy| proxy.host);
+        (proxy, found.tls.server_name)
+    };
+    let proxy = |name: &str| Some(name.to_owned());
+    let same = at("", "https://id.example/token").await;
+    assert_eq!(same, (proxy("proxy.example"), proxy("id.internal")));
+    // Another port is another server of the same name.
+    let port = at("", "https://id.example:8443/token").await;
+    assert_eq!(port, (proxy("proxy.example"), proxy("id.internal")));
+    assert_eq!(at("", "https://inside.example/t").await, (None, None));
+    let other = at("", "https://other.example/t").await;
+    assert_eq!(other, (proxy("proxy.example"), None));
+    // What the provider says of its way out holds for all hosts.
+    let off = at("proxy = 'off'\n", "https://other.example/t").await;
+    assert_eq!(off, (None, None));
+    let own = at(
+        "proxy = 'http://mine.example'\n",
+        "https://inside.example/t",
+    )
+    .await;
+    assert_eq!(own, (proxy("mine.example"), None));
+}
+
+#[tokio::test]
+async fn a_browser_is_sent_where_the_issuer_says() {
+    let members = json!({
+        "token_endpoint": "https://id.example/token",
+        "authorization_endpoint": "https://login.example/authorize?x=1",
+        "device_authorization_endpoint": "https://id.example/device",
+        "code_challenge_methods_supported": ["plain"],
+        "authorization_response_iss_parameter_supported": true,
+    });
+    let code = "grant = 'authorization_code'\n";
+    let with_code = found(code, members.clone()).await.unwrap();
+    let url = with_code.authorization_url.as_deref();
+    assert_eq!(url, Some("https://login.example/authorize?x=1"));
+    assert_eq!(with_code.device_authorization_url, None);
+    let rules = BrowserRules {
+        lacks_s256: true,
+        issuer: Some(ISSUER.to_owned()),
+        names_issuer: true,
+    };
+    assert_eq!(with_code.browser, rules);
+    // Who writes an address of its own has that one.
+    let own = format!("{code}authorization_url = 'https://own.example/a'\n");
+    let own = found(&own, members.clone()).await.unwrap();
+    assert_eq!(
+        own.authorization_url.as_deref(),
+        Some("https://own.example/a")
+    );
+    assert_eq!(own.browser, BrowserRules::default());
+    let device = found("grant = 'device_code'\n", members.clone())
+        .await
+        .unwrap();
+    let url = device.device_authorization_url.as_deref();
+    assert_eq!(url, Some("https://id.example/device"));
+    // Nobody is sent there: it is not looked at.
+    let mut bad = members;
+    bad["authorization_endpoint"] = "http://login.example/".into();
+    assert!(found("", bad.clone()).await.is_ok());
+    let told = found(code, bad).await.unwrap_err();
+    assert!(
+        told.contains("its authorization_endpoint is a plain http:// URL"),
+        "{told}"
+    );
+    let silent = json!({ "token_endpoint": "https://id.example/token", "authorization_endpoint": "https://a.example/" });
+    let silent = found(code, silent).await.unwrap();
+    assert!(!silent.browser.lacks_s256 && !silent.browser.names_issuer);
+}
+
+#[tokio::test]
+async fn a_client_certificate_goes_to_the_alias() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cert, key) = (folder.path().join("c.pem"), folder.path().join("k.pem"));
+    std::fs::write(&cert, "-----BEGIN CERTIFICATE-----\n").unwrap();
+    std::fs::write(&key, "-----BEGIN PRIVATE KEY-----\n").unwrap();
+    let members = json!({
+        "token_endpoint": "https://id.example/token",
+        "mtls_endpoint_aliases": { "token_endpoint": "https://mtls.id.example/token" },
+    });
+    let tls = format!("tls = {{ client_cert_file = {cert:?}, client_key_file = {key:?} }}\n");
+    let shown = found(&tls, members.clone()).await.unwrap();
+    assert_eq!(shown.address(), "https://mtls.id.example/token");
+    let none = found("", members).await.unwrap();
+    assert_eq!(none.address(), "https://id.example/token");
+}
+
+#[tokio::test]
+async fn metadata_that_cannot_be_used_are_told_and_asked_for_slowly() {
+    for (members, told) in [
+        (json!({}), "its metadata name no token_endpoint"),
+        (
+            json!({ "token_endpoint": 7 }),
+            "a member of its metadata has the wrong type",
+        ),
+        (
+            json!({ "token_endpoint": "/token" }),
+            "its token_endpoint is no URL",
+        ),
+        (
+            json!({ "token_endpoint": "https://u:p@id.example/" }),
+            "its token_endpoint is no URL",
+        ),
+        (
+            json!({ "token_endpoint": "http://id.example/token" }),
+            "its token_endpoint is a plain http:// URL, which would send",
+        ),
+        (
+            json!({ "token_endpoint": "http://127.0.0.1/token" }),
+            "its token_endpoint is a plain http:// URL, and the issuer's is https://",
+        ),
+    ] {
+        let server = Server::new(&[(200, &metadata(members)), (404, "")]);
+        let error = server.discover(&endpoint("")).await.unwrap_err();
+        assert_eq!(error.class(), Class::Permanent);
+        let text = error.to_string();
+        assert!(
+            text.starts_with(&format!("issuer {ISSUER}: {told}")),
+            "{text}"
+        );
+        assert!(!text.contains("write token_url instead"), "{text}");
+    }
+    // With the user's own word for it.
+    let plain = json!({ "token_endpoint": "http://127.0.0.1/token" });
+    assert!(found("allow_http = true\n", plain).await.is_ok());
+}
+
+#[tokio::test]
+async fn the_other_address_is_asked_unless_the_server_is_in_trouble() {
+    let good = metadata(json!({ "token_endpoint": "https://id.example/token" }));
+    let other = json!({ "issuer": "https://id.example" }).to_string();
+    for first in [
+        (404, ""),
+        (403, "{}"),
+        (302, ""),
+        (200, "<html>"),
+        (200, "{}"),
+        (200, &other),
+    ] {
+        let server = Server::new(&[first, (200, &good)]);
+        assert!(server.discover(&endpoint("")).await.is_ok(), "{first:?}");
+    }
+    for (first, second, class, told, left) in [
+        (
+            (503, ""),
+            (200, &*good),
+            Class::Transient,
+            "it answered HTTP 503 at /",
+            1,
+        ),
+        (
+            (429, ""),
+            (200, &good),
+            Class::Transient,
+            "it answered HTTP 429 at /",
+            1,
+        ),
+        (
+            (404, ""),
+            (404, ""),
+            Class::Permanent,
+            "it answered HTTP 404 at /",
+            0,
+        ),
+        (
+            (404, ""),
+            (302, ""),
+            Class::Permanent,
+            "(redirects are never followed)",
+            0,
+        ),
+        (
+            (200, "<html>"),
+            (200, "<html>"),
+            Class::Transient,
+            "is no JSON",
+            0,
+        ),
+        (
+            (200, "<html>"),
+            (404, ""),
+            Class::Permanent,
+            "it answered HTTP 404 at /",
+            0,
+        ),
+        // What was read says more than what is not there.
+        (
+            (200, &other),
+            (404, ""),
+            Class::Permanent,
+            "are of the issuer https://id.example:",
+            0,
+        ),
+    ] {
+        let server = Server::new(&[first, second]);
+        let error = server.discover(&endpoint("")).await.unwrap_err();
+        assert_eq!(error.class(), class, "{first:?} {second:?}");
+        assert!(error.to_string().contains(told), "{told}: {error}");
+        assert_eq!(server.left(), left, "{first:?} {second:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_says_when_to_ask_again() {
+    let mut server = Server::new(&[(503, "")]);
+    let minute = HeaderValue::from_static("60");
+    server.headers.insert(header::RETRY_AFTER, minute);
+    let error = server.discover(&endpoint("")).await.unwrap_err();
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(60)));
+}
