@@ -6,8 +6,8 @@
 //! instruction more.
 //!
 //! `hot.txt` is what callgrind saw run, from start to stop; `tests/bench/hot.sh` writes it anew. Its lines are patterns over symbol
-//! names without the parts that change with each compiler or dependency version, so the list ages slowly: a function it does not
-//! know stands where it always stood, a line that fits nothing does nothing. The names are Rust's v0 mangling
+//! names, first exact but for the parts that change with each compiler or dependency version, then without those that edits change,
+//! so the list ages slowly: a function it does not know stands where it always stood, a line that fits nothing does nothing. The names are Rust's v0 mangling
 //! (`.cargo/config.toml` asks for it), which keeps types in the name: in the old one, all of a generic's copies are called the same.
 //!
 //! Only where the linker is known to be rustc's own lld, which takes such a script: elsewhere the program is laid out as ever.
@@ -20,12 +20,25 @@ use std::process::Command;
 /// What follows this line of `hot.txt` is not touched by the start and a first request.
 const MORE: &str = "# Then what is rarer:\n";
 
-/// What `hot.txt` cannot know: valgrind's processor lacks some instructions, and its fake vendors answer in one way only. The data path
-/// is hot whatever happens.
+/// What `hot.txt` cannot know: valgrind's processor lacks some instructions, and its fake vendors answer in one way only.
 const ALSO: &[&str] = &[
     "startup.do_library_init",
+    "rand_thread_local_state*",
     "_RN*4sha2*x86_sha*",
     "_R*9aws_lc_rs2pq*",
+    "_RN*11server_name*",
+    "_RN*17ServerNamePayload*",
+    "_R*5hyper5proto2h14conn*5close*",
+    "_RINv*5tokio7runtime4task3raw7dealloc*9HttpFetch*",
+    "_RN*5tokio7runtime7context5defer*",
+    "_RN*5bytes5bytes12static_clone*",
+    "_RINv*9cupbearer6config5units*",
+    "_R*9cupbearer5http16decode*",
+    "_R*9cupbearer8upstream5http1*",
+];
+
+/// The data path is hot whatever happens, and so is what it stands on.
+const LIKELY: &[&str] = &[
     "_RN*4core3str5count*",
     "_RINvM*9hashbrown3raw*14reserve_rehash*",
     "_RNvM*5alloc7raw_vec*8grow_one*",
@@ -39,8 +52,6 @@ const ALSO: &[&str] = &[
     "_R*5hyper5proto2h12io*",
     "_R*4http6header3map*",
     "_RN*6webpki*",
-    "_RN*11server_name*",
-    "_RN*17ServerNamePayload*",
     "_RN*9cupbearer5proxy*",
     "_RN*9cupbearer8upstream*",
     "_RINv*13drop_in_place*9cupbearer8upstream*",
@@ -152,6 +163,7 @@ fn script(list: &str) -> String {
     script.push_str(&names(start));
     script.push_str(&names(&ALSO.join("\n")));
     script.push_str(&files(ASSEMBLY));
+    script.push_str(&names(&LIKELY.join("\n")));
     script.push_str(&names(more));
     script.push_str("}\n} INSERT BEFORE .init;\nSECTIONS {\n.rodata.cold : {\n");
     script.push_str(&COLD_TABLES.join("\n"));
