@@ -6,17 +6,19 @@ use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
 use h2::{Reason, SendStream};
 use http::{HeaderMap, Request, Response};
+use http_body::Frame;
 use tokio::net::TcpStream;
 
+use crate::client::frames;
 use crate::harness::{App, World, eventually, server, soon, with_app};
-use crate::upstream::Script;
+use crate::upstream::{HTTP2, Script, Server};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const ONE: &str = "max_in_flight = 1\n";
 
 struct Client {
     sender: SendRequest<Bytes>,
-    address: std::net::SocketAddr,
+    authority: String,
 }
 
 impl Client {
@@ -27,7 +29,10 @@ impl Client {
         let handshake = Builder::new().initial_window_size(window).handshake(stream);
         let (sender, connection) = soon("a handshake", handshake).await.unwrap();
         tokio::spawn(connection);
-        Self { sender, address }
+        Self {
+            sender,
+            authority: address.to_string(),
+        }
     }
 
     async fn ask(
@@ -36,7 +41,7 @@ impl Client {
         fields: &[(&str, &str)],
         ended: bool,
     ) -> (ResponseFuture, SendStream<Bytes>) {
-        let uri = format!("http://{}/x", self.address);
+        let uri = format!("http://{}/x", self.authority);
         let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in fields {
             request = request.header(*name, *value);
@@ -247,21 +252,38 @@ async fn an_answer_to_head_has_no_body() {
 #[tokio::test]
 async fn trailers_come_without_what_is_for_heads() {
     let world = World::new();
-    let upstream = Script::plain().await;
-    let config = server("") + &world.upstream("api", &upstream.url(), "");
+    let http1 = Script::plain().await;
+    let http2 = Server::start(&world.authority, HTTP2, |_| async {
+        let (sender, body) = frames();
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", "1".parse().unwrap());
+        trailers.insert("set-cookie", "a=b".parse().unwrap());
+        sender.send(Ok(Frame::data("ok".into()))).unwrap();
+        sender.send(Ok(Frame::trailers(trailers))).unwrap();
+        Response::new(body)
+    })
+    .await;
+    let config = server("")
+        + &world.upstream("one", &http1.url(), "route = { host = \"localhost\" }")
+        + &world.upstream("two", &http2.url(), "");
     with_app(&config, async |app| {
         let mut client = Client::connect(app, 65_535).await;
-        let (response, _) = client.ask("GET", &[("te", "trailers")], true).await;
-        let (mut connection, _) = upstream.request().await;
-        connection
-            .send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 1\r\nSet-Cookie: a=b\r\n\r\n")
-            .await;
-        let answer = answer(response).await;
-        assert!(answer.headers().contains_key("date"));
-        let (text, trailers) = whole(answer.into_body()).await.unwrap();
-        let trailers = trailers.unwrap();
-        assert_eq!((text.as_str(), trailers.len()), ("ok", 1));
-        assert_eq!(trailers["x-sum"], "1");
+        for (host, by_script) in [("localhost", true), ("127.0.0.1", false)] {
+            client.authority = format!("{host}:{}", app.address().port());
+            let (response, _) = client.ask("GET", &[("te", "trailers")], true).await;
+            if by_script {
+                let (mut connection, _) = http1.request().await;
+                connection
+                    .send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 1\r\nSet-Cookie: a=b\r\n\r\n")
+                    .await;
+            }
+            let answer = answer(response).await;
+            assert!(answer.headers().contains_key("date"));
+            let (text, trailers) = whole(answer.into_body()).await.unwrap();
+            let trailers = trailers.unwrap();
+            assert_eq!((text.as_str(), trailers.len()), ("ok", 1), "{host}");
+            assert_eq!(trailers["x-sum"], "1");
+        }
     })
     .await;
 }
