@@ -102,6 +102,49 @@ async fn hints_come_when_they_are_given() {
     .await;
 }
 
+/// Once the connection is in hand, and only to who waits for it; what the upstream has to say meanwhile comes, too.
+#[tokio::test]
+async fn expect_100_continue() {
+    let world = World::new();
+    let upstream = Script::tls(&world.authority).await;
+    let config = server("") + &world.upstream("api", &upstream.url(), "");
+    with_app(&config, async |app| {
+        let mut client = Client::connect(app, 65_535).await;
+        let expect = ("expect", "100-continue");
+        let (mut response, mut upload) = client.ask("PUT", &[expect], false).await;
+        let early = poll_fn(|cx| response.poll_informational(cx));
+        let (early, (mut connection, head)) = tokio::join!(soon("100", early), upstream.request());
+        assert_eq!(early.unwrap().unwrap().status(), 100);
+        assert_eq!(head.get("expect"), None);
+        connection
+            .send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+            .await;
+        let early = poll_fn(|cx| response.poll_informational(cx));
+        assert_eq!(soon("103", early).await.unwrap().unwrap().status(), 103);
+        upload.send_data(Bytes::from("body"), true).unwrap();
+        assert_eq!(connection.chunk().await.unwrap().unwrap(), b"body");
+        assert_eq!(connection.chunk().await.unwrap(), None);
+        connection.send(OK).await;
+        assert_eq!(answer(response).await.status(), 200);
+        // The body is there: nobody waits for anything.
+        let (mut response, mut upload) = client.ask("PUT", &[expect], false).await;
+        upload.send_data(Bytes::from("body"), true).unwrap();
+        connection.head().await;
+        assert_eq!(connection.chunk().await.unwrap().unwrap(), b"body");
+        connection.send(OK).await;
+        let early = poll_fn(|cx| response.poll_informational(cx));
+        assert!(soon("no 100", early).await.is_none());
+        assert_eq!(answer(response).await.status(), 200);
+        // Nor for what is refused.
+        let foreign = &[expect, ("sec-fetch-site", "cross-site")];
+        let (mut response, _upload) = client.ask("PUT", foreign, false).await;
+        let early = poll_fn(|cx| response.poll_informational(cx));
+        assert!(soon("no 100", early).await.is_none());
+        assert_eq!(answer(response).await.status(), 403);
+    })
+    .await;
+}
+
 /// A client that grants no window, or none any more.
 #[tokio::test]
 async fn an_app_that_takes_nothing_of_its_answer() {
