@@ -6,6 +6,7 @@
 pub mod accept;
 mod access;
 mod authorize;
+mod clean;
 pub mod door;
 mod error;
 mod forward;

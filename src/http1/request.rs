@@ -5,7 +5,7 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http::header::{EXPECT, TE};
 use http::{Method, Request, Uri, Version};
 
@@ -61,6 +61,15 @@ pub fn parse<B>(read: &mut BytesMut, request: &mut Request<B>) -> Result<Option<
         Some(b'\n') => return Err(syntax(httparse::Error::NewLine)),
         Some(_) => {}
     }
+    match parse_fields(read, request) {
+        Err(Fault::Malformed(Malformed::Syntax(httparse::Error::Token))) if escape_target(read) => {
+            parse_fields(read, request)
+        }
+        parsed => parsed,
+    }
+}
+
+fn parse_fields<B>(read: &mut BytesMut, request: &mut Request<B>) -> Result<Option<Head>, Fault> {
     match parse_up_to::<FEW_FIELDS, B>(read, request) {
         Err(Fault::Malformed(Malformed::Syntax(httparse::Error::TooManyHeaders))) => {
             match parse_up_to::<MAX_FIELDS, B>(read, request) {
@@ -97,7 +106,8 @@ fn parse_up_to<const FIELDS: usize, B>(
     let target = fields::position(base, head.path.unwrap_or_default().as_bytes());
     let count = fields::locate(&seen[..length], head.headers, &mut fields)?;
     let bytes = read.split_to(length).freeze();
-    let target = bytes.slice(fields::slice(&target));
+    let place = fields::slice(&target);
+    let target = bytes.slice(place.clone());
     check_target(&method, &target)?;
 
     let mut notes = Notes::default();
@@ -122,7 +132,10 @@ fn parse_up_to<const FIELDS: usize, B>(
         keep_alive: notes.keep_alive(http11) && method != Method::CONNECT,
         trailers,
     };
-    *request.uri_mut() = Uri::from_maybe_shared(target).map_err(|_| INVALID_TARGET)?;
+    *request.uri_mut() = match Uri::from_maybe_shared(target) {
+        Ok(uri) => uri,
+        Err(_) => Uri::from_maybe_shared(escaped(&bytes[place])).map_err(|_| INVALID_TARGET)?,
+    };
     *request.method_mut() = method;
     *request.version_mut() = if http11 {
         Version::HTTP_11
@@ -142,6 +155,42 @@ const INVALID_TARGET: Malformed = Malformed::Rule("an invalid request-target");
 
 fn syntax(error: httparse::Error) -> Fault {
     Fault::Malformed(Malformed::Syntax(error))
+}
+
+/// A target that is not UTF-8 becomes one that is: legacy apps put GBK and the like into queries as it is. Whether this was such a one.
+#[cold]
+fn escape_target(read: &mut BytesMut) -> bool {
+    let mut spaces = (0..read.len()).filter(|at| read[*at] == b' ');
+    let (Some(before), Some(end)) = (spaces.next(), spaces.next()) else {
+        return false;
+    };
+    let target = &read[before + 1..end];
+    if target.contains(&b'\n') || std::str::from_utf8(target).is_ok() {
+        return false;
+    }
+    let target = escaped(target);
+    let mut whole = BytesMut::with_capacity(read.len() + target.len());
+    whole.extend_from_slice(&read[..=before]);
+    whole.extend_from_slice(&target);
+    whole.extend_from_slice(&read[end..]);
+    *read = whole;
+    true
+}
+
+/// What a URI cannot hold (RFC 3986 §2), and what clients send all the same, as browsers write it.
+#[cold]
+fn escaped(target: &[u8]) -> Bytes {
+    let is_text = std::str::from_utf8(target).is_ok();
+    let mut text = Vec::with_capacity(target.len() * 3);
+    for byte in target {
+        if matches!(byte, b'"' | b'<' | b'>' | b'`') || !is_text && !byte.is_ascii() {
+            text.push(b'%');
+            text.extend([byte >> 4, byte & 0xf].map(|digit| b"0123456789ABCDEF"[digit as usize]));
+        } else {
+            text.push(*byte);
+        }
+    }
+    text.into()
 }
 
 /// RFC 9112 §3.2: which form goes with which method. What is in it is checked when it becomes a URI, which would drop a fragment.

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::header::{ACCEPT_ENCODING, AUTHORIZATION, EXPECT, HOST, TE, VIA};
+use http::header::{HOST, TE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, Uri, Version};
@@ -17,9 +17,7 @@ use super::headers::{self, Scan};
 use super::reject::{self, ForwardedBody};
 use super::respond::Received;
 use super::route::Routed;
-use super::target::Target;
-use super::{AppBody, Snapshot, authorize, rewrite, upgrade};
-use crate::config::ExistingCredential;
+use super::{AppBody, Snapshot, authorize, clean, rewrite, upgrade};
 use crate::http1::fields;
 use crate::provider::cell::{Entry, OnWire, Traveller, Unavailable};
 use crate::upstream::{
@@ -102,11 +100,11 @@ impl<'a> Exchange<'a> {
         routed: Routed<'a>,
     ) -> Result<Self, ProxyError> {
         let target = routed.target;
-        refuse_credential(request, target)?;
+        clean::refuse_credential(request, target)?;
         let te_trailers = scan.te && headers::te_trailers(request.headers());
         let (mut head, body) = std::mem::take(request).into_parts();
         let switch = upgrade::Wanted::of(&head, &body, &scan);
-        let keep = clean(&mut head, &scan, snapshot, target);
+        let keep = clean::clean(&mut head, &scan, snapshot, target);
         if let Some(wanted) = &switch {
             wanted.ask(&mut head.headers);
         }
@@ -501,52 +499,4 @@ fn is_safe(method: &Method) -> bool {
         *method,
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE
     )
-}
-
-/// `existing_credential = "reject"`. Looks at the request as it came: nothing is to hide behind `Connection`.
-fn refuse_credential<B>(request: &Request<B>, target: &Target) -> Result<(), ProxyError> {
-    let refuse = target.config.existing_credential == ExistingCredential::Reject
-        && authorize::has_credential(request.headers(), request.uri(), target);
-    if refuse {
-        return Err(ProxyError::RequestNotAllowed(
-            "the request has a credential of its own",
-        ));
-    }
-    Ok(())
-}
-
-/// Everything that the upstream must not get goes, and what it always gets comes in. Answers whether the app's own credential is
-/// kept: what is left of it after the hop-by-hop fields are gone.
-fn clean(head: &mut Parts, scan: &Scan, snapshot: &Snapshot, target: &Target) -> bool {
-    let version = head.version;
-    let headers = &mut head.headers;
-    if scan.hop_by_hop {
-        headers::strip_hop_by_hop(headers);
-    }
-    if scan.expect {
-        headers.remove(EXPECT);
-    }
-    let keep = target.config.existing_credential == ExistingCredential::Keep
-        && authorize::has_credential(headers, &head.uri, target);
-    // Where the token goes it replaces whatever is there; this is for dialects that put it elsewhere.
-    if scan.authorization && !keep {
-        headers.remove(AUTHORIZATION);
-    }
-    for name in &target.credentials.look_alikes {
-        headers.remove(name);
-    }
-    if let Some(via) = &snapshot.settings.via {
-        headers.append(VIA, via.received_in(version).clone());
-    }
-    if target.reject.reads_bodies() {
-        // A body that has to be looked into must be readable.
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    }
-    for name in &target.config.remove_headers {
-        headers.remove(name);
-    }
-    for (name, value) in &target.config.set_headers {
-        headers.insert(name, value.clone());
-    }
-    keep
 }

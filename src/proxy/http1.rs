@@ -8,6 +8,7 @@
 //! The rejected alternative is hyper's server, which took 9 000 of 38 000 user instructions of a request, kept 8 KiB for each idle
 //! connection, and answers by itself what it cannot parse.
 
+mod buffers;
 mod wire;
 
 use std::future::poll_fn;
@@ -37,7 +38,8 @@ use crate::http1::request::{Asked, Fault};
 use crate::http1::{Malformed, fields, response};
 use crate::upstream::{Interim, Stall};
 
-pub(super) use self::wire::{Buffers, Incoming};
+pub(super) use self::buffers::Buffers;
+pub(super) use self::wire::Incoming;
 
 /// So much of a body that nobody wanted is read, and so long, to keep its connection.
 const SKIP: usize = 64 * 1024;

@@ -12,15 +12,15 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
-use http::header::{CONTENT_LENGTH, COOKIE, DATE};
+use http::header::{CONTENT_LENGTH, COOKIE, DATE, EXPECT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep};
 
 use super::AppBody;
 use super::accept::{Client, Worker, answer};
-use super::respond::ResponseBody;
+use super::respond::{self, ResponseBody};
 use super::stream::Rewound;
 use super::watch::End;
 use crate::http1::MAX_HEAD;
@@ -46,6 +46,8 @@ pub(super) struct Incoming {
     left: Option<u64>,
     /// Only trailers can follow.
     data_ended: bool,
+    /// To be told when the body is wanted and the client waits for `100 Continue`.
+    wanted: Option<Arc<Notify>>,
 }
 
 /// Serves a connection, which began with the preface, to its end.
@@ -108,15 +110,22 @@ async fn exchange(
     mut respond: SendResponse<Bytes>,
 ) {
     let head_only = request.method() == Method::HEAD;
-    let mut request = incoming(request);
+    let (mut request, wanted) = incoming(request);
+    let mut wanted = wanted.map(|wanted| Box::pin(wanted.notified_owned()));
     let mut response = None;
     {
         let early = Early(Mutex::new(&mut respond));
         let answered = answer(&worker, &client, &mut request, Some(&early), &mut response);
         let mut answered = pin!(answered);
-        poll_fn(|cx| match answered.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(()),
-            Poll::Pending => early.poll_reset(cx),
+        poll_fn(|cx| {
+            if answered.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            if (wanted.as_mut()).is_some_and(|wanted| wanted.as_mut().poll(cx).is_ready()) {
+                wanted = None;
+                early.pass_on(respond::go_on());
+            }
+            early.poll_reset(cx)
         })
         .await;
     }
@@ -150,18 +159,24 @@ async fn exchange(
     poll_fn(|cx| sending.poll(cx)).await;
 }
 
-fn incoming(mut request: Request<RecvStream>) -> Request<AppBody> {
+/// The second value is told when its body is wanted before it has come, where the client waits for that.
+fn incoming(mut request: Request<RecvStream>) -> (Request<AppBody>, Option<Arc<Notify>>) {
     join_cookies(request.headers_mut());
+    let waits = (request.headers().get(EXPECT))
+        .is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let wanted = (waits && !request.body().is_end_stream()).then(Arc::default);
     let length = request.headers().get(CONTENT_LENGTH);
     let left = length.and_then(|length| length.to_str().ok()?.parse().ok());
-    request.map(|stream| match stream.is_end_stream() {
+    let request = request.map(|stream| match stream.is_end_stream() {
         true => AppBody::Empty,
         false => AppBody::Http2(Incoming {
             stream,
             left,
             data_ended: false,
+            wanted: wanted.clone(),
         }),
-    })
+    });
+    (request, wanted)
 }
 
 /// RFC 9113 §8.2.3: HTTP/2 may send a cookie in parts, which are one field to everybody else.
@@ -336,7 +351,14 @@ impl Body for Incoming {
     ) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
         let this = self.get_mut();
         if !this.data_ended {
-            match ready!(this.stream.poll_data(cx)) {
+            let polled = this.stream.poll_data(cx);
+            // RFC 9110 §10.1.1: not to a client that did not wait for it.
+            if let Some(wanted) = this.wanted.take()
+                && polled.is_pending()
+            {
+                wanted.notify_one();
+            }
+            match ready!(polled) {
                 Some(Ok(data)) => {
                     // What was taken may come again. It fails only where nothing comes any more.
                     let _ = this.stream.flow_control().release_capacity(data.len());

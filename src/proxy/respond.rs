@@ -105,6 +105,13 @@ pub(super) fn forward(
     )
 }
 
+/// `100 Continue`, which is ours alone.
+pub(super) fn go_on() -> Response<()> {
+    let mut head = Response::new(());
+    *head.status_mut() = StatusCode::CONTINUE;
+    head
+}
+
 /// RFC 9209 §2.3.32: the status that the upstream gave, and that a renewal could not help.
 fn received(parts: &mut http::response::Parts) {
     let status = format!("cupbearer; received-status={}", parts.status.as_u16());

@@ -6,17 +6,19 @@ use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
 use h2::{Reason, SendStream};
 use http::{HeaderMap, Request, Response};
+use http_body::Frame;
 use tokio::net::TcpStream;
 
+use crate::client::frames;
 use crate::harness::{App, World, eventually, server, soon, with_app};
-use crate::upstream::Script;
+use crate::upstream::{HTTP2, Script, Server};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const ONE: &str = "max_in_flight = 1\n";
 
 struct Client {
     sender: SendRequest<Bytes>,
-    address: std::net::SocketAddr,
+    authority: String,
 }
 
 impl Client {
@@ -27,7 +29,10 @@ impl Client {
         let handshake = Builder::new().initial_window_size(window).handshake(stream);
         let (sender, connection) = soon("a handshake", handshake).await.unwrap();
         tokio::spawn(connection);
-        Self { sender, address }
+        Self {
+            sender,
+            authority: address.to_string(),
+        }
     }
 
     async fn ask(
@@ -36,7 +41,7 @@ impl Client {
         fields: &[(&str, &str)],
         ended: bool,
     ) -> (ResponseFuture, SendStream<Bytes>) {
-        let uri = format!("http://{}/x", self.address);
+        let uri = format!("http://{}/x", self.authority);
         let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in fields {
             request = request.header(*name, *value);
@@ -93,6 +98,49 @@ async fn hints_come_when_they_are_given() {
         let answer = answer(response).await;
         assert_eq!(answer.headers().get("link"), None);
         assert_eq!(whole(answer.into_body()).await.unwrap().0, "ok");
+    })
+    .await;
+}
+
+/// Once the connection is in hand, and only to who waits for it; what the upstream has to say meanwhile comes, too.
+#[tokio::test]
+async fn expect_100_continue() {
+    let world = World::new();
+    let upstream = Script::tls(&world.authority).await;
+    let config = server("") + &world.upstream("api", &upstream.url(), "");
+    with_app(&config, async |app| {
+        let mut client = Client::connect(app, 65_535).await;
+        let expect = ("expect", "100-continue");
+        let (mut response, mut upload) = client.ask("PUT", &[expect], false).await;
+        let early = poll_fn(|cx| response.poll_informational(cx));
+        let (early, (mut connection, head)) = tokio::join!(soon("100", early), upstream.request());
+        assert_eq!(early.unwrap().unwrap().status(), 100);
+        assert_eq!(head.get("expect"), None);
+        connection
+            .send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+            .await;
+        let early = poll_fn(|cx| response.poll_informational(cx));
+        assert_eq!(soon("103", early).await.unwrap().unwrap().status(), 103);
+        upload.send_data(Bytes::from("body"), true).unwrap();
+        assert_eq!(connection.chunk().await.unwrap().unwrap(), b"body");
+        assert_eq!(connection.chunk().await.unwrap(), None);
+        connection.send(OK).await;
+        assert_eq!(answer(response).await.status(), 200);
+        // The body is there: nobody waits for anything.
+        let (mut response, mut upload) = client.ask("PUT", &[expect], false).await;
+        upload.send_data(Bytes::from("body"), true).unwrap();
+        connection.head().await;
+        assert_eq!(connection.chunk().await.unwrap().unwrap(), b"body");
+        connection.send(OK).await;
+        let early = poll_fn(|cx| response.poll_informational(cx));
+        assert!(soon("no 100", early).await.is_none());
+        assert_eq!(answer(response).await.status(), 200);
+        // Nor for what is refused.
+        let foreign = &[expect, ("sec-fetch-site", "cross-site")];
+        let (mut response, _upload) = client.ask("PUT", foreign, false).await;
+        let early = poll_fn(|cx| response.poll_informational(cx));
+        assert!(soon("no 100", early).await.is_none());
+        assert_eq!(answer(response).await.status(), 403);
     })
     .await;
 }
@@ -247,21 +295,38 @@ async fn an_answer_to_head_has_no_body() {
 #[tokio::test]
 async fn trailers_come_without_what_is_for_heads() {
     let world = World::new();
-    let upstream = Script::plain().await;
-    let config = server("") + &world.upstream("api", &upstream.url(), "");
+    let http1 = Script::plain().await;
+    let http2 = Server::start(&world.authority, HTTP2, |_| async {
+        let (sender, body) = frames();
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", "1".parse().unwrap());
+        trailers.insert("set-cookie", "a=b".parse().unwrap());
+        sender.send(Ok(Frame::data("ok".into()))).unwrap();
+        sender.send(Ok(Frame::trailers(trailers))).unwrap();
+        Response::new(body)
+    })
+    .await;
+    let config = server("")
+        + &world.upstream("one", &http1.url(), "route = { host = \"localhost\" }")
+        + &world.upstream("two", &http2.url(), "");
     with_app(&config, async |app| {
         let mut client = Client::connect(app, 65_535).await;
-        let (response, _) = client.ask("GET", &[("te", "trailers")], true).await;
-        let (mut connection, _) = upstream.request().await;
-        connection
-            .send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 1\r\nSet-Cookie: a=b\r\n\r\n")
-            .await;
-        let answer = answer(response).await;
-        assert!(answer.headers().contains_key("date"));
-        let (text, trailers) = whole(answer.into_body()).await.unwrap();
-        let trailers = trailers.unwrap();
-        assert_eq!((text.as_str(), trailers.len()), ("ok", 1));
-        assert_eq!(trailers["x-sum"], "1");
+        for (host, by_script) in [("localhost", true), ("127.0.0.1", false)] {
+            client.authority = format!("{host}:{}", app.address().port());
+            let (response, _) = client.ask("GET", &[("te", "trailers")], true).await;
+            if by_script {
+                let (mut connection, _) = http1.request().await;
+                connection
+                    .send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 1\r\nSet-Cookie: a=b\r\n\r\n")
+                    .await;
+            }
+            let answer = answer(response).await;
+            assert!(answer.headers().contains_key("date"));
+            let (text, trailers) = whole(answer.into_body()).await.unwrap();
+            let trailers = trailers.unwrap();
+            assert_eq!((text.as_str(), trailers.len()), ("ok", 1), "{host}");
+            assert_eq!(trailers["x-sum"], "1");
+        }
     })
     .await;
 }

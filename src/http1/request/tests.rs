@@ -180,6 +180,49 @@ fn request_lines_have_one_form() {
     }
 }
 
+/// Legacy apps write into queries whatever they have.
+#[test]
+fn targets_that_are_no_uris_are_written_as_browsers_write_them() {
+    for (target, expected) in [
+        (
+            &b"/x?q={\"a\":\"b|c\"}^`<>&\xc3\xa9"[..],
+            "/x?q={%22a%22:%22b|c%22}^%60%3C%3E&\u{e9}",
+        ),
+        // GBK.
+        (b"/\xc4\xe3?q=\xba\xc3&\"", "/%C4%E3?q=%BA%C3&%22"),
+        (b"http://localhost/x?q=\xff", "http://localhost/x?q=%FF"),
+        // What passes as it is passes as it is.
+        (
+            "/\u{6d4b}?q={\u{8bd5}}'|\\^%zz%".as_bytes(),
+            "/\u{6d4b}?q={\u{8bd5}}'|\\^%zz%",
+        ),
+        (b"/{\"x\"}", "/{\"x\"}"),
+    ] {
+        let text = [b"GET ", target, b" HTTP/1.1\r\nhost: x\r\n\r\nrest"].concat();
+        let whole = feed(&[&text]).unwrap().expect("a whole head");
+        assert_eq!((whole.0.1.as_str(), &whole.1[..]), (expected, &b"rest"[..]));
+        for cut in 1..text.len() - 4 {
+            let (start, end) = text.split_at(cut);
+            assert_eq!(
+                feed(&[start, end]).unwrap().as_ref(),
+                Some(&whole),
+                "cut at {cut}"
+            );
+        }
+    }
+    for target in [
+        &b"/x?q=\xff y"[..],
+        b"/x?q=\xff\ty",
+        b"\xff",
+        b"/x#\xff",
+        b"/x\n\xff",
+        b"/x\0\xff",
+    ] {
+        let text = [b"GET ", target, b" HTTP/1.1\r\nhost: x\r\n\r\n"].concat();
+        assert!(head(&text).is_err(), "{}", text.escape_ascii());
+    }
+}
+
 #[test]
 fn all_lines_end_in_crlf() {
     for text in [

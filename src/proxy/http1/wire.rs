@@ -15,6 +15,7 @@ use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
+use super::buffers::Buffers;
 use crate::http1::decode::{Decoder, Step};
 use crate::http1::output::Output;
 use crate::http1::request::{self, Asked, Fault, HTTP2_PREFACE, Head};
@@ -27,30 +28,13 @@ use crate::upstream::{Interim, Stall};
 
 /// How much is read at once: the first of them, doubled while reads fill what they are given. A new buffer is had when less
 /// than a quarter is left of the old one.
-const FIRST_READ: usize = 8 * 1024;
+const FIRST_READ: usize = super::buffers::READ;
 const LARGEST_READ: usize = 64 * 1024;
-
-/// Most heads fit, and the small bodies behind them.
-const TEXT: usize = 4 * 1024;
-
-/// Buffers of each kind that a worker keeps for connections that come to life.
-const KEPT_BUFFERS: usize = 32;
 
 /// What is read of further requests while one is answered. Behind more than that, the end of a client is found by writing only.
 const AHEAD: usize = MAX_HEAD;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-
-/// A worker's spare buffers: a connection has one only while there is something in it, so that thousands of idle ones, or of ones
-/// that were busy once, cost none.
-#[derive(Default)]
-pub(in crate::proxy) struct Buffers(Mutex<Spare>);
-
-#[derive(Default)]
-struct Spare {
-    reads: Vec<BytesMut>,
-    texts: Vec<Vec<u8>>,
-}
 
 pub(super) struct Wire {
     state: Mutex<State>,
@@ -154,41 +138,6 @@ impl GoOn {
 
     fn wrote(&mut self, wrote: usize) {
         self.0 = self.left()[wrote..].len() as u8;
-    }
-}
-
-// === impl Buffers ===
-
-impl Buffers {
-    fn take(&self) -> BytesMut {
-        let spare = self.lock().reads.pop();
-        spare.unwrap_or_else(|| BytesMut::with_capacity(FIRST_READ))
-    }
-
-    /// Takes back what a connection needs no more. Whoever still holds a part of it keeps it from being used again.
-    fn give(&self, mut buffer: BytesMut) {
-        buffer.clear();
-        let mut spare = self.lock();
-        if spare.reads.len() < KEPT_BUFFERS {
-            spare.reads.push(buffer);
-        }
-    }
-
-    /// Memory for a head and the beginning of a body.
-    pub(super) fn take_text(&self) -> Vec<u8> {
-        let spare = self.lock().texts.pop();
-        spare.unwrap_or_else(|| Vec::with_capacity(TEXT))
-    }
-
-    pub(super) fn give_text(&self, text: Vec<u8>) {
-        let mut spare = self.lock();
-        if text.capacity() == TEXT && spare.texts.len() < KEPT_BUFFERS {
-            spare.texts.push(text);
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Spare> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
