@@ -131,6 +131,8 @@ pub mod dialect;
 pub mod fuzz;
 #[doc(hidden)]
 pub mod http1;
+#[doc(hidden)]
+pub mod http2;
 pub mod metrics;
 pub mod provider;
 pub mod proxy;
