@@ -9,7 +9,7 @@
 
 mod encode;
 #[cfg(any(test, fuzzing))]
-pub mod fuzz;
+pub(super) mod fuzz;
 mod head;
 mod tunnel;
 mod upload;
