@@ -25,8 +25,8 @@ pub enum Name {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
     Field(HeaderValue),
-    /// What RFC 9113 §8.2.1 does not allow in one.
-    Other(Bytes),
+    /// So many bytes of what RFC 9113 §8.2.1 does not allow in one.
+    Invalid(usize),
 }
 
 impl Name {
@@ -51,20 +51,21 @@ impl Name {
 
 impl Value {
     fn new(bytes: Bytes) -> Self {
+        let length = bytes.len();
         let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
         if blank(bytes.first()) || blank(bytes.last()) {
-            return Self::Other(bytes);
+            return Self::Invalid(length);
         }
-        match HeaderValue::from_maybe_shared(bytes.clone()) {
+        match HeaderValue::from_maybe_shared(bytes) {
             Ok(value) => Self::Field(value),
-            Err(_) => Self::Other(bytes),
+            Err(_) => Self::Invalid(length),
         }
     }
 
-    pub fn as_bytes(&self) -> &[u8] {
+    fn len(&self) -> usize {
         match self {
-            Self::Field(value) => value.as_bytes(),
-            Self::Other(bytes) => bytes,
+            Self::Field(value) => value.len(),
+            Self::Invalid(length) => *length,
         }
     }
 }

@@ -28,7 +28,7 @@ const SHORT: u32 = 8;
 static TABLES: Tables = Tables::build();
 
 struct Tables {
-    /// By the next [`SHORT`] bits: the symbol, and the length of its code, which is 0 where that is longer.
+    /// By the complement of the next [`SHORT`] bits: the symbol, and the length of its code, which is 0 where that is longer.
     short: [(u8, u8); 1 << SHORT],
     /// By length: the first code that is larger than those of this length, with its bits to the left of 30.
     end: [u32; LONGEST + 1],
@@ -60,7 +60,7 @@ impl Tables {
                         let mut rest = 0;
                         while rest < 1 << free {
                             let index = (code << free) as usize | rest;
-                            tables.short[index] = (symbol as u8, length as u8);
+                            tables.short[index ^ 0xff] = (symbol as u8, length as u8);
                             rest += 1;
                         }
                     }
@@ -88,34 +88,49 @@ impl Tables {
 }
 
 /// Appends what `source` says. `None` if it holds EOS, or does not end as a string does.
-pub(super) fn decode(source: &[u8], out: &mut BytesMut) -> Option<()> {
+pub(super) fn decode(mut source: &[u8], out: &mut BytesMut) -> Option<()> {
+    let start = out.len();
     // The shortest code has five bits.
-    out.reserve(source.len() * 8 / 5);
-    let mut source = source.iter();
-    // The next `count` bits stand to the left; ones follow them, as at the end of a string.
-    let (mut bits, mut count) = (u64::MAX, 0_u32);
+    out.resize(start + source.len() * 8 / 5, 0);
+    let mut end = start;
+    // The complement of the next `count` bits stands to the left. What is behind it are zeros, as if the ones at the end went on.
+    let (mut bits, mut count) = (0_u64, 0_u32);
     loop {
-        while count <= 56
-            && let Some(byte) = source.next()
+        if count <= 32
+            && let Some((four, rest)) = source.split_first_chunk()
         {
-            let room = 56 - count;
-            bits ^= u64::from(!byte) << room;
+            bits |= u64::from(!u32::from_be_bytes(*four)) << (32 - count);
+            count += 32;
+            source = rest;
+        }
+        while count <= 56
+            && let Some((byte, rest)) = source.split_first()
+        {
+            bits |= u64::from(!byte) << (56 - count);
             count += 8;
+            source = rest;
         }
-        let (symbol, length) = match TABLES.short[(bits >> 56) as usize] {
-            (_, 0) => TABLES.long((bits >> 34) as u32),
-            (symbol, length) => (u16::from(symbol), u32::from(length)),
-        };
-        if length > count {
-            // Less than a byte of ones.
-            return (count < 8 && bits == u64::MAX).then_some(());
+        loop {
+            let (symbol, length) = match TABLES.short[(bits >> 56) as usize] {
+                (_, 0) => TABLES.long((!bits >> 34) as u32),
+                (symbol, length) => (u16::from(symbol), u32::from(length)),
+            };
+            if length > count {
+                // There was as much as there is; it has to be less than a byte of ones.
+                out.truncate(end);
+                return (count < 8 && bits == 0).then_some(());
+            }
+            if symbol == EOS {
+                return None;
+            }
+            *out.get_mut(end)? = symbol as u8;
+            end += 1;
+            bits <<= length;
+            count -= length;
+            if count < LONGEST as u32 && !source.is_empty() {
+                break;
+            }
         }
-        if symbol == EOS {
-            return None;
-        }
-        out.extend_from_slice(&[symbol as u8]);
-        bits = bits << length | ((1 << length) - 1);
-        count -= length;
     }
 }
 

@@ -1,33 +1,23 @@
 //! Header blocks read (RFC 7541 §3 and §6).
 
-use std::ops::Range;
-
 use bytes::{Bytes, BytesMut};
 
-use super::table::{Entry, OVERHEAD, Table};
+use super::table::{Entry, Table};
 use super::{Name, Value};
 use crate::http2::{Reason, Violation, huffman};
 
 /// What the peer may use (SETTINGS_HEADER_TABLE_SIZE): the value that holds where nothing is said.
 pub const TABLE: usize = 4096;
 
-/// Literals of many heads are put in memory that is had once.
+/// Literals of many heads are put in memory that is had once. What is in the table keeps it, but not that of a larger block.
 const TEXT: usize = 2 * 1024;
 
 /// Reads all header blocks of a connection, in their order.
 #[derive(Debug)]
 pub struct Decoder {
     table: Table,
-    /// Literal values of the block that is being read.
+    /// Where literals are put.
     text: BytesMut,
-    fields: Vec<(Name, Found)>,
-}
-
-#[derive(Debug)]
-enum Found {
-    Whole(Value),
-    /// Where it stands in `text`.
-    Literal(Range<u32>),
 }
 
 /// What may be in a block, by the count of RFC 9113 §6.5.2 (SETTINGS_MAX_HEADER_LIST_SIZE).
@@ -35,14 +25,6 @@ enum Found {
 pub struct Limits {
     pub size: usize,
     pub fields: usize,
-}
-
-/// The fields of a block.
-pub struct Section<'a> {
-    fields: &'a mut Vec<(Name, Found)>,
-    text: Bytes,
-    /// There were more of them, or larger ones, than is allowed; they were read for the table only.
-    pub too_large: bool,
 }
 
 /// What is left of a block.
@@ -56,49 +38,53 @@ impl Decoder {
         Self {
             table: Table::new(TABLE),
             text: BytesMut::new(),
-            fields: Vec::new(),
         }
     }
 
-    /// Reads a whole block. After an error nobody knows what is in the table: the connection is over.
-    pub fn decode(&mut self, block: &[u8], limits: Limits) -> Result<Section<'_>, Violation> {
-        self.fields.clear();
+    /// Reads a whole block, and gives its fields to `take`. `false`: there were more of them, or larger ones, than is allowed; what
+    /// followed was read for the table only.
+    ///
+    /// After an error nobody knows what is in the table: the connection is over.
+    pub fn decode(
+        &mut self,
+        block: &[u8],
+        limits: Limits,
+        mut take: impl FnMut(Name, Value),
+    ) -> Result<bool, Violation> {
         if self.text.capacity() < block.len() {
             self.text.reserve(block.len().max(TEXT));
         }
+        let large = block.len() > TEXT;
         let mut input = Input(block);
-        let (mut size, mut too_large, mut begun) = (0, false, false);
+        let (mut size, mut fields) = (0, 0);
         while let Some(first) = input.0.first() {
             if first >> 5 == 0b001 {
-                if begun {
+                if fields > 0 {
                     return Err(broken("a size update behind a field"));
                 }
                 self.resize(&mut input)?;
                 continue;
             }
-            begun = true;
-            let (name, found, length) = match first {
+            let entry = match first {
                 0x80.. => self.indexed(&mut input)?,
-                0x40.. => self.literal::<6>(&mut input)?,
-                _ => self.literal::<4>(&mut input)?,
+                0x40.. => self.literal::<6>(&mut input, large)?,
+                _ => self.literal::<4>(&mut input, large)?,
             };
-            size += length;
-            too_large |= size > limits.size || self.fields.len() >= limits.fields;
-            if !too_large {
-                self.fields.push((name, found));
+            size += entry.size;
+            fields += 1;
+            if size <= limits.size && fields <= limits.fields {
+                take(entry.name, entry.value);
             }
         }
-        Ok(Section {
-            text: self.text.split().freeze(),
-            fields: &mut self.fields,
-            too_large,
-        })
+        if large {
+            self.text = BytesMut::new();
+        }
+        Ok(size <= limits.size && fields <= limits.fields)
     }
 
     /// Memory that a connection can do without which nobody uses.
     pub fn shed(&mut self) {
         self.text = BytesMut::new();
-        self.fields = Vec::new();
     }
 
     fn resize(&mut self, input: &mut Input<'_>) -> Result<(), Violation> {
@@ -110,43 +96,43 @@ impl Decoder {
         Ok(())
     }
 
-    fn indexed(&self, input: &mut Input<'_>) -> Result<(Name, Found, usize), Violation> {
+    fn indexed(&self, input: &mut Input<'_>) -> Result<Entry, Violation> {
         let entry = self.entry(input.integer::<7>()?)?;
-        let value = Found::Whole(entry.value.clone());
-        Ok((entry.name.clone(), value, entry.size()))
+        Ok(Entry::new(entry.name.clone(), entry.value.clone()))
     }
 
     /// With an index of 6 bits the field goes into the table.
     fn literal<const PREFIX: u32>(
         &mut self,
         input: &mut Input<'_>,
-    ) -> Result<(Name, Found, usize), Violation> {
-        let start = self.text.len();
+        large: bool,
+    ) -> Result<Entry, Violation> {
+        self.text.clear();
         let name = match input.integer::<PREFIX>()? {
             0 => {
                 input.string(&mut self.text)?;
-                let name = Name::new(&self.text[start..]);
-                self.text.truncate(start);
+                let name = Name::new(&self.text);
+                self.text.clear();
                 name
             }
             index => self.entry(index)?.name.clone(),
         };
         input.string(&mut self.text)?;
-        let value = start..self.text.len();
-        let size = name.as_bytes().len() + value.len() + OVERHEAD;
-        if PREFIX == 6 && self.table.make_room(size) {
-            // A copy, as what is around it would live as long.
-            let value = Value::new(Bytes::copy_from_slice(&self.text[value]));
-            self.text.truncate(start);
+        let entry = Entry::new(name, Value::new(self.text.split().freeze()));
+        if PREFIX == 6 && self.table.make_room(entry.size) {
+            let value = match &entry.value {
+                Value::Field(value) if large => {
+                    Value::new(Bytes::copy_from_slice(value.as_bytes()))
+                }
+                value => value.clone(),
+            };
             self.table.insert(Entry {
-                name: name.clone(),
-                value: value.clone(),
+                name: entry.name.clone(),
+                value,
+                size: entry.size,
             });
-            return Ok((name, Found::Whole(value), size));
         }
-        // Little more than a block.
-        let value = value.start as u32..value.end as u32;
-        Ok((name, Found::Literal(value), size))
+        Ok(entry)
     }
 
     fn entry(&self, index: usize) -> Result<&Entry, Violation> {
@@ -163,29 +149,6 @@ impl Decoder {
 impl Default for Decoder {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Section<'_> {
-    pub fn len(&self) -> usize {
-        self.fields.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.fields.is_empty()
-    }
-
-    /// Takes them all out.
-    pub fn drain(&mut self) -> impl Iterator<Item = (Name, Value)> {
-        self.fields.drain(..).map(|(name, found)| {
-            let value = match found {
-                Found::Whole(value) => value,
-                Found::Literal(at) => {
-                    Value::new(self.text.slice(at.start as usize..at.end as usize))
-                }
-            };
-            (name, value)
-        })
     }
 }
 

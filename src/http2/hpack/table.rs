@@ -8,12 +8,14 @@ use http::{HeaderName, HeaderValue, header};
 use super::{Name, Value};
 
 /// What an entry takes besides its name and its value (RFC 7541 §4.1).
-pub(super) const OVERHEAD: usize = 32;
+const OVERHEAD: usize = 32;
 
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) name: Name,
     pub(super) value: Value,
+    /// RFC 7541 §4.1. In the static table, which takes no room, it is not known.
+    pub(super) size: usize,
 }
 
 /// The dynamic table behind the static one.
@@ -26,8 +28,12 @@ pub(super) struct Table {
 }
 
 impl Entry {
-    pub(super) fn size(&self) -> usize {
-        self.name.as_bytes().len() + self.value.as_bytes().len() + OVERHEAD
+    pub(super) fn new(name: Name, value: Value) -> Self {
+        Self {
+            size: name.as_bytes().len() + value.len() + OVERHEAD,
+            name,
+            value,
+        }
     }
 }
 
@@ -61,7 +67,7 @@ impl Table {
 
     /// Only where there is room for it.
     pub(super) fn insert(&mut self, entry: Entry) {
-        self.size += entry.size();
+        self.size += entry.size;
         self.entries.push_front(entry);
     }
 
@@ -69,7 +75,7 @@ impl Table {
         while self.size + more > self.max_size
             && let Some(oldest) = self.entries.pop_back()
         {
-            self.size -= oldest.size();
+            self.size -= oldest.size;
         }
     }
 
@@ -83,6 +89,7 @@ const fn pseudo(name: &'static str, value: &'static str) -> Entry {
     Entry {
         name: Name::Other(Bytes::from_static(name.as_bytes())),
         value: Value::Field(HeaderValue::from_static(value)),
+        size: 0,
     }
 }
 
@@ -90,6 +97,7 @@ const fn status(value: &'static str) -> Entry {
     Entry {
         name: Name::Status,
         value: Value::Field(HeaderValue::from_static(value)),
+        size: 0,
     }
 }
 
@@ -97,6 +105,7 @@ const fn field(name: HeaderName, value: &'static str) -> Entry {
     Entry {
         name: Name::Field(name),
         value: Value::Field(HeaderValue::from_static(value)),
+        size: 0,
     }
 }
 

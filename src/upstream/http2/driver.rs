@@ -180,10 +180,11 @@ impl Silence {
             if !session.has_streams() {
                 return false;
             }
-            self.set(TICK);
+            self.set(cx, TICK);
         }
+        // Polled when it was set, and from then on only when its time has come.
         while let Some(timer) = &mut self.timer
-            && timer.as_mut().poll(cx).is_ready()
+            && timer.is_elapsed()
         {
             if self.asked {
                 return true;
@@ -195,24 +196,26 @@ impl Silence {
             }
             self.ticks += 1;
             if self.ticks < TICKS {
-                self.set(TICK);
+                self.set(cx, TICK);
                 continue;
             }
             self.asked = true;
             session.ping();
             // For the PING to be written.
             cx.waker().wake_by_ref();
-            self.set(PING_TIMEOUT);
+            self.set(cx, PING_TIMEOUT);
         }
         false
     }
 
-    fn set(&mut self, wait: Duration) {
+    fn set(&mut self, cx: &mut Context<'_>, wait: Duration) {
         self.armed = true;
         let deadline = Instant::now() + wait;
-        match &mut self.timer {
-            Some(timer) => timer.as_mut().reset(deadline),
-            None => self.timer = Some(Box::pin(sleep_until(deadline))),
-        }
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        timer.as_mut().reset(deadline);
+        // It is in the future.
+        let _ = timer.as_mut().poll(cx);
     }
 }

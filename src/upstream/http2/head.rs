@@ -6,9 +6,17 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body::Body as _;
 
 use crate::http1::encode::is_trailer;
-use crate::http2::hpack::decode::Section;
 use crate::http2::hpack::{Name, Value, encode};
 use crate::upstream::body::RequestBody;
+
+/// A head or a trailer section that is being read.
+pub(super) struct Reading {
+    status: Option<StatusCode>,
+    fields: HeaderMap,
+    /// What the head says of it.
+    length: Option<u64>,
+    fault: Option<Malformed>,
+}
 
 /// A head that was read.
 #[derive(Debug)]
@@ -34,6 +42,9 @@ pub(super) enum Content {
     Unknown,
 }
 
+/// What most responses have; more need another allocation.
+const FEW_FIELDS: usize = 12;
+
 /// What was read is no response (RFC 9113 §8.1.1). It is an error of its stream alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -45,13 +56,11 @@ pub(super) fn length(head: &Parts, body: &RequestBody) -> Option<u64> {
         return body.size_hint().exact();
     }
     // RFC 9110 §8.6: methods that define a meaning for a body say that it is empty, others only if the app did.
-    let says_so = matches!(head.method, Method::POST | Method::PUT | Method::PATCH)
-        || head.headers.contains_key(CONTENT_LENGTH);
-    says_so.then_some(0)
+    matches!(head.method, Method::POST | Method::PUT | Method::PATCH).then_some(0)
 }
 
-/// Appends a request's header block.
-pub(super) fn request(out: &mut Vec<u8>, head: &Parts, length: Option<u64>) {
+/// Appends a request's header block; `ends` if there is no body.
+pub(super) fn request(out: &mut Vec<u8>, head: &Parts, mut length: Option<u64>, ends: bool) {
     let uri = &head.uri;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let authority = uri.authority().map_or("", |authority| authority.as_str());
@@ -62,8 +71,9 @@ pub(super) fn request(out: &mut Vec<u8>, head: &Parts, length: Option<u64>) {
         encode::request(out, &head.method, scheme, authority, path);
     }
     for (name, value) in &head.headers {
-        let ours = *name == CONTENT_LENGTH || *name == HOST || *name == EXPECT;
-        if !ours && !is_connections(name, value) {
+        if *name == CONTENT_LENGTH {
+            length = length.or(ends.then_some(0));
+        } else if *name != HOST && *name != EXPECT && !is_connections(name, value) {
             encode::field(out, name, value);
         }
     }
@@ -81,11 +91,24 @@ pub(super) fn trailers(out: &mut Vec<u8>, trailers: &HeaderMap) {
     }
 }
 
-/// Reads a response's head; `head_only` if it is the answer to HEAD.
-pub(super) fn read(section: &mut Section<'_>, head_only: bool) -> Result<Parsed, Malformed> {
-    let mut headers = HeaderMap::with_capacity(section.len());
-    let (mut status, mut length) = (None, None);
-    for (name, value) in section.drain() {
+impl Reading {
+    pub(super) fn new() -> Self {
+        Self {
+            status: None,
+            fields: HeaderMap::with_capacity(FEW_FIELDS),
+            length: None,
+            fault: None,
+        }
+    }
+
+    /// The next field.
+    pub(super) fn take(&mut self, name: Name, value: Value) {
+        if self.fault.is_none() {
+            self.fault = self.try_take(name, value).err();
+        }
+    }
+
+    fn try_take(&mut self, name: Name, value: Value) -> Result<(), Malformed> {
         let Value::Field(value) = value else {
             return Err(Malformed("a field value that HTTP does not allow"));
         };
@@ -94,54 +117,84 @@ pub(super) fn read(section: &mut Section<'_>, head_only: bool) -> Result<Parsed,
                 if is_connections(&name, &value) {
                     return Err(Malformed("a field that is about connections"));
                 }
-                if name == CONTENT_LENGTH && length.replace(content_length(&value)?).is_some() {
-                    return Err(Malformed("more than one content-length"));
+                if name == CONTENT_LENGTH {
+                    self.take_length(&value)?;
                 }
-                headers.append(name, value);
+                self.fields.append(name, value);
+                Ok(())
             }
-            Name::Status if status.is_none() && headers.is_empty() => {
-                let parsed = StatusCode::from_bytes(value.as_bytes());
-                status = Some(parsed.map_err(|_| Malformed("an invalid :status"))?);
+            Name::Status if self.status.is_none() && self.fields.is_empty() => {
+                let status = StatusCode::from_bytes(value.as_bytes());
+                self.status = Some(status.map_err(|_| Malformed("an invalid :status"))?);
+                Ok(())
             }
-            Name::Status => return Err(Malformed(":status twice, or behind a field")),
-            Name::Other(_) => return Err(Malformed("a field name that HTTP/2 does not allow")),
+            Name::Status => Err(Malformed(":status twice, or behind a field")),
+            Name::Other(_) => Err(Malformed("a field name that HTTP/2 does not allow")),
         }
     }
-    let status = status.ok_or(Malformed("a head without :status"))?;
-    let mut response = Response::new(());
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    if status == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(Malformed("101, which HTTP/2 does not have"));
-    }
-    if status.is_informational() {
-        return Ok(Parsed::Interim(response));
-    }
-    let bodiless =
-        head_only || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
-    let content = match length {
-        _ if bodiless => Content::None,
-        Some(length) => Content::Length(length),
-        None => Content::Unknown,
-    };
-    Ok(Parsed::Final(Head { response, content }))
-}
 
-/// Reads a trailer section. What may not stand in one is left out, as in HTTP/1.1.
-pub(super) fn read_trailers(section: &mut Section<'_>) -> Result<HeaderMap, Malformed> {
-    let mut trailers = HeaderMap::with_capacity(section.len());
-    for (name, value) in section.drain() {
-        let (Name::Field(name), Value::Field(value)) = (name, value) else {
-            return Err(Malformed("a trailer that HTTP/2 does not allow"));
-        };
-        if is_connections(&name, &value) {
-            return Err(Malformed("a field that is about connections"));
+    /// RFC 9110 §8.6.
+    fn take_length(&mut self, value: &HeaderValue) -> Result<(), Malformed> {
+        const INVALID: Malformed = Malformed("an invalid content-length");
+        let digits = value.as_bytes();
+        if self.length.is_some() {
+            return Err(Malformed("more than one content-length"));
         }
-        if is_trailer(&name) {
-            trailers.append(name, value);
+        if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+            return Err(INVALID);
         }
+        let length = digits.iter().try_fold(0_u64, |length, digit| {
+            let length = length.checked_mul(10)?;
+            length.checked_add(u64::from(digit - b'0'))
+        });
+        self.length = Some(length.ok_or(INVALID)?);
+        Ok(())
     }
-    Ok(trailers)
+
+    /// As a response's head; `head_only` if it is the answer to HEAD.
+    pub(super) fn head(self, head_only: bool) -> Result<Parsed, Malformed> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        let status = self.status.ok_or(Malformed("a head without :status"))?;
+        let mut response = Response::new(());
+        *response.status_mut() = status;
+        *response.headers_mut() = self.fields;
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Malformed("101, which HTTP/2 does not have"));
+        }
+        if status.is_informational() {
+            return Ok(Parsed::Interim(response));
+        }
+        let bodiless =
+            head_only || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
+        let content = match self.length {
+            _ if bodiless => Content::None,
+            Some(length) => Content::Length(length),
+            None => Content::Unknown,
+        };
+        Ok(Parsed::Final(Head { response, content }))
+    }
+
+    /// As a trailer section. What may not stand in one is left out, as in HTTP/1.1.
+    pub(super) fn trailers(self) -> Result<HeaderMap, Malformed> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        if self.status.is_some() {
+            return Err(Malformed(":status in trailers"));
+        }
+        let mut trailers = self.fields;
+        let wrong: Vec<_> = trailers
+            .keys()
+            .filter(|name| !is_trailer(name))
+            .cloned()
+            .collect();
+        for name in wrong {
+            trailers.remove(name);
+        }
+        Ok(trailers)
+    }
 }
 
 /// RFC 9113 §8.2.2.
@@ -155,19 +208,6 @@ fn is_connections(name: &HeaderName, value: &HeaderValue) -> bool {
         17 => name == "transfer-encoding",
         _ => false,
     }
-}
-
-/// RFC 9110 §8.6.
-fn content_length(value: &HeaderValue) -> Result<u64, Malformed> {
-    const INVALID: Malformed = Malformed("an invalid content-length");
-    let digits = value.as_bytes();
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return Err(INVALID);
-    }
-    digits.iter().try_fold(0_u64, |length, digit| {
-        let length = length.checked_mul(10).ok_or(INVALID)?;
-        length.checked_add(u64::from(digit - b'0')).ok_or(INVALID)
-    })
 }
 
 #[cfg(test)]

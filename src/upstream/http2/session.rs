@@ -187,7 +187,7 @@ impl Session {
             if id == 1 {
                 encode::no_table(out);
             }
-            head::request(out, asked, length);
+            head::request(out, asked, length, ends);
         });
         self.wake_driver();
         Ok(id)

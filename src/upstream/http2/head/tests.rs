@@ -11,10 +11,16 @@ const LIMITS: Limits = Limits {
     fields: MAX_FIELDS,
 };
 
+fn reading(fields: &[(&str, &str)]) -> Reading {
+    let mut reading = Reading::new();
+    let block = block(fields);
+    let take = |name, value| reading.take(name, value);
+    assert!(Decoder::new().decode(&block, LIMITS, take).unwrap());
+    reading
+}
+
 fn read_for(head_only: bool, fields: &[(&str, &str)]) -> Result<Parsed, Malformed> {
-    let mut decoder = Decoder::new();
-    let mut section = decoder.decode(&block(fields), LIMITS).unwrap();
-    read(&mut section, head_only)
+    reading(fields).head(head_only)
 }
 
 fn read_head(fields: &[(&str, &str)]) -> Result<Head, &'static str> {
@@ -136,10 +142,7 @@ fn interim_heads_come_with_their_fields() {
 
 #[test]
 fn trailers_have_no_pseudo_fields_and_lose_what_frames_a_message() {
-    let read = |fields: &[(&str, &str)]| {
-        let mut decoder = Decoder::new();
-        read_trailers(&mut decoder.decode(&block(fields), LIMITS).unwrap())
-    };
+    let read = |fields: &[(&str, &str)]| reading(fields).trailers();
     let trailers = read(&[
         ("grpc-status", "0"),
         ("content-length", "1"),
@@ -161,18 +164,19 @@ fn trailers_have_no_pseudo_fields_and_lose_what_frames_a_message() {
     }
 }
 
-fn written(head: &Parts, length: Option<u64>) -> Vec<(String, String)> {
+fn written(head: &Parts, length: Option<u64>, ends: bool) -> Vec<(String, String)> {
     let mut out = Vec::new();
-    request(&mut out, head, length);
-    let mut decoder = Decoder::new();
-    let mut section = decoder.decode(&out, LIMITS).unwrap();
-    section
-        .drain()
-        .map(|(name, value)| {
-            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-            (text(name.as_bytes()), text(value.as_bytes()))
-        })
-        .collect()
+    request(&mut out, head, length, ends);
+    let mut fields = Vec::new();
+    let take = |name: Name, value| {
+        let Value::Field(value) = value else {
+            panic!("{name:?}");
+        };
+        let name = String::from_utf8(name.as_bytes().to_vec()).unwrap();
+        fields.push((name, value.to_str().unwrap().to_owned()));
+    };
+    assert!(Decoder::new().decode(&out, LIMITS, take).unwrap());
+    fields
 }
 
 fn pairs(fields: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -198,7 +202,7 @@ fn a_request_loses_what_http2_does_not_have() {
         .body(())
         .unwrap();
     assert_eq!(
-        written(&request.into_parts().0, Some(3)),
+        written(&request.into_parts().0, Some(3), false),
         pairs(&[
             (":method", "PUT"),
             (":scheme", "http"),
@@ -212,7 +216,7 @@ fn a_request_loses_what_http2_does_not_have() {
     );
     let all = Request::options("*").body(()).unwrap();
     assert_eq!(
-        written(&all.into_parts().0, None),
+        written(&all.into_parts().0, None, true),
         pairs(&[(":method", "OPTIONS"), (":scheme", "https"), (":path", "*")])
     );
 }
@@ -233,7 +237,10 @@ fn an_empty_body_is_announced_where_one_is_expected_or_was_announced() {
         );
     }
     let mut head = asked("DELETE");
+    let last = |head: &Parts, ends| written(head, None, ends).pop().unwrap().0;
+    assert_eq!(last(&head, true), ":path");
     head.headers
-        .insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-    assert_eq!(length(&head, &RequestBody::Empty), Some(0));
+        .insert(CONTENT_LENGTH, HeaderValue::from_static("9"));
+    assert_eq!(last(&head, true), "content-length");
+    assert_eq!(last(&head, false), ":path");
 }

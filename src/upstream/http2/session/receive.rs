@@ -6,9 +6,9 @@ use super::stream::{Fault, Receiving, Stream};
 use super::{CONNECTION_WINDOW, Session};
 use crate::http1::{MAX_FIELDS, MAX_HEAD};
 use crate::http2::frame::{self, HEAD, flag, kind, setting};
-use crate::http2::hpack::decode::{Limits, Section};
+use crate::http2::hpack::decode::Limits;
 use crate::http2::{MAX_WINDOW, Reason, Violation};
-use crate::upstream::http2::head::{self, Content, Malformed, Parsed};
+use crate::upstream::http2::head::{Content, Malformed, Parsed, Reading};
 
 /// 1xx heads before the one that counts.
 const MAX_INTERIM: u32 = 16;
@@ -275,15 +275,21 @@ impl Session {
 
     /// A whole block. It is read whatever becomes of its stream: the table is the connection's.
     fn block(&mut self, id: u32, ends: bool, block: &[u8]) -> Result<(), Violation> {
-        let mut section = self.decoder.decode(block, LIMITS)?;
         let stream = self.streams.get_mut(&id);
         let Some(stream) = stream.filter(|stream| stream.fault.is_none()) else {
+            self.decoder.decode(block, LIMITS, |_, _| {})?;
             return self.calm.disturb();
         };
+        let mut reading = Reading::new();
+        let take = |name, value| reading.take(name, value);
+        let whole = self.decoder.decode(block, LIMITS, take)?;
         let taken = match stream.receiving {
-            Receiving::Head => stream.take_head(&mut section, ends),
-            Receiving::Body => stream.take_trailers(&mut section, ends),
             Receiving::Ended => return self.behind_the_end(id),
+            Receiving::Head | Receiving::Body if !whole => {
+                Err(Malformed("a head or a trailer section that is too large"))
+            }
+            Receiving::Head => stream.take_head(reading, ends),
+            Receiving::Body => stream.take_trailers(reading, ends),
         };
         stream.wake();
         match taken {
@@ -476,11 +482,8 @@ impl Session {
 }
 
 impl Stream {
-    fn take_head(&mut self, section: &mut Section<'_>, ends: bool) -> Result<(), Malformed> {
-        if section.too_large {
-            return Err(Malformed("a response head that is too large"));
-        }
-        match head::read(section, self.head_only)? {
+    fn take_head(&mut self, reading: Reading, ends: bool) -> Result<(), Malformed> {
+        match reading.head(self.head_only)? {
             Parsed::Interim(_) if ends => Err(Malformed("a 1xx response that ends the stream")),
             Parsed::Interim(response) => {
                 self.interims += 1;
@@ -499,14 +502,11 @@ impl Stream {
         }
     }
 
-    fn take_trailers(&mut self, section: &mut Section<'_>, ends: bool) -> Result<(), Malformed> {
+    fn take_trailers(&mut self, reading: Reading, ends: bool) -> Result<(), Malformed> {
         if !ends {
             return Err(Malformed("a second head"));
         }
-        if section.too_large {
-            return Err(Malformed("a trailer section that is too large"));
-        }
-        let trailers = head::read_trailers(section)?;
+        let trailers = reading.trailers()?;
         self.trailers = (!trailers.is_empty()).then_some(trailers);
         Ok(())
     }
