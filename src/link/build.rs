@@ -43,6 +43,7 @@ const ALSO: &[&str] = &[
     "_RN*17ServerNamePayload*",
     "_RN*9cupbearer5proxy*",
     "_RN*9cupbearer8upstream*",
+    "_RN*9cupbearer5http2*",
     "_RINv*13drop_in_place*9cupbearer8upstream*",
 ];
 

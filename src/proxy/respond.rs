@@ -240,7 +240,7 @@ impl Measure {
         match error {
             BodyError::App(_) => tracing::debug!(upstream, %error, "response cut off"),
             BodyError::Closed(_) | BodyError::Protocol(_) | BodyError::Stalled(_) => {
-                tracing::warn!(upstream, %error, "response cut off")
+                tracing::warn!(upstream, %error, "response cut off");
             }
         }
     }

@@ -1,4 +1,19 @@
 //! HTTP/2 connections of a pool: many streams on one connection, as many as the peer allows.
+//!
+//! A codec of our own, over [`crate::http2`]. A connection's state ([`session`]) knows nothing of sockets; one task ([`driver`]) reads
+//! and writes it, so that the frames of many requests leave in one write and one TLS record. A request ([`exchange`]) writes its head
+//! straight into the connection's output, from where it is borrowed, and polls its own upload while it waits for the response, and then
+//! while that is read. Dropping it resets its stream.
+//!
+//! * *Streams that stand still hold up nobody.* The connection's window is given back as DATA come in, a stream's as they are read:
+//!   what may lie in memory is a window for each stream. Content to be sent waits in its stream, one frame of the app's, and goes out
+//!   by turns.
+//! * *Whoever breaks a rule of a stream loses the stream*, of the connection the connection, and is told why. What costs the peer
+//!   nothing and brings us nothing is counted (`session/calm.rs`), and what nobody reads of our answers is bounded.
+//! * *Nothing is remembered of what was sent*: heads are literals, of which none is Huffman-coded (`http2/hpack/encode.rs`).
+//!
+//! The rejected alternative is hyper's client, with h2 below it: 76 900 user instructions for a 1 KiB GET, where it now takes @@NEW@@
+//! and HTTP/1.1 33 000. Of these 12 000 coded the token anew for every request; the rest were channels, wake-ups, and copies of heads.
 
 mod driver;
 mod exchange;

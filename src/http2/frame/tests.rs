@@ -39,7 +39,7 @@ fn a_heads_reserved_bit_is_ignored() {
 fn a_block_goes_on_in_continuation() {
     let mut out = b"before".to_vec();
     put_headers(&mut out, 5, true, 4, |out| {
-        out.extend_from_slice(b"0123456789")
+        out.extend_from_slice(b"0123456789");
     });
     assert_eq!(
         out,
@@ -105,7 +105,7 @@ proptest! {
         put_headers(&mut out, 7, false, max, |out| out.extend_from_slice(&block));
         let (mut rest, mut read, mut last) = (&out[..], Vec::new(), 0);
         while let Some(head) = Head::read(rest) {
-            prop_assert!(head.length <= max && !(last & flag::END_HEADERS != 0));
+            prop_assert!(head.length <= max && last & flag::END_HEADERS == 0);
             let expected = if read.is_empty() && last == 0 && rest.len() == out.len() { kind::HEADERS } else { kind::CONTINUATION };
             prop_assert_eq!((head.kind, head.stream), (expected, 7));
             read.extend_from_slice(&rest[HEAD..HEAD + head.length]);

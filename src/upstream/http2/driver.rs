@@ -20,8 +20,8 @@ use crate::upstream::connect::Stream;
 use crate::upstream::counted::Open;
 use crate::upstream::pool::Shared;
 
-/// Before others have their turn: what was read is best passed on while it is in the processor's cache.
-const READS: u32 = 4;
+/// Bytes that are read before others have their turn: what was read is best passed on while it is in the processor's cache.
+const TURN: usize = 64 * 1024;
 
 /// A peer that is silent for so long while a stream is open is asked whether it is still there. gRPC servers close
 /// connections that ask more often than every 5 minutes; short of that, TCP keep-alive and the response time-out watch the path.
@@ -140,10 +140,12 @@ impl Drop for Driver {
 /// Reads and writes as much as the socket lets it. Reading comes first: a connection that has died is found before anything is written on
 /// it.
 fn exchange(cx: &mut Context<'_>, session: &mut Session, io: &mut Stream) {
-    for round in 1.. {
+    let mut read = 0;
+    loop {
         match session.poll_fill(cx, io) {
             Poll::Pending => break,
-            Poll::Ready(Ok(1..)) => {
+            Poll::Ready(Ok(length @ 1..)) => {
+                read += length;
                 if let Err(violation) = session.receive() {
                     return session.fail(End::Violation(violation));
                 }
@@ -151,7 +153,7 @@ fn exchange(cx: &mut Context<'_>, session: &mut Session, io: &mut Stream) {
             Poll::Ready(Ok(0)) => return session.hang_up(io::ErrorKind::UnexpectedEof),
             Poll::Ready(Err(error)) => return session.hang_up(error.kind()),
         }
-        if round == READS {
+        if read >= TURN {
             cx.waker().wake_by_ref();
             break;
         }

@@ -232,9 +232,8 @@ impl Exchange {
             None => Bytes::new(),
             Some(Ok(data)) => {
                 upload.count(data.len() as u64)?;
-                upload.waiting = data.len();
                 if !upload.body.is_end_stream() {
-                    core.lock().put(self.id, data, false);
+                    upload.waiting = core.lock().put(self.id, data, false);
                     return Ok(());
                 }
                 data
@@ -249,7 +248,7 @@ impl Exchange {
             }
         };
         upload.end()?;
-        core.lock().put(self.id, data, true);
+        upload.waiting = core.lock().put(self.id, data, true);
         Ok(())
     }
 }

@@ -61,7 +61,7 @@ fn read(data: &[u8], step: usize) -> (Vec<Outcome>, Vec<u8>) {
 }
 
 fn outcome(session: &mut Session, id: u32) -> Outcome {
-    let mut cx = Context::from_waker(Waker::noop());
+    let cx = Context::from_waker(Waker::noop());
     let mut outcome = Outcome {
         interim: 0,
         head: None,
@@ -70,7 +70,7 @@ fn outcome(session: &mut Session, id: u32) -> Outcome {
         fault: None,
     };
     while outcome.head.is_none() {
-        match session.poll_answer(&mut cx, id) {
+        match session.poll_answer(&cx, id) {
             Poll::Pending => panic!("nobody answers"),
             Poll::Ready(Err(fault)) => {
                 outcome.fault = Some(fault.to_string());
@@ -84,7 +84,7 @@ fn outcome(session: &mut Session, id: u32) -> Outcome {
         }
     }
     loop {
-        match session.poll_frame(&mut cx, id) {
+        match session.poll_frame(&cx, id) {
             Poll::Pending => panic!("the body has no end"),
             Poll::Ready(None) => return outcome,
             Poll::Ready(Some(Err(fault))) => {

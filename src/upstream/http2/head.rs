@@ -72,7 +72,7 @@ pub(super) fn request(out: &mut Vec<u8>, head: &Parts, mut length: Option<u64>, 
     }
     for (name, value) in &head.headers {
         if *name == CONTENT_LENGTH {
-            length = length.or(ends.then_some(0));
+            length = length.or_else(|| ends.then_some(0));
         } else if *name != HOST && *name != EXPECT && !is_connections(name, value) {
             encode::field(out, name, value);
         }

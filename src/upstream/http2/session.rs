@@ -194,11 +194,7 @@ impl Session {
     }
 
     /// The next head of the answer, the final one last.
-    pub(super) fn poll_answer(
-        &mut self,
-        cx: &mut Context<'_>,
-        id: u32,
-    ) -> Poll<Result<Answer, Fault>> {
+    pub(super) fn poll_answer(&mut self, cx: &Context<'_>, id: u32) -> Poll<Result<Answer, Fault>> {
         let Some(stream) = self.streams.get_mut(&id) else {
             return Poll::Ready(Err(Fault::Reset(Reason::CANCEL)));
         };
@@ -227,7 +223,7 @@ impl Session {
     /// The next frame of the content.
     pub(super) fn poll_frame(
         &mut self,
-        cx: &mut Context<'_>,
+        cx: &Context<'_>,
         id: u32,
     ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let Some(stream) = self.streams.get_mut(&id) else {
@@ -273,22 +269,29 @@ impl Session {
         self.streams.get(&id).map_or(0, |it| it.pending.len())
     }
 
-    /// Hands a part of the request over, when it is its turn; `ends` if it is the last.
-    pub(super) fn put(&mut self, id: u32, data: Bytes, ends: bool) {
+    /// Hands a part of the request over, when it is its turn; `ends` if it is the last. Returns how much of it has to wait.
+    pub(super) fn put(&mut self, id: u32, data: Bytes, ends: bool) -> usize {
         let Some(stream) = self.streams.get_mut(&id) else {
-            return;
+            return 0;
         };
-        if stream.fault.is_some() || stream.stopped || data.is_empty() && !ends {
-            return;
+        if stream.fault.is_some() || stream.stopped {
+            return 0;
         }
-        stream.pending = data;
-        stream.ends = ends;
-        stream.unregister();
-        if !std::mem::replace(&mut stream.queued, true) {
-            self.ready.push_back(id);
+        if !data.is_empty() {
+            stream.pending = data;
+            stream.ends = ends;
+            stream.unregister();
+            if !std::mem::replace(&mut stream.queued, true) {
+                self.ready.push_back(id);
+            }
+            self.pump();
+        } else if ends {
+            // The end alone needs no window, and waits for nobody who does.
+            stream.sent = true;
+            frame::put(self.output.text(), kind::DATA, flag::END_STREAM, id, &[]);
         }
-        self.pump();
         self.wake_driver();
+        self.left(id)
     }
 
     /// The same for trailers, with which a request ends.
@@ -472,16 +475,15 @@ impl Session {
                 continue;
             };
             // Its window holds it up; it stands in line again when that is opened.
-            let held_up = !stream.pending.is_empty() && stream.send_window <= 0;
-            if held_up || !stream.has_more_to_send() {
+            if stream.pending.is_empty() || stream.send_window <= 0 {
                 stream.queued = false;
                 self.ready.pop_front();
                 continue;
             }
-            if !stream.pending.is_empty() && self.send_window <= 0 {
+            if self.send_window <= 0 {
                 return;
             }
-            let windows = self.send_window.min(stream.send_window).max(0) as usize;
+            let windows = self.send_window.min(stream.send_window) as usize;
             let length = stream.pending.len().min(windows).min(frame::MAX_PAYLOAD);
             let data = stream.pending.split_to(length);
             stream.send_window -= length as i64;
@@ -503,7 +505,7 @@ impl Session {
 
     /// Puts a stream in line again whose window was opened.
     fn resume(ready: &mut VecDeque<u32>, id: u32, stream: &mut Stream) {
-        if stream.has_more_to_send() && stream.send_window > 0 && !stream.queued {
+        if !stream.pending.is_empty() && stream.send_window > 0 && !stream.queued {
             stream.queued = true;
             ready.push_back(id);
         }

@@ -338,7 +338,7 @@ async fn an_upload_that_the_app_breaks_off_is_cancelled() {
     let ways: [Break; 3] = [
         |app| {
             app.send(Err(std::io::ErrorKind::BrokenPipe.into()))
-                .unwrap()
+                .unwrap();
         },
         // Shorter, or longer than it said.
         drop,
@@ -573,11 +573,14 @@ async fn an_upload_moves_the_time_on() {
         give(&app, "a");
         line.frame().await;
     }
+    give(&app, "the last");
     drop(app);
-    line.frame().await;
+    line.frames_until(|frame| frame.flags == flag::END_STREAM)
+        .await;
     pass(WAIT - Duration::from_millis(100)).await;
     assert!(!sent.is_finished());
     pass(Duration::from_millis(200)).await;
+    assert!(sent.is_finished());
     assert!(matches!(
         failure(sent.await.unwrap()).failure,
         SendFailure::Timeout

@@ -387,13 +387,10 @@ impl Session {
                 }
                 setting::MAX_CONCURRENT_STREAMS => max_streams = Some(value as usize),
                 setting::INITIAL_WINDOW_SIZE => self.resize_windows(i64::from(value))?,
-                setting::MAX_FRAME_SIZE => {
-                    if !(1 << 14..1 << 24).contains(&value) {
-                        return Err(Violation::protocol("an invalid SETTINGS_MAX_FRAME_SIZE"));
-                    }
-                    // Larger frames than all peers take would only keep others waiting.
+                setting::MAX_FRAME_SIZE if !(1 << 14..1 << 24).contains(&value) => {
+                    return Err(Violation::protocol("an invalid SETTINGS_MAX_FRAME_SIZE"));
                 }
-                // The table: ours has a size of 0, which is never too large.
+                // Larger frames than all peers take would keep others waiting; and the table has a size of 0, which is never too large.
                 _ => {}
             }
         }

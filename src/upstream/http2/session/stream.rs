@@ -10,11 +10,12 @@ use super::{End, STREAM_WINDOW};
 use crate::http2::Reason;
 use crate::upstream::http2::head::{Content, Head, Malformed};
 
-/// A piece that is smaller is copied behind what waits already: it would keep a whole read's memory for as long as nobody reads it.
-const SMALL: usize = 4 * 1024;
+/// A piece that is smaller is copied behind what waits already. It would keep a whole read's memory for as long as nobody reads it; and
+/// whoever passes it on does so at the cost of a system call, which is that of many copies.
+const SMALL: usize = 16 * 1024;
 
 /// So much is copied together.
-const GATHERED: usize = 16 * 1024;
+const GATHERED: usize = 32 * 1024;
 
 pub(super) struct Stream {
     /// The request was HEAD.
@@ -63,7 +64,7 @@ pub(super) enum Receiving {
 pub(in crate::upstream::http2) enum Fault {
     #[error("{0}")]
     Malformed(Malformed),
-    #[error("the stream was reset: {0}")]
+    #[error("the stream was reset: {0}{hint}", hint = hint(*.0))]
     Reset(Reason),
     /// RFC 9113 §8.7: by REFUSED_STREAM, or as a stream that the peer's GOAWAY does not name. It was not looked at.
     #[error("the stream was refused")]
@@ -118,10 +119,6 @@ impl Stream {
         self.fault.is_some() || self.receiving == Receiving::Ended && (self.sent || self.stopped)
     }
 
-    pub(super) fn has_more_to_send(&self) -> bool {
-        !self.sent && (self.ends || !self.pending.is_empty())
-    }
-
     /// A response that is whole stays so.
     pub(super) fn fail(&mut self, fault: Fault) {
         if self.receiving != Receiving::Ended {
@@ -158,6 +155,14 @@ impl Stream {
     }
 }
 
+/// What the operator can do about it.
+fn hint(reason: Reason) -> &'static str {
+    match reason {
+        Reason::HTTP_1_1_REQUIRED => " (see the upstream's `http`)",
+        _ => "",
+    }
+}
+
 impl Chunks {
     pub(super) fn is_empty(&self) -> bool {
         self.first.is_empty() && self.more.is_empty() && self.tail.is_empty()
@@ -169,6 +174,10 @@ impl Chunks {
         } else if piece.len() < SMALL {
             if self.tail.len() + piece.len() > GATHERED {
                 self.more.push_back(self.tail.split().freeze());
+            }
+            if piece.len() >= SMALL / 4 {
+                // More of that kind will follow.
+                self.tail.reserve(GATHERED - self.tail.len());
             }
             self.tail.extend_from_slice(&piece);
         } else {
