@@ -312,7 +312,7 @@ impl Session {
         if stream.receiving == Receiving::Ended {
             // RFC 9113 §8.1: the response is whole, and the rest of the request is of no interest.
             stream.stop();
-            return Ok(());
+            return self.calm.disturb();
         }
         stream.fail(match reason {
             Reason::REFUSED_STREAM if stream.receiving == Receiving::Head => Fault::Refused,
@@ -379,14 +379,14 @@ impl Session {
                 }
             };
         }
-        let mut max_streams = None;
+        let (mut max_streams, mut window) = (None, self.first_window);
         for (name, value) in frame::settings(payload)? {
             match name {
                 setting::ENABLE_PUSH if value != 0 => {
                     return Err(Violation::protocol("a server that would be pushed to"));
                 }
                 setting::MAX_CONCURRENT_STREAMS => max_streams = Some(value as usize),
-                setting::INITIAL_WINDOW_SIZE => self.resize_windows(i64::from(value))?,
+                setting::INITIAL_WINDOW_SIZE => window = i64::from(value),
                 setting::MAX_FRAME_SIZE if !(1 << 14..1 << 24).contains(&value) => {
                     return Err(Violation::protocol("an invalid SETTINGS_MAX_FRAME_SIZE"));
                 }
@@ -394,6 +394,8 @@ impl Session {
                 _ => {}
             }
         }
+        // Once, however often it is said: it concerns every stream.
+        self.resize_windows(window)?;
         if !self.settled {
             self.settled = true;
             max_streams = max_streams.or(Some(usize::MAX));
@@ -411,6 +413,9 @@ impl Session {
             return Err(Violation::new(TOO_LARGE, rule));
         }
         let more = size - self.first_window;
+        if more == 0 {
+            return Ok(());
+        }
         self.first_window = size;
         for (id, stream) in &mut self.streams {
             stream.send_window += more;

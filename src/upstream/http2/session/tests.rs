@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::http2::MAX_WINDOW;
 use crate::http2::frame::kind;
@@ -439,10 +441,12 @@ async fn floods_end_the_connection_and_what_comes_now_and_then_does_not() {
             head(5, true, &[(":status", "200")]),
         ),
         ("resets of what is over", reset(5, 8)),
+        ("resets behind the end", reset(7, 0)),
         ("GOAWAY", go_away(MAX_STREAM, 0)),
     ] {
-        let mut line = Line::with(&["GET", "POST", "GET"]);
-        line.say(&ok(1)).unwrap();
+        let mut line = Line::with(&["GET", "POST", "GET", "GET"]);
+        line.say(&[ok(1), head(7, true, &[(":status", "200")])].concat())
+            .unwrap();
         line.session.forget(5);
         // Slowly.
         for _ in 0..100 {
@@ -902,11 +906,20 @@ fn a_reset_after_the_response_is_no_error() {
 
 #[test]
 fn what_comes_behind_the_end_stops_the_request_and_spoils_nothing() {
-    for late in [data(1, false, "late"), head(1, true, &[("a", "b")])] {
+    for (late, reason) in [
+        (data(1, false, "late"), Reason::STREAM_CLOSED),
+        (head(1, true, &[("a", "b")]), Reason::STREAM_CLOSED),
+        (window(1, 0), Reason::PROTOCOL_ERROR),
+        (window(1, (1 << 31) - 1), Reason::FLOW_CONTROL_ERROR),
+        (
+            frame(kind::PRIORITY, 0, 1, [0; 4]),
+            Reason::FRAME_SIZE_ERROR,
+        ),
+    ] {
         let mut line = Line::with(&["POST"]);
         line.say(&[ok(1), data(1, true, "done")].concat()).unwrap();
-        line.say(&late).unwrap();
-        assert_eq!(resets(&line.frames()), [(1, Reason::STREAM_CLOSED)]);
+        line.say(&late.repeat(3)).unwrap();
+        assert_eq!(resets(&line.frames()), [(1, reason)]);
         assert_eq!(line.status(1), 200);
         assert_eq!(line.content(1), (b"done".to_vec(), true));
         line.session.forget(1);
@@ -1066,7 +1079,7 @@ fn a_window_may_become_negative() {
     line.say(&window(0, 1 << 20)).unwrap();
     line.put(1, 60_000, false);
     line.frames();
-    line.say(&settings(&[(4, 10_000)])).unwrap();
+    line.say(&settings(&[(4, 1 << 20), (4, 10_000)])).unwrap();
     line.put(1, 1000, true);
     assert_eq!(sizes(&line.frames()), []);
     line.say(&window(1, 50_000)).unwrap();
@@ -1193,4 +1206,50 @@ fn an_idle_session_keeps_next_to_nothing() {
     line.say(&ok(id)).unwrap();
     assert_eq!(line.status(id), 200);
     assert!(matches!(line.next(id), Poll::Pending));
+}
+
+// === anything ===
+
+/// What a server might say next, often in place and often not.
+fn anything() -> impl Strategy<Value = Vec<u8>> {
+    let stream = prop::sample::select(vec![0, 1, 1, 3, 3, 5, 5, 5, 7, 2]);
+    let fields = prop::sample::select(vec![
+        block(&[(":status", "200")]),
+        block(&[(":status", "100")]),
+        block(&[(":status", "204"), ("content-length", "3")]),
+        block(&[(":status", "200"), ("content-length", "3")]),
+        b"\x88\x40\x01a\x01b".to_vec(),
+        b"\xbe".to_vec(),
+        block(&[("a", "b")]),
+        block(&[("Upper", "b")]),
+        vec![],
+    ]);
+    let number = prop::sample::select(vec![0_u32, 1, 3, 7, 100, 65_535, 1 << 20, (1 << 31) - 1]);
+    (0..16_u8, stream, fields, number, any::<u8>()).prop_map(
+        |(kind, stream, fields, number, any)| match kind {
+            0 => frame(kind::HEADERS, flag::END_HEADERS, stream, fields),
+            1 => frame(kind::HEADERS, 5, stream, fields),
+            2 => frame(kind::HEADERS, any & 0x2d, stream, fields),
+            3 => frame(kind::CONTINUATION, any & 4, stream, fields),
+            4 => data(stream, false, &b"abc"[..usize::from(any) % 4]),
+            5 => data(stream, true, &b"abc"[..usize::from(any) % 4]),
+            6 => frame(kind::DATA, any & 9, stream, [any % 4, 0, 0, 0]),
+            7 => reset(stream, number),
+            8 | 9 => window(stream, number),
+            10 => go_away(number, u32::from(any % 2)),
+            11 => settings(&[(u16::from(any % 7), number)]),
+            12 => settings(&[(4, number), (3, number)]),
+            13 => frame(kind::PING, any & 1, 0, [any; 8]),
+            14 => frame(kind::PRIORITY, 0, stream, &[0; 5][..usize::from(any) % 6]),
+            _ => frame(any, any, stream, fields),
+        },
+    )
+}
+
+proptest! {
+    /// Whatever it is, and however it arrives: nothing panics, and every request is answered.
+    #[test]
+    fn whatever_a_server_says_is_an_answer(frames in prop::collection::vec(anything(), 0..20)) {
+        crate::upstream::http2_response(&[hello(), frames.concat()].concat());
+    }
 }
