@@ -2,7 +2,8 @@
 //!
 //! Names in the static table go by their index, values plain: to Huffman-code a token of 520 bytes for every request took 12 000
 //! instructions and saved the network a fourth of it. There is no dynamic table, which is said once ([`no_table`]): what may be in one
-//! (not the token, RFC 7541 §7.1.3) is some hundred bytes, which are copied faster than they are compared with what was sent before.
+//! (not the token, RFC 7541 §7.1.3) is some hundred bytes, and to write a head takes 760 instructions in all, of which a table could save
+//! half at best.
 
 use http::{HeaderName, HeaderValue, Method};
 

@@ -109,7 +109,10 @@ const fn field(name: HeaderName, value: &'static str) -> Entry {
     }
 }
 
-static STATIC: [Entry; 61] = [
+/// The last index of the static table.
+pub(super) const STATIC_LENGTH: usize = 61;
+
+static STATIC: [Entry; STATIC_LENGTH] = [
     pseudo(":authority", ""),
     pseudo(":method", "GET"),
     pseudo(":method", "POST"),

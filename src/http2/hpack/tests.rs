@@ -283,6 +283,50 @@ fn an_entry_may_be_evicted_by_one_that_refers_to_it() {
     assert_eq!(decoder.dynamic().0, 38);
 }
 
+/// Whatever came before under the same name, or the same bytes under another.
+#[test]
+fn what_is_known_is_what_was_said() {
+    let mut decoder = Decoder::new();
+    let literal = |first: &[u8], value: &[u8]| {
+        let coded = huffman::tests::encode(value);
+        [first, &[0x80 | coded.len() as u8], &coded].concat()
+    };
+    // `server` into the table and not, `date`, `set-cookie`, a name of its own, and one that is never indexed.
+    let names = [
+        &[0x76][..],
+        &[0x0f, 0x27],
+        &[0x61],
+        &[0x77],
+        b"\x00\x01a",
+        &[0x1f, 0x27],
+    ];
+    for _ in 0..3 {
+        for value in [
+            &b""[..],
+            &[b'x'; 90],
+            b"nginx",
+            b"nginx",
+            b" nginx",
+            b"other",
+        ] {
+            for name in names {
+                let read = decode(&mut decoder, &literal(name, value)).unwrap();
+                let value = text(&Value::new(Bytes::copy_from_slice(value)));
+                assert_eq!(read[0].1, value);
+            }
+        }
+    }
+    assert_eq!(decoder.known(), [&b"server"[..], b"date"]);
+    // What looks the same and is not coded is not the same.
+    let coded = huffman::tests::encode(b"ab");
+    decode(&mut decoder, &literal(&[0x76], b"ab")).unwrap();
+    let plain = [&[0x76, coded.len() as u8][..], &coded].concat();
+    let read = decode(&mut decoder, &plain).unwrap();
+    assert_eq!(read[0].1, text(&Value::new(coded.into())));
+    decoder.shed();
+    assert!(decoder.known().is_empty());
+}
+
 /// One byte for four thousand: nobody keeps them all, and the table is right all the same.
 #[test]
 fn a_bomb_is_too_large() {
