@@ -1,11 +1,13 @@
 //! A connection's state, without its socket: bytes that were read go in, bytes to be written come out, and streams lie between.
 //!
-//! [`receive`] takes frames in. Content of requests waits in its stream, one frame of the app's for each, and goes out by turns as far as
-//! the windows let it ([`Session::pump`]): nobody is woken for room that another takes first.
+//! [`receive`] takes frames in, those that are about the connection in [`control`]. Content of requests waits in its stream, one frame of
+//! the app's for each, and goes out by turns ([`send`]): nobody is woken for room that another takes first.
 
 mod calm;
+mod control;
 mod output;
 mod receive;
+mod send;
 mod stream;
 
 use std::collections::{HashMap, VecDeque};
@@ -17,7 +19,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::request::Parts;
-use http::{HeaderMap, Method, Response};
+use http::{Method, Response};
 use http_body::Frame;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
@@ -27,10 +29,11 @@ use self::receive::{Block, Data};
 use self::stream::{Receiving, Stream};
 use super::head::{self, Head};
 use crate::http1::MAX_HEAD;
-use crate::http2::frame::{self, flag, kind, setting};
+use crate::http2::frame::{self, kind, setting};
 use crate::http2::hpack::{Decoder, encode};
 use crate::http2::{FIRST_WINDOW, MAX_STREAM, Reason, Violation};
 
+pub(super) use send::Turn;
 pub(super) use stream::Fault;
 
 /// Per stream and per connection. Large enough for 10 MiB bodies at a few milliseconds of round trip. What a stream's window lets in may
@@ -108,15 +111,6 @@ impl End {
 pub(super) enum Answer {
     Interim(Response<()>),
     Final(Head),
-}
-
-/// Whether a request's next frame may be taken from the app.
-pub(super) enum Turn {
-    Now,
-    /// The one before it has to go out first.
-    Later,
-    /// The peer wants no more.
-    Never,
 }
 
 /// No stream can be begun.
@@ -249,65 +243,6 @@ impl Session {
     /// Everything of the response was handed out.
     pub(super) fn is_read(&self, id: u32) -> bool {
         self.streams.get(&id).is_none_or(Stream::is_read)
-    }
-
-    /// Whether the request's next frame may be handed over; the task is woken when it may.
-    pub(super) fn turn(&mut self, cx: &Context<'_>, id: u32) -> Turn {
-        match self.streams.get_mut(&id) {
-            Some(stream) if stream.stopped || stream.fault.is_some() => Turn::Never,
-            Some(stream) if stream.pending.is_empty() => Turn::Now,
-            Some(stream) => {
-                stream.register(cx);
-                Turn::Later
-            }
-            None => Turn::Never,
-        }
-    }
-
-    /// How much of what was handed over is still here.
-    pub(super) fn left(&self, id: u32) -> usize {
-        self.streams.get(&id).map_or(0, |it| it.pending.len())
-    }
-
-    /// Hands a part of the request over, when it is its turn; `ends` if it is the last. Returns how much of it has to wait.
-    pub(super) fn put(&mut self, id: u32, data: Bytes, ends: bool) -> usize {
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return 0;
-        };
-        if stream.fault.is_some() || stream.stopped {
-            return 0;
-        }
-        if !data.is_empty() {
-            stream.pending = data;
-            stream.ends = ends;
-            stream.unregister();
-            if !std::mem::replace(&mut stream.queued, true) {
-                self.ready.push_back(id);
-            }
-            self.pump();
-        } else if ends {
-            // The end alone needs no window, and waits for nobody who does.
-            stream.sent = true;
-            frame::put(self.output.text(), kind::DATA, flag::END_STREAM, id, &[]);
-        }
-        self.wake_driver();
-        self.left(id)
-    }
-
-    /// The same for trailers, with which a request ends.
-    pub(super) fn put_trailers(&mut self, id: u32, trailers: &HeaderMap) {
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return;
-        };
-        if stream.fault.is_some() || stream.stopped {
-            return;
-        }
-        stream.sent = true;
-        let text = self.output.text();
-        frame::put_headers(text, id, true, frame::MAX_PAYLOAD, |out| {
-            head::trailers(out, trailers);
-        });
-        self.wake_driver();
     }
 
     /// The stream is not wanted any more. It is reset, unless it is over.
@@ -463,53 +398,6 @@ impl Session {
             Some(End::Closed(_) | End::Silent | End::GoneAway(_)) => return,
         };
         frame::put_go_away(self.output.text(), reason);
-    }
-
-    /// Moves content into the output, a frame of each stream in turn, as long as there is room.
-    fn pump(&mut self) {
-        while self.output.has_room()
-            && let Some(id) = self.ready.front().copied()
-        {
-            let Some(stream) = self.streams.get_mut(&id) else {
-                self.ready.pop_front();
-                continue;
-            };
-            // Its window holds it up; it stands in line again when that is opened.
-            if stream.pending.is_empty() || stream.send_window <= 0 {
-                stream.queued = false;
-                self.ready.pop_front();
-                continue;
-            }
-            if self.send_window <= 0 {
-                return;
-            }
-            let windows = self.send_window.min(stream.send_window) as usize;
-            let length = stream.pending.len().min(windows).min(frame::MAX_PAYLOAD);
-            let data = stream.pending.split_to(length);
-            stream.send_window -= length as i64;
-            self.send_window -= length as i64;
-            let whole = stream.pending.is_empty();
-            stream.sent = whole && stream.ends;
-            let flags = if stream.sent { flag::END_STREAM } else { 0 };
-            frame::put(self.output.text(), kind::DATA, flags, id, &data);
-            // Some servers open their windows anew for every few hundred bytes.
-            self.calm.earn(4 + length as u32 / 128);
-            self.ready.pop_front();
-            if whole {
-                stream.queued = false;
-                stream.wake();
-            } else {
-                self.ready.push_back(id);
-            }
-        }
-    }
-
-    /// Puts a stream in line again whose window was opened.
-    fn resume(ready: &mut VecDeque<u32>, id: u32, stream: &mut Stream) {
-        if !stream.pending.is_empty() && stream.send_window > 0 && !stream.queued {
-            stream.queued = true;
-            ready.push_back(id);
-        }
     }
 
     /// Lets the peer send as much on a stream as was read of it, once that is worth a frame.
