@@ -32,7 +32,7 @@ pub(crate) fn recycle(mut map: HeaderMap) {
 }
 
 /// An empty map with room for so many fields.
-fn with_room(fields: usize) -> HeaderMap {
+pub(crate) fn with_room(fields: usize) -> HeaderMap {
     match SPARE_MAPS.with_borrow_mut(Vec::pop) {
         Some(mut map) => {
             map.reserve(fields);

@@ -54,6 +54,7 @@ const LIKELY: &[&str] = &[
     "_RN*6webpki*",
     "_RN*9cupbearer5proxy*",
     "_RN*9cupbearer8upstream*",
+    "_RN*9cupbearer5http2*",
     "_RINv*13drop_in_place*9cupbearer8upstream*",
 ];
 

@@ -247,10 +247,9 @@ impl Measure {
         let upstream = self.target.as_ref().map_or("-", |it| &*it.config.name);
         match error {
             BodyError::App(_) => tracing::debug!(upstream, %error, "response cut off"),
-            BodyError::Closed(_)
-            | BodyError::Protocol(_)
-            | BodyError::Http2(_)
-            | BodyError::Stalled(_) => tracing::warn!(upstream, %error, "response cut off"),
+            BodyError::Closed(_) | BodyError::Protocol(_) | BodyError::Stalled(_) => {
+                tracing::warn!(upstream, %error, "response cut off");
+            }
         }
     }
 }

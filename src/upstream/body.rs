@@ -3,15 +3,12 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderName;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
-use tokio::time::Instant;
 
 use super::http1::{self, Tunnel};
 use super::http2;
@@ -30,22 +27,10 @@ pub enum RequestBody {
 /// An upload under way.
 pub struct Upload {
     source: Reader,
-    /// Kept for whoever asked for it.
-    progress: Option<Arc<Progress>>,
     /// Fields that its trailers may not hold.
     forbidden: Arc<[HeaderName]>,
     /// How long the app may send nothing.
     stall: Stall,
-}
-
-/// How an upload goes on, for the response time-out: it is the upstream's, so that it starts anew with every frame, and an app
-/// that is slow to send does not use it up.
-pub struct Progress {
-    start: Instant,
-    /// When the last frame was taken from the app, in milliseconds since `start`.
-    last: AtomicU64,
-    /// The upstream would take more, but the app has sent no more.
-    waits_for_app: AtomicBool,
 }
 
 /// What the upstream answers. Holds the connection until the end, then gives it back to the pool.
@@ -59,14 +44,7 @@ enum Content {
     /// What is left is in memory, and the connection has been given back or closed.
     Whole(Bytes),
     Http1(Box<http1::Connection>, Arc<Shared>),
-    Http2(
-        Incoming,
-        #[allow(
-            dead_code,
-            reason = "held for its drop, which makes room for another stream"
-        )]
-        http2::Slot,
-    ),
+    Http2(Box<http2::Exchange>),
     Tunnel(Tunnel),
     /// Broke off; the next poll says so.
     Failed(BodyError),
@@ -82,8 +60,6 @@ pub enum BodyError {
     /// It was still being uploaded.
     #[error("the app's request body broke off: {0}")]
     App(Cause),
-    #[error("the upstream's answer broke off: {0}")]
-    Http2(hyper::Error),
     #[error("the upstream's answer stands still: {0}")]
     Stalled(Stalled),
 }
@@ -95,7 +71,6 @@ impl RequestBody {
     pub(super) fn stream(source: Reader, forbidden: Arc<[HeaderName]>) -> Self {
         Self::Stream(Box::new(Upload {
             source,
-            progress: None,
             forbidden,
             stall: Stall::default(),
         }))
@@ -115,20 +90,6 @@ impl RequestBody {
 
     pub fn is_empty(&self) -> bool {
         matches!(self, Self::Empty)
-    }
-
-    pub(super) fn progress(&mut self) -> Option<Arc<Progress>> {
-        let Self::Stream(upload) = self else {
-            return None;
-        };
-        let progress = upload.progress.get_or_insert_with(|| {
-            Arc::new(Progress {
-                start: Instant::now(),
-                last: AtomicU64::new(0),
-                waits_for_app: AtomicBool::new(false),
-            })
-        });
-        Some(Arc::clone(progress))
     }
 }
 
@@ -166,9 +127,6 @@ impl Body for RequestBody {
 impl Upload {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
         let polled = self.source.poll_frame(cx);
-        if let Some(progress) = &self.progress {
-            progress.note(polled.is_pending());
-        }
         if polled.is_pending() {
             return self.stall.poll(cx).map(|stalled| Some(Err(stalled.into())));
         }
@@ -182,27 +140,6 @@ impl Upload {
             }
         }
         Poll::Ready(frame)
-    }
-}
-
-// === impl Progress ===
-
-impl Progress {
-    /// When the upstream has had `wait` to take the next frame, or to answer after the last one.
-    pub(super) fn deadline(&self, now: Instant, wait: Duration) -> Instant {
-        if self.waits_for_app.load(Ordering::Relaxed) {
-            return now + wait;
-        }
-        self.start + Duration::from_millis(self.last.load(Ordering::Relaxed)) + wait
-    }
-
-    fn note(&self, pending: bool) {
-        self.waits_for_app.store(pending, Ordering::Relaxed);
-        if !pending {
-            // 584 million years fit in.
-            let since = self.start.elapsed().as_millis() as u64;
-            self.last.store(since, Ordering::Relaxed);
-        }
     }
 }
 
@@ -224,11 +161,8 @@ impl UpstreamBody {
         Self::new(Content::Http1(connection, pool))
     }
 
-    pub(super) fn http2(body: Incoming, slot: http2::Slot) -> Self {
-        if body.is_end_stream() {
-            return Self::whole(Bytes::new());
-        }
-        Self::new(Content::Http2(body, slot))
+    pub(super) fn http2(exchange: Box<http2::Exchange>) -> Self {
+        Self::new(Content::Http2(exchange))
     }
 
     pub(super) fn tunnel(tunnel: Tunnel) -> Self {
@@ -242,17 +176,17 @@ impl UpstreamBody {
         }
         match self.take() {
             Content::Tunnel(tunnel) => Some(tunnel),
-            Content::Whole(_) | Content::Http1(..) | Content::Http2(..) | Content::Failed(_) => {
-                None
-            }
+            Content::Whole(_) | Content::Http1(..) | Content::Http2(_) | Content::Failed(_) => None,
         }
     }
 
-    /// Sends on of the request's body what has come in, which is otherwise done while this one is polled. With HTTP/2 that goes on by
-    /// itself. The context's task is woken when there is more to do.
+    /// Sends on of the request's body what has come in, which is otherwise done while this one is polled. The context's task is woken
+    /// when there is more to do.
     pub fn poll_upload(&mut self, cx: &mut Context<'_>) {
-        if let Content::Http1(connection, _) = &mut self.content {
-            connection.poll_upload(cx);
+        match &mut self.content {
+            Content::Http1(connection, _) => connection.poll_upload(cx),
+            Content::Http2(exchange) => exchange.poll_upload(cx),
+            Content::Whole(_) | Content::Tunnel(_) | Content::Failed(_) => {}
         }
     }
 
@@ -292,13 +226,7 @@ impl UpstreamBody {
                 ready!(connection.poll_frame(cx)),
                 connection.is_end_stream(),
             ),
-            Content::Http2(body, _) => {
-                let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
-                (
-                    frame.map(|frame| frame.map_err(BodyError::Http2)),
-                    body.is_end_stream(),
-                )
-            }
+            Content::Http2(exchange) => (ready!(exchange.poll_frame(cx)), exchange.is_end_stream()),
         };
         if let Some(Err(error)) = frame {
             // The connection closes here. Servers throw away what they have not passed on yet when they hear of an error, so
@@ -352,7 +280,7 @@ impl Body for UpstreamBody {
             Content::Tunnel(_) => true,
             Content::Failed(_) => false,
             Content::Http1(connection, _) => connection.is_end_stream(),
-            Content::Http2(body, _) => body.is_end_stream(),
+            Content::Http2(exchange) => exchange.is_end_stream(),
         }
     }
 
@@ -364,7 +292,9 @@ impl Body for UpstreamBody {
             Content::Http1(connection, _) => connection
                 .remaining()
                 .map_or_else(SizeHint::new, SizeHint::with_exact),
-            Content::Http2(body, _) => body.size_hint(),
+            Content::Http2(exchange) => exchange
+                .remaining()
+                .map_or_else(SizeHint::new, SizeHint::with_exact),
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::connect::{Alpn, ConnectError, Connected, Connector};
-use super::counted::{Counted, Open};
+use super::counted::Open;
 use super::send::Checkout;
 use super::{http1, http2};
 use crate::metrics::UpstreamMetrics;
@@ -245,10 +245,10 @@ impl Shared {
         }
     }
 
-    /// In boxes, as all that a request does only now and then: every byte of its future is copied for every request.
+    /// In a box, as all that a request does only now and then: every byte of its future is copied for every request.
     async fn dial(self: &Arc<Self>) -> Delivery {
         let connected = Box::pin(self.connect(&self.connector)).await?;
-        Ok(Box::pin(self.open(connected)).await?.0)
+        Ok(self.open(connected).0)
     }
 
     async fn connect(&self, connector: &Connector) -> Result<Connected, ConnectError> {
@@ -262,24 +262,17 @@ impl Shared {
 
     /// Starts HTTP on a fresh connection and notes its version. With HTTP/2 the second value comes when the peer has said how
     /// many streams it allows; until then there is one.
-    async fn open(
-        self: &Arc<Self>,
-        connected: Connected,
-    ) -> Result<(Checkout, Option<oneshot::Receiver<()>>), ConnectError> {
+    fn open(self: &Arc<Self>, connected: Connected) -> (Checkout, Option<oneshot::Receiver<()>>) {
         if !connected.http2 {
             let connection = self.open_http1(connected);
             let mut state = self.lock();
             state.version = Some(Version::Http1);
             state.more_dials = (state.more_dials + 1).min(MAX_DIALS);
             drop(state);
-            return Ok((Checkout::http1(connection, Arc::clone(self)), None));
+            return (Checkout::http1(connection, Arc::clone(self)), None);
         }
-        let io = Counted::new(connected.io, Open::new(&self.metrics.connections));
-        let opened = http2::Connection::open(io, self).await;
-        let (connection, settings) = opened.map_err(|error| ConnectError::Closed {
-            peer: self.connector.peer(),
-            source: Arc::new(std::io::Error::other(error)),
-        })?;
+        let open = Open::new(&self.metrics.connections);
+        let (connection, settings) = http2::Connection::open(connected.io, open, self);
         let slot = {
             let mut state = self.lock();
             state.version = Some(Version::Http2);
@@ -289,7 +282,7 @@ impl Shared {
         };
         // Nobody could take its first stream before it was in the pool.
         let slot = slot.expect("a fresh connection has room");
-        Ok((Checkout::http2(slot, Arc::clone(self)), Some(settings)))
+        (Checkout::http2(slot, Arc::clone(self)), Some(settings))
     }
 
     fn open_http1(&self, connected: Connected) -> Box<http1::Connection> {
@@ -424,12 +417,9 @@ struct Dialling {
 impl Dialling {
     async fn run(mut self) {
         let pool = &self.pool;
-        let opened = match pool.connect(&pool.connector).await {
-            Ok(connected) => pool.open(connected).await,
-            Err(error) => Err(error),
-        };
-        match opened {
-            Ok((checkout, settings)) => {
+        match pool.connect(&pool.connector).await {
+            Ok(connected) => {
+                let (checkout, settings) = pool.open(connected);
                 pool.hand_out(checkout);
                 if let Some(settings) = settings {
                     // The streams themselves are handed out by the connection's driver.
@@ -461,7 +451,7 @@ impl Drop for Dialling {
 /// For the tests of the connections themselves.
 #[cfg(test)]
 mod inside {
-    use super::{Arc, Idle, Pool, Shared};
+    use super::{Arc, Idle, Pool, Shared, http2};
 
     impl Pool {
         pub(in crate::upstream) fn shared(&self) -> Arc<Shared> {
@@ -475,6 +465,18 @@ mod inside {
             look: impl FnOnce(&mut Vec<Idle>) -> T,
         ) -> T {
             look(&mut self.lock().idle)
+        }
+
+        /// The only HTTP/2 connection.
+        pub(in crate::upstream) fn with_http2<T>(
+            &self,
+            look: impl FnOnce(&http2::Connection) -> T,
+        ) -> T {
+            look(&self.lock().http2[0])
+        }
+
+        pub(in crate::upstream) fn http2_in_flight(&self) -> usize {
+            self.lock().http2.iter().map(|open| open.in_flight()).sum()
         }
     }
 }

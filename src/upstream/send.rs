@@ -4,13 +4,12 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Response;
 use http::request::Parts;
-use http::{Request, Response};
 
 use super::body::{RequestBody, UpstreamBody};
 use super::pool::Shared;
 use super::stall::Stalled;
-use super::tee::BrokeOff;
 use super::{http1, http2};
 
 /// What is sent besides the body, and how it is waited for. Borrowed: a retry needs no copy.
@@ -116,8 +115,7 @@ impl Checkout {
         let pool = Arc::clone(&self.pool);
         match self.inner.take() {
             Some(Inner::Http1(connection)) => connection.send(ask, body, pool).await,
-            // In a box, so that the others' futures stay small: they are moved about. hyper's client keeps 1xx heads to itself.
-            Some(Inner::Http2(slot)) => Box::pin(slot.send(copy(ask.head, body), ask.wait)).await,
+            Some(Inner::Http2(slot)) => slot.send(ask, body).await,
             None => unreachable!(
                 "`inner` is only taken here and in drop, and `self` is gone after both"
             ),
@@ -142,44 +140,4 @@ impl SendFailure {
         let source = cause.source();
         cause.is::<Stalled>() || source.is_some_and(<dyn Error>::is::<Stalled>)
     }
-}
-
-impl From<hyper::Error> for SendFailure {
-    fn from(error: hyper::Error) -> Self {
-        if error.is_body_write_aborted() || app_broke_off(&error) {
-            Self::App(error.into())
-        } else if error.is_parse() || stream_error(&error).is_some_and(h2::Error::is_library) {
-            Self::Protocol(error.into())
-        } else if error.is_timeout() {
-            Self::Timeout
-        } else {
-            Self::Closed(error.into())
-        }
-    }
-}
-
-/// hyper wants to own what it sends.
-fn copy(head: &Parts, body: RequestBody) -> Request<RequestBody> {
-    let mut request = Request::new(body);
-    *request.method_mut() = head.method.clone();
-    *request.uri_mut() = head.uri.clone();
-    *request.version_mut() = head.version;
-    *request.headers_mut() = head.headers.clone();
-    request
-}
-
-/// An error of HTTP/2 that is about one stream only: its connection lives on.
-pub(super) fn stream_error(error: &hyper::Error) -> Option<&h2::Error> {
-    error
-        .source()
-        .and_then(|source| source.downcast_ref::<h2::Error>())
-        .filter(|error| error.is_reset())
-}
-
-/// The app's body did, for which HTTP/2 resets the stream. Other user errors are about a driver that is gone.
-fn app_broke_off(error: &hyper::Error) -> bool {
-    let body = error.source().is_some_and(|source| {
-        error.is_user() && (source.is::<BrokeOff>() || source.is::<Stalled>())
-    });
-    body || stream_error(error).is_some_and(|reset| !reset.is_remote() && !reset.is_library())
 }

@@ -53,12 +53,7 @@ pub(super) struct Reader {
     attempt: u32,
 }
 
-/// The app's body did: so that this can be told from whatever else goes wrong with an upload.
-#[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub(super) struct BrokeOff(Cause);
-
-/// The reader of an attempt that is over: an HTTP/2 upload goes on by itself until it hears of that.
+/// The reader of an attempt that is over: whoever still reads its answer polls its upload, too, until it hears of that.
 #[derive(Debug, thiserror::Error)]
 #[error("another attempt goes on with this body")]
 struct Overtaken;
@@ -134,7 +129,7 @@ impl Replay {
         state.attempt += 1;
         let waiting = state.waiting.take();
         drop(state);
-        // It would wait for ever, and keep its HTTP/2 stream: the app's bytes wake whoever asked last.
+        // It would wait for ever: the app's bytes wake whoever asked last.
         if let Some(waiting) = waiting {
             waiting.wake();
         }
@@ -196,7 +191,7 @@ impl State {
         self.room = 0;
     }
 
-    fn poll_live(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
+    fn poll_live(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
         let frame = ready!(self.live.as_mut().poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
@@ -209,7 +204,7 @@ impl State {
             Some(Err(_)) => self.whole = false,
             None => self.ended = true,
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(BrokeOff)))
+        Poll::Ready(frame)
     }
 }
 
@@ -244,7 +239,6 @@ impl Reader {
             }
             return Poll::Pending;
         };
-        let frame = frame.map(|frame| frame.map_err(Cause::from));
         if state.whole {
             self.next = state.kept.len();
         } else if self.next > 0 || !state.kept.is_empty() {
@@ -263,7 +257,7 @@ impl Reader {
         !kept_left && !trailers_left && (state.ended || state.live.is_end_stream())
     }
 
-    /// Of the whole body for a reader at the beginning; hyper and the HTTP/1.1 encoder ask only then.
+    /// Of the whole body for a reader at the beginning; the encoders ask only then.
     pub(super) fn size_hint(&self) -> SizeHint {
         let state = self.tee.lock();
         if self.next == 0 && state.whole {
