@@ -71,8 +71,9 @@ pub async fn discover(
             Err(this) => this,
         };
         let in_trouble = this.class == Class::Transient && !answer.status.is_success();
-        // One server may answer for many issuers at one of the two addresses, and for this one at the other.
-        if !wrong.as_ref().is_some_and(|wrong| wrong.is_metadata) {
+        // One server may answer for many issuers at one of the two addresses, and for this one at the other: while that is
+        // in trouble, what the first one says is no refusal.
+        if in_trouble || !wrong.as_ref().is_some_and(|wrong| wrong.is_metadata) {
             wrong = Some(this);
         }
         if in_trouble {

@@ -314,6 +314,14 @@ async fn the_other_address_is_asked_unless_the_server_is_in_trouble() {
             "are of the issuer https://id.example:",
             0,
         ),
+        // But not more than that the one that may be right cannot be read now.
+        (
+            (200, &other),
+            (503, ""),
+            Class::Transient,
+            "it answered HTTP 503 at /",
+            0,
+        ),
     ] {
         let server = Server::new(&[first, second]);
         let error = server.discover(&endpoint("")).await.unwrap_err();
