@@ -414,6 +414,25 @@ impl Source {
         }
     }
 
+    /// Whether this waits for its turns by itself, each request for that of the host that it goes to: the refresher takes the
+    /// turn of all others. Whoever waits for another's token must not hold the turn that the other waits for, and where an
+    /// issuer is asked first, only that one's words say whose the next turn is.
+    pub(super) fn takes_turns(&self) -> bool {
+        let by_issuer = || match &self.provider.source {
+            TokenSource::Endpoint(endpoint) => endpoint.issuer.is_some(),
+            TokenSource::Static { .. } | TokenSource::Made(_) => false,
+        };
+        !self.inner.is_none() || by_issuer()
+    }
+
+    /// Whatever it waits for, no other turn is held meanwhile.
+    async fn turn(&self, endpoint: &Endpoint) -> Turn {
+        match self.takes_turns() {
+            true => self.fetcher.turn(endpoint).await,
+            false => Turn::default(),
+        }
+    }
+
     pub(super) fn is_static(&self) -> bool {
         matches!(self.provider.source, TokenSource::Static { .. })
     }
@@ -440,6 +459,7 @@ impl Source {
             return Ok(Cow::Borrowed(endpoint));
         };
         if self.found.is_none() {
+            let _turn = self.turn(endpoint).await;
             let found = discover(endpoint, issuer, &*self.fetcher, &self.clock).await?;
             info!(
                 provider = self.provider.name,
@@ -553,12 +573,7 @@ impl Source {
         spends: Option<String>,
     ) -> Result<Fetched, FetchError> {
         let fetcher = Arc::clone(&self.fetcher);
-        // The refresher takes the turn of all others. Whoever waits for another's token must not hold the turn that the other
-        // waits for; by now it is there.
-        let _turn = match self.inner.is_none() {
-            true => Turn::default(),
-            false => fetcher.turn(endpoint).await,
-        };
+        let _turn = self.turn(endpoint).await;
         let deadline = Instant::now() + endpoint.timeout;
         let line = fetcher.dial(endpoint, deadline).await?;
         // In this order: whoever ends this sees that it spends, or is seen here.
