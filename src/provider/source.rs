@@ -407,10 +407,7 @@ impl Source {
     pub(super) fn renews_by_itself(&self) -> bool {
         match &self.provider.source {
             TokenSource::Static { .. } | TokenSource::Made(_) => true,
-            TokenSource::Endpoint(endpoint) => {
-                let plan = &endpoint.plan;
-                plan.one_time.is_empty() || (plan.refresh.is_some() && self.has_refresh_token())
-            }
+            TokenSource::Endpoint(endpoint) => renews_by_itself(endpoint, &self.saved),
         }
     }
 
@@ -783,6 +780,12 @@ impl Errand {
     pub(super) fn spends(&self) -> bool {
         self.spends.load(Ordering::SeqCst)
     }
+}
+
+/// As [`Source::renews_by_itself`], with what is stored.
+pub(super) fn renews_by_itself(endpoint: &Endpoint, saved: &Saved) -> bool {
+    let plan = &endpoint.plan;
+    plan.one_time.is_empty() || (plan.refresh.is_some() && saved.refresh_token.is_some())
 }
 
 /// What of a stored access token is still good.
