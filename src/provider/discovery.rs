@@ -150,7 +150,8 @@ fn read(
     };
     // RFC 8414 §3.3: else one issuer could speak for another.
     if stated != issuer.text {
-        let stated = stated.chars().filter(|c| !c.is_control());
+        // A URL is ASCII; what else there is could turn a terminal's line around.
+        let stated = stated.chars().filter(char::is_ascii_graphic);
         let stated: String = stated.take(200).collect();
         return Err(Wrong::in_metadata(format!(
             "its metadata are of the issuer {stated}: if that is meant, write `issuer` exactly so"

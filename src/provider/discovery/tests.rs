@@ -332,6 +332,16 @@ async fn the_other_address_is_asked_unless_the_server_is_in_trouble() {
 }
 
 #[tokio::test]
+async fn another_issuers_name_cannot_move_the_cursor() {
+    let stated = "https://id.example/\u{202e}\u{1b}[31m/x\r\ny";
+    let other = json!({ "issuer": stated }).to_string();
+    let server = Server::new(&[(200, &other), (404, "")]);
+    let error = server.discover(&endpoint("")).await.unwrap_err();
+    let told = error.to_string();
+    assert!(told.contains("https://id.example/[31m/xy:"), "{told}");
+}
+
+#[tokio::test]
 async fn a_server_says_when_to_ask_again() {
     let mut server = Server::new(&[(503, "")]);
     let minute = HeaderValue::from_static("60");
