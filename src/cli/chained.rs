@@ -65,7 +65,7 @@ impl Purse {
         if config.store.kind != StoreKind::Memory {
             let store = store::visit(&config.store).await;
             let store = store.map_err(|error| error.to_string())?;
-            let stored = outside::stored(&provider, &store, &clock).await;
+            let stored = outside::stored(&provider, &config.providers, &store, &clock).await;
             let stored = stored.map_err(|error| error.to_string())?;
             let access = stored.and_then(|stored| stored.access);
             if let Some(access) = access.filter(|access| access.usable) {

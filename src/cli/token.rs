@@ -108,7 +108,7 @@ async fn stored(config: &Config, provider: &Provider) -> Result<Option<Stored>, 
         return Ok(None);
     }
     let store = store::visit(&config.store).await.map_err(failed)?;
-    let stored = outside::stored(provider, &store, &Clock::System).await;
+    let stored = outside::stored(provider, &config.providers, &store, &Clock::System).await;
     stored.map_err(failed)
 }
 
@@ -226,6 +226,9 @@ fn of_store(stored: &Stored, now: SystemTime) -> String {
                 None => text.push_str(", states no end"),
                 Some(Ok(left)) => text.push_str(&format!(", expires in {}", words::duration(left))),
                 Some(Err(_)) => text.push_str(", expired"),
+            }
+            if access.outdated {
+                text.push_str(", bought with a token that is another now");
             }
             text
         }
@@ -419,11 +422,12 @@ mod tests {
     #[test]
     fn the_stores_words() {
         let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
-        let stored = Stored {
+        let mut stored = Stored {
             access: Some(StoredToken {
                 token: "hunter2".into(),
                 fetched_at: now - Duration::from_secs(60),
                 expires_at: Some(now + Duration::from_secs(7_500)),
+                outdated: false,
                 usable: true,
             }),
             has_refresh_token: true,
@@ -435,5 +439,11 @@ mod tests {
         );
         let later = now + Duration::from_secs(8_000);
         assert!(of_store(&stored, later).contains(", expired;"));
+        stored.access.as_mut().unwrap().outdated = true;
+        let told = of_store(&stored, now);
+        assert!(
+            told.contains(", bought with a token that is another now;"),
+            "{told}"
+        );
     }
 }

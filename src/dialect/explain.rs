@@ -140,6 +140,8 @@ impl Seen<'_> {
             return;
         }
         let looked: Vec<_> = selectors.iter().map(ToString::to_string).collect();
+        // What is there is empty, or no single value: where was not the mistake.
+        let proposal = proposal.filter(|place| !looked.contains(place));
         let perhaps = match proposal {
             Some(place) => format!("; perhaps {key} = \"{place}\""),
             None => String::new(),
@@ -334,6 +336,15 @@ mod tests {
         // Half an answer is no token.
         let lines = explain(rules, "{\"access_token\":\"8f3k2jd9x0lq92zz");
         assert_eq!(lines[2], "response.token: nothing at /t");
+    }
+
+    #[test]
+    fn where_it_looks_already_is_not_proposed() {
+        let body = r#"{"access_token":"","expires_in":null,"error":"","message":""}"#;
+        let lines = explain("token = '/access_token'\nexpires = '/expires_in'", body);
+        assert_eq!(lines[2], "response.token: nothing at /access_token");
+        assert_eq!(lines[3], "response.expires: nothing at /expires_in");
+        assert!(!lines.concat().contains("perhaps"), "{lines:?}");
     }
 
     #[test]

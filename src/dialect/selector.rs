@@ -126,7 +126,12 @@ pub(super) fn scalar_text(value: &JsonValue) -> Option<String> {
 
 fn parse_target(text: &str) -> Result<Target, String> {
     if text.starts_with('/') {
-        return Ok(Target::Pointer);
+        // RFC 6901 §3. Such a pointer points at nothing, for ever.
+        let mut escapes = text.split('~').skip(1);
+        return match escapes.all(|rest| rest.starts_with(['0', '1'])) {
+            true => Ok(Target::Pointer),
+            false => Err("in a JSON pointer, `~` is written ~0 and a `/` in a name ~1".to_owned()),
+        };
     }
     if let Some(name) = text.strip_prefix("header:") {
         let name = HeaderName::from_bytes(name.trim().as_bytes());
@@ -168,6 +173,7 @@ mod tests {
         for (selector, body, expected) in [
             ("/a/b/0", json, Some("x")),
             ("/a/b/1/c~1d", json, Some("1")),
+            ("/~01", r#"{"~1":"x"}"#, Some("x")),
             ("/a/b", json, None),
             ("/e", json, None),
             ("/n", json, None),
@@ -202,6 +208,10 @@ mod tests {
             "re:(",
             "re:(a)(b)",
             "jwt:iat",
+            "/a~",
+            "/a~/b",
+            "/a~2b",
+            "/~01~",
         ] {
             assert!(Selector::parse(selector).is_err(), "{selector}");
         }

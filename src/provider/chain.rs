@@ -308,7 +308,7 @@ impl Inner {
 }
 
 /// By which a token is known again. Salted with the identity and the name, as all that is in a record.
-fn digest(key: &StateKey, name: &str, token: &Secret) -> String {
+pub(super) fn digest(key: &StateKey, name: &str, token: &Secret) -> String {
     key.digest([(name, token.expose())])
 }
 

@@ -71,8 +71,9 @@ pub async fn discover(
             Err(this) => this,
         };
         let in_trouble = this.class == Class::Transient && !answer.status.is_success();
-        // One server may answer for many issuers at one of the two addresses, and for this one at the other.
-        if !wrong.as_ref().is_some_and(|wrong| wrong.is_metadata) {
+        // One server may answer for many issuers at one of the two addresses, and for this one at the other: while that is
+        // in trouble, what the first one says is no refusal.
+        if in_trouble || !wrong.as_ref().is_some_and(|wrong| wrong.is_metadata) {
             wrong = Some(this);
         }
         if in_trouble {
@@ -149,7 +150,8 @@ fn read(
     };
     // RFC 8414 §3.3: else one issuer could speak for another.
     if stated != issuer.text {
-        let stated = stated.chars().filter(|c| !c.is_control());
+        // A URL is ASCII; what else there is could turn a terminal's line around.
+        let stated = stated.chars().filter(char::is_ascii_graphic);
         let stated: String = stated.take(200).collect();
         return Err(Wrong::in_metadata(format!(
             "its metadata are of the issuer {stated}: if that is meant, write `issuer` exactly so"

@@ -132,12 +132,12 @@ impl Login {
         &self.provider
     }
 
-    /// Asks the issuer where the browser is to be sent, if it is to say so. To be done before [`Self::asks`]: what the browser
-    /// brings nobody needs to type. Cancel safe.
+    /// Asks the issuer where this login begins, if it is to say so: where the browser is to be sent, or who gives device codes.
+    /// To be done before [`Self::asks`]: what the browser brings nobody needs to type. Cancel safe.
     pub async fn discover(&mut self, fetcher: &dyn Fetch, clock: &Clock) -> Result<(), LoginError> {
         let endpoint = self.endpoint()?;
         if let Some(issuer) = &endpoint.issuer
-            && endpoint.plan.begins_with("code")
+            && (endpoint.plan.begins_with("code") || self.is_for_device())
         {
             let found = discover(endpoint, issuer, fetcher, clock).await;
             self.found = Some(found.map_err(|error| LoginError::Refused(error.to_string()))?);

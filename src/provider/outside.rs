@@ -5,12 +5,13 @@ use std::time::SystemTime;
 
 use crate::clock::Clock;
 use crate::config::{Provider, TokenSource};
-use crate::provider::chain::Tokens;
+use crate::provider::chain::{Tokens, digest};
 use crate::provider::exchange::Fetch;
+use crate::provider::identity;
 use crate::provider::login::LoginError;
 use crate::provider::schedule::Life;
-use crate::provider::source::{Source, resumed_life};
-use crate::provider::store::{MemoryStore, StateKey, Store, StoreError};
+use crate::provider::source::{Source, renews_by_itself, resumed_life};
+use crate::provider::store::{MemoryStore, SavedAccess, StateKey, Store, StoreError};
 use crate::secret::Secret;
 
 /// What the store has of a provider.
@@ -28,6 +29,9 @@ pub struct StoredToken {
     pub token: Secret,
     pub fetched_at: SystemTime,
     pub expires_at: Option<SystemTime>,
+    /// The store has another token by now of a provider that this one was bought with: the proxy would buy it anew.
+    pub outdated: bool,
+    /// Neither that nor at its end.
     pub usable: bool,
 }
 
@@ -43,9 +47,11 @@ pub enum Harm {
     SpendsOneTimeInput,
 }
 
-/// Looks; changes nothing. `None`: the store knows nothing of this provider.
+/// Looks; changes nothing. `all`: the providers of the configuration, for those that `provider` buys its token with.
+/// `None`: the store knows nothing of this provider.
 pub async fn stored(
     provider: &Provider,
+    all: &[Arc<Provider>],
     store: &dyn Store,
     clock: &Clock,
 ) -> Result<Option<Stored>, StoreError> {
@@ -56,8 +62,15 @@ pub async fn stored(
         return Ok(None);
     };
     let now = clock.now();
+    let outdated = match &saved.access {
+        Some(access) if renews_by_itself(endpoint, &saved) => {
+            is_outdated(provider, access, all, store, clock).await?
+        }
+        _ => false,
+    };
     let access = saved.access.map(|access| StoredToken {
-        usable: resumed_life(&access, provider, now, 0.0).usable(now),
+        outdated,
+        usable: !outdated && resumed_life(&access, provider, now, 0.0).usable(now),
         token: access.token,
         fetched_at: access.fetched_at,
         expires_at: access.expires_at,
@@ -67,6 +80,34 @@ pub async fn stored(
         has_refresh_token: saved.refresh_token.is_some(),
         spent: saved.spent.len(),
     }))
+}
+
+/// Whether the store knows that `access` was bought with a token that is another by now. What is not in it is not asked for:
+/// where a proxy runs, the record is as new as that one's token.
+async fn is_outdated(
+    provider: &Provider,
+    access: &SavedAccess,
+    all: &[Arc<Provider>],
+    store: &dyn Store,
+    clock: &Clock,
+) -> Result<bool, StoreError> {
+    let key = StateKey::new(&identity(provider));
+    for name in provider.bought_with() {
+        let Some(inner) = all.iter().find(|inner| inner.name == name) else {
+            continue;
+        };
+        // Boxed: a chain may have several links. The configuration has checked that it ends.
+        let stored = Box::pin(stored(inner, all, store, clock)).await?;
+        let Some(inner) = stored.and_then(|stored| stored.access) else {
+            continue;
+        };
+        let known = access.bought_with.get(&name);
+        let same = known.is_some_and(|known| *known == digest(&key, &name, &inner.token));
+        if inner.outdated || (inner.usable && !same) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// What [`fetch`] without a store would do to a proxy that has the same provider.

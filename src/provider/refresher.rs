@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use crate::clock::{Now, unix_seconds};
-use crate::config::{Provider, TokenSource, Value};
+use crate::config::{Provider, TokenSource};
 use crate::dialect::{Class, Injection};
 use crate::provider::cell::{CellReader, CellWriter, Outlook, Place, Token};
 use crate::provider::chain::Link;
@@ -411,9 +411,7 @@ impl Refresher {
         let TokenSource::Endpoint(endpoint) = &lead.source else {
             return Some(Turn::default());
         };
-        // Who waits for another's token must not hold the turn that the other waits for.
-        let mut values = lead.variables.values();
-        if values.any(|value| matches!(value, Value::Provider { .. })) {
+        if self.source.takes_turns() {
             return Some(Turn::default());
         }
         tokio::select! {

@@ -407,10 +407,26 @@ impl Source {
     pub(super) fn renews_by_itself(&self) -> bool {
         match &self.provider.source {
             TokenSource::Static { .. } | TokenSource::Made(_) => true,
-            TokenSource::Endpoint(endpoint) => {
-                let plan = &endpoint.plan;
-                plan.one_time.is_empty() || (plan.refresh.is_some() && self.has_refresh_token())
-            }
+            TokenSource::Endpoint(endpoint) => renews_by_itself(endpoint, &self.saved),
+        }
+    }
+
+    /// Whether this waits for its turns by itself, each request for that of the host that it goes to: the refresher takes the
+    /// turn of all others. Whoever waits for another's token must not hold the turn that the other waits for, and where an
+    /// issuer is asked first, only that one's words say whose the next turn is.
+    pub(super) fn takes_turns(&self) -> bool {
+        let by_issuer = || match &self.provider.source {
+            TokenSource::Endpoint(endpoint) => endpoint.issuer.is_some(),
+            TokenSource::Static { .. } | TokenSource::Made(_) => false,
+        };
+        !self.inner.is_none() || by_issuer()
+    }
+
+    /// Whatever it waits for, no other turn is held meanwhile.
+    async fn turn(&self, endpoint: &Endpoint) -> Turn {
+        match self.takes_turns() {
+            true => self.fetcher.turn(endpoint).await,
+            false => Turn::default(),
         }
     }
 
@@ -440,6 +456,7 @@ impl Source {
             return Ok(Cow::Borrowed(endpoint));
         };
         if self.found.is_none() {
+            let _turn = self.turn(endpoint).await;
             let found = discover(endpoint, issuer, &*self.fetcher, &self.clock).await?;
             info!(
                 provider = self.provider.name,
@@ -553,12 +570,7 @@ impl Source {
         spends: Option<String>,
     ) -> Result<Fetched, FetchError> {
         let fetcher = Arc::clone(&self.fetcher);
-        // The refresher takes the turn of all others. Whoever waits for another's token must not hold the turn that the other
-        // waits for; by now it is there.
-        let _turn = match self.inner.is_none() {
-            true => Turn::default(),
-            false => fetcher.turn(endpoint).await,
-        };
+        let _turn = self.turn(endpoint).await;
         let deadline = Instant::now() + endpoint.timeout;
         let line = fetcher.dial(endpoint, deadline).await?;
         // In this order: whoever ends this sees that it spends, or is seen here.
@@ -768,6 +780,12 @@ impl Errand {
     pub(super) fn spends(&self) -> bool {
         self.spends.load(Ordering::SeqCst)
     }
+}
+
+/// As [`Source::renews_by_itself`], with what is stored.
+pub(super) fn renews_by_itself(endpoint: &Endpoint, saved: &Saved) -> bool {
+    let plan = &endpoint.plan;
+    plan.one_time.is_empty() || (plan.refresh.is_some() && saved.refresh_token.is_some())
 }
 
 /// What of a stored access token is still good.

@@ -1,6 +1,7 @@
 //! The refresher over a vendor that does as it is told, on paused time.
 
 mod chained;
+mod issuer;
 mod killed;
 
 use std::sync::Mutex;

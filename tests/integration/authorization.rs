@@ -460,6 +460,59 @@ async fn a_browser_login_at_an_issuer_that_says_where() {
     assert!(!err.contains("hunter2"), "{err}");
 }
 
+/// The issuer's word on where the code is from holds until it is exchanged: whoever it names meanwhile gets none.
+#[tokio::test]
+async fn a_device_code_goes_to_the_server_that_gave_it() {
+    let world = World::new();
+    let own_url = Arc::new(Mutex::new(String::new()));
+    let issuer = Arc::clone(&own_url);
+    let (vendor, asked) = endpoint(&world, HTTP1, move |asked| {
+        let issuer = issuer.lock().unwrap().clone();
+        match asked.path.as_str() {
+            "/.well-known/oauth-authorization-server" => (
+                200,
+                json!({
+                    "issuer": issuer,
+                    "token_endpoint": format!("{issuer}/token"),
+                    "device_authorization_endpoint": format!("{issuer}/device"),
+                }),
+            ),
+            "/device" => (
+                200,
+                json!({
+                    "device_code": "hunter2-device-code", "user_code": "WDJB-MJHT",
+                    "verification_uri": "https://id.test/device", "expires_in": 600, "interval": 1,
+                }),
+            ),
+            _ => issued("typed"),
+        }
+    })
+    .await;
+    let url = vendor.url();
+    (*own_url.lock().unwrap()).clone_from(&url);
+    world.write(
+        "cupbearer.toml",
+        &format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"off\"\n[store]\nkind = \"file\"\npath = {:?}\n\
+             [providers.tv]\nissuer = \"{url}\"\ngrant = \"device_code\"\nauth_method = \"none\"\nclient_id = \"c\"\n{}",
+            world.path("store"),
+            world.tls()
+        ),
+    );
+    let ran = run(&world, &["login", "tv", "--no-browser"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let asked = asked.lock().unwrap();
+    let paths: Vec<_> = asked.iter().map(|one| one.path.as_str()).collect();
+    assert_eq!(
+        paths,
+        [
+            "/.well-known/oauth-authorization-server",
+            "/device",
+            "/token"
+        ]
+    );
+}
+
 /// `login` with a browser that is sent back with a code and `more`. Its exit code and what it told.
 async fn log_in(world: &World, goes_to: &str, more: &str) -> (i32, String) {
     let mut login = command(&world.path("."), &["login", "web", "--no-browser"]);

@@ -314,6 +314,14 @@ async fn the_other_address_is_asked_unless_the_server_is_in_trouble() {
             "are of the issuer https://id.example:",
             0,
         ),
+        // But not more than that the one that may be right cannot be read now.
+        (
+            (200, &other),
+            (503, ""),
+            Class::Transient,
+            "it answered HTTP 503 at /",
+            0,
+        ),
     ] {
         let server = Server::new(&[first, second]);
         let error = server.discover(&endpoint("")).await.unwrap_err();
@@ -321,6 +329,16 @@ async fn the_other_address_is_asked_unless_the_server_is_in_trouble() {
         assert!(error.to_string().contains(told), "{told}: {error}");
         assert_eq!(server.left(), left, "{first:?} {second:?}");
     }
+}
+
+#[tokio::test]
+async fn another_issuers_name_cannot_move_the_cursor() {
+    let stated = "https://id.example/\u{202e}\u{1b}[31m/x\r\ny";
+    let other = json!({ "issuer": stated }).to_string();
+    let server = Server::new(&[(200, &other), (404, "")]);
+    let error = server.discover(&endpoint("")).await.unwrap_err();
+    let told = error.to_string();
+    assert!(told.contains("https://id.example/[31m/xy:"), "{told}");
 }
 
 #[tokio::test]

@@ -79,7 +79,8 @@ impl Login {
     ) -> Result<DeviceCode, LoginError> {
         // Nothing is kept of it, so no store is needed.
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-        let mut source = Source::new(Arc::clone(&self.provider), store, fetcher, clock, tokens);
+        let mut source = Source::new(Arc::clone(&self.provider), store, fetcher, clock, tokens)
+            .with_found(self.found.clone());
         let answered = source.ask_for_device().await?;
         let began = Instant::now();
         let read: Answer = serde_json::from_slice(&answered.body).map_err(|_| {
@@ -114,7 +115,9 @@ impl Login {
         tokens: Tokens,
     ) -> Result<Brought, LoginError> {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-        let mut source = Source::new(Arc::clone(&self.provider), store, fetcher, clock, tokens);
+        let mut source = Source::new(Arc::clone(&self.provider), store, fetcher, clock, tokens)
+            // The code goes to those who gave it, should the issuer say something else by now.
+            .with_found(self.found.clone());
         given.insert("device_code".to_owned(), Var::Text(device.code.clone()));
         let fetched = device.wait(&mut source, &given).await?;
         Ok(Brought {

@@ -1,8 +1,12 @@
 //! A token that is bought with another: two refreshers over vendors that do as they are told, on paused time.
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::config::Endpoint;
 use crate::provider::exchange::{Fetch, FetchError, Line, Turn, Turns};
+use crate::provider::outside;
+use crate::provider::store::SavedAccess;
 
 /// Bought with the token of provider `inner`.
 const OUTER: &str = r#"
@@ -317,4 +321,90 @@ async fn a_token_that_only_a_person_can_renew_outlives_its_inner_one() {
     assert_eq!((world.vendor.count(), vendor.count()), (13, 0));
     let status = outer.status();
     assert_eq!((status.state, status.last_error), (State::Valid, None));
+}
+
+/// What another process than the proxy makes of the stored outer token.
+async fn looked_at(restart: &Restart, links: &[Provider]) -> outside::StoredToken {
+    let all: Vec<_> = links.iter().cloned().map(Arc::new).collect();
+    let clock = Clock::Test(TestClock::new());
+    let stored = outside::stored(&restart.outer, &all, &*restart.store, &clock).await;
+    stored.unwrap().unwrap().access.unwrap()
+}
+
+impl Restart {
+    /// What the store has of another provider.
+    async fn keep(
+        &self,
+        identity: &str,
+        token: &str,
+        life: u64,
+        bought_with: BTreeMap<String, String>,
+    ) {
+        let fetched_at = Clock::Test(TestClock::new()).now().wall;
+        let saved = Saved {
+            access: Some(SavedAccess {
+                token: token.into(),
+                fetched_at,
+                expires_at: Some(fetched_at + Duration::from_secs(life)),
+                bought_with,
+            }),
+            ..Saved::default()
+        };
+        let key = StateKey::new(identity);
+        self.store.save(&key, &saved).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_token_is_of_no_use_to_others_once_the_store_has_another_inner_one() {
+    let restart = Restart::of(outer());
+    restart.run(Reply::Token("one", 3600), 0).await;
+    let links = [inner(), outer()];
+    let none = BTreeMap::new;
+    assert!(
+        looked_at(&restart, &links).await.usable,
+        "the inner one is not stored"
+    );
+    for (token, life, outdated) in [("one", 600, false), ("two", 600, true), ("two", 0, false)] {
+        restart.keep("identity of inner", token, life, none()).await;
+        let access = looked_at(&restart, &links).await;
+        assert_eq!(
+            (access.outdated, access.usable),
+            (outdated, !outdated),
+            "{token} {life}"
+        );
+    }
+    // The inner one is itself bought with another by now.
+    let mut middle = outer();
+    middle.name = "inner".to_owned();
+    endpoint(&mut middle).identity = "identity of inner".to_owned();
+    let first = Value::Provider {
+        name: "first".to_owned(),
+        identity: "identity of first".to_owned(),
+    };
+    middle.variables = [("provider.first".to_owned(), first)].into();
+    let mut first = inner();
+    first.name = "first".to_owned();
+    endpoint(&mut first).identity = "identity of first".to_owned();
+    let old = [("first".to_owned(), "digest".to_owned())];
+    restart
+        .keep("identity of inner", "one", 600, old.into())
+        .await;
+    restart.keep("identity of first", "new", 600, none()).await;
+    let access = looked_at(&restart, &[first, middle, outer()]).await;
+    assert!(access.outdated && !access.usable);
+}
+
+/// As the proxy does.
+#[tokio::test(start_paused = true)]
+async fn a_stored_token_that_only_a_person_can_renew_is_shown_whatever_it_was_bought_with() {
+    let mut once = provider("x", ONE_TIME, |_| {});
+    once.variables = outer().variables;
+    once.variables.insert("sms".to_owned(), literal("123456"));
+    let restart = Restart::of(once);
+    restart.run(Reply::Token("one", 3600), 0).await;
+    restart
+        .keep("identity of inner", "two", 600, BTreeMap::new())
+        .await;
+    assert!(looked_at(&restart, &[inner()]).await.usable);
 }

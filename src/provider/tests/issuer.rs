@@ -1,0 +1,146 @@
+//! Issuers that say where their token endpoint is, on paused time.
+
+use http::{HeaderMap, StatusCode};
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use super::*;
+use crate::config::{Endpoint, Issuer};
+use crate::dialect::TokenRequest;
+use crate::provider::exchange::{Answered, Call, Fetch, FetchError, Fetched, Line, Turn, Turns};
+
+/// Of the token endpoint that all issuers name.
+const HOST: &str = "127.0.0.1:2";
+
+/// Issuers, and the one vendor that they name, with the turns of the real one.
+struct Issuers {
+    vendor: FakeFetch,
+    turns: Turns,
+    asked: Arc<Mutex<Crowd>>,
+}
+
+/// Of those who ask an issuer.
+#[derive(Default)]
+struct Crowd {
+    now: usize,
+    most: usize,
+    all: usize,
+}
+
+/// A connection to an issuer.
+struct Metadata(Arc<Mutex<Crowd>>);
+
+impl Fetch for Issuers {
+    fn turn<'a>(&'a self, endpoint: &'a Endpoint) -> Pending<'a, Turn> {
+        Box::pin(self.turns.at(&endpoint.token_url.authority))
+    }
+
+    fn dial<'a>(
+        &'a self,
+        endpoint: &'a Endpoint,
+        deadline: Instant,
+    ) -> Pending<'a, Result<Box<dyn Line>, FetchError>> {
+        // What an issuer names has another path than the issuer itself.
+        match endpoint.path_and_query == "/token" {
+            true => self.vendor.dial(endpoint, deadline),
+            false => {
+                let line: Box<dyn Line> = Box::new(Metadata(Arc::clone(&self.asked)));
+                Box::pin(std::future::ready(Ok(line)))
+            }
+        }
+    }
+}
+
+impl Line for Metadata {
+    fn send<'a>(
+        self: Box<Self>,
+        _call: Call<'a>,
+        _deadline: Instant,
+    ) -> Pending<'a, Result<Fetched, FetchError>> {
+        unreachable!("an issuer gives no tokens")
+    }
+
+    fn ask<'a>(
+        self: Box<Self>,
+        endpoint: &'a Endpoint,
+        _request: TokenRequest,
+        _deadline: Instant,
+    ) -> Pending<'a, Result<Answered, FetchError>> {
+        let issuer = endpoint.issuer.as_ref().map(|issuer| issuer.text.clone());
+        Box::pin(async move {
+            {
+                let mut crowd = self.0.lock().unwrap();
+                crowd.all += 1;
+                crowd.now += 1;
+                crowd.most = crowd.most.max(crowd.now);
+            }
+            sleep(Duration::from_millis(20)).await;
+            self.0.lock().unwrap().now -= 1;
+            let token_endpoint = format!("http://{HOST}/token");
+            let body = json!({ "issuer": issuer, "token_endpoint": token_endpoint });
+            Ok(Answered {
+                status: StatusCode::OK,
+                headers: HeaderMap::new(),
+                body: Zeroizing::new(body.to_string().into_bytes()),
+            })
+        })
+    }
+}
+
+/// A hundred providers, each with the issuer at the host that is its own, or shared.
+async fn spawn_hundred(host: impl Fn(usize) -> String) -> (World, Arc<Mutex<Crowd>>, Vec<Handle>) {
+    let world = World::new(Reply::Fresh(3600));
+    let asked = Arc::new(Mutex::new(Crowd::default()));
+    let deps = Deps {
+        fetcher: Arc::new(Issuers {
+            vendor: FakeFetch(Arc::clone(&world.vendor), world.started),
+            turns: Turns::default(),
+            asked: Arc::clone(&asked),
+        }),
+        ..world.deps.clone()
+    };
+    let one = |number: usize| {
+        let mut one = simple();
+        let endpoint = endpoint(&mut one);
+        endpoint.identity = format!("identity {number}");
+        endpoint.token_url.authority = host(number);
+        endpoint.path_and_query = format!("/realm{number}");
+        endpoint.issuer = Some(Box::new(Issuer {
+            text: format!("http://127.0.0.1:1/realm{number}"),
+            well_known: [String::new(), String::new()],
+            choices: Vec::new(),
+        }));
+        spawn(vec![Arc::new(one)], deps.clone()).remove(0)
+    };
+    let all: Vec<_> = (0..100).map(one).collect();
+    for handle in &all {
+        let token = timeout(Duration::from_secs(600), handle.first_token());
+        assert_eq!(token.await, Ok(true), "they wait for each other");
+    }
+    (world, asked, all)
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_host_that_many_issuers_name_is_asked_by_so_many_at_once() {
+    let (world, asked, _all) = spawn_hundred(|number| format!("id{number}.test")).await;
+    assert_eq!(
+        (world.vendor.count(), world.vendor.most_in_flight()),
+        (100, 16)
+    );
+    let asked = asked.lock().unwrap();
+    assert_eq!((asked.all, asked.most), (100, 100));
+}
+
+/// Also where the issuer is at the same host: no turn is held while the next one is waited for.
+#[tokio::test(start_paused = true)]
+async fn an_issuers_host_is_asked_for_metadata_by_so_many_at_once() {
+    for host in ["id.test", HOST] {
+        let (world, asked, _all) = spawn_hundred(|_| host.to_owned()).await;
+        assert_eq!(
+            (world.vendor.count(), world.vendor.most_in_flight()),
+            (100, 16)
+        );
+        let asked = asked.lock().unwrap();
+        assert_eq!((asked.all, asked.most), (100, 16), "{host}");
+    }
+}
