@@ -13,13 +13,12 @@
 )]
 
 mod ask;
-mod scale {
-    pub(crate) mod vendor;
-}
+mod process;
+mod vendor;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -33,11 +32,11 @@ use cupbearer::config::{Config, Listen, ProcessEnvironment};
 use cupbearer::demo::authority::Authority;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
-
-use scale::vendor::Vendor;
+use process::{on_cpu, workers};
 use tokio::runtime;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
+use vendor::Vendor;
 
 const START: Duration = Duration::from_secs(2);
 const CPU_RATIO: f64 = 1.1;
@@ -266,7 +265,7 @@ impl Size {
             let provider = n % self.providers;
             let _ = writeln!(
                 text,
-                "[upstreams.u{n}]\nurl = \"https://{vendor}/api\"\nprovider = \"p{provider}\"\nroute = {{ path_prefix = \"/u{n}\" }}\n{tls}"
+                "[upstreams.u{n}]\nurl = \"https://{vendor}/api\"\nprovider = \"p{provider}\"\nroute = {{ path_prefix = \"/u{n}\" }}\nhttp = \"1.1\"\n{tls}"
             );
         }
         text
@@ -365,23 +364,4 @@ fn rss() -> usize {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.unwrap().trim().trim_end_matches(" kB");
     kib.parse::<usize>().unwrap() * 1024
-}
-
-/// The threads of workers.
-fn workers() -> Vec<PathBuf> {
-    let threads = std::fs::read_dir("/proc/self/task").unwrap();
-    let is_worker = |path: &PathBuf| {
-        // The kernel keeps 15 bytes of a name.
-        std::fs::read_to_string(path.join("comm"))
-            .is_ok_and(|name| name.starts_with("cupbearer-worke"))
-    };
-    threads
-        .map(|thread| thread.unwrap().path())
-        .filter(is_worker)
-        .collect()
-}
-
-fn on_cpu(thread: &Path) -> Duration {
-    let stat = std::fs::read_to_string(thread.join("schedstat")).unwrap();
-    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
 }

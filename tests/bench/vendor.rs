@@ -1,4 +1,5 @@
-//! A token endpoint and an API in one, on a thread of its own: a token for whoever asks, 1 KiB for everything else.
+//! A token endpoint and an API in one, on a thread of its own: a token for whoever asks, and else as many bytes as the last segment of
+//! the path says, or 1 KiB. It speaks HTTP/2 to whoever offers it.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -11,12 +12,20 @@ use cupbearer::demo::authority::{Authority, Offer};
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime;
 use tokio_rustls::TlsAcceptor;
+
+/// The largest one.
+const BODY: &[u8] = &[b'x'; 1024 * 1024];
+
+const OFFER: Offer = Offer {
+    http2: true,
+    client_certificate: false,
+};
 
 /// It lives as long as the process.
 pub(crate) struct Vendor {
@@ -33,7 +42,7 @@ struct Count {
 
 impl Vendor {
     pub(crate) fn start(authority: &Authority) -> Self {
-        let tls = authority.server(&["127.0.0.1"], Offer::default()).unwrap();
+        let tls = authority.server(&["127.0.0.1"], OFFER).unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
@@ -74,16 +83,27 @@ async fn serve(tcp: TcpStream, tls: TlsAcceptor, count: Arc<Count>) {
             async move { Ok::<_, Infallible>(answer) }
         });
         // However it ends.
-        let _ = http1::Builder::new()
-            .serve_connection(TokioIo::new(stream), answers)
-            .await;
+        let _ = match stream.get_ref().1.alpn_protocol() {
+            Some(b"h2") => {
+                http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(stream), answers)
+                    .await
+            }
+            _ => {
+                http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), answers)
+                    .await
+            }
+        };
     }
     count.open.fetch_sub(1, Ordering::Relaxed);
 }
 
 fn answer(request: &Request<Incoming>, count: &Count) -> Response<Full<Bytes>> {
     if request.uri().path() != "/token" {
-        return Response::new(Bytes::from_static(&[b'x'; 1024]).into());
+        let size = request.uri().path().rsplit('/').next();
+        let size = size.and_then(|size| size.parse().ok()).unwrap_or(1024);
+        return Response::new(Bytes::from_static(BODY).slice(..size).into());
     }
     let number = count.issued.fetch_add(1, Ordering::Relaxed);
     let token = format!(

@@ -1,0 +1,176 @@
+//! What the proxy itself costs: CPU of its worker thread for a request, by HTTP version of the upstream, connections and size of the body.
+//!
+//! All rows are measured in turn, round after round, in one run; what counts is the median, and its ratio to the first row. How that
+//! compares with other proxies is in the README.
+//!
+//! ```sh
+//! cargo bench --bench cost
+//! cargo bench --bench cost -- --quick
+//! ```
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "what cannot go on has failed, and says where"
+)]
+
+mod ask;
+mod process;
+#[allow(dead_code, reason = "it counts for another benchmark")]
+mod vendor;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use ask::{ask, connect};
+use bytes::Bytes;
+use cupbearer::app::{self, Shutdown};
+use cupbearer::config::{Config, Listen, ProcessEnvironment};
+use cupbearer::demo::authority::Authority;
+use http::{Request, StatusCode};
+use process::{on_cpu, workers};
+use tokio::runtime;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use vendor::Vendor;
+
+const KIB: usize = 1024;
+
+/// The upstream, the app's connections, the size of the answer, and how many requests are made in a round.
+const ROWS: &[(&str, usize, usize, usize)] = &[
+    ("1.1", 1, KIB, 4_000),
+    ("2", 1, KIB, 4_000),
+    ("1.1", 32, KIB, 8_000),
+    ("2", 32, KIB, 8_000),
+    ("1.1", 8, 64 * KIB, 2_000),
+    ("2", 8, 64 * KIB, 2_000),
+    ("1.1", 2, 1024 * KIB, 200),
+    ("2", 2, 1024 * KIB, 200),
+];
+
+fn main() {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let has = |name: &str| arguments.iter().any(|argument| argument == name);
+    if !has("--bench") {
+        // `cargo test --all-targets` runs it too, and has no minutes to spare.
+        return;
+    }
+    let (rounds, part) = if has("--quick") { (1, 10) } else { (7, 1) };
+    let authority = Authority::new().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    std::fs::write(&ca, authority.pem()).unwrap();
+    let vendor = Vendor::start(&authority);
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    runtime.unwrap().block_on(async {
+        let proxy = Proxy::start(config(vendor.address, &ca)).await;
+        let mut seen = vec![Vec::with_capacity(rounds); ROWS.len()];
+        // The first round is a warm-up.
+        for round in 0..=rounds {
+            for (row, seen) in ROWS.iter().zip(&mut seen) {
+                let cost = proxy.cost(row, part).await;
+                if round > 0 {
+                    seen.push(cost);
+                }
+            }
+        }
+        report(seen);
+        proxy.stop().await;
+    });
+}
+
+fn report(seen: Vec<Vec<Duration>>) {
+    println!("upstream  connections       body   CPU/request    ratio   CPU/GB");
+    let mut first = None;
+    for ((version, connections, size, _), mut costs) in ROWS.iter().zip(seen) {
+        costs.sort_unstable();
+        let median = costs[costs.len() / 2].as_secs_f64();
+        let ratio = median / *first.get_or_insert(median);
+        println!(
+            "HTTP/{version:<3} {connections:>12} {:>6} KiB {:>10.1} us {ratio:>8.2} {:>6.2} s",
+            size / KIB,
+            median * 1e6,
+            median / *size as f64 * 1e9,
+        );
+    }
+}
+
+fn config(vendor: SocketAddr, ca: &std::path::Path) -> String {
+    let tls = format!("tls = {{ ca_file = {ca:?} }}");
+    let upstream = |name: &str, version: &str| {
+        format!(
+            "[upstreams.{name}]\nurl = \"https://{vendor}/api\"\nprovider = \"p\"\nroute = {{ path_prefix = \"/{version}\" }}\nhttp = \"{version}\"\n{tls}\n"
+        )
+    };
+    format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\n[providers.p]\ntoken_url = \"https://{vendor}/token\"\nclient_id = \"c\"\nclient_secret = \"s\"\n{tls}\n{}{}",
+        upstream("h1", "1.1"),
+        upstream("h2", "2")
+    )
+}
+
+struct Proxy {
+    listen: SocketAddr,
+    /// Of the worker's thread.
+    worker: PathBuf,
+    stop: oneshot::Sender<Shutdown>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Proxy {
+    async fn start(config: String) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        let (tell, bound) = oneshot::channel();
+        let thread = thread::spawn(move || {
+            let config = Config::from_toml(&config, &ProcessEnvironment).unwrap();
+            let bound = app::bind(config).unwrap();
+            let Listen::Tcp(listen) = bound.listeners()[0] else {
+                panic!("a TCP listener was asked for");
+            };
+            tell.send(listen).unwrap();
+            bound
+                .run(async { stopped.await.unwrap_or(Shutdown::Interrupt) })
+                .unwrap();
+        });
+        let listen = bound.await.unwrap();
+        requests(listen, "/1.1/1024".to_owned(), 1).await;
+        Self {
+            listen,
+            worker: workers().pop().unwrap(),
+            stop,
+            thread,
+        }
+    }
+
+    /// Of one request.
+    async fn cost(&self, row: &(&str, usize, usize, usize), part: usize) -> Duration {
+        let (version, connections, size, requests_of_all) = row;
+        let each = (requests_of_all / part / connections).max(1);
+        let before = on_cpu(&self.worker);
+        let mut apps: JoinSet<()> = (0..*connections)
+            .map(|_| requests(self.listen, format!("/{version}/{size}"), each))
+            .collect();
+        while let Some(app) = apps.join_next().await {
+            app.unwrap();
+        }
+        (on_cpu(&self.worker) - before) / (each * connections) as u32
+    }
+
+    async fn stop(self) {
+        self.stop.send(Shutdown::Interrupt).unwrap();
+        tokio::task::spawn_blocking(move || self.thread.join().unwrap())
+            .await
+            .unwrap();
+    }
+}
+
+/// One after the other, on one connection.
+async fn requests(listen: SocketAddr, path: String, count: usize) {
+    let mut client = connect(listen).await;
+    for _ in 0..count {
+        let request = Request::get(path.as_str());
+        let (status, _) = ask(&mut client, request, Bytes::new()).await.unwrap();
+        assert_eq!(status, StatusCode::OK);
+    }
+}

@@ -1,0 +1,24 @@
+//! What the kernel knows of this process's threads.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The threads of workers.
+pub(crate) fn workers() -> Vec<PathBuf> {
+    let threads = std::fs::read_dir("/proc/self/task").unwrap();
+    let is_worker = |path: &PathBuf| {
+        // The kernel keeps 15 bytes of a name.
+        std::fs::read_to_string(path.join("comm"))
+            .is_ok_and(|name| name.starts_with("cupbearer-worke"))
+    };
+    threads
+        .map(|thread| thread.unwrap().path())
+        .filter(is_worker)
+        .collect()
+}
+
+/// How long it has run.
+pub(crate) fn on_cpu(thread: &Path) -> Duration {
+    let stat = std::fs::read_to_string(thread.join("schedstat")).unwrap();
+    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
+}
