@@ -12,9 +12,20 @@ use sha2::{Digest, Sha256};
 
 use super::routes::respond;
 
-const HTML: &str = include_str!("page/page.html");
-const CSS: &str = include_str!("page/page.css");
-const JS: &str = include_str!("page/page.js");
+/// A part of the page: bytes with a symbol, so that `src/link/build.rs` can put them where they are not memory of each sidecar.
+macro_rules! part {
+    ($file:literal) => {{
+        static TEXT: [u8; include_bytes!($file).len()] = *include_bytes!($file);
+        match str::from_utf8(&TEXT) {
+            Ok(text) => text,
+            Err(_) => panic!("a part of the page is not UTF-8"),
+        }
+    }};
+}
+
+const HTML: &str = part!("page/page.html");
+const CSS: &str = part!("page/page.css");
+const JS: &str = part!("page/page.js");
 
 /// Names in the page come from the configuration and errors from vendors: only this script and this style may run, and
 /// the script cannot turn text into markup.

@@ -4,10 +4,18 @@ use std::sync::OnceLock;
 
 use super::schema::DialectToml;
 
-/// Names with the texts of `builtin/NAME.toml`.
+/// Names with the texts of `builtin/NAME.toml`. These are bytes with a symbol each, so that `src/link/build.rs` can put them where they are
+/// not memory of each sidecar.
 macro_rules! builtin {
     ($($name:literal),+ $(,)?) => {
-        [$(($name, include_str!(concat!("builtin/", $name, ".toml")))),+]
+        [$(($name, {
+            static TEXT: [u8; include_bytes!(concat!("builtin/", $name, ".toml")).len()] =
+                *include_bytes!(concat!("builtin/", $name, ".toml"));
+            match str::from_utf8(&TEXT) {
+                Ok(text) => text,
+                Err(_) => panic!("a dialect is not UTF-8"),
+            }
+        })),+]
     };
 }
 

@@ -30,7 +30,12 @@ const ALSO: &[&str] = &[
     "_RN*17ServerNamePayload*",
     "_R*5hyper5proto2h14conn*5close*",
     "_RINv*5tokio7runtime4task3raw7dealloc*9HttpFetch*",
+    "_RINv*5tokio7runtime4task3raw7dealloc*12BlockingTask*",
     "_RN*5tokio7runtime7context5defer*",
+    "_RINvM*9hashbrown3raw*14reserve_rehash*9cupbearer*",
+    "_RN*6webpki11verify_cert*",
+    "_RN*4http6header3map*12remove_found*",
+    "_RN*9cupbearer8upstream5stall*",
     "_RN*5bytes5bytes12static_clone*",
     "_RINv*9cupbearer6config5units*",
     "_R*9cupbearer5http16decode*",
@@ -78,8 +83,9 @@ const ASSEMBLY: &[&str] = &[
     "aesni-gcm-avx512",
 ];
 
-/// Tables that next to nobody reads: curves that few certificates use, the other variant of a table, error texts.
+/// Tables that next to nobody reads: curves that few certificates use, the other variant of a table, error texts, dialects, the page.
 const COLD_TABLES: &[&str] = &[
+    "*(.rodata._R*9cupbearer*7builtin*4TEXT* .rodata._R*9cupbearer*4page*4TEXT*)",
     "*(.rodata.p521_g_pre_comp .rodata.p384_g_pre_comp .rodata.g_p224_pre_comp .rodata.fiat_p256_g_pre_comp)",
     "*(.rodata.k25519Precomp .rodata.bf_init .rodata.*kOpenSSLReason* .rodata.kObjectData)",
     "*edwards25519_scalarmul*.o(.rodata .rodata.*)",
