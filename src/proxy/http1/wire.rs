@@ -3,6 +3,11 @@
 //! It is shared by the connection's task and by whoever reads a request's body, which with an HTTP/2 upstream is another task.
 //! The lock is never contended, all of them being on one thread, and is held for single polls of the socket only. A body that
 //! outlives its request, or its connection, gets an error: the next request's bytes are not its own.
+//!
+//! The parts: [`incoming`], the body as its reader sees it, and [`interim`], what is written before a response.
+
+mod incoming;
+mod interim;
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -10,21 +15,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use http::{Request, Response};
-use http_body::{Body, Frame, SizeHint};
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::io::AsyncReadExt;
 
+use self::incoming::BodyError;
+use self::interim::{CONTINUE, GoOn};
 use super::buffers::Buffers;
 use crate::http1::decode::{Decoder, Step};
 use crate::http1::output::Output;
 use crate::http1::request::{self, Asked, Fault, HTTP2_PREFACE, Head};
-use crate::http1::{Framing, MAX_HEAD, response};
+use crate::http1::{Framing, MAX_HEAD};
 use crate::proxy::AppBody;
 use crate::proxy::stream::{ClientStream, Rewound};
 use crate::proxy::watch::Watch;
 use crate::upstream::send::Cause;
 use crate::upstream::{Interim, Stall};
+
+pub(in crate::proxy) use self::incoming::Incoming;
 
 /// How much is read at once: the first of them, doubled while reads fill what they are given. A new buffer is had when less
 /// than a quarter is left of the old one.
@@ -33,8 +41,6 @@ const LARGEST_READ: usize = 64 * 1024;
 
 /// What is read of further requests while one is answered. Behind more than that, the end of a client is found by writing only.
 const AHEAD: usize = MAX_HEAD;
-
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 pub(super) struct Wire {
     state: Mutex<State>,
@@ -93,52 +99,6 @@ pub(super) enum Rest {
     Body,
     /// Nobody knows where the next request would begin.
     Unknown,
-}
-
-/// A request's body as it comes in.
-pub(in crate::proxy) struct Incoming {
-    wire: Arc<Wire>,
-    request: u32,
-}
-
-/// Why a body ends before its end.
-#[derive(Debug, thiserror::Error)]
-enum BodyError {
-    #[error("the app closed the connection in the middle of it")]
-    Closed,
-    #[error("its request has been answered")]
-    Overtaken,
-}
-
-/// What is still to be written of `100 Continue`: so many bytes of its end. Small, as connections are many.
-#[derive(Clone, Copy)]
-struct GoOn(u8);
-
-// === impl GoOn ===
-
-impl GoOn {
-    const NOTHING: Self = Self(0);
-    const WHOLE: Self = Self(CONTINUE.len() as u8);
-
-    fn is_nothing(self) -> bool {
-        self.0 == 0
-    }
-
-    fn has_begun(self) -> bool {
-        !self.is_nothing() && self.0 < Self::WHOLE.0
-    }
-
-    fn left(self) -> &'static [u8] {
-        &CONTINUE[CONTINUE.len() - usize::from(self.0)..]
-    }
-
-    fn take(&mut self) -> &'static [u8] {
-        std::mem::replace(self, Self::NOTHING).left()
-    }
-
-    fn wrote(&mut self, wrote: usize) {
-        self.0 = self.left()[wrote..].len() as u8;
-    }
 }
 
 // === impl Wire ===
@@ -431,52 +391,6 @@ impl State {
         }
     }
 
-    /// Writes what is left of `100 Continue`, or has it written.
-    fn poll_continue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.early.is_empty() {
-            // The connection's task is at it, and must not lose its place: a socket wakes one writer.
-            self.early.extend_from_slice(self.go_on.take());
-            return Poll::Ready(Ok(()));
-        }
-        let io = self.io.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        while !self.go_on.is_nothing() {
-            let wrote = ready!(Pin::new(&mut *io).poll_write(cx, self.go_on.left()))?;
-            if wrote == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.go_on.wrote(wrote);
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Has an interim head written before the response. Of a client that takes none no more are kept.
-    fn put_early(&mut self, head: &Response<()>) {
-        if self.early.len() > MAX_HEAD {
-            return;
-        }
-        if self.go_on.has_begun() {
-            // Its reader waits for room to write the rest of it, which it need not do any more.
-            self.early.extend_from_slice(self.go_on.take());
-            if let Some(reader) = self.reader.take() {
-                reader.wake();
-            }
-        }
-        response::interim_head(&mut self.early, head);
-    }
-
-    fn poll_early(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let io = self.io.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        while !self.early.is_empty() {
-            let written = Pin::new(&mut *io).poll_write(cx, &self.early);
-            match ready!(self.stall.written(cx, written))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                wrote => drop(self.early.drain(..wrote)),
-            }
-        }
-        self.early = Vec::new();
-        Poll::Ready(Ok(()))
-    }
-
     fn rest(&self) -> Rest {
         if self.broken {
             Rest::Unknown
@@ -531,49 +445,6 @@ fn remember(slot: &mut Option<Waker>, cx: &Context<'_>) {
         .is_some_and(|waker| waker.will_wake(cx.waker()))
     {
         *slot = Some(cx.waker().clone());
-    }
-}
-
-// === impl Incoming ===
-
-impl Body for Incoming {
-    type Data = Bytes;
-    type Error = Cause;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
-        let mut state = self.wire.lock();
-        if state.request != self.request {
-            return Poll::Ready(Some(Err(BodyError::Overtaken.into())));
-        }
-        let Poll::Ready(step) = state.poll_step(cx, &self.wire.buffers) else {
-            remember(&mut state.reader, cx);
-            return Poll::Pending;
-        };
-        if state.body.is_done() || step.is_err() {
-            state.body_ended(cx);
-        }
-        Poll::Ready(match step {
-            Ok(Step::Data(data)) => Some(Ok(Frame::data(data))),
-            Ok(Step::Trailers(fields)) => Some(Ok(Frame::trailers(fields))),
-            Ok(Step::End | Step::More) => None,
-            Err(cause) => Some(Err(cause)),
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        let state = self.wire.lock();
-        state.request == self.request && state.body.is_done()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let state = self.wire.lock();
-        match state.body.remaining() {
-            Some(left) if state.request == self.request => SizeHint::with_exact(left),
-            _ => SizeHint::new(),
-        }
     }
 }
 
