@@ -23,9 +23,9 @@ macro_rules! part {
     }};
 }
 
-const HTML: &str = part!("page/page.html");
-const CSS: &str = part!("page/page.css");
-const JS: &str = part!("page/page.js");
+static HTML: &str = part!("page/page.html");
+static CSS: &str = part!("page/page.css");
+static JS: &str = part!("page/page.js");
 
 /// Names in the page come from the configuration and errors from vendors: only this script and this style may run, and
 /// the script cannot turn text into markup.

@@ -1,6 +1,6 @@
 //! The dialects that come with the program.
 
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 
 use super::schema::DialectToml;
 
@@ -20,7 +20,7 @@ macro_rules! builtin {
 }
 
 /// By group, in the order in which they are listed to users.
-const TEXTS: &[(&str, &str)] = &builtin![
+static TEXTS: &[(&str, &str)] = &builtin![
     // OAuth 2.0 servers
     "oauth2",
     "oauth2-post",
@@ -94,11 +94,11 @@ const TEXTS: &[(&str, &str)] = &builtin![
     "zoom",
 ];
 
-static SHELF: Shelf = Shelf::new();
+static SHELF: LazyLock<Shelf> = LazyLock::new(Shelf::new);
 
 /// Each is parsed when a configuration first names it: a running proxy holds only those that it uses.
 struct Shelf {
-    parsed: [OnceLock<DialectToml>; TEXTS.len()],
+    parsed: Vec<OnceLock<DialectToml>>,
 }
 
 /// The built-in dialects as (name, TOML text), in the order in which they are listed to users.
@@ -112,9 +112,9 @@ pub fn find_builtin(name: &str) -> Option<&'static DialectToml> {
 }
 
 impl Shelf {
-    const fn new() -> Self {
+    fn new() -> Self {
         Self {
-            parsed: [const { OnceLock::new() }; TEXTS.len()],
+            parsed: TEXTS.iter().map(|_| OnceLock::new()).collect(),
         }
     }
 
