@@ -264,10 +264,7 @@ impl Session {
         match fault {
             Fault::Refused => true,
             Fault::Malformed(_) | Fault::Reset(_) => false,
-            Fault::Connection(_) => self
-                .streams
-                .get(&id)
-                .is_none_or(|stream| self.output.is_unwritten(stream.start)),
+            Fault::Connection(_) => self.streams.get(&id).is_some_and(|stream| stream.unsent),
         }
     }
 
@@ -366,15 +363,21 @@ impl Session {
         frame::put(self.output.text(), kind::PING, 0, 0, b"cupbears");
     }
 
-    /// Ends the connection, and with it all streams.
+    /// Ends the connection, and with it all streams. Those that may be sent again are not sent here any more.
     pub(super) fn fail(&mut self, end: End) {
         if self.end.is_some() {
             return;
         }
         self.end = Some(end);
+        let mut kept = self.output.position();
         for stream in self.streams.values_mut() {
+            stream.unsent = self.output.is_unwritten(stream.start);
+            if stream.unsent {
+                kept = kept.min(stream.start);
+            }
             stream.fail(Fault::Connection(end));
         }
+        self.output.take_back(kept);
     }
 
     /// The connection was closed under us.

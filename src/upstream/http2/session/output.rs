@@ -60,6 +60,13 @@ impl Output {
         position >= self.before + self.written as u64
     }
 
+    /// Takes away what was appended from there on, where a frame begins and nothing was written yet.
+    pub(super) fn take_back(&mut self, position: u64) {
+        let kept = position.saturating_sub(self.before);
+        self.text
+            .truncate(usize::try_from(kept).unwrap_or(usize::MAX));
+    }
+
     /// Writes once.
     pub(super) fn poll_write(
         &mut self,

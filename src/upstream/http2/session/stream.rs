@@ -47,6 +47,8 @@ pub(super) struct Stream {
     pub(super) send_window: i64,
     /// Where in the output its head begins.
     pub(super) start: u64,
+    /// The connection ended before any of it was written.
+    pub(super) unsent: bool,
 
     pub(super) fault: Option<Fault>,
     waker: Option<Waker>,
@@ -101,6 +103,7 @@ impl Stream {
             queued: false,
             send_window,
             start,
+            unsent: false,
             fault: None,
             waker: None,
         }

@@ -318,6 +318,32 @@ fn a_request_of_which_nothing_was_written_may_be_sent_again() {
     assert!(line.session.is_unsent(id, second));
 }
 
+/// Else it would be there twice: the peer that broke a rule, or was silent for a while, reads the goodbye and what is before it.
+#[test]
+fn what_may_be_sent_again_does_not_go_out_behind_that() {
+    let violation = Violation::protocol("something");
+    for end in [
+        End::Violation(violation),
+        End::Silent,
+        End::Closed(io::ErrorKind::UnexpectedEof),
+    ] {
+        let mut line = Line::with(&["POST"]);
+        line.put(1, 10, true);
+        let id = line.ask("POST");
+        line.put(id, 10, true);
+        line.session.fail(end);
+        line.session.take_leave();
+        let frames = line.frames();
+        assert!(frames.iter().all(|frame| frame.stream != id), "{frames:?}");
+        let fault = line.fault(id);
+        assert!(line.session.is_unsent(id, fault), "{end}");
+        let fault = line.fault(1);
+        assert!(!line.session.is_unsent(1, fault), "{end}");
+        let goodbye = frames.iter().any(|frame| frame.kind == kind::GOAWAY);
+        assert_eq!(goodbye, end.is_protocol());
+    }
+}
+
 /// What is longer than a TLS record may have been sent in part though its writing failed.
 #[test]
 fn a_request_of_a_long_write_that_failed_may_have_been_written() {
