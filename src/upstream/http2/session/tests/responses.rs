@@ -262,7 +262,13 @@ fn a_reset_says_whether_the_request_was_looked_at() {
         assert_eq!(line.session.is_unsent(1, fault), unsent, "{fault}");
         assert!(matches!(line.answer(3), Poll::Pending));
     }
-    // Not after a head.
+    // Not after a head, and be it an interim one.
+    let mut line = Line::with(&["GET"]);
+    line.say(&[head(1, false, &[(":status", "103")]), reset(1, 7)].concat())
+        .unwrap();
+    assert_eq!(line.status(1), 103);
+    let fault = line.fault(1);
+    assert!(!line.session.is_unsent(1, fault));
     let mut line = Line::with(&["GET"]);
     line.say(&[ok(1), reset(1, 7)].concat()).unwrap();
     line.status(1);
