@@ -63,6 +63,8 @@ pub(super) struct Session {
     ready: VecDeque<u32>,
     /// The number of the next stream.
     next: u32,
+    /// How long the heads of the streams' requests are together.
+    heads: usize,
     /// How much content we may still send on all streams together.
     send_window: i64,
     /// What came on all streams together and was not given back. More than the window cannot come: what is half of it is given back.
@@ -142,6 +144,7 @@ impl Session {
             streams: HashMap::default(),
             ready: VecDeque::new(),
             next: 1,
+            heads: 0,
             send_window: i64::from(FIRST_WINDOW),
             unreported: 0,
             first_window: i64::from(FIRST_WINDOW),
@@ -183,6 +186,11 @@ impl Session {
             }
             head::request(out, asked, length, ends);
         });
+        let size = (self.output.position() - start) as usize;
+        self.heads += size;
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.head_size = size;
+        }
         self.wake_driver();
         Ok(id)
     }
@@ -250,6 +258,7 @@ impl Session {
         let Some(stream) = self.streams.remove(&id) else {
             return;
         };
+        self.heads -= stream.head_size;
         if !stream.is_closed() && self.end.is_none() {
             frame::put_reset(self.output.text(), id, Reason::CANCEL);
             self.wake_driver();
@@ -351,7 +360,7 @@ impl Session {
             if self.output.is_empty() {
                 return self.output.poll_flush(cx, Pin::new(io));
             }
-            if self.output.is_overflowing() {
+            if self.output.is_overflowing(self.heads) {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
             ready!(self.output.poll_write(cx, Pin::new(&mut *io)))?;

@@ -42,8 +42,10 @@ impl Output {
         self.len() < FULL
     }
 
-    pub(super) fn is_overflowing(&self) -> bool {
-        self.len() > TOO_MUCH
+    /// Whether the peer leaves too much unread, besides the heads of so many bytes that are still waited for: any number of requests
+    /// may begin at once, as when a token has come.
+    pub(super) fn is_overflowing(&self, heads: usize) -> bool {
+        self.len() > TOO_MUCH + heads
     }
 
     pub(super) fn text(&mut self) -> &mut Vec<u8> {

@@ -505,6 +505,25 @@ fn answers_that_nobody_reads_end_the_connection() {
     }
 }
 
+/// All that waited for a token begin when it has come, and each may carry one of 16 KiB.
+#[test]
+fn requests_of_one_moment_are_no_overflow() {
+    let mut line = Line::with(&[]);
+    let mut large = asked("GET");
+    let value = "x".repeat(16 * 1024).parse().unwrap();
+    large.headers.insert("authorization", value);
+    for _ in 0..500 {
+        assert!(line.session.begin(&large, None, true).is_ok());
+    }
+    let heads = line.frames();
+    let begun = heads.iter().filter(|frame| frame.kind == kind::HEADERS);
+    assert_eq!(begun.count(), 500);
+    for id in (1..1000).step_by(2) {
+        line.session.forget(id);
+    }
+    assert_eq!(line.session.heads, 0);
+}
+
 // === errors of a stream ===
 
 /// RFC 9113 §5.4.2 and §8.1.1: the stream is reset, its request fails, and the other stream is answered.
