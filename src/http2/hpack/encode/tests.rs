@@ -49,7 +49,7 @@ fn a_request_is_written_in_the_shortest_form_that_remembers_nothing() {
     assert_eq!(out, b"\x82\x87\x01\x03api\x84");
     out.clear();
     request(&mut out, &Method::PUT, "http", "", "/a?b");
-    assert_eq!(out, b"\x02\x03PUT\x86\x04\x04/a?b");
+    assert_eq!(out, b"\x02\x03PUT\x86\x14\x04/a?b");
     out.clear();
     let mut token = HeaderValue::from_static("Bearer x");
     token.set_sensitive(true);
@@ -59,6 +59,10 @@ fn a_request_is_written_in_the_shortest_form_that_remembers_nothing() {
     let name = HeaderName::from_static("x-key");
     field(&mut out, &name, &token);
     assert_eq!(out, b"\x10\x05x-key\x08Bearer x");
+    out.clear();
+    let kept = HeaderValue::from_static("Bearer y");
+    field(&mut out, &header::AUTHORIZATION, &kept);
+    assert_eq!(out, b"\x1f\x08\x08Bearer y");
     out.clear();
     field(&mut out, &name, &HeaderValue::from_static(""));
     content_length(&mut out, 10);
