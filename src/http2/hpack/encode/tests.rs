@@ -53,7 +53,7 @@ fn a_request_is_written_in_the_shortest_form_that_remembers_nothing() {
     out.clear();
     let mut token = HeaderValue::from_static("Bearer x");
     token.set_sensitive(true);
-    field(&mut out, &http::header::AUTHORIZATION, &token);
+    field(&mut out, &header::AUTHORIZATION, &token);
     assert_eq!(out, b"\x1f\x08\x08Bearer x");
     out.clear();
     let name = HeaderName::from_static("x-key");
