@@ -15,8 +15,8 @@ const TEXT: usize = 2 * 1024;
 /// A Huffman-coded value that is longer is not remembered.
 const KNOWN: usize = 64;
 
-/// Whose values nobody is to keep who need not.
-const SET_COOKIE: usize = 55;
+/// Whose values nobody is to keep who need not: `authorization`, `cookie`, `location` (of a redirect with a code in it), `set-cookie`.
+const PRIVATE: [usize; 4] = [23, 32, 46, 55];
 
 /// Reads all header blocks of a connection, in their order.
 #[derive(Debug)]
@@ -145,8 +145,13 @@ impl Decoder {
             }
             index => self.entry(index)?.name.clone(),
         };
-        let kept = index <= STATIC && index != SET_COOKIE && !never && !large;
-        let value = self.value(input.string()?, kept.then_some(index))?;
+        let common = (1..=STATIC).contains(&index) && !PRIVATE.contains(&index);
+        let kept = common && !never && !large;
+        let mut value = self.value(input.string()?, kept.then_some(index))?;
+        if never && let Value::Field(value) = &mut value {
+            // Whoever passes it on has to write it in the same way.
+            value.set_sensitive(true);
+        }
         let entry = Entry::new(name, value);
         if PREFIX == 6 && self.table.make_room(entry.size) {
             let value = match &entry.value {
@@ -203,6 +208,11 @@ impl Decoder {
             .filter(|index| !self.known[*index].coded.is_empty())
             .filter_map(|index| Some(self.table.get(index)?.name.as_bytes()))
             .collect();
+        assert!(
+            self.known
+                .first()
+                .is_none_or(|of_no_name| of_no_name.coded.is_empty())
+        );
         names.reverse();
         names
     }

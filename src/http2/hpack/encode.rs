@@ -5,7 +5,7 @@
 //! (not the token, RFC 7541 §7.1.3) is some hundred bytes, and to write a head takes 760 instructions in all, of which a table could save
 //! half at best.
 
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method, header};
 
 /// RFC 7541 §6.2.2.
 const LITERAL: u8 = 0x00;
@@ -39,13 +39,15 @@ pub fn request(out: &mut Vec<u8>, method: &Method, scheme: &str, authority: &str
     }
     match path {
         "/" => out.push(0x84),
-        _ => indexed_name(out, LITERAL, PATH, path.as_bytes()),
+        // Some APIs take the token in the query.
+        _ => indexed_name(out, NEVER_INDEXED, PATH, path.as_bytes()),
     }
 }
 
 /// Appends a field.
 pub fn field(out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
-    let kind = if value.is_sensitive() {
+    // An app's own credential, which is kept, is not marked.
+    let kind = if value.is_sensitive() || *name == header::AUTHORIZATION {
         NEVER_INDEXED
     } else {
         LITERAL

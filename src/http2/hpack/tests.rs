@@ -291,12 +291,13 @@ fn what_is_known_is_what_was_said() {
         let coded = huffman::tests::encode(value);
         [first, &[0x80 | coded.len() as u8], &coded].concat()
     };
-    // `server` into the table and not, `date`, `set-cookie`, a name of its own, and one that is never indexed.
+    // `server` into the table and not, `date`, `set-cookie`, `location`, a name of its own, and one that is never indexed.
     let names = [
         &[0x76][..],
         &[0x0f, 0x27],
         &[0x61],
         &[0x77],
+        &[0x6e],
         b"\x00\x01a",
         &[0x1f, 0x27],
     ];
@@ -325,6 +326,25 @@ fn what_is_known_is_what_was_said() {
     assert_eq!(read[0].1, text(&Value::new(coded.into())));
     decoder.shed();
     assert!(decoder.known().is_empty());
+}
+
+/// RFC 7541 §6.2.3.
+#[test]
+fn what_is_never_indexed_stays_so() {
+    let mut decoder = Decoder::new();
+    for (first, never) in [(0x0f, false), (0x1f, true), (0x76, false)] {
+        let block = match first {
+            0x76 => vec![first, 1, b'x'],
+            _ => vec![first, 0x27, 1, b'x'],
+        };
+        let mut sensitive = Vec::new();
+        let read = decoder.decode(&block, LIMITS, |_, value| match value {
+            Value::Field(value) => sensitive.push(value.is_sensitive()),
+            Value::Invalid(_) => {}
+        });
+        assert!(read.unwrap());
+        assert_eq!(sensitive, [never], "{first:x}");
+    }
 }
 
 /// One byte for four thousand: nobody keeps them all, and the table is right all the same.

@@ -63,6 +63,8 @@ pub(super) struct Session {
     ready: VecDeque<u32>,
     /// The number of the next stream.
     next: u32,
+    /// How long the heads of the streams' requests are together.
+    heads: usize,
     /// How much content we may still send on all streams together.
     send_window: i64,
     /// What came on all streams together and was not given back. More than the window cannot come: what is half of it is given back.
@@ -142,6 +144,7 @@ impl Session {
             streams: HashMap::default(),
             ready: VecDeque::new(),
             next: 1,
+            heads: 0,
             send_window: i64::from(FIRST_WINDOW),
             unreported: 0,
             first_window: i64::from(FIRST_WINDOW),
@@ -183,6 +186,11 @@ impl Session {
             }
             head::request(out, asked, length, ends);
         });
+        let size = (self.output.position() - start) as usize;
+        self.heads += size;
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.head_size = size;
+        }
         self.wake_driver();
         Ok(id)
     }
@@ -250,6 +258,7 @@ impl Session {
         let Some(stream) = self.streams.remove(&id) else {
             return;
         };
+        self.heads -= stream.head_size;
         if !stream.is_closed() && self.end.is_none() {
             frame::put_reset(self.output.text(), id, Reason::CANCEL);
             self.wake_driver();
@@ -264,10 +273,7 @@ impl Session {
         match fault {
             Fault::Refused => true,
             Fault::Malformed(_) | Fault::Reset(_) => false,
-            Fault::Connection(_) => self
-                .streams
-                .get(&id)
-                .is_none_or(|stream| self.output.is_unwritten(stream.start)),
+            Fault::Connection(_) => self.streams.get(&id).is_some_and(|stream| stream.unsent),
         }
     }
 
@@ -354,7 +360,7 @@ impl Session {
             if self.output.is_empty() {
                 return self.output.poll_flush(cx, Pin::new(io));
             }
-            if self.output.is_overflowing() {
+            if self.output.is_overflowing(self.heads) {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
             ready!(self.output.poll_write(cx, Pin::new(&mut *io)))?;
@@ -366,15 +372,21 @@ impl Session {
         frame::put(self.output.text(), kind::PING, 0, 0, b"cupbears");
     }
 
-    /// Ends the connection, and with it all streams.
+    /// Ends the connection, and with it all streams. Those that may be sent again are not sent here any more.
     pub(super) fn fail(&mut self, end: End) {
         if self.end.is_some() {
             return;
         }
         self.end = Some(end);
+        let mut kept = self.output.position();
         for stream in self.streams.values_mut() {
+            stream.unsent = self.output.is_unwritten(stream.start);
+            if stream.unsent {
+                kept = kept.min(stream.start);
+            }
             stream.fail(Fault::Connection(end));
         }
+        self.output.take_back(kept);
     }
 
     /// The connection was closed under us.

@@ -23,7 +23,12 @@ impl Session {
             return self.calm.disturb();
         }
         stream.fail(match reason {
-            Reason::REFUSED_STREAM if stream.receiving == Receiving::Head => Fault::Refused,
+            // After 1xx that would be untrue.
+            Reason::REFUSED_STREAM
+                if stream.receiving == Receiving::Head && stream.interims == 0 =>
+            {
+                Fault::Refused
+            }
             reason => Fault::Reset(reason),
         });
         Ok(())

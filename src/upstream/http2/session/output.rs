@@ -42,8 +42,10 @@ impl Output {
         self.len() < FULL
     }
 
-    pub(super) fn is_overflowing(&self) -> bool {
-        self.len() > TOO_MUCH
+    /// Whether the peer leaves too much unread, besides the heads of so many bytes that are still waited for: any number of requests
+    /// may begin at once, as when a token has come.
+    pub(super) fn is_overflowing(&self, heads: usize) -> bool {
+        self.len() > TOO_MUCH + heads
     }
 
     pub(super) fn text(&mut self) -> &mut Vec<u8> {
@@ -58,6 +60,13 @@ impl Output {
     /// Whether nothing from there on can have been understood by the peer.
     pub(super) fn is_unwritten(&self, position: u64) -> bool {
         position >= self.before + self.written as u64
+    }
+
+    /// Takes away what was appended from there on, where a frame begins and nothing was written yet.
+    pub(super) fn take_back(&mut self, position: u64) {
+        let kept = position.saturating_sub(self.before);
+        self.text
+            .truncate(usize::try_from(kept).unwrap_or(usize::MAX));
     }
 
     /// Writes once.

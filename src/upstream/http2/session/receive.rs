@@ -133,7 +133,9 @@ impl Session {
         self.count(head, overhead)?;
         let left = head.length - overhead;
         let ends = head.has(flag::END_STREAM);
-        if left == 0 && !ends {
+        let stream = self.live(head.stream);
+        let goes_on = stream.is_some_and(|stream| stream.receiving == Receiving::Body);
+        if left == 0 && !(ends && goes_on) {
             self.calm.disturb()?;
         } else {
             self.calm.earn(1);

@@ -47,6 +47,10 @@ pub(super) struct Stream {
     pub(super) send_window: i64,
     /// Where in the output its head begins.
     pub(super) start: u64,
+    /// How long that is.
+    pub(super) head_size: usize,
+    /// The connection ended before any of it was written.
+    pub(super) unsent: bool,
 
     pub(super) fault: Option<Fault>,
     waker: Option<Waker>,
@@ -101,6 +105,8 @@ impl Stream {
             queued: false,
             send_window,
             start,
+            head_size: 0,
+            unsent: false,
             fault: None,
             waker: None,
         }

@@ -262,7 +262,13 @@ fn a_reset_says_whether_the_request_was_looked_at() {
         assert_eq!(line.session.is_unsent(1, fault), unsent, "{fault}");
         assert!(matches!(line.answer(3), Poll::Pending));
     }
-    // Not after a head.
+    // Not after a head, and be it an interim one.
+    let mut line = Line::with(&["GET"]);
+    line.say(&[head(1, false, &[(":status", "103")]), reset(1, 7)].concat())
+        .unwrap();
+    assert_eq!(line.status(1), 103);
+    let fault = line.fault(1);
+    assert!(!line.session.is_unsent(1, fault));
     let mut line = Line::with(&["GET"]);
     line.say(&[ok(1), reset(1, 7)].concat()).unwrap();
     line.status(1);
@@ -316,6 +322,32 @@ fn a_request_of_which_nothing_was_written_may_be_sent_again() {
     let (first, second) = (line.fault(1), line.fault(id));
     assert!(!line.session.is_unsent(1, first));
     assert!(line.session.is_unsent(id, second));
+}
+
+/// Else it would be there twice: the peer that broke a rule, or was silent for a while, reads the goodbye and what is before it.
+#[test]
+fn what_may_be_sent_again_does_not_go_out_behind_that() {
+    let violation = Violation::protocol("something");
+    for end in [
+        End::Violation(violation),
+        End::Silent,
+        End::Closed(io::ErrorKind::UnexpectedEof),
+    ] {
+        let mut line = Line::with(&["POST"]);
+        line.put(1, 10, true);
+        let id = line.ask("POST");
+        line.put(id, 10, true);
+        line.session.fail(end);
+        line.session.take_leave();
+        let frames = line.frames();
+        assert!(frames.iter().all(|frame| frame.stream != id), "{frames:?}");
+        let fault = line.fault(id);
+        assert!(line.session.is_unsent(id, fault), "{end}");
+        let fault = line.fault(1);
+        assert!(!line.session.is_unsent(1, fault), "{end}");
+        let goodbye = frames.iter().any(|frame| frame.kind == kind::GOAWAY);
+        assert_eq!(goodbye, end.is_protocol());
+    }
 }
 
 /// What is longer than a TLS record may have been sent in part though its writing failed.
