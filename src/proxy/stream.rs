@@ -34,7 +34,7 @@ impl ClientStream {
         }
     }
 
-    /// Whether there is something to read, or the end: asked before there is a buffer for it.
+    /// Whether there is something to read, or the end.
     pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => stream.poll_read_ready(cx),

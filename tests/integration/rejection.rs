@@ -1,6 +1,6 @@
 //! DESIGN.md §6.4: an API rejects a token; it is renewed, and the request sent again.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -30,6 +30,35 @@ fn credentials(api: &Endpoint) -> Vec<String> {
 
 fn replays(result: &str) -> String {
     format!("cupbearer_replays_total{{result=\"{result}\",upstream=\"api\"}}")
+}
+
+/// The response time-out is the API's: what a renewal takes does not count.
+#[tokio::test]
+async fn the_time_of_a_renewal_is_not_the_apis() {
+    let fetches = Arc::new(AtomicUsize::new(0));
+    let vendor = Endpoint::start(move |asked: Asked| {
+        let renewal = fetches.fetch_add(1, Ordering::Relaxed) > 0;
+        async move {
+            if renewal {
+                tokio::time::sleep(Duration::from_millis(1300)).await;
+            }
+            standard(asked).await
+        }
+    })
+    .await;
+    let api = Endpoint::start(|asked: Asked| async move {
+        match asked.credential().as_str() {
+            "Bearer t1" => rejecting(asked).await,
+            _ => echo(asked).await,
+        }
+    })
+    .await;
+    let keys = "timeouts = { response = \"1s\" }";
+    with_app(&config(&vendor, &api, EAGER, keys), async |app| {
+        let seen = app.get("/x").await;
+        assert_eq!((seen.status.as_u16(), &*seen.text()), (200, "Bearer t2"));
+    })
+    .await;
 }
 
 /// An API that takes every token, except for one path: so that its rejections are believed each time, and only the number of attempts
