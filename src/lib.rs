@@ -114,7 +114,9 @@
 //! # How the program lies in memory
 //!
 //! Most of an idle sidecar's memory is the program itself, mapped 64 KiB at a time around what runs. `src/link/build.rs` puts what runs
-//! in one place, by the list `src/link/hot.txt`; `tests/bench/hot.sh` writes that anew after larger changes.
+//! in one place and what is read in another, by the lists `src/link/hot.txt` and `tables.txt`; `tests/bench/hot.sh` writes them anew
+//! after larger changes. What only a panic runs stands apart from the functions that it belongs to (`.cargo/config.toml`): of the 2.7 MB
+//! of functions that run, 0.3 MB were that.
 //!
 //! # What is not here
 //!

@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# Writes src/link/hot.txt anew: the functions that a sidecar runs, as callgrind sees them. Needs valgrind and curl.
+# Writes src/link/hot.txt and src/link/tables.txt anew: the functions that a sidecar runs and the constants that it reads, as valgrind
+# sees them. Needs valgrind, curl and python3.
 #
 #     cargo build --release && bash tests/bench/hot.sh target/release/cupbearer
+#
+# The linker's map, from which the names of constants come, lies with the build script's output.
 #
 # `cupbearer demo` plays the vendors and their APIs. First comes what one provider and one HTTP/1.1 upstream need from the start to the
 # first responses, by names that are as good as exact; then the same with more left open, for after the next edit, and what uploads,
@@ -40,7 +43,16 @@ main() {
         } | awk '!seen[$0]++'
     } >"$work/hot.txt"
     mv "$work/hot.txt" src/link/hot.txt
-    wc -l src/link/hot.txt
+    {
+        echo '# Written by tests/bench/hot.sh, read by src/link/build.rs. What the start and first requests read:'
+        constants "$work/one.toml" "$work/plain.toml"
+        grep -v Lanon "$work/read.names" | globs
+        grep Lanon "$work/read.names"
+        echo '# Of these crates hardly anything:'
+        cat "$work/unread.names"
+    } >"$work/tables.txt"
+    mv "$work/tables.txt" src/link/tables.txt
+    wc -l src/link/*.txt
 }
 
 # Runs the proxy under callgrind: every path a few times, and unless only the start is asked for, uploads, the admin port, the time of
@@ -51,9 +63,7 @@ observe() {
     valgrind --tool=callgrind --demangle=no --compress-strings=no --callgrind-out-file="$work/$name" \
         "$program" run --config "$config" >"$work/$name.log" 2>&1 &
     pid=$!
-    until grep -q 'admin page at' "$work/$name.log"; do sleep 0.2; done
-    listen=$(sed -nE 's/.*listening on http:..([0-9.:]+).*/\1/p' "$work/$name.log")
-    admin=$(sed -nE 's/.*admin page at http:..([0-9.:]+).*/\1/p' "$work/$name.log")
+    started "$name"
     for path in "$@" "$@" "$@"; do
         curl -sS -o "$work/body" "http://$listen$path" -o "$work/body" "http://$listen$path"
     done
@@ -71,6 +81,57 @@ observe() {
     fi
     kill -INT "$pid"
     wait "$pid"
+}
+
+# Waits until the program listens, and finds out where.
+started() {
+    until grep -qs 'admin page at' "$work/$1.log"; do sleep 0.2; done
+    listen=$(sed -nE 's/.*listening on http:..([0-9.:]+).*/\1/p' "$work/$1.log")
+    admin=$(sed -nE 's/.*admin page at http:..([0-9.:]+).*/\1/p' "$work/$1.log")
+}
+
+# Finds the sections of constants that are read with these configurations, and the crates of whose nameless constants hardly any are.
+constants() {
+    local config listen admin pid map reader
+    map=$(ls -t "$(dirname "$program")"/build/cupbearer-*/out/cupbearer.map | head -n 1)
+    for config in "$@"; do
+        mkfifo "$work/fifo"
+        awk '/^ [LM] / && !seen[$2]++ { print $2 }' "$work/fifo" >>"$work/read" &
+        reader=$!
+        valgrind --tool=lackey --trace-mem=yes --log-file="$work/fifo" \
+            "$program" run --config "$config" >"$work/reads.log" 2>&1 &
+        pid=$!
+        started reads
+        curl -sS -o "$work/body" "http://$listen/orders/42" -o "$work/body" "http://$listen/orders/42"
+        # Where valgrind puts the program, the same each time.
+        awk -v program="$program" '$6 == program { print $1; exit }' "/proc/$pid/maps" >"$work/base"
+        kill -INT "$pid"
+        wait "$pid" "$reader"
+        rm "$work/fifo"
+    done
+    python3 - "$map" "$work" <<'PY'
+import bisect, collections, re, sys
+
+map_file, work = sys.argv[1:]
+base = int(open(f"{work}/base").read().split("-")[0], 16)
+section = re.compile(r"^\s*([0-9a-f]+)\s+[0-9a-f]+\s+([0-9a-f]+)\s+\d+\s+(?!<internal>).*:\(\.(rodata\..+)\)$")
+sections = [(int(m[1], 16), int(m[2], 16), m[3]) for m in map(section.match, open(map_file)) if m]
+starts = [start for start, _, _ in sections]
+crate = re.compile(r"(rodata\.\.Lanon\.[0-9a-f]{32})\.")
+all_of, read_of, read = collections.Counter(), collections.Counter(), set()
+for line in open(f"{work}/read"):
+    address = int(line.split(",")[0], 16) - base
+    at = bisect.bisect_right(starts, address) - 1
+    if at >= 0 and address < sections[at][0] + sections[at][1]:
+        read.add(sections[at])
+for found in sections:
+    if m := crate.match(found[2]):
+        all_of[m[1]] += found[1]
+        read_of[m[1]] += found[1] if found in read else 0
+print(*(name for _, _, name in read), sep="\n", file=open(f"{work}/read.names", "w"))
+unread = (f"{name}.*" for name in sorted(all_of) if read_of[name] * 10 < all_of[name])
+print(*unread, sep="\n", file=open(f"{work}/unread.names", "w"))
+PY
 }
 
 # The program's own functions.
