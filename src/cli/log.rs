@@ -15,7 +15,7 @@ use crate::app::LogControl;
 
 #[derive(Debug, Args)]
 pub(super) struct LogArgs {
-    /// off, error, warn, info, debug, trace, or a filter such as `info,cupbearer::provider=debug`
+    /// off, error, warn, info, debug, trace (in a release the same as debug), or a filter such as `info,cupbearer::provider=debug`
     #[arg(
         long,
         value_name = "LEVEL",

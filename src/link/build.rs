@@ -101,7 +101,7 @@ const HOT_TABLES: &[&str] = &[
     "*curve25519_x25519base.o(.rodata)",
     "*-aesni-gcm-avx512.o(.rodata)",
     "*.rcgu.o(.rodata)",
-    "*(.rodata._R*8httparse* .rodata.*10serde_core2de*9cupbearer6config*)",
+    "*(.rodata._R*8httparse* .rodata._R*6rustls* .rodata.*10serde_core2de*9cupbearer6config*)",
 ];
 
 /// Tables that next to nobody reads: curves that few certificates use, the other variant of a table, error texts, dialects, the page.
