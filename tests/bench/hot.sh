@@ -107,7 +107,8 @@ constants() {
         awk -v program="$program" '$6 == program { print $1; exit }' "/proc/$pid/maps" >"$work/base"
         kill -INT "$pid"
         wait "$pid" "$reader"
-        rm "$work/fifo"
+        # Of the log, too: `started` must not find the addresses of the run before.
+        rm "$work/fifo" "$work/reads.log"
     done
     python3 - "$map" "$work" <<'PY'
 import bisect, collections, re, sys
