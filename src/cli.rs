@@ -52,7 +52,9 @@ pub struct Cli {
     log: log::LogArgs,
 }
 
+// Arguments are described when their verb is given: a sidecar's every start would describe all the others.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum Verb {
     /// Run the proxy.
     Run(run::RunArgs),
