@@ -3,7 +3,7 @@
 //! Handles are resolved when an upstream or provider is set up; the request path only touches atomics.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Once, OnceLock};
 
 use prometheus::core::{Collector, Metric, MetricVec, MetricVecBuilder};
 use prometheus::{
@@ -43,6 +43,8 @@ pub struct Metrics {
     token_fetched: GaugeVec,
     token_state: IntGaugeVec,
     config_reloads: IntCounterVec,
+    /// Registers what is known of the process, which takes a dozen files of /proc, for the first who asks.
+    process: Once,
 }
 
 impl Metrics {
@@ -63,12 +65,6 @@ impl Metrics {
         for result in ["ok", "error"] {
             config_reloads.with_label_values(&[result]);
         }
-        #[cfg(target_os = "linux")]
-        registry
-            .register(Box::new(
-                prometheus::process_collector::ProcessCollector::for_self(),
-            ))
-            .expect("metric names are distinct");
         Self {
             requests: counters(
                 &registry,
@@ -151,6 +147,7 @@ impl Metrics {
                 &["provider", "state"],
             ),
             config_reloads,
+            process: Once::new(),
             registry,
         }
     }
@@ -228,6 +225,14 @@ impl Metrics {
 
     /// The exposition text and its content type.
     pub fn render(&self) -> (String, &'static str) {
+        self.process.call_once(|| {
+            #[cfg(target_os = "linux")]
+            self.registry
+                .register(Box::new(
+                    prometheus::process_collector::ProcessCollector::for_self(),
+                ))
+                .expect("metric names are distinct");
+        });
         let mut text = String::new();
         let families = self.registry.gather();
         // Writing to a String cannot fail; families that our own code registered always encode.
@@ -453,5 +458,15 @@ mod tests {
         let filled: Vec<_> = counts.iter().enumerate().filter(|it| *it.1 > 0).collect();
         // Up to 0.5 ms, up to 5 ms, beyond a minute.
         assert_eq!(filled, [(0, &1), (3, &2), (16, &1)]);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn every_scrape_tells_of_the_process() {
+        let metrics = Metrics::new();
+        for _ in 0..2 {
+            let (text, _) = metrics.render();
+            assert_eq!(text.matches("\nprocess_start_time_seconds ").count(), 1);
+        }
     }
 }
