@@ -6,7 +6,10 @@
 //! ```sh
 //! cargo bench --bench cost
 //! cargo bench --bench cost -- --quick
+//! cargo bench --bench cost -- --program target/release/cupbearer
 //! ```
+//!
+//! The last runs a program in place of the library, with all that its link added.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,8 +21,10 @@ mod process;
 #[allow(dead_code, reason = "it counts for another benchmark")]
 mod vendor;
 
+use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -56,6 +61,8 @@ fn main() {
         // `cargo test --all-targets` runs it too, and has no minutes to spare.
         return;
     }
+    let program = arguments.iter().position(|name| name == "--program");
+    let program = program.map(|at| arguments.get(at + 1).expect("--program takes a path"));
     let (rounds, part) = if has("--quick") { (1, 10) } else { (7, 1) };
     let authority = Authority::new().unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -64,7 +71,11 @@ fn main() {
     let vendor = Vendor::start(&authority);
     let runtime = runtime::Builder::new_current_thread().enable_all().build();
     runtime.unwrap().block_on(async {
-        let proxy = Proxy::start(config(vendor.address, &ca)).await;
+        let config = config(vendor.address, &ca);
+        let proxy = match program {
+            Some(program) => Proxy::program(program, &config, folder.path()).await,
+            None => Proxy::start(config).await,
+        };
         let mut seen = vec![Vec::with_capacity(rounds); ROWS.len()];
         // The first round is a warm-up.
         for round in 0..=rounds {
@@ -96,11 +107,11 @@ fn report(seen: Vec<Vec<Duration>>) {
     }
 }
 
-fn config(vendor: SocketAddr, ca: &std::path::Path) -> String {
+fn config(vendor: SocketAddr, ca: &Path) -> String {
     let tls = format!("tls = {{ ca_file = {ca:?} }}");
     let upstream = |name: &str, version: &str| {
         format!(
-            "[upstreams.{name}]\nurl = \"https://{vendor}/api\"\nprovider = \"p\"\nroute = {{ path_prefix = \"/{version}\" }}\nhttp = \"{version}\"\n{tls}\n"
+            "[upstreams.{name}]\nurl = \"https://api.test/api\"\nconnect_to = \"{vendor}\"\nprovider = \"p\"\nroute = {{ path_prefix = \"/{version}\" }}\nhttp = \"{version}\"\n{tls}\n"
         )
     };
     format!(
@@ -114,8 +125,12 @@ struct Proxy {
     listen: SocketAddr,
     /// Of the worker's thread.
     worker: PathBuf,
-    stop: oneshot::Sender<Shutdown>,
-    thread: thread::JoinHandle<()>,
+    running: Running,
+}
+
+enum Running {
+    Thread(oneshot::Sender<Shutdown>, thread::JoinHandle<()>),
+    Program(Child),
 }
 
 impl Proxy {
@@ -134,12 +149,48 @@ impl Proxy {
                 .unwrap();
         });
         let listen = bound.await.unwrap();
+        Self::ready(listen, Running::Thread(stop, thread)).await
+    }
+
+    async fn program(program: &str, config: &str, folder: &Path) -> Self {
+        let file = folder.join("config.toml");
+        std::fs::write(
+            &file,
+            config.replace("[server]", "[server]\nadmin = \"off\""),
+        )
+        .unwrap();
+        let mut child = Command::new(program)
+            .args(["run", "--log", "info", "--config"])
+            .arg(&file)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let listen = log
+            .by_ref()
+            .find_map(|line| {
+                let line = line.unwrap();
+                let (_, rest) = line.split_once("listening on http://")?;
+                // Where nobody reads along, lines are JSON.
+                let address = rest.split(['"', ' ']).next()?;
+                Some(address.parse().unwrap())
+            })
+            .expect("it listens");
+        // A pipe that nobody reads would stop it one day.
+        thread::spawn(|| log.for_each(drop));
+        Self::ready(listen, Running::Program(child)).await
+    }
+
+    async fn ready(listen: SocketAddr, running: Running) -> Self {
         requests(listen, "/1.1/1024".to_owned(), 1).await;
+        let process = match &running {
+            Running::Thread(..) => std::process::id(),
+            Running::Program(child) => child.id(),
+        };
         Self {
             listen,
-            worker: workers().pop().unwrap(),
-            stop,
-            thread,
+            worker: workers(process).pop().unwrap(),
+            running,
         }
     }
 
@@ -158,10 +209,18 @@ impl Proxy {
     }
 
     async fn stop(self) {
-        self.stop.send(Shutdown::Interrupt).unwrap();
-        tokio::task::spawn_blocking(move || self.thread.join().unwrap())
-            .await
-            .unwrap();
+        let end = move || match self.running {
+            Running::Thread(stop, thread) => {
+                stop.send(Shutdown::Interrupt).unwrap();
+                thread.join().unwrap();
+            }
+            Running::Program(mut child) => {
+                let pid = rustix::process::Pid::from_child(&child);
+                rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+                assert!(child.wait().unwrap().success());
+            }
+        };
+        tokio::task::spawn_blocking(end).await.unwrap();
     }
 }
 

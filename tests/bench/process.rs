@@ -1,11 +1,11 @@
-//! What the kernel knows of this process's threads.
+//! What the kernel knows of a process's threads.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The threads of workers.
-pub(crate) fn workers() -> Vec<PathBuf> {
-    let threads = std::fs::read_dir("/proc/self/task").unwrap();
+pub(crate) fn workers(process: u32) -> Vec<PathBuf> {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
     let is_worker = |path: &PathBuf| {
         // The kernel keeps 15 bytes of a name.
         std::fs::read_to_string(path.join("comm"))

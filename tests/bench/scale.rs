@@ -294,7 +294,7 @@ impl App {
     async fn start(file: PathBuf, size: Size) -> Self {
         std::fs::write(&file, size.config()).unwrap();
         let before = rss();
-        let others = workers();
+        let others = workers(std::process::id());
         let (stop, stopped) = oneshot::channel();
         let (tell, bound) = oneshot::channel();
         let at = Instant::now();
@@ -321,7 +321,9 @@ impl App {
             .await
             .unwrap();
         assert_eq!(status, StatusCode::OK);
-        let worker = workers().into_iter().find(|path| !others.contains(path));
+        let worker = workers(std::process::id())
+            .into_iter()
+            .find(|path| !others.contains(path));
         Self {
             file,
             listen,

@@ -42,7 +42,7 @@ struct Count {
 
 impl Vendor {
     pub(crate) fn start(authority: &Authority) -> Self {
-        let tls = authority.server(&["127.0.0.1"], OFFER).unwrap();
+        let tls = authority.server(&["127.0.0.1", "api.test"], OFFER).unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
