@@ -1,9 +1,10 @@
 //! Build script: puts what runs in one place of the program file, so that the rest is never memory.
 //!
 //! A kernel maps a program 64 KiB at a time around whatever is touched. Functions stand in the file in the order in which the
-//! compiler made them, so the 2.4 MB that a sidecar runs, much of it at the start only, lie scattered over 8 MB, and nearly all of
-//! that becomes resident; so it is with constants. A linker script moves the functions of `hot.txt` and the constants of `tables.txt`
-//! to the front: 3.5 MB less in every sidecar, and not one instruction more.
+//! compiler made them, so what a sidecar runs, much of it at the start only, lies scattered over 8 MB, and nearly all of that becomes
+//! resident; so it is with constants. A linker script moves the functions of `hot.txt` and the constants of `tables.txt` to the front:
+//! 3.5 MB less in every sidecar, and not one instruction more. Of functions that are split by the profile (`.cargo/config.toml`), this
+//! is the part that ran; where the other ran nevertheless, it is listed as `NAME.cold`.
 //!
 //! `hot.txt` is what callgrind saw run, from start to stop, `tables.txt` what lackey saw read; `tests/bench/hot.sh` writes them anew.
 //! Their lines are patterns over symbol names, first exact but for the parts that change with each compiler or dependency version, then
@@ -116,8 +117,16 @@ const COLD_TABLES: &[&str] = &[
 
 fn main() {
     println!("cargo::rerun-if-changed=src/link");
+    println!("cargo::rerun-if-env-changed=RUSTC_WRAPPER");
     if !linker_is_ours() {
         return;
+    }
+    let wrapper = env::var("RUSTC_WRAPPER").unwrap_or_default();
+    if !wrapper.ends_with("rustc-with-profile") {
+        println!(
+            "cargo::warning=compiled without .cargo/rustc-with-profile, since RUSTC_WRAPPER is {wrapper:?}: the program will be \
+             slower and use more memory"
+        );
     }
     let (Some(functions), Some(constants)) = (list("hot.txt"), list("tables.txt")) else {
         return;
@@ -208,8 +217,11 @@ fn script(functions: &str, constants: &str) -> String {
     );
     let names = |text: &str| -> String {
         lines(text)
-            // Functions that are marked as cold do run: a map grows.
-            .map(|name| format!("*(.text.{name} .text.unlikely.{name})\n"))
+            .map(|name| match name.strip_suffix(".cold") {
+                Some(function) => format!("*(.text.split.{function})\n"),
+                // Functions that are marked as cold do run: a map grows.
+                None => format!("*(.text.{name} .text.unlikely.{name})\n"),
+            })
             .collect()
     };
     let files = |files: &[&str]| -> String {

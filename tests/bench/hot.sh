@@ -1,43 +1,33 @@
 #!/usr/bin/env bash
 # Writes src/link/hot.txt and src/link/tables.txt anew: the functions that a sidecar runs and the constants that it reads, as valgrind
-# sees them. Needs valgrind, curl and python3.
+# sees them. Needs valgrind, curl, openssl and python3. It is the second step after larger changes, the first is profile.sh:
 #
+#     bash tests/bench/profile.sh
 #     cargo build --release && bash tests/bench/hot.sh target/release/cupbearer
 #
 # The linker's map, from which the names of constants come, lies with the build script's output.
 #
-# `cupbearer demo` plays the vendors and their APIs. First comes what one provider and one HTTP/1.1 upstream need from the start to the
-# first responses, by names that are as good as exact; then the same with more left open, for after the next edit, and what uploads,
-# scrapes, refreshes and a reload add, then the other vendors and HTTP/2: an idle sidecar has touched little but the first part.
+# First comes what one provider and one HTTP/1.1 upstream need from the start to the first responses, by names that are as good as exact;
+# then the same with more left open, for after the next edit, and what uploads, scrapes, refreshes and a reload add, then the other
+# vendors and HTTP/2: an idle sidecar has touched little but the first part.
 set -euo pipefail
 
 program=$(realpath "$1")
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-work=$(mktemp -d)
-trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$work"' EXIT
+source tests/bench/observe.sh
 
 main() {
-    "$program" demo >"$work/demo" 2>&1 &
-    until grep -q '^All five' "$work/demo"; do sleep 0.2; done
-    local config
-    config=$(sed -nE 's/^The proxy.s configuration, (.*):$/\1/p' "$work/demo")
-    sed -E 's/^(listen|admin) .*/\1 = "127.0.0.1:0"/' "$config" >"$work/all.toml"
-    # The first provider and upstream; up to the line before the second.
-    sed '/^\[providers.besender\]/,$d; /^route /d' "$work/all.toml" >"$work/one.toml"
-    sed -Ei 's/^\[upstreams.cncn\]/&\nhttp = "1.1"/' "$work/one.toml"
-
-    # A plain OAuth 2.0 server, which the demo has none of: what reads the answer does not matter.
-    sed -E 's/^\[server\]/&\nworkers = 1\nmax_connections = 9000/; s/^dialect .*/dialect = "oauth2"\nscope = "a b"\nrequired = false\ntimeout = "5s"/' \
-        "$work/one.toml" >"$work/plain.toml"
-
-    observe start "$work/one.toml" /orders/42
-    observe plain "$work/plain.toml" /orders/42
-    observe one "$work/one.toml" /orders/42
-    observe all "$work/all.toml" /cncn/orders/42 '/besender/contacts?page=1' /ctcfile/files/7 /identityserver/users/me /passport/profile
+    vendors "$program"
+    cp "$work/one.toml" "$work/start.toml"
+    watch start start /orders/42
+    watch plain start /orders/42
+    watch one all /orders/42
+    watch all all /cncn/orders/42 '/besender/contacts?page=1' /ctcfile/files/7 /identityserver/users/me /passport/profile
     {
         echo '# Written by tests/bench/hot.sh, read by src/link/build.rs. What the start and first requests run:'
         {
             names "$work/start" "$work/plain" | globs
+            rare "$work/start" "$work/plain" | globs
             echo '# Then what is rarer:'
             names "$work/start" "$work/plain" "$work/one" "$work/all" | globs | loose
         } | awk '!seen[$0]++'
@@ -55,39 +45,10 @@ main() {
     wc -l src/link/*.txt
 }
 
-# Runs the proxy under callgrind: every path a few times, and unless only the start is asked for, uploads, the admin port, the time of
-# a refresh and a reload.
-observe() {
-    local name=$1 config=$2 listen admin pid path
-    shift 2
-    valgrind --tool=callgrind --demangle=no --compress-strings=no --callgrind-out-file="$work/$name" \
-        "$program" run --config "$config" >"$work/$name.log" 2>&1 &
-    pid=$!
-    started "$name"
-    for path in "$@" "$@" "$@"; do
-        curl -sS -o "$work/body" "http://$listen$path" -o "$work/body" "http://$listen$path"
-    done
-    if [[ $name != start && $name != plain ]]; then
-        for path in "$@"; do
-            curl -sS -o "$work/body" --data-binary "@$program" -H 'Expect:' "http://$listen$path" || true
-        done
-        for path in /livez /readyz /metrics /; do
-            curl -sS -o "$work/body" "http://$admin$path"
-        done
-        sleep 12
-        echo '# changed' >>"$config"
-        kill -HUP "$pid"
-        sleep 2
-    fi
-    kill -INT "$pid"
-    wait "$pid"
-}
-
-# Waits until the program listens, and finds out where.
-started() {
-    until grep -qs 'admin page at' "$work/$1.log"; do sleep 0.2; done
-    listen=$(sed -nE 's/.*listening on http:..([0-9.:]+).*/\1/p' "$work/$1.log")
-    admin=$(sed -nE 's/.*admin page at http:..([0-9.:]+).*/\1/p' "$work/$1.log")
+# Runs the program under callgrind.
+watch() {
+    observe "$@" -- valgrind --tool=callgrind --demangle=no --dump-instr=yes --compress-strings=no --compress-pos=no \
+        --callgrind-out-file="$work/$1" "$program"
 }
 
 # Finds the sections of constants that are read with these configurations, and the crates of whose nameless constants hardly any are.
@@ -141,9 +102,35 @@ names() {
         sed -E "s/'[0-9]+\$//" | grep -vE '^(0x|\(below)' | sort -u
 }
 
+# Of functions that the compiler split by the profile, those whose rare part has run nevertheless, as NAME.cold. valgrind knows the
+# whole function only.
+rare() {
+    python3 - "$program" "$@" <<'PY'
+import bisect, re, subprocess, sys
+
+program, *runs = sys.argv[1:]
+symbols = subprocess.run(["nm", "--print-size", program], capture_output=True, text=True, check=True).stdout
+symbol = re.compile(r"^([0-9a-f]+) ([0-9a-f]+) [tT] (.+)$", re.MULTILINE)
+parts = sorted((int(m[1], 16), int(m[2], 16), m[3]) for m in symbol.finditer(symbols) if m[3].endswith(".cold"))
+starts = [start for start, _, _ in parts]
+found = set()
+for run in runs:
+    ours = False
+    for line in open(run):
+        if line.startswith("ob="):
+            ours = line[3:].strip() == program
+        elif ours and line.startswith("0x"):
+            address = int(line.split(" ", 1)[0], 16)
+            at = bisect.bisect_right(starts, address) - 1
+            if at >= 0 and address < parts[at][0] + parts[at][1]:
+                found.add(parts[at][2])
+print(*sorted(found), sep="\n")
+PY
+}
+
 # Names without what a compiler or dependency version changes in them, which is a crate's hash.
 globs() {
-    sed -E 's/\.llvm\.[0-9]+$/*/; s/\.[0-9]+$/*/; s/Cs[0-9A-Za-z]{7,12}_/Cs*_/g; s/_ZN(.*)17h[0-9a-f]{16}E/_ZN\1*/; s/aws_lc_[0-9]+_[0-9]+_[0-9]+_/aws_lc_*_/' |
+    sed -E 's/\.llvm\.[0-9]+(\.cold)?$/*\1/; s/\.[0-9]+(\.cold)?$/*\1/; s/Cs[0-9A-Za-z]{7,12}_/Cs*_/g; s/_ZN(.*)17h[0-9a-f]{16}E/_ZN\1*/; s/aws_lc_[0-9]+_[0-9]+_[0-9]+_/aws_lc_*_/' |
         sort -u
 }
 

@@ -1,0 +1,133 @@
+# Sourced by hot.sh and profile.sh: runs the program as sidecars are run, with `cupbearer demo` for the vendors and their APIs.
+
+# shellcheck shell=bash
+
+work=$(mktemp -d)
+trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$work"' EXIT
+
+# Starts the vendors and writes configurations: one.toml with one provider and one HTTP/1.1 upstream, plain.toml with what most need and
+# no more, all.toml with all vendors and HTTP/2.
+vendors() {
+    "$1" demo >"$work/demo" 2>&1 &
+    until grep -q '^All five' "$work/demo"; do sleep 0.2; done
+    local config
+    config=$(sed -nE 's/^The proxy.s configuration, (.*):$/\1/p' "$work/demo")
+    sed -E 's/^(listen|admin) .*/\1 = "127.0.0.1:0"/' "$config" >"$work/all.toml"
+    # The first provider and upstream; up to the line before the second.
+    sed '/^\[providers.besender\]/,$d; /^route /d' "$work/all.toml" >"$work/one.toml"
+    # An API has a name.
+    sed -Ei 's/^\[upstreams.cncn\]/&\nhttp = "1.1"/; s#^(url .*)127\.0\.0\.1#\1localhost#' "$work/one.toml"
+
+    plain_vendor
+}
+
+# A plain OAuth 2.0 server and an API with a name and a certificate of a private CA, by OpenSSL: the demo has none of these.
+plain_vendor() {
+    (
+        cd "$work"
+        key=(-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes)
+        openssl req -x509 "${key[@]}" -keyout ca.key -out ca.pem -subj /CN=ca -addext basicConstraints=critical,CA:TRUE
+        openssl req "${key[@]}" -keyout api.key -out api.csr -subj /CN=api.test
+        openssl x509 -req -in api.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out api.pem \
+            -extfile <(echo 'subjectAltName = DNS:api.test')
+    ) 2>"$work/openssl.log"
+    python3 - "$work" <<'PY' &
+import http.server, json, os, ssl, sys, threading
+
+work = sys.argv[1]
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def answer(self, kind, content):
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        token = {"access_token": "0" * 40, "token_type": "Bearer", "expires_in": 3600}
+        self.answer("application/json", json.dumps(token).encode())
+
+    def do_GET(self):
+        self.answer("text/plain", b"x" * 1024)
+
+    def log_message(self, *_):
+        pass
+
+
+tokens, api = (http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) for _ in range(2))
+tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+tls.load_cert_chain(f"{work}/api.pem", f"{work}/api.key")
+api.socket = tls.wrap_socket(api.socket, server_side=True)
+with open(f"{work}/plain.part", "w") as config:
+    config.write(f"""
+[server]
+listen = "127.0.0.1:0"
+admin = "127.0.0.1:0"
+workers = 1
+
+[providers.plain]
+dialect = "oauth2"
+token_url = "http://127.0.0.1:{tokens.server_port}/token"
+client_id = "plain"
+client_secret = "plain-secret"
+
+[upstreams.plain]
+url = "https://api.test"
+connect_to = "127.0.0.1:{api.server_port}"
+provider = "plain"
+http = "1.1"
+tls = {{ ca_file = "{work}/ca.pem" }}
+""")
+os.rename(f"{work}/plain.part", f"{work}/plain.toml")
+threading.Thread(target=tokens.serve_forever, daemon=True).start()
+api.serve_forever()
+PY
+    until [[ -e $work/plain.toml ]]; do sleep 0.2; done
+}
+
+# Runs the command, which is the program, with a configuration of the above: every path a few times, and unless only the start is asked
+# for, uploads, the admin port, the time of a refresh and a reload.
+#
+#     observe NAME start|all PATH... -- COMMAND...
+observe() {
+    local name=$1 what=$2 config listen admin pid path paths=()
+    shift 2
+    while [[ $1 != -- ]]; do
+        paths+=("$1")
+        shift
+    done
+    shift
+    config=$work/$name.toml
+    "$@" run --config "$config" >"$work/$name.log" 2>&1 &
+    pid=$!
+    started "$name"
+    for path in "${paths[@]}" "${paths[@]}" "${paths[@]}"; do
+        curl -sS -o "$work/body" "http://$listen$path" -o "$work/body" "http://$listen$path"
+    done
+    if [[ $what == all ]]; then
+        for path in "${paths[@]}"; do
+            curl -sS -o "$work/body" --data-binary "@$program" -H 'Expect:' "http://$listen$path" || true
+        done
+        for path in /livez /readyz /metrics /; do
+            curl -sS -o "$work/body" "http://$admin$path"
+        done
+        sleep 12
+        echo '# changed' >>"$config"
+        kill -HUP "$pid"
+        sleep 2
+    fi
+    kill -INT "$pid"
+    wait "$pid"
+}
+
+# Waits until the program listens, and finds out where.
+started() {
+    until grep -qs 'admin page at' "$work/$1.log"; do sleep 0.2; done
+    listen=$(sed -nE 's/.*listening on http:..([0-9.:]+).*/\1/p' "$work/$1.log")
+    admin=$(sed -nE 's/.*admin page at http:..([0-9.:]+).*/\1/p' "$work/$1.log")
+}
