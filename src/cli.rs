@@ -1,6 +1,7 @@
 //! The command line: one file per verb, and no logic that a user of the library would miss.
 
 mod admin;
+mod apart;
 mod background;
 mod chained;
 mod check;
@@ -81,6 +82,11 @@ enum Verb {
 }
 
 impl Cli {
+    /// What the process was started with. Wrong usage, and asking for help, end it here, with clap's explanation.
+    pub fn of_process() -> Result<Self, Failure> {
+        apart::apart(Self::parse)
+    }
+
     /// Does what was asked for; what people asked to see goes to `out`, everything else to standard error.
     pub fn run(self, out: &mut dyn Write) -> Result<(), Failure> {
         match self.verb {

@@ -3,13 +3,12 @@
 use std::io;
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use cupbearer::cli::Cli;
 
 fn main() -> ExitCode {
-    // Wrong usage ends here, with clap's explanation and exit code 2.
-    let cli = Cli::parse();
-    match cli.run(&mut io::stdout()) {
+    // Wrong usage ends here, with exit code 2.
+    let done = Cli::of_process().and_then(|cli| cli.run(&mut io::stdout()));
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             failure.report(&mut io::stderr());

@@ -1,12 +1,11 @@
 //! `cupbearer run`.
 
-use std::panic;
 use std::sync::Arc;
-use std::thread;
 
 use clap::Args;
 use tokio::signal::unix::SignalKind;
 
+use super::apart::apart;
 use super::config_file::{ConfigArgs, Loaded};
 use super::core_dumps;
 use super::failure::Failure;
@@ -22,7 +21,7 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: &RunArgs, log: &LogArgs) -> Result<(), Failure> {
-    let Loaded { path, config } = load(args)?;
+    let Loaded { path, config } = apart(|| args.config.load()?.with_commands_checked())??;
     let file = ConfigFile::new(path.clone(), ProcessEnvironment);
     let log = log.start("info")?;
     core_dumps::disable();
@@ -50,20 +49,6 @@ pub(super) fn run(args: &RunArgs, log: &LogArgs) -> Result<(), Failure> {
     bound
         .run(signals.first())
         .map_err(|error| Failure::Runtime(error.to_string()))
-}
-
-/// On a thread of its own: nothing that comes later needs as much stack, and what a thread took is free for others when it ends.
-fn load(args: &RunArgs) -> Result<Loaded, Failure> {
-    thread::scope(|scope| {
-        let load = || args.config.load()?.with_commands_checked();
-        let thread = thread::Builder::new()
-            .name("load".to_owned())
-            .spawn_scoped(scope, load)
-            .map_err(|error| Failure::Runtime(format!("cannot start a thread: {error}")))?;
-        thread
-            .join()
-            .unwrap_or_else(|payload| panic::resume_unwind(payload))
-    })
 }
 
 /// A listener as an app would write it.
