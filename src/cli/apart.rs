@@ -18,3 +18,16 @@ pub(super) fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Failu
             .unwrap_or_else(|payload| panic::resume_unwind(payload)))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_of_it_and_a_panic_reach_who_asked() {
+        let here = thread::current().id();
+        assert!(apart(|| thread::current().id()).is_ok_and(|there| there != here));
+        let panicked = panic::catch_unwind(|| apart(|| panic!("of the work")));
+        assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&"of the work"));
+    }
+}

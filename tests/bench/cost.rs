@@ -130,7 +130,18 @@ struct Proxy {
 
 enum Running {
     Thread(oneshot::Sender<Shutdown>, thread::JoinHandle<()>),
-    Program(Child),
+    Program(Program),
+}
+
+/// Ends with whoever holds it, also where that one panics.
+struct Program(Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended before.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 impl Proxy {
@@ -159,13 +170,13 @@ impl Proxy {
             config.replace("[server]", "[server]\nadmin = \"off\""),
         )
         .unwrap();
-        let mut child = Command::new(program)
+        let child = Command::new(program)
             .args(["run", "--log", "info", "--config"])
             .arg(&file)
             .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+            .spawn();
+        let mut program = Program(child.unwrap());
+        let mut log = BufReader::new(program.0.stderr.take().unwrap()).lines();
         let listen = log
             .by_ref()
             .find_map(|line| {
@@ -178,14 +189,14 @@ impl Proxy {
             .expect("it listens");
         // A pipe that nobody reads would stop it one day.
         thread::spawn(|| log.for_each(drop));
-        Self::ready(listen, Running::Program(child)).await
+        Self::ready(listen, Running::Program(program)).await
     }
 
     async fn ready(listen: SocketAddr, running: Running) -> Self {
         requests(listen, "/1.1/1024".to_owned(), 1).await;
         let process = match &running {
             Running::Thread(..) => std::process::id(),
-            Running::Program(child) => child.id(),
+            Running::Program(program) => program.0.id(),
         };
         Self {
             listen,
@@ -214,10 +225,10 @@ impl Proxy {
                 stop.send(Shutdown::Interrupt).unwrap();
                 thread.join().unwrap();
             }
-            Running::Program(mut child) => {
-                let pid = rustix::process::Pid::from_child(&child);
+            Running::Program(mut program) => {
+                let pid = rustix::process::Pid::from_child(&program.0);
                 rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-                assert!(child.wait().unwrap().success());
+                assert!(program.0.wait().unwrap().success());
             }
         };
         tokio::task::spawn_blocking(end).await.unwrap();

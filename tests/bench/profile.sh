@@ -5,8 +5,8 @@
 #
 #     bash tests/bench/profile.sh
 #
-# Needs curl, openssl, python3, x86-64 Linux, and llvm-profdata of the same version of LLVM as rustc's: `rustup component add llvm-tools`, or its path in
-# LLVM_PROFDATA.
+# Needs curl, openssl, python3, x86-64 Linux, and llvm-profdata of the same version of LLVM as rustc's: `rustup component add llvm-tools`,
+# or its path in LLVM_PROFDATA.
 set -euo pipefail
 # What is not recorded on purpose: build scripts, macros and the vendors.
 export LLVM_PROFILE_FILE=/dev/null
@@ -37,7 +37,7 @@ main() {
 
     # A thousand times what was counted: where a function was inlined in several places, one call is shared out among them, and a third
     # of one would round to never.
-    local counts=()
+    local counted counts=()
     for counted in start plain one all cost; do
         counts+=("--weighted-input=1000,$work/$counted.profraw")
     done
