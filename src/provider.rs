@@ -117,7 +117,8 @@ pub fn spawn(group: Vec<Arc<Provider>>, deps: Deps) -> Vec<Handle> {
         save_from: Instant::now(),
         hurried: 0,
     };
-    tokio::spawn(refresher.run());
+    // On its way to the runtime a task is moved several times, over a stack that stays resident: this is an address.
+    tokio::spawn(Box::pin(refresher.run()));
     handles
 }
 

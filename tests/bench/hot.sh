@@ -21,21 +21,22 @@ main() {
     cp "$work/one.toml" "$work/start.toml"
     watch start start /orders/42
     watch plain start /orders/42
+    watch bare start /orders/42
     watch one all /orders/42
     watch all all /cncn/orders/42 '/besender/contacts?page=1' /ctcfile/files/7 /identityserver/users/me /passport/profile
     {
         echo '# Written by tests/bench/hot.sh, read by src/link/build.rs. What the start and first requests run:'
         {
-            names "$work/start" "$work/plain" | globs
-            rare "$work/start" "$work/plain" | globs
+            names "$work/start" "$work/plain" "$work/bare" | globs
+            rare "$work/start" "$work/plain" "$work/bare" | globs
             echo '# Then what is rarer:'
-            names "$work/start" "$work/plain" "$work/one" "$work/all" | globs | loose
+            names "$work/start" "$work/plain" "$work/bare" "$work/one" "$work/all" | globs | loose
         } | awk '!seen[$0]++'
     } >"$work/hot.txt"
     mv "$work/hot.txt" src/link/hot.txt
     {
         echo '# Written by tests/bench/hot.sh, read by src/link/build.rs. What the start and first requests read:'
-        constants "$work/one.toml" "$work/plain.toml"
+        constants "$work/one.toml" "$work/plain.toml" "$work/bare.toml"
         grep -v Lanon "$work/read.names" | globs
         grep Lanon "$work/read.names"
         echo '# Of these crates hardly anything:'

@@ -6,7 +6,8 @@ work=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$work"' EXIT
 
 # Starts the vendors and writes configurations: one.toml with one provider and one HTTP/1.1 upstream, plain.toml with what most need and
-# no more, all.toml with all vendors and HTTP/2.
+# no more, bare.toml without an admin port, by a token endpoint that closes its connections and an API whose certificate is its own CA,
+# all.toml with all vendors and HTTP/2.
 vendors() {
     "$1" demo >"$work/demo" 2>&1 &
     until grep -q '^All five' "$work/demo"; do sleep 0.2; done
@@ -18,11 +19,11 @@ vendors() {
     # An API has a name.
     sed -Ei 's/^\[upstreams.cncn\]/&\nhttp = "1.1"/; s#^(url .*)127\.0\.0\.1#\1localhost#' "$work/one.toml"
 
-    plain_vendor
+    plain_vendors
 }
 
-# A plain OAuth 2.0 server and an API with a name and a certificate of a private CA, by OpenSSL: the demo has none of these.
-plain_vendor() {
+# Plain OAuth 2.0 servers and APIs with a name and a certificate of a private CA or of their own, by OpenSSL: the demo has none of these.
+plain_vendors() {
     (
         cd "$work"
         key=(-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes)
@@ -30,6 +31,7 @@ plain_vendor() {
         openssl req "${key[@]}" -keyout api.key -out api.csr -subj /CN=api.test
         openssl x509 -req -in api.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out api.pem \
             -extfile <(echo 'subjectAltName = DNS:api.test')
+        openssl req -x509 "${key[@]}" -keyout own.key -out own.pem -subj /CN=api.test -addext 'subjectAltName = DNS:api.test'
     ) 2>"$work/openssl.log"
     python3 - "$work" <<'PY' &
 import http.server, json, os, ssl, sys, threading
@@ -59,35 +61,48 @@ class Answer(http.server.BaseHTTPRequestHandler):
         pass
 
 
-tokens, api = (http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) for _ in range(2))
-tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-tls.load_cert_chain(f"{work}/api.pem", f"{work}/api.key")
-api.socket = tls.wrap_socket(api.socket, server_side=True)
-with open(f"{work}/plain.part", "w") as config:
-    config.write(f"""
+class Closing(Answer):
+    protocol_version = "HTTP/1.0"
+
+
+def serve(handler, certificate=None):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    if certificate:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(f"{work}/{certificate}.pem", f"{work}/{certificate}.key")
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever).start()
+    return f"127.0.0.1:{server.server_port}"
+
+
+def configured(name, admin, tokens, api, ca):
+    with open(f"{work}/{name}.part", "w") as config:
+        config.write(f"""
 [server]
 listen = "127.0.0.1:0"
-admin = "127.0.0.1:0"
+admin = "{admin}"
 workers = 1
 
-[providers.plain]
+[providers.{name}]
 dialect = "oauth2"
-token_url = "http://127.0.0.1:{tokens.server_port}/token"
-client_id = "plain"
-client_secret = "plain-secret"
+token_url = "http://{tokens}/token"
+client_id = "{name}"
+client_secret = "{name}-secret"
 
-[upstreams.plain]
+[upstreams.{name}]
 url = "https://api.test"
-connect_to = "127.0.0.1:{api.server_port}"
-provider = "plain"
+connect_to = "{api}"
+provider = "{name}"
 http = "1.1"
-tls = {{ ca_file = "{work}/ca.pem" }}
+tls = {{ ca_file = "{work}/{ca}.pem" }}
 """)
-os.rename(f"{work}/plain.part", f"{work}/plain.toml")
-threading.Thread(target=tokens.serve_forever, daemon=True).start()
-api.serve_forever()
+    os.rename(f"{work}/{name}.part", f"{work}/{name}.toml")
+
+
+configured("plain", "127.0.0.1:0", serve(Answer), serve(Answer, "api"), "ca")
+configured("bare", "off", serve(Closing), serve(Answer, "own"), "own")
 PY
-    until [[ -e $work/plain.toml ]]; do sleep 0.2; done
+    until [[ -e $work/plain.toml && -e $work/bare.toml ]]; do sleep 0.2; done
 }
 
 # Runs the command, which is the program, with a configuration of the above: every path a few times, and unless only the start is asked
@@ -125,9 +140,13 @@ observe() {
     wait "$pid"
 }
 
-# Waits until the program listens, and finds out where.
+# Waits until the program, which runs with `config`, listens, and finds out where.
 started() {
-    until grep -qs 'admin page at' "$work/$1.log"; do sleep 0.2; done
+    local last='admin page at'
+    if grep -q '^admin = "off"' "$config"; then
+        last='listening on'
+    fi
+    until grep -qs "$last" "$work/$1.log"; do sleep 0.2; done
     listen=$(sed -nE 's/.*listening on http:..([0-9.:]+).*/\1/p' "$work/$1.log")
     admin=$(sed -nE 's/.*admin page at http:..([0-9.:]+).*/\1/p' "$work/$1.log")
 }

@@ -30,6 +30,7 @@ main() {
     cp "$work/one.toml" "$work/start.toml"
     recorded start start /orders/42
     recorded plain start /orders/42
+    recorded bare start /orders/42
     recorded one all /orders/42
     recorded all all /cncn/orders/42 '/besender/contacts?page=1' /ctcfile/files/7 /identityserver/users/me /passport/profile
     # What a request costs: both versions of HTTP, small and large answers, one and many connections.
@@ -38,7 +39,7 @@ main() {
     # A thousand times what was counted: where a function was inlined in several places, one call is shared out among them, and a third
     # of one would round to never.
     local counted counts=()
-    for counted in start plain one all cost; do
+    for counted in start plain bare one all cost; do
         counts+=("--weighted-input=1000,$work/$counted.profraw")
     done
     "$merge" merge --sparse "${counts[@]}" --output "$work/cupbearer.profdata"
