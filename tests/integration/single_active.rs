@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cupbearer::demo::vendors::{Fault, Kind};
+use tokio::sync::mpsc;
 
-use crate::client::{Client, Response};
+use crate::client::{Client, Head, Response};
 use crate::harness::{App, World, server, soon, with_app};
-use crate::upstream::Script;
+use crate::upstream::{Connection, Script};
 
 const ROTATIONS: u64 = 30;
 
@@ -102,24 +103,25 @@ async fn an_upload_under_way_is_not_overtaken() {
             "[upstreams.ctcfile]\nurl = \"{}\"\nprovider = \"ctcfile\"\n",
             api.url()
         );
+    let mut asked = requests(api);
     with_app(&config, async |app| {
         app.ready().await;
         let mut first = app.connect().await;
         first.send(HEAD).await;
-        let (mut first_at_api, old) = api.request().await;
+        let (mut first_at_api, old) = asked.recv().await.unwrap();
         let old = old.get("authorization").unwrap().to_owned();
         let rotation = async {
             let answer = refresh(app).await;
             assert_eq!(answer.status, 200, "{}", answer.text());
         };
         let meanwhile = async {
-            let mut second = held_at_the_gate(app, &api, &old).await;
+            let mut second = held_at_the_gate(app, &mut asked, &old).await;
             // The exchange waits, and it is the first upload that it waits for: nothing else is on the wire.
             assert_eq!(vendor.counters().token_requests, 1);
             first_at_api.send(OK).await;
             first.send("0\r\n\r\n").await;
             assert_eq!(first.response().await.status, 200);
-            let (mut second_at_api, head) = api.request().await;
+            let (mut second_at_api, head) = asked.recv().await.unwrap();
             assert_eq!(vendor.counters().issued, 2);
             assert!(head.first.starts_with("POST "), "{}", head.first);
             assert_ne!(head.get("authorization"), Some(&*old));
@@ -133,8 +135,27 @@ async fn an_upload_under_way_is_not_overtaken() {
     .await;
 }
 
+type Requests = mpsc::UnboundedReceiver<(Connection, Head)>;
+
+/// The first request on each connection to the API, as they come: who is held at the gate may hold a connection that says nothing.
+fn requests(api: Script) -> Requests {
+    let (sender, requests) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            let mut connection = api.accept().await;
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                let head = connection.head().await;
+                // After the end of the test there is nobody to take it.
+                let _ = sender.send((connection, head));
+            });
+        }
+    });
+    requests
+}
+
 /// Sends uploads until one is not passed on while requests after it are: the gate is closed to the one and open to the others.
-async fn held_at_the_gate(app: &App, api: &Script, old: &str) -> Client {
+async fn held_at_the_gate(app: &App, asked: &mut Requests, old: &str) -> Client {
     loop {
         let mut upload = app.connect().await;
         upload.send(HEAD).await;
@@ -145,7 +166,7 @@ async fn held_at_the_gate(app: &App, api: &Script, old: &str) -> Client {
                 .await;
             let answered = async {
                 loop {
-                    let (mut connection, head) = api.request().await;
+                    let (mut connection, head) = asked.recv().await.unwrap();
                     assert_eq!(head.get("authorization"), Some(old));
                     if head.first.starts_with("POST ") {
                         passed_on = Some(connection);
