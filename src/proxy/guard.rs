@@ -7,14 +7,14 @@ use std::collections::HashSet;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
 use http::header::{HOST, ORIGIN};
-use http::{Method, Request, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Version};
 
 use super::Snapshot;
 use super::accept::Client;
 use super::error::ProxyError;
 use super::headers::{SEC_FETCH_SITE, Scan, only_chunked};
 use super::route::{authority, lower, without_port};
-use crate::http1::MAX_FIELDS;
+use crate::http1::{MAX_FIELDS, MAX_HEAD};
 
 /// The `Host` values that are answered.
 pub struct Hosts {
@@ -75,9 +75,10 @@ pub(super) fn check<B>(
     client: &Client,
     snapshot: &Snapshot,
 ) -> Result<(), ProxyError> {
-    if request.headers().len() > MAX_FIELDS {
-        // HTTP/2 limits their size alone.
-        return Err(ProxyError::HeadersTooLarge);
+    if request.version() == Version::HTTP_2 {
+        let target = request.uri().path_and_query();
+        let left = MAX_HEAD.saturating_sub(target.map_or(0, |target| target.as_str().len()));
+        http2_fields(request.headers(), left)?;
     }
     if request.method() == Method::CONNECT {
         return Err(ProxyError::ConnectUnsupported);
@@ -99,6 +100,27 @@ pub(super) fn check<B>(
         loops(request, &snapshot.settings.pseudonym)?;
     }
     path(request.uri().path())
+}
+
+/// What the parser of HTTP/1 has seen to, for fields that came by HTTP/2: there are not too many of them, in at most `size` bytes, and
+/// none begins or ends with whitespace (RFC 9113 §8.2.1).
+pub(super) fn http2_fields(fields: &HeaderMap, size: usize) -> Result<(), ProxyError> {
+    let mut left = size;
+    for (name, value) in fields {
+        let value = value.as_bytes();
+        if let [b' ' | b'\t', ..] | [.., b' ' | b'\t'] = value {
+            return Err(ProxyError::BadRequest(
+                "a field value that begins or ends with whitespace",
+            ));
+        }
+        // As a line of HTTP/1.1.
+        let line = name.as_str().len() + value.len() + ": \r\n".len();
+        left = left.checked_sub(line).ok_or(ProxyError::HeadersTooLarge)?;
+    }
+    match fields.len() > MAX_FIELDS {
+        true => Err(ProxyError::HeadersTooLarge),
+        false => Ok(()),
+    }
 }
 
 /// RFC 9112 §6.3: a message that two readers could frame differently is not forwarded.
@@ -141,20 +163,38 @@ fn host<B>(
             _ => Err(ProxyError::BadRequest("no valid Host")),
         };
     };
+    if request.uri().authority().is_some()
+        && let Some(field) = request.headers().get(HOST)
+    {
+        beside_authority(field, &authority, request.version())?;
+    }
     // Most connections name the same host in every request.
     if client.knows_host(authority.as_bytes(), hosts.edition) {
         return Ok(());
     }
-    // With a target in absolute-form the field does not count, but must be valid all the same.
-    let field = request.headers().get(HOST);
-    let field = field.is_none_or(|host| host.to_str().is_ok_and(is_authority));
-    if !field || !is_authority(&authority) {
+    if !is_authority(&authority) {
         return Err(ProxyError::BadRequest("no valid Host"));
     }
     if !hosts.accept(&authority) {
         return Err(ProxyError::HostNotAllowed);
     }
     client.learn_host(authority.as_bytes(), hosts.edition);
+    Ok(())
+}
+
+/// With a target in absolute-form the field does not count, but must be valid all the same (RFC 9112 §3.2.2); one that says something
+/// else than `:authority` is refused (RFC 9113 §8.3.1).
+fn beside_authority(
+    field: &HeaderValue,
+    authority: &str,
+    version: Version,
+) -> Result<(), ProxyError> {
+    if !field.to_str().is_ok_and(is_authority) {
+        return Err(ProxyError::BadRequest("no valid Host"));
+    }
+    if version == Version::HTTP_2 && !field.as_bytes().eq_ignore_ascii_case(authority.as_bytes()) {
+        return Err(ProxyError::BadRequest("Host and :authority differ"));
+    }
     Ok(())
 }
 

@@ -174,12 +174,12 @@ async fn exchange(
     let memory = worker.buffers.take_text();
     let mut sending = Sending::begin(memory, wire, answer, asked, leaving);
     let body = answer.body_mut();
+    let mut unmarked = (sending.framing == Framing::Close).then(|| Unmarked { wire, whole: false });
     if poll_fn(|cx| sending.poll(cx, wire, body)).await.is_err() {
-        if sending.framing == Framing::Close {
-            // Without a length, only a reset tells that it is not whole.
-            wire.reset_on_close();
-        }
         return Next::Close;
+    }
+    if let Some(unmarked) = &mut unmarked {
+        unmarked.whole = true;
     }
     if sending.switches {
         if let (Some(mut upstream), Some(app)) = (body.take_tunnel(), wire.end()) {
@@ -209,6 +209,20 @@ async fn exchange(
         Box::pin(linger(stream)).await;
     }
     Next::Close
+}
+
+/// A response whose end is that of the connection: only a reset tells that it is not whole, also where its task is dropped.
+struct Unmarked<'a> {
+    wire: &'a Wire,
+    whole: bool,
+}
+
+impl Drop for Unmarked<'_> {
+    fn drop(&mut self) {
+        if !self.whole {
+            self.wire.reset_on_close();
+        }
+    }
 }
 
 /// A response on its way out.

@@ -13,30 +13,34 @@ use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
 use http::header::{CONTENT_LENGTH, COOKIE, DATE, EXPECT};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep};
 
-use super::AppBody;
 use super::accept::{Client, Worker, answer};
 use super::respond::{self, ResponseBody};
 use super::stream::Rewound;
 use super::watch::End;
+use super::{AppBody, guard};
 use crate::http1::MAX_HEAD;
 use crate::http1::encode::is_trailer;
 use crate::upstream::send::Cause;
 use crate::upstream::{Interim, Stall};
 
-/// Per stream and per connection.
-const WINDOW: u32 = 1024 * 1024;
+/// Of a request's body, before it is wanted.
+const WINDOW: u32 = 256 * 1024;
+
+/// What h2 takes of a head or a trailer section. Of more it makes an answer that is not ours, or the beginning of a section as if it
+/// were the whole; so it is more than [`MAX_HEAD`], which is seen to here.
+const MAX_FIELD_SECTION: u32 = 4 * MAX_HEAD as u32;
 
 /// Of a response, while the connection has no room for it.
 const SEND_BUFFER: usize = 400 * 1024;
 
 const MAX_STREAMS: u32 = 256;
 
-/// How long an idle connection may take to say goodbye.
+/// How long a connection without requests may take to say goodbye: one whose peer is gone does not answer the last PING either.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A request's body as it comes in.
@@ -60,8 +64,9 @@ pub(super) async fn serve(
     client.watch.speaks_http2();
     let handshake = Builder::new()
         .initial_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
-        .max_header_list_size(MAX_HEAD as u32)
+        // As much as all streams: one whose body nobody wants yet holds up no other.
+        .initial_connection_window_size(MAX_STREAMS * WINDOW)
+        .max_header_list_size(MAX_FIELD_SECTION)
         .max_concurrent_streams(MAX_STREAMS)
         .max_send_buffer_size(SEND_BUFFER)
         .handshake(io);
@@ -72,32 +77,38 @@ pub(super) async fn serve(
     let mut door_closed = pin!(client.door.closed());
     let (mut asked_to_end, mut leaving) = (false, false);
     let mut farewell = pin!(sleep(Duration::ZERO));
-    let mut hurried = false;
+    // One more than there are requests.
+    let requests = Arc::new(());
     loop {
         tokio::select! {
             biased;
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
                     let (worker, client) = (Arc::clone(&worker), Arc::clone(&client));
-                    tokio::spawn(exchange(worker, client, request, respond));
+                    let request_of_ours = Arc::clone(&requests);
+                    tokio::spawn(async move {
+                        exchange(worker, client, request, respond).await;
+                        drop(request_of_ours);
+                    });
                 }
                 Some(Err(error)) => return tracing::debug!(%error, "client connection ended"),
                 None => return,
             },
-            reason = &mut end, if !asked_to_end => {
+            // Whatever the reason.
+            _ = &mut end, if !asked_to_end => {
                 asked_to_end = true;
-                if let Ok(reason) = reason {
-                    connection.graceful_shutdown();
-                    // A peer that is gone does not answer the last PING either.
-                    hurried = reason != End::Drain;
-                    farewell.as_mut().reset(Instant::now() + FAREWELL);
-                }
+                connection.graceful_shutdown();
+                farewell.as_mut().reset(Instant::now() + FAREWELL);
             }
             () = door_closed.as_mut(), if !leaving => {
                 leaving = true;
                 connection.graceful_shutdown();
             }
-            () = farewell.as_mut(), if hurried => return,
+            () = farewell.as_mut(), if asked_to_end => match Arc::strong_count(&requests) {
+                1 => return,
+                // One that crossed our GOAWAY, or was there already.
+                _ => farewell.as_mut().reset(Instant::now() + FAREWELL),
+            },
         }
     }
 }
@@ -118,14 +129,15 @@ async fn exchange(
         let answered = answer(&worker, &client, &mut request, Some(&early), &mut response);
         let mut answered = pin!(answered);
         poll_fn(|cx| {
-            if answered.as_mut().poll(cx).is_ready() {
+            // First: what was called off before it was begun is not sent on.
+            if early.poll_reset(cx).is_ready() || answered.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
             if (wanted.as_mut()).is_some_and(|wanted| wanted.as_mut().poll(cx).is_ready()) {
                 wanted = None;
                 early.pass_on(respond::go_on());
             }
-            early.poll_reset(cx)
+            Poll::Pending
         })
         .await;
     }
@@ -134,7 +146,7 @@ async fn exchange(
     };
     // If it was not sent on, nobody will read its body.
     drop(request);
-    let (head, body) = head(response);
+    let (head, body) = head(response, head_only);
     let ended = head_only || body.is_end_stream();
     let stream = match respond.send_response(head, ended) {
         Ok(stream) if !ended => stream,
@@ -196,7 +208,7 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-fn head(response: Response<ResponseBody>) -> (Response<()>, ResponseBody) {
+fn head(response: Response<ResponseBody>, head_only: bool) -> (Response<()>, ResponseBody) {
     let (mut parts, body) = response.into_parts();
     parts.version = Version::HTTP_2;
     // RFC 9110 §6.6.1: whoever forwards a response without one adds it.
@@ -205,8 +217,15 @@ fn head(response: Response<ResponseBody>) -> (Response<()>, ResponseBody) {
     {
         parts.headers.insert(DATE, now);
     }
+    // RFC 9110 §8.6: where nothing may follow, the length is that of something else, which only the upstream knows.
+    let bodiless = head_only
+        || matches!(
+            parts.status,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        );
     if !body.is_end_stream()
         && let Some(length) = body.size_hint().exact()
+        && (length > 0 || !bodiless)
         && !parts.headers.contains_key(CONTENT_LENGTH)
     {
         parts.headers.insert(CONTENT_LENGTH, length.into());
@@ -369,10 +388,16 @@ impl Body for Incoming {
                 None => this.data_ended = true,
             }
         }
-        match ready!(this.stream.poll_trailers(cx)) {
-            Ok(trailers) => Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers)))),
-            Err(error) => Poll::Ready(Some(Err(error.into()))),
-        }
+        let trailers = match ready!(this.stream.poll_trailers(cx)) {
+            Ok(Some(trailers)) => trailers,
+            Ok(None) => return Poll::Ready(None),
+            Err(error) => return Poll::Ready(Some(Err(error.into()))),
+        };
+        let checked = guard::http2_fields(&trailers, MAX_HEAD);
+        Poll::Ready(Some(match checked {
+            Ok(()) => Ok(Frame::trailers(trailers)),
+            Err(error) => Err(error.into()),
+        }))
     }
 
     fn is_end_stream(&self) -> bool {

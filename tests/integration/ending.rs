@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use cupbearer::app::Shutdown;
 use http_body_util::BodyExt as _;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
 use crate::client::{Client, Http2Client, whole};
 use crate::harness::{App, World, eventually, soon};
+use crate::silence::silent_http2;
 use crate::upstream::{HTTP1, Script, Server};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -160,6 +162,38 @@ async fn the_grace_has_an_end() {
     );
     client.closed().await;
     connection.closed().await;
+}
+
+/// It has no request to be finished, and does not answer the goodbye.
+#[tokio::test]
+async fn an_idle_http2_app_does_not_use_up_the_grace() {
+    let (_world, _upstream, mut app) = running("0s", "1h").await;
+    let mut silent = silent_http2(app.address()).await;
+    // Its settings: the connection has come about.
+    soon("settings", silent.read_u8()).await.unwrap();
+    app.stop(Shutdown::Term);
+    app.ended().await.unwrap();
+    drop(silent);
+}
+
+/// To an HTTP/1.0 app the end of the connection is that of the response, so that one which is cut off must end in another way.
+#[tokio::test]
+async fn a_response_without_a_length_is_not_cut_off_in_silence() {
+    let (_world, upstream, mut app) = running("0s", "300ms").await;
+    let mut client = app.connect().await;
+    client
+        .send("GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        .await;
+    let (mut connection, _) = upstream.request().await;
+    connection
+        .send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n")
+        .await;
+    client.head().await;
+    assert_eq!(client.exactly(4).await.unwrap(), b"part");
+    app.stop(Shutdown::Term);
+    app.ended().await.unwrap();
+    let error = client.rest().await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
 /// Ctrl-C: nobody routes to us who would have to notice first.

@@ -5,9 +5,10 @@ use std::future::poll_fn;
 use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
 use h2::{Reason, SendStream};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response};
 use http_body::Frame;
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 
 use crate::client::frames;
 use crate::harness::{App, World, eventually, server, soon, with_app};
@@ -326,6 +327,134 @@ async fn trailers_come_without_what_is_for_heads() {
             let trailers = trailers.unwrap();
             assert_eq!((text.as_str(), trailers.len()), ("ok", 1), "{host}");
             assert_eq!(trailers["x-sum"], "1");
+        }
+    })
+    .await;
+}
+
+/// RFC 9110 §8.6: with these it would be the length of something else. Their bodies end later, as those of most responses do.
+#[tokio::test]
+async fn no_length_is_made_up_where_nothing_follows() {
+    let world = World::new();
+    let (keep, mut kept) = mpsc::unbounded_channel();
+    let upstream = Server::start(&world.authority, HTTP2, move |request| {
+        let keep = keep.clone();
+        async move {
+            let (sender, body) = frames();
+            keep.send(sender).unwrap();
+            let status = request.headers()["x-status"].to_str().unwrap();
+            Response::builder().status(status).body(body).unwrap()
+        }
+    })
+    .await;
+    let config = server("") + &world.upstream("api", &upstream.url(), "");
+    with_app(&config, async |app| {
+        let mut client = Client::connect(app, 65_535).await;
+        for (method, status) in [("HEAD", "200"), ("GET", "204"), ("GET", "304")] {
+            let (response, _) = client.ask(method, &[("x-status", status)], true).await;
+            let answer = answer(response).await;
+            assert_eq!(answer.status(), status.parse::<u16>().unwrap());
+            assert_eq!(answer.headers().get("content-length"), None, "{status}");
+            drop(kept.recv().await);
+            assert_eq!(whole(answer.into_body()).await.unwrap().0, "");
+        }
+    })
+    .await;
+}
+
+/// An upload that waits for a connection to one upstream holds up none to another on the same connection of the app's.
+#[tokio::test]
+async fn uploads_that_stand_still_hold_up_no_others() {
+    let world = World::new();
+    let silent = Script::plain().await;
+    let url = format!("https://{}", silent.address());
+    let upstream = Script::plain().await;
+    let slow = "route = { host = \"localhost\" }\ntimeouts = { connect = \"10m\" }\n";
+    let config = server("")
+        + &world.upstream("slow", &url, slow)
+        + &world.upstream("api", &upstream.url(), "");
+    with_app(&config, async |app| {
+        let mut client = Client::connect(app, 65_535).await;
+        let port = app.address().port();
+        client.authority = format!("localhost:{port}");
+        let mut waiting = Vec::new();
+        for _ in 0..8 {
+            let (response, mut upload) = client.ask("POST", &[], false).await;
+            upload
+                .send_data(vec![b'.'; 1024 * 1024].into(), false)
+                .unwrap();
+            waiting.push((response, upload));
+        }
+        client.authority = format!("127.0.0.1:{port}");
+        let (response, mut upload) = client.ask("POST", &[], false).await;
+        upload.send_data("body".into(), true).unwrap();
+        let (mut connection, _) = upstream.request().await;
+        assert_eq!(connection.chunk().await.unwrap().unwrap(), b"body");
+        connection.send(OK).await;
+        assert_eq!(answer(response).await.status(), 200);
+    })
+    .await;
+}
+
+/// As by HTTP/1.1: 64 KiB, 256 fields, no whitespace around a value, and one opinion about the host. Our own answers, whoever found it.
+#[tokio::test]
+async fn heads_that_are_not_forwarded() {
+    let world = World::new();
+    let upstream = Script::plain().await;
+    let config = server("") + &world.upstream("api", &upstream.url(), "");
+    let long = "x".repeat(1000);
+    let name = |n: usize| format!("x-{n}");
+    let names: Vec<_> = (0..257).map(name).collect();
+    let long: Vec<_> = names[..70].iter().map(|name| (&**name, &*long)).collect();
+    let many: Vec<_> = names.iter().map(|name| (&**name, "")).collect();
+    let cases = [
+        (&long[..], 431, "headers_too_large"),
+        (&many, 431, "headers_too_large"),
+        (&[("x", " a")], 400, "bad_request"),
+        (&[("x", "a\t")], 400, "bad_request"),
+        (&[("host", "other.test")], 400, "bad_request"),
+    ];
+    with_app(&config, async |app| {
+        let mut client = Client::connect(app, 65_535).await;
+        for (fields, status, code) in cases {
+            let (response, _) = client.ask("GET", fields, true).await;
+            let answer = answer(response).await;
+            assert_eq!(answer.status(), status);
+            assert!(answer.headers().contains_key("proxy-status"));
+            let (text, _) = whole(answer.into_body()).await.unwrap();
+            assert!(text.contains(code), "{text}");
+        }
+        let grpc = [&long[..], &[("content-type", "application/grpc")]].concat();
+        let (response, _) = client.ask("POST", &grpc, true).await;
+        let answer = answer(response).await;
+        assert_eq!(answer.status(), 200);
+        assert!(answer.headers().contains_key("grpc-status"));
+    })
+    .await;
+}
+
+/// h2 leaves out what is too much, and says nothing of that.
+#[tokio::test]
+async fn trailers_that_are_too_large_are_not_cut() {
+    let world = World::new();
+    let upstream = Script::plain().await;
+    let config = server("") + &world.upstream("api", &upstream.url(), "");
+    with_app(&config, async |app| {
+        let mut client = Client::connect(app, 65_535).await;
+        for (count, size) in [(72, 1000), (257, 1)] {
+            let (response, mut upload) = client.ask("POST", &[], false).await;
+            upload.send_data("body".into(), false).unwrap();
+            let (mut connection, _) = upstream.request().await;
+            assert_eq!(connection.chunk().await.unwrap().unwrap(), b"body");
+            let mut trailers = HeaderMap::new();
+            for n in 0..count {
+                let name: HeaderName = format!("x-{n}").parse().unwrap();
+                trailers.insert(name, "x".repeat(size).parse().unwrap());
+            }
+            upload.send_trailers(trailers).unwrap();
+            let rest = connection.rest().await;
+            assert!(rest.is_err() || rest.is_ok_and(|rest| rest.is_empty()));
+            assert_eq!(answer(response).await.status(), 400, "{count}");
         }
     })
     .await;

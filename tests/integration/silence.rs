@@ -17,7 +17,7 @@ const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 
 /// An app that has sent its preface and its settings, and nothing after that.
-async fn silent_http2(address: std::net::SocketAddr) -> tokio::net::TcpStream {
+pub(crate) async fn silent_http2(address: std::net::SocketAddr) -> tokio::net::TcpStream {
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     stream
         .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
@@ -64,6 +64,45 @@ async fn an_idle_http2_connection_ends_though_its_peer_is_gone() {
             app.status().await["connections"].as_u64().unwrap_or(0) == 0
         })
         .await;
+    })
+    .await;
+}
+
+/// A request that crosses the GOAWAY is let finish, however long that takes, though nobody answers the PING.
+#[tokio::test]
+async fn a_request_that_crosses_the_goodbye_is_answered() {
+    let world = World::new();
+    let api = Script::plain().await;
+    let config = server("idle_timeout = \"300ms\"") + &world.upstream("api", &api.url(), "");
+    with_app(&config, async |app| {
+        let mut stream = silent_http2(app.address()).await;
+        let mut bytes = Vec::new();
+        soon("a GOAWAY", async {
+            // Settings are acknowledged by nobody, and there is nothing else.
+            while !bytes.windows(4).any(|part| part == [8, GOAWAY, 0, 0]) {
+                assert!(stream.read_buf(&mut bytes).await.unwrap() > 0);
+            }
+        })
+        .await;
+        let began = Instant::now();
+        // GET, http, / and an authority as a literal (RFC 7541).
+        let block = [b"\x82\x86\x84\x41\x09".as_slice(), b"localhost"].concat();
+        let frame = [0, 0, block.len() as u8, 1, 5, 0, 0, 0, 1];
+        stream
+            .write_all(&[&frame[..], &block].concat())
+            .await
+            .unwrap();
+        let (mut connection, _) = api.request().await;
+        // Longer than a goodbye may take.
+        eventually("six seconds", async || {
+            began.elapsed() > Duration::from_secs(6)
+        })
+        .await;
+        connection
+            .send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")
+            .await;
+        let _ = soon("the end", stream.read_to_end(&mut bytes)).await;
+        assert!(bytes.windows(4).any(|part| part == b"late"));
     })
     .await;
 }

@@ -145,7 +145,7 @@ proptest! {
 fn loop_seen(via: &[&'static str]) -> bool {
     let mut request = Request::get("/").body(()).unwrap();
     for line in via {
-        let line = http::HeaderValue::from_static(line);
+        let line = HeaderValue::from_static(line);
         request.headers_mut().append(http::header::VIA, line);
     }
     loops(&request, "cupbearer-1").is_err()
@@ -203,7 +203,7 @@ fn an_origin_has_to_be_accepted_in_every_line() {
     let check = |fields: &[(&'static str, &'static str)]| {
         let mut request = Request::get("/").body(()).unwrap();
         for (name, value) in fields {
-            let value = http::HeaderValue::from_static(value);
+            let value = HeaderValue::from_static(value);
             request.headers_mut().append(*name, value);
         }
         origin(&request, &hosts).is_ok()
@@ -223,4 +223,59 @@ fn an_origin_has_to_be_accepted_in_every_line() {
         ("origin", "https://evil.example"),
         ("origin", "https://app.example")
     ]));
+}
+
+#[test]
+fn a_host_beside_an_authority() {
+    let says = |field, version| {
+        let field = HeaderValue::from_bytes(field).unwrap();
+        beside_authority(&field, "api.test:80", version).is_ok()
+    };
+    for good in [&b"api.test:80"[..], b"API.test:80"] {
+        assert!(says(good, Version::HTTP_2));
+        assert!(says(good, Version::HTTP_11));
+    }
+    // The target counts, and not the field.
+    assert!(says(b"other.test", Version::HTTP_11));
+    assert!(!says(b"other.test", Version::HTTP_2));
+    for bad in [&b"a b/@"[..], b"", b"\xe4.test"] {
+        assert!(!says(bad, Version::HTTP_11));
+        assert!(!says(bad, Version::HTTP_2));
+    }
+}
+
+#[test]
+fn fields_that_came_by_http2() {
+    let fields = |value: &str, count: usize| {
+        let mut fields = HeaderMap::new();
+        for _ in 0..count {
+            fields.append("x", HeaderValue::from_str(value).unwrap());
+        }
+        http2_fields(&fields, 100)
+    };
+    assert!(fields("a b", 1).is_ok());
+    assert!(fields("", 1).is_ok());
+    for padded in [" a", "a ", "\ta", "a\t", " "] {
+        assert!(matches!(fields(padded, 1), Err(ProxyError::BadRequest(_))));
+    }
+    // As lines of HTTP/1.1: `x: aaaa` and its end are 9 bytes.
+    assert!(fields("aaaa", 11).is_ok());
+    assert!(matches!(
+        fields("aaaa", 12),
+        Err(ProxyError::HeadersTooLarge)
+    ));
+}
+
+#[test]
+fn fields_that_came_by_http2_are_counted() {
+    let mut fields = HeaderMap::new();
+    for _ in 0..MAX_FIELDS {
+        fields.append("x", HeaderValue::from_static(""));
+    }
+    assert!(http2_fields(&fields, MAX_HEAD).is_ok());
+    fields.append("y", HeaderValue::from_static(""));
+    assert!(matches!(
+        http2_fields(&fields, MAX_HEAD),
+        Err(ProxyError::HeadersTooLarge)
+    ));
 }
