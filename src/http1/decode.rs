@@ -10,7 +10,7 @@ use super::{Framing, Malformed};
 /// Of a chunk's size in hexadecimal digits: as many as 64 bits have.
 const MAX_DIGITS: usize = 16;
 
-/// Of all chunk extensions of a body together. Nobody sends any.
+/// Of all chunk extensions of a body together, and spaces that pad a size, beyond what data there is. Hardly anybody sends any.
 const MAX_EXTENSIONS: usize = 16 * 1024;
 
 /// Of the trailer section.
@@ -21,7 +21,7 @@ const MAX_TRAILER_FIELDS: usize = 64;
 #[derive(Debug)]
 pub struct Decoder {
     state: State,
-    /// Bytes of chunk extensions so far.
+    /// Bytes of chunk extensions so far, less those of data.
     extensions: usize,
 }
 
@@ -186,7 +186,8 @@ impl Decoder {
         if !line_break(&rest[end..], "an invalid chunk size")? {
             return Ok(None);
         }
-        self.extensions += extension.len();
+        self.extensions = (self.extensions + extension.len())
+            .saturating_sub(usize::try_from(size).unwrap_or(usize::MAX));
         Ok(Some((digits + end + 2, size)))
     }
 

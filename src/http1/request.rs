@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{EXPECT, TE};
+use http::uri::PathAndQuery;
 use http::{Method, Request, Uri, Version};
 
 use super::fields::{self, Field, Notes};
@@ -133,6 +134,7 @@ fn parse_up_to<const FIELDS: usize, B>(
         trailers,
     };
     *request.uri_mut() = match Uri::from_maybe_shared(target) {
+        Ok(uri) if method == Method::OPTIONS => server_wide(uri, &bytes[place]),
         Ok(uri) => uri,
         Err(_) => Uri::from_maybe_shared(escaped(&bytes[place])).map_err(|_| INVALID_TARGET)?,
     };
@@ -149,6 +151,21 @@ fn parse_up_to<const FIELDS: usize, B>(
         // RFC 9110 §10.1.1: HTTP/1.0 knows no interim responses.
         expects_continue: expects_continue && http11 && framing != Framing::Empty,
     }))
+}
+
+/// RFC 9112 §3.2.4: of `OPTIONS http://host`, as a proxy is asked, the last proxy makes `OPTIONS *`. A URI itself cannot tell it from
+/// `http://host/`.
+fn server_wide(uri: Uri, target: &[u8]) -> Uri {
+    let host = target
+        .windows(3)
+        .position(|part| part == b"://")
+        .map(|scheme| &target[scheme + 3..]);
+    if host.is_none_or(|host| host.contains(&b'/') || host.contains(&b'?')) {
+        return uri;
+    }
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::from_static("*"));
+    Uri::from_parts(parts).unwrap_or(uri)
 }
 
 const INVALID_TARGET: Malformed = Malformed::Rule("an invalid request-target");

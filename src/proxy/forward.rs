@@ -111,7 +111,7 @@ impl<'a> Exchange<'a> {
         let config = &target.config;
         let replay = Replay::new(
             body,
-            Arc::clone(&target.credentials.in_trailers),
+            Arc::clone(&target.not_in_trailers),
             config.replay_limit,
         );
         let upgrades = switch.is_some();
@@ -478,7 +478,7 @@ impl Interim for Exchange<'_> {
     fn pass_on(&self, mut head: Response<()>) {
         let target = self.routed.target;
         let headers = head.headers_mut();
-        headers::clean_interim(headers, &target.credentials.in_trailers);
+        headers::clean_interim(headers, &target.credentials.all_headers);
         if target.config.rewrite_redirects && rewrite::concerns(headers) {
             rewrite::response(headers, &self.view());
         }

@@ -1,12 +1,13 @@
 //! A client's byte stream.
 
 use std::io::{self, IoSlice};
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::coop::unconstrained;
 
 use crate::upstream::Stall;
 
@@ -34,11 +35,32 @@ impl ClientStream {
         }
     }
 
-    /// Whether there is something to read, or the end.
-    pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Tcp(stream) => stream.poll_read_ready(cx),
-            Self::Unix(stream) => stream.poll_read_ready(cx),
+    /// Whether there is something to read, or the end, as far as the kernel has said so.
+    pub(super) fn is_readable(&self) -> bool {
+        !self.readiness().is_empty()
+    }
+
+    /// Whether the client has closed its end, though there may be something left to read before that.
+    pub(super) fn is_read_closed(&self) -> bool {
+        self.readiness().is_read_closed()
+    }
+
+    /// Without waiting for any, and whatever the task's share of turns.
+    fn readiness(&self) -> Ready {
+        let mut nobody = Context::from_waker(Waker::noop());
+        let polled = match self {
+            Self::Tcp(stream) => {
+                pin!(unconstrained(stream.ready(Interest::READABLE))).poll(&mut nobody)
+            }
+            Self::Unix(stream) => {
+                pin!(unconstrained(stream.ready(Interest::READABLE))).poll(&mut nobody)
+            }
+        };
+        match polled {
+            Poll::Ready(Ok(ready)) => ready,
+            // The runtime is gone, and the connection with it.
+            Poll::Ready(Err(_)) => Ready::READ_CLOSED,
+            Poll::Pending => Ready::EMPTY,
         }
     }
 

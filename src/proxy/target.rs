@@ -26,6 +26,8 @@ pub struct Target {
     pub(super) pools: Box<[Pool]>,
     /// Where a credential could be: removed from what the app sends.
     pub(super) credentials: Credentials,
+    /// What no trailer of the app's may be called: a credential, or a field that the configuration removes or sets.
+    pub(super) not_in_trailers: Arc<[HeaderName]>,
     pub(super) host: HeaderValue,
     pub(super) scheme: UriScheme,
     pub(super) authority: Authority,
@@ -41,8 +43,8 @@ pub struct Credentials {
     pub headers: Arc<[HeaderName]>,
     /// The same with `_` for `-` or `-` for `_`: servers that turn fields into variables (CGI, WSGI) cannot tell them apart.
     pub look_alikes: Box<[HeaderName]>,
-    /// Both: what no trailer may be called.
-    pub in_trailers: Arc<[HeaderName]>,
+    /// Both.
+    pub all_headers: Box<[HeaderName]>,
     /// Query keys, decoded.
     pub query: Box<[String]>,
 }
@@ -68,6 +70,9 @@ impl Target {
             headers.push(AUTHORIZATION);
         }
         let look_alikes = look_alikes(&headers);
+        let all_headers: Box<[_]> = headers.iter().chain(&look_alikes).cloned().collect();
+        let set = parts.config.set_headers.iter().map(|(name, _)| name);
+        let configured = parts.config.remove_headers.iter().chain(set);
         let origin = &parts.config.origin;
         // The configuration took the authority from a valid URL.
         let authority: Authority = origin
@@ -81,8 +86,9 @@ impl Target {
                 Scheme::Https => UriScheme::HTTPS,
             },
             authority,
+            not_in_trailers: all_headers.iter().chain(configured).cloned().collect(),
             credentials: Credentials {
-                in_trailers: headers.iter().chain(&look_alikes).cloned().collect(),
+                all_headers,
                 look_alikes,
                 headers: headers.into(),
                 query: parts.inject_query.into(),

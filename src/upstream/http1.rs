@@ -24,6 +24,7 @@ use bytes::{Bytes, BytesMut};
 use http::Response;
 use http_body::Frame;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep};
 
 use self::head::{Head, Parsed};
@@ -32,14 +33,11 @@ use super::body::{BodyError, RequestBody, UpstreamBody};
 use super::connect::Stream;
 use super::counted::Open;
 use super::pool::Shared;
-use super::send::{Ask, Cause, SendError, SendFailure};
+use super::send::{Ask, Cause, MAX_INTERIM, SendError, SendFailure};
 use crate::http1::decode::{Decoder, Step};
 use crate::http1::{Framing, Malformed};
 
 pub use tunnel::Tunnel;
-
-/// 1xx heads before the one that counts.
-const MAX_INTERIM: u32 = 16;
 
 /// How much is read at once: the first of them, doubled while reads fill what they are given. A new buffer is had when less
 /// than a quarter is left of the old one.
@@ -129,11 +127,14 @@ impl Connection {
 
     /// Whatever there is to be read without having asked for it, the end above all, means that it is dead. No system call
     /// is made unless the kernel has said that there is something.
+    ///
+    /// Not by the task's share of turns: of a task that has used it up, tokio says that there is nothing to read, whatever there is,
+    /// and a pool that looks through many dead connections uses it up.
     fn is_alive(&mut self, cx: &mut Context<'_>) -> bool {
         let mut byte = [0];
-        Pin::new(&mut self.io)
-            .poll_read(cx, &mut ReadBuf::new(&mut byte))
-            .is_pending()
+        let mut buf = ReadBuf::new(&mut byte);
+        let read = poll_fn(|cx| Pin::new(&mut self.io).poll_read(cx, &mut buf));
+        pin!(unconstrained(read)).poll(cx).is_pending()
     }
 
     /// Gives memory back that an idle connection can do without.

@@ -12,6 +12,9 @@ use super::pool::Shared;
 use super::stall::Stalled;
 use super::{http1, http2};
 
+/// 1xx heads before the one that counts: long work may tell of its progress, but nobody needs a flood of them.
+pub(super) const MAX_INTERIM: u32 = 64;
+
 /// What is sent besides the body, and how it is waited for. Borrowed: a retry needs no copy.
 pub struct Ask<'a> {
     pub head: &'a Parts,

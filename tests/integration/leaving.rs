@@ -259,6 +259,59 @@ async fn headers_of_the_configuration() {
     assert_eq!(head.get("x-debug"), None);
 }
 
+/// Nor do they come in by the back door.
+#[tokio::test]
+async fn headers_of_the_configuration_are_no_trailers() {
+    let world = World::new();
+    let upstream = Script::tls(&world.authority).await;
+    let keys = "headers = { set = { X-App = \"cupbearer\" }, remove = [\"X-Debug\"] }";
+    let config = server("") + &world.upstream("api", &upstream.url(), keys);
+    with_app(&config, async |app| {
+        let mut client = app.connect().await;
+        client
+            .send("POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-App: mine\r\nX-Sum: 7\r\nX-Debug: 1\r\n\r\n")
+            .await;
+        let (mut connection, _) = upstream.request().await;
+        let expected = "2\r\nhi\r\n0\r\nx-sum: 7\r\n\r\n";
+        let body = connection.exactly(expected.len()).await.unwrap();
+        assert_eq!(String::from_utf8(body).unwrap(), expected);
+    })
+    .await;
+}
+
+/// RFC 9112 §3.2.4: without a path, it is about the server.
+#[tokio::test]
+async fn options_of_a_server() {
+    let world = World::new();
+    for (target, path, expected) in [
+        ("*", "", "*"),
+        ("http://HERE", "", "*"),
+        ("http://HERE/", "", "/"),
+        ("http://HERE?", "", "/?"),
+        ("http://HERE", "/api", "/api/"),
+    ] {
+        let upstream = Script::tls(&world.authority).await;
+        let url = upstream.url() + path;
+        let config = server("") + &world.upstream("api", &url, "");
+        with_app(&config, async |app| {
+            let target = target.replace("HERE", &app.address().to_string());
+            let mut client = app.connect().await;
+            client
+                .send(format!(
+                    "OPTIONS {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+                ))
+                .await;
+            let (_connection, head) = upstream.request().await;
+            assert_eq!(
+                head.first,
+                format!("OPTIONS {expected} HTTP/1.1"),
+                "{target}"
+            );
+        })
+        .await;
+    }
+}
+
 #[tokio::test]
 async fn a_credential_of_the_app_is_kept_where_that_is_wanted() {
     let world = World::new();

@@ -21,6 +21,7 @@ mod ending;
 mod endpoint;
 mod errors;
 mod exec;
+mod gone;
 mod harness;
 mod http2_apps;
 mod interim;

@@ -888,6 +888,33 @@ async fn an_upgraded_connection_carries_bytes_both_ways() {
     .await;
 }
 
+/// All that follows the head belongs to the other protocol, which may begin with what HTTP would pass over; before the answer, too.
+#[tokio::test]
+async fn what_is_sent_behind_an_upgrade_is_carried_to_the_byte() {
+    let world = World::new();
+    let (upstream, config) = scripted(&world).await;
+    with_app(&config, async |app| {
+        for (at_once, later) in [("\r\nhello", ""), ("\r\n\r\n", "\r\nhi"), ("", "\r\n\r\nhi")] {
+            let mut client = app.connect().await;
+            client
+                .send(format!("GET / HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n{at_once}"))
+                .await;
+            let (mut connection, _) = upstream.request().await;
+            client.send(later).await;
+            // It has time to be read.
+            app.ready().await;
+            connection
+                .send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n")
+                .await;
+            client.head().await;
+            let expected = format!("{at_once}{later}");
+            let carried = connection.exactly(expected.len()).await.unwrap();
+            assert_eq!(String::from_utf8(carried).unwrap(), expected);
+        }
+    })
+    .await;
+}
+
 /// A tunnel is one of the app's connections for as long as it lasts.
 #[tokio::test]
 async fn an_upgraded_connection_keeps_its_place() {

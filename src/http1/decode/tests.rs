@@ -222,3 +222,14 @@ proptest! {
         prop_assert_eq!(decoded.rest, b"rest");
     }
 }
+
+/// Old servers pad every size to a fixed width: however long a body is, that is no abuse.
+#[test]
+fn sizes_may_be_padded_for_as_long_as_there_is_data() {
+    let long = 20_000;
+    let padded = "8       \r\n12345678\r\n".repeat(long);
+    let decoded = decode(Framing::Chunked, &[padded.as_bytes(), b"0       \r\n\r\n"]);
+    assert_eq!(decoded.unwrap().unwrap().data.len(), 8 * long);
+    let abuse = "1;xxxxxxx\r\n1\r\n".repeat(long);
+    assert!(decode(Framing::Chunked, &[abuse.as_bytes()]).is_err());
+}

@@ -18,6 +18,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use http::{Request, Response};
 use tokio::io::AsyncReadExt;
+use tokio::time::{Instant, Sleep, sleep};
 
 use self::incoming::BodyError;
 use self::interim::{CONTINUE, GoOn};
@@ -38,6 +39,9 @@ pub(in crate::proxy) use self::incoming::Incoming;
 /// than a quarter is left of the old one.
 const FIRST_READ: usize = super::buffers::READ;
 const LARGEST_READ: usize = 64 * 1024;
+
+/// How often it is looked whether a client is still there whose body is not read at the moment.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// What is read of further requests while one is answered. Behind more than that, the end of a client is found by writing only.
 const AHEAD: usize = MAX_HEAD;
@@ -72,6 +76,8 @@ struct State {
     reader: Option<Waker>,
     /// The connection's task, where it waits for the end of the body to look out for the end of the connection.
     watcher: Option<Waker>,
+    /// When it looks whether the client is still there nevertheless. Had with the first body that does not come with its head.
+    look: Option<Pin<Box<Sleep>>>,
 }
 
 /// What a connection begins to say.
@@ -118,6 +124,7 @@ impl Wire {
             stall,
             reader: None,
             watcher: None,
+            look: None,
         };
         Self {
             state: Mutex::new(state),
@@ -162,7 +169,7 @@ impl Wire {
     }
 
     /// Ready when the client has gone away, or takes nothing any more. While a body is being read, it is its reader who finds that
-    /// out. Meanwhile interim heads are written.
+    /// out first. Meanwhile interim heads are written.
     ///
     /// A client that closes its sending half alone is taken for gone, whatever it has sent before: TCP does not tell the two apart,
     /// and who goes away is common. So do nginx, Envoy, Pingora and hyper; RFC 9112 §9.6 leaves it open.
@@ -173,13 +180,12 @@ impl Wire {
         }
         if !state.body.is_done() {
             remember(&mut state.watcher, cx);
-            return Poll::Pending;
+            return state.poll_hung_up(cx);
         }
-        state.skip_empty_lines();
-        // Requests that have come in already hide the end.
+        // Requests that have come in already hide the end. Nothing of it is passed over: it may belong to another protocol.
         while state.read.len() < AHEAD {
             match ready!(state.poll_fill(cx, &self.buffers)) {
-                Ok(1..) => state.skip_empty_lines(),
+                Ok(1..) => {}
                 Ok(0) | Err(_) => return Poll::Ready(()),
             }
         }
@@ -265,13 +271,9 @@ impl Wire {
     /// could lose what it has not read yet of our answer.
     pub(super) fn has_unread(&self) -> bool {
         let state = self.lock();
-        let mut cx = Context::from_waker(Waker::noop());
         !state.read.is_empty()
             || !state.body.is_done()
-            || state
-                .io
-                .as_ref()
-                .is_some_and(|io| io.poll_read_ready(&mut cx).is_ready())
+            || state.io.as_ref().is_some_and(ClientStream::is_readable)
     }
 
     /// Makes the end of the connection one that nobody takes for a good one.
@@ -370,6 +372,19 @@ impl State {
             self.read_size *= 2;
         }
         Poll::Ready(Ok(read))
+    }
+
+    /// Ready when the client has closed its end, looked at once in a while. Who reads the body sees that too, but not while it waits
+    /// for a token, a connection, or an upstream that takes nothing; and to read ahead would take from the client what nobody wants.
+    fn poll_hung_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let look = self.look.get_or_insert_with(|| Box::pin(sleep(LOOK)));
+            ready!(look.as_mut().poll(cx));
+            if self.io.as_ref().is_none_or(ClientStream::is_read_closed) {
+                return Poll::Ready(());
+            }
+            look.as_mut().reset(Instant::now() + LOOK);
+        }
     }
 
     /// The next part of the body.

@@ -8,6 +8,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use super::head::{self, Head, Parsed};
 use crate::http1::Framing;
 use crate::http1::decode::{Decoder, Step};
+use crate::upstream::send::MAX_INTERIM;
 
 /// What came of a response.
 #[derive(Debug, PartialEq)]
@@ -113,7 +114,7 @@ fn read_head(
             }
             Parsed::Interim(_) => {
                 interim += 1;
-                if interim > super::MAX_INTERIM {
+                if interim > MAX_INTERIM {
                     return None;
                 }
             }

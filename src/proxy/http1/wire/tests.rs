@@ -50,7 +50,7 @@ async fn fill(wire: &Wire) -> usize {
     // What is under way makes room once more.
     for _ in 0..20 {
         filled += write_what_fits(wire);
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        sleep(Duration::from_millis(5)).await;
     }
     filled
 }

@@ -9,9 +9,7 @@ use crate::http2::frame::{self, HEAD, flag, kind};
 use crate::http2::hpack::decode::Limits;
 use crate::http2::{Reason, Violation};
 use crate::upstream::http2::head::{Content, Malformed, Parsed, Reading};
-
-/// 1xx heads before the one that counts.
-const MAX_INTERIM: u32 = 16;
+use crate::upstream::send::MAX_INTERIM;
 
 /// Frames in which a header block may come. Four full ones hold [`MAX_HEAD`].
 const MAX_FRAGMENTS: u32 = 64;

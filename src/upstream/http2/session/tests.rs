@@ -605,9 +605,9 @@ fn what_is_no_response_is_an_error_of_its_stream_alone() {
             protocol,
         ),
         (
-            "17 times 100",
+            "65 times 100",
             "GET",
-            head(1, false, &[(":status", "100")]).repeat(17),
+            head(1, false, &[(":status", "100")]).repeat(65),
             protocol,
         ),
         ("WINDOW_UPDATE of nothing", "POST", window(1, 0), protocol),
