@@ -104,8 +104,8 @@
 //! * *To the upstream* (`upstream/http1`) a request's head is borrowed, so that a retry needs no copy. An upload which is still
 //!   going on when the response has begun is moved by whoever reads or writes that response.
 //! * *To the upstream by HTTP/2* (`upstream/http2`) the connection does need a task of its own, which reads and writes what belongs to
-//!   all. It was hyper's at 76,900 instructions, and is 35,100 with ours (both without the profile below); with many requests at once it makes fewer system calls than
-//!   HTTP/1.1, as their frames leave together.
+//!   all. It was hyper's at 76,900 instructions, and is 35,100 with ours (both without the profile below); with many requests at once it
+//!   makes fewer system calls than HTTP/1.1, as their frames leave together.
 //! * *From the app* (`proxy/http1`) a request's body is read off the connection by whoever polls it; so the reading half is shared, and
 //!   a body that outlives its request gets an error instead of the next one's bytes.
 //!   A connection has buffers only while there is something in them: an idle one costs 8 KiB where it
@@ -113,9 +113,10 @@
 //!
 //! # How the program is compiled and lies in memory
 //!
-//! Release builds are compiled by a profile, `src/link/cupbearer.profdata`: how often each branch was taken while `cupbearer demo`'s
-//! vendors and the benchmark `cost` were served. It is handed to rustc by `.cargo/rustc-with-profile`, and takes an eighth of the
-//! instructions off a request to an HTTP/1.1 upstream and a sixth by HTTP/2.
+//! Release builds are compiled by a profile, `src/link/cupbearer.profdata`: how often each branch was taken from the start to the first
+//! requests, and in the benchmark `cost`. It is handed to rustc by `.cargo/rustc-with-profile`, and takes an eighth of the instructions
+//! off a request to an HTTP/1.1 upstream and a sixth by HTTP/2. What is done now and then, such as a refresh or a reload, is left out on
+//! purpose: it would lie between what is always in memory.
 //!
 //! Most of an idle sidecar's memory is the program itself, mapped 64 KiB at a time around what runs. What the profile never saw run
 //! is split off each function (`.cargo/config.toml`): half of the 2.2 MB of functions that run. `src/link/build.rs` puts the rest in one

@@ -6,8 +6,8 @@ work=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$work"' EXIT
 
 # Starts the vendors and writes configurations: one.toml with one provider and one HTTP/1.1 upstream, plain.toml with what most need and
-# no more, bare.toml without an admin port, by a token endpoint that closes its connections and an API whose certificate is its own CA,
-# all.toml with all vendors and HTTP/2.
+# no more, bare.toml the same with all else different: no admin port, a port of its own, names and secrets of other lengths, a token
+# endpoint without TLS that closes its connections, an API whose certificate is its own CA; all.toml with all vendors and HTTP/2.
 vendors() {
     "$1" demo >"$work/demo" 2>&1 &
     until grep -q '^All five' "$work/demo"; do sleep 0.2; done
@@ -30,11 +30,11 @@ plain_vendors() {
         openssl req -x509 "${key[@]}" -keyout ca.key -out ca.pem -subj /CN=ca -addext basicConstraints=critical,CA:TRUE
         openssl req "${key[@]}" -keyout api.key -out api.csr -subj /CN=api.test
         openssl x509 -req -in api.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out api.pem \
-            -extfile <(echo 'subjectAltName = DNS:api.test')
+            -extfile <(echo 'subjectAltName = DNS:api.test, DNS:localhost')
         openssl req -x509 "${key[@]}" -keyout own.key -out own.pem -subj /CN=api.test -addext 'subjectAltName = DNS:api.test'
     ) 2>"$work/openssl.log"
     python3 - "$work" <<'PY' &
-import http.server, json, os, ssl, sys, threading
+import http.server, json, os, socket, ssl, sys, threading
 
 work = sys.argv[1]
 
@@ -55,7 +55,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.answer("application/json", json.dumps(token).encode())
 
     def do_GET(self):
-        self.answer("text/plain", b"x" * 1024)
+        self.answer("text/plain", b"x" * (500_000 if self.path == "/large" else 1024))
 
     def log_message(self, *_):
         pass
@@ -72,43 +72,52 @@ def serve(handler, certificate=None):
         tls.load_cert_chain(f"{work}/{certificate}.pem", f"{work}/{certificate}.key")
         server.socket = tls.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever).start()
-    return f"127.0.0.1:{server.server_port}"
+    return server.server_port
 
 
-def configured(name, admin, tokens, api, ca):
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def configured(name, port, admin, secret, token_url, api, ca):
+    tls = f'tls = {{ ca_file = "{work}/{ca}.pem" }}'
+    tls_of_tokens = tls + "\n" if token_url.startswith("https:") else ""
     with open(f"{work}/{name}.part", "w") as config:
         config.write(f"""
 [server]
-listen = "127.0.0.1:0"
+listen = "127.0.0.1:{port}"
 admin = "{admin}"
 workers = 1
 
 [providers.{name}]
 dialect = "oauth2"
-token_url = "http://{tokens}/token"
-client_id = "{name}"
-client_secret = "{name}-secret"
+token_url = "{token_url}"
+{tls_of_tokens}client_id = "{name}"
+client_secret = "{secret}"
 
 [upstreams.{name}]
 url = "https://api.test"
-connect_to = "{api}"
+connect_to = "127.0.0.1:{api}"
 provider = "{name}"
 http = "1.1"
-tls = {{ ca_file = "{work}/{ca}.pem" }}
+{tls}
 """)
     os.rename(f"{work}/{name}.part", f"{work}/{name}.toml")
 
 
-configured("plain", "127.0.0.1:0", serve(Answer), serve(Answer, "api"), "ca")
-configured("bare", "off", serve(Closing), serve(Answer, "own"), "own")
+tokens, closing = f"https://localhost:{serve(Answer, 'api')}/token", f"http://127.0.0.1:{serve(Closing)}/token"
+configured("plain", 0, "127.0.0.1:0", "plain-secret", tokens, serve(Answer, "api"), "ca")
+configured("bare", free_port(), "off", "of-other-lengths", closing, serve(Answer, "own"), "own")
 PY
     until [[ -e $work/plain.toml && -e $work/bare.toml ]]; do sleep 0.2; done
 }
 
-# Runs the command, which is the program, with a configuration of the above: every path a few times, and unless only the start is asked
-# for, uploads, the admin port, the time of a refresh and a reload.
+# Runs the command, which is the program, with a configuration of the above: every path a few times; with `uploads` these, too, and with
+# `all` besides them the admin port, the time of a refresh and a reload.
 #
-#     observe NAME start|all PATH... -- COMMAND...
+#     observe NAME start|uploads|all PATH... -- COMMAND...
 observe() {
     local name=$1 what=$2 config listen admin pid path paths=()
     shift 2
@@ -123,11 +132,15 @@ observe() {
     started "$name"
     for path in "${paths[@]}" "${paths[@]}" "${paths[@]}"; do
         curl -sS -o "$work/body" "http://$listen$path" -o "$work/body" "http://$listen$path"
+        # Apps have credentials of their own at times, and leave.
+        curl -sS -o "$work/body" -H 'Authorization: Bearer mine' -H 'Connection: close' "http://$listen$path"
     done
-    if [[ $what == all ]]; then
+    if [[ $what != start ]]; then
         for path in "${paths[@]}"; do
             curl -sS -o "$work/body" --data-binary "@$program" -H 'Expect:' "http://$listen$path" || true
         done
+    fi
+    if [[ $what == all ]]; then
         for path in /livez /readyz /metrics /; do
             curl -sS -o "$work/body" "http://$admin$path"
         done
@@ -136,7 +149,8 @@ observe() {
         kill -HUP "$pid"
         sleep 2
     fi
-    kill -INT "$pid"
+    # As a container is ended.
+    kill -TERM "$pid"
     wait "$pid"
 }
 
@@ -146,7 +160,10 @@ started() {
     if grep -q '^admin = "off"' "$config"; then
         last='listening on'
     fi
-    until grep -qs "$last" "$work/$1.log"; do sleep 0.2; done
+    until grep -qs "$last" "$work/$1.log"; do
+        sleep 0.2
+        kill -0 "$pid" || { cat "$work/$1.log" >&2 && return 1; }
+    done
     listen=$(sed -nE 's/.*listening on http:..([0-9.:]+).*/\1/p' "$work/$1.log")
     admin=$(sed -nE 's/.*admin page at http:..([0-9.:]+).*/\1/p' "$work/$1.log")
 }
