@@ -95,8 +95,8 @@
 //! # HTTP/1.1 is our own, and HTTP/2 to upstreams
 //!
 //! A 1 KiB GET takes nginx 43,900 user instructions (callgrind). With hyper on both sides, on pools of ours, it took us 50,400; with a
-//! codec of our own to the upstream 38,100; with one on the app's side, too, 34,700; now it is 32,400. Of these some 13,000 are TLS
-//! and the runtime.
+//! codec of our own to the upstream 38,100; with one on the app's side, too, 34,700; then 32,400, and 28,600 with the profile below. Some
+//! 13,000 of the 32,400 are TLS and the runtime.
 //! What hyper's cost is channels, wake-ups and copies of heads. Each side's connection is owned by one task that polls both of its
 //! halves, without channels, timers or boxes for a request; every framing that two readers could take differently is refused
 //! (`http1`), and what cannot be parsed gets an answer that is told like every other error.
