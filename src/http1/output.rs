@@ -148,6 +148,10 @@ impl Output {
         }
         let of_data = (wrote - of_text).min(self.data.len());
         self.data.advance(of_data);
+        if self.data.is_empty() {
+            // Even an empty one holds on to the buffer that it was cut from, and whoever fills that needs a second one then.
+            self.data = Bytes::new();
+        }
         self.tail = &self.tail[wrote - of_text - of_data..];
     }
 
@@ -159,5 +163,35 @@ impl Output {
     pub(crate) fn shed(&mut self, kept: usize) {
         self.text.clear();
         self.text.shrink_to(kept);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use bytes::BytesMut;
+
+    use super::*;
+
+    #[test]
+    fn what_was_written_holds_no_buffer() {
+        let mut buffer = BytesMut::zeroed(2 * SMALL_FRAME);
+        let mut output = Output::new();
+        output.begin(Framing::Close);
+        output.put(buffer.split().freeze()).unwrap();
+        assert!(!buffer.try_reclaim(2 * SMALL_FRAME));
+
+        let mut written = Vec::new();
+        let mut cx = Context::from_waker(Waker::noop());
+        while !output.is_empty() {
+            assert!(
+                output
+                    .poll_write(&mut cx, Pin::new(&mut written))
+                    .is_ready()
+            );
+        }
+        assert_eq!(written.len(), 2 * SMALL_FRAME);
+        assert!(buffer.try_reclaim(2 * SMALL_FRAME));
     }
 }
