@@ -1,5 +1,7 @@
 //! `--log` and `--log-format`: everything that is told along the way goes to standard error.
 
+mod events;
+
 use std::io::{self, IsTerminal as _};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -7,9 +9,10 @@ use clap::{Args, ValueEnum};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::layer;
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{Registry, registry, reload};
 
+use self::events::Events;
 use super::failure::Failure;
 use crate::app::LogControl;
 
@@ -61,7 +64,7 @@ impl LogArgs {
         let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let lines = layer().with_writer(io::stderr);
         let (filter, handle) = reload::Layer::new(filter);
-        let log = registry().with(filter);
+        let log = Events.with(filter);
         let started = match format {
             LogFormat::Human => log.with(lines.with_ansi(colour)).try_init(),
             LogFormat::Json => log.with(lines.json().flatten_event(true)).try_init(),
@@ -77,7 +80,7 @@ impl LogArgs {
 /// The running log.
 pub(super) struct Log {
     directives: Mutex<String>,
-    handle: reload::Handle<Targets, Registry>,
+    handle: reload::Handle<Targets, Events>,
 }
 
 impl LogControl for Log {
