@@ -14,7 +14,7 @@ use rustls::client::ClientConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{CertificateError, RootCertStore};
+use rustls::{CertificateError, CipherSuite, RootCertStore};
 use zeroize::Zeroizing;
 
 use crate::config::Tls;
@@ -73,7 +73,7 @@ impl TlsProfiles {
     pub fn new() -> Self {
         Self {
             shared: Arc::new(Shared {
-                provider: Arc::new(aws_lc_rs::default_provider()),
+                provider: Arc::new(provider()),
                 cache: Mutex::default(),
             }),
         }
@@ -118,6 +118,24 @@ impl TlsProfiles {
             .with_client_auth_cert(chain, key.private_key()?)
             .map_err(|error| key.content(format!("does not fit the certificate: {error}")))
     }
+}
+
+/// rustls' own, with AES-128 offered before AES-256, as browsers and Go do: servers without a preference of their own take the first, and
+/// it costs less, most of all in memory, since aws-lc's AES-GCM is 100 KiB of code for each length of key.
+fn provider() -> CryptoProvider {
+    let mut provider = aws_lc_rs::default_provider();
+    provider
+        .cipher_suites
+        .sort_by_key(|suite| match suite.suite() {
+            CipherSuite::TLS13_AES_128_GCM_SHA256
+            | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+            | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => 0,
+            CipherSuite::TLS13_AES_256_GCM_SHA384
+            | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
+            | CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => 1,
+            _ => 2,
+        });
+    provider
 }
 
 impl Default for TlsProfiles {
@@ -410,6 +428,8 @@ impl PemFile {
 
 #[cfg(test)]
 mod tests {
+    use rustls::SupportedCipherSuite;
+
     use super::*;
 
     #[test]
@@ -435,6 +455,27 @@ mod tests {
         // A container without ca-certificates has none.
         let found = profiles.get(&Tls::default()).is_ok();
         assert_eq!(loaded(), found);
+    }
+
+    #[test]
+    fn aes_128_is_offered_first_and_nothing_is_lost() {
+        let offered: Vec<_> = provider()
+            .cipher_suites
+            .iter()
+            .map(SupportedCipherSuite::suite)
+            .collect();
+        assert_eq!(offered[0], CipherSuite::TLS13_AES_128_GCM_SHA256);
+        let rest: Vec<_> = offered
+            .iter()
+            .filter(|suite| !format!("{suite:?}").starts_with("TLS13"))
+            .collect();
+        assert_eq!(
+            *rest[0],
+            CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+        );
+        let default = aws_lc_rs::default_provider().cipher_suites;
+        assert_eq!(offered.len(), default.len());
+        assert!(default.iter().all(|suite| offered.contains(&suite.suite())));
     }
 
     #[test]
