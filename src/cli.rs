@@ -82,9 +82,12 @@ enum Verb {
 }
 
 impl Cli {
-    /// What the process was started with. Wrong usage, and asking for help, end it here, with clap's explanation.
-    pub fn of_process() -> Result<Self, Failure> {
-        apart::apart(Self::parse)
+    /// What the process was started with. Wrong usage, and asking for help, end it here, with clap's explanation. Never inlined: what
+    /// it needs of the stack is free again behind it.
+    #[inline(never)]
+    #[must_use]
+    pub fn of_process() -> Self {
+        Self::parse()
     }
 
     /// Does what was asked for; what people asked to see goes to `out`, everything else to standard error.

@@ -76,6 +76,13 @@ pub async fn read(key: &str, value: &Value) -> Result<Var, InputError> {
     }
 }
 
+/// Whether any value of the configuration is a command's.
+pub fn has_commands(config: &Config) -> bool {
+    values(config)
+        .iter()
+        .any(|(_, value)| matches!(value, Value::Command(_)))
+}
+
 /// Runs every command of the configuration once, each text once, and tells whose answers cannot be used.
 ///
 /// What comes from elsewhere was looked at when the configuration was read.

@@ -241,7 +241,8 @@ impl Shared {
                 pool: Arc::clone(self),
                 ended: false,
             };
-            tokio::spawn(dialling.run());
+            // As an address: a spawned task is moved about before it has its place.
+            tokio::spawn(Box::pin(dialling.run()));
         }
     }
 
