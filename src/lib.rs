@@ -119,8 +119,8 @@
 //! purpose: it would lie between what is always in memory.
 //!
 //! Most of an idle sidecar's memory is the program itself, mapped 64 KiB at a time around what runs. What the profile never saw run
-//! is split off each function (`.cargo/config.toml`): half of the 2.2 MB of functions that run. `src/link/build.rs` puts the rest in one
-//! place and what is read in another, by the lists `src/link/hot.txt` and `tables.txt`.
+//! is split off each function, and what ran once is made small rather than fast (`.cargo/config.toml`): a start is a megabyte of code.
+//! `src/link/build.rs` puts that in one place and what is read in another, by the lists `src/link/hot.txt` and `tables.txt`.
 //!
 //! All three are evidence, not source: a function that was edited since is compiled and placed as if there were none. After larger
 //! changes, and with a new compiler, `tests/bench/profile.sh` and `tests/bench/hot.sh` write them anew.

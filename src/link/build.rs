@@ -25,14 +25,21 @@ const MORE: &str = "# Then what is rarer:\n";
 /// What follows this line of `tables.txt` is next to never read.
 const UNREAD: &str = "# Of these crates hardly anything:\n";
 
-/// What `hot.txt` cannot know: valgrind's processor lacks some instructions, and what comes first differs from run to run.
+/// What `hot.txt` cannot know: valgrind's processor lacks some instructions, some work is done in steps of eight bytes, and an answer
+/// comes in pieces or does not.
 const ALSO: &[&str] = &[
+    "_RN*4core3str5count*",
+    "_RN*9cupbearer8upstream5http1*10Connection*.cold",
     "startup.do_library_init",
     "rand_thread_local_state*",
     "_RN*4sha2*x86_sha*",
     "_R*9aws_lc_rs2pq*",
     "_RN*8httparse4simd*",
     "_RN*8httparse4simd*.cold",
+];
+
+/// What runs by chance, and is small: it has a place of its own, of which hardly more than a page is touched.
+const CHANCE: &[&str] = &[
     // Who is faster: a vendor, we, or the app.
     "_RN*9cupbearer8upstream*11poll_upload*",
     "_RNvM*5alloc7raw_vec*4wake5Waker*8grow_one*",
@@ -54,7 +61,6 @@ const ALSO: &[&str] = &[
     "_RN*5tokio4time*.cold",
     "_RN*9cupbearer8upstream5stall*",
     "_RN*9cupbearer8upstream4send*8Checkout4send*.cold",
-    "_RN*9cupbearer8upstream5http1*10Connection*.cold",
     "_RN*9cupbearer5proxy5watch*",
     "_RN*9cupbearer5proxy5watch*.cold",
     "_RN*9cupbearer5proxy5http14wire*",
@@ -71,7 +77,6 @@ const ALSO: &[&str] = &[
     "_RI*4core3ptr13drop_in_place*9cupbearer8provider8exchange*",
     "_RI*4core3ptr13drop_in_place*9cupbearer8provider8exchange*.cold",
     // How long names and numbers are, where work is done in steps of 8 or 16 bytes.
-    "_RN*4core3str5count*",
     "_RN*4core3fmt3num3imp*4__fmt",
     "_RN*4itoa*.cold",
     "_RN*4http6header3map*12remove_found*",
@@ -116,8 +121,7 @@ const LIKELY: &[&str] = &[
     "_RINv*13drop_in_place*9cupbearer8upstream*",
 ];
 
-/// Assembly of aws-lc: one section for each file. What a TLS client may run on some processor, the largest late, and last what hardly
-/// any does.
+/// Assembly of aws-lc: one section for each file. What a TLS client may run on some processor.
 const ASSEMBLY: &[&str] = &[
     "rdrand-x86_64",
     "aesni-x86_64",
@@ -133,11 +137,13 @@ const ASSEMBLY: &[&str] = &[
     "curve25519_x25519base",
     "sha3_keccak*",
     "mlkem_*",
-    "curve25519_x25519*",
-    "aesni-gcm-avx512",
-    "x86_64-mont5",
-    "p256_montjscalarmul*",
 ];
+
+/// Assembly that hardly any client runs: its other forms, which processors without some instructions take.
+const OTHER_ASSEMBLY: &[&str] = &["curve25519_x25519*", "x86_64-mont5", "p256_montjscalarmul*"];
+
+/// 700 KiB, of which one length of key and both ends are run. It comes first of all: so its end shares a place with what every start runs.
+const LARGEST_ASSEMBLY: &[&str] = &["aesni-gcm-avx512"];
 
 /// What `tables.txt` cannot know: constants of aws-lc's assembly, which stand by file, strings that are merged and have no order (but for
 /// the names of everything that a certificate may hold), and the tables of other processors than valgrind's.
@@ -277,9 +283,15 @@ fn script(functions: &str, constants: &str) -> String {
             .map(|file| format!("*-{file}.o(.text)\n"))
             .collect()
     };
-    script.push_str(&names(start));
+    let (rare, start): (Vec<_>, Vec<_>) = lines(start).partition(|name| name.ends_with(".cold"));
+    script.push_str(&files(LARGEST_ASSEMBLY));
+    script.push_str(&names(&start.join("\n")));
     script.push_str(&names(&ALSO.join("\n")));
     script.push_str(&files(ASSEMBLY));
+    // The other parts of functions, of which the compiler took it that they do not run, and hardly any does.
+    script.push_str(&names(&rare.join("\n")));
+    script.push_str(&names(&CHANCE.join("\n")));
+    script.push_str(&files(OTHER_ASSEMBLY));
     script.push_str(&names(&LIKELY.join("\n")));
     script.push_str(&names(more));
     script.push_str("}\n} INSERT AFTER .eh_frame;\nSECTIONS {\n.rodata.hot : {\n");

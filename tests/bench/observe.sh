@@ -6,8 +6,9 @@ work=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$work"' EXIT
 
 # Starts the vendors and writes configurations: one.toml with one provider and one HTTP/1.1 upstream, plain.toml with what most need and
-# no more, bare.toml the same with all else different: no admin port, a port of its own, names and secrets of other lengths, a token
-# endpoint without TLS that closes its connections, an API whose certificate is its own CA; all.toml with all vendors and HTTP/2.
+# no more, bare.toml the same with all else different: no admin port, a port of its own, names and secrets of other lengths, a slow token
+# endpoint without TLS that closes its connections, an API that prefers AES-256 and whose certificate nobody signed; all.toml with all
+# vendors and HTTP/2.
 vendors() {
     "$1" demo >"$work/demo" 2>&1 &
     until grep -q '^All five' "$work/demo"; do sleep 0.2; done
@@ -30,24 +31,75 @@ plain_vendors() {
         openssl req -x509 "${key[@]}" -keyout ca.key -out ca.pem -subj /CN=ca -addext basicConstraints=critical,CA:TRUE
         openssl req "${key[@]}" -keyout api.key -out api.csr -subj /CN=api.test
         openssl x509 -req -in api.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out api.pem \
-            -extfile <(echo 'subjectAltName = DNS:api.test, DNS:localhost')
-        openssl req -x509 "${key[@]}" -keyout own.key -out own.pem -subj /CN=api.test -addext 'subjectAltName = DNS:api.test'
+            -extfile <(printf '%s\n' 'subjectAltName = DNS:api.test, DNS:localhost' 'basicConstraints = critical, CA:FALSE' \
+                'keyUsage = critical, digitalSignature' 'extendedKeyUsage = serverAuth' 'authorityKeyIdentifier = keyid')
+        openssl req -x509 "${key[@]}" -keyout own.key -out own.pem -subj /CN=api.test -addext 'subjectAltName = DNS:api.test' \
+            -addext basicConstraints=critical,CA:FALSE
     ) 2>"$work/openssl.log"
     python3 - "$work" <<'PY' &
-import http.server, json, os, socket, ssl, sys, threading
+import http.server, json, os, socket, ssl, sys, threading, time
 
 work = sys.argv[1]
+
+# What servers like to tell.
+TOLD = """
+accept-ranges: bytes
+access-control-allow-credentials: true
+access-control-allow-headers: content-type
+access-control-allow-methods: GET, POST
+access-control-allow-origin: https://app.test
+access-control-expose-headers: etag
+access-control-max-age: 600
+age: 0
+allow: GET, POST
+cache-control: no-store, private
+content-disposition: inline
+content-language: en
+content-location: /slow
+content-security-policy: default-src 'none'
+etag: "0123456789abcdef"
+expires: Thu, 01 Jan 2026 00:00:00 GMT
+last-modified: Thu, 01 Jan 2026 00:00:00 GMT
+link: </next>; rel="next"
+pragma: no-cache
+referrer-policy: no-referrer
+retry-after: 1
+set-cookie: session=0123456789abcdef; Path=/; Secure
+strict-transport-security: max-age=31536000
+vary: Accept-Encoding, Origin
+x-content-type-options: nosniff
+x-frame-options: DENY
+x-request-id: 0123456789abcdef
+x-xss-protection: 0
+"""
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # In one piece, up to 64 KiB.
+    wbufsize = 65536
+    pause = 0
 
-    def answer(self, kind, content):
+    def answer(self, kind, content, told=""):
         self.send_response(200)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
+        for field in told.strip().splitlines():
+            self.send_header(*field.split(": ", 1))
         self.end_headers()
-        self.wfile.write(content)
+        for piece in self.pieces(content):
+            self.wfile.write(piece)
+
+    def pieces(self, content):
+        if not self.pause:
+            return [content]
+        half = len(content) // 2
+        return map(self.late, [content[:half], content[half:]])
+
+    def late(self, piece):
+        self.wfile.flush()
+        time.sleep(self.pause)
+        return piece
 
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -55,7 +107,12 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.answer("application/json", json.dumps(token).encode())
 
     def do_GET(self):
-        self.answer("text/plain", b"x" * (500_000 if self.path == "/large" else 1024))
+        if self.path != "/slow":
+            return self.answer("text/plain", b"x" * {"/large": 8_000_000, "/medium": 64 << 10}.get(self.path, 1024))
+        time.sleep(0.5)
+        self.pause = 0.2
+        self.close_connection = True
+        self.answer("text/plain", b"x" * 1024, TOLD + "connection: close")
 
     def log_message(self, *_):
         pass
@@ -63,6 +120,12 @@ class Answer(http.server.BaseHTTPRequestHandler):
 
 class Closing(Answer):
     protocol_version = "HTTP/1.0"
+    pause = 0.2
+
+    def do_POST(self):
+        # So that first requests wait for a token.
+        time.sleep(2)
+        super().do_POST()
 
 
 def serve(handler, certificate=None):
@@ -70,6 +133,10 @@ def serve(handler, certificate=None):
     if certificate:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(f"{work}/{certificate}.pem", f"{work}/{certificate}.key")
+        # Python prefers AES-256, most servers what the client does.
+        if certificate == "api":
+            tls.set_alpn_protocols(["http/1.1"])
+            tls.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
         server.socket = tls.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever).start()
     return server.server_port
@@ -114,6 +181,15 @@ PY
     until [[ -e $work/plain.toml && -e $work/bare.toml ]]; do sleep 0.2; done
 }
 
+told=()
+for field in 'Accept-Charset: utf-8' 'Accept-Encoding: gzip, deflate, br' 'Accept-Language: en' 'Cache-Control: no-cache' 'Cookie: a=b' \
+    'Content-Type: application/json' 'DNT: 1' 'If-Match: "a"' 'If-Modified-Since: Thu, 01 Jan 2026 00:00:00 GMT' 'If-None-Match: "b"' \
+    'If-Range: "a"' 'Pragma: no-cache' 'Range: bytes=0-99' 'Referer: https://app.test/' \
+    'traceparent: 00-0123456789abcdef0123456789abcdef-0123456789abcdef-01' 'Upgrade-Insecure-Requests: 1' 'X-Request-Id: 0' \
+    'X-Forwarded-For: 192.0.2.1' 'X-Forwarded-Proto: https'; do
+    told+=(-H "$field")
+done
+
 # Runs the command, which is the program, with a configuration of the above: every path a few times; with `uploads` these, too, and with
 # `all` besides them the admin port, the time of a refresh and a reload.
 #
@@ -127,14 +203,23 @@ observe() {
     done
     shift
     config=$work/$name.toml
+    # As one that was just written.
+    touch "$config"
     "$@" run --config "$config" >"$work/$name.log" 2>&1 &
     pid=$!
     started "$name"
     for path in "${paths[@]}" "${paths[@]}" "${paths[@]}"; do
-        curl -sS -o "$work/body" "http://$listen$path" -o "$work/body" "http://$listen$path"
+        curl -fsS -o "$work/body" "http://$listen$path" -o "$work/body" "http://$listen$path"
         # Apps have credentials of their own at times, and leave.
-        curl -sS -o "$work/body" -H 'Authorization: Bearer mine' -H 'Connection: close' "http://$listen$path"
+        curl -fsS -o "$work/body" -H 'Authorization: Bearer mine' -H 'Connection: close' "http://$listen$path"
     done
+    if [[ " ${paths[*]} " == *' /large '* ]]; then
+        # Slower than the API is, and with what apps like to tell.
+        curl -fsS -o "$work/body" --limit-rate 4M "http://$listen/large"
+        curl -fsS -o "$work/body" -H 'Host: api.test' "${told[@]}" "http://$listen/slow" -o "$work/body" "http://$listen/slow"
+    fi
+    # A probe of the port.
+    : <>"/dev/tcp/${listen/://}"
     if [[ $what != start ]]; then
         for path in "${paths[@]}"; do
             curl -sS -o "$work/body" --data-binary "@$program" -H 'Expect:' "http://$listen$path" || true
@@ -142,7 +227,7 @@ observe() {
     fi
     if [[ $what == all ]]; then
         for path in /livez /readyz /metrics /; do
-            curl -sS -o "$work/body" "http://$admin$path"
+            curl -fsS -o "$work/body" "http://$admin$path"
         done
         sleep 12
         echo '# changed' >>"$config"

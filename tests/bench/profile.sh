@@ -29,8 +29,8 @@ main() {
     vendors "$program"
     cp "$work/one.toml" "$work/start.toml"
     recorded start start /orders/42
-    recorded plain start /orders/42 /large
-    recorded bare start / /large
+    recorded plain start /orders/42 /medium /large /slow
+    recorded bare start / /medium /large /slow
     # Not what is done now and then, as refreshes, reloads and scrapes: it would lie between what an idle sidecar keeps in memory.
     recorded one uploads /orders/42
     # What a request costs: both versions of HTTP, small and large answers, one and many connections.
