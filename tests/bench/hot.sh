@@ -95,7 +95,7 @@ for found in sections:
     if m := crate.match(found[2]):
         all_of[m[1]] += found[1]
         read_of[m[1]] += found[1] if found in read else 0
-print(*(name for _, _, name in read), sep="\n", file=open(f"{work}/read.names", "w"))
+print(*(name for _, _, name in sorted(read)), sep="\n", file=open(f"{work}/read.names", "w"))
 unread = (f"{name}.*" for name in sorted(all_of) if read_of[name] * 10 < all_of[name])
 print(*unread, sep="\n", file=open(f"{work}/unread.names", "w"))
 PY

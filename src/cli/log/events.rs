@@ -1,11 +1,11 @@
 //! What stands below the log: a subscriber to events. tracing-subscriber's own, `Registry`, keeps spans as well, and 33 KiB for them;
-//! Cupbearer opens none, and h2's one, `Connection`, tells nothing but its kind.
+//! Cupbearer opens none, and in a release h2's one, `Connection`, tells nothing but its kind.
 
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::registry::{Extensions, ExtensionsMut, LookupSpan, SpanData};
 
-/// Takes part in events and in no span: layers never hear of one.
+/// Takes part in events and enables no span, so that layers are never told of a new one.
 pub(super) struct Events;
 
 impl Subscriber for Events {
@@ -13,7 +13,7 @@ impl Subscriber for Events {
         !metadata.is_span()
     }
 
-    /// Not called, for no span is enabled; the value is any.
+    /// Not called, for no span is enabled. (Layers would look for the span, and there is none.)
     fn new_span(&self, _: &Attributes<'_>) -> Id {
         Id::from_u64(1)
     }
