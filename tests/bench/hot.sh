@@ -27,6 +27,8 @@ main() {
     {
         echo '# Written by tests/bench/hot.sh, read by src/link/build.rs. What the start and first requests run:'
         {
+            # Before what one of the two does, what both do.
+            comm -12 <(names "$work/plain") <(names "$work/bare") | globs
             names "$work/plain" "$work/bare" | globs
             rare "$work/plain" "$work/bare" | globs
             echo '# Then what is rarer:'
