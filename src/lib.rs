@@ -95,7 +95,7 @@
 //! # HTTP/1.1 is our own, and HTTP/2 to upstreams
 //!
 //! A 1 KiB GET takes nginx 43,900 user instructions (callgrind). With hyper on both sides, on pools of ours, it took us 50,400; with a
-//! codec of our own to the upstream 38,100; with one on the app's side, too, 34,700; then 32,400, and 28,600 with the profile below. Some
+//! codec of our own to the upstream 38,100; with one on the app's side, too, 34,700; then 32,400, and 29,700 with the profile below. Some
 //! 13,000 of the 32,400 are TLS and the runtime.
 //! What hyper's cost is channels, wake-ups and copies of heads. Each side's connection is owned by one task that polls both of its
 //! halves, without channels, timers or boxes for a request; every framing that two readers could take differently is refused
@@ -114,8 +114,8 @@
 //! # How the program is compiled and lies in memory
 //!
 //! Release builds are compiled by a profile, `src/link/cupbearer.profdata`: how often each branch was taken from the start to the first
-//! requests, and in the benchmark `cost`. It is handed to rustc by `.cargo/rustc-with-profile`, and takes an eighth of the instructions
-//! off a request to an HTTP/1.1 upstream and a sixth by HTTP/2. What is done now and then, such as a refresh or a reload, is left out on
+//! requests, and in the benchmark `cost`. It is handed to rustc by `.cargo/rustc-with-profile`, and takes a twelfth of the instructions
+//! off a request to an HTTP/1.1 upstream and a tenth by HTTP/2. What is done now and then, such as a refresh or a reload, is left out on
 //! purpose: it would lie between what is always in memory.
 //!
 //! Most of an idle sidecar's memory is the program itself, mapped 64 KiB at a time around what runs. What the profile never saw run
