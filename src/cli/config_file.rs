@@ -79,7 +79,7 @@ impl Loaded {
     /// Runs every `command` of the configuration once: a credential that cannot be had is an error of the start, not
     /// of the first fetch. Not part of [`ConfigArgs::load`], since a verb that needs one provider runs no other's.
     pub(super) fn with_commands_checked(self) -> Result<Self, Failure> {
-        // Nor a runtime for none.
+        // Most have none, and a runtime takes descriptors and memory.
         if !inputs::has_commands(&self.config) {
             return Ok(self);
         }

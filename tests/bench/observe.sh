@@ -7,7 +7,7 @@ trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$work"' EXIT
 
 # Starts the vendors and writes configurations: one.toml with one provider and one HTTP/1.1 upstream, plain.toml with what most need and
 # no more, bare.toml the same with all else different: no admin port, a port of its own, names and secrets of other lengths, a slow token
-# endpoint without TLS that closes its connections, an API that prefers AES-256 and whose certificate is its own; all.toml with all
+# endpoint without TLS that closes its connections, an API that prefers AES-256 and has signed its certificate itself; all.toml with all
 # vendors and HTTP/2.
 vendors() {
     "$1" demo >"$work/demo" 2>&1 &
