@@ -205,6 +205,17 @@ async fn answers_in_every_framing_are_read() {
 }
 
 #[tokio::test]
+async fn an_answer_of_a_mebibyte_is_read_and_a_byte_more_is_not() {
+    for (length, read) in [(MAX_ANSWER, true), (MAX_ANSWER + 1, false)] {
+        // JSON may end in white space.
+        let text = format!("{TOKEN}{}", " ".repeat(length - TOKEN.len()));
+        let vendor = Vendor::plain(answer("200 OK", "", &text), Then::Close).await;
+        let fetched = fetch(&vendor.provider(CLIENT_CREDENTIALS)).await;
+        assert_eq!(fetched.is_ok(), read, "{length} bytes");
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_token_is_classed_and_told_in_words() {
     let huge = format!("{{\"access_token\":\"{}\"}}", "a".repeat(2 * 1024 * 1024));
     let html = "<html><body>Bad Gateway</body></html>";
