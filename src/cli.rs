@@ -1,7 +1,6 @@
 //! The command line: one file per verb, and no logic that a user of the library would miss.
 
 mod admin;
-mod apart;
 mod background;
 mod chained;
 mod check;
@@ -53,9 +52,7 @@ pub struct Cli {
     log: log::LogArgs,
 }
 
-// Arguments are described when their verb is given: a sidecar's every start would describe all the others.
 #[derive(Debug, Subcommand)]
-#[command(defer = true)]
 enum Verb {
     /// Run the proxy.
     Run(run::RunArgs),
@@ -82,11 +79,10 @@ enum Verb {
 }
 
 impl Cli {
-    /// What the process was started with. Wrong usage, and asking for help, end it here, with clap's explanation. Never inlined: what
-    /// it needs of the stack is free again behind it.
-    #[inline(never)]
+    /// Parses the process's arguments. Wrong usage and `--help` end the process here, with clap's
+    /// explanation.
     #[must_use]
-    pub fn of_process() -> Self {
+    pub fn from_process_args() -> Self {
         Self::parse()
     }
 
@@ -95,22 +91,16 @@ impl Cli {
         let log = &self.log;
         match self.verb {
             Verb::Run(args) => run::run(&args, log),
-            Verb::Check(args) => aside(|| check::run(&args, log, out)),
-            Verb::Login(args) => aside(|| login::run(&args, log, out)),
-            Verb::Token(args) => aside(|| token::run(&args, log, out)),
-            Verb::Status(args) => aside(|| status::run(&args, out)),
-            Verb::Exec(args) => aside(|| exec::run(&args, log)),
-            Verb::Dialects(args) => aside(|| dialects::run(&args, out)),
-            Verb::Health(args) => aside(|| health::run(&args, out)),
-            Verb::Demo(args) => aside(|| demo::run(&args, log, out)),
-            Verb::Completions(args) => aside(|| completions::run(&args, out)),
+            Verb::Check(args) => check::run(&args, log, out),
+            Verb::Login(args) => login::run(&args, log, out),
+            Verb::Token(args) => token::run(&args, log, out),
+            Verb::Status(args) => status::run(&args, out),
+            Verb::Exec(args) => exec::run(&args, log),
+            Verb::Dialects(args) => dialects::run(&args, out),
+            Verb::Health(args) => health::run(&args, out),
+            Verb::Demo(args) => demo::run(&args, log, out),
+            Verb::Completions(args) => completions::run(&args, out),
             Verb::Version => version::run(out),
         }
     }
-}
-
-/// A verb that ends, in a function of its own: inlined, it would take from the stack of a proxy for as long as that runs.
-#[inline(never)]
-fn aside(verb: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
-    verb()
 }

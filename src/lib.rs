@@ -92,39 +92,6 @@
 //! keep the [`proxy::Snapshot`] that they started with. New listeners are bound before anything changes; one that is kept is not touched,
 //! and one that goes lets in whoever waits at it ([`proxy::door`]).
 //!
-//! # HTTP/1.1 is our own, and HTTP/2 to upstreams
-//!
-//! A 1 KiB GET takes nginx 43,900 user instructions (callgrind). With hyper on both sides, on pools of ours, it took us 50,400; with a
-//! codec of our own to the upstream 38,100; with one on the app's side, too, 34,700; then 32,400, and 29,700 with the profile below. Some
-//! 13,000 of the 32,400 are TLS and the runtime.
-//! What hyper's cost is channels, wake-ups and copies of heads. Each side's connection is owned by one task that polls both of its
-//! halves, without channels, timers or boxes for a request; every framing that two readers could take differently is refused
-//! (`http1`), and what cannot be parsed gets an answer that is told like every other error.
-//!
-//! * *To the upstream* (`upstream/http1`) a request's head is borrowed, so that a retry needs no copy. An upload which is still
-//!   going on when the response has begun is moved by whoever reads or writes that response.
-//! * *To the upstream by HTTP/2* (`upstream/http2`) the connection does need a task of its own, which reads and writes what belongs to
-//!   all. It was hyper's at 76,900 instructions, and is 35,100 with ours (both without the profile below); with many requests at once it
-//!   makes fewer system calls than HTTP/1.1, as their frames leave together.
-//! * *From the app* (`proxy/http1`) a request's body is read off the connection by whoever polls it; so the reading half is shared, and
-//!   a body that outlives its request gets an error instead of the next one's bytes.
-//!   A connection has buffers only while there is something in them: an idle one costs 8 KiB where it
-//!   took 16 with hyper, also after a burst of requests; half of that is its task, in which the future of a request has its place.
-//!
-//! # How the program is compiled and lies in memory
-//!
-//! Release builds are compiled by a profile, `src/link/cupbearer.profdata`: how often each branch was taken from the start to the first
-//! requests, and in the benchmark `cost`. It is handed to rustc by `.cargo/rustc-with-profile`, and takes a twelfth of the instructions
-//! off a request to an HTTP/1.1 upstream and a tenth by HTTP/2. What is done now and then, such as a refresh or a reload, is left out on
-//! purpose: it would lie between what is always in memory.
-//!
-//! Most of an idle sidecar's memory is the program itself, mapped 64 KiB at a time around what runs. What the profile never saw run
-//! is split off each function, and what ran once is made small rather than fast (`.cargo/config.toml`): a start is a megabyte of code.
-//! `src/link/build.rs` puts that in one place and what is read in another, by the lists `src/link/hot.txt` and `tables.txt`.
-//!
-//! All three are evidence, not source: a function that was edited since is compiled and placed as if there were none. After larger
-//! changes, and with a new compiler, `tests/bench/profile.sh` and `tests/bench/hot.sh` write them anew.
-//!
 //! # What is not here
 //!
 //! * No lock is taken to read a token, and none is held across an await.

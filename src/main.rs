@@ -7,7 +7,7 @@ use cupbearer::cli::Cli;
 
 fn main() -> ExitCode {
     // Wrong usage ends here, with exit code 2.
-    let done = Cli::of_process().run(&mut io::stdout());
+    let done = Cli::from_process_args().run(&mut io::stdout());
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

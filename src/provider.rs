@@ -117,8 +117,7 @@ pub fn spawn(group: Vec<Arc<Provider>>, deps: Deps) -> Vec<Handle> {
         save_from: Instant::now(),
         hurried: 0,
     };
-    // On its way to the runtime a task is moved several times, over a stack that stays resident: this is an address.
-    tokio::spawn(Box::pin(refresher.run()));
+    tokio::spawn(refresher.run());
     handles
 }
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use clap::Args;
 use tokio::signal::unix::SignalKind;
 
-use super::apart::apart;
 use super::config_file::{ConfigArgs, Loaded};
 use super::core_dumps;
 use super::failure::Failure;
@@ -21,7 +20,7 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: &RunArgs, log: &LogArgs) -> Result<(), Failure> {
-    let Loaded { path, config } = apart(|| args.config.load()?.with_commands_checked())??;
+    let Loaded { path, config } = args.config.load()?.with_commands_checked()?;
     let file = ConfigFile::new(path.clone(), ProcessEnvironment);
     let log = log.start("info")?;
     core_dumps::disable();

@@ -122,8 +122,7 @@ impl AssertionPlan {
         templates
     }
 
-    /// Makes and signs it. Not a part of its caller, which would touch 20 KB of stack for whoever signs nothing.
-    #[inline(never)]
+    /// Returns the signed assertion.
     pub(super) fn sign(&self, scope: Scope<'_>) -> Result<Value, Problem> {
         let key = self.read_key(scope)?;
         let fill = |template: &Template| -> Result<Option<JsonValue>, String> {

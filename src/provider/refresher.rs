@@ -98,7 +98,7 @@ impl Refresher {
             match self.schedule.decide(now) {
                 Decision::Fetch => {
                     if let Some(turn) = self.turn().await {
-                        // On the heap for as long as it takes: 9 KB of 11 that each provider would hold all its life.
+                        // Boxed while it lasts: it is 9 KB of the 11 KB that each refresher would hold all its life.
                         Box::pin(self.fetch()).await;
                         drop(turn);
                     }

@@ -259,8 +259,7 @@ impl Connector {
             .with_alpn(self.shared.alpn.protocols())
             .connect(tls.server_name.clone(), ReadAhead::new(tcp));
         let stream = budget
-            // In a box: it is kilobytes, that would be moved about on the stack of a thread that needs no more of it ever.
-            .spend(&peer, Stage::Handshake, Box::pin(handshake))
+            .spend(&peer, Stage::Handshake, handshake)
             .await?
             .map_err(|error| handshake_error(peer.clone(), error))?;
         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");

@@ -241,8 +241,7 @@ impl Shared {
                 pool: Arc::clone(self),
                 ended: false,
             };
-            // As an address: a spawned task is moved about before it has its place.
-            tokio::spawn(Box::pin(dialling.run()));
+            tokio::spawn(dialling.run());
         }
     }
 
