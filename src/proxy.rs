@@ -5,8 +5,11 @@
 
 pub mod accept;
 mod access;
+mod app_body;
 mod authorize;
 mod clean;
+mod client_io;
+mod connection;
 pub mod door;
 mod error;
 mod forward;
@@ -14,40 +17,32 @@ mod forward;
 pub mod fuzz;
 mod guard;
 mod headers;
-mod http1;
-mod http2;
 mod reject;
 mod respond;
 mod rewrite;
 pub mod route;
-mod stream;
 pub mod target;
 mod upgrade;
 mod watch;
+pub mod worker;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
 use arc_swap::ArcSwap;
-use bytes::Bytes;
-use http::{HeaderValue, Request, Response, Version};
-use http_body::{Body, Frame, SizeHint};
+use http::{HeaderValue, Method, Request, Response, Version};
 use tokio::time::Instant;
 
 use crate::metrics::Metrics;
-use crate::upstream::Interim;
-use crate::upstream::send::Cause;
 
-use accept::{Client, Worker};
 use access::Access;
+use app_body::AppBody;
 use error::ProxyError;
 pub use guard::Hosts;
 use headers::Scan;
 use respond::{Measure, ResponseBody};
 use route::{Routed, Routes};
+use worker::{Client, Worker};
 
 /// What all workers see.
 pub struct Proxy {
@@ -92,52 +87,6 @@ pub enum ClientAuth {
     PeerUid(Vec<u32>),
 }
 
-/// A request's body, by the version in which it comes in.
-#[derive(Default)]
-enum AppBody {
-    #[default]
-    Empty,
-    Http1(http1::Incoming),
-    Http2(http2::Incoming),
-    /// Either, for the access log.
-    Counted(Box<access::Counted>),
-}
-
-impl Body for AppBody {
-    type Data = Bytes;
-    type Error = Cause;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
-        match self.get_mut() {
-            Self::Empty => Poll::Ready(None),
-            Self::Http1(body) => Pin::new(body).poll_frame(cx),
-            Self::Http2(body) => Pin::new(body).poll_frame(cx),
-            Self::Counted(body) => Pin::new(&mut **body).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Empty => true,
-            Self::Http1(body) => body.is_end_stream(),
-            Self::Http2(body) => body.is_end_stream(),
-            Self::Counted(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Http1(body) => body.size_hint(),
-            Self::Http2(body) => body.size_hint(),
-            Self::Counted(body) => body.size_hint(),
-        }
-    }
-}
-
 impl Via {
     /// `None` where the pseudonym is no token.
     pub fn new(pseudonym: &str) -> Option<Self> {
@@ -155,36 +104,31 @@ impl Via {
     }
 }
 
-/// Answers one request. Never fails: what goes wrong is an answer, too.
-///
-/// The request is borrowed, and taken where it is sent, and the answer has its place: every byte that a future is given or gives is
-/// copied from one to the next.
+/// Answers one request. Never fails: every error becomes a response.
 async fn handle(
     worker: &Worker,
     client: &Client,
-    request: &mut Request<AppBody>,
-    interim: Option<&dyn Interim>,
-    place: &mut Option<Response<ResponseBody>>,
-) {
+    mut request: Request<AppBody>,
+) -> Response<ResponseBody> {
     let snapshot = worker.proxy.snapshot.load_full();
     let scan = Scan::of(request.headers());
-    let shape = respond::Shape::of(request, &scan);
+    let shape = respond::Shape::of(&request, &scan);
     let now = Instant::now();
     let mut measure = Measure::start(client, now);
     if snapshot.settings.access_log {
-        measure.access = Some(Access::start(request));
+        measure.access = Some(Access::start(&mut request));
     }
-    // No future around that of `forward`: it would be moved into this one.
-    let answered = match admit(client, &snapshot, scan, request, &mut measure) {
-        Ok(routed) => {
-            forward::forward(worker, &snapshot, scan, request, routed, interim, now).await
+    let answered = match admit(client, &snapshot, scan, &mut request, &mut measure) {
+        Ok(_) if scan.max_forwards && is_final_recipient(&request) => {
+            return respond::final_recipient(measure);
         }
+        Ok(routed) => forward::forward(worker, &snapshot, scan, request, routed, now).await,
         Err(error) => Err(error),
     };
-    *place = Some(match answered {
+    match answered {
         Ok(response) => respond::forward(response, measure),
         Err(error) => respond::problem(&error, shape, measure, &worker.proxy.metrics),
-    });
+    }
 }
 
 /// Where a request goes, if it may.
@@ -203,4 +147,9 @@ fn admit<'a>(
     authorize::check_client(request, client, snapshot)?;
     authorize::check_allowed(request, &routed)?;
     Ok(routed)
+}
+
+/// Only OPTIONS counts its hops here: TRACE is refused.
+fn is_final_recipient<B>(request: &Request<B>) -> bool {
+    request.method() == Method::OPTIONS && headers::max_forwards(request.headers()) == Some(0)
 }

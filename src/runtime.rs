@@ -10,8 +10,9 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::proxy::Proxy;
-use crate::proxy::accept::{self, Hand, Source, Worker};
+use crate::proxy::accept::{self, Hand, Source};
 use crate::proxy::door::{Change, Listener};
+use crate::proxy::worker::Worker;
 
 /// The control thread's runtime. Its blocking pool reads files and resolves names, one at a time mostly.
 pub fn control() -> io::Result<Runtime> {

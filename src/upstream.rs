@@ -9,10 +9,15 @@ mod counted;
 mod http1;
 mod http2;
 pub mod pool;
+mod pump;
 pub mod send;
 pub mod stall;
 pub mod tee;
 pub mod tls;
+
+/// Limits of a head, on every leg.
+pub const MAX_HEAD: usize = 64 * 1024;
+pub const MAX_FIELDS: usize = 256;
 
 pub use body::{BodyError, RequestBody, UpstreamBody};
 pub use http1::Tunnel;
@@ -21,6 +26,6 @@ pub use http1::fuzz::http1_response;
 #[cfg(any(test, fuzzing))]
 pub use http2::fuzz::http2_response;
 pub use pool::{Limits, Pool};
-pub use send::{Ask, Checkout, Interim, SendError, SendFailure};
+pub use send::{Ask, Checkout, SendError, SendFailure};
 pub use stall::{Stall, Stalled};
 pub use tee::Replay;

@@ -63,9 +63,9 @@ macro_rules! targets {
 }
 
 targets! {
+    client_io
     config
     egress_proxy
-    http1_request
     http1_response
     http2_response
     reject_body

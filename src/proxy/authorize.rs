@@ -5,10 +5,10 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Uri};
 use percent_encoding::percent_decode_str;
 
-use super::accept::Client;
 use super::error::ProxyError;
 use super::route::Routed;
 use super::target::Target;
+use super::worker::Client;
 use super::{ClientAuth, Snapshot};
 use crate::config::AllowRule;
 use crate::dialect::Injection;

@@ -1,9 +1,8 @@
 //! Clean: a request's head loses what the upstream must not get, and gains what it always gets. The credential comes later.
 
-use http::HeaderValue;
-use http::Request;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, EXPECT, VIA};
 use http::request::Parts;
+use http::{HeaderValue, Method, Request};
 
 use super::error::ProxyError;
 use super::headers::{self, Scan};
@@ -33,6 +32,9 @@ pub(super) fn clean(head: &mut Parts, scan: &Scan, snapshot: &Snapshot, target: 
     let headers = &mut head.headers;
     if scan.hop_by_hop {
         headers::strip_hop_by_hop(headers);
+    }
+    if scan.max_forwards && head.method == Method::OPTIONS {
+        headers::count_forward(headers);
     }
     if scan.expect {
         headers.remove(EXPECT);

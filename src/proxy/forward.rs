@@ -10,18 +10,17 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use tokio::time::Instant;
 
-use super::accept::Worker;
 use super::access::Tally;
 use super::error::ProxyError;
 use super::headers::{self, Scan};
 use super::reject::{self, ForwardedBody};
 use super::respond::Received;
 use super::route::Routed;
+use super::worker::Worker;
 use super::{AppBody, Snapshot, authorize, clean, rewrite, upgrade};
-use crate::http1::fields;
 use crate::provider::cell::{Entry, OnWire, Traveller, Unavailable};
 use crate::upstream::{
-    Ask, Checkout, Interim, Pool, Replay, RequestBody, SendError, SendFailure, UpstreamBody,
+    Ask, Checkout, Pool, Replay, RequestBody, SendError, SendFailure, UpstreamBody,
 };
 
 /// Attempts to get past a rejection, the first one included (DESIGN.md §6.4).
@@ -35,13 +34,11 @@ pub(super) async fn forward(
     worker: &Worker,
     snapshot: &Snapshot,
     scan: Scan,
-    request: &mut Request<AppBody>,
+    request: Request<AppBody>,
     routed: Routed<'_>,
-    interim: Option<&dyn Interim>,
     now: Instant,
 ) -> Result<Response<ForwardedBody>, ProxyError> {
     let mut exchange = Exchange::new(worker, snapshot, scan, request, routed)?;
-    exchange.interim = interim;
     exchange.now = Some(now);
     let mut response = if exchange.upgrades {
         Box::pin(exchange.run_upgrade()).await?
@@ -51,8 +48,7 @@ pub(super) async fn forward(
     if routed.target.config.rewrite_redirects && rewrite::concerns(response.headers()) {
         rewrite::response(response.headers_mut(), &exchange.view());
     }
-    fields::recycle(exchange.head.headers);
-    Ok(response)
+    Ok(response.map(ForwardedBody::detach_upload))
 }
 
 /// One request on its way, over as many attempts as it takes.
@@ -60,8 +56,6 @@ struct Exchange<'a> {
     routed: Routed<'a>,
     worker: &'a Worker,
     pool: &'a Pool,
-    /// Where the app hears what comes before the answer.
-    interim: Option<&'a dyn Interim>,
     /// The app's own credential goes out instead of ours.
     keep: bool,
     te_trailers: bool,
@@ -96,13 +90,13 @@ impl<'a> Exchange<'a> {
         worker: &'a Worker,
         snapshot: &Snapshot,
         scan: Scan,
-        request: &mut Request<AppBody>,
+        request: Request<AppBody>,
         routed: Routed<'a>,
     ) -> Result<Self, ProxyError> {
         let target = routed.target;
-        clean::refuse_credential(request, target)?;
+        clean::refuse_credential(&request, target)?;
         let te_trailers = scan.te && headers::te_trailers(request.headers());
-        let (mut head, body) = std::mem::take(request).into_parts();
+        let (mut head, body) = request.into_parts();
         let switch = upgrade::Wanted::of(&head, &body, &scan);
         let keep = clean::clean(&mut head, &scan, snapshot, target);
         if let Some(wanted) = &switch {
@@ -124,7 +118,6 @@ impl<'a> Exchange<'a> {
             routed,
             worker,
             pool: &target.pools[worker.index],
-            interim: None,
             keep,
             te_trailers,
             upgrades,
@@ -252,7 +245,6 @@ impl<'a> Exchange<'a> {
         Ask {
             head: &self.head,
             wait: self.routed.target.config.response_timeout,
-            interim: self.interim.map(|_| self as &dyn Interim),
         }
     }
 
@@ -470,21 +462,6 @@ impl<'a> Exchange<'a> {
         head.uri = Uri::from_parts(uri)
             .map_err(|_| ProxyError::BadRequest("the path cannot be forwarded"))?;
         Ok(host)
-    }
-}
-
-impl Interim for Exchange<'_> {
-    /// Each as it comes, also those of an attempt that is rejected afterwards: they are about no answer in particular.
-    fn pass_on(&self, mut head: Response<()>) {
-        let target = self.routed.target;
-        let headers = head.headers_mut();
-        headers::clean_interim(headers, &target.credentials.all_headers);
-        if target.config.rewrite_redirects && rewrite::concerns(headers) {
-            rewrite::response(headers, &self.view());
-        }
-        if let Some(app) = self.interim {
-            app.pass_on(head);
-        }
     }
 }
 

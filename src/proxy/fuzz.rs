@@ -72,6 +72,8 @@ static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
     routes
 });
 
+pub use super::client_io::fuzz::client_io;
+
 /// A request target, a line break, and a `Host`.
 pub fn request_target(data: &[u8]) {
     let at = data.iter().position(|byte| *byte == b'\n');

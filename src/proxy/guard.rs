@@ -10,11 +10,11 @@ use http::header::{HOST, ORIGIN};
 use http::{HeaderMap, HeaderValue, Method, Request, Version};
 
 use super::Snapshot;
-use super::accept::Client;
 use super::error::ProxyError;
 use super::headers::{SEC_FETCH_SITE, Scan, only_chunked};
 use super::route::{authority, lower, without_port};
-use crate::http1::{MAX_FIELDS, MAX_HEAD};
+use super::worker::Client;
+use crate::upstream::{MAX_FIELDS, MAX_HEAD};
 
 /// The `Host` values that are answered.
 pub struct Hosts {
@@ -87,7 +87,12 @@ pub(super) fn check<B>(
         // It would show the app the token that was put on (RFC 9110 §9.3.8).
         return Err(ProxyError::RequestNotAllowed("TRACE would show the token"));
     }
-    if request.uri().path() == "*" && request.method() != Method::OPTIONS {
+    let uri = request.uri();
+    if uri.scheme().is_none() && uri.authority().is_some() && request.version() != Version::HTTP_2 {
+        // RFC 9112 §3.2.3.
+        return Err(ProxyError::BadRequest("a target of CONNECT only"));
+    }
+    if uri.path() == "*" && request.method() != Method::OPTIONS {
         // RFC 9112 §3.2.4.
         return Err(ProxyError::BadRequest("`*` is a target of OPTIONS only"));
     }
@@ -123,24 +128,16 @@ pub(super) fn http2_fields(fields: &HeaderMap, size: usize) -> Result<(), ProxyE
     }
 }
 
-/// RFC 9112 §6.3: a message that two readers could frame differently is not forwarded.
+/// RFC 9112 §6.1: only `chunked` can be taken off here. Another coding would have to be forwarded as
+/// it is, and no upstream is known to take one.
 fn framing<B>(request: &Request<B>, scan: &Scan) -> Result<(), ProxyError> {
-    if scan.transfer_encoding && scan.content_lengths > 0 {
-        return Err(ProxyError::BadRequest(
-            "both Transfer-Encoding and Content-Length",
-        ));
-    }
     if scan.content_lengths > 1 {
         return Err(ProxyError::BadRequest("more than one Content-Length"));
     }
     if scan.transfer_encoding && !only_chunked(request.headers()) {
-        // Another coding would have to be forwarded as it is, and no upstream is known to take one.
         return Err(ProxyError::BadRequest(
             "a Transfer-Encoding other than chunked",
         ));
-    }
-    if scan.transfer_encoding && request.version() == Version::HTTP_10 {
-        return Err(ProxyError::BadRequest("Transfer-Encoding in HTTP/1.0"));
     }
     Ok(())
 }

@@ -1,9 +1,9 @@
 //! Hop-by-hop rules (RFC 9110 §7.6) and one look at a request's fields.
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderName,
-    HeaderValue, ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
-    VIA,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderMap,
+    HeaderName, HeaderValue, MAX_FORWARDS, ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRANSFER_ENCODING, UPGRADE, VIA,
 };
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -38,6 +38,7 @@ pub(super) struct Scan {
     pub(super) via: bool,
     pub(super) authorization: bool,
     pub(super) content_type: bool,
+    pub(super) max_forwards: bool,
 }
 
 impl Scan {
@@ -63,7 +64,10 @@ impl Scan {
                 self.expect |= *name == EXPECT;
                 self.cross_site |= *name == ORIGIN;
             }
-            12 => self.content_type |= *name == CONTENT_TYPE,
+            12 => {
+                self.content_type |= *name == CONTENT_TYPE;
+                self.max_forwards |= *name == MAX_FORWARDS;
+            }
             13 => self.authorization |= *name == AUTHORIZATION,
             14 => {
                 self.content_lengths |= u8::from(*name == CONTENT_LENGTH);
@@ -106,14 +110,37 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Leaves of an upstream's 1xx head what is for the app: nothing about this hop or a body, and nothing of a name that holds a
-/// credential.
-pub(super) fn clean_interim(headers: &mut HeaderMap, credentials: &[HeaderName]) {
-    strip_hop_by_hop(headers);
-    headers.remove(CONTENT_LENGTH);
-    strip_own_proxy_status(headers);
-    for name in credentials {
-        headers.remove(name);
+/// Returns the hops that OPTIONS may still make (RFC 9110 §7.6.2). `None` without a valid limit.
+pub(super) fn max_forwards(headers: &HeaderMap) -> Option<u64> {
+    let value = headers.get(MAX_FORWARDS)?.as_bytes();
+    let digits = std::str::from_utf8(value).ok()?;
+    let is_number = digits.bytes().all(|digit| digit.is_ascii_digit());
+    is_number
+        .then(|| digits.parse().unwrap_or(u64::MAX))
+        .filter(|_| !digits.is_empty())
+}
+
+/// Takes one hop off the limit. To be called when it is more than 0.
+pub(super) fn count_forward(headers: &mut HeaderMap) {
+    if let Some(left) = max_forwards(headers) {
+        headers.insert(MAX_FORWARDS, left.saturating_sub(1).into());
+    }
+}
+
+/// Joins the parts of a cookie, which HTTP/2 may send apart (RFC 9113 §8.2.3).
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    let mut parts = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (parts.next(), parts.next()) else {
+        return;
+    };
+    let mut whole = first.as_bytes().to_vec();
+    for part in std::iter::once(second).chain(parts) {
+        whole.extend_from_slice(b"; ");
+        whole.extend_from_slice(part.as_bytes());
+    }
+    // Nothing was added that a value may not hold.
+    if let Ok(whole) = HeaderValue::try_from(whole) {
+        headers.insert(COOKIE, whole);
     }
 }
 

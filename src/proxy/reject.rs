@@ -43,14 +43,14 @@ pub(super) enum ForwardedBody {
 }
 
 impl ForwardedBody {
-    /// See [`UpstreamBody::poll_upload`].
-    pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) {
+    /// See [`UpstreamBody::detach_upload`].
+    pub(super) fn detach_upload(self) -> Self {
         match self {
-            Self::Live(body)
-            | Self::Peeked {
-                rest: Some(body), ..
-            } => body.poll_upload(cx),
-            Self::Peeked { rest: None, .. } => {}
+            Self::Live(body) => Self::Live(body.detach_upload()),
+            Self::Peeked { front, rest } => Self::Peeked {
+                front,
+                rest: rest.map(UpstreamBody::detach_upload),
+            },
         }
     }
 }

@@ -15,13 +15,13 @@ use http_body::{Body, Frame, SizeHint};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::accept::Client;
 use super::access::Access;
 use super::error::{Party, ProxyError};
 use super::headers::{self, PROXY_STATUS, Scan};
 use super::reject::ForwardedBody;
 use super::target::{InFlight, Target};
-use super::watch::Watch;
+use super::watch::{Taken, Watch};
+use super::worker::Client;
 use crate::metrics::Metrics;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::{BodyError, SendFailure, Tunnel};
@@ -29,8 +29,11 @@ use crate::upstream::{BodyError, SendFailure, Tunnel};
 /// A response's body, and the end of its measurement.
 pub(super) struct ResponseBody {
     content: Content,
-    /// Dropped with the body: that is when the request is over.
-    measure: Measure,
+    /// Dropped with the body: that is when the request is over. A tunnel has it with it.
+    measure: Option<Measure>,
+    /// For an app that speaks HTTP/2.
+    taken: Option<Arc<Taken>>,
+    hides_length: bool,
 }
 
 enum Content {
@@ -100,16 +103,11 @@ pub(super) fn forward(
         parts,
         ResponseBody {
             content: Content::Upstream(body),
-            measure,
+            measure: Some(measure),
+            taken: None,
+            hides_length: false,
         },
     )
-}
-
-/// `100 Continue`, which is ours alone.
-pub(super) fn go_on() -> Response<()> {
-    let mut head = Response::new(());
-    *head.status_mut() = StatusCode::CONTINUE;
-    head
 }
 
 /// RFC 9209 §2.3.32: the status that the upstream gave, and that a renewal could not help.
@@ -151,7 +149,9 @@ pub(super) fn problem(
     }
     let mut response = Response::new(ResponseBody {
         content: Content::Own((!body.is_empty()).then_some(body)),
-        measure,
+        measure: Some(measure),
+        taken: None,
+        hides_length: false,
     });
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -175,6 +175,29 @@ pub(super) fn problem(
     if let Some(seconds) = answer.retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
+    response
+}
+
+/// The answer to OPTIONS whose `Max-Forwards` is used up: this proxy is its final recipient
+/// (RFC 9110 §7.6.2).
+pub(super) fn final_recipient(mut measure: Measure) -> Response<ResponseBody> {
+    let status = StatusCode::NO_CONTENT;
+    if let Some(target) = &measure.target {
+        target.metrics.count(status);
+    }
+    if let Some(access) = &mut measure.access {
+        access.answered(status, None);
+        access.sent(0, true);
+    }
+    let mut response = Response::new(ResponseBody {
+        content: Content::Own(None),
+        measure: Some(measure),
+        taken: None,
+        hides_length: false,
+    });
+    *response.status_mut() = status;
+    let ours = HeaderValue::from_static("cupbearer");
+    response.headers_mut().insert(PROXY_STATUS, ours);
     response
 }
 
@@ -271,19 +294,59 @@ impl Drop for Measure {
 // === impl ResponseBody ===
 
 impl ResponseBody {
-    /// Lets what is left of the request's body go on while no more of the response is wanted.
-    pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) {
-        if let Content::Upstream(body) = &mut self.content {
-            body.poll_upload(cx);
+    /// Returns the connection to the upstream, if that switched protocols (101), and the request's
+    /// measurement, which goes on with it.
+    pub(super) fn take_tunnel(&mut self) -> Option<(Tunnel, Measure)> {
+        let Content::Upstream(body) = &mut self.content else {
+            return None;
+        };
+        Some((body.take_tunnel()?, self.measure.take()?))
+    }
+
+    /// Whether the response is Cupbearer's own.
+    pub(super) fn is_own(&self) -> bool {
+        matches!(self.content, Content::Own(_))
+    }
+
+    /// For the answer to HEAD: what is left is the measurement. The upstream's body ends by itself.
+    pub(super) fn drop_content(&mut self) {
+        match &mut self.content {
+            Content::Own(bytes) => *bytes = None,
+            Content::Upstream(_) => self.hides_length = true,
         }
     }
 
-    /// The connection to the upstream, if that switched protocols (101).
-    pub(super) fn take_tunnel(&mut self) -> Option<Tunnel> {
-        match &mut self.content {
-            Content::Own(_) => None,
-            Content::Upstream(body) => body.take_tunnel(),
+    /// Keeps hyper from stating how long the content is.
+    pub(super) fn hide_length(&mut self) {
+        self.hides_length = true;
+    }
+
+    /// Notes in `taken` when the app takes a part of the body.
+    pub(super) fn must_be_taken(&mut self, taken: Arc<Taken>) {
+        self.taken = Some(taken);
+    }
+
+    fn poll_content(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let body = match &mut self.content {
+            Content::Own(bytes) => {
+                return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))));
+            }
+            Content::Upstream(body) => body,
+        };
+        let polled = Pin::new(&mut *body).poll_frame(cx);
+        let Some(measure) = &mut self.measure else {
+            return polled;
+        };
+        if let Poll::Ready(Some(Err(error))) = &polled {
+            measure.broke_off(error);
         }
+        if let (Some(access), Poll::Ready(frame)) = (&mut measure.access, &polled) {
+            count(access, frame.as_ref(), body.is_end_stream());
+        }
+        polled
     }
 }
 
@@ -296,19 +359,14 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        match &mut this.content {
-            Content::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Content::Upstream(body) => {
-                let polled = Pin::new(&mut *body).poll_frame(cx);
-                if let Poll::Ready(Some(Err(error))) = &polled {
-                    this.measure.broke_off(error);
-                }
-                if let (Some(access), Poll::Ready(frame)) = (&mut this.measure.access, &polled) {
-                    count(access, frame.as_ref(), body.is_end_stream());
-                }
-                polled
-            }
+        if let Some(taken) = &this.taken {
+            taken.took();
         }
+        let polled = this.poll_content(cx);
+        if let (Some(taken), Poll::Ready(Some(Ok(_)))) = (&this.taken, &polled) {
+            taken.gave();
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -319,6 +377,9 @@ impl Body for ResponseBody {
     }
 
     fn size_hint(&self) -> SizeHint {
+        if self.hides_length {
+            return SizeHint::new();
+        }
         match &self.content {
             Content::Own(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64)

@@ -11,11 +11,16 @@ use http::header::{CONNECTION, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Version};
 use http_body::Body;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::headers::{Scan, connection_upgrade};
+use super::respond::Measure;
+use super::worker::Client;
+use crate::upstream::Tunnel;
 
 /// How long the side that has not closed may be silent once the other one has. A full close looks like a half one until
 /// something is written to it, and a peer that only waits for us to close would wait for ever.
@@ -49,9 +54,26 @@ impl Wanted {
     }
 }
 
+/// Carries an upgraded connection to its end, which the upstream has switched. Its request stays in
+/// flight meanwhile.
+pub(super) async fn run(
+    app: OnUpgrade,
+    (mut upstream, _measure): (Tunnel, Measure),
+    client: Arc<Client>,
+) {
+    let Ok(app) = app.await else {
+        return;
+    };
+    if let Err(error) = join(TokioIo::new(app), &mut upstream).await {
+        tracing::debug!(%error, "upgraded connection ended");
+    }
+    // Until here, the connection counts.
+    drop(client);
+}
+
 /// Joins both sides of a connection that the upstream has switched. The tunnel ends when both sides have closed, when one has and
 /// the other is silent from then on, or with the worker.
-pub(super) async fn join<A, U>(app: A, upstream: &mut U) -> io::Result<()>
+async fn join<A, U>(app: A, upstream: &mut U) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,

@@ -13,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::http1::{self, Tunnel};
 use super::http2;
 use super::pool::Shared;
+use super::pump::Pumped;
 use super::send::Cause;
 use super::stall::{Stall, Stalled};
 use super::tee::Reader;
@@ -46,6 +47,7 @@ enum Content {
     Http1(Box<http1::Connection>, Arc<Shared>),
     Http2(Box<http2::Exchange>),
     Tunnel(Tunnel),
+    Pumped(Pumped),
     /// Broke off; the next poll says so.
     Failed(BodyError),
 }
@@ -176,17 +178,37 @@ impl UpstreamBody {
         }
         match self.take() {
             Content::Tunnel(tunnel) => Some(tunnel),
-            Content::Whole(_) | Content::Http1(..) | Content::Http2(_) | Content::Failed(_) => None,
+            Content::Whole(_)
+            | Content::Http1(..)
+            | Content::Http2(_)
+            | Content::Pumped(_)
+            | Content::Failed(_) => None,
         }
     }
 
-    /// Sends on of the request's body what has come in, which is otherwise done while this one is polled. The context's task is woken
-    /// when there is more to do.
-    pub fn poll_upload(&mut self, cx: &mut Context<'_>) {
+    /// Moves the exchange to a task of its own if the request is still being uploaded, so that the
+    /// upload goes on while the app does not take the response.
+    #[must_use]
+    pub fn detach_upload(self) -> Self {
+        let uploads = match &self.content {
+            Content::Http1(connection, _) => connection.is_uploading(),
+            Content::Http2(exchange) => exchange.is_uploading(),
+            Content::Whole(_) | Content::Tunnel(_) | Content::Pumped(_) | Content::Failed(_) => {
+                false
+            }
+        };
+        match uploads {
+            true => Self::new(Content::Pumped(Pumped::spawn(self))),
+            false => self,
+        }
+    }
+
+    /// Moves the upload on, which is otherwise done while this body is polled.
+    pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) {
         match &mut self.content {
             Content::Http1(connection, _) => connection.poll_upload(cx),
             Content::Http2(exchange) => exchange.poll_upload(cx),
-            Content::Whole(_) | Content::Tunnel(_) | Content::Failed(_) => {}
+            Content::Whole(_) | Content::Tunnel(_) | Content::Pumped(_) | Content::Failed(_) => {}
         }
     }
 
@@ -227,6 +249,7 @@ impl UpstreamBody {
                 connection.is_end_stream(),
             ),
             Content::Http2(exchange) => (ready!(exchange.poll_frame(cx)), exchange.is_end_stream()),
+            Content::Pumped(pumped) => return pumped.poll_frame(cx),
         };
         if let Some(Err(error)) = frame {
             // The connection closes here. Servers throw away what they have not passed on yet when they hear of an error, so
@@ -281,6 +304,7 @@ impl Body for UpstreamBody {
             Content::Failed(_) => false,
             Content::Http1(connection, _) => connection.is_end_stream(),
             Content::Http2(exchange) => exchange.is_end_stream(),
+            Content::Pumped(pumped) => pumped.is_end_stream(),
         }
     }
 
@@ -292,6 +316,7 @@ impl Body for UpstreamBody {
             Content::Http1(connection, _) => connection
                 .remaining()
                 .map_or_else(SizeHint::new, SizeHint::with_exact),
+            Content::Pumped(pumped) => pumped.size_hint(),
             Content::Http2(exchange) => exchange
                 .remaining()
                 .map_or_else(SizeHint::new, SizeHint::with_exact),

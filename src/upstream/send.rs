@@ -12,7 +12,8 @@ use super::pool::Shared;
 use super::stall::Stalled;
 use super::{http1, http2};
 
-/// 1xx heads before the one that counts: long work may tell of its progress, but nobody needs a flood of them.
+/// Interim responses before the final one. They are not forwarded: hyper's server has no way to send
+/// one, and RFC 9110 §15.2 lets a proxy drop them.
 pub(super) const MAX_INTERIM: u32 = 64;
 
 /// What is sent besides the body, and how it is waited for. Borrowed: a retry needs no copy.
@@ -20,17 +21,6 @@ pub struct Ask<'a> {
     pub head: &'a Parts,
     /// For the head of the answer, counted from the end of the upload.
     pub wait: Duration,
-    /// Where 1xx heads go; without, they are skipped.
-    pub interim: Option<&'a dyn Interim>,
-}
-
-/// Takes the 1xx heads that come before an answer (RFC 9110 §15.2), but for 101, which is the answer, and `100 Continue`, which nobody
-/// asked the upstream for.
-///
-/// Called from within the poll of [`Checkout::send`], hence on the task that waits for the answer, and never after that is
-/// there. Nothing is made for a request to which no such head comes.
-pub trait Interim: Sync {
-    fn pass_on(&self, head: Response<()>);
 }
 
 /// A connection or stream for one request. Dropped unused, it goes back to the pool.

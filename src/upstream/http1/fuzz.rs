@@ -5,9 +5,9 @@ use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, StatusCode};
 
+use super::Framing;
+use super::decode::{Decoder, Step};
 use super::head::{self, Head, Parsed};
-use crate::http1::Framing;
-use crate::http1::decode::{Decoder, Step};
 use crate::upstream::send::MAX_INTERIM;
 
 /// What came of a response.
@@ -106,13 +106,13 @@ fn read_head(
     let mut interim = 0;
     loop {
         let before = read.len();
-        match head::parse(read, asked, true).ok()? {
+        match head::parse(read, asked).ok()? {
             Parsed::Final(head) => return Some(head),
             Parsed::Partial => {
                 assert_eq!(read.len(), before, "an unfinished head is left alone");
                 feed(read)?;
             }
-            Parsed::Interim(_) => {
+            Parsed::Interim => {
                 interim += 1;
                 if interim > MAX_INTERIM {
                     return None;

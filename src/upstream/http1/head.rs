@@ -10,15 +10,19 @@ use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 
-use crate::http1::fields::{self, Field, Notes};
-use crate::http1::{FEW_FIELDS, Framing, MAX_FIELDS, MAX_HEAD, Malformed};
+use super::fields::{self, Field, Notes};
+use super::{Framing, Malformed};
+use crate::upstream::{MAX_FIELDS, MAX_HEAD};
+
+/// Fields of most heads. A head with more is parsed again, with room for [`MAX_FIELDS`].
+const FEW_FIELDS: usize = 64;
 
 #[derive(Debug)]
 pub(super) enum Parsed {
     /// More has to be read.
     Partial,
-    /// 1xx: another head follows. What it says, if anybody hears it.
-    Interim(Option<Response<()>>),
+    /// 1xx: another head follows.
+    Interim,
     Final(Head),
 }
 
@@ -30,16 +34,15 @@ pub(super) struct Head {
     pub(super) keep_alive: bool,
 }
 
-/// Takes the head of an answer to `asked` off the front of `read`; leaves `read` as it is unless the head is complete. `heard`: somebody
-/// wants to know what 1xx heads say.
-pub(super) fn parse(read: &mut BytesMut, asked: &Parts, heard: bool) -> Result<Parsed, Malformed> {
+/// Takes the head of an answer to `asked` off the front of `read`; leaves `read` as it is unless the head is complete.
+pub(super) fn parse(read: &mut BytesMut, asked: &Parts) -> Result<Parsed, Malformed> {
     // httparse skips empty lines; here they would be what is left of another message.
     if read.first().is_some_and(|first| *first != b'H') {
         return Err(Malformed::Syntax(httparse::Error::Version));
     }
-    match parse_up_to::<FEW_FIELDS>(read, asked, heard) {
+    match parse_up_to::<FEW_FIELDS>(read, asked) {
         Err(Malformed::Syntax(httparse::Error::TooManyHeaders)) => {
-            parse_up_to::<MAX_FIELDS>(read, asked, heard)
+            parse_up_to::<MAX_FIELDS>(read, asked)
         }
         parsed => parsed,
     }
@@ -48,7 +51,6 @@ pub(super) fn parse(read: &mut BytesMut, asked: &Parts, heard: bool) -> Result<P
 fn parse_up_to<const FIELDS: usize>(
     read: &mut BytesMut,
     asked: &Parts,
-    heard: bool,
 ) -> Result<Parsed, Malformed> {
     let mut slots = [const { MaybeUninit::uninit() }; FIELDS];
     let mut fields = [const { Field::NONE }; FIELDS];
@@ -67,20 +69,15 @@ fn parse_up_to<const FIELDS: usize>(
     let reason = own_reason(status, head.reason.unwrap_or_default());
     let message = Message::new(status, head.version == Some(1), asked)?;
     let bytes = read.split_to(length).freeze();
-    let interim = status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS;
-    // Nobody asked the upstream for `100 Continue`: the app's `Expect` is answered here.
-    if interim && (!heard || status == StatusCode::CONTINUE) {
-        return Ok(Parsed::Interim(None));
+    if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(Parsed::Interim);
     }
     let mut response = Response::new(());
     *response.status_mut() = status;
     let mut notes = Notes::default();
-    *response.headers_mut() = notes.take_fields(&bytes, &fields[..count], 0, |_, _| {})?;
+    *response.headers_mut() = notes.take_fields(&bytes, &fields[..count])?;
     if let Some(reason) = reason {
         response.extensions_mut().insert(reason);
-    }
-    if interim {
-        return Ok(Parsed::Interim(Some(response)));
     }
     let framing = message.framing(&notes)?;
     Ok(Parsed::Final(Head {

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::coop;
 
 use super::*;
-use crate::http1::MAX_HEAD;
+use crate::upstream::MAX_HEAD;
 use support::*;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";

@@ -14,7 +14,7 @@ use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use super::encode;
-use crate::http1::output::{GATHER, Output};
+use super::output::{GATHER, Output};
 use crate::upstream::body::RequestBody;
 use crate::upstream::send::Cause;
 

@@ -6,16 +6,16 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Response;
 use http::request::Parts;
-use http::{Response, StatusCode};
 use http_body::{Body as _, Frame};
 use tokio::time::Instant;
 
 use super::head::{self, Content, Head};
 use super::session::{Answer, Fault, Turn};
 use super::{Slot, Timer};
-use crate::http1::output::WrongLength;
 use crate::upstream::body::{BodyError, RequestBody, UpstreamBody};
+use crate::upstream::http1::WrongLength;
 use crate::upstream::send::{Ask, Cause, SendError, SendFailure};
 
 pub(in crate::upstream) struct Exchange {
@@ -95,7 +95,7 @@ impl Exchange {
         loop {
             let answer = self.slot.connection.core.lock().poll_answer(cx, self.id);
             match answer {
-                Poll::Ready(Ok(Answer::Interim(said))) => pass_on(said, ask),
+                Poll::Ready(Ok(Answer::Interim(_))) => {}
                 Poll::Ready(Ok(Answer::Final(head))) => return Poll::Ready(Ok(head)),
                 Poll::Ready(Err(fault)) => {
                     let unsent = self.slot.connection.core.lock().is_unsent(self.id, fault);
@@ -187,6 +187,10 @@ impl Exchange {
         }
     }
 
+    pub(in crate::upstream) fn is_uploading(&self) -> bool {
+        self.upload.open
+    }
+
     /// Every frame was handed out.
     pub(in crate::upstream) fn is_end_stream(&self) -> bool {
         self.app_broke_off.is_none() && self.slot.connection.core.lock().is_read(self.id)
@@ -247,15 +251,6 @@ impl Exchange {
         upload.end()?;
         upload.waiting = core.lock().put(self.id, data, true);
         Ok(())
-    }
-}
-
-/// `100 Continue` was not asked for: the app's `Expect` is answered here.
-fn pass_on(said: Response<()>, ask: &Ask<'_>) {
-    if let Some(interim) = ask.interim
-        && said.status() != StatusCode::CONTINUE
-    {
-        interim.pass_on(said);
     }
 }
 

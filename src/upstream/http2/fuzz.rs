@@ -106,7 +106,7 @@ fn check(outcome: &Outcome) {
         return;
     };
     assert!(!status.is_informational());
-    assert!(fields.len() <= crate::http1::MAX_FIELDS);
+    assert!(fields.len() <= crate::upstream::MAX_FIELDS);
     for name in ["connection", "transfer-encoding", "upgrade", "keep-alive"] {
         assert!(!fields.contains_key(name), "{name}");
     }

@@ -5,10 +5,9 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body::Body as _;
 
-use crate::http1::encode::is_trailer;
-use crate::http1::fields;
 use crate::http2::hpack::{Name, Value, encode};
 use crate::upstream::body::RequestBody;
+use crate::upstream::http1::is_trailer;
 
 /// A head or a trailer section that is being read.
 pub(super) struct Reading {
@@ -96,7 +95,7 @@ impl Reading {
     pub(super) fn new() -> Self {
         Self {
             status: None,
-            fields: fields::with_room(FEW_FIELDS),
+            fields: HeaderMap::with_capacity(FEW_FIELDS),
             length: None,
             fault: None,
         }

@@ -28,10 +28,10 @@ use self::output::Output;
 use self::receive::{Block, Data};
 use self::stream::{Receiving, Stream};
 use super::head::{self, Head};
-use crate::http1::MAX_HEAD;
 use crate::http2::frame::{self, kind, setting};
 use crate::http2::hpack::{Decoder, encode};
 use crate::http2::{FIRST_WINDOW, MAX_STREAM, Reason, Violation};
+use crate::upstream::MAX_HEAD;
 
 pub(super) use send::Turn;
 pub(super) use stream::Fault;
@@ -111,6 +111,7 @@ impl End {
 
 /// What comes before the content.
 pub(super) enum Answer {
+    #[allow(dead_code, reason = "interim responses are skipped")]
     Interim(Response<()>),
     Final(Head),
 }

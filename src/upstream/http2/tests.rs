@@ -14,7 +14,7 @@ use super::testing::{data, frame, go_away, head, ok, reset, settings, window};
 use super::*;
 use crate::http2::Reason;
 use crate::http2::frame::{flag, kind};
-use crate::upstream::{BodyError, Interim, SendFailure};
+use crate::upstream::{BodyError, SendFailure};
 use support::*;
 
 fn cancelled(stream: u32) -> testing::Seen {
@@ -101,52 +101,6 @@ async fn interim_heads_come_before_the_answer() {
         (response.status(), response.headers().len()),
         (StatusCode::OK, 0)
     );
-}
-
-#[derive(Default)]
-struct Heard(Mutex<Vec<Response<()>>>);
-
-impl Interim for Heard {
-    fn pass_on(&self, head: Response<()>) {
-        self.0.lock().unwrap().push(head);
-    }
-}
-
-/// But for `100 Continue`, which is answered here.
-#[tokio::test]
-async fn interim_heads_are_passed_on_as_they_come() {
-    let mut line = Line::open().await;
-    let heard = Arc::new(Heard::default());
-    let (checkout, head_of_it, listens) = (line.checkout(), asked("GET"), Arc::clone(&heard));
-    let sent = tokio::spawn(async move {
-        let ask = Ask {
-            interim: Some(&*listens),
-            ..ask(&head_of_it)
-        };
-        checkout.send(&ask, RequestBody::Empty).await
-    });
-    line.frame().await;
-    line.say(
-        &[
-            head(1, false, &[(":status", "100")]),
-            head(1, false, &[(":status", "103"), ("link", "a")]),
-        ]
-        .concat(),
-    )
-    .await;
-    settle().await;
-    assert!(!sent.is_finished());
-    let early: Vec<_> = std::mem::take(&mut *heard.0.lock().unwrap());
-    let [hints] = early.as_slice() else {
-        panic!("{early:?}");
-    };
-    assert_eq!(
-        (hints.status(), hints.headers()["link"].to_str().unwrap()),
-        (StatusCode::EARLY_HINTS, "a")
-    );
-    line.say(&[ok(1), data(1, true, "x")].concat()).await;
-    assert_eq!(text(sent.await.unwrap().unwrap()).await, "x");
-    assert!(heard.0.lock().unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ fn get() -> Parts {
 }
 
 fn parse_for(asked: &Parts, text: impl AsRef<[u8]>) -> Result<Parsed, Malformed> {
-    parse(&mut BytesMut::from(text.as_ref()), asked, true)
+    parse(&mut BytesMut::from(text.as_ref()), asked)
 }
 
 /// How a body after these fields is framed, and whether the connection may be kept.
@@ -32,7 +32,7 @@ fn a_head_is_taken_off_and_the_body_stays() {
     let mut read = BytesMut::from(
         "HTTP/1.1 200 OK\r\nServer:  x \t\r\nSet-Cookie: a\r\nset-cookie: b\r\nX-Empty:\r\nContent-Length: 3\r\n\r\nabc",
     );
-    let Ok(Parsed::Final(head)) = parse(&mut read, &get(), true) else {
+    let Ok(Parsed::Final(head)) = parse(&mut read, &get()) else {
         panic!("a whole head");
     };
     assert_eq!(read, "abc");
@@ -51,7 +51,7 @@ fn a_head_that_is_not_complete_is_left_alone() {
     let text = "HTTP/1.1 204 No Content\r\nServer: x\r\n\r\n";
     for end in 0..text.len() {
         let mut read = BytesMut::from(&text[..end]);
-        let parsed = parse(&mut read, &get(), true);
+        let parsed = parse(&mut read, &get());
         assert!(matches!(parsed, Ok(Parsed::Partial)), "{end}: {parsed:?}");
         assert_eq!(read, &text[..end]);
     }
@@ -290,21 +290,11 @@ fn as_many_fields_as_are_allowed_are_parsed() {
 fn interim_heads_are_taken_off_one_by_one() {
     let mut read =
         BytesMut::from("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nH");
-    let mut unheard = read.clone();
-    // Nobody asked for it.
-    let parsed = parse(&mut read, &get(), true);
-    assert!(matches!(parsed, Ok(Parsed::Interim(None))), "{parsed:?}");
-    let Ok(Parsed::Interim(Some(hints))) = parse(&mut read, &get(), true) else {
-        panic!("the hints are lost");
-    };
-    assert_eq!((hints.status().as_u16(), hints.headers().len()), (103, 1));
-    assert_eq!(hints.headers()["link"], "x");
-    assert_eq!(read, "H");
     for _ in 0..2 {
-        let parsed = parse(&mut unheard, &get(), false);
-        assert!(matches!(parsed, Ok(Parsed::Interim(None))), "{parsed:?}");
+        let parsed = parse(&mut read, &get());
+        assert!(matches!(parsed, Ok(Parsed::Interim)), "{parsed:?}");
     }
-    assert_eq!(unheard, "H");
+    assert_eq!(read, "H");
 }
 
 proptest! {

@@ -210,9 +210,5 @@ pub(super) async fn pass(time: Duration) {
 }
 
 pub(super) fn ask(head: &Parts) -> Ask<'_> {
-    Ask {
-        head,
-        wait: WAIT,
-        interim: None,
-    }
+    Ask { head, wait: WAIT }
 }

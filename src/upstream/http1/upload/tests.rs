@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use tokio::io::AsyncWriteExt as _;
 
 use super::*;
-use crate::http1::output::SMALL_FRAME;
+use crate::upstream::http1::output::SMALL_FRAME;
 use crate::upstream::tee;
 
 /// Takes a few bytes at a time, as a socket does whose buffer is nearly full: so many in each poll, and then none until it is polled

@@ -1,10 +1,10 @@
 use http::{HeaderValue, Request};
 
 use super::*;
-use crate::http1::{MAX_FIELDS, MAX_HEAD};
 use crate::http2::hpack::Decoder;
 use crate::http2::hpack::decode::Limits;
 use crate::upstream::http2::testing::{asked, block};
+use crate::upstream::{MAX_FIELDS, MAX_HEAD};
 
 const LIMITS: Limits = Limits {
     size: MAX_HEAD,

@@ -4,12 +4,12 @@ use bytes::{Buf, BytesMut};
 
 use super::stream::{Receiving, Stream};
 use super::{CONNECTION_WINDOW, Session};
-use crate::http1::{MAX_FIELDS, MAX_HEAD};
 use crate::http2::frame::{self, HEAD, flag, kind};
 use crate::http2::hpack::decode::Limits;
 use crate::http2::{Reason, Violation};
 use crate::upstream::http2::head::{Content, Malformed, Parsed, Reading};
 use crate::upstream::send::MAX_INTERIM;
+use crate::upstream::{MAX_FIELDS, MAX_HEAD};
 
 /// Frames in which a header block may come. Four full ones hold [`MAX_HEAD`].
 const MAX_FRAGMENTS: u32 = 64;

@@ -198,11 +198,7 @@ pub(super) fn give(app: &App, data: impl Into<Bytes>) {
 
 /// How requests are sent whose interim heads nobody waits for.
 pub(super) fn ask(head: &Parts) -> Ask<'_> {
-    Ask {
-        head,
-        wait: WAIT,
-        interim: None,
-    }
+    Ask { head, wait: WAIT }
 }
 
 pub(super) fn asked(method: &str) -> Parts {

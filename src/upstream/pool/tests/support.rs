@@ -407,11 +407,7 @@ pub(super) async fn send(
     wait: Duration,
 ) -> Result<Response<UpstreamBody>, SendError> {
     let (head, body) = request.into_parts();
-    let ask = Ask {
-        head: &head,
-        wait,
-        interim: None,
-    };
+    let ask = Ask { head: &head, wait };
     checkout.send(&ask, body).await
 }
 

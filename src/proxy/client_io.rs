@@ -1,0 +1,270 @@
+//! The IO adapter between an app's socket and hyper: what legacy apps need and hyper does not do.
+//!
+//! * Bytes of a request target that [`http::Uri`] refuses are percent-encoded
+//!   ([`request_line`]). This happens only while the connection is between two messages, so that no
+//!   byte of a body or of a later line is ever touched. Nothing here parses framing: the service
+//!   says through [`Watch`] when a message has ended.
+//! * An app that has closed its end is noticed also while hyper does not read, such as while a
+//!   request with a body waits for a token.
+//! * A write that the app does not take in time fails.
+
+mod request_line;
+mod socket;
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep, timeout};
+
+use self::request_line::RequestLine;
+use super::watch::Watch;
+use crate::upstream::Stall;
+
+#[cfg(any(test, fuzzing))]
+pub(super) use self::request_line::fuzz;
+pub(super) use self::socket::ClientStream;
+
+/// How often the adapter looks whether the app is still there while hyper does not read.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// How long, and for how many bytes, the rest of an upload is read after the last response. Closing
+/// a socket with unread bytes resets the connection, and the app could lose the response
+/// (RFC 9112 §9.6).
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
+
+/// An app's connection as hyper reads and writes it.
+pub(super) struct ClientIo {
+    stream: ClientStream,
+    watch: Arc<Watch>,
+    line: RequestLine,
+    /// The last message whose end `line` was told of.
+    judged: u32,
+    /// Bytes to hand out before the socket is read again.
+    front: Bytes,
+    /// The last read found nothing, so that the task is woken when the app closes its end.
+    reading: bool,
+    look: Option<Pin<Box<Sleep>>>,
+    stall: Stall,
+    /// The end of the connection is to look like one.
+    closed: bool,
+}
+
+impl ClientIo {
+    pub(super) fn new(stream: ClientStream, watch: Arc<Watch>) -> Self {
+        Self {
+            stream,
+            watch,
+            line: RequestLine::new(),
+            judged: 0,
+            front: Bytes::new(),
+            reading: false,
+            look: None,
+            stall: Stall::default(),
+            closed: false,
+        }
+    }
+
+    /// Returns the connection as it was before `read` was taken from it, for HTTP/2.
+    pub(super) fn rewound(mut self, read: Bytes) -> Self {
+        self.watch.speaks_http2();
+        self.front = read;
+        self
+    }
+
+    /// Sends `last` and closes the connection.
+    pub(super) async fn refuse(mut self, last: &[u8]) {
+        // An app that does not read its answer does without.
+        if let Ok(Ok(())) = timeout(LINGER, self.stream.write_all(last)).await {
+            self.close().await;
+        }
+    }
+
+    /// Closes the connection so that the app can read its response although it may still send.
+    pub(super) async fn close(mut self) {
+        self.closed = true;
+        let drain = async {
+            // hyper may have done this already; then it fails, or does nothing.
+            let _ = self.stream.shutdown().await;
+            // Without unread bytes the close is no reset.
+            if self.watch.body_is_read() && !self.stream.is_readable() {
+                return Ok(());
+            }
+            let mut buffer = Vec::with_capacity(8 * 1024);
+            let mut left = LINGER_BYTES;
+            while left > 0 {
+                buffer.clear();
+                match self.stream.read_buf(&mut buffer).await? {
+                    0 => break,
+                    length => left = left.saturating_sub(length),
+                }
+            }
+            io::Result::Ok(())
+        };
+        // However that ends, the connection is closed.
+        drop(timeout(LINGER, drain).await);
+    }
+
+    /// Closes the connection in the middle of a response.
+    pub(super) async fn abort(self) {
+        // Where the response ends with the connection, the drop resets it.
+        if !self.watch.response_ends_by_close() {
+            self.close().await;
+        }
+    }
+
+    /// Whether the app has closed its end, looked at every [`LOOK`] while hyper does not read. While
+    /// it reads, it finds out first.
+    ///
+    /// An app that closes only its sending half is taken for gone: TCP does not tell the two apart,
+    /// and apps that go away are common. nginx, Envoy and hyper do the same; RFC 9112 §9.6 leaves it
+    /// open.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if self.reading || !self.watch.awaits_response() {
+            return Poll::Pending;
+        }
+        loop {
+            let look = self.look.get_or_insert_with(|| Box::pin(sleep(LOOK)));
+            ready!(look.as_mut().poll(cx));
+            if self.stream.is_read_closed() {
+                return Poll::Ready(io::ErrorKind::ConnectionAborted.into());
+            }
+            look.as_mut().reset(Instant::now() + LOOK);
+        }
+    }
+
+    /// Tells `line` what has become of the newest message since the last read.
+    fn note_boundary(&mut self) {
+        let message = self.watch.message();
+        if message.number == self.judged {
+            return;
+        }
+        match message.ended {
+            false => self.line.message_runs(),
+            true => {
+                self.judged = message.number;
+                self.line.message_ended(message.body);
+            }
+        }
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+            let read = &buf.filled()[before..];
+            if read.is_empty() {
+                self.front = self.line.end();
+                return Poll::Ready(Ok(()));
+            }
+            self.watch.received();
+            let Some(instead) = self.line.pass(read) else {
+                return Poll::Ready(Ok(()));
+            };
+            buf.set_filled(before);
+            self.front = instead;
+            // Empty while the rest of the line has to be known first.
+            if !self.front.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    fn hand_out(&mut self, buf: &mut ReadBuf<'_>) {
+        let length = self.front.len().min(buf.remaining());
+        buf.put_slice(&self.front[..length]);
+        self.front.advance(length);
+        if self.front.is_empty() {
+            // Even an empty slice holds the buffer that it was cut from.
+            self.front = Bytes::new();
+        }
+    }
+
+    fn written<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        self.watch.writes_wait(written.is_pending());
+        if written.is_pending() {
+            self.stall.limit_to(self.watch.write_limit());
+        }
+        self.stall.written(cx, written)
+    }
+}
+
+impl Drop for ClientIo {
+    /// A response whose end is that of the connection and that is not complete: only a reset tells
+    /// the app, also when the task is dropped.
+    fn drop(&mut self) {
+        if !self.closed && self.watch.response_ends_by_close() {
+            self.stream.reset_on_close();
+        }
+    }
+}
+
+impl AsyncRead for ClientIo {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.front.is_empty() {
+            this.note_boundary();
+            let filled = this.poll_fill(cx, buf);
+            this.reading = filled.is_pending();
+            ready!(filled)?;
+        }
+        this.hand_out(buf);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for ClientIo {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.written(cx, written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.written(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// hyper flushes whenever its connection is polled, also with nothing to write: the one call that
+    /// is made while a request waits and its body is not read.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if let Poll::Ready(gone) = this.poll_gone(cx) {
+            return Poll::Ready(Err(gone));
+        }
+        Pin::new(&mut this.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests;

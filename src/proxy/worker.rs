@@ -1,0 +1,118 @@
+//! What a worker's connections and requests share.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::watch;
+
+use super::Proxy;
+use super::door::Door;
+use super::watch::{Membership, Registry, Watch};
+
+/// One thread of the data plane: its connections and its share of every upstream's pool.
+pub struct Worker {
+    pub(super) index: usize,
+    pub(super) proxy: Arc<Proxy>,
+    pub(super) registry: Arc<Registry>,
+    /// Client connections of this worker.
+    pub(super) connections: Arc<AtomicUsize>,
+    /// Turns true shortly before the end of `shutdown_grace`.
+    pub(super) closing: watch::Sender<bool>,
+}
+
+/// The other end of a client connection.
+pub(super) struct Client {
+    pub(super) door: Arc<Door>,
+    /// The user at the other end of a Unix socket.
+    pub(super) peer_uid: Option<u32>,
+    pub(super) watch: Arc<Watch>,
+    /// The connection ends with the next response.
+    leaving: AtomicBool,
+    /// The first `Host` that was accepted on this connection, and by which edition of the names.
+    host: OnceLock<(u64, Box<[u8]>)>,
+    /// Keeps shutdown waiting.
+    _member: Membership,
+    _permit: ConnectionPermit,
+}
+
+/// Permission to hold one of the process's `max_connections`. Counts for its worker, too.
+pub(super) struct ConnectionPermit(Arc<Worker>);
+
+// === impl Worker ===
+
+impl Worker {
+    pub fn new(index: usize, proxy: Arc<Proxy>) -> Self {
+        Self {
+            index,
+            proxy,
+            registry: Arc::default(),
+            connections: Arc::default(),
+            closing: watch::Sender::new(false),
+        }
+    }
+
+    /// Returns the count of this worker's client connections, for the acceptor.
+    pub fn connections(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.connections)
+    }
+}
+
+// === impl Client ===
+
+impl Client {
+    pub(super) fn new(
+        door: Arc<Door>,
+        peer_uid: Option<u32>,
+        member: Membership,
+        permit: ConnectionPermit,
+    ) -> Self {
+        Self {
+            door,
+            peer_uid,
+            watch: Arc::clone(&member.watch),
+            leaving: AtomicBool::new(false),
+            host: OnceLock::new(),
+            _member: member,
+            _permit: permit,
+        }
+    }
+
+    /// Whether the connection is to end with the next response. An idle connection whose listener
+    /// has closed is left open: closing it under the app can cost the app a request.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed) || self.door.is_closed()
+    }
+
+    pub(super) fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn knows_host(&self, host: &[u8], edition: u64) -> bool {
+        let known = self.host.get();
+        known.is_some_and(|(of, known)| *of == edition && **known == *host)
+    }
+
+    pub(super) fn learn_host(&self, host: &[u8], edition: u64) {
+        // Only the first one is kept: connections that change it are rare.
+        self.host.get_or_init(|| (edition, host.into()));
+    }
+}
+
+// === impl ConnectionPermit ===
+
+impl ConnectionPermit {
+    /// Returns `None` if `max` connections are open.
+    pub(super) fn take(worker: &Arc<Worker>, max: usize) -> Option<Self> {
+        worker.connections.fetch_add(1, Ordering::Relaxed);
+        let before = worker.proxy.connections.fetch_add(1, Ordering::Relaxed);
+        let permit = Self(Arc::clone(worker));
+        (before < max).then_some(permit)
+    }
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.proxy.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,254 @@
+//! Bodies that come in (RFC 9112 §6.3 and §7.1): frames that are slices of what was read.
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::encode::is_trailer;
+use super::fields::ends_lines_in_crlf;
+use super::{Framing, Malformed};
+
+/// Of a chunk's size in hexadecimal digits: as many as 64 bits have.
+const MAX_DIGITS: usize = 16;
+
+/// Of all chunk extensions of a body together, and spaces that pad a size, beyond what data there is. Hardly anybody sends any.
+const MAX_EXTENSIONS: usize = 16 * 1024;
+
+/// Of the trailer section.
+const MAX_TRAILERS: usize = 16 * 1024;
+const MAX_TRAILER_FIELDS: usize = 64;
+
+/// Where in a body we are.
+#[derive(Debug)]
+pub(super) struct Decoder {
+    state: State,
+    /// Bytes of chunk extensions so far, less those of data.
+    extensions: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// So many bytes are still to come.
+    Length(u64),
+    UntilClose,
+    ChunkSize,
+    /// So many bytes of this chunk are still to come.
+    Chunk(u64),
+    /// The line break after a chunk.
+    ChunkEnd,
+    Trailers,
+    Done,
+}
+
+#[derive(Debug)]
+pub(super) enum Step {
+    Data(Bytes),
+    Trailers(HeaderMap),
+    End,
+    /// More has to be read.
+    More,
+}
+
+impl Decoder {
+    /// Of no body.
+    pub(super) const DONE: Self = Self {
+        state: State::Done,
+        extensions: 0,
+    };
+
+    pub(super) fn new(framing: Framing) -> Self {
+        let state = match framing {
+            Framing::Empty | Framing::Tunnel | Framing::Length(0) => State::Done,
+            Framing::Length(length) => State::Length(length),
+            Framing::Chunked => State::ChunkSize,
+            Framing::Close => State::UntilClose,
+        };
+        Self {
+            state,
+            extensions: 0,
+        }
+    }
+
+    /// Everything was handed out.
+    pub(super) fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// How much is still to come, if that is known.
+    pub(super) fn remaining(&self) -> Option<u64> {
+        match self.state {
+            State::Length(left) => Some(left),
+            State::Done => Some(0),
+            _ => None,
+        }
+    }
+
+    /// Takes the next frame off `read`.
+    pub(super) fn step(&mut self, read: &mut BytesMut) -> Result<Step, Malformed> {
+        self.pass_framing(read)?;
+        match self.state {
+            State::Done => Ok(Step::End),
+            State::ChunkSize | State::ChunkEnd => Ok(Step::More),
+            State::Trailers => self.trailers(read),
+            State::Length(_) | State::UntilClose | State::Chunk(_) if read.is_empty() => {
+                Ok(Step::More)
+            }
+            State::UntilClose => Ok(Step::Data(read.split().freeze())),
+            State::Length(left) => {
+                let (data, left) = take(read, left);
+                self.state = match left {
+                    0 => State::Done,
+                    left => State::Length(left),
+                };
+                Ok(Step::Data(data))
+            }
+            State::Chunk(left) => {
+                let (data, left) = take(read, left);
+                self.state = match left {
+                    0 => State::ChunkEnd,
+                    left => State::Chunk(left),
+                };
+                // An end that is here already is seen now: nobody has to come back for it. A fault is found again.
+                let _ = self.pass_framing(read);
+                Ok(Step::Data(data))
+            }
+        }
+    }
+
+    /// The peer closed the connection. An error if there had to be more.
+    pub(super) fn close(&mut self) -> Result<(), std::io::ErrorKind> {
+        if self.state != State::UntilClose {
+            return Err(std::io::ErrorKind::UnexpectedEof);
+        }
+        self.state = State::Done;
+        Ok(())
+    }
+
+    /// Goes on over what is between chunks, as far as it is there.
+    fn pass_framing(&mut self, read: &mut BytesMut) -> Result<(), Malformed> {
+        loop {
+            match self.state {
+                State::ChunkEnd if line_break(read, "a chunk that is longer than its size")? => {
+                    read.advance(2);
+                    self.state = State::ChunkSize;
+                }
+                State::ChunkSize => {
+                    let Some((used, size)) = self.chunk_size(read)? else {
+                        return Ok(());
+                    };
+                    read.advance(used);
+                    self.state = match size {
+                        0 => State::Trailers,
+                        size => State::Chunk(size),
+                    };
+                }
+                State::Trailers if read.starts_with(b"\r\n") => {
+                    read.advance(2);
+                    self.state = State::Done;
+                }
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// The length of the line that states a chunk's size, and the size. `None` if the line is not all there.
+    fn chunk_size(&mut self, read: &[u8]) -> Result<Option<(usize, u64)>, Malformed> {
+        const INVALID: Malformed = Malformed::Rule("an invalid chunk size");
+        let mut digits = 0;
+        let mut size = 0_u64;
+        while let Some(digit) = read
+            .get(digits)
+            .and_then(|byte| (*byte as char).to_digit(16))
+        {
+            digits += 1;
+            if digits > MAX_DIGITS {
+                return Err(INVALID);
+            }
+            size = size << 4 | u64::from(digit);
+        }
+        if digits == 0 && !read.is_empty() {
+            return Err(INVALID);
+        }
+        let rest = &read[digits..];
+        let end = rest
+            .iter()
+            .position(|byte| byte.is_ascii_control() && *byte != b'\t');
+        let extension = &rest[..end.unwrap_or(rest.len())];
+        match extension.trim_ascii_start().first() {
+            None | Some(b';') => {}
+            Some(_) => return Err(INVALID),
+        }
+        if self.extensions + extension.len() > MAX_EXTENSIONS {
+            return Err(Malformed::Rule("chunk extensions that are too long"));
+        }
+        let Some(end) = end else {
+            return Ok(None);
+        };
+        if !line_break(&rest[end..], "an invalid chunk size")? {
+            return Ok(None);
+        }
+        self.extensions = (self.extensions + extension.len())
+            .saturating_sub(usize::try_from(size).unwrap_or(usize::MAX));
+        Ok(Some((digits + end + 2, size)))
+    }
+
+    fn trailers(&mut self, read: &mut BytesMut) -> Result<Step, Malformed> {
+        const TOO_LARGE: Malformed = Malformed::Rule("a trailer section that is too large");
+        const INVALID: Malformed = Malformed::Rule("an invalid trailer section");
+        let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILER_FIELDS];
+        let (length, trailers) = match httparse::parse_headers(read, &mut fields) {
+            Ok(httparse::Status::Complete((length, fields))) if length <= MAX_TRAILERS => {
+                if !ends_lines_in_crlf(&read[..length], fields) {
+                    return Err(INVALID);
+                }
+                (length, trailers(fields)?)
+            }
+            Ok(httparse::Status::Partial) if read.len() <= MAX_TRAILERS => return Ok(Step::More),
+            Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(TOO_LARGE),
+            Err(_) => return Err(INVALID),
+        };
+        read.advance(length);
+        self.state = State::Done;
+        if trailers.is_empty() {
+            return Ok(Step::End);
+        }
+        Ok(Step::Trailers(trailers))
+    }
+}
+
+/// As much of `left` bytes as is there, and how many are left then.
+fn take(read: &mut BytesMut, left: u64) -> (Bytes, u64) {
+    let available = read.len() as u64;
+    if available <= left {
+        return (read.split().freeze(), left - available);
+    }
+    // Less than what is in memory.
+    (read.split_to(left as usize).freeze(), 0)
+}
+
+/// Whether `read` starts with a line break; `false` if it may become one.
+fn line_break(read: &[u8], fault: &'static str) -> Result<bool, Malformed> {
+    match read {
+        [b'\r', b'\n', ..] => Ok(true),
+        [] | [b'\r'] => Ok(false),
+        _ => Err(Malformed::Rule(fault)),
+    }
+}
+
+/// Copied: they are few, and would hold a large buffer. Those that are for heads only are left out.
+fn trailers(fields: &[httparse::Header<'_>]) -> Result<HeaderMap, Malformed> {
+    const INVALID: Malformed = Malformed::Rule("an invalid trailer field");
+    let mut trailers = HeaderMap::new();
+    for field in fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| INVALID)?;
+        if is_trailer(&name) {
+            trailers.append(
+                name,
+                HeaderValue::from_bytes(field.value).map_err(|_| INVALID)?,
+            );
+        }
+    }
+    Ok(trailers)
+}
+
+#[cfg(test)]
+mod tests;

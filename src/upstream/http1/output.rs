@@ -1,0 +1,187 @@
+//! A message on its way out: its head together with what there is of its body, then the rest as it comes.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use http::HeaderMap;
+use tokio::io::AsyncWrite;
+
+use super::encode::{self, Framing};
+
+/// Frames up to this size are copied together, so that they leave as one TLS record and one system call.
+pub(super) const SMALL_FRAME: usize = 2 * 1024;
+
+/// So much is copied together at most; also the largest TLS record.
+pub(super) const GATHER: usize = 16 * 1024;
+
+/// What is to be written: `text[written..]`, then `data`, then `tail`.
+pub(super) struct Output {
+    framing: Framing,
+    /// Head, chunk sizes, small frames and trailers.
+    text: Vec<u8>,
+    written: usize,
+    data: Bytes,
+    tail: &'static [u8],
+}
+
+/// The body is not as long as its `Content-Length`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is not as long as its Content-Length")]
+pub(in crate::upstream) struct WrongLength;
+
+impl Output {
+    pub(super) const fn new() -> Self {
+        Self {
+            framing: Framing::None,
+            text: Vec::new(),
+            written: 0,
+            data: Bytes::new(),
+            tail: b"",
+        }
+    }
+
+    /// For the next message, whose head goes into what is returned. The one before was written to its end.
+    pub(super) fn begin(&mut self, framing: Framing) -> &mut Vec<u8> {
+        self.framing = framing;
+        self.text.clear();
+        self.written = 0;
+        &mut self.text
+    }
+
+    /// Whether everything was written.
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How much is to be written.
+    pub(super) fn len(&self) -> usize {
+        self.text.len() - self.written + self.data.len() + self.tail.len()
+    }
+
+    /// Whether the next frame may be taken: the end of a chunk goes out before the next one's size.
+    pub(super) fn has_room(&self) -> bool {
+        self.data.is_empty() && self.tail.is_empty() && self.text.len() - self.written < GATHER
+    }
+
+    /// Takes a frame. Only if there is room.
+    pub(super) fn put(&mut self, data: Bytes) -> Result<(), WrongLength> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        let end: &[u8] = match &mut self.framing {
+            Framing::None => return Err(WrongLength),
+            Framing::Length(left) => {
+                *left = left.checked_sub(data.len() as u64).ok_or(WrongLength)?;
+                b""
+            }
+            Framing::Chunked => {
+                encode::chunk_size(&mut self.text, data.len());
+                b"\r\n"
+            }
+        };
+        if data.len() <= SMALL_FRAME {
+            self.text.extend_from_slice(&data);
+            self.text.extend_from_slice(end);
+        } else {
+            self.data = data;
+            self.tail = end;
+        }
+        Ok(())
+    }
+
+    /// The body ends here.
+    pub(super) fn end(&mut self) -> Result<(), WrongLength> {
+        match self.framing {
+            Framing::None | Framing::Length(0) => {}
+            Framing::Length(_) => return Err(WrongLength),
+            Framing::Chunked if self.data.is_empty() => {
+                self.text.extend_from_slice(encode::LAST_CHUNK);
+            }
+            Framing::Chunked => self.tail = encode::CHUNK_END_AND_LAST,
+        }
+        Ok(())
+    }
+
+    /// The body ends here, with trailers if it has chunks, and if there is room.
+    pub(super) fn end_with(&mut self, trailers: &HeaderMap) -> Result<(), WrongLength> {
+        if self.framing != Framing::Chunked {
+            return self.end();
+        }
+        encode::last_chunk(&mut self.text, trailers);
+        Ok(())
+    }
+
+    /// Writes once; returns how much.
+    pub(super) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: Pin<&mut impl AsyncWrite>,
+    ) -> Poll<io::Result<usize>> {
+        let text = &self.text[self.written..];
+        let wrote = if self.data.is_empty() && self.tail.is_empty() {
+            ready!(io.poll_write(cx, text))?
+        } else {
+            let parts = [text, &self.data, self.tail].map(IoSlice::new);
+            ready!(io.poll_write_vectored(cx, &parts))?
+        };
+        if wrote == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        self.advance(wrote);
+        Poll::Ready(Ok(wrote))
+    }
+
+    fn advance(&mut self, wrote: usize) {
+        let of_text = wrote.min(self.text.len() - self.written);
+        self.written += of_text;
+        if self.written == self.text.len() {
+            self.text.clear();
+            self.written = 0;
+        }
+        let of_data = (wrote - of_text).min(self.data.len());
+        self.data.advance(of_data);
+        if self.data.is_empty() {
+            // Even an empty one holds on to the buffer that it was cut from, and whoever fills that needs a second one then.
+            self.data = Bytes::new();
+        }
+        self.tail = &self.tail[wrote - of_text - of_data..];
+    }
+
+    /// Gives memory back, down to `kept` bytes. Only when everything was written.
+    pub(super) fn shed(&mut self, kept: usize) {
+        self.text.clear();
+        self.text.shrink_to(kept);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use bytes::BytesMut;
+
+    use super::*;
+
+    #[test]
+    fn what_was_written_holds_no_buffer() {
+        let mut buffer = BytesMut::zeroed(2 * SMALL_FRAME);
+        let mut output = Output::new();
+        output.begin(Framing::Length(2 * SMALL_FRAME as u64));
+        output.put(buffer.split().freeze()).unwrap();
+        assert!(!buffer.try_reclaim(2 * SMALL_FRAME));
+
+        let mut written = Vec::new();
+        let mut cx = Context::from_waker(Waker::noop());
+        while !output.is_empty() {
+            assert!(
+                output
+                    .poll_write(&mut cx, Pin::new(&mut written))
+                    .is_ready()
+            );
+        }
+        assert_eq!(written.len(), 2 * SMALL_FRAME);
+        assert!(buffer.try_reclaim(2 * SMALL_FRAME));
+    }
+}
