@@ -35,7 +35,7 @@
 //! * [`app`], [`runtime`]: wiring and threads. [`cli`]: a file for each verb. [`demo`]: fake vendors and the proxy in front.
 //! * [`http1`]: HTTP/1.1 as bytes, for [`proxy`] and [`upstream`]; [`http2`]: HTTP/2 as bytes, for [`upstream`]. h2 speaks HTTP/2 to
 //!   apps; hyper speaks HTTP/1.1 where it is not about requests of apps: on the admin port, at token endpoints, in the demo.
-//! * [`secret`], [`clock`]: under everything else.
+//! * [`secret`], [`clock`], `catch_unwind`: under everything else.
 //!
 //! `tests/architecture.rs` checks who may import whom: `cli → app → {proxy, provider, admin, runtime}`; `proxy` sees of `provider`
 //! only the cell's reading half; `dialect` and `config` import nothing above them.
@@ -103,6 +103,7 @@
 
 pub mod admin;
 pub mod app;
+mod catch_unwind;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -19,9 +19,9 @@ const RULES: &str = "
     app -> admin clock config dialect metrics provider proxy runtime secret upstream
     runtime -> metrics proxy::Proxy proxy::accept proxy::door
     admin -> clock config metrics provider::RefreshError provider::State provider::Status
-    proxy -> clock config dialect::Injection dialect::RejectRules http1 metrics provider::cell \
-        secret upstream
-    provider -> clock config dialect metrics secret upstream::connect upstream::tls
+    proxy -> catch_unwind clock config dialect::Injection dialect::RejectRules http1 metrics \
+        provider::cell secret upstream
+    provider -> catch_unwind clock config dialect metrics secret upstream::connect upstream::tls
     provider::cell -> clock dialect secret
     upstream -> config http1 http2 metrics secret
     metrics -> provider::State
@@ -30,6 +30,7 @@ const RULES: &str = "
     http1 ->
     http2 ->
     clock ->
+    catch_unwind ->
     secret ->
     fuzz -> config dialect http1 provider proxy upstream
 ";
