@@ -38,6 +38,7 @@ use crate::secret::Secret;
 
 pub use egress::Egress;
 pub use files::named_files;
+pub use origin::is_loopback;
 
 /// The whole configuration.
 #[derive(Clone, Debug)]

@@ -35,7 +35,7 @@
 //! * [`app`], [`runtime`]: wiring and threads. [`cli`]: a file for each verb. [`demo`]: fake vendors and the proxy in front.
 //! * hyper speaks HTTP to apps, on the admin port and at token endpoints. HTTP/1.1 to upstreams is the only HTTP that is written
 //!   here (`upstream/http1`).
-//! * [`secret`], [`clock`]: under everything else.
+//! * [`secret`], [`clock`], `catch_unwind`: under everything else.
 //!
 //! `tests/architecture.rs` checks who may import whom: `cli → app → {proxy, provider, admin, runtime}`; `proxy` sees of `provider`
 //! only the cell's reading half; `dialect` and `config` import nothing above them.
@@ -103,6 +103,7 @@
 
 pub mod admin;
 pub mod app;
+mod catch_unwind;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -1,10 +1,10 @@
 //! Who may ask: `Host` against DNS rebinding, `Origin` and `Sec-Fetch-Site` against other sites' scripts.
 
-use std::net::IpAddr;
-
 use http::header::{HOST, HeaderMap, ORIGIN};
 use http::request::Parts;
 use http::uri::Authority;
+
+use crate::config::is_loopback;
 
 /// The authority that the request is addressed to; `None` if there is none or it is ambiguous.
 pub(super) fn authority(request: &Parts) -> Option<Authority> {
@@ -33,7 +33,7 @@ pub(super) fn host_allowed(
     allow_hosts: impl FnOnce() -> Vec<String>,
 ) -> bool {
     let host = authority.host().to_ascii_lowercase();
-    if host == "localhost" || is_loopback(&host) {
+    if is_loopback(&host) {
         return true;
     }
     let whole = authority.as_str().to_ascii_lowercase();
@@ -55,14 +55,4 @@ pub(super) fn cross_site(headers: &HeaderMap, authority: &Authority) -> bool {
             .eq_ignore_ascii_case(own_origin.as_bytes())
     });
     foreign_fetch || foreign_origin
-}
-
-fn is_loopback(host: &str) -> bool {
-    let address = host
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(host);
-    address
-        .parse::<IpAddr>()
-        .is_ok_and(|address| address.to_canonical().is_loopback())
 }

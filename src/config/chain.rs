@@ -7,6 +7,7 @@ use super::identity::of_chain;
 use super::problems::{KeyPath, complaint, did_you_mean};
 use super::provider::Checked;
 use super::{Provider, TokenSource, Value};
+use crate::dialect::order;
 
 /// Checks that those named exist, and makes the identity of what is bought depend on what it is bought with. `names` are
 /// all providers of the file, those with mistakes included.
@@ -29,11 +30,17 @@ pub(super) fn link(
             cx.problem(&at.key(name), unknown.hint(hint));
         }
     }
-    let mut order = Order::default();
-    for name in needs.keys() {
-        order.visit(name, &needs, &mut Vec::new());
+    let order = order(needs.keys().map(String::as_str), |name| {
+        let needed = needs.get(name).into_iter().flatten();
+        needed.map(String::as_str)
+    });
+    // Each circle once, at its first name.
+    let mut circles = BTreeMap::new();
+    for circle in &order.circles {
+        let first = circle.iter().copied().min().unwrap_or_default();
+        circles.entry(first).or_insert(circle);
     }
-    for (name, circle) in &order.circles {
+    for (name, circle) in &circles {
         cx.problem(
             &at.key(name),
             complaint(format!(
@@ -43,8 +50,8 @@ pub(super) fn link(
             .hint("one of them must be had without the others"),
         );
     }
-    if order.circles.is_empty() {
-        set_identities(checked, &order.done);
+    if circles.is_empty() {
+        set_identities(checked, &order.names);
     }
 }
 
@@ -60,41 +67,8 @@ pub(super) fn needed(provider: &Provider) -> Vec<String> {
     names.into_iter().collect()
 }
 
-/// The needed before those who need them.
-#[derive(Default)]
-struct Order {
-    done: Vec<String>,
-    /// By the first of each circle.
-    circles: BTreeMap<String, Vec<String>>,
-}
-
-impl Order {
-    fn visit(
-        &mut self,
-        name: &str,
-        needs: &BTreeMap<String, Vec<String>>,
-        trail: &mut Vec<String>,
-    ) {
-        if self.done.iter().any(|done| done == name) {
-            return;
-        }
-        if let Some(start) = trail.iter().position(|known| known == name) {
-            let mut circle = trail[start..].to_vec();
-            let first = circle.iter().min().cloned().unwrap_or_default();
-            circle.push(name.to_owned());
-            self.circles.entry(first).or_insert(circle);
-            return;
-        }
-        trail.push(name.to_owned());
-        for other in needs.get(name).into_iter().flatten() {
-            self.visit(other, needs, trail);
-        }
-        trail.pop();
-        self.done.push(name.to_owned());
-    }
-}
-
-fn set_identities(checked: &mut [Checked], order: &[String]) {
+/// `order`: the needed providers before the providers that need them.
+fn set_identities(checked: &mut [Checked], order: &[&str]) {
     let mut identities: BTreeMap<String, String> = (checked.iter())
         .map(|checked| (checked.provider.name.clone(), checked.provider.identity()))
         .collect();
@@ -117,6 +91,6 @@ fn set_identities(checked: &mut [Checked], order: &[String]) {
         {
             endpoint.identity = of_chain(&endpoint.identity, &inner);
         }
-        identities.insert(name.clone(), provider.identity());
+        identities.insert((*name).to_owned(), provider.identity());
     }
 }

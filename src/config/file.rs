@@ -10,9 +10,10 @@ use serde::de::IgnoredAny;
 use super::origin::{HostPort, HostText, IssuerText, OriginText, ServerName, Url};
 use super::problems::{Complaint, complaint};
 use super::routes::PathPrefix;
-use super::units::{Count, Limit, OneOrMany, Size, Span, Text, Workers, Written};
+use super::units::{Count, Limit, Size, Span, Text, Workers, Written};
 use super::value::{FilePath, ValueToml};
 use super::{AllowRule, ExistingCredential, HttpVersion, Listen};
+use crate::dialect::OneOrMany;
 
 /// The tables at the top of the file.
 pub(super) const SECTIONS: [&str; 5] = ["server", "store", "dialects", "providers", "upstreams"];

@@ -112,11 +112,17 @@ impl Origin {
     }
 }
 
-pub(super) fn is_loopback(host: &str) -> bool {
-    host == "localhost"
-        || host
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.to_canonical().is_loopback())
+/// Returns whether `host`, in lower case, is `localhost` or a loopback address.
+///
+/// An IPv6 address may have brackets, and an IPv4 address may be mapped to IPv6. Names below
+/// `.localhost` do not count: a resolver may ask the network for them.
+pub fn is_loopback(host: &str) -> bool {
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(host);
+    let address = bare.parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 fn bracketed(host: &str) -> String {

@@ -7,9 +7,10 @@ use super::context::Context;
 use super::file::{Admin, ClientAuthToml, ServerToml, StoreKindToml, StoreToml};
 use super::problems::{Complaint, KeyPath, complaint};
 use super::routes::Listeners;
-use super::units::{Limit, OneOrMany, Span, Text};
+use super::units::{Limit, Span, Text};
 use super::value::{EmptyLiteral, FilePath, check_key};
 use super::{ClientAuth, Listen, Patience, Server, Store, StoreKind};
+use crate::dialect::OneOrMany;
 
 /// 8080 is what apps expect of a proxy on their own machine.
 const DEFAULT_LISTEN: SocketAddr = loopback(8080);

@@ -4,7 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
+use serde::de::{self, Deserialize, Deserializer, Visitor};
 
 use super::problems::{Complaint, complaint};
 use crate::dialect::{DurationError, parse_duration};
@@ -25,10 +25,6 @@ pub(super) trait Written: Sized {
 /// Reads a [`Written`] value where serde asks for one.
 #[derive(Clone, Debug)]
 pub(super) struct Text<T>(pub(super) T);
-
-/// One value, or a list of them.
-#[derive(Clone, Debug)]
-pub(super) struct OneOrMany<T>(pub(super) Vec<T>);
 
 /// A duration; may be zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,12 +177,6 @@ impl<'de, T: Written> Deserialize<'de> for Text<T> {
     }
 }
 
-impl<'de, T: Written> Deserialize<'de> for OneOrMany<Text<T>> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(OneOrManyVisitor(PhantomData))
-    }
-}
-
 /// As [`super::read`] takes it apart again.
 pub(super) fn custom<E: de::Error>(complaint: &Complaint) -> E {
     match &complaint.hint {
@@ -213,29 +203,6 @@ impl<T: Written> Visitor<'_> for TextVisitor<T> {
             Some(result) => result.map(Text).map_err(|c| custom(&c)),
             None => Err(E::invalid_type(de::Unexpected::Signed(number), &self)),
         }
-    }
-}
-
-struct OneOrManyVisitor<T>(PhantomData<T>);
-
-impl<'de, T: Written> Visitor<'de> for OneOrManyVisitor<T> {
-    type Value = OneOrMany<Text<T>>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, or a list of such", T::EXPECTED)
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        let one = TextVisitor(PhantomData).visit_str(text)?;
-        Ok(OneOrMany(vec![one]))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
-        let mut all = Vec::new();
-        while let Some(item) = items.next_element()? {
-            all.push(item);
-        }
-        Ok(OneOrMany(all))
     }
 }
 

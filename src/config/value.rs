@@ -11,11 +11,11 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, Deserializer, MapAccess, Visitor};
 use zeroize::Zeroizing;
 
 use super::problems::{Complaint, complaint};
-use super::units::{OneOrMany, Text, Written};
+use super::units::{Text, Written};
 use super::{Environment, Value};
 use crate::dialect::Var;
 use crate::secret::Secret;
@@ -224,12 +224,6 @@ impl<'de> Deserialize<'de> for ValueToml {
     }
 }
 
-impl<'de> Deserialize<'de> for OneOrMany<ValueToml> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ValuesVisitor)
-    }
-}
-
 struct ValueVisitor;
 
 impl<'de> Visitor<'de> for ValueVisitor {
@@ -253,32 +247,6 @@ impl<'de> Visitor<'de> for ValueVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ValueToml, A::Error> {
         PlaceToml::deserialize(MapAccessDeserializer::new(map)).map(ValueToml::Place)
-    }
-}
-
-struct ValuesVisitor;
-
-impl<'de> Visitor<'de> for ValuesVisitor {
-    type Value = OneOrMany<ValueToml>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{EXPECTED}, or a list of such")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        ValueVisitor.visit_str(text).map(|one| OneOrMany(vec![one]))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        ValueVisitor.visit_map(map).map(|one| OneOrMany(vec![one]))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
-        let mut all = Vec::new();
-        while let Some(item) = items.next_element()? {
-            all.push(item);
-        }
-        Ok(OneOrMany(all))
     }
 }
 

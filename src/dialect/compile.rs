@@ -12,7 +12,8 @@ use choose::{choose_auth, choose_grant};
 
 use super::computed::{Recipe, Recipes, field, parse_var};
 use super::layer::{Assertions, Field, Kind, Layer, join, merge};
-use super::schema::{DialectToml, InjectToml, OneOrMany, Ordered, RejectToml, ResponseToml};
+use super::one_or_many::OneOrMany;
+use super::schema::{DialectToml, InjectToml, Ordered, RejectToml, ResponseToml};
 use super::suggest::hint;
 use super::template::{Place, Template};
 use super::{

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::assertion::AssertionPlan;
 use super::filter::Value;
 use super::layer::{Field, join, template};
+use super::needs::order;
 use super::schema::Scalar;
 use super::template::{Place, Scope, Template, check_use, is_name};
 use super::{BUILT_INS, CHAINED, Problem};
@@ -45,49 +46,24 @@ impl Recipe {
 // === impl Recipes ===
 
 impl Recipes {
-    /// Takes away those that need themselves, and tells of each circle once.
+    /// Removes the variables that need themselves, and reports each circle once.
     pub(super) fn break_circles(&mut self, problems: &mut Vec<Problem>) {
-        let mut done = BTreeSet::new();
+        let order = order(self.0.keys().map(String::as_str), |name| {
+            let variables = self.0.get(name).into_iter().flat_map(Recipe::variables);
+            variables.map(|(needed, _)| needed)
+        });
         let mut circular = BTreeSet::new();
-        for name in self.0.keys() {
-            let mut trail = Vec::new();
-            self.walk(name, &mut trail, &mut done, &mut circular, problems);
-        }
-        self.0.retain(|name, _| !circular.contains(name));
-    }
-
-    fn walk<'a>(
-        &'a self,
-        name: &'a str,
-        trail: &mut Vec<&'a str>,
-        done: &mut BTreeSet<&'a str>,
-        circular: &mut BTreeSet<String>,
-        problems: &mut Vec<Problem>,
-    ) {
-        if done.contains(name) {
-            return;
-        }
-        if let Some(start) = trail.iter().position(|known| *known == name) {
-            let circle = &trail[start..];
-            circular.extend(circle.iter().map(|name| (*name).to_owned()));
+        for circle in order.circles {
             problems.push(Problem {
-                path: path_of(name),
+                path: path_of(circle[0]),
                 message: format!(
-                    "the variables need each other in a circle: {} → {name}",
+                    "the variables need each other in a circle: {}",
                     circle.join(" → ")
                 ),
             });
-            return;
+            circular.extend(circle.into_iter().map(str::to_owned));
         }
-        let Some(recipe) = self.0.get(name) else {
-            return;
-        };
-        trail.push(name);
-        for (needed, _) in recipe.variables() {
-            self.walk(needed, trail, done, circular, problems);
-        }
-        trail.pop();
-        done.insert(name);
+        self.0.retain(|name, _| !circular.contains(name));
     }
 
     /// What `templates` need, and whether all of it may stand where they do.

@@ -7,7 +7,8 @@ use http::{HeaderMap, StatusCode, header};
 use super::document::Document;
 use super::layer::join;
 use super::mask::clean;
-use super::schema::{OneOrMany, Ordered, ResponseToml, Scalar};
+use super::one_or_many::OneOrMany;
+use super::schema::{Ordered, ResponseToml, Scalar};
 use super::selector::{Selector, jwt_exp};
 use super::telling;
 use super::{

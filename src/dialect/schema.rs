@@ -47,9 +47,11 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-use serde::de::{Error, IntoDeserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+
+use super::one_or_many::OneOrMany;
 
 /// `[dialects.NAME]`, and each file of `builtin/`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -298,10 +300,6 @@ impl<T> Default for Ordered<T> {
     }
 }
 
-/// A list that may be written as its only element.
-#[derive(Clone, Debug, PartialEq)]
-pub struct OneOrMany<T>(pub Vec<T>);
-
 /// A value of a flat table.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Scalar {
@@ -376,52 +374,6 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Ordered<T> {
         }
 
         deserializer.deserialize_map(OrderedVisitor(PhantomData))
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ListVisitor<T>(PhantomData<T>);
-
-        impl<'de, T: Deserialize<'de>> ListVisitor<T> {
-            fn only<E: Error>(value: impl IntoDeserializer<'de, E>) -> Result<OneOrMany<T>, E> {
-                T::deserialize(value.into_deserializer()).map(|only| OneOrMany(vec![only]))
-            }
-        }
-
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
-            type Value = OneOrMany<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a value or a list of values")
-            }
-
-            fn visit_bool<E: Error>(self, value: bool) -> Result<OneOrMany<T>, E> {
-                Self::only(value)
-            }
-
-            fn visit_i64<E: Error>(self, value: i64) -> Result<OneOrMany<T>, E> {
-                Self::only(value)
-            }
-
-            fn visit_u64<E: Error>(self, value: u64) -> Result<OneOrMany<T>, E> {
-                Self::only(value)
-            }
-
-            fn visit_f64<E: Error>(self, value: f64) -> Result<OneOrMany<T>, E> {
-                Self::only(value)
-            }
-
-            fn visit_str<E: Error>(self, value: &str) -> Result<OneOrMany<T>, E> {
-                Self::only(value)
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<OneOrMany<T>, A::Error> {
-                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(OneOrMany)
-            }
-        }
-
-        deserializer.deserialize_any(ListVisitor(PhantomData))
     }
 }
 

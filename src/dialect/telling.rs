@@ -358,6 +358,11 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_random_name_that_begins_with_signs_is_not_plain() {
+        assert!(!is_plain("--__AAA-0Aa-00A0a0-A-_0a"));
+    }
+
     proptest! {
         #[test]
         fn random_names_are_not_plain(name in "[A-Za-z0-9_.-]{24,64}") {

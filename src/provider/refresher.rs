@@ -3,17 +3,14 @@
 
 mod members;
 
-use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
+use crate::catch_unwind::catch_unwind;
 use crate::clock::{Now, unix_seconds};
 use crate::config::{Provider, TokenSource};
 use crate::dialect::{Class, Injection};
@@ -433,7 +430,9 @@ impl Refresher {
         self.tell(started, None);
         self.credentials = self.source.fingerprint().await;
         let began = Instant::now();
-        let fetched = unless_it_panics(self.source.fetch())
+        // What the source remembers is only ever replaced as a whole: a panic leaves it sound, and
+        // a defect in reading one answer costs that fetch, not the provider for good.
+        let fetched = catch_unwind(self.source.fetch())
             .await
             .unwrap_or(Err(Failure::Fetch(FetchError::Defect)));
         let took = began.elapsed();
@@ -640,17 +639,4 @@ impl Refresher {
     fn lead(&self) -> &Provider {
         self.members.lead()
     }
-}
-
-/// `None` if `work` panics: a defect in reading one vendor's answer costs that fetch, not the provider for good.
-async fn unless_it_panics<T>(work: impl Future<Output = T>) -> Option<T> {
-    let mut work = pin!(work);
-    poll_fn(|context| {
-        // What the source remembers is only ever replaced as a whole, so that it is sound after an unwind.
-        match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
-            Ok(poll) => poll.map(Some),
-            Err(_) => Poll::Ready(None),
-        }
-    })
-    .await
 }

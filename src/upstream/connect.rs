@@ -5,6 +5,7 @@
 mod dial;
 mod egress;
 mod read_ahead;
+mod records;
 mod stream;
 #[cfg(test)]
 mod tests;

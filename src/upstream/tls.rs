@@ -14,6 +14,7 @@ use rustls::client::ClientConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{CertificateError, CipherSuite, RootCertStore};
 use zeroize::Zeroizing;
 
@@ -113,10 +114,37 @@ impl TlsProfiles {
         let Some((certificate, key)) = client else {
             return Ok(builder.with_no_client_auth());
         };
-        let chain = certificate.certificates()?;
-        builder
-            .with_client_auth_cert(chain, key.private_key()?)
-            .map_err(|error| key.content(format!("does not fit the certificate: {error}")))
+        let loader = self.shared.provider.key_provider;
+        let loaded = loader
+            .load_private_key(key.private_key()?)
+            .map_err(|error| key.content(format!("cannot be used: {error}")))?;
+        let certified = CertifiedKey::new(certificate.certificates()?, loaded);
+        if !fits(&certified) {
+            return Err(key.content("is not the key of the certificate in client_cert_file"));
+        }
+        Ok(builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified))))
+    }
+}
+
+/// Returns whether the private key can be the one of the first certificate.
+///
+/// rustls cannot parse every certificate, X.509 version 1 among others. Such a certificate is sent
+/// all the same, for the server to judge, unless the key's public half is nowhere in it.
+fn fits(certified: &CertifiedKey) -> bool {
+    use rustls::{Error, InconsistentKeys};
+    match certified.keys_match() {
+        Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => true,
+        Err(Error::InvalidCertificate(_)) => {
+            let (Some(public), Some(certificate)) =
+                (certified.key.public_key(), certified.cert.first())
+            else {
+                return true;
+            };
+            certificate
+                .windows(public.len())
+                .any(|part| part == public.as_ref())
+        }
+        Err(_) => false,
     }
 }
 

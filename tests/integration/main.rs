@@ -49,5 +49,6 @@ mod streaming;
 mod strict;
 mod strict_answers;
 mod strict_http2;
+mod tls_close;
 mod upstream;
 mod vendors;

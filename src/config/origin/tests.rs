@@ -73,6 +73,8 @@ fn loopback() {
         "127.8.8.8",
         "::1",
         "::ffff:127.0.0.1",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
     ] {
         assert!(is_loopback(host), "{host}");
     }
@@ -83,6 +85,10 @@ fn loopback() {
         "::",
         "127.1",
         "localhost.evil.com",
+        "api.localhost",
+        "[localhost]",
+        "[::1",
+        "::1]",
     ] {
         assert!(!is_loopback(host), "{host}");
     }

@@ -10,6 +10,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::records::Records;
+
 const BUFFER: usize = 17 * 1024;
 
 /// A read of so much goes on in the buffer: it is what rustls makes room for, so that there may be more.
@@ -24,6 +26,8 @@ pub struct ReadAhead {
     /// Read, but not asked for yet: from `used` on. Has no memory where nothing was read ahead.
     buffer: Vec<u8>,
     used: usize,
+    /// Of the bytes handed out.
+    records: Records,
 }
 
 impl ReadAhead {
@@ -33,6 +37,7 @@ impl ReadAhead {
             long: false,
             buffer: Vec::new(),
             used: 0,
+            records: Records::default(),
         }
     }
 
@@ -48,6 +53,32 @@ impl ReadAhead {
     /// There may be more to be read than was read last.
     pub(super) fn is_long(&self) -> bool {
         self.long || !self.buffer.is_empty()
+    }
+
+    /// Returns whether the bytes handed out so far end with a complete TLS record.
+    pub(super) fn at_record_boundary(&self) -> bool {
+        self.records.at_boundary()
+    }
+
+    fn poll_read_some(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.buffer.is_empty() {
+            if !self.long {
+                let before = buf.filled().len();
+                ready!(Pin::new(&mut self.tcp).poll_read(cx, buf))?;
+                self.long = buf.filled().len() - before >= LONG;
+                return Poll::Ready(Ok(()));
+            }
+            self.buffer.reserve_exact(BUFFER);
+            // The future keeps nothing from one poll to the next.
+            let read = ready!(pin!(self.tcp.read_buf(&mut self.buffer)).poll(cx))?;
+            self.long = read >= LONG;
+        }
+        self.take(buf);
+        Poll::Ready(Ok(()))
     }
 
     fn take(&mut self, buf: &mut ReadBuf<'_>) {
@@ -74,19 +105,9 @@ impl AsyncRead for ReadAhead {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.buffer.is_empty() {
-            if !this.long {
-                let before = buf.filled().len();
-                ready!(Pin::new(&mut this.tcp).poll_read(cx, buf))?;
-                this.long = buf.filled().len() - before >= LONG;
-                return Poll::Ready(Ok(()));
-            }
-            this.buffer.reserve_exact(BUFFER);
-            // The future keeps nothing from one poll to the next.
-            let read = ready!(pin!(this.tcp.read_buf(&mut this.buffer)).poll(cx))?;
-            this.long = read >= LONG;
-        }
-        this.take(buf);
+        let before = buf.filled().len();
+        ready!(this.poll_read_some(cx, buf))?;
+        this.records.pass(&buf.filled()[before..]);
         Poll::Ready(Ok(()))
     }
 }

@@ -1,4 +1,7 @@
 //! A connection's bytes, plain or TLS.
+//!
+//! A read of 0 bytes is the end, by `close_notify` or by a TCP end at a record boundary. An end in
+//! the middle of a record is an error, as a TCP reset is.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -33,6 +36,32 @@ impl Stream {
 fn is_dry(tls: &TlsStream<ReadAhead>, cx: &mut Context<'_>) -> bool {
     let (socket, session) = tls.get_ref();
     session.wants_read() && socket.is_empty() && socket.tcp().poll_read_ready(cx).is_pending()
+}
+
+/// Reads once, or record after record for as long as there are any.
+fn poll_read_tls(
+    tls: &mut TlsStream<ReadAhead>,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    let read = if tls.get_ref().0.is_long() {
+        Pin::new(&mut *tls).poll_read(cx, buf)
+    } else {
+        poll_read_once(tls, cx, buf)
+    };
+    match ready!(read) {
+        Err(error) if is_end(&error, tls) => Poll::Ready(Ok(())),
+        read => Poll::Ready(read),
+    }
+}
+
+/// Returns whether `error` says only that the peer closed the connection after a complete record
+/// and without `close_notify`, as many old servers do.
+///
+/// Such an end is taken as a plain one: like the end of a TCP connection without TLS, it completes
+/// a message without length and cuts off every other one. Browsers, Go and nginx do the same.
+fn is_end(error: &io::Error, tls: &TlsStream<ReadAhead>) -> bool {
+    error.kind() == io::ErrorKind::UnexpectedEof && tls.get_ref().0.at_record_boundary()
 }
 
 /// Reads from the socket at most until there is something: after a short read there is nothing more in it, and to look again costs
@@ -75,9 +104,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Self::Tls(tls) if is_dry(tls, cx) => Poll::Pending,
-            // Record after record, for as long as there are any.
-            Self::Tls(tls) if tls.get_ref().0.is_long() => Pin::new(tls).poll_read(cx, buf),
-            Self::Tls(tls) => poll_read_once(tls, cx, buf),
+            Self::Tls(tls) => poll_read_tls(tls, cx, buf),
         }
     }
 }

@@ -1,3 +1,5 @@
+mod client_certificates;
+
 use rustls::SupportedCipherSuite;
 
 use super::*;

@@ -1,0 +1,75 @@
+//! Names that need other names: the order to make them in, and the circles that prevent it.
+
+/// What [`order`] has found.
+#[derive(Debug, Default)]
+pub struct Order<'a> {
+    /// The roots and all that they need, each name once and after the names that it needs.
+    pub names: Vec<&'a str>,
+    /// The circles met on the way. Each begins and ends with the same name.
+    pub circles: Vec<Vec<&'a str>>,
+}
+
+/// Walks from each root, depth first, to the names that it needs.
+pub fn order<'a, Names: IntoIterator<Item = &'a str>>(
+    roots: impl IntoIterator<Item = &'a str>,
+    needs: impl Fn(&'a str) -> Names,
+) -> Order<'a> {
+    let mut order = Order::default();
+    for root in roots {
+        order.visit(root, &needs, &mut Vec::new());
+    }
+    order
+}
+
+impl<'a> Order<'a> {
+    fn visit<Names: IntoIterator<Item = &'a str>>(
+        &mut self,
+        name: &'a str,
+        needs: &impl Fn(&'a str) -> Names,
+        trail: &mut Vec<&'a str>,
+    ) {
+        if self.names.contains(&name) {
+            return;
+        }
+        let start = trail.iter().position(|known| *known == name);
+        trail.push(name);
+        match start {
+            Some(start) => self.circles.push(trail[start..].to_vec()),
+            None => {
+                for other in needs(name) {
+                    self.visit(other, needs, trail);
+                }
+                self.names.push(name);
+            }
+        }
+        trail.pop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(needs: &[(&'static str, &'static [&'static str])]) -> (String, Vec<String>) {
+        let roots = needs.iter().map(|(name, _)| *name);
+        let order = order(roots, |name| {
+            let needs = needs.iter().filter(move |(known, _)| *known == name);
+            needs.flat_map(|(_, needs)| needs.iter().copied())
+        });
+        let circles = order.circles.iter().map(|circle| circle.join(" "));
+        (order.names.join(" "), circles.collect())
+    }
+
+    #[test]
+    fn a_name_comes_after_the_names_that_it_needs() {
+        let (names, circles) = found(&[("a", &["b", "c"]), ("b", &["c", "d"]), ("e", &[])]);
+        assert_eq!(names, "c d b a e");
+        assert!(circles.is_empty());
+    }
+
+    #[test]
+    fn circles_are_told_from_the_name_where_the_walk_met_them() {
+        let (_, circles) = found(&[("x", &["b"]), ("b", &["c"]), ("c", &["b", "c"])]);
+        assert_eq!(circles, ["b c b", "c c"]);
+    }
+}
