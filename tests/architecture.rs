@@ -42,11 +42,7 @@ const AREAS: &[Area] = &[
     area("metrics", &["provider::State"]),
     // Bytes, and nothing of ours.
     area("http1", &[]),
-    area("http2", &[]),
-    area(
-        "upstream",
-        &["config", "http1", "http2", "metrics", "secret"],
-    ),
+    area("upstream", &["config", "http1", "metrics", "secret"]),
     // Where the two flows meet. It must not lead on to the rest of `provider`.
     area("provider::cell", &["clock", "dialect", "secret"]),
     area(
