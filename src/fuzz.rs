@@ -9,12 +9,11 @@ use crate::{config, dialect, provider, proxy, upstream};
 pub type Target = fn(&[u8]);
 
 /// By name, which is also that of the target's folder in `tests/fuzz/seeds`.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("client_io", proxy::fuzz::client_io),
     ("config", config::fuzz::file),
     ("egress_proxy", config::fuzz::egress_proxy),
     ("http1_response", upstream::http1_response),
-    ("http2_response", upstream::http2_response),
     ("reject_body", proxy::fuzz::reject_body),
     ("request_target", proxy::fuzz::request_target),
     ("response_fields", proxy::fuzz::response_fields),

@@ -111,8 +111,6 @@ pub mod demo;
 pub mod dialect;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
-#[doc(hidden)]
-pub mod http2;
 pub mod metrics;
 pub mod provider;
 pub mod proxy;

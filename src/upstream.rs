@@ -23,8 +23,6 @@ pub use body::{BodyError, RequestBody, UpstreamBody};
 pub use http1::Tunnel;
 #[cfg(any(test, fuzzing))]
 pub use http1::fuzz::http1_response;
-#[cfg(any(test, fuzzing))]
-pub use http2::fuzz::http2_response;
 pub use pool::{Limits, Pool};
 pub use send::{Ask, Checkout, SendError, SendFailure};
 pub use stall::{Stall, Stalled};

@@ -17,22 +17,20 @@ const RULES: &str = "
     cli -> admin app clock config demo dialect metrics provider proxy runtime secret upstream
     demo -> app clock config dialect metrics provider secret upstream
     app -> admin clock config dialect metrics provider proxy runtime secret upstream
-    runtime -> metrics proxy::Proxy proxy::accept proxy::door
+    runtime -> metrics proxy::Proxy proxy::accept proxy::door proxy::worker
     admin -> clock config metrics provider::RefreshError provider::State provider::Status
-    proxy -> catch_unwind clock config dialect::Injection dialect::RejectRules http1 metrics \
+    proxy -> catch_unwind clock config dialect::Injection dialect::RejectRules metrics \
         provider::cell secret upstream
     provider -> catch_unwind clock config dialect metrics secret upstream::connect upstream::tls
     provider::cell -> clock dialect secret
-    upstream -> config http1 http2 metrics secret
+    upstream -> config metrics secret
     metrics -> provider::State
     config -> dialect secret
     dialect -> secret
-    http1 ->
-    http2 ->
     clock ->
     catch_unwind ->
     secret ->
-    fuzz -> config dialect http1 provider proxy upstream
+    fuzz -> config dialect provider proxy upstream
 ";
 
 /// A word, and the only rooms whose code may hold the word.

@@ -67,7 +67,6 @@ targets! {
     config
     egress_proxy
     http1_response
-    http2_response
     reject_body
     request_target
     response_fields

@@ -5,11 +5,8 @@
 //! refuses get its bare 400, 414 or 431. [`ClientIo`] is between it and the socket.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT};
@@ -31,6 +28,7 @@ use super::respond::{self, Measure, ResponseBody, Shape};
 use super::watch::End;
 use super::worker::{Client, ConnectionPermit, Worker};
 use super::{handle, headers, upgrade};
+use crate::catch_unwind::catch_unwind;
 use crate::upstream::{MAX_FIELDS, MAX_HEAD};
 
 /// How much of a request's body an HTTP/2 app may send before it is read.
@@ -231,16 +229,7 @@ async fn answer(
         }
         _ => request.map(|body| AppBody::http1(body, asked.expects_continue, &client.watch)),
     };
-    let response = {
-        let mut handled = pin!(handle(worker, client, request));
-        poll_fn(
-            |cx| match catch_unwind(AssertUnwindSafe(|| handled.as_mut().poll(cx))) {
-                Ok(poll) => poll.map(Some),
-                Err(_) => Poll::Ready(None),
-            },
-        )
-        .await
-    };
+    let response = catch_unwind(handle(worker, client, request)).await;
     let mut response = response.unwrap_or_else(|| {
         respond::problem(
             &ProxyError::Internal("a panic while the request was handled"),

@@ -14,6 +14,7 @@ use super::error::ProxyError;
 use super::headers::{SEC_FETCH_SITE, Scan, only_chunked};
 use super::route::{authority, lower, without_port};
 use super::worker::Client;
+use crate::config::is_loopback;
 use crate::upstream::{MAX_FIELDS, MAX_HEAD};
 
 /// The `Host` values that are answered.
@@ -54,7 +55,10 @@ impl Hosts {
     pub fn accept(&self, authority: &str) -> bool {
         let authority = lower(authority);
         let host = without_port(&authority);
-        is_loopback(host) || self.names.contains(&*authority) || self.names.contains(host)
+        is_loopback(host)
+            || host.ends_with(".localhost")
+            || self.names.contains(&*authority)
+            || self.names.contains(host)
     }
 
     /// Whether an `Origin` may send requests: one that is allowed, or one of an accepted host.
@@ -290,18 +294,6 @@ fn is_dots(segment: &[u8]) -> bool {
         dots += 1;
     }
     dots == 1 || dots == 2
-}
-
-fn is_loopback(host: &str) -> bool {
-    if host == "localhost" || host.ends_with(".localhost") {
-        return true;
-    }
-    let bare = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-        .unwrap_or(host);
-    bare.parse::<std::net::IpAddr>()
-        .is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

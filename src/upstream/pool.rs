@@ -7,6 +7,7 @@
 //! start of HTTP/1.1 the number of dials at once doubles with each round for as long as answers do not free connections faster.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Context;
 use std::time::Duration;
@@ -75,6 +76,9 @@ struct Waiter {
 }
 
 type Delivery = Result<Checkout, ConnectError>;
+
+/// A new connection, and what resolves when an HTTP/2 peer's SETTINGS have come.
+type Opened = (Checkout, Option<oneshot::Receiver<()>>);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Version {
@@ -248,7 +252,7 @@ impl Shared {
     /// In a box, as all that a request does only now and then: every byte of its future is copied for every request.
     async fn dial(self: &Arc<Self>) -> Delivery {
         let connected = Box::pin(self.connect(&self.connector)).await?;
-        Ok(self.open(connected).0)
+        Ok(self.open(connected).await?.0)
     }
 
     async fn connect(&self, connector: &Connector) -> Result<Connected, ConnectError> {
@@ -262,17 +266,21 @@ impl Shared {
 
     /// Starts HTTP on a fresh connection and notes its version. With HTTP/2 the second value comes when the peer has said how
     /// many streams it allows; until then there is one.
-    fn open(self: &Arc<Self>, connected: Connected) -> (Checkout, Option<oneshot::Receiver<()>>) {
+    async fn open(self: &Arc<Self>, connected: Connected) -> Result<Opened, ConnectError> {
         if !connected.http2 {
             let connection = self.open_http1(connected);
             let mut state = self.lock();
             state.version = Some(Version::Http1);
             state.more_dials = (state.more_dials + 1).min(MAX_DIALS);
             drop(state);
-            return (Checkout::http1(connection, Arc::clone(self)), None);
+            return Ok((Checkout::http1(connection, Arc::clone(self)), None));
         }
         let open = Open::new(&self.metrics.connections);
-        let (connection, settings) = http2::Connection::open(connected.io, open, self);
+        let opened = Box::pin(http2::Connection::open(connected.io, open, self)).await;
+        let (connection, settings) = opened.map_err(|error| ConnectError::Closed {
+            peer: self.connector.peer(),
+            source: Arc::new(io::Error::other(error)),
+        })?;
         let slot = {
             let mut state = self.lock();
             state.version = Some(Version::Http2);
@@ -282,7 +290,7 @@ impl Shared {
         };
         // Nobody could take its first stream before it was in the pool.
         let slot = slot.expect("a fresh connection has room");
-        (Checkout::http2(slot, Arc::clone(self)), Some(settings))
+        Ok((Checkout::http2(slot, Arc::clone(self)), Some(settings)))
     }
 
     fn open_http1(&self, connected: Connected) -> Box<http1::Connection> {
@@ -417,9 +425,13 @@ struct Dialling {
 impl Dialling {
     async fn run(mut self) {
         let pool = &self.pool;
-        match pool.connect(&pool.connector).await {
-            Ok(connected) => {
-                let (checkout, settings) = pool.open(connected);
+        let connected = pool.connect(&pool.connector).await;
+        let opened = match connected {
+            Ok(connected) => pool.open(connected).await,
+            Err(error) => Err(error),
+        };
+        match opened {
+            Ok((checkout, settings)) => {
                 pool.hand_out(checkout);
                 if let Some(settings) = settings {
                     // The streams themselves are handed out by the connection's driver.

@@ -1,223 +1,220 @@
-//! The task that reads and writes a connection.
-//!
-//! One for each, woken by its socket and by whoever has put something into the output: what many requests put there while it waited for its
-//! turn leaves in one write.
+//! The task that runs a connection.
 
-use std::future::poll_fn;
-use std::io;
+use std::future::{Future as _, poll_fn};
+use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::AsyncWrite as _;
+use bytes::Bytes;
+use h2::{Ping, PingPong};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{sleep, timeout};
 
-use super::Core;
-use super::session::{End, Session};
+use super::Connection;
 use crate::upstream::connect::Stream;
 use crate::upstream::counted::Open;
 use crate::upstream::pool::Shared;
 
-/// Bytes that are read before others have their turn: what was read is best passed on while it is in the processor's cache.
-const TURN: usize = 64 * 1024;
-
-/// A peer that is silent for so long while a stream is open is asked whether it is still there. gRPC servers close
-/// connections that ask more often than every 5 minutes; short of that, TCP keep-alive and the response time-out watch the path.
-const PING_AFTER: Duration = Duration::from_secs(320);
+/// A peer that sends nothing for five ticks while a stream is open gets a PING. gRPC servers close
+/// connections that send more than one in 5 minutes; short of that, TCP keep-alive and the response
+/// time-out watch the path.
+const TICK: Duration = Duration::from_secs(64);
+const QUIET_TICKS: u32 = 5;
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The clock is not looked at for every read: silence is counted in whole ones of these, after the one in which it began.
-const TICK: Duration = Duration::from_secs(64);
-const TICKS: u32 = 1 + (PING_AFTER.as_secs() / TICK.as_secs()) as u32;
-
-/// For a goodbye to be taken.
+/// How long the peer may take to read the last frames of a connection without requests.
 const LINGER: Duration = Duration::from_secs(1);
 
 pub(super) struct Driver {
-    io: Stream,
-    core: Arc<Core>,
+    h2: h2::client::Connection<Socket, Bytes>,
+    connection: Weak<Connection>,
     pool: Weak<Shared>,
-    /// Told when SETTINGS have come.
+    traffic: Arc<Traffic>,
     settled: Option<oneshot::Sender<()>>,
-    silence: Silence,
     /// The connection counts for as long as its socket is open.
     _open: Open,
 }
 
-/// How long the peer has said nothing while a stream was open.
-#[derive(Default)]
-struct Silence {
-    timer: Option<Pin<Box<Sleep>>>,
-    /// It is running.
-    armed: bool,
-    ticks: u32,
-    asked: bool,
-}
-
 impl Driver {
+    /// The second value resolves when the peer's SETTINGS have come.
     pub(super) fn new(
-        io: Stream,
+        h2: h2::client::Connection<Socket, Bytes>,
+        connection: &Arc<Connection>,
+        pool: &Arc<Shared>,
         open: Open,
-        core: Arc<Core>,
-        pool: Weak<Shared>,
     ) -> (Self, oneshot::Receiver<()>) {
         let (settled, settings) = oneshot::channel();
         let driver = Self {
-            io,
-            core,
-            pool,
+            h2,
+            connection: Arc::downgrade(connection),
+            pool: Arc::downgrade(pool),
+            traffic: Arc::clone(&connection.traffic),
             settled: Some(settled),
-            silence: Silence::default(),
             _open: open,
         };
         (driver, settings)
     }
 
-    /// Runs a connection to its end.
-    pub(super) async fn run(mut self) {
-        poll_fn(|cx| self.poll(cx)).await;
-        self.core.retire();
-        let end = self.core.lock().end;
-        if let Some(end) = end {
-            tracing::debug!(%end, "upstream connection ended");
-        }
-        self.core.lock().take_leave();
-        // However that goes, the connection is closed.
-        drop(tokio::time::timeout(LINGER, poll_fn(|cx| self.poll_close(cx))).await);
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut session = self.core.lock();
-        session.attend(cx);
-        exchange(cx, &mut session, &mut self.io);
-        if self.silence.is_too_long(cx, &mut session) {
-            session.fail(End::Silent);
-        }
-        if session.is_leaving() {
-            self.core.retire();
-        }
-        let over = session.is_over();
-        let max_streams = session.take_max_streams();
-        drop(session);
-        if let Some(max) = max_streams {
-            self.limit(max);
-        }
-        match over {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
+    /// Runs the connection to its end. `released` resolves when the connection has no users left.
+    pub(super) async fn run(mut self, released: oneshot::Receiver<()>) {
+        let pings = self.h2.ping_pong().expect("taken only here");
+        let silence = silence(pings, self.connection.clone(), Arc::clone(&self.traffic));
+        let end = tokio::select! {
+            biased;
+            end = poll_fn(|cx| self.poll(cx)) => end,
+            () = silence => return self.give_up(),
+            _ = released => {
+                let goodbye = poll_fn(|cx| self.poll(cx));
+                timeout(LINGER, goodbye).await.unwrap_or(Ok(()))
+            }
+        };
+        if let Err(error) = end {
+            tracing::debug!(%error, "upstream connection ended");
         }
     }
 
-    /// Keeps the pool's view of the peer's limit current.
-    fn limit(&mut self, max: usize) {
-        self.core.limit_streams(max);
-        if let Some(pool) = self.pool.upgrade() {
-            pool.stream_freed();
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+        let end = Pin::new(&mut self.h2).poll(cx);
+        self.update_limit();
+        end
+    }
+
+    /// Keeps the pool's view of the peer's stream limit current.
+    fn update_limit(&mut self) {
+        if let Some(connection) = self.connection.upgrade() {
+            let max = self.h2.max_concurrent_send_streams();
+            let before = connection.max_streams.swap(max, Ordering::Relaxed);
+            if max > before
+                && let Some(pool) = self.pool.upgrade()
+            {
+                pool.stream_freed();
+            }
         }
-        // Whoever waits for it dials for those for whom the limit is too low.
-        if let Some(settled) = self.settled.take() {
+        // The first frame is SETTINGS (RFC 9113 §3.4).
+        if self.traffic.read() > 0
+            && let Some(settled) = self.settled.take()
+        {
+            // The dial that waits for it may be gone.
             let _ = settled.send(());
         }
     }
 
-    /// Writes what is left, and says that it was all.
-    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        std::task::ready!(self.core.lock().poll_write(cx, &mut self.io))?;
-        Pin::new(&mut self.io).poll_shutdown(cx)
+    /// Closes a connection whose peer is silent; h2 fails the streams when it is dropped.
+    fn give_up(self) {
+        tracing::debug!("upstream connection ended: no answer to PING");
+        if let Some(connection) = self.connection.upgrade() {
+            connection.silent.store(true, Ordering::Relaxed);
+        }
     }
 }
 
-impl Drop for Driver {
-    /// Also if it panicked, or if its runtime ends: nobody waits for a stream that nobody reads.
-    fn drop(&mut self) {
-        self.core.retire();
-        self.core.lock().hang_up(io::ErrorKind::NotConnected);
-    }
-}
-
-/// Reads and writes as much as the socket lets it. Reading comes first: a connection that has died is found before anything is written on
-/// it.
-fn exchange(cx: &mut Context<'_>, session: &mut Session, io: &mut Stream) {
-    let mut read = 0;
+/// Resolves when the peer has sent nothing for long while a stream was open, nor answered a PING.
+async fn silence(mut pings: PingPong, connection: Weak<Connection>, traffic: Arc<Traffic>) {
+    let mut quiet = 0;
     loop {
-        match session.poll_fill(cx, io) {
-            Poll::Pending => break,
-            Poll::Ready(Ok(length @ 1..)) => {
-                read += length;
-                if let Err(violation) = session.receive() {
-                    return session.fail(End::Violation(violation));
-                }
-            }
-            Poll::Ready(Ok(0)) => return session.hang_up(io::ErrorKind::UnexpectedEof),
-            Poll::Ready(Err(error)) => return session.hang_up(error.kind()),
+        let heard = traffic.read();
+        sleep(TICK).await;
+        let waits = connection.upgrade().is_some_and(|it| it.in_flight() > 0);
+        if !waits || traffic.read() != heard {
+            quiet = 0;
+            continue;
         }
-        if read >= TURN {
-            cx.waker().wake_by_ref();
-            break;
+        quiet += 1;
+        if quiet < QUIET_TICKS {
+            continue;
         }
-    }
-    if let Poll::Ready(Err(error)) = session.poll_write(cx, io) {
-        // It takes no more, but may have said why.
-        while let Poll::Ready(Ok(1..)) = session.poll_fill(cx, io) {
-            if session.receive().is_err() {
-                break;
-            }
+        quiet = 0;
+        let pong = timeout(PING_TIMEOUT, pings.ping(Ping::opaque())).await;
+        if pong.is_err() && traffic.read() == heard {
+            return;
         }
-        session.hang_up(error.kind());
     }
 }
 
-impl Silence {
-    /// Whether a question was not answered.
-    fn is_too_long(&mut self, cx: &mut Context<'_>, session: &mut Session) -> bool {
-        let heard = std::mem::take(&mut session.heard);
-        if heard {
-            self.ticks = 0;
-            // An answer, whatever it is: the path lives.
-            self.armed &= !std::mem::take(&mut self.asked);
-        }
-        if !self.armed {
-            if !session.has_streams() {
-                return false;
-            }
-            self.set(cx, TICK);
-        }
-        // Polled when it was set, and from then on only when its time has come.
-        while let Some(timer) = &mut self.timer
-            && timer.is_elapsed()
-        {
-            if self.asked {
-                return true;
-            }
-            if !session.has_streams() {
-                self.armed = false;
-                self.ticks = 0;
-                return false;
-            }
-            self.ticks += 1;
-            if self.ticks < TICKS {
-                self.set(cx, TICK);
-                continue;
-            }
-            self.asked = true;
-            session.ping();
-            // For the PING to be written.
-            cx.waker().wake_by_ref();
-            self.set(cx, PING_TIMEOUT);
-        }
-        false
+/// Bytes that a connection has read and written.
+#[derive(Default)]
+pub(super) struct Traffic {
+    read: AtomicU64,
+    written: AtomicU64,
+}
+
+impl Traffic {
+    fn read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
     }
 
-    fn set(&mut self, cx: &mut Context<'_>, wait: Duration) {
-        self.armed = true;
-        let deadline = Instant::now() + wait;
-        let timer = self
-            .timer
-            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        timer.as_mut().reset(deadline);
-        // It is in the future.
-        let _ = timer.as_mut().poll(cx);
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    fn count_written(&self, written: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(length)) = written {
+            self.written.fetch_add(*length as u64, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A connection's bytes, counted.
+pub(super) struct Socket {
+    io: Stream,
+    traffic: Arc<Traffic>,
+}
+
+impl Socket {
+    pub(super) fn new(io: Stream, traffic: Arc<Traffic>) -> Self {
+        Self { io, traffic }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        let length = buf.filled().len() - before;
+        let read = &self.traffic.read;
+        read.fetch_add(length as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.traffic.count_written(&written);
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.traffic.count_written(&written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -1,115 +1,173 @@
-//! One request on its stream, polled by whoever waits for its response, and then by whoever reads that.
+//! One request on its stream, polled by the task that waits for the response and then reads it.
 
 use std::future::{Future as _, poll_fn};
-use std::pin::Pin;
+use std::io;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
-use http::request::Parts;
+use h2::client::ResponseFuture;
+use h2::{Reason, RecvStream, SendStream};
+use http::{Method, Response, StatusCode};
 use http_body::{Body as _, Frame};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::head::{self, Content, Head};
-use super::session::{Answer, Fault, Turn};
-use super::{Slot, Timer};
+use super::Slot;
+use super::head;
 use crate::upstream::body::{BodyError, RequestBody, UpstreamBody};
 use crate::upstream::http1::WrongLength;
 use crate::upstream::send::{Ask, Cause, SendError, SendFailure};
 
+/// A request whose response head has come, as the rest of both bodies.
 pub(in crate::upstream) struct Exchange {
-    slot: Slot,
-    id: u32,
+    /// Dropped before `slot`: the stream is reset before its place is free.
     upload: Upload,
     app_broke_off: Option<Cause>,
-    /// Bytes of the response that are still to be handed out, if that is known.
+    response: RecvStream,
+    /// Only trailers can follow.
+    data_ended: bool,
+    /// Bytes of the response that are still to come, if it has a length.
     remaining: Option<u64>,
-    timer: Option<Timer>,
+    _slot: Slot,
 }
 
-/// What is left of a request.
+/// A request whose response head has not come.
+struct Pending<'a> {
+    upload: Upload,
+    response: ResponseFuture,
+    /// Bytes that the connection had written before this request.
+    written_before: u64,
+    ask: &'a Ask<'a>,
+    slot: Slot,
+}
+
+/// The request body. Dropping it resets the stream, unless both sides have ended it.
 struct Upload {
+    stream: SendStream<Bytes>,
     body: RequestBody,
-    /// It has not come to its end yet.
+    /// The body has not ended yet.
     open: bool,
-    /// How much is still to come, if the head said so.
+    /// Bytes still to come, if the head announced a length.
     left: Option<u64>,
-    /// When a frame was last taken from the app.
-    moved: Option<Instant>,
+    /// The part of the app's last frame that the upstream has no room for yet.
+    frame: Bytes,
     /// The upstream would take more, but the app has sent no more.
     waits_for_app: bool,
-    /// How much of the last frame the upstream had not taken when that was last looked at.
-    waiting: usize,
+    /// When the app last sent something or the upstream last took something.
+    moved: Instant,
 }
 
-impl Exchange {
-    /// Sends the head.
-    fn begin(slot: Slot, head: &Parts, body: RequestBody) -> Result<Box<Self>, SendError> {
-        let length = head::length(head, &body);
+/// See [`Slot::send`].
+pub(super) async fn send(
+    slot: Slot,
+    ask: &Ask<'_>,
+    body: RequestBody,
+) -> Result<Response<UpstreamBody>, SendError> {
+    let mut pending = Pending::begin(slot, ask, body)?;
+    let mut timer = pin!(sleep_until(pending.upload.moved + ask.wait));
+    let response = poll_fn(|cx| pending.poll_head(cx, timer.as_mut())).await?;
+    pending.respond(response)
+}
+
+impl<'a> Pending<'a> {
+    fn begin(slot: Slot, ask: &'a Ask<'a>, body: RequestBody) -> Result<Self, SendError> {
+        let connection = &slot.connection;
+        let length = head::length(ask.head, &body);
         let ends = body.is_end_stream();
-        let begun = slot.connection.core.lock().begin(head, length, ends);
-        let Ok(id) = begun else {
-            slot.connection.core.retire();
-            return Err(SendError {
-                failure: SendFailure::Closed("it takes no more requests".into()),
-                reused: slot.reused,
-                unsent: true,
-            });
+        let written_before = connection.traffic.written();
+        let request = head::request(ask.head, length);
+        let (response, stream) = match connection.requests.clone().send_request(request, ends) {
+            Ok(begun) => begun,
+            Err(error) => {
+                connection.retire();
+                return Err(SendError {
+                    failure: SendFailure::Closed(error.into()),
+                    reused: slot.reused,
+                    unsent: true,
+                });
+            }
         };
-        Ok(Box::new(Self {
-            slot,
-            id,
+        Ok(Self {
             upload: Upload {
+                stream,
                 body,
                 open: !ends,
                 left: length,
-                moved: None,
+                frame: Bytes::new(),
                 waits_for_app: false,
-                waiting: 0,
+                moved: Instant::now(),
             },
-            app_broke_off: None,
-            remaining: None,
-            timer: None,
-        }))
+            response,
+            written_before,
+            ask,
+            slot,
+        })
     }
 
-    /// See [`Slot::send`].
-    pub(super) async fn send(
-        slot: Slot,
-        ask: &Ask<'_>,
-        body: RequestBody,
-    ) -> Result<Response<UpstreamBody>, SendError> {
-        let mut this = Self::begin(slot, ask.head, body)?;
-        this.timer = Some(this.slot.connection.timer(Instant::now() + ask.wait));
-        match poll_fn(|cx| this.poll_head(cx, ask)).await {
-            Ok(head) => Ok(this.respond(head)),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn poll_head(&mut self, cx: &mut Context<'_>, ask: &Ask<'_>) -> Poll<Result<Head, SendError>> {
-        if let Err(cause) = self.go_on(cx) {
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        timer: Pin<&mut Sleep>,
+    ) -> Poll<Result<Response<RecvStream>, SendError>> {
+        if let Err(cause) = self.upload.poll(cx) {
             return Poll::Ready(Err(self.error(SendFailure::App(cause), false)));
         }
-        loop {
-            let answer = self.slot.connection.core.lock().poll_answer(cx, self.id);
-            match answer {
-                Poll::Ready(Ok(Answer::Interim(_))) => {}
-                Poll::Ready(Ok(Answer::Final(head))) => return Poll::Ready(Ok(head)),
-                Poll::Ready(Err(fault)) => {
-                    let unsent = self.slot.connection.core.lock().is_unsent(self.id, fault);
-                    return Poll::Ready(Err(self.error(fault.into(), unsent)));
-                }
-                Poll::Pending => break,
-            }
+        if let Poll::Ready(response) = Pin::new(&mut self.response).poll(cx) {
+            return Poll::Ready(response.map_err(|error| self.failed(error)));
         }
-        if self.is_overdue(cx, ask.wait) {
+        if self.upload.is_overdue(cx, timer, self.ask) {
             // If the path is dead, every request on this connection would wait as long.
-            self.slot.connection.core.retire();
+            self.slot.connection.retire();
             return Poll::Ready(Err(self.error(SendFailure::Timeout, false)));
         }
         Poll::Pending
+    }
+
+    fn respond(self, response: Response<RecvStream>) -> Result<Response<UpstreamBody>, SendError> {
+        let remaining = match head::check(response.headers()) {
+            Ok(length) => length,
+            Err(malformed) => {
+                return Err(self.error(SendFailure::Protocol(malformed.into()), false));
+            }
+        };
+        let bodiless = self.ask.head.method == Method::HEAD
+            || response.status() == StatusCode::NO_CONTENT
+            || response.status() == StatusCode::NOT_MODIFIED;
+        let (head, response) = response.into_parts();
+        if bodiless || response.is_end_stream() {
+            return Ok(Response::from_parts(
+                head,
+                UpstreamBody::whole(Bytes::new()),
+            ));
+        }
+        let exchange = Exchange {
+            upload: self.upload,
+            app_broke_off: None,
+            response,
+            data_ended: false,
+            remaining,
+            _slot: self.slot,
+        };
+        let body = UpstreamBody::http2(Box::new(exchange));
+        Ok(Response::from_parts(head, body))
+    }
+
+    fn failed(&self, error: h2::Error) -> SendError {
+        let connection = &self.slot.connection;
+        let refused = error.is_remote()
+            && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM));
+        // The head was behind everything that was written.
+        let unwritten = connection.traffic.written() == self.written_before;
+        let failure = if connection.silent.load(super::Ordering::Relaxed) {
+            SendFailure::Timeout
+        } else if error.is_library() {
+            SendFailure::Protocol(error.into())
+        } else if error.reason() == Some(Reason::HTTP_1_1_REQUIRED) {
+            SendFailure::Closed(format!("{error} (see the upstream's `http`)").into())
+        } else {
+            SendFailure::Closed(error.into())
+        };
+        self.error(failure, refused || unwritten)
     }
 
     fn error(&self, failure: SendFailure, unsent: bool) -> SendError {
@@ -119,47 +177,10 @@ impl Exchange {
             unsent,
         }
     }
+}
 
-    /// Whether the upstream has had `wait` to take the next part, or to answer after the last one. An app that is slow to send does
-    /// not use up the upstream's time.
-    fn is_overdue(&mut self, cx: &mut Context<'_>, wait: Duration) -> bool {
-        let Some(timer) = &mut self.timer else {
-            return false;
-        };
-        while timer.as_mut().poll(cx).is_ready() {
-            let now = Instant::now();
-            let left = self.slot.connection.core.lock().left(self.id);
-            let upload = &mut self.upload;
-            if upload.waits_for_app || std::mem::replace(&mut upload.waiting, left) != left {
-                upload.moved = Some(now);
-            }
-            match upload.moved.map(|moved| moved + wait) {
-                Some(deadline) if deadline > now => timer.as_mut().reset(deadline),
-                _ => return true,
-            }
-        }
-        false
-    }
-
-    fn respond(mut self: Box<Self>, head: Head) -> Response<UpstreamBody> {
-        if let Some(timer) = self.timer.take() {
-            self.slot.connection.timers().push(timer);
-        }
-        self.remaining = match head.content {
-            Content::None => Some(0),
-            Content::Length(length) => Some(length),
-            Content::Unknown => None,
-        };
-        // Small answers come with their heads.
-        let whole = self.slot.connection.core.lock().take_whole(self.id);
-        let body = match whole {
-            Some(whole) => UpstreamBody::whole(whole),
-            None => UpstreamBody::http2(self),
-        };
-        head.response.map(|()| body)
-    }
-
-    /// The next frame of the body; `None` at its end. What is left of the upload goes on meanwhile.
+impl Exchange {
+    /// Returns the next frame of the response body; `None` at its end. The upload goes on.
     pub(in crate::upstream) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -168,22 +189,34 @@ impl Exchange {
         if let Some(cause) = self.app_broke_off.take() {
             return Poll::Ready(Some(Err(BodyError::App(cause))));
         }
-        let mut session = self.slot.connection.core.lock();
-        let frame = match ready!(session.poll_frame(cx, self.id)) {
-            None => return Poll::Ready(None),
-            Some(Err(fault)) => return Poll::Ready(Some(Err(fault.into()))),
-            Some(Ok(frame)) => frame,
-        };
-        if let (Some(remaining), Some(data)) = (&mut self.remaining, frame.data_ref()) {
-            *remaining = remaining.saturating_sub(data.len() as u64);
+        while !self.data_ended {
+            match ready!(self.response.poll_data(cx)).transpose()? {
+                Some(data) if data.is_empty() => {}
+                Some(data) => return Poll::Ready(Some(Ok(Frame::data(self.take(data))))),
+                None => self.data_ended = true,
+            }
         }
-        Poll::Ready(Some(Ok(frame)))
+        let Some(mut trailers) = ready!(self.response.poll_trailers(cx))? else {
+            return Poll::Ready(None);
+        };
+        head::clean_trailers(&mut trailers);
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 
-    /// What is left of the upload goes on; how it fails is told by [`Self::poll_frame`].
+    /// Gives the peer back as much of the window as is handed out.
+    fn take(&mut self, data: Bytes) -> Bytes {
+        // Fails only for more than the window.
+        let _ = self.response.flow_control().release_capacity(data.len());
+        if let Some(remaining) = &mut self.remaining {
+            *remaining = remaining.saturating_sub(data.len() as u64);
+        }
+        data
+    }
+
+    /// Sends what the app has and the upstream takes. [`Self::poll_frame`] reports failures.
     pub(in crate::upstream) fn poll_upload(&mut self, cx: &mut Context<'_>) {
         if self.app_broke_off.is_none() {
-            self.app_broke_off = self.go_on(cx).err();
+            self.app_broke_off = self.upload.poll(cx).err();
         }
     }
 
@@ -191,118 +224,138 @@ impl Exchange {
         self.upload.open
     }
 
-    /// Every frame was handed out.
+    /// Whether every frame was handed out.
     pub(in crate::upstream) fn is_end_stream(&self) -> bool {
-        self.app_broke_off.is_none() && self.slot.connection.core.lock().is_read(self.id)
+        self.app_broke_off.is_none() && self.response.is_end_stream()
     }
 
-    /// Bytes of the body that are still to come, if that is known.
+    /// Returns how many bytes of the body are still to come, if the response has a length.
     pub(in crate::upstream) fn remaining(&self) -> Option<u64> {
         self.remaining
-    }
-
-    /// Hands over of the request what app and upstream let it.
-    fn go_on(&mut self, cx: &mut Context<'_>) -> Result<(), Cause> {
-        self.upload.waits_for_app = false;
-        while self.upload.open {
-            let turn = self.slot.connection.core.lock().turn(cx, self.id);
-            match turn {
-                Turn::Now => {}
-                Turn::Later => break,
-                Turn::Never => self.upload.close(),
-            }
-            if !self.upload.open {
-                break;
-            }
-            match Pin::new(&mut self.upload.body).poll_frame(cx) {
-                Poll::Pending => {
-                    self.upload.waits_for_app = true;
-                    break;
-                }
-                Poll::Ready(frame) => self.hand_over(frame.transpose()?)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn hand_over(&mut self, frame: Option<Frame<Bytes>>) -> Result<(), Cause> {
-        let upload = &mut self.upload;
-        upload.moved = Some(Instant::now());
-        let core = &self.slot.connection.core;
-        let data = match frame.map(Frame::into_data) {
-            None => Bytes::new(),
-            Some(Ok(data)) => {
-                upload.count(data.len() as u64)?;
-                if !upload.body.is_end_stream() {
-                    upload.waiting = core.lock().put(self.id, data, false);
-                    return Ok(());
-                }
-                data
-            }
-            Some(Err(frame)) => {
-                let Some(trailers) = frame.trailers_ref() else {
-                    return Ok(());
-                };
-                upload.end()?;
-                core.lock().put_trailers(self.id, trailers);
-                return Ok(());
-            }
-        };
-        upload.end()?;
-        upload.waiting = core.lock().put(self.id, data, true);
-        Ok(())
-    }
-}
-
-impl Drop for Exchange {
-    /// Resets the stream, unless it is over. That comes before its place is free: the slot is dropped after this.
-    fn drop(&mut self) {
-        self.slot.connection.core.lock().forget(self.id);
     }
 }
 
 impl Upload {
-    fn count(&mut self, length: u64) -> Result<(), WrongLength> {
-        if let Some(left) = &mut self.left {
-            *left = left.checked_sub(length).ok_or(WrongLength)?;
+    /// Sends what the app has and the upstream takes. Fails if the app's body breaks off or has
+    /// the wrong length; the stream must then be dropped.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Result<(), Cause> {
+        self.waits_for_app = false;
+        while self.open {
+            if !self.frame.is_empty() {
+                if self.poll_frame_sent(cx).is_pending() {
+                    break;
+                }
+                continue;
+            }
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(frame) => self.take(frame.transpose()?)?,
+                Poll::Pending => {
+                    self.waits_for_app = true;
+                    break;
+                }
+            }
         }
         Ok(())
     }
 
-    fn end(&mut self) -> Result<(), WrongLength> {
-        self.close();
+    fn take(&mut self, frame: Option<Frame<Bytes>>) -> Result<(), WrongLength> {
+        self.moved = Instant::now();
+        match frame.map(Frame::into_data) {
+            None => {
+                self.check_end()?;
+                self.send(Bytes::new(), true);
+            }
+            Some(Ok(data)) => {
+                if let Some(left) = &mut self.left {
+                    *left = left.checked_sub(data.len() as u64).ok_or(WrongLength)?;
+                }
+                self.stream.reserve_capacity(data.len());
+                self.frame = data;
+                if self.frame.is_empty() && self.body.is_end_stream() {
+                    self.check_end()?;
+                    self.send(Bytes::new(), true);
+                }
+            }
+            Some(Err(frame)) => {
+                if let Ok(mut trailers) = frame.into_trailers() {
+                    self.check_end()?;
+                    head::clean_trailers(&mut trailers);
+                    let _ = self.stream.send_trailers(trailers);
+                    self.close();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for room for the frame, and sends as much of it as there is room for.
+    fn poll_frame_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let room = self.stream.capacity().min(self.frame.len());
+        if room == 0 {
+            if !matches!(ready!(self.stream.poll_capacity(cx)), Some(Ok(_))) {
+                // The peer has reset the stream, and the response tells why.
+                self.close();
+            }
+            return Poll::Ready(());
+        }
+        self.moved = Instant::now();
+        let part = self.frame.split_to(room);
+        let ends =
+            self.frame.is_empty() && self.body.is_end_stream() && self.left.unwrap_or(0) == 0;
+        self.send(part, ends);
+        Poll::Ready(())
+    }
+
+    fn send(&mut self, data: Bytes, ends: bool) {
+        let sent = self.stream.send_data(data, ends);
+        if ends || sent.is_err() {
+            self.close();
+        }
+    }
+
+    fn check_end(&self) -> Result<(), WrongLength> {
         match self.left {
             None | Some(0) => Ok(()),
             Some(_) => Err(WrongLength),
         }
     }
 
-    /// Nothing more of it is sent.
+    /// Lets go of the app's body.
     fn close(&mut self) {
         self.open = false;
+        self.frame = Bytes::new();
         self.body = RequestBody::Empty;
     }
-}
 
-impl From<Fault> for SendFailure {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::Malformed(_) => Self::Protocol(fault.into()),
-            Fault::Connection(end) if end.is_protocol() => Self::Protocol(fault.into()),
-            Fault::Connection(end) if end.is_silence() => Self::Timeout,
-            Fault::Connection(_) | Fault::Reset(_) | Fault::Refused => Self::Closed(fault.into()),
+    /// Whether the upstream has had `ask.wait` to take the next part, or to answer after the last
+    /// one. An app that is slow to send does not use up the upstream's time.
+    fn is_overdue(&self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, ask: &Ask<'_>) -> bool {
+        while timer.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            let since = if self.waits_for_app { now } else { self.moved };
+            let deadline = since + ask.wait;
+            if deadline <= now {
+                return true;
+            }
+            timer.as_mut().reset(deadline);
         }
+        false
     }
 }
 
-impl From<Fault> for BodyError {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::Malformed(_) => Self::Protocol(fault.into()),
-            Fault::Connection(end) if end.is_protocol() => Self::Protocol(fault.into()),
-            Fault::Connection(_) | Fault::Reset(_) | Fault::Refused => {
-                Self::Closed(std::io::Error::other(fault))
-            }
+impl Drop for Upload {
+    /// RST_STREAM, which h2 leaves out if both sides have ended the stream.
+    fn drop(&mut self) {
+        self.stream.send_reset(Reason::CANCEL);
+    }
+}
+
+impl From<h2::Error> for BodyError {
+    fn from(error: h2::Error) -> Self {
+        if error.is_library() {
+            Self::Protocol(error.into())
+        } else {
+            Self::Closed(io::Error::other(error))
         }
     }
 }

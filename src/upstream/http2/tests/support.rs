@@ -1,6 +1,7 @@
 //! A pool with one connection, whose far end says exactly what a test wants.
 
 use std::io;
+use std::pin::Pin;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -11,10 +12,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use super::super::testing::{Seen, hello, parse};
+use super::frames::{PREFACE, Seen, flag, frame, kind, parse, settings};
 use super::*;
 use crate::config::{Origin, Scheme, Tls};
-use crate::http2::frame::{PREFACE, kind};
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::upstream::connect::{Alpn, Connector, Destination};
 use crate::upstream::tls::TlsProfiles;
@@ -32,10 +32,11 @@ pub(super) struct Line {
 impl Line {
     /// With SETTINGS exchanged, and no frame of that to be read any more.
     pub(super) async fn open() -> Self {
-        Self::with(&hello()).await
+        Self::with(100).await
     }
 
-    pub(super) async fn with(settings: &[u8]) -> Self {
+    /// The peer allows so many streams.
+    pub(super) async fn with(max_streams: u32) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let destination = Destination {
@@ -66,11 +67,12 @@ impl Line {
             server: Some(server),
             read: Vec::new(),
         };
-        line.say(settings).await;
+        line.say(settings(max_streams)).await;
+        line.say(frame(kind::SETTINGS, flag::ACK, 0, [])).await;
         let mut preface = [0; PREFACE.len()];
         line.server().read_exact(&mut preface).await.unwrap();
         assert_eq!(preface, PREFACE);
-        line.frames_until(|frame| frame.kind == kind::SETTINGS && frame.flags == 1)
+        line.frames_until(|frame| frame.kind == kind::SETTINGS && frame.flags == flag::ACK)
             .await;
         settle().await;
         line
@@ -94,10 +96,6 @@ impl Line {
 
     fn server(&mut self) -> &mut TcpStream {
         self.server.as_mut().unwrap()
-    }
-
-    pub(super) fn take_server(&mut self) -> TcpStream {
-        self.server.take().unwrap()
     }
 
     pub(super) fn close(&mut self) {
@@ -196,7 +194,6 @@ pub(super) fn give(app: &App, data: impl Into<Bytes>) {
     app.send(Ok(Frame::data(data.into()))).unwrap();
 }
 
-/// How requests are sent whose interim heads nobody waits for.
 pub(super) fn ask(head: &Parts) -> Ask<'_> {
     Ask { head, wait: WAIT }
 }
