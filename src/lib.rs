@@ -109,6 +109,7 @@ pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod dialect;
+mod fields;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod metrics;

@@ -19,16 +19,17 @@ const RULES: &str = "
     app -> admin clock config dialect metrics provider proxy runtime secret upstream
     runtime -> metrics proxy::Proxy proxy::accept proxy::door proxy::worker
     admin -> clock config metrics provider::RefreshError provider::State provider::Status
-    proxy -> catch_unwind clock config dialect::Injection dialect::RejectRules metrics \
+    proxy -> catch_unwind clock config dialect::Injection dialect::RejectRules fields metrics \
         provider::cell secret upstream
     provider -> catch_unwind clock config dialect metrics secret upstream::connect upstream::tls
     provider::cell -> clock dialect secret
-    upstream -> config metrics secret
+    upstream -> config fields metrics secret
     metrics -> provider::State
-    config -> dialect secret
+    config -> dialect fields secret
     dialect -> secret
     clock ->
     catch_unwind ->
+    fields ->
     secret ->
     fuzz -> config dialect provider proxy upstream
 ";

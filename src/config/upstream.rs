@@ -14,6 +14,7 @@ use super::routes::{check_dots, route};
 use super::server::{limit, span};
 use super::units::{Text, Written};
 use super::{ExistingCredential, HttpVersion, Patience, Provider, Route, Upstream};
+use crate::fields::is_hop_by_hop;
 
 /// DNS, TCP and TLS over the slowest of networks; longer means that nobody is there.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -190,23 +191,14 @@ fn headers(
     headers
 }
 
-/// Hop-by-hop (RFC 9110 §7.6.1) and framing headers are written by the connection.
-const OF_THE_CONNECTION: [HeaderName; 11] = [
-    header::CONNECTION,
-    header::CONTENT_LENGTH,
-    header::EXPECT,
-    header::HOST,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
-
 fn check_header(name: HeaderName, injected: &[HeaderName]) -> Result<HeaderName, Complaint> {
-    if OF_THE_CONNECTION.contains(&name) {
+    let framing = [
+        header::CONTENT_LENGTH,
+        header::EXPECT,
+        header::HOST,
+        header::TRAILER,
+    ];
+    if framing.contains(&name) || is_hop_by_hop(&name) {
         return Err(
             complaint("belongs to the connection and cannot be changed here").hint("remove it"),
         );

@@ -2,26 +2,13 @@
 
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderMap,
-    HeaderName, HeaderValue, MAX_FORWARDS, ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRANSFER_ENCODING, UPGRADE, VIA,
+    HeaderName, HeaderValue, MAX_FORWARDS, ORIGIN, TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+use crate::fields::{HOP_BY_HOP, is_hop_by_hop};
+
 pub(super) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 pub(super) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-
-/// RFC 9110 §7.6.1, and what implementations treat alike. `Trailer` is end to end.
-static HOP_BY_HOP: [HeaderName; 8] = [
-    CONNECTION,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    TE,
-    PROXY_AUTHORIZATION,
-    PROXY_AUTHENTICATE,
-];
 
 /// Which fields need attention, found in one pass: most requests have none of them, and a look-up of each would cost more than
 /// everything else that is done with a request's head.
@@ -84,11 +71,6 @@ impl Scan {
     }
 }
 
-/// One of [`HOP_BY_HOP`]; most names are not even as long as any of them.
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(name.as_str().len(), 2 | 7 | 10 | 16..=19) && HOP_BY_HOP.contains(name)
-}
-
 /// Removes what is meant for this hop only: the fields that *every* `Connection` line names, and the known ones.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if names_fields(headers) {
@@ -96,17 +78,8 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-    // Mostly there are one or two of them: to look for those is cheaper than to remove all eight.
-    let mut present = [false; HOP_BY_HOP.len()];
-    for name in headers.keys() {
-        if let Some(index) = HOP_BY_HOP.iter().position(|known| known == name) {
-            present[index] = true;
-        }
-    }
-    for (name, present) in HOP_BY_HOP.iter().zip(present) {
-        if present {
-            headers.remove(name);
-        }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
     }
 }
 

@@ -39,7 +39,6 @@ use super::counted::Open;
 use super::pool::Shared;
 use super::send::{Ask, Cause, MAX_INTERIM, SendError, SendFailure};
 
-pub(super) use encode::is_trailer;
 pub(super) use output::WrongLength;
 pub use tunnel::Tunnel;
 

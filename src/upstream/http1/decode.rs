@@ -3,9 +3,9 @@
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::encode::is_trailer;
 use super::fields::ends_lines_in_crlf;
 use super::{Framing, Malformed};
+use crate::fields::is_trailer;
 
 /// Of a chunk's size in hexadecimal digits: as many as 64 bits have.
 const MAX_DIGITS: usize = 16;

@@ -2,14 +2,12 @@
 //!
 //! Names and values come from [`http`]'s types, which hold nothing that could end a line.
 
-use http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
-    CONTENT_TYPE, COOKIE, EXPECT, HOST, MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-    SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
-};
+use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method};
 use http_body::Body;
+
+use crate::fields::is_trailer;
 
 /// How the reader knows where a body that we write ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,33 +43,6 @@ pub(super) fn last_chunk(out: &mut Vec<u8>, trailers: &HeaderMap) {
         }
     }
     out.extend_from_slice(b"\r\n");
-}
-
-/// Whether a field may stand in a trailer section: not what frames or routes a message, authenticates, or is for whoever
-/// handles the content (RFC 9110 §6.5.1).
-pub(in crate::upstream) fn is_trailer(name: &HeaderName) -> bool {
-    const FOR_HEADS: [HeaderName; 19] = [
-        AUTHORIZATION,
-        CACHE_CONTROL,
-        CONNECTION,
-        CONTENT_ENCODING,
-        CONTENT_LENGTH,
-        CONTENT_RANGE,
-        CONTENT_TYPE,
-        COOKIE,
-        EXPECT,
-        HOST,
-        MAX_FORWARDS,
-        PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION,
-        SET_COOKIE,
-        TE,
-        TRAILER,
-        TRANSFER_ENCODING,
-        UPGRADE,
-        WWW_AUTHENTICATE,
-    ];
-    !FOR_HEADS.contains(name) && name.as_str() != "keep-alive"
 }
 
 /// Appends the field that says how the body is framed.

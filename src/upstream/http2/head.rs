@@ -1,14 +1,14 @@
 //! What differs between HTTP/2 heads and those of HTTP/1.1 (RFC 9113 §8).
 
-use http::header::{CONTENT_LENGTH, EXPECT, HOST};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, TE};
 use http::request::Parts;
 use http::uri::{self, Uri};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use http_body::Body as _;
 
+use crate::fields::{is_hop_by_hop, is_trailer};
 use crate::upstream::MAX_FIELDS;
 use crate::upstream::body::RequestBody;
-use crate::upstream::http1::is_trailer;
 
 /// A response head that the proxy does not pass on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,11 +58,8 @@ fn with_path(uri: &Uri) -> Uri {
 
 /// Whether a field is about the connection (RFC 9113 §8.2.2), or is expressed otherwise.
 fn is_left_out(name: &HeaderName, value: &HeaderValue) -> bool {
-    match name.as_str() {
-        "te" => value != "trailers",
-        "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade" => true,
-        _ => *name == HOST || *name == EXPECT || *name == CONTENT_LENGTH,
-    }
+    let is_te_trailers = *name == TE && value == "trailers";
+    [HOST, EXPECT, CONTENT_LENGTH].contains(name) || is_hop_by_hop(name) && !is_te_trailers
 }
 
 /// Removes the fields that may not stand in a trailer section.

@@ -1,0 +1,50 @@
+//! Which HTTP fields are about one connection, and which may not stand in a trailer section.
+
+use http::HeaderName;
+use http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
+    CONTENT_TYPE, COOKIE, EXPECT, HOST, MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
+};
+
+/// Hop-by-hop fields (RFC 9110 §7.6.1) and those that implementations treat alike. `Trailer` is end
+/// to end.
+pub(crate) static HOP_BY_HOP: [HeaderName; 8] = [
+    CONNECTION,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    TE,
+    PROXY_AUTHORIZATION,
+    PROXY_AUTHENTICATE,
+];
+
+/// Fields for the head only: framing, routing, authentication, and what handles the content
+/// (RFC 9110 §6.5.1).
+static HEAD_ONLY: [HeaderName; 13] = [
+    AUTHORIZATION,
+    CACHE_CONTROL,
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    CONTENT_RANGE,
+    CONTENT_TYPE,
+    COOKIE,
+    EXPECT,
+    HOST,
+    MAX_FORWARDS,
+    SET_COOKIE,
+    TRAILER,
+    WWW_AUTHENTICATE,
+];
+
+/// Whether a field is hop-by-hop.
+pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
+    // The length alone tells most names from all of these.
+    matches!(name.as_str().len(), 2 | 7 | 10 | 16..=19) && HOP_BY_HOP.contains(name)
+}
+
+/// Whether a field may stand in a trailer section.
+pub(crate) fn is_trailer(name: &HeaderName) -> bool {
+    !HEAD_ONLY.contains(name) && !HOP_BY_HOP.contains(name)
+}
