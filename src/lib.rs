@@ -33,8 +33,8 @@
 //! * [`proxy`]: a request's way from the app to the upstream and back, one file for each step.
 //! * [`admin`], [`metrics`]: what operators see.
 //! * [`app`], [`runtime`]: wiring and threads. [`cli`]: a file for each verb. [`demo`]: fake vendors and the proxy in front.
-//! * [`http1`]: HTTP/1.1 as bytes, for [`proxy`] and [`upstream`]. h2 speaks HTTP/2 to apps and upstreams; hyper speaks HTTP/1.1
-//!   where it is not about requests of apps: on the admin port, at token endpoints, in the demo.
+//! * [`http1`]: HTTP/1.1 as bytes, for [`proxy`] and [`upstream`]. h2 speaks HTTP/2 to apps and
+//!   upstreams; hyper speaks HTTP/1.1 on the admin port, at token endpoints and in the demo.
 //! * [`secret`], [`clock`]: under everything else.
 //!
 //! `tests/architecture.rs` checks who may import whom: `cli → app → {proxy, provider, admin, runtime}`; `proxy` sees of `provider`
