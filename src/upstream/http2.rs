@@ -6,8 +6,8 @@
 //!
 //! * *A response that is not read holds up no other response:* the connection window is larger
 //!   than all stream windows together.
-//! * *An upload that breaks off never looks complete:* END_STREAM is sent only after the body's end,
-//!   and only if its length is right. Every other end of an upload is RST_STREAM.
+//! * *An upload that breaks off never looks complete:* END_STREAM is sent only after the end of the
+//!   body, and only if its length is right. Every other end of an upload is RST_STREAM.
 //! * *A request counts as unsent* if none of it was written, or if the peer says that it did not
 //!   process it: REFUSED_STREAM, or GOAWAY with a lower stream ID (RFC 9113 §8.7).
 

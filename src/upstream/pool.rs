@@ -251,8 +251,12 @@ impl Shared {
 
     /// In a box, as all that a request does only now and then: every byte of its future is copied for every request.
     async fn dial(self: &Arc<Self>) -> Delivery {
-        let connected = Box::pin(self.connect(&self.connector)).await?;
-        Ok(self.open(connected).await?.0)
+        Ok(Box::pin(self.connect_and_open()).await?.0)
+    }
+
+    async fn connect_and_open(self: &Arc<Self>) -> Result<Opened, ConnectError> {
+        let connected = self.connect(&self.connector).await?;
+        self.open(connected).await
     }
 
     async fn connect(&self, connector: &Connector) -> Result<Connected, ConnectError> {
@@ -276,8 +280,8 @@ impl Shared {
             return Ok((Checkout::http1(connection, Arc::clone(self)), None));
         }
         let open = Open::new(&self.metrics.connections);
-        let opened = Box::pin(http2::Connection::open(connected.io, open, self)).await;
-        let (connection, settings) = opened.map_err(|error| ConnectError::Closed {
+        let opened = http2::Connection::open(connected.io, open, self).await;
+        let (connection, settings) = opened.map_err(|error| ConnectError::Refused {
             peer: self.connector.peer(),
             source: Arc::new(io::Error::other(error)),
         })?;
@@ -425,12 +429,7 @@ struct Dialling {
 impl Dialling {
     async fn run(mut self) {
         let pool = &self.pool;
-        let connected = pool.connect(&pool.connector).await;
-        let opened = match connected {
-            Ok(connected) => pool.open(connected).await,
-            Err(error) => Err(error),
-        };
-        match opened {
+        match pool.connect_and_open().await {
             Ok((checkout, settings)) => {
                 pool.hand_out(checkout);
                 if let Some(settings) = settings {

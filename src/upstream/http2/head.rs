@@ -26,7 +26,7 @@ pub(super) fn length(head: &Parts, body: &RequestBody) -> Option<u64> {
     (expected || head.headers.contains_key(CONTENT_LENGTH)).then_some(0)
 }
 
-/// Returns the request as h2 takes it. h2 stores the sensitive values of `head` in no HPACK table.
+/// Returns the request as h2 takes it. Values that are sensitive stay so, and are never indexed.
 pub(super) fn request(head: &Parts, length: Option<u64>) -> Request<()> {
     let mut request = Request::new(());
     *request.method_mut() = head.method.clone();
