@@ -75,8 +75,8 @@ pub(super) struct Message {
 
 /// When an app that speaks HTTP/2 last took a part of a response's body.
 ///
-/// hyper asks for the next frame when the app's flow-control window has room, and waits for that
-/// without end.
+/// hyper asks for the next frame once the app's flow-control window had room for the beginning of
+/// the one before, and waits for that without end.
 pub(super) struct Taken {
     /// In ticks; 0 while the next frame is asked for.
     waits_since: AtomicU32,
@@ -257,8 +257,7 @@ impl Watch {
     pub(super) fn body_on_its_way(&self, limit: Duration) -> Arc<Taken> {
         let ticks = limit.as_millis().div_ceil(TICK.as_millis());
         let taken = Arc::new(Taken {
-            // hyper does not ask for the first frame either before there is room for it.
-            waits_since: AtomicU32::new(self.clock.load(Ordering::Relaxed).max(1)),
+            waits_since: AtomicU32::new(0),
             limit: u32::try_from(ticks).unwrap_or(u32::MAX),
             clock: Arc::clone(&self.clock),
         });
