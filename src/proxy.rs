@@ -31,7 +31,6 @@ use std::sync::atomic::AtomicUsize;
 
 use arc_swap::ArcSwap;
 use http::{HeaderValue, Method, Request, Response, Version};
-use tokio::time::Instant;
 
 use crate::metrics::Metrics;
 
@@ -113,8 +112,7 @@ async fn handle(
     let snapshot = worker.proxy.snapshot.load_full();
     let scan = Scan::of(request.headers());
     let shape = respond::Shape::of(&request, &scan);
-    let now = Instant::now();
-    let mut measure = Measure::start(client, now);
+    let mut measure = Measure::start(client);
     if snapshot.settings.access_log {
         measure.access = Some(Access::start(&mut request));
     }
@@ -122,7 +120,7 @@ async fn handle(
         Ok(_) if scan.max_forwards && is_final_recipient(&request) => {
             return respond::final_recipient(measure);
         }
-        Ok(routed) => forward::forward(worker, &snapshot, scan, request, routed, now).await,
+        Ok(routed) => forward::forward(worker, &snapshot, scan, request, routed).await,
         Err(error) => Err(error),
     };
     match answered {

@@ -6,6 +6,7 @@
 pub mod body;
 pub mod connect;
 mod counted;
+pub mod error;
 mod http1;
 mod http2;
 pub mod pool;
@@ -19,11 +20,12 @@ pub mod tls;
 pub const MAX_HEAD: usize = 64 * 1024;
 pub const MAX_FIELDS: usize = 256;
 
-pub use body::{BodyError, RequestBody, UpstreamBody};
+pub use body::{RequestBody, UpstreamBody};
+pub use error::{BodyError, SendError, SendFailure};
 pub use http1::Tunnel;
 #[cfg(any(test, fuzzing))]
 pub use http1::fuzz::http1_response;
 pub use pool::{Limits, Pool};
-pub use send::{Ask, Checkout, SendError, SendFailure};
+pub use send::{Ask, Checkout};
 pub use stall::{Stall, Stalled};
 pub use tee::Replay;

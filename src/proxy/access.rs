@@ -13,7 +13,7 @@ use http::{HeaderMap, Method, Request, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 
 use super::AppBody;
-use crate::upstream::send::Cause;
+use crate::upstream::error::Cause;
 
 /// What is copied of an id or a path: whoever sends a long one must not fill the log.
 const LONGEST: usize = 256;

@@ -16,7 +16,7 @@ use super::access::Counted;
 use super::guard;
 use super::watch::Watch;
 use crate::upstream::MAX_HEAD;
-use crate::upstream::send::Cause;
+use crate::upstream::error::Cause;
 
 /// A request's body.
 #[derive(Default)]

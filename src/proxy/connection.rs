@@ -234,7 +234,7 @@ async fn answer(
         respond::problem(
             &ProxyError::Internal("a panic while the request was handled"),
             Shape::default(),
-            Measure::start(client, Instant::now()),
+            Measure::start(client),
             &worker.proxy.metrics,
         )
     });

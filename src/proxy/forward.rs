@@ -1,8 +1,6 @@
 //! Forward: connection first, token last, then the head goes out.
 
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use http::header::{HOST, TE};
 use http::request::Parts;
@@ -36,10 +34,8 @@ pub(super) async fn forward(
     scan: Scan,
     request: Request<AppBody>,
     routed: Routed<'_>,
-    now: Instant,
 ) -> Result<Response<ForwardedBody>, ProxyError> {
     let mut exchange = Exchange::new(worker, snapshot, scan, request, routed)?;
-    exchange.now = Some(now);
     let mut response = if exchange.upgrades {
         Box::pin(exchange.run_upgrade()).await?
     } else {
@@ -73,8 +69,6 @@ struct Exchange<'a> {
     rejected: u64,
     /// What the gate of a single-active provider takes it for.
     traveller: Traveller,
-    /// What time it is, until it has waited for something.
-    now: Option<Instant>,
 }
 
 /// What a request went out with.
@@ -128,7 +122,6 @@ impl<'a> Exchange<'a> {
             replay,
             rejected: 0,
             traveller,
-            now: None,
         })
     }
 
@@ -199,7 +192,7 @@ impl<'a> Exchange<'a> {
     /// Sends the request with the newest token, on a pooled connection, and once more on a fresh one if the pooled one turns out to
     /// be dead. Returns the generation that went out, 0 for none.
     async fn send(&mut self) -> Result<(Response<UpstreamBody>, u64), ProxyError> {
-        let mut checkout = match poll_fn(|cx| Poll::Ready(self.ready(cx))).await {
+        let mut checkout = match self.ready() {
             Some(checkout) => checkout,
             None => Box::pin(self.checkout()).await?,
         };
@@ -210,10 +203,7 @@ impl<'a> Exchange<'a> {
                 on_wire,
             } = match self.try_stamp(&checkout)? {
                 Ok(stamped) => stamped,
-                Err(_) => {
-                    checkout.unwatch();
-                    Box::pin(self.stamp(&checkout)).await?
-                }
+                Err(_) => Box::pin(self.stamp(&checkout)).await?,
             };
             let Some(mut body) = self.replay.body() else {
                 return Err(ProxyError::Internal("a second attempt without its body"));
@@ -262,11 +252,10 @@ impl<'a> Exchange<'a> {
     }
 
     /// A connection that is there, for a token that is there: what almost always happens.
-    fn ready(&mut self, cx: &mut Context<'_>) -> Option<Checkout> {
-        let now = self.now.take().unwrap_or_else(Instant::now);
+    fn ready(&self) -> Option<Checkout> {
         match self.must_wait() {
             true => None,
-            false => self.pool.ready(cx, now),
+            false => self.pool.ready(),
         }
     }
 

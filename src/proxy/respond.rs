@@ -79,8 +79,7 @@ pub(super) fn forward(
         measure.take_time();
     }
     parts.version = Version::HTTP_11;
-    // Faster than to look it up.
-    if parts.headers.keys().any(|name| *name == PROXY_STATUS) {
+    if parts.headers.contains_key(PROXY_STATUS) {
         headers::strip_own_proxy_status(&mut parts.headers);
     }
     // Only now: what the upstream said in our name is gone.
@@ -239,11 +238,11 @@ impl Shape {
 // === impl Measure ===
 
 impl Measure {
-    pub(super) fn start(client: &Client, now: Instant) -> Self {
+    pub(super) fn start(client: &Client) -> Self {
         let watch = Arc::clone(&client.watch);
         watch.request_started();
         Self {
-            started: Some(now),
+            started: Some(Instant::now()),
             target: None,
             place: None,
             watch,

@@ -1,6 +1,5 @@
 //! The bodies of both directions, streamed frame by frame.
 
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -10,12 +9,13 @@ use bytes::Bytes;
 use http::HeaderName;
 use http_body::{Body, Frame, SizeHint};
 
-use super::http1::{self, Tunnel};
+use super::error::{BodyError, Cause};
+use super::http1::Tunnel;
 use super::http2;
-use super::pool::Shared;
+use super::pool::{Http1, Shared};
 use super::pump::Pumped;
-use super::send::Cause;
-use super::stall::{Stall, Stalled};
+
+use super::stall::Stall;
 use super::tee::Reader;
 
 /// What is sent to the upstream.
@@ -44,26 +44,12 @@ pub struct UpstreamBody {
 enum Content {
     /// What is left is in memory, and the connection has been given back or closed.
     Whole(Bytes),
-    Http1(Box<http1::Connection>, Arc<Shared>),
+    Http1(Box<Http1>, Arc<Shared>),
     Http2(Box<http2::Exchange>),
     Tunnel(Tunnel),
     Pumped(Pumped),
     /// Broke off; the next poll says so.
     Failed(BodyError),
-}
-
-/// Why a body broke off.
-#[derive(Debug, thiserror::Error)]
-pub enum BodyError {
-    #[error("the upstream closed the connection in the middle of its answer: {0}")]
-    Closed(io::Error),
-    #[error("the upstream's answer is not valid HTTP: {0}")]
-    Protocol(Cause),
-    /// It was still being uploaded.
-    #[error("the app's request body broke off: {0}")]
-    App(Cause),
-    #[error("the upstream's answer stands still: {0}")]
-    Stalled(Stalled),
 }
 
 // === impl RequestBody ===
@@ -159,7 +145,7 @@ impl UpstreamBody {
         Self::new(Content::Whole(content))
     }
 
-    pub(super) fn http1(connection: Box<http1::Connection>, pool: Arc<Shared>) -> Self {
+    pub(super) fn http1(connection: Box<Http1>, pool: Arc<Shared>) -> Self {
         Self::new(Content::Http1(connection, pool))
     }
 
@@ -270,8 +256,10 @@ impl UpstreamBody {
 
     /// Lets go of the connection.
     fn end(&mut self) {
-        if let Content::Http1(connection, pool) = self.take() {
-            connection.give_back(&pool);
+        if let Content::Http1(connection, pool) = self.take()
+            && let Some(connection) = connection.into_idle()
+        {
+            pool.put(connection);
         }
     }
 }

@@ -19,13 +19,13 @@ mod upload;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::Response;
-use http_body::Frame;
+use http::request::Parts;
+use http_body::{Body, Frame};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep};
@@ -33,11 +33,9 @@ use tokio::time::{Instant, Sleep};
 use self::decode::{Decoder, Step};
 use self::head::{Head, Parsed};
 use self::upload::{Upload, UploadError};
-use super::body::{BodyError, RequestBody, UpstreamBody};
 use super::connect::Stream;
 use super::counted::Open;
-use super::pool::Shared;
-use super::send::{Ask, Cause, MAX_INTERIM, SendError, SendFailure};
+use super::error::{BodyError, Cause, SendError, SendFailure};
 
 pub(super) use output::WrongLength;
 pub use tunnel::Tunnel;
@@ -69,8 +67,12 @@ enum Malformed {
 const FIRST_READ: usize = 8 * 1024;
 const LARGEST_READ: usize = 64 * 1024;
 
-/// A connection, with what is left of its last exchange.
-pub(super) struct Connection {
+/// Interim responses before the final one. They are skipped: hyper's server cannot forward one, and
+/// RFC 9110 §15.2 lets a proxy drop them.
+pub(super) const MAX_INTERIM: u32 = 64;
+
+/// A connection, with what is left of its last exchange; `B` is the body of a request.
+pub(super) struct Connection<B> {
     io: Stream,
     /// Read, and not used yet.
     read: BytesMut,
@@ -79,7 +81,7 @@ pub(super) struct Connection {
     /// How much of `read` is known not to be a whole head.
     seen: usize,
     interim: u32,
-    upload: Upload,
+    upload: Upload<B>,
     app_broke_off: Option<Cause>,
     download: Decoder,
     keep_alive: bool,
@@ -91,16 +93,23 @@ pub(super) struct Connection {
     /// Since when it has been idle.
     pub(super) idle_since: Instant,
     pub(super) reused: bool,
-    /// When the task that has it found it alive, if it has not slept since then: there is nothing to read, and the task is woken
-    /// when there is. Another look would cost as much, and tell nothing new.
-    watched: Option<Instant>,
     /// Made for an upgrade that may not come about: HTTP/1.1 even where the upstream's connections are HTTP/2, so that
     /// nobody else gets it.
     pub(super) for_upgrade: bool,
-    _open: Open,
+    open: Open,
 }
 
-impl Connection {
+/// What has come with a response's head.
+pub(super) enum Received<B> {
+    /// The whole body, and the connection if it can carry another request.
+    Whole(Bytes, Option<Box<Connection<B>>>),
+    /// The body comes by [`Connection::poll_frame`].
+    Partly(Box<Connection<B>>),
+    /// 101: no body, and another protocol.
+    Tunnel(Tunnel),
+}
+
+impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Connection<B> {
     pub(super) fn new(io: Stream, life: Duration, open: Open) -> Box<Self> {
         let now = Instant::now();
         Box::new(Self {
@@ -117,28 +126,14 @@ impl Connection {
             dies: now + life,
             idle_since: now,
             reused: false,
-            watched: None,
             for_upgrade: false,
-            _open: open,
+            open,
         })
     }
 
     /// Whether a request may be put on it. The peer can still close it in the same instant.
     pub(super) fn usable(&mut self, now: Instant, idle: Duration) -> bool {
-        let mut nobody = Context::from_waker(Waker::noop());
-        self.is_young(now, idle) && self.is_alive(&mut nobody)
-    }
-
-    /// The same, for a task that goes on to [`Self::send`] in the same poll, or else calls [`Self::unwatch`].
-    pub(super) fn ready(&mut self, cx: &mut Context<'_>, now: Instant, idle: Duration) -> bool {
-        let ready = self.is_young(now, idle) && self.is_alive(cx);
-        self.watched = ready.then_some(now);
-        ready
-    }
-
-    /// What it was found to be may have changed.
-    pub(super) fn unwatch(&mut self) {
-        self.watched = None;
+        self.is_young(now, idle) && self.is_alive()
     }
 
     fn is_young(&self, now: Instant, idle: Duration) -> bool {
@@ -155,11 +150,12 @@ impl Connection {
     ///
     /// Not by the task's share of turns: of a task that has used it up, tokio says that there is nothing to read, whatever there is,
     /// and a pool that looks through many dead connections uses it up.
-    fn is_alive(&mut self, cx: &mut Context<'_>) -> bool {
+    fn is_alive(&mut self) -> bool {
+        let mut nobody = Context::from_waker(Waker::noop());
         let mut byte = [0];
         let mut buf = ReadBuf::new(&mut byte);
         let read = poll_fn(|cx| Pin::new(&mut self.io).poll_read(cx, &mut buf));
-        pin!(unconstrained(read)).poll(cx).is_pending()
+        pin!(unconstrained(read)).poll(&mut nobody).is_pending()
     }
 
     /// Gives memory back that an idle connection can do without.
@@ -168,22 +164,22 @@ impl Connection {
         self.upload.shed();
     }
 
-    /// Sends and waits up to `ask.wait` for the head of the answer, counted from the end of the upload.
+    /// Sends and waits up to `wait` for the head of the response, counted from the last progress of the
+    /// upload.
     ///
     /// Dropping the future closes the connection: HTTP/1.1 has no other way to abort a request.
     pub(super) async fn send(
         mut self: Box<Self>,
-        ask: &Ask<'_>,
-        body: RequestBody,
-        pool: Arc<Shared>,
-    ) -> Result<Response<UpstreamBody>, SendError> {
-        let now = self.watched.unwrap_or_else(Instant::now);
-        self.timer.as_mut().reset(now + ask.wait);
-        self.upload.begin(ask.head, body);
+        head: &Parts,
+        wait: Duration,
+        body: B,
+    ) -> Result<(Response<()>, Received<B>), SendError> {
+        self.timer.as_mut().reset(Instant::now() + wait);
+        self.upload.begin(head, body);
         self.seen = 0;
         self.interim = 0;
-        match poll_fn(|cx| self.poll_answer(cx, ask)).await {
-            Ok(head) => Ok(self.respond(head, pool)),
+        match poll_fn(|cx| self.poll_answer(cx, head, wait)).await {
+            Ok(head) => Ok(self.respond(head)),
             Err(failure) => Err(SendError {
                 failure,
                 reused: self.reused,
@@ -192,17 +188,15 @@ impl Connection {
         }
     }
 
-    /// Reading comes first, unless it was tried a moment ago: a connection that has died is found before anything is written on
-    /// it, and once the reader waits, its waker is registered for whatever the writing brings about.
+    /// Reading comes first: a dead connection is found before anything is written on it, and once the
+    /// read waits, its waker is registered for whatever the writing brings about.
     fn poll_answer(
         &mut self,
         cx: &mut Context<'_>,
-        ask: &Ask<'_>,
+        asked: &Parts,
+        wait: Duration,
     ) -> Poll<Result<Head, SendFailure>> {
-        let mut answer = match self.watched.take() {
-            Some(_) => Poll::Pending,
-            None => self.poll_head(cx, ask),
-        };
+        let mut answer = self.poll_head(cx, asked);
         if self.upload.is_active() && !matches!(answer, Poll::Ready(Err(_))) {
             match self.upload.poll(cx, &mut self.io) {
                 Poll::Pending | Poll::Ready(Ok(())) => {}
@@ -216,15 +210,13 @@ impl Connection {
                     // It takes no more, but may have said why.
                     self.upload.abandon();
                     if answer.is_pending() {
-                        answer = self.poll_head(cx, ask);
+                        answer = self.poll_head(cx, asked);
                     }
                 }
             }
         }
         match &answer {
-            Poll::Pending if self.is_overdue(cx, ask.wait) => {
-                Poll::Ready(Err(SendFailure::Timeout))
-            }
+            Poll::Pending if self.is_overdue(cx, wait) => Poll::Ready(Err(SendFailure::Timeout)),
             Poll::Ready(Ok(head)) if head.framing == Framing::Tunnel && !self.upload.is_done() => {
                 let fault = Malformed::Rule("101 before the request was complete");
                 Poll::Ready(Err(protocol(fault)))
@@ -247,7 +239,7 @@ impl Connection {
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
-        ask: &Ask<'_>,
+        asked: &Parts,
     ) -> Poll<Result<Head, SendFailure>> {
         loop {
             if self.read.len() > self.seen {
@@ -255,7 +247,7 @@ impl Connection {
                     let unasked = "it sent something before it was asked";
                     return Poll::Ready(Err(SendFailure::Closed(unasked.into())));
                 }
-                match head::parse(&mut self.read, ask.head).map_err(protocol)? {
+                match head::parse(&mut self.read, asked).map_err(protocol)? {
                     Parsed::Final(head) => return Poll::Ready(Ok(head)),
                     Parsed::Partial => self.seen = self.read.len(),
                     Parsed::Interim => {
@@ -295,33 +287,29 @@ impl Connection {
         Poll::Ready(Ok(read))
     }
 
-    fn respond(mut self: Box<Self>, head: Head, pool: Arc<Shared>) -> Response<UpstreamBody> {
+    fn respond(mut self: Box<Self>, head: Head) -> (Response<()>, Received<B>) {
         let Head {
             response,
             framing,
             keep_alive,
         } = head;
         self.keep_alive = keep_alive;
-        let body = match framing {
-            Framing::Tunnel => UpstreamBody::tunnel(Tunnel::new(self)),
-            Framing::Empty => {
-                self.give_back(&pool);
-                UpstreamBody::whole(Bytes::new())
-            }
+        let received = match framing {
+            Framing::Tunnel => Received::Tunnel(Tunnel::new(self.io, self.read, self.open)),
+            Framing::Empty => Received::Whole(Bytes::new(), self.into_idle()),
             // Small answers come with their heads.
             Framing::Length(length) if length <= self.read.len() as u64 => {
                 // Not longer than what is in memory.
                 let whole = self.read.split_to(length as usize).freeze();
-                self.give_back(&pool);
-                UpstreamBody::whole(whole)
+                Received::Whole(whole, self.into_idle())
             }
             Framing::Length(_) | Framing::Chunked | Framing::Close => {
                 self.download = Decoder::new(framing);
                 self.read_size = self.read_size.max(first_read(framing));
-                UpstreamBody::http1(self, pool)
+                Received::Partly(self)
             }
         };
-        response.map(|()| body)
+        (response, received)
     }
 
     /// The next frame of the body; `None` at its end. What is left of the upload goes on meanwhile.
@@ -375,18 +363,19 @@ impl Connection {
         self.download.remaining()
     }
 
-    /// Puts it back into the pool if it can carry another request (RFC 9112 §9.3); closes it otherwise. An upload that goes
-    /// on after its response is complete is not waited for.
-    pub(super) fn give_back(mut self: Box<Self>, pool: &Arc<Shared>) {
-        if self.keep_alive && self.upload.is_done() && self.read.is_empty() {
-            self.reused = true;
-            if self.read_size > FIRST_READ {
-                self.read_size = FIRST_READ;
-                self.read = BytesMut::new();
-            }
-            self.idle_since = Instant::now();
-            pool.put(self);
+    /// Returns the connection if it can carry another request (RFC 9112 §9.3); closes it otherwise. An
+    /// upload that goes on after its response is complete is not waited for.
+    pub(super) fn into_idle(mut self: Box<Self>) -> Option<Box<Self>> {
+        if !self.keep_alive || !self.upload.is_done() || !self.read.is_empty() {
+            return None;
         }
+        self.reused = true;
+        if self.read_size > FIRST_READ {
+            self.read_size = FIRST_READ;
+            self.read = BytesMut::new();
+        }
+        self.idle_since = Instant::now();
+        Some(self)
     }
 }
 

@@ -30,8 +30,9 @@ use self::driver::{Driver, Socket, Traffic};
 use super::body::{RequestBody, UpstreamBody};
 use super::connect::Stream;
 use super::counted::Open;
+use super::error::SendError;
 use super::pool::Shared;
-use super::send::{Ask, SendError};
+use super::send::Ask;
 use crate::upstream::MAX_HEAD;
 
 pub(super) use exchange::Exchange;

@@ -9,12 +9,12 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::Context;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::body::RequestBody;
 use super::connect::{Alpn, ConnectError, Connected, Connector};
 use super::counted::Open;
 use super::send::Checkout;
@@ -54,7 +54,9 @@ pub(super) struct Shared {
 }
 
 /// In its box, in which it is handed on: connections come and go with every request.
-type Idle = Box<http1::Connection>;
+type Idle = Box<Http1>;
+
+pub(super) type Http1 = http1::Connection<RequestBody>;
 
 #[derive(Default)]
 struct State {
@@ -101,11 +103,9 @@ impl Pool {
         }
     }
 
-    /// A connection or stream that is there, for a task that sends on it in the same poll, or else calls [`Checkout::unwatch`].
-    ///
-    /// `now` is passed in by those who have just looked at the clock.
-    pub fn ready(&self, cx: &mut Context<'_>, now: Instant) -> Option<Checkout> {
-        self.shared.take(&mut self.shared.lock(), now, Some(cx))
+    /// Returns a connection or stream that is there.
+    pub fn ready(&self) -> Option<Checkout> {
+        self.shared.take(&mut self.shared.lock(), Instant::now())
     }
 
     /// A connection or stream for one request: one that is there, or the first that becomes free or is dialled.
@@ -115,7 +115,7 @@ impl Pool {
         let delivery = {
             let mut state = self.shared.lock();
             let since = Instant::now();
-            if let Some(ready) = self.shared.take(&mut state, since, None) {
+            if let Some(ready) = self.shared.take(&mut state, since) {
                 return Ok(ready);
             }
             let (sender, delivery) = oneshot::channel();
@@ -155,9 +155,7 @@ impl Pool {
 
 impl Shared {
     /// Takes a connection back, for whoever waits or for later.
-    pub(super) fn put(self: &Arc<Self>, mut connection: Box<http1::Connection>) {
-        // For another task.
-        connection.unwatch();
+    pub(super) fn put(self: &Arc<Self>, connection: Box<Http1>) {
         if connection.for_upgrade || !connection.lasts() {
             return;
         }
@@ -186,7 +184,7 @@ impl Shared {
                 let Some(waiter) = state.next_waiter() else {
                     return;
                 };
-                match self.take(&mut state, Instant::now(), None) {
+                match self.take(&mut state, Instant::now()) {
                     Some(ready) => (waiter.sender, ready),
                     None => return state.waiters.push_front(waiter),
                 }
@@ -201,12 +199,7 @@ impl Shared {
     }
 
     /// What is ready now. HTTP/2 first: it costs no connection.
-    fn take(
-        self: &Arc<Self>,
-        state: &mut State,
-        now: Instant,
-        mut task: Option<&mut Context<'_>>,
-    ) -> Option<Checkout> {
+    fn take(self: &Arc<Self>, state: &mut State, now: Instant) -> Option<Checkout> {
         if !state.http2.is_empty() {
             state
                 .http2
@@ -221,11 +214,7 @@ impl Shared {
         }
         while let Some(mut connection) = state.idle.pop() {
             let idle = self.limits.idle;
-            let usable = match &mut task {
-                Some(cx) => connection.ready(cx, now, idle),
-                None => connection.usable(now, idle),
-            };
-            if usable {
+            if connection.usable(now, idle) {
                 return Some(Checkout::http1(connection, Arc::clone(self)));
             }
         }
@@ -297,8 +286,8 @@ impl Shared {
         Ok((Checkout::http2(slot, Arc::clone(self)), Some(settings)))
     }
 
-    fn open_http1(&self, connected: Connected) -> Box<http1::Connection> {
-        http1::Connection::new(connected.io, LIFE, Open::new(&self.metrics.connections))
+    fn open_http1(&self, connected: Connected) -> Box<Http1> {
+        Http1::new(connected.io, LIFE, Open::new(&self.metrics.connections))
     }
 
     /// Gives a dial's connection to whoever waits longest, or to the pool.

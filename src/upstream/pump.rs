@@ -14,7 +14,8 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio::sync::mpsc;
 
-use super::body::{BodyError, UpstreamBody};
+use super::body::UpstreamBody;
+use super::error::BodyError;
 
 /// A response's body whose exchange is in another task. Dropping it ends the exchange.
 pub(super) struct Pumped {

@@ -13,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
 use super::body::RequestBody;
-use super::send::Cause;
+use super::error::Cause;
 
 /// A request body that can be asked for again.
 pub struct Replay {

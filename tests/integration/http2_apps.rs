@@ -114,7 +114,10 @@ async fn an_app_that_takes_nothing_of_its_answer() {
         for window in [0, 1] {
             for (framing, more) in [
                 ("Content-Length: 9\r\n\r\nto be", " or"),
-                ("Transfer-Encoding: chunked\r\n\r\n2\r\nto\r\n", "2\r\nbe\r\n"),
+                (
+                    "Transfer-Encoding: chunked\r\n\r\n2\r\nto\r\n",
+                    "2\r\nbe\r\n",
+                ),
             ] {
                 let mut client = Client::connect(app, window).await;
                 let (response, _) = client.ask("GET", &[], true).await;

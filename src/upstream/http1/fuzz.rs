@@ -6,9 +6,9 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, StatusCode};
 
 use super::Framing;
+use super::MAX_INTERIM;
 use super::decode::{Decoder, Step};
 use super::head::{self, Head, Parsed};
-use crate::upstream::send::MAX_INTERIM;
 
 /// What came of a response.
 #[derive(Debug, PartialEq)]

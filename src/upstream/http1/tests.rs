@@ -5,15 +5,13 @@ mod support;
 use std::task::Waker;
 
 use http::header::AUTHORIZATION;
-use http::request::Parts;
 use http::{HeaderName, StatusCode};
-use http_body::Body as _;
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::coop;
 
 use super::*;
-use crate::upstream::MAX_HEAD;
+use crate::upstream::{MAX_HEAD, RequestBody};
 use support::*;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -291,11 +289,10 @@ async fn what_comes_unasked_makes_a_connection_unusable() {
         }
         settle().await;
         let mut connection = line.idle_connection();
-        assert!(!connection.is_alive(&mut Context::from_waker(Waker::noop())));
+        assert!(!connection.is_alive());
         // And if it comes between the look at it and the request:
         let mut head = get("/");
-        let asked = ask(&head.0);
-        let failed = connection.send(&asked, head.1.take().unwrap(), line.shared());
+        let failed = connection.send(&head.0, WAIT, head.1.take().unwrap());
         let error = failed.await.err().unwrap();
         assert!(error.unsent && error.reused);
         assert!(matches!(error.failure, SendFailure::Closed(_)));
@@ -309,15 +306,9 @@ async fn a_connection_that_another_task_found_alive_is_looked_at_again() {
     let mut line = Line::open().await;
     line.exchange(OK).await;
     let mut connection = line.idle_connection();
-    let mut other = Context::from_waker(Waker::noop());
-    assert!(connection.ready(&mut other, Instant::now(), WAIT));
+    assert!(connection.usable(Instant::now(), WAIT));
     line.shared().put(connection);
-    let (connection, shared) = (line.idle_connection(), line.shared());
-    let sent = tokio::spawn(async move {
-        let mut head = get("/");
-        let body = head.1.take().unwrap();
-        connection.send(&ask(&head.0), body, shared).await
-    });
+    let sent = tokio::spawn(line.send(get("/")));
     line.read_head().await;
     settle().await;
     line.write(OK).await;

@@ -4,23 +4,31 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Buf;
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Connection;
+use crate::upstream::connect::Stream;
+use crate::upstream::counted::Open;
 
 /// The upstream's end of an upgraded connection, which counts as open until it is dropped.
 pub struct Tunnel {
-    connection: Box<Connection>,
+    io: Stream,
+    /// What came along with the head.
+    read: BytesMut,
+    _open: Open,
 }
 
 impl Tunnel {
-    pub(super) fn new(connection: Box<Connection>) -> Self {
-        Self { connection }
+    pub(super) fn new(io: Stream, read: BytesMut, open: Open) -> Self {
+        Self {
+            io,
+            read,
+            _open: open,
+        }
     }
 
-    fn io(self: Pin<&mut Self>) -> Pin<&mut super::Stream> {
-        Pin::new(&mut self.get_mut().connection.io)
+    fn io(self: Pin<&mut Self>) -> Pin<&mut Stream> {
+        Pin::new(&mut self.get_mut().io)
     }
 }
 
@@ -32,15 +40,14 @@ impl AsyncRead for Tunnel {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let read = &mut this.connection.read;
-        if read.is_empty() {
-            return Pin::new(&mut this.connection.io).poll_read(cx, buf);
+        if this.read.is_empty() {
+            return Pin::new(&mut this.io).poll_read(cx, buf);
         }
-        let length = read.len().min(buf.remaining());
-        buf.put_slice(&read[..length]);
-        read.advance(length);
-        if read.is_empty() {
-            this.connection.shed();
+        let length = this.read.len().min(buf.remaining());
+        buf.put_slice(&this.read[..length]);
+        this.read.advance(length);
+        if this.read.is_empty() {
+            this.read = BytesMut::new();
         }
         Poll::Ready(Ok(()))
     }
@@ -64,7 +71,7 @@ impl AsyncWrite for Tunnel {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.connection.io.is_write_vectored()
+        self.io.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -9,21 +9,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http_body::{Body as _, Frame};
+use http_body::{Body, Frame};
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use super::encode;
 use super::output::{GATHER, Output};
-use crate::upstream::body::RequestBody;
-use crate::upstream::send::Cause;
+use crate::upstream::error::Cause;
 
 /// What the buffer of a connection that nobody uses may hold on to.
 const KEPT: usize = 4 * 1024;
 
 /// The sending half of a connection.
-pub(super) struct Upload {
-    body: RequestBody,
+pub(super) struct Upload<B> {
+    /// `None` once it has ended.
+    body: Option<B>,
     state: State,
     out: Output,
     /// Something was written, or may have been.
@@ -51,11 +51,11 @@ pub(super) enum UploadError {
     Upstream(io::Error),
 }
 
-impl Upload {
+impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Upload<B> {
     /// Of a connection that has yet to carry a request.
     pub(super) const fn new() -> Self {
         Self {
-            body: RequestBody::Empty,
+            body: None,
             state: State::Done,
             out: Output::new(),
             started: false,
@@ -65,7 +65,7 @@ impl Upload {
     }
 
     /// Gets a request ready. The one before was sent to its end.
-    pub(super) fn begin(&mut self, head: &Parts, body: RequestBody) {
+    pub(super) fn begin(&mut self, head: &Parts, body: B) {
         let framing = encode::framing(head, &body);
         encode::head(self.out.begin(framing), head, framing);
         self.state = if body.is_end_stream() {
@@ -73,7 +73,7 @@ impl Upload {
         } else {
             State::Body
         };
-        self.body = body;
+        self.body = Some(body);
         self.started = false;
         self.moved = None;
         self.waits_for_app = false;
@@ -131,7 +131,7 @@ impl Upload {
                 return Poll::Pending;
             }
             self.state = State::Done;
-            self.body = RequestBody::Empty;
+            self.body = None;
             return Poll::Ready(Ok(()));
         }
     }
@@ -139,7 +139,8 @@ impl Upload {
     /// Takes what the app has sent.
     fn gather(&mut self, cx: &mut Context<'_>) -> Result<(), Cause> {
         while self.state == State::Body && self.out.has_room() {
-            match Pin::new(&mut self.body).poll_frame(cx) {
+            let Some(body) = &mut self.body else { break };
+            match Pin::new(body).poll_frame(cx) {
                 Poll::Pending => break,
                 Poll::Ready(None) => self.end()?,
                 Poll::Ready(Some(frame)) => self.take(frame?)?,
@@ -160,7 +161,7 @@ impl Upload {
                 }
             }
         }
-        if self.state == State::Body && self.body.is_end_stream() {
+        if self.state == State::Body && self.body.as_ref().is_none_or(Body::is_end_stream) {
             self.end()?;
         }
         Ok(())

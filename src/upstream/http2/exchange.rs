@@ -14,9 +14,10 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Slot;
 use super::head;
-use crate::upstream::body::{BodyError, RequestBody, UpstreamBody};
+use crate::upstream::body::{RequestBody, UpstreamBody};
+use crate::upstream::error::{BodyError, Cause, SendError, SendFailure};
 use crate::upstream::http1::WrongLength;
-use crate::upstream::send::{Ask, Cause, SendError, SendFailure};
+use crate::upstream::send::Ask;
 
 /// A request whose response head has come, as the rest of both bodies.
 pub(in crate::upstream) struct Exchange {

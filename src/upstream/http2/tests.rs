@@ -130,8 +130,7 @@ async fn a_connection_that_breaks_ends_its_streams() {
     let error = body.collect().await.unwrap_err();
     assert!(matches!(error, BodyError::Closed(_)), "{error}");
     until(|| line.open_connections() == 0).await;
-    let mut cx = Context::from_waker(Waker::noop());
-    assert!(line.pool.ready(&mut cx, Instant::now()).is_none());
+    assert!(line.pool.ready().is_none());
 }
 
 // === limits of the peer ===
@@ -141,8 +140,7 @@ async fn the_limit_of_streams_may_change() {
     let mut line = Line::with(1).await;
     let first = line.get();
     line.frame().await;
-    let mut cx = Context::from_waker(Waker::noop());
-    assert!(line.pool.ready(&mut cx, Instant::now()).is_none());
+    assert!(line.pool.ready().is_none());
     line.say(&settings(2)).await;
     line.frame().await;
     settle().await;
@@ -155,7 +153,7 @@ async fn the_limit_of_streams_may_change() {
         .await;
     first.await.unwrap().unwrap();
     second.await.unwrap().unwrap();
-    assert!(line.pool.ready(&mut cx, Instant::now()).is_none());
+    assert!(line.pool.ready().is_none());
 }
 
 // === time ===
@@ -174,8 +172,7 @@ async fn time_runs_out_without_an_answer() {
     assert!(matches!(error.failure, SendFailure::Timeout));
     assert_eq!(line.frame().await, cancelled(1));
     // Its path may be dead.
-    let mut cx = Context::from_waker(Waker::noop());
-    assert!(line.pool.ready(&mut cx, Instant::now()).is_none());
+    assert!(line.pool.ready().is_none());
 }
 
 /// PING after 320 s, and 20 s for the answer.
@@ -230,8 +227,7 @@ async fn a_connection_that_nobody_wants_says_goodbye() {
     let sent = line.get();
     line.frame().await;
     line.pool.shared().with_http2(Connection::retire);
-    let mut cx = Context::from_waker(Waker::noop());
-    assert!(line.pool.ready(&mut cx, Instant::now()).is_none());
+    assert!(line.pool.ready().is_none());
     // A stream is under way.
     assert!(line.is_silent().await);
     line.say(&[ok(1), data(1, true, "last")].concat()).await;

@@ -1,7 +1,7 @@
 //! One connection with its far end in hand.
 
 use std::convert::Infallible;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use http::Request;
 use hyper::body::Incoming;
@@ -16,8 +16,9 @@ use super::*;
 use crate::config::{Origin, Scheme, Tls};
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::upstream::connect::{Alpn, Connector, Destination};
+use crate::upstream::pool::{Http1, Shared};
 use crate::upstream::tls::TlsProfiles;
-use crate::upstream::{Limits, Pool, Replay};
+use crate::upstream::{Ask, Limits, Pool, Replay, RequestBody, UpstreamBody};
 
 pub(super) const WAIT: Duration = Duration::from_secs(5);
 
@@ -99,7 +100,7 @@ impl Line {
         self.shared().with_idle(|idle| idle.len())
     }
 
-    pub(super) fn idle_connection(&self) -> Box<Connection> {
+    pub(super) fn idle_connection(&self) -> Box<Http1> {
         self.shared().with_idle(|idle| idle.remove(0))
     }
 

@@ -79,8 +79,7 @@ impl Line {
     }
 
     pub(super) fn checkout(&self) -> Checkout {
-        let mut cx = Context::from_waker(Waker::noop());
-        self.pool.ready(&mut cx, Instant::now()).unwrap()
+        self.pool.ready().unwrap()
     }
 
     /// Starts a request, in a task.
