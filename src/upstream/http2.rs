@@ -10,6 +10,12 @@
 //!   body, and only if its length is right. Every other end of an upload is RST_STREAM.
 //! * *A request counts as unsent* if none of it was written, or if the peer says that it did not
 //!   process it: REFUSED_STREAM, or GOAWAY with a lower stream ID (RFC 9113 §8.7).
+//!
+//! The rejected alternative is `hyper::client::conn::http2`. It polls an upload in a task of its
+//! own, which hides the app's failure and the upload's progress from the request. It also takes
+//! RST_STREAM with NO_ERROR for the end of a response body. A request costs 7,300 instructions more
+//! with it (callgrind, the mix of `cargo bench --bench cost -- --quick`). A codec of our own cost
+//! 9,900 fewer, at the price of 2,900 lines.
 
 mod driver;
 mod exchange;
