@@ -36,6 +36,8 @@ pub(super) struct Http1Body {
     incoming: Option<Incoming>,
     /// The app may wait for `100 Continue`.
     waits: bool,
+    /// The number of its message.
+    message: u32,
     watch: Arc<Watch>,
 }
 
@@ -54,12 +56,13 @@ impl AppBody {
     /// `waits`: the app may wait for `100 Continue`, which hyper sends when the body is first polled.
     pub(super) fn http1(incoming: Incoming, waits: bool, watch: &Arc<Watch>) -> Self {
         let length = incoming.size_hint().exact();
-        watch.message_started(length);
+        let message = watch.message_started(length);
         match length {
             Some(0) => Self::Empty,
             _ => Self::Http1(Http1Body {
                 incoming: Some(incoming),
                 waits,
+                message,
                 watch: Arc::clone(watch),
             }),
         }
@@ -122,12 +125,12 @@ impl Http1Body {
         self.waits = false;
         match &frame {
             Some(Err(_)) => {
-                self.watch.body_broke();
+                self.watch.body_broke(self.message);
                 self.incoming = None;
             }
             Some(Ok(frame)) if frame.is_data() && !incoming.is_end_stream() => {}
             Some(Ok(_)) | None => {
-                self.watch.body_ended();
+                self.watch.body_ended(self.message);
                 self.incoming = None;
             }
         }
@@ -142,13 +145,16 @@ impl Drop for Http1Body {
             return;
         };
         if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(timeout(SKIP_TIME, skip(incoming, Arc::clone(&self.watch))));
+            runtime.spawn(timeout(
+                SKIP_TIME,
+                skip(incoming, self.message, Arc::clone(&self.watch)),
+            ));
         }
     }
 }
 
 /// Reads a short rest of a body to its end. hyper closes the connection where this gives up.
-async fn skip(mut incoming: Incoming, watch: Arc<Watch>) {
+async fn skip(mut incoming: Incoming, message: u32, watch: Arc<Watch>) {
     if incoming
         .size_hint()
         .exact()
@@ -169,7 +175,7 @@ async fn skip(mut incoming: Incoming, watch: Arc<Watch>) {
             None => return,
         }
     }
-    watch.body_ended();
+    watch.body_ended(message);
 }
 
 fn poll_http2(

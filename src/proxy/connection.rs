@@ -40,6 +40,8 @@ const MAX_FIELD_SECTION: u32 = 4 * MAX_HEAD as u32;
 
 const MAX_STREAMS: u32 = 256;
 
+const SEND_BUFFER: usize = 64 * 1024;
+
 /// How long an HTTP/2 connection without requests may take to close after GOAWAY: an app that is
 /// gone does not answer the last PING either.
 const GOAWAY_WAIT: Duration = Duration::from_secs(5);
@@ -179,6 +181,8 @@ async fn serve_http2(
         .initial_connection_window_size(MAX_STREAMS * WINDOW)
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_FIELD_SECTION)
+        // For each stream whose response the app does not take.
+        .max_send_buf_size(SEND_BUFFER)
         .serve_connection(TokioIo::new(io), service);
     let mut connection = pin!(connection);
     let mut listener_closed = pin!(client.door.closed());

@@ -142,21 +142,32 @@ impl Watch {
     }
 
     /// A request begins whose body has `length` bytes, if that is known.
-    pub(super) fn message_started(&self, length: Option<u64>) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
+    /// Returns the number of its message.
+    pub(super) fn message_started(&self, length: Option<u64>) -> u32 {
+        let number = self.requests.load(Ordering::Relaxed).wrapping_add(1);
+        self.requests.store(number, Ordering::Relaxed);
         self.body
             .store(length.unwrap_or(UNKNOWN), Ordering::Relaxed);
         let state = if length == Some(0) { READ } else { UNREAD };
         self.body_state.store(state, Ordering::Relaxed);
+        number
     }
 
-    /// The request's body was read to its end.
-    pub(super) fn body_ended(&self) {
-        self.body_state.store(READ, Ordering::Relaxed);
+    /// The body of `message` was read to its end. Without effect once another message has started:
+    /// hyper may parse that one before the reader of this body runs.
+    pub(super) fn body_ended(&self, message: u32) {
+        self.set_body_state(message, READ);
     }
 
-    pub(super) fn body_broke(&self) {
-        self.body_state.store(BROKEN, Ordering::Relaxed);
+    /// The body of `message` is not valid. Without effect once another message has started.
+    pub(super) fn body_broke(&self, message: u32) {
+        self.set_body_state(message, BROKEN);
+    }
+
+    fn set_body_state(&self, message: u32, state: u8) {
+        if self.requests.load(Ordering::Relaxed) == message {
+            self.body_state.store(state, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn body_is_read(&self) -> bool {

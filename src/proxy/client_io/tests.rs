@@ -49,7 +49,7 @@ async fn bytes_of_a_body_that_look_like_a_first_line_stay() {
     watch.request_started();
     app.write_all(b"GET /\" HTTP\n").await.unwrap();
     assert_eq!(read(&mut io, 12).await, "GET /\" HTTP\n");
-    watch.body_ended();
+    watch.body_ended(1);
     watch.request_ended();
     app.write_all(b"GET /?\" HTTP\n").await.unwrap();
     assert_eq!(read(&mut io, 15).await, "GET /?%22 HTTP\n");
@@ -64,6 +64,22 @@ async fn bytes_of_a_body_that_was_not_read_stay() {
     watch.message_started(None);
     watch.request_started();
     watch.request_ended();
+    app.write_all(b"GET /?\" HTTP\n").await.unwrap();
+    assert_eq!(read(&mut io, 13).await, "GET /?\" HTTP\n");
+}
+
+/// hyper may parse the next message before the reader of a late body hears of its end.
+#[tokio::test]
+async fn the_late_end_of_a_body_is_not_that_of_the_next_message() {
+    let (mut app, mut io, watch) = connected().await;
+    app.write_all(b"POST / HTTP/1.1\r\n\r\n").await.unwrap();
+    read(&mut io, 19).await;
+    let first = watch.message_started(Some(3));
+    watch.message_started(None);
+    watch.body_ended(first);
+    watch.request_started();
+    watch.request_ended();
+    assert!(!watch.message().ended);
     app.write_all(b"GET /?\" HTTP\n").await.unwrap();
     assert_eq!(read(&mut io, 13).await, "GET /?\" HTTP\n");
 }
