@@ -29,6 +29,10 @@ use crate::upstream::Stall;
 pub(super) use self::request_line::fuzz;
 pub(super) use self::socket::ClientStream;
 
+/// The first bytes of an HTTP/2 connection (RFC 9113 §3.4). hyper knows them only if they come in one
+/// read.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// How often the adapter looks whether the app is still there while hyper does not read.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -45,6 +49,8 @@ pub(super) struct ClientIo {
     line: RequestLine,
     /// The last message whose end `line` was told of.
     judged: u32,
+    /// The connection's first bytes, while they may become [`PREFACE`]. `None` from then on.
+    opening: Option<Vec<u8>>,
     /// Bytes to hand out before the socket is read again.
     front: Bytes,
     /// The last read found nothing, so that the task is woken when the app closes its end.
@@ -62,6 +68,7 @@ impl ClientIo {
             watch,
             line: RequestLine::new(),
             judged: 0,
+            opening: Some(Vec::new()),
             front: Bytes::new(),
             reading: false,
             look: None,
@@ -159,11 +166,30 @@ impl ClientIo {
             ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
             let read = &buf.filled()[before..];
             if read.is_empty() {
-                self.front = self.line.end();
+                self.front = match self.opening.take() {
+                    Some(opening) if !opening.is_empty() => opening.into(),
+                    _ => self.line.end(),
+                };
                 return Poll::Ready(Ok(()));
             }
             self.watch.received();
-            let Some(instead) = self.line.pass(read) else {
+            if let Some(opening) = &mut self.opening {
+                opening.extend_from_slice(read);
+                let may_become = opening.len() < PREFACE.len() && PREFACE.starts_with(opening);
+                if may_become {
+                    buf.set_filled(before);
+                    continue;
+                }
+            }
+            let opening = self
+                .opening
+                .take()
+                .filter(|opening| opening.len() > read.len());
+            let instead = match opening {
+                Some(opening) => Some(self.line.pass(&opening).unwrap_or_else(|| opening.into())),
+                None => self.line.pass(read),
+            };
+            let Some(instead) = instead else {
                 return Poll::Ready(Ok(()));
             };
             buf.set_filled(before);

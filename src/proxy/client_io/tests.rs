@@ -39,6 +39,31 @@ async fn a_raw_target_is_encoded_even_where_it_no_longer_fits_the_readers_buffer
     assert_eq!(out, b"GET /?%C4%E3 HTTP/1.1\r\n\r\n");
 }
 
+/// And what only begins like the preface is not lost.
+#[tokio::test]
+async fn the_preface_of_http2_comes_in_one_read_however_it_was_sent() {
+    for (pieces, whole) in [
+        (
+            &["PRI * HTTP/2.0", "\r\n\r\nSM", "\r\n\r\nX"][..],
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nX",
+        ),
+        (&["P", "OST /\" HTTP/1.1\r\n"], "POST /\" HTTP/1.1\r\n"),
+        (&["PRI * HTTP/2.0\r\n"], "PRI * HTTP/2.0\r\n"),
+    ] {
+        let (mut app, mut io, _) = connected().await;
+        let sending = tokio::spawn(async move {
+            for piece in pieces {
+                app.write_all(piece.as_bytes()).await.unwrap();
+                sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let mut buffer = [0; 100];
+        let length = io.read(&mut buffer).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&buffer[..length]), whole);
+        sending.await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn bytes_of_a_body_that_look_like_a_first_line_stay() {
     let (mut app, mut io, watch) = connected().await;
