@@ -33,8 +33,8 @@
 //! * [`proxy`]: a request's way from the app to the upstream and back, one file for each step.
 //! * [`admin`], [`metrics`]: what operators see.
 //! * [`app`], [`runtime`]: wiring and threads. [`cli`]: a file for each verb. [`demo`]: fake vendors and the proxy in front.
-//! * hyper speaks HTTP to apps, on the admin port and at token endpoints. HTTP/1.1 to upstreams is the only HTTP that is written
-//!   here (`upstream/http1`).
+//! * hyper speaks HTTP to apps, on the admin port and at token endpoints, and h2 speaks HTTP/2 to
+//!   upstreams. HTTP/1.1 to upstreams is the only HTTP that is written here (`upstream/http1`).
 //! * [`secret`], [`clock`], `catch_unwind`: under everything else.
 //!
 //! `tests/architecture.rs` checks who may import whom: `cli → app → {proxy, provider, admin, runtime}`; `proxy` sees of `provider`

@@ -19,6 +19,7 @@ mod guard;
 mod headers;
 mod reject;
 mod respond;
+mod response_body;
 mod rewrite;
 pub mod route;
 pub mod target;
@@ -39,7 +40,7 @@ use app_body::AppBody;
 use error::ProxyError;
 pub use guard::Hosts;
 use headers::Scan;
-use respond::{Measure, ResponseBody};
+use response_body::{Measure, ResponseBody};
 use route::{Routed, Routes};
 use worker::{Client, Worker};
 
@@ -112,7 +113,7 @@ async fn handle(
     let snapshot = worker.proxy.snapshot.load_full();
     let scan = Scan::of(request.headers());
     let shape = respond::Shape::of(&request, &scan);
-    let mut measure = Measure::start(client);
+    let mut measure = Measure::start(&client.watch);
     if snapshot.settings.access_log {
         measure.access = Some(Access::start(&mut request));
     }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use regex_lite::{Captures, Regex};
 
-/// A room, and what the room may name besides itself. The longest room that holds a file counts.
+/// A room, and the rooms that its code may name. A file belongs to the longest room that holds it.
 const RULES: &str = "
     main -> cli
     lib ->

@@ -95,7 +95,7 @@ impl Refresher {
             match self.schedule.decide(now) {
                 Decision::Fetch => {
                     if let Some(turn) = self.turn().await {
-                        // Boxed while it lasts: it is 9 KB of the 11 KB that each refresher would hold all its life.
+                        // Boxed while it lasts: 9 KB of the 11 KB that each refresher would hold.
                         Box::pin(self.fetch()).await;
                         drop(turn);
                     }

@@ -29,8 +29,10 @@ pub(super) enum AppBody {
     Counted(Box<Counted>),
 }
 
-/// A body that tells the connection when it has been read to its end. Where it is dropped before, its
-/// rest is read and thrown away if it is short, so that the connection can be used again.
+/// A body that tells the connection when it has been read to its end.
+///
+/// Dropping it before its end reads and discards a short rest, so that the connection can be used
+/// again.
 pub(super) struct Http1Body {
     /// `None` once the body has ended.
     incoming: Option<Incoming>,
@@ -45,7 +47,7 @@ pub(super) struct Http1Body {
 pub(super) const SKIP: u64 = 64 * 1024;
 const SKIP_TIME: Duration = Duration::from_millis(500);
 
-/// hyper takes RST_STREAM with CANCEL or NO_ERROR for the end of a body; here it is none.
+/// RST_STREAM in the middle of a body. hyper takes CANCEL and NO_ERROR for the end of the body.
 #[derive(Debug, thiserror::Error)]
 #[error("the app has reset the stream")]
 struct Reset;
@@ -53,7 +55,7 @@ struct Reset;
 // === impl AppBody ===
 
 impl AppBody {
-    /// `waits`: the app may wait for `100 Continue`, which hyper sends when the body is first polled.
+    /// `waits`: the app may wait for `100 Continue`. hyper sends that when the body is first polled.
     pub(super) fn http1(incoming: Incoming, waits: bool, watch: &Arc<Watch>) -> Self {
         let length = incoming.size_hint().exact();
         let message = watch.message_started(length);

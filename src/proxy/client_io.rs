@@ -29,8 +29,8 @@ use crate::upstream::Stall;
 pub(super) use self::request_line::fuzz;
 pub(super) use self::socket::ClientStream;
 
-/// The first bytes of an HTTP/2 connection (RFC 9113 §3.4). hyper knows them only if they come in one
-/// read.
+/// The first bytes of an HTTP/2 connection (RFC 9113 §3.4). hyper recognizes the preface only if it
+/// comes in one read.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How often the adapter looks whether the app is still there while hyper does not read.
@@ -47,7 +47,7 @@ pub(super) struct ClientIo {
     stream: ClientStream,
     watch: Arc<Watch>,
     line: RequestLine,
-    /// The last message whose end `line` was told of.
+    /// The last message whose end was reported to `line`.
     judged: u32,
     /// The connection's first bytes, while they may become [`PREFACE`]. `None` from then on.
     opening: Option<Vec<u8>>,
@@ -57,7 +57,7 @@ pub(super) struct ClientIo {
     reading: bool,
     look: Option<Pin<Box<Sleep>>>,
     stall: Stall,
-    /// The end of the connection is to look like one.
+    /// [`Self::close`] was called: the end of the connection is not a reset.
     closed: bool,
 }
 
@@ -125,12 +125,12 @@ impl ClientIo {
         }
     }
 
-    /// Whether the app has closed its end, looked at every [`LOOK`] while hyper does not read. While
-    /// it reads, it finds out first.
+    /// Resolves when the app has closed its end. Checked every [`LOOK`] while hyper does not read;
+    /// while hyper reads, hyper notices first.
     ///
-    /// An app that closes only its sending half is taken for gone: TCP does not tell the two apart,
-    /// and apps that go away are common. nginx, Envoy and hyper do the same; RFC 9112 §9.6 leaves it
-    /// open.
+    /// An app that closes only its sending half counts as gone: TCP does not tell the two apart, and
+    /// apps that go away are common. nginx, Envoy and hyper do the same; RFC 9112 §9.6 leaves the
+    /// choice open.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if self.reading || !self.watch.awaits_response() {
             return Poll::Pending;
@@ -173,31 +173,32 @@ impl ClientIo {
                 return Poll::Ready(Ok(()));
             }
             self.watch.received();
-            if let Some(opening) = &mut self.opening {
-                opening.extend_from_slice(read);
-                let may_become = opening.len() < PREFACE.len() && PREFACE.starts_with(opening);
-                if may_become {
-                    buf.set_filled(before);
-                    continue;
-                }
-            }
-            let opening = self
-                .opening
-                .take()
-                .filter(|opening| opening.len() > read.len());
-            let instead = match opening {
-                Some(opening) => Some(self.line.pass(&opening).unwrap_or_else(|| opening.into())),
-                None => self.line.pass(read),
-            };
-            let Some(instead) = instead else {
+            let Some(instead) = self.pass(read) else {
                 return Poll::Ready(Ok(()));
             };
             buf.set_filled(before);
             self.front = instead;
-            // Empty while the rest of the line has to be known first.
+            // Empty while what follows has to be known first.
             if !self.front.is_empty() {
                 return Poll::Ready(Ok(()));
             }
+        }
+    }
+
+    /// Returns the bytes to hand out in place of `read`: see [`RequestLine::pass`].
+    fn pass(&mut self, read: &[u8]) -> Option<Bytes> {
+        if let Some(opening) = &mut self.opening {
+            opening.extend_from_slice(read);
+            if opening.len() < PREFACE.len() && PREFACE.starts_with(opening) {
+                return Some(Bytes::new());
+            }
+        }
+        match self.opening.take() {
+            Some(opening) if opening.len() > read.len() => {
+                let encoded = self.line.pass(&opening);
+                Some(encoded.unwrap_or_else(|| opening.into()))
+            }
+            _ => self.line.pass(read),
         }
     }
 
@@ -277,8 +278,8 @@ impl AsyncWrite for ClientIo {
         true
     }
 
-    /// hyper flushes whenever its connection is polled, also with nothing to write: the one call that
-    /// is made while a request waits and its body is not read.
+    /// hyper flushes at every poll of its connection, also with nothing to write. No other method is
+    /// called while a request waits and its body is not read.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if let Poll::Ready(gone) = this.poll_gone(cx) {

@@ -24,7 +24,8 @@ use super::app_body::{self, AppBody};
 use super::client_io::{ClientIo, ClientStream};
 use super::door::Door;
 use super::error::ProxyError;
-use super::respond::{self, Measure, ResponseBody, Shape};
+use super::respond::{self, Shape};
+use super::response_body::{Measure, ResponseBody};
 use super::watch::End;
 use super::worker::{Client, ConnectionPermit, Worker};
 use super::{handle, headers, upgrade};
@@ -34,12 +35,13 @@ use crate::upstream::{MAX_FIELDS, MAX_HEAD};
 /// How much of a request's body an HTTP/2 app may send before it is read.
 const WINDOW: u32 = 256 * 1024;
 
-/// More than [`MAX_HEAD`], which the guard checks: of more than this, hyper makes an answer of its
-/// own, or hands over the beginning of a section as if it were the whole.
+/// Larger than [`MAX_HEAD`], which the guard checks. hyper answers a larger section by itself, or hands
+/// over its beginning as if it were the whole.
 const MAX_FIELD_SECTION: u32 = 4 * MAX_HEAD as u32;
 
 const MAX_STREAMS: u32 = 256;
 
+/// How much of each response waits in h2 for an HTTP/2 app to take it.
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// How long an HTTP/2 connection without requests may take to close after GOAWAY: an app that is
@@ -50,7 +52,7 @@ const GOAWAY_WAIT: Duration = Duration::from_secs(5);
 enum Ended {
     /// hyper is done with it.
     ByHyper(hyper::Result<()>),
-    /// Nothing more is to be said.
+    /// The connection is idle, or stands still.
     Closed,
     /// The head of a request did not come in.
     HeadTimeout,
@@ -134,6 +136,8 @@ async fn serve_http1(
             let text = respond::raw_problem(&ProxyError::RequestTimeout, &worker.proxy.metrics);
             io.refuse(&text).await;
         }
+        // The rest of a short upload may still be coming in.
+        Ended::Closed if client.watch.message().number > 0 => io.abort().await,
         Ended::HeadTimeout | Ended::Closed => {}
     }
     None
@@ -181,7 +185,6 @@ async fn serve_http2(
         .initial_connection_window_size(MAX_STREAMS * WINDOW)
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_FIELD_SECTION)
-        // For each stream whose response the app does not take.
         .max_send_buf_size(SEND_BUFFER)
         .serve_connection(TokioIo::new(io), service);
     let mut connection = pin!(connection);
@@ -238,7 +241,7 @@ async fn answer(
         respond::problem(
             &ProxyError::Internal("a panic while the request was handled"),
             Shape::default(),
-            Measure::start(client),
+            Measure::start(&client.watch),
             &worker.proxy.metrics,
         )
     });

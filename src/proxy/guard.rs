@@ -132,8 +132,8 @@ pub(super) fn http2_fields(fields: &HeaderMap, size: usize) -> Result<(), ProxyE
     }
 }
 
-/// RFC 9112 §6.1: only `chunked` can be taken off here. Another coding would have to be forwarded as
-/// it is, and no upstream is known to take one.
+/// Refuses framing that hyper lets pass. RFC 9112 §6.1: only `chunked` can be decoded here; another
+/// coding would have to be forwarded as it is, and no upstream is known to accept one.
 fn framing<B>(request: &Request<B>, scan: &Scan) -> Result<(), ProxyError> {
     if scan.content_lengths > 1 {
         return Err(ProxyError::BadRequest("more than one Content-Length"));

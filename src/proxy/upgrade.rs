@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::headers::{Scan, connection_upgrade};
-use super::respond::Measure;
+use super::response_body::Measure;
 use super::worker::Client;
 use crate::upstream::Tunnel;
 

@@ -1,9 +1,9 @@
 //! Time-outs of client connections, without a timer for each.
 //!
 //! A connection notes what it is doing in a few atomics. Every [`TICK`] the worker looks at all
-//! connections and ends those that have waited too long. Timers that are set and cleared for every
-//! request cost more than the rest of what a request does with time. The price is that time-outs are
-//! up to one [`TICK`] late.
+//! connections and ends those that have waited too long. A timer for every request would cost more
+//! than everything else that a request does with time. The price: time-outs are up to one [`TICK`]
+//! late.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -50,7 +50,7 @@ pub(super) struct Watch {
 const UNREAD: u8 = 0;
 /// Read to its end.
 const READ: u8 = 1;
-/// Not valid: nobody knows where it ends.
+/// Not valid, so that its end is unknown.
 const BROKEN: u8 = 2;
 
 /// A length that was not stated.
@@ -141,8 +141,8 @@ impl Watch {
         }
     }
 
-    /// A request begins whose body has `length` bytes, if that is known.
-    /// Returns the number of its message.
+    /// Notes that a request has begun, and the length of its body if that is known. Returns the number
+    /// of its message.
     pub(super) fn message_started(&self, length: Option<u64>) -> u32 {
         let number = self.requests.load(Ordering::Relaxed).wrapping_add(1);
         self.requests.store(number, Ordering::Relaxed);
@@ -422,116 +422,4 @@ impl Drop for Membership {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HEAD_TIME: Duration = Duration::from_secs(1);
-    const IDLE: Duration = Duration::from_secs(5);
-
-    async fn sweeping() -> (Arc<Registry>, tokio::task::JoinHandle<()>) {
-        let registry = Arc::new(Registry::default());
-        let sweep = Arc::clone(&registry);
-        let task = tokio::spawn(async move { sweep.sweep(|| (HEAD_TIME, IDLE)).await });
-        (registry, task)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_slow_head_ends_the_connection() {
-        let (registry, _task) = sweeping().await;
-        let (member, end) = registry.enter();
-        tokio::time::sleep(HEAD_TIME - TICK).await;
-        member.watch.received();
-        let started = tokio::time::Instant::now();
-        assert_eq!(end.await, Ok(End::HeadTimeout));
-        let waited = started.elapsed();
-        assert!(
-            (HEAD_TIME..HEAD_TIME + 3 * TICK).contains(&waited),
-            "{waited:?}"
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_that_says_nothing_at_all_ends_as_soon() {
-        let (registry, _task) = sweeping().await;
-        let (_member, end) = registry.enter();
-        let started = tokio::time::Instant::now();
-        assert_eq!(end.await, Ok(End::IdleTimeout));
-        assert!(started.elapsed() < IDLE);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_second_head_has_as_much_time_as_the_first() {
-        let (registry, _task) = sweeping().await;
-        let (member, mut end) = registry.enter();
-        member.watch.received();
-        member.watch.request_started();
-        member.watch.request_ended();
-        tokio::time::sleep(IDLE - 2 * TICK).await;
-        assert!(end.try_recv().is_err());
-        member.watch.received();
-        // More bytes of the same head win no time.
-        tokio::time::sleep(HEAD_TIME / 2).await;
-        member.watch.received();
-        let started = tokio::time::Instant::now();
-        assert_eq!(end.await, Ok(End::HeadTimeout));
-        assert!(started.elapsed() < HEAD_TIME);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn with_http2_bytes_are_not_a_head() {
-        let (registry, _task) = sweeping().await;
-        let (member, end) = registry.enter();
-        member.watch.received();
-        member.watch.speaks_http2();
-        member.watch.received();
-        let started = tokio::time::Instant::now();
-        assert_eq!(end.await, Ok(End::IdleTimeout));
-        assert!(started.elapsed() >= IDLE);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_busy_connection_is_left_alone_and_an_idle_one_is_not() {
-        let (registry, _task) = sweeping().await;
-        let (member, mut end) = registry.enter();
-        member.watch.received();
-        member.watch.request_started();
-        tokio::time::sleep(IDLE * 10).await;
-        assert!(end.try_recv().is_err());
-        member.watch.request_ended();
-        let started = tokio::time::Instant::now();
-        assert_eq!(end.await, Ok(End::IdleTimeout));
-        assert!(started.elapsed() >= IDLE);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn without_connections_nobody_looks_at_the_clock() {
-        let (registry, _task) = sweeping().await;
-        tokio::time::sleep(TICK * 9).await;
-        assert_eq!(registry.clock.load(Ordering::Relaxed), 0);
-        let (member, end) = registry.enter();
-        drop((member, end));
-        tokio::time::sleep(TICK * 9).await;
-        assert_eq!(registry.clock.load(Ordering::Relaxed), 1);
-        // As long as for a connection that came earlier.
-        let (_member, end) = registry.enter();
-        let started = tokio::time::Instant::now();
-        assert_eq!(end.await, Ok(End::IdleTimeout));
-        let waited = started.elapsed();
-        assert!(
-            (HEAD_TIME..HEAD_TIME + 3 * TICK).contains(&waited),
-            "{waited:?}"
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn draining_reaches_connections_that_come_late() {
-        let registry = Arc::new(Registry::default());
-        let (early, end) = registry.enter();
-        registry.drain();
-        assert_eq!(end.await, Ok(End::Drain));
-        let (late, end) = registry.enter();
-        assert_eq!(end.await, Ok(End::Drain));
-        drop((early, late));
-        registry.emptied().await;
-    }
-}
+mod tests;

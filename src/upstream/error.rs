@@ -9,13 +9,13 @@ use super::stall::Stalled;
 #[derive(Debug)]
 pub struct SendError {
     pub failure: SendFailure,
-    /// The connection had carried requests before, so that the peer may just have closed it for being idle.
+    /// The connection had carried requests before; the peer may have closed it as idle.
     pub reused: bool,
     /// Nothing of the request was written: it may be sent again whatever its method.
     pub unsent: bool,
 }
 
-/// What is behind a failure.
+/// The underlying error of a failure.
 pub type Cause = Box<dyn Error + Send + Sync>;
 
 #[derive(Debug, thiserror::Error)]

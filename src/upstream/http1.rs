@@ -1,10 +1,11 @@
 //! HTTP/1.1 connections of a pool: one request at a time, given back when the response has been read.
 //!
-//! A codec of our own. There is no driver: whoever uses a connection owns it, and polls both its halves in one task, which
-//! costs neither channels nor wake-ups; dropping it closes it. A connection that nobody uses is looked at when it is about
-//! to be used, and by the pool's sweep.
+//! The only HTTP codec of this crate. The task that uses a connection owns it and polls both halves,
+//! without channels and wake-ups; dropping the connection closes it. An idle connection is checked
+//! right before its next use, and by the pool's sweep. This module knows neither the pool nor the
+//! type of a request's body.
 //!
-//! The rejected alternative is hyper's client, which took 14 000 of 50 000 user instructions of a request.
+//! The rejected alternative is hyper's client, which cost 12,000 instructions a request more.
 
 mod decode;
 mod encode;
@@ -164,8 +165,8 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Connection<B> {
         self.upload.shed();
     }
 
-    /// Sends and waits up to `wait` for the head of the response, counted from the last progress of the
-    /// upload.
+    /// Sends and waits up to `wait` for the head of the response, counted from the upload's last
+    /// progress.
     ///
     /// Dropping the future closes the connection: HTTP/1.1 has no other way to abort a request.
     pub(super) async fn send(
@@ -188,8 +189,8 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Connection<B> {
         }
     }
 
-    /// Reading comes first: a dead connection is found before anything is written on it, and once the
-    /// read waits, its waker is registered for whatever the writing brings about.
+    /// Reads first: a dead connection is found before anything is written on it, and the waker is
+    /// registered for whatever the write brings about.
     fn poll_answer(
         &mut self,
         cx: &mut Context<'_>,
@@ -363,8 +364,8 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Connection<B> {
         self.download.remaining()
     }
 
-    /// Returns the connection if it can carry another request (RFC 9112 §9.3); closes it otherwise. An
-    /// upload that goes on after its response is complete is not waited for.
+    /// Returns the connection if it can carry another request (RFC 9112 §9.3); closes it otherwise.
+    /// An upload that goes on after its response is complete is not awaited.
     pub(super) fn into_idle(mut self: Box<Self>) -> Option<Box<Self>> {
         if !self.keep_alive || !self.upload.is_done() || !self.read.is_empty() {
             return None;

@@ -75,8 +75,8 @@ async fn in_flight(app: &App) -> f64 {
         .await
 }
 
-/// hyper's server cannot send 1xx over HTTP/2: an app that offers to wait gets no `100 Continue`, and
-/// its upload is taken whenever it comes (RFC 9110 §10.1.1).
+/// hyper's server cannot send 1xx over HTTP/2. An app that offers to wait gets no `100 Continue`, and
+/// its upload is forwarded whenever it comes (RFC 9110 §10.1.1).
 #[tokio::test]
 async fn an_upload_that_offers_to_wait_is_taken_without_100() {
     let world = World::new();

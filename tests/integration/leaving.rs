@@ -344,7 +344,7 @@ async fn options_counts_its_forwards() {
             connection.send("HTTP/1.1 204 No Content\r\n\r\n").await;
             assert_eq!(client.response().await.status, 204);
         }
-        // Of another method it says nothing.
+        // The field means nothing with another method.
         client
             .send("GET /a HTTP/1.1\r\nHost: localhost\r\nMax-Forwards: 0\r\n\r\n")
             .await;

@@ -8,9 +8,9 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::client::whole;
+use crate::client::{Http2Client, whole};
 use crate::harness::{App, World, eventually, log, server, with_app};
-use crate::upstream::{HTTP1, Script, Server};
+use crate::upstream::{HTTP1, HTTP2, Script, Server};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -169,6 +169,48 @@ async fn tokens_that_work_are_not_seen() {
         tracing::trace!(target: "cupbearer::control", "{kind} {}", secrets.0.last().unwrap());
         assert_eq!(secrets.found(&log()), [secrets.0.last().unwrap()]);
     }
+}
+
+/// h2 and hyper log what they do at `trace`, also for apps and APIs that speak HTTP/2.
+#[tokio::test]
+async fn tokens_and_app_credentials_are_not_seen_over_http2() {
+    let world = World::new();
+    let vendor = world.vendor(Kind::Cncn, None).await;
+    let upstream = Server::start(
+        &world.authority,
+        HTTP2,
+        |request: Request<Incoming>| async move {
+            let token = request.headers()["authorization"].to_str().unwrap();
+            Response::new(whole(token.to_owned()))
+        },
+    )
+    .await;
+    let config = server("")
+        + &world.vendor_provider("cncn", &vendor, "")
+        + &format!(
+            "[upstreams.api]\nurl = \"{}\"\nprovider = \"cncn\"\n{}",
+            upstream.url(),
+            world.tls()
+        );
+    let mut secrets = of_the_app();
+    with_app(&config, async |app| {
+        let mut client = Http2Client::connect(app.address()).await;
+        let request = client
+            .request("GET", "/x?q=1")
+            .header("authorization", "Bearer the-apps-own-token")
+            .header("cookie", "session=the-apps-session")
+            .body(whole(""))
+            .unwrap();
+        let answer = client.send(request).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let token = answer.into_body().collect().await.unwrap().to_bytes();
+        let token = std::str::from_utf8(&token).unwrap();
+        secrets.add_token(token.strip_prefix("Bearer ").unwrap());
+    })
+    .await;
+    let log = log();
+    assert!(log.contains("h2::"), "h2 logs at trace");
+    secrets.assert_unseen("the log", &log);
 }
 
 #[tokio::test]

@@ -88,7 +88,7 @@ async fn get(app: &App) -> Option<String> {
 #[tokio::test]
 async fn an_api_answer_without_length_is_complete_at_a_record_boundary() {
     let world = World::new();
-    // Of many records, too: long reads take another way than short ones.
+    // With many records, too: long reads take another path than short ones.
     for body in ["all of it".to_owned(), "x".repeat(1024 * 1024)] {
         for end in ALL {
             let answer = format!("HTTP/1.1 200 OK\r\n\r\n{body}");

@@ -86,9 +86,9 @@ impl RequestLine {
 
     /// Notes that a message has ended; `body` is the length of its body, if that was stated.
     ///
-    /// The next byte begins a message if the last one that came in ended this message, or ended a
-    /// head: heads that hyper has already are parsed before it reads again. Otherwise hyper may have
-    /// the beginning of a line.
+    /// The next byte begins a message if the last byte that came in ended this message or ended a head:
+    /// hyper parses the heads that it has before it reads again. Otherwise hyper may hold the
+    /// beginning of a line.
     pub(super) fn message_ended(&mut self, body: Option<u64>) {
         let at_its_end =
             matches!((self.place, body), (Place::Past(came), Some(body)) if came == body);

@@ -1,12 +1,14 @@
 //! DESIGN.md §5's table, from the outside.
 
 use std::io;
+use std::sync::Arc;
 
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::super::route::tests::target;
+use super::super::target::Target;
 use super::*;
 use crate::config::Route;
 use crate::provider::cell::Unavailable;
@@ -157,15 +159,7 @@ async fn hyper_error() -> hyper::Error {
 }
 
 fn measure(target: Option<&Arc<Target>>) -> Measure {
-    let watch: Arc<Watch> = Arc::default();
-    watch.request_started();
-    let mut measure = Measure {
-        started: Some(Instant::now()),
-        place: None,
-        access: None,
-        target: None,
-        watch,
-    };
+    let mut measure = Measure::start(&Arc::default());
     if let Some(target) = target {
         measure.routed(target);
     }

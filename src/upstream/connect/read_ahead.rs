@@ -26,7 +26,7 @@ pub struct ReadAhead {
     /// Read, but not asked for yet: from `used` on. Has no memory where nothing was read ahead.
     buffer: Vec<u8>,
     used: usize,
-    /// Of the bytes handed out.
+    /// Record boundaries of the bytes handed out.
     records: Records,
 }
 

@@ -61,7 +61,8 @@ pub(super) fn ends_lines_in_crlf(section: &[u8], headers: &[httparse::Header<'_>
         })
 }
 
-/// `part` lies within a buffer that starts at `base` and is little larger than [`crate::upstream::MAX_HEAD`].
+/// Returns where `part` lies in a buffer that starts at `base` and is not much larger than
+/// [`crate::upstream::MAX_HEAD`].
 pub(super) fn position(base: usize, part: &[u8]) -> Range<u32> {
     let start = (part.as_ptr() as usize).wrapping_sub(base) as u32;
     start..start.wrapping_add(part.len() as u32)

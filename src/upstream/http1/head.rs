@@ -34,7 +34,8 @@ pub(super) struct Head {
     pub(super) keep_alive: bool,
 }
 
-/// Takes the head of an answer to `asked` off the front of `read`; leaves `read` as it is unless the head is complete.
+/// Takes the head of the response to `asked` off the front of `read`. Leaves `read` unchanged while the
+/// head is not complete.
 pub(super) fn parse(read: &mut BytesMut, asked: &Parts) -> Result<Parsed, Malformed> {
     // httparse skips empty lines; here they would be what is left of another message.
     if read.first().is_some_and(|first| *first != b'H') {

@@ -2,7 +2,7 @@
 
 use super::{RequestLine, is_suspect};
 
-/// The first byte is the size of reads, the rest a connection's bytes: one message and what follows.
+/// The first byte is the size of reads; the rest is one message and the bytes that follow it.
 pub fn client_io(data: &[u8]) {
     let Some((size, bytes)) = data.split_first() else {
         return;

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What is handed out of `bytes` when they come in at once, on a new connection.
+/// Returns what a new connection hands out when `bytes` come in at once.
 fn through(bytes: &[u8]) -> Vec<u8> {
     let mut line = RequestLine::new();
     let instead = line.pass(bytes);
