@@ -80,6 +80,23 @@ async fn bytes_of_a_body_that_look_like_a_first_line_stay() {
     assert_eq!(read(&mut io, 15).await, "GET /?%22 HTTP\n");
 }
 
+/// hyper had the head of the second message before it looked for more.
+#[tokio::test]
+async fn a_body_whose_head_came_with_the_message_before_stays() {
+    let (mut app, mut io, watch) = connected().await;
+    let heads = "GET / HTTP/1.1\r\n\r\nPOST / HTTP/1.1\r\nContent-Length: 13\r\n\r\n";
+    app.write_all(heads.as_bytes()).await.unwrap();
+    read(&mut io, heads.len()).await;
+    watch.message_started(Some(0));
+    watch.request_started();
+    watch.request_ended();
+    timeout(LOOK / 10, io.read_u8()).await.unwrap_err();
+    watch.message_started(Some(13));
+    watch.request_started();
+    app.write_all(b"GET /?\" HTTP\n").await.unwrap();
+    assert_eq!(read(&mut io, 13).await, "GET /?\" HTTP\n");
+}
+
 /// The response came before the upload had ended: what is left of that is no message.
 #[tokio::test]
 async fn bytes_of_a_body_that_was_not_read_stay() {
