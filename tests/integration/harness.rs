@@ -341,7 +341,7 @@ pub(crate) fn token(name: &str) -> String {
     format!("token-of-{name}-0123456789")
 }
 
-/// Everything that the program logged in this process so far: Cupbearer at TRACE, all else at WARN.
+/// Everything that the program logged in this process so far: Cupbearer, hyper and h2 at TRACE, all else at WARN.
 pub(crate) fn log() -> String {
     start_log();
     String::from_utf8_lossy(&lock_log()).into_owned()
@@ -370,7 +370,7 @@ impl std::io::Write for Log {
 fn start_log() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let filter: Targets = "warn,cupbearer=trace".parse().unwrap();
+        let filter: Targets = "warn,cupbearer=trace,h2=trace,hyper=trace".parse().unwrap();
         let lines = layer().with_ansi(false).with_writer(|| Log);
         registry().with(filter).with(lines).init();
     });
