@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use cupbearer::app::{self, ConfigFile, RunError, Shutdown};
@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::layer;
 use tracing_subscriber::prelude::*;
-use tracing_subscriber::registry;
+use tracing_subscriber::{Registry, registry, reload};
 
 use crate::client::{Client, Response};
 
@@ -341,7 +341,7 @@ pub(crate) fn token(name: &str) -> String {
     format!("token-of-{name}-0123456789")
 }
 
-/// Everything that the program logged in this process so far: Cupbearer, hyper and h2 at TRACE, all else at WARN.
+/// Returns all that was logged in this process so far: Cupbearer's lines at TRACE, others' at WARN.
 pub(crate) fn log() -> String {
     start_log();
     String::from_utf8_lossy(&lock_log()).into_owned()
@@ -366,12 +366,31 @@ impl std::io::Write for Log {
     }
 }
 
-/// The program's threads are not the test's, so that the log is one for all tests.
-fn start_log() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let filter: Targets = "warn,cupbearer=trace,h2=trace,hyper=trace".parse().unwrap();
+/// Logs hyper's and h2's lines at TRACE, too, until the returned guard is dropped.
+pub(crate) fn trace_http() -> impl Drop {
+    struct Quiet;
+    impl Drop for Quiet {
+        fn drop(&mut self) {
+            set_filter(OWN_LINES);
+        }
+    }
+    set_filter("warn,cupbearer=trace,h2=trace,hyper=trace");
+    Quiet
+}
+
+const OWN_LINES: &str = "warn,cupbearer=trace";
+
+fn set_filter(filter: &str) {
+    start_log().reload(filter.parse::<Targets>().unwrap()).unwrap();
+}
+
+/// Starts one log for all tests: the program's threads are not those of one test.
+fn start_log() -> &'static reload::Handle<Targets, Registry> {
+    static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
+    FILTER.get_or_init(|| {
+        let (filter, handle) = reload::Layer::new(OWN_LINES.parse::<Targets>().unwrap());
         let lines = layer().with_ansi(false).with_writer(|| Log);
         registry().with(filter).with(lines).init();
-    });
+        handle
+    })
 }

@@ -1,4 +1,5 @@
-//! DESIGN.md §8: no secret in any log level, metric, error or admin answer, whatever goes wrong. With a positive control.
+//! No log level, metric, error or admin answer holds a secret, whatever fails. Each search has a
+//! positive control.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -9,7 +10,7 @@ use hyper::body::Incoming;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::client::{Http2Client, whole};
-use crate::harness::{App, World, eventually, log, server, with_app};
+use crate::harness::{App, World, eventually, log, server, trace_http, with_app};
 use crate::upstream::{HTTP1, HTTP2, Script, Server};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -174,6 +175,7 @@ async fn tokens_that_work_are_not_seen() {
 /// h2 and hyper log what they do at `trace`, also for apps and APIs that speak HTTP/2.
 #[tokio::test]
 async fn tokens_and_app_credentials_are_not_seen_over_http2() {
+    let _traced = trace_http();
     let world = World::new();
     let vendor = world.vendor(Kind::Cncn, None).await;
     let upstream = Server::start(

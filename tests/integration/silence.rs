@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::JoinSet;
 
 use crate::client::{Client, Wire};
 use crate::endpoint::{Asked, Endpoint, answer};
@@ -158,10 +159,14 @@ async fn no_408_is_written_into_a_response_that_is_held_up() {
         }
         head_time(app).await;
         head_time(app).await;
-        let mut told = 0;
+        let mut rests = JoinSet::new();
         for (size, mut client) in held_up {
-            // Cut off, or whole. Nothing else stands in it.
-            let Ok(all) = client.rest().await else {
+            rests.spawn(async move { (size, client.rest().await) });
+        }
+        let mut told = 0;
+        // A response is cut off or whole, and holds nothing else.
+        for (size, rest) in rests.join_all().await {
+            let Ok(all) = rest else {
                 continue;
             };
             let text = String::from_utf8(all).unwrap();
@@ -174,7 +179,7 @@ async fn no_408_is_written_into_a_response_that_is_held_up() {
                 told += 1;
             }
         }
-        // Whoever got its whole answer is told what is wrong with the second request.
+        // An app with a whole response learns what is wrong with its second request.
         assert!(told > 0);
     })
     .await;
