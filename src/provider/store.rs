@@ -1,8 +1,8 @@
-//! CONTROL, store: what must outlive a token, or the process.
+//! Control flow: state that outlives one access token or the process.
 //!
-//! One small record per identity: the refresh token, which one-time inputs are spent, and the access token where
-//! fetching another one is costly (single-active, one-time, longer-lived than a day). Whole records are read and
-//! written, so that any store with an atomic "set" will do.
+//! Each identity has one small record: the refresh token, the spent one-time inputs, and the access
+//! token where a new one is costly (single-active, one-time, longer-lived than a day). Records are
+//! read and written whole, so that any store with an atomic "set" will do.
 
 mod drops;
 mod file;
@@ -16,6 +16,7 @@ mod visitor;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -36,78 +37,80 @@ pub use memory::MemoryStore;
 pub use seal::Keys;
 pub use visitor::VisitorStore;
 
-/// Where records are kept.
+/// Storage of records.
 pub trait Store: Send + Sync {
-    /// `None` if nothing was ever saved under this key.
+    /// Returns `None` if nothing was ever saved under `key`.
     fn load<'a>(&'a self, key: &'a StateKey) -> Pending<'a, Result<Option<Saved>, StoreError>>;
 
-    /// When it answers, the record is durable (as far as this store can be). A record that was there before is
-    /// replaced as a whole or, on failure, not at all.
+    /// Saves the record, as durably as the store can. A failed save leaves the old record whole.
     fn save<'a>(
         &'a self,
         key: &'a StateKey,
         saved: &'a Saved,
     ) -> Pending<'a, Result<(), StoreError>>;
 
-    /// Waits until another process has left something for this identity. Cancel safe.
+    /// Waits until another process has left an update for this identity. Cancel safe.
     fn left<'a>(&'a self, _key: &'a StateKey) -> Pending<'a, ()> {
         Box::pin(std::future::pending())
     }
 
-    /// Makes what other processes left for this identity part of its record, durably. Nobody else may save the record
-    /// meanwhile.
+    /// Merges the updates that other processes left into the record, durably. The caller must not
+    /// save the record meanwhile.
     fn adopt<'a>(&'a self, _key: &'a StateKey) -> Pending<'a, Result<Adopted, StoreError>> {
         Box::pin(std::future::ready(Ok(Adopted::default())))
     }
 }
 
-/// What [`Store::adopt`] did.
+/// Result of [`Store::adopt`].
 #[derive(Debug, Default)]
 pub struct Adopted {
-    /// The record as it is now; `None` if there was nothing new.
+    /// The new record; `None` if there was no update.
     pub saved: Option<Saved>,
-    /// What could not be opened, and was neither taken nor removed.
+    /// Errors of updates that could not be opened. Those updates are neither merged nor removed.
     pub refused: Vec<StoreError>,
 }
 
-/// The store as a process other than `run` finds it.
+/// The store as opened by a process other than `run`.
 pub enum Beside {
-    /// Nobody held it: it is ours as long as this lives.
+    /// No process held the lock; this store holds the lock until dropped.
     Ours(FileStore),
-    /// The process with this id holds it, most likely the running proxy.
+    /// The process `holder` (a process id) holds the lock, most likely the running proxy.
     Visited { store: VisitorStore, holder: String },
 }
 
-/// The name of an identity's record: a hash, since an identity may hold what nobody should read in a listing.
+/// Name of an identity's record: a hash, because identities hold values that file names must not
+/// show.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StateKey(String);
 
-/// One identity's record.
+/// Record of one identity.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Saved {
     pub refresh_token: Option<Secret>,
-    /// Hash of the configured refresh token that `refresh_token` descends from: when another one is configured, that
-    /// one is the newer.
+    /// Hash of the configured refresh token from which `refresh_token` descends. A configured token
+    /// with another hash is newer than `refresh_token`.
     pub seed: Option<String>,
     pub access: Option<SavedAccess>,
-    /// Hashes of one-time inputs that were sent. Never shortened: an old code must not be sent again, ever.
+    /// Hashes of one-time inputs that were sent. Never shortened: an old code must never be sent
+    /// again.
     pub spent: BTreeSet<String>,
-    /// What other processes left and is part of this record already, as the store names it.
+    /// Updates of other processes that are merged already, by their names in the store.
     pub adopted: BTreeSet<String>,
 }
 
-/// A stored access token. Its life is on the wall clock: a boot clock ends with its boot.
+/// A stored access token. Times are wall-clock times, since the boot clock restarts with the
+/// machine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SavedAccess {
     pub token: Secret,
     pub fetched_at: SystemTime,
     pub expires_at: Option<SystemTime>,
-    /// By provider, the [digest](StateKey::digest) of the token of theirs that this one was bought with: after a restart
-    /// theirs may be another. Empty for a token that was bought with none, and where that is not known.
+    /// For each provider in the chain, the [digest](StateKey::digest) of the token that bought this
+    /// one. Empty for an unchained or unknown purchase.
     pub bought_with: BTreeMap<String, String>,
 }
 
-/// Why a store cannot be opened, read or written.
+/// Failure to open, read or write a store.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     #[error("store.path: cannot {action} {}: {reason}", path.display())]
@@ -117,25 +120,29 @@ pub enum StoreError {
         reason: String,
     },
     #[error(
-        "store.path: {} is in use by process {holder}: stop that one, or give this one a store.path of its own",
+        "store.path: {} is in use by process {holder}: \
+         stop that process, or set another store.path",
         path.display()
     )]
     Locked { path: PathBuf, holder: String },
     #[error(
-        "store.path: {} cannot be used: {reason}. Nothing was changed; move the file away if its state may be lost",
+        "store.path: {} cannot be used: {reason}. Nothing was changed; \
+         move the file away if its state may be lost",
         path.display()
     )]
     Unopenable { path: PathBuf, reason: String },
     #[error("store.key: {0}")]
     Key(String),
-    #[error("another process has just sent this one-time input, and it is never sent twice")]
+    #[error("another process has just sent this one-time input, which is never sent twice")]
     Claimed,
     #[error(
-        "store.kind is \"memory\", which ends with its process: set store.kind = \"file\" and store.path"
+        "store.kind = \"memory\" keeps nothing after its process ends: \
+         set store.kind = \"file\" and store.path"
     )]
     NotDurable,
     #[error(
-        "store.path: {} belongs to another user (uid {owner}), who could not read what is written there: run this as that user",
+        "store.path: {} belongs to another user (uid {owner}), \
+         who could not read the files that this command writes: run the command as that user",
         path.display()
     )]
     ForeignOwner { path: PathBuf, owner: u32 },
@@ -143,46 +150,39 @@ pub enum StoreError {
     Input(#[from] InputError),
 }
 
-/// Opens what `[store]` asks for, and checks all that is in it: state that cannot be opened is a start-up error.
+/// Opens the store of `[store]` and checks every record in it.
 pub async fn open(config: &config::Store) -> Result<Arc<dyn Store>, StoreError> {
     let keys = read_keys(&config.keys).await?;
     match &config.kind {
         config::StoreKind::Memory => Ok(Arc::new(MemoryStore::default())),
-        config::StoreKind::File { path } => {
-            let path = path.clone();
-            let opened = tokio::task::spawn_blocking(move || FileStore::open(path, keys)).await;
-            match opened {
-                Ok(store) => Ok(Arc::new(store?)),
-                Err(_) => Err(StoreError::Key("this process is shutting down".to_owned())),
-            }
-        }
+        config::StoreKind::File { path } => Ok(Arc::new(open_file(path.clone(), keys).await?)),
     }
 }
 
-/// For `login`: the store itself where no proxy holds it, else a visit.
+/// Opens the store for `login`: the store itself if its lock is free, else as a visitor.
 pub async fn beside(config: &config::Store) -> Result<Beside, StoreError> {
     let path = durable_path(config)?;
     check_owner(path)?;
-    let (path, keys) = (path.to_owned(), read_keys(&config.keys).await?);
-    let opened = {
-        let path = path.clone();
-        tokio::task::spawn_blocking(move || FileStore::open(path, keys)).await
-    };
-    match opened {
-        Ok(Ok(store)) => Ok(Beside::Ours(store)),
-        Ok(Err(StoreError::Locked { holder, .. })) => Ok(Beside::Visited {
-            store: VisitorStore::new(path, read_keys(&config.keys).await?),
+    match open_file(path.to_owned(), read_keys(&config.keys).await?).await {
+        Ok(store) => Ok(Beside::Ours(store)),
+        Err(StoreError::Locked { holder, .. }) => Ok(Beside::Visited {
+            store: visit(config).await?,
             holder,
         }),
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(StoreError::Key("this process is shutting down".to_owned())),
+        Err(error) => Err(error),
     }
 }
 
-/// For those who only look: changes nothing, needs no lock.
+/// Opens the store without its lock, to read it.
 pub async fn visit(config: &config::Store) -> Result<VisitorStore, StoreError> {
     let path = durable_path(config)?.to_owned();
     Ok(VisitorStore::new(path, read_keys(&config.keys).await?))
+}
+
+async fn open_file(path: PathBuf, keys: Keys) -> Result<FileStore, StoreError> {
+    tokio::task::spawn_blocking(move || FileStore::open(path, keys))
+        .await
+        .unwrap_or_else(|_| Err(StoreError::Key("this process is shutting down".to_owned())))
 }
 
 fn durable_path(config: &config::Store) -> Result<&Path, StoreError> {
@@ -192,26 +192,23 @@ fn durable_path(config: &config::Store) -> Result<&Path, StoreError> {
     }
 }
 
-/// What root writes into the folder of a proxy that runs as somebody else, that proxy cannot read.
+/// Refuses the folder of another user: a proxy that runs as that user could not read files that
+/// root writes there.
 fn check_owner(path: &Path) -> Result<(), StoreError> {
-    use std::os::unix::fs::MetadataExt as _;
-    let Ok(metadata) = std::fs::metadata(path) else {
-        // Not there yet: then it will be ours.
-        return Ok(());
-    };
-    if metadata.uid() == rustix::process::geteuid().as_raw() {
-        return Ok(());
+    match std::fs::metadata(path).map(|folder| folder.uid()) {
+        Ok(owner) if owner != rustix::process::geteuid().as_raw() => {
+            let path = path.to_owned();
+            Err(StoreError::ForeignOwner { path, owner })
+        }
+        // A missing folder will be created by this user.
+        Ok(_) | Err(_) => Ok(()),
     }
-    Err(StoreError::ForeignOwner {
-        path: path.to_owned(),
-        owner: metadata.uid(),
-    })
 }
 
 async fn read_keys(values: &[config::Value]) -> Result<Keys, StoreError> {
     let mut keys = Vec::new();
-    for (place, value) in values.iter().enumerate() {
-        let unusable = |reason: &str| StoreError::Key(format!("key {}: {reason}", place + 1));
+    for (number, value) in (1..).zip(values) {
+        let unusable = |reason: &str| StoreError::Key(format!("key {number}: {reason}"));
         let Var::Text(text) = inputs::read("store.key", value).await? else {
             return Err(unusable("must be a string"));
         };
@@ -230,22 +227,16 @@ async fn read_keys(values: &[config::Value]) -> Result<Keys, StoreError> {
 // === impl Saved ===
 
 impl Saved {
-    /// Takes up what another process left: its tokens replace ours, what it spent is spent.
-    fn merge(&mut self, left: &Self) {
-        let Self {
-            refresh_token,
-            seed,
-            access,
-            spent,
-            adopted: _,
-        } = left.clone();
-        self.refresh_token = refresh_token.or_else(|| self.refresh_token.take());
-        self.seed = seed.or_else(|| self.seed.take());
-        self.access = access.or_else(|| self.access.take());
-        self.spent.extend(spent);
+    /// Applies an update of another process: its tokens replace these, and its spent inputs are
+    /// added.
+    fn merge(&mut self, left: Self) {
+        self.refresh_token = left.refresh_token.or_else(|| self.refresh_token.take());
+        self.seed = left.seed.or_else(|| self.seed.take());
+        self.access = left.access.or_else(|| self.access.take());
+        self.spent.extend(left.spent);
     }
 
-    /// What is new here since `base`: the other side of [`Self::merge`].
+    /// Returns the difference to `base`, which [`Self::merge`] applies.
     fn since(&self, base: &Self) -> Self {
         fn new<T: Clone + PartialEq>(now: &Option<T>, base: &Option<T>) -> Option<T> {
             now.clone().filter(|_| now != base)
@@ -271,16 +262,14 @@ impl StateKey {
         &self.0
     }
 
-    /// What a spent input leaves behind. Salted with the identity: a six-digit code under a bare hash is no secret,
-    /// and equal codes of two providers would show as equal.
+    /// Hashes `inputs` salted with the identity: a plain hash of a six-digit code could be
+    /// reversed, and equal codes of two providers would show as equal.
     pub fn digest<'a>(&self, inputs: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
         let mut hash = Sha256::new();
-        hash.update(self.0.as_bytes());
-        for (name, value) in inputs {
-            for part in [name, value] {
-                hash.update((part.len() as u64).to_be_bytes());
-                hash.update(part.as_bytes());
-            }
+        hash.update(&self.0);
+        for part in inputs.into_iter().flat_map(|(name, value)| [name, value]) {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
         }
         hex(&hash.finalize())
     }
@@ -293,14 +282,7 @@ impl fmt::Debug for StateKey {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(64), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -327,7 +309,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn memory_keeps_records_apart() {
+    async fn memory_store_keeps_one_record_for_each_key() {
         let store = MemoryStore::default();
         let (one, two) = (StateKey::new("one"), StateKey::new("two"));
         let saved = Saved {

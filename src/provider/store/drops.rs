@@ -1,11 +1,12 @@
-//! Drop files: what a process without the lock (`login`) leaves for the one that holds it.
+//! Drop files: updates that a process without the lock (`login`) leaves for the lock holder.
 //!
-//! Each is a file of its own in `drops/`, named `KEY.ID.drop`, written like a record and sealed under that whole name, so
-//! that it opens neither for another provider nor as a record. Nobody ever writes to one again; only the holder of the
-//! lock removes it, after the record with its content is durable.
+//! Each drop is a file `drops/KEY.ID.drop`, encoded like a record and sealed under that whole name,
+//! so that it opens neither for another provider nor as a record. A drop is never changed. Only the
+//! lock holder removes it, after its content is durable in the record.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,10 +18,10 @@ use super::{Saved, StateKey, StoreError, record};
 const FOLDER: &str = "drops";
 const SUFFIX: &str = "drop";
 
-/// A half-written drop that is older has nobody left who writes it.
+/// Age at which a half-written drop is abandoned: its writer must have died.
 const ABANDONED: Duration = Duration::from_secs(3600);
 
-/// The folder `drops/` of a store.
+/// Folder `drops/` of a store.
 #[derive(Debug)]
 pub(super) struct Drops {
     path: PathBuf,
@@ -31,7 +32,7 @@ pub(super) struct Drops {
 pub(super) struct Drop {
     pub(super) key: String,
     pub(super) id: String,
-    /// When the file last changed in any way: who repairs one gets it looked at again.
+    /// `ctime` in seconds and nanoseconds: a repaired drop is tried again.
     changed: (i64, i64),
 }
 
@@ -42,19 +43,17 @@ impl Drops {
         }
     }
 
-    /// Every drop there is. A store that never had one has no folder for them.
+    /// Lists all drops; none if the folder does not exist.
     pub(super) fn list(&self) -> Result<BTreeSet<Drop>, StoreError> {
         let entries = match fs::read_dir(&self.path) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(BTreeSet::new());
-            }
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeSet::new()),
             Err(error) => return Err(failed("list", &self.path)(error)),
         };
         let mut drops = BTreeSet::new();
         for entry in entries {
             let entry = entry.map_err(failed("list", &self.path))?;
-            // Gone while we looked: adopted.
+            // Adopted since the folder was listed.
             let Ok(metadata) = entry.metadata() else {
                 continue;
             };
@@ -65,25 +64,16 @@ impl Drops {
     }
 
     pub(super) fn list_for(&self, key: &StateKey) -> Result<Vec<Drop>, StoreError> {
-        let mut drops: Vec<Drop> = self.list()?.into_iter().collect();
-        drops.retain(|drop| drop.key == key.as_str());
-        Ok(drops)
+        let drops = self.list()?.into_iter();
+        Ok(drops.filter(|drop| drop.key == key.as_str()).collect())
     }
 
-    /// `None` if it is gone.
+    /// Returns `None` if the drop is gone.
     pub(super) fn read(&self, keys: &Keys, drop: &Drop) -> Result<Option<Saved>, StoreError> {
-        let path = self.file(drop);
-        let Some(text) = folder::read(&path)? else {
-            return Ok(None);
-        };
-        let left = record::decode(keys, &drop.name(), &text);
-        left.map(Some).map_err(|reason| StoreError::Unopenable {
-            path,
-            reason: reason.to_owned(),
-        })
+        record::read(&self.file(drop), keys, &drop.name())
     }
 
-    /// Leaves a drop, durably.
+    /// Writes a drop, durably.
     pub(super) fn leave(
         &self,
         keys: &Keys,
@@ -92,20 +82,17 @@ impl Drops {
     ) -> Result<Drop, StoreError> {
         folder::make(&self.path)?;
         let drop = Drop::new(key);
-        let path = self.file(&drop);
-        let text = record::encode(keys, &drop.name(), left).map_err(failed("encode", &path))?;
-        folder::write(&path, &text)?;
+        record::write(&self.file(&drop), keys, &drop.name(), left)?;
         Ok(drop)
     }
 
     pub(super) fn remove(&self, drops: &[Drop]) -> Result<(), StoreError> {
         for drop in drops {
             let path = self.file(drop);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(failed("remove", &path)(error));
-                }
-                _ => {}
+            if let Err(error) = fs::remove_file(&path)
+                && error.kind() != ErrorKind::NotFound
+            {
+                return Err(failed("remove", &path)(error));
             }
         }
         if drops.is_empty() {
@@ -114,20 +101,16 @@ impl Drops {
         folder::sync(&self.path)
     }
 
-    /// Removes what processes left half-written that died long ago.
+    /// Removes abandoned half-written drops.
     pub(super) fn sweep(&self) -> Result<(), StoreError> {
         let Ok(entries) = fs::read_dir(&self.path) else {
             return Ok(());
         };
         for entry in entries.flatten() {
             let path = entry.path();
-            let age = entry
-                .metadata()
-                .and_then(|metadata| metadata.modified())
-                .ok()
-                .and_then(|at| SystemTime::now().duration_since(at).ok());
+            let modified = entry.metadata().and_then(|metadata| metadata.modified());
             if path.extension().is_some_and(|suffix| suffix == "tmp")
-                && age.is_some_and(|age| age > ABANDONED)
+                && modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > ABANDONED))
             {
                 fs::remove_file(&path).map_err(failed("remove", &path))?;
             }
@@ -136,7 +119,7 @@ impl Drops {
     }
 
     pub(super) fn file(&self, drop: &Drop) -> PathBuf {
-        // Not `with_extension`: it would take the id for one.
+        // Not `with_extension`, which would replace the id.
         self.path.join(format!("{}.{SUFFIX}", drop.name()))
     }
 }
@@ -155,8 +138,7 @@ impl Drop {
     }
 
     pub(super) fn parse(path: &Path, changed: (i64, i64)) -> Option<Self> {
-        let name = path.file_name()?.to_str()?;
-        let (name, suffix) = name.rsplit_once('.')?;
+        let (name, suffix) = path.file_name()?.to_str()?.rsplit_once('.')?;
         let (key, id) = name.split_once('.')?;
         (suffix == SUFFIX).then(|| Self {
             key: key.to_owned(),

@@ -1,17 +1,19 @@
-//! A folder with one file per record.
+//! A folder with one file for each record.
 //!
-//! A write goes to a new file, which is synced, renamed over the old one, and the folder synced after it: at every
-//! instant the record is the old one or the new one. One process at a time holds the lock; what it left half-written
-//! is a `.tmp` file that nobody reads. Other processes leave [drops](super::drops), which become part of the record in
-//! three steps: the record with their content and names is written, then they are removed, and the names are forgotten
-//! with the next ones. Cut off anywhere, the next attempt ends at the same record.
+//! A write creates a new file, syncs it, renames it over the old one and syncs the folder: a crash
+//! leaves the old record or the new one. One process at a time holds the lock; after a crash its
+//! half-written `.tmp` file is ignored. Other processes leave [drops](super::drops), adopted in
+//! three steps: write the record with their content and ids, remove the drops, forget the ids at
+//! the next adoption. A crash between steps changes nothing: the next adoption ends at the same
+//! record.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -24,47 +26,47 @@ use crate::provider::exchange::Pending;
 
 const LOCK: &str = "lock";
 
-/// How often drops are looked for: within 2 s of a login its result is in use. One listing of a folder that is nearly
-/// always empty, whatever the number of providers.
+/// Poll interval for drops: a login takes effect within 2 s. One poll lists one folder, nearly
+/// always empty, for all providers.
 const DROP_POLL: Duration = Duration::from_secs(1);
 
-/// The store of `kind = "file"`. Dropping it gives the folder free.
+/// Store of `kind = "file"`. Dropping it releases the lock.
 #[derive(Clone, Debug)]
 pub struct FileStore {
-    shared: Arc<Shared>,
+    shared: Arc<FileShared>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct FileShared {
     path: PathBuf,
     keys: Keys,
     drops: Drops,
-    /// The drops that are there, as of the last look.
+    /// All drops, as of the last poll.
     there: watch::Sender<BTreeSet<Drop>>,
-    /// Drops that need no further look: adopted, or refused as they are.
+    /// Drops already handled: adopted or refused.
     looked_at: Mutex<BTreeSet<Drop>>,
-    /// Whether somebody looks for drops already.
-    polled: Mutex<bool>,
-    /// Held, never read: the lock ends with it.
+    /// Starts the task that polls for drops of all providers and ends with the store.
+    polled: Once,
+    /// Holds the lock; never read.
     _lock: File,
 }
 
 // === impl FileStore ===
 
 impl FileStore {
-    /// Makes the folder if need be, locks it, and opens every record once. Blocks on the file system.
+    /// Creates the folder if needed, locks it and opens every record once. Blocks.
     pub fn open(path: PathBuf, keys: Keys) -> Result<Self, StoreError> {
         folder::make(&path)?;
         let lock = lock(&path)?;
         let drops = Drops::of(&path);
         let store = Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(FileShared {
                 path,
                 keys,
                 drops,
                 there: watch::Sender::default(),
                 looked_at: Mutex::default(),
-                polled: Mutex::default(),
+                polled: Once::new(),
                 _lock: lock,
             }),
         };
@@ -74,31 +76,16 @@ impl FileStore {
 
     fn blocking<T: Send + 'static>(
         &self,
-        action: &'static str,
-        work: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
-    ) -> Pending<'_, Result<T, StoreError>> {
-        let shared = Arc::clone(&self.shared);
-        Box::pin(async move {
-            let path = shared.path.clone();
-            tokio::task::spawn_blocking(move || work(&shared))
-                .await
-                .unwrap_or_else(|error| Err(failed(action, &path)(io::Error::other(error))))
-        })
-    }
-
-    /// One look-out for all providers, as a task of the first one's runtime; it ends with the store.
-    fn start_polling(&self) {
-        let mut polled = locked(&self.shared.polled);
-        if !std::mem::replace(&mut *polled, true) {
-            tokio::spawn(poll(Arc::downgrade(&self.shared)));
-        }
+        work: impl FnOnce(&FileShared) -> Result<T, StoreError> + Send + 'static,
+    ) -> Pending<'static, Result<T, StoreError>> {
+        folder::blocking(&self.shared, &self.shared.path, work)
     }
 }
 
 impl Store for FileStore {
     fn load<'a>(&'a self, key: &'a StateKey) -> Pending<'a, Result<Option<Saved>, StoreError>> {
         let key = key.clone();
-        self.blocking("read", move |shared| shared.load(&key))
+        self.blocking(move |shared| shared.load(&key))
     }
 
     fn save<'a>(
@@ -107,16 +94,18 @@ impl Store for FileStore {
         saved: &'a Saved,
     ) -> Pending<'a, Result<(), StoreError>> {
         let (key, saved) = (key.clone(), saved.clone());
-        self.blocking("write", move |shared| shared.save(&key, &saved))
+        self.blocking(move |shared| shared.save(&key, &saved))
     }
 
     fn left<'a>(&'a self, key: &'a StateKey) -> Pending<'a, ()> {
         Box::pin(async move {
-            self.start_polling();
+            (self.shared.polled).call_once(|| {
+                tokio::spawn(poll(Arc::downgrade(&self.shared)));
+            });
             let mut there = self.shared.there.subscribe();
             let waiting = |drops: &BTreeSet<Drop>| self.shared.has_news(key, drops);
             if there.wait_for(waiting).await.is_err() {
-                // The sender lives as long as the store, which we borrow.
+                // Unreachable: the borrowed store owns the sender.
                 std::future::pending::<()>().await;
             }
         })
@@ -124,11 +113,11 @@ impl Store for FileStore {
 
     fn adopt<'a>(&'a self, key: &'a StateKey) -> Pending<'a, Result<Adopted, StoreError>> {
         let key = key.clone();
-        self.blocking("read", move |shared| shared.adopt(&key))
+        self.blocking(move |shared| shared.adopt(&key))
     }
 }
 
-async fn poll(shared: Weak<Shared>) {
+async fn poll(shared: Weak<FileShared>) {
     loop {
         tokio::time::sleep(DROP_POLL).await;
         let Some(shared) = shared.upgrade() else {
@@ -136,54 +125,43 @@ async fn poll(shared: Weak<Shared>) {
         };
         let looked = tokio::task::spawn_blocking(move || shared.look()).await;
         match looked {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!("{error}"),
+            Ok(looked) => looked.unwrap_or_else(|error| tracing::warn!("{error}")),
             Err(_) => return,
         }
     }
 }
 
-// === impl Shared ===
+// === impl FileShared ===
 
-impl Shared {
+impl FileShared {
     fn load(&self, key: &StateKey) -> Result<Option<Saved>, StoreError> {
-        let path = record::file(&self.path, key);
-        match folder::read(&path)? {
-            Some(text) => self.decode(key.as_str(), &text, &path).map(Some),
-            None => Ok(None),
-        }
+        record::read(&record::file(&self.path, key), &self.keys, key.as_str())
     }
 
     fn save(&self, key: &StateKey, saved: &Saved) -> Result<(), StoreError> {
-        let before = match saved.spent.is_empty() {
-            true => None,
-            false => self.load(key)?,
-        };
+        if saved.spent.is_empty() {
+            return self.write(key, saved);
+        }
+        let known = self.load(key)?.unwrap_or_default().spent;
         self.write(key, saved)?;
-        let known = before.unwrap_or_default().spent;
-        let claimed: Vec<&String> = saved.spent.difference(&known).collect();
+        let claimed = &saved.spent - &known;
         if claimed.is_empty() {
             return Ok(());
         }
-        // See `VisitorStore`: first the own mark, then a look for the other's.
-        for drop in self.drops.list_for(key)? {
-            let left = match saved.adopted.contains(&drop.id) {
-                true => None,
-                // One that does not open is reported by those who adopt.
-                false => self.drops.read(&self.keys, &drop).ok().flatten(),
-            };
-            if left.is_some_and(|left| claimed.iter().any(|mark| left.spent.contains(*mark))) {
-                return Err(StoreError::Claimed);
-            }
+        // As in `VisitorStore`: write the own mark, then look for those of others. `adopt` reports
+        // drops that cannot be opened.
+        let mut drops = self.drops.list_for(key)?;
+        drops.retain(|drop| !saved.adopted.contains(&drop.id));
+        let mut left = (drops.iter()).filter_map(|drop| self.drops.read(&self.keys, drop).ok()?);
+        match left.any(|left| !left.spent.is_disjoint(&claimed)) {
+            true => Err(StoreError::Claimed),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     fn write(&self, key: &StateKey, saved: &Saved) -> Result<(), StoreError> {
         let path = record::file(&self.path, key);
-        let text =
-            record::encode(&self.keys, key.as_str(), saved).map_err(failed("encode", &path))?;
-        folder::write(&path, &text)
+        record::write(&path, &self.keys, key.as_str(), saved)
     }
 
     fn adopt(&self, key: &StateKey) -> Result<Adopted, StoreError> {
@@ -201,7 +179,7 @@ impl Shared {
             match self.drops.read(&self.keys, drop) {
                 Ok(None) => continue,
                 Ok(Some(left)) => {
-                    saved.merge(&left);
+                    saved.merge(left);
                     saved.adopted.insert(drop.id.clone());
                     taken.push(drop.clone());
                     news = true;
@@ -210,13 +188,12 @@ impl Shared {
             }
         }
         if news {
-            // Names of drops that are gone need not be remembered any more.
-            saved
-                .adopted
-                .retain(|id| drops.iter().any(|drop| drop.id == *id));
+            // Ids of drops that are gone are no longer needed.
+            let listed = |id: &String| drops.iter().any(|drop| drop.id == *id);
+            saved.adopted.retain(listed);
             self.write(key, &saved)?;
         }
-        // They are in the record, by name: one that cannot be removed is not taken twice.
+        // Their ids are in the record: a drop that cannot be removed is not merged twice.
         refused.extend(self.drops.remove(&taken).err());
         locked(&self.looked_at).extend(drops);
         Ok(Adopted {
@@ -238,34 +215,31 @@ impl Shared {
 
     fn has_news(&self, key: &StateKey, drops: &BTreeSet<Drop>) -> bool {
         let looked_at = locked(&self.looked_at);
-        drops
-            .iter()
-            .any(|drop| drop.key == key.as_str() && !looked_at.contains(drop))
+        let mut drops = drops.iter().filter(|drop| drop.key == key.as_str());
+        drops.any(|drop| !looked_at.contains(drop))
     }
 
-    /// Every record and every drop must open now: an error at start-up is seen, one at three in the morning costs a
-    /// refresh token, and a drop that is passed over may be the one that says which code was sent.
+    /// Opens every record and drop at start-up, when an error is noticed; later, an unreadable
+    /// record would cost a refresh token, and an unreadable drop may hold the mark of a spent code.
     ///
-    /// What an older key has sealed is sealed with the first one then, so that the older can be given up after a start.
+    /// Records sealed with an older key are sealed again with the first one, so that the older key
+    /// can be removed after a start.
     fn check(&self) -> Result<(), StoreError> {
         let mut outdated = Vec::new();
         let entries = fs::read_dir(&self.path).map_err(failed("list", &self.path))?;
         for entry in entries {
             let path = entry.map_err(failed("list", &self.path))?.path();
-            if path
-                .extension()
-                .is_some_and(|suffix| suffix == record::SUFFIX)
-            {
-                let name = path.file_stem().and_then(|stem| stem.to_str());
-                let name = name.unwrap_or_default();
+            let suffix = path.extension().and_then(OsStr::to_str);
+            if suffix == Some(record::SUFFIX) {
+                let name = path.file_stem().and_then(OsStr::to_str).unwrap_or_default();
                 if let Some(text) = folder::read(&path)? {
-                    let saved = self.decode(name, &text, &path)?;
+                    let saved = record::open(&path, &self.keys, name, &text)?;
                     if record::is_outdated(&self.keys, name, &text) {
                         outdated.push((StateKey(name.to_owned()), saved));
                     }
                 }
-            } else if path.extension().is_some_and(|suffix| suffix == "tmp") {
-                // Left by a process that died while it wrote: never the newest record, since it was not renamed.
+            } else if suffix == Some("tmp") {
+                // A process died while it wrote. The rename is missing, so the record is newer.
                 fs::remove_file(&path).map_err(failed("remove", &path))?;
             }
         }
@@ -273,23 +247,14 @@ impl Shared {
         for drop in self.drops.list()? {
             self.drops.read(&self.keys, &drop)?;
         }
-        // Only now: until all was opened, nothing is touched.
+        // Nothing is written before everything was opened.
         for (key, saved) in outdated {
-            // It opens as it is: that is no reason not to start.
+            // The record can still be opened, so the start goes on.
             if let Err(error) = self.write(&key, &saved) {
-                tracing::warn!(
-                    "{error}: it needs its old key in store.key until it is written again"
-                );
+                tracing::warn!("{error}: keep its old key in store.key until the next write");
             }
         }
         Ok(())
-    }
-
-    fn decode(&self, name: &str, text: &[u8], path: &Path) -> Result<Saved, StoreError> {
-        record::decode(&self.keys, name, text).map_err(|reason| StoreError::Unopenable {
-            path: path.to_owned(),
-            reason: reason.to_owned(),
-        })
     }
 }
 
@@ -297,7 +262,8 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The lock file stays when the lock ends: removing it would let two processes lock two files of that name.
+/// Keeps the lock file after the lock ends: two processes could lock two files of that name if it
+/// were removed.
 fn lock(folder: &Path) -> Result<File, StoreError> {
     let path = folder.join(LOCK);
     let mut file = OpenOptions::new()
@@ -312,7 +278,7 @@ fn lock(folder: &Path) -> Result<File, StoreError> {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut holder = String::new();
-            // For people only: without it the message just says less.
+            // The id is only for the error text, which can do without it.
             let _ = file.read_to_string(&mut holder);
             return Err(StoreError::Locked {
                 path: folder.to_owned(),

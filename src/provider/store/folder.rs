@@ -1,15 +1,18 @@
-//! Files and folders of the store: private, atomic, durable. Blocks.
+//! Private, atomic and durable files and folders of the store. Functions block unless they return a
+//! future.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
 use super::StoreError;
+use crate::provider::exchange::Pending;
 
-/// Makes a folder, or the one that is there, private to this user.
+/// Creates the folder if it is missing, and makes it private to this user.
 pub(super) fn make(path: &Path) -> Result<(), StoreError> {
     let missing: Vec<&Path> = (path.ancestors())
         .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists())
@@ -20,8 +23,9 @@ pub(super) fn make(path: &Path) -> Result<(), StoreError> {
         .create(path)
         .and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o700)))
         .map_err(failed("make the folder", path))?;
-    for parent in missing.iter().filter_map(|folder| folder.parent()) {
-        // What is in a folder is as durable as its name. Whoever may not read the one above does without.
+    for parent in missing.into_iter().filter_map(Path::parent) {
+        // A new folder is durable once its parent is synced. A parent that this user may not open
+        // is skipped.
         let _ = sync(match parent.as_os_str().is_empty() {
             true => Path::new("."),
             false => parent,
@@ -30,27 +34,27 @@ pub(super) fn make(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// `None` if there is no such file.
+/// Returns `None` if there is no such file.
 pub(super) fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed("read", path)(error)),
     };
-    // Room for nearly every record: a vector that grows leaves copies behind.
+    // Large enough for nearly every record: a vector that grows leaves copies of secrets behind.
     let mut text = Zeroizing::new(Vec::with_capacity(64 * 1024));
     file.read_to_end(&mut text).map_err(failed("read", path))?;
     Ok(Some(text))
 }
 
-/// Writes a whole file: at every instant the old one is there, or the new one. Durable when it returns.
+/// Replaces a file atomically and durably.
 pub(super) fn write(path: &Path, text: &[u8]) -> Result<(), StoreError> {
     let new = path.with_extension("tmp");
     write_new(&new, text).map_err(failed("write", &new))?;
     reached("synced");
     fs::rename(&new, path).map_err(failed("rename to", path))?;
     reached("renamed");
-    // The rename itself is durable only once the folder is.
+    // The rename is durable only once its folder is synced.
     path.parent().map_or(Ok(()), sync)?;
     reached("folder synced");
     Ok(())
@@ -71,6 +75,20 @@ pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error
     }
 }
 
+/// Runs `work` on the blocking pool, where a dropped future does not stop it.
+pub(super) fn blocking<S: Send + Sync + 'static, T: Send + 'static>(
+    shared: &Arc<S>,
+    path: &Path,
+    work: impl FnOnce(&S) -> Result<T, StoreError> + Send + 'static,
+) -> Pending<'static, Result<T, StoreError>> {
+    let (shared, path) = (Arc::clone(shared), path.to_owned());
+    Box::pin(async move {
+        tokio::task::spawn_blocking(move || work(&shared))
+            .await
+            .unwrap_or_else(|error| Err(failed("use", &path)(io::Error::other(error))))
+    })
+}
+
 fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
@@ -84,7 +102,7 @@ fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// A step of a write, at which a test may end the process.
+/// Marks a step of a write, at which a test may kill the process.
 #[cfg(not(test))]
 fn reached(_step: &str) {}
 

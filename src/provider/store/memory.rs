@@ -1,4 +1,4 @@
-//! A store that ends with the process.
+//! A store in memory.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use super::{Saved, StateKey, Store, StoreError};
 use crate::provider::exchange::Pending;
 
-/// Keeps records in memory: enough wherever a new fetch after a restart costs nothing.
+/// Keeps records until the process ends: enough where a new fetch after a restart costs nothing.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     records: Mutex<HashMap<StateKey, Saved>>,

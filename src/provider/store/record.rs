@@ -1,4 +1,4 @@
-//! A record as it is on disk: JSON, sealed where there are keys. Pure.
+//! Format of a record on disk: JSON, sealed if there are keys.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,18 +10,19 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+use super::folder::{self, failed};
 use super::seal::{Keys, Sealed};
-use super::{Saved, SavedAccess, StateKey};
+use super::{Saved, SavedAccess, StateKey, StoreError};
 use crate::secret::Secret;
 
 const VERSION: u32 = 1;
 
-/// A record as it is on disk. Either `state` or `sealed`.
+/// A file: either `state` or `sealed`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileJson {
     version: u32,
-    /// The file's own name again, so that a renamed one is noticed even in the clear.
+    /// The file's own name, to detect a renamed file even without keys.
     key: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     state: Option<StateJson>,
@@ -59,7 +60,7 @@ struct AccessJson {
     fetched_at: u64,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     expires_at: Option<u64>,
-    /// Digests, which are no secrets.
+    /// Digests are not secret.
     #[zeroize(skip)]
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     bought_with: BTreeMap<String, String>,
@@ -67,35 +68,53 @@ struct AccessJson {
 
 pub(super) const SUFFIX: &str = "json";
 
-/// Where a record is.
+/// Reads the record or drop at `path`; `None` if there is no such file. Blocks.
+pub(super) fn read(path: &Path, keys: &Keys, name: &str) -> Result<Option<Saved>, StoreError> {
+    let text = folder::read(path)?;
+    text.map(|text| open(path, keys, name, &text)).transpose()
+}
+
+/// Decodes the content of the file at `path`.
+pub(super) fn open(path: &Path, keys: &Keys, name: &str, text: &[u8]) -> Result<Saved, StoreError> {
+    decode(keys, name, text).map_err(|reason| StoreError::Unopenable {
+        path: path.to_owned(),
+        reason: reason.to_owned(),
+    })
+}
+
+/// Writes the record or drop at `path` atomically and durably. Blocks.
+pub(super) fn write(path: &Path, keys: &Keys, name: &str, saved: &Saved) -> Result<(), StoreError> {
+    let text = encode(keys, name, saved).map_err(failed("encode", path))?;
+    folder::write(path, &text)
+}
+
 pub(super) fn file(folder: &Path, key: &StateKey) -> PathBuf {
     folder.join(key.as_str()).with_extension(SUFFIX)
 }
 
-/// `name` is the file's, without suffix.
+/// Encodes a file; `name` is its name without the suffix.
 pub(super) fn encode(keys: &Keys, name: &str, saved: &Saved) -> io::Result<Zeroizing<Vec<u8>>> {
-    let state = StateJson::from(saved);
-    let mut file = FileJson {
-        version: VERSION,
-        key: name.to_owned(),
-        state: None,
-        sealed: None,
-    };
-    if keys.is_empty() {
-        file.state = Some(state);
-    } else {
-        let sealed = keys
-            .seal(name, &to_json(&state)?)
+    let mut state = Some(StateJson::from(saved));
+    let mut sealed = None;
+    if !keys.is_empty() {
+        let text = to_json(&state.take())?;
+        let Sealed { nonce, ciphertext } = keys
+            .seal(name, &text)
             .ok_or_else(|| io::Error::other("it cannot be sealed"))?;
-        file.sealed = Some(SealedJson {
-            nonce: BASE64_STANDARD.encode(sealed.nonce),
-            ciphertext: BASE64_STANDARD.encode(sealed.ciphertext),
+        sealed = Some(SealedJson {
+            nonce: BASE64_STANDARD.encode(nonce),
+            ciphertext: BASE64_STANDARD.encode(ciphertext),
         });
     }
-    to_json(&file)
+    to_json(&FileJson {
+        version: VERSION,
+        key: name.to_owned(),
+        state,
+        sealed,
+    })
 }
 
-/// The reasons are fixed texts: serde's own quote what they read.
+/// Decodes a file. Errors are fixed texts, since serde errors quote their input.
 pub(super) fn decode(keys: &Keys, name: &str, text: &[u8]) -> Result<Saved, &'static str> {
     let file: FileJson = serde_json::from_slice(text)
         .map_err(|_| "it is damaged, or not a state file of this program")?;
@@ -107,12 +126,12 @@ pub(super) fn decode(keys: &Keys, name: &str, text: &[u8]) -> Result<Saved, &'st
     }
     let state = match (file.state, file.sealed) {
         (Some(state), None) if keys.is_empty() => state,
-        // Taking it would let anybody who can write to the folder put a token of theirs there.
+        // Accepting it would let anyone with write access to the folder plant a token.
         (Some(_), None) => {
             return Err(
-                "it is not sealed, but store.key is set, and state that anybody may have written is not taken: \
-                 take store.key away again to keep this state, or move the file away and start without it \
-                 (`cupbearer login` for providers that then ask for it) to seal from now on",
+                "it is not sealed, but store.key is set, and anybody may have written the file: \
+                 remove store.key to keep this state, or move the file away to start without it \
+                 (and run `cupbearer login` for providers that then need it)",
             );
         }
         (None, Some(_)) if keys.is_empty() => {
@@ -124,12 +143,10 @@ pub(super) fn decode(keys: &Keys, name: &str, text: &[u8]) -> Result<Saved, &'st
     Ok(Saved::from(&state))
 }
 
-/// Whether a record that opens was sealed by a key that only opens, and keeps that key from being given up.
+/// Whether the record was sealed with a key that is not the first: that key is still needed.
 pub(super) fn is_outdated(keys: &Keys, name: &str, text: &[u8]) -> bool {
-    let Ok(file) = serde_json::from_slice::<FileJson>(text) else {
-        return false;
-    };
-    let sealed = file.sealed.and_then(|sealed| sealed.decode().ok());
+    let file = serde_json::from_slice::<FileJson>(text).ok();
+    let sealed = file.and_then(|file| file.sealed?.decode().ok());
     sealed.is_some_and(|sealed| !keys.is_current(name, &sealed))
 }
 
@@ -143,10 +160,9 @@ fn unseal(keys: &Keys, name: &str, sealed: &SealedJson) -> Result<StateJson, &'s
 impl SealedJson {
     fn decode(&self) -> Result<Sealed, &'static str> {
         let decode = |text: &str| BASE64_STANDARD.decode(text).map_err(|_| "it is damaged");
+        let nonce = decode(&self.nonce)?.try_into();
         Ok(Sealed {
-            nonce: decode(&self.nonce)?
-                .try_into()
-                .map_err(|_| "it is damaged")?,
+            nonce: nonce.map_err(|_| "it is damaged")?,
             ciphertext: decode(&self.ciphertext)?,
         })
     }
@@ -185,7 +201,7 @@ impl From<&StateJson> for Saved {
 }
 
 impl SavedAccess {
-    /// `None` for times that this system's clock cannot hold.
+    /// Returns `None` for times outside the range of `SystemTime`.
     fn from_json(json: &AccessJson) -> Option<Self> {
         Some(Self {
             token: Secret::new(json.token.as_str()),
@@ -209,7 +225,7 @@ fn at(millis: u64) -> Option<SystemTime> {
 }
 
 fn to_json(value: &impl Serialize) -> io::Result<Zeroizing<Vec<u8>>> {
-    // Room for nearly every record: a vector that grows leaves copies behind.
+    // Large enough for nearly every record: a vector that grows leaves copies of secrets behind.
     let mut text = Zeroizing::new(Vec::with_capacity(64 * 1024));
     serde_json::to_writer(&mut *text, value)?;
     Ok(text)

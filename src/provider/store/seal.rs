@@ -1,9 +1,10 @@
-//! Sealing: AES-256-GCM with the record's name as associated data, so that a record copied to another name does not open.
+//! Record encryption: AES-256-GCM. The record's name is the associated data, so that a record
+//! copied to another name does not open.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use zeroize::Zeroizing;
 
-/// The configured keys: the first seals, all open. None: records are kept in the clear.
+/// The configured keys: the first seals, all open. Without keys, records are plain text.
 pub struct Keys(Vec<Zeroizing<[u8; 32]>>);
 
 /// Nonce and ciphertext with its tag.
@@ -22,9 +23,10 @@ impl Keys {
         self.0.is_empty()
     }
 
-    /// `None` without keys.
+    /// Returns `None` without keys.
     ///
-    /// Nonces are random: at one write a minute it takes 8,000 years to reach the 2^32 that one key may see.
+    /// Nonces are random: at one write a minute, one key reaches its limit of 2^32 after 8,000
+    /// years.
     pub(super) fn seal(&self, name: &str, text: &[u8]) -> Option<Sealed> {
         let sealing = aead(self.0.first()?)?;
         let mut buffer = text.to_vec();
@@ -37,17 +39,14 @@ impl Keys {
         })
     }
 
-    /// Whether the key that seals now has sealed this.
+    /// Whether `sealed` was sealed with the first key.
     pub(super) fn is_current(&self, name: &str, sealed: &Sealed) -> bool {
-        let first = self.0.first();
-        first.is_some_and(|first| open(first, name, sealed).is_some())
+        (self.0.first()).is_some_and(|first| open(first, name, sealed).is_some())
     }
 
-    /// `None` if no key opens it: another key sealed it, for another name, or it was damaged.
+    /// Returns `None` if no key opens `sealed`: an unknown key, another name or damaged data.
     pub(super) fn open(&self, name: &str, sealed: &Sealed) -> Option<Zeroizing<Vec<u8>>> {
-        self.0
-            .iter()
-            .find_map(|candidate| open(candidate, name, sealed))
+        self.0.iter().find_map(|key| open(key, name, sealed))
     }
 }
 

@@ -1,22 +1,22 @@
-//! The file store as a process sees it that does not hold its lock: it reads everything and writes drops.
+//! The file store for a process without its lock: reads records and writes drops.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::drops::{Drop, Drops};
 use super::seal::Keys;
-use super::{Adopted, Saved, StateKey, Store, StoreError, folder, record};
+use super::{Saved, StateKey, Store, StoreError, folder, record};
 use crate::provider::exchange::Pending;
 
-/// Reads records as they will be once their drops are adopted; what it saves goes into drops of its own.
+/// Reads records with all pending drops merged, and saves changes as drops.
 #[derive(Clone, Debug)]
 pub struct VisitorStore {
-    shared: Arc<Shared>,
+    shared: Arc<VisitorShared>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct VisitorShared {
     path: PathBuf,
     keys: Keys,
     drops: Drops,
@@ -25,16 +25,16 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// Records as they were loaded: only what differs is left in a drop, for the holder of the lock goes on meanwhile.
+    /// Records as loaded: a drop holds only changes, because the lock holder may save meanwhile.
     records: HashMap<StateKey, Saved>,
     left: Vec<Drop>,
 }
 
 impl VisitorStore {
-    /// Touches nothing.
+    /// Creates the store without any access to the file system.
     pub fn new(path: PathBuf, keys: Keys) -> Self {
         Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(VisitorShared {
                 drops: Drops::of(&path),
                 path,
                 keys,
@@ -43,7 +43,7 @@ impl VisitorStore {
         }
     }
 
-    /// Whether everything that was left here has been adopted. Blocks, briefly.
+    /// Whether every drop of this store has been adopted. Blocks, briefly.
     pub fn all_adopted(&self) -> bool {
         let seen = self.shared.seen();
         let mut left = seen.left.iter();
@@ -52,17 +52,9 @@ impl VisitorStore {
 
     fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
-    ) -> Pending<'_, Result<T, StoreError>> {
-        let shared = Arc::clone(&self.shared);
-        Box::pin(async move {
-            let path = shared.path.clone();
-            tokio::task::spawn_blocking(move || work(&shared))
-                .await
-                .unwrap_or_else(|error| {
-                    Err(folder::failed("use", &path)(std::io::Error::other(error)))
-                })
-        })
+        work: impl FnOnce(&VisitorShared) -> Result<T, StoreError> + Send + 'static,
+    ) -> Pending<'static, Result<T, StoreError>> {
+        folder::blocking(&self.shared, &self.shared.path, work)
     }
 }
 
@@ -80,16 +72,11 @@ impl Store for VisitorStore {
         let (key, saved) = (key.clone(), saved.clone());
         self.blocking(move |shared| shared.save(&key, &saved))
     }
-
-    fn adopt<'a>(&'a self, _key: &'a StateKey) -> Pending<'a, Result<Adopted, StoreError>> {
-        // Not ours to do.
-        Box::pin(std::future::ready(Ok(Adopted::default())))
-    }
 }
 
-impl Shared {
+impl VisitorShared {
     fn load(&self, key: &StateKey) -> Result<Option<Saved>, StoreError> {
-        // Drops first: one that is adopted right after is in the record that is read then.
+        // Drops are read first: a drop that is adopted in between is already in the record.
         let mut pending = Vec::new();
         for drop in self.drops.list_for(key)? {
             if let Some(left) = self.drops.read(&self.keys, &drop)? {
@@ -101,13 +88,12 @@ impl Shared {
             return Ok(None);
         }
         let mut saved = record.unwrap_or_default();
-        for (id, left) in &pending {
-            if !saved.adopted.contains(id) {
+        for (id, left) in pending {
+            if !saved.adopted.contains(&id) {
                 saved.merge(left);
             }
         }
-        let records = &mut self.seen().records;
-        records.insert(key.clone(), saved.clone());
+        self.seen().records.insert(key.clone(), saved.clone());
         Ok(Some(saved))
     }
 
@@ -119,8 +105,8 @@ impl Shared {
         }
         let drop = self.drops.leave(&self.keys, key, &left)?;
         self.seen().left.push(drop.clone());
-        // Both sides first write their mark and then look for the other's: of two that want to send the same input at
-        // least one sees the other.
+        // This store and the lock holder both write their mark before they look for the other: if
+        // both want to send the same input, at least one sees the conflict.
         if !left.spent.is_empty()
             && let Some(record) = self.record(key)?
             && !record.adopted.contains(&drop.id)
@@ -133,18 +119,10 @@ impl Shared {
     }
 
     fn record(&self, key: &StateKey) -> Result<Option<Saved>, StoreError> {
-        let path = record::file(&self.path, key);
-        let Some(text) = folder::read(&path)? else {
-            return Ok(None);
-        };
-        let saved = record::decode(&self.keys, key.as_str(), &text);
-        saved.map(Some).map_err(|reason| StoreError::Unopenable {
-            path,
-            reason: reason.to_owned(),
-        })
+        record::read(&record::file(&self.path, key), &self.keys, key.as_str())
     }
 
-    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -37,7 +37,7 @@ fn saved(refresh_token: &str, spent: &[&str]) -> Saved {
     }
 }
 
-/// Without the names that the store keeps for itself.
+/// The record without the ids of adopted drops.
 fn facts(saved: Option<Saved>) -> Saved {
     Saved {
         adopted: BTreeSet::new(),
@@ -58,7 +58,7 @@ fn drops(folder: &TempDir) -> Vec<PathBuf> {
     files(&folder.path().join("drops"))
 }
 
-/// A login beside a running proxy, as far as the store sees it: its input is marked, then come the tokens.
+/// A login beside a running proxy, as the store sees it: first the mark, then the tokens.
 async fn leave_login(folder: &TempDir, token: &str, mark: &str) {
     let store = visit(folder);
     let base = store.load(&key()).await.unwrap().unwrap_or_default();
@@ -73,7 +73,7 @@ async fn leave_login(folder: &TempDir, token: &str, mark: &str) {
 }
 
 #[tokio::test]
-async fn what_is_left_becomes_part_of_the_record() {
+async fn adoption_merges_a_drop_into_the_record() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder);
     store.save(&key(), &saved("old", &["a"])).await.unwrap();
@@ -86,7 +86,7 @@ async fn what_is_left_becomes_part_of_the_record() {
         );
         assert!(!fs::read_to_string(&path).unwrap().contains("new"));
     }
-    // Whoever looks sees it before it is adopted.
+    // A visitor sees the drop before it is adopted.
     let seen = visit(&folder).load(&key()).await.unwrap();
     assert_eq!(facts(seen), saved("new", &["a", "b"]));
     let Adopted {
@@ -99,9 +99,9 @@ async fn what_is_left_becomes_part_of_the_record() {
     assert!(store.adopt(&key()).await.unwrap().saved.is_none());
 }
 
-/// A mark alone takes nothing from the proxy that goes on renewing meanwhile.
+/// A mark alone does not undo what the running proxy renews meanwhile.
 #[tokio::test]
-async fn only_what_is_new_is_left() {
+async fn drop_holds_only_changes() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder);
     store.save(&key(), &saved("r1", &[])).await.unwrap();
@@ -117,7 +117,7 @@ async fn only_what_is_new_is_left() {
 }
 
 #[tokio::test]
-async fn the_holder_is_told_within_two_seconds() {
+async fn holder_sees_a_drop_within_two_seconds() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder);
     let other = StateKey::new("other");
@@ -137,7 +137,7 @@ async fn the_holder_is_told_within_two_seconds() {
     assert!(!in_vain.is_finished());
     in_vain.abort();
     store.adopt(&key()).await.unwrap();
-    // Adopted: nothing to be told of any more.
+    // An adopted drop is not reported again.
     let key = key();
     let again = store.left(&key);
     assert!(
@@ -147,10 +147,10 @@ async fn the_holder_is_told_within_two_seconds() {
     );
 }
 
-/// Killed after every step of a login and of its adoption: the next start has the record with everything in it.
+/// A process dies after each step of a login and of its adoption.
 #[tokio::test]
-async fn cut_off_at_any_step_nothing_is_lost() {
-    // What each step leaves on disk, taken from a run that is not cut off.
+async fn kill_at_any_step_of_login_or_adoption_loses_nothing() {
+    // The state on disk after each step, from an uninterrupted run.
     let whole = tempfile::tempdir().unwrap();
     let store = open(&whole);
     store.save(&key(), &saved("old", &["a"])).await.unwrap();
@@ -187,7 +187,7 @@ async fn cut_off_at_any_step_nothing_is_lost() {
         (files, expected.clone())
     };
     let steps = [
-        // The login.
+        // Steps of the login.
         step(&[(&record, &before)], &old),
         step(&[(&record, &before), (&tmp(mark), &half(mark_text))], &old),
         step(&[(&record, &before), (&tmp(mark), mark_text)], &old),
@@ -204,7 +204,7 @@ async fn cut_off_at_any_step_nothing_is_lost() {
             &[(&record, &before), (mark, mark_text), (tokens, tokens_text)],
             &new,
         ),
-        // The adoption.
+        // Steps of the adoption.
         step(
             &[
                 (&record, &before),
@@ -241,7 +241,7 @@ async fn cut_off_at_any_step_nothing_is_lost() {
         store.adopt(&key()).await.unwrap();
         let found = facts(store.load(&key()).await.unwrap());
         assert_eq!(found, expected, "step {number}");
-        // A second death right after changes nothing.
+        // A second crash right after the first changes nothing.
         drop(store);
         let store = open(&folder);
         store.adopt(&key()).await.unwrap();
@@ -258,9 +258,9 @@ async fn cut_off_at_any_step_nothing_is_lost() {
     }
 }
 
-/// The drop could not be removed: what the proxy renewed since is not undone by taking it twice.
+/// A drop that could not be removed must not undo later renewals of the proxy.
 #[tokio::test]
-async fn a_drop_is_taken_once() {
+async fn drop_is_merged_once() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder);
     leave_login(&folder, "new", "m").await;
@@ -282,7 +282,7 @@ async fn a_drop_is_taken_once() {
 }
 
 #[tokio::test]
-async fn what_does_not_open_is_named_and_left_and_stops_nothing_else() {
+async fn unreadable_drop_is_reported_kept_and_blocks_no_other() {
     type Damage = fn(&Path);
     let other = |path: &Path| {
         let name = path.file_name().unwrap().to_str().unwrap();
@@ -303,7 +303,7 @@ async fn what_does_not_open_is_named_and_left_and_stops_nothing_else() {
         ),
         (|_| {}, 2, "no key of store.key opens it"),
         (
-            // An older one under a newer name would bring dead tokens back.
+            // An older drop under a newer name would bring dead tokens back.
             |path| {
                 let name = path.file_name().unwrap().to_str().unwrap();
                 fs::rename(path, path.with_file_name(name.replace("-", "9-"))).unwrap();
@@ -337,7 +337,7 @@ async fn what_does_not_open_is_named_and_left_and_stops_nothing_else() {
         assert_eq!(drops(&folder), std::slice::from_ref(&bad));
         assert_eq!(fs::read(&bad).unwrap(), text);
 
-        // Nor does it open as another provider's, and a start says so.
+        // A drop does not open for another provider, and a start reports that.
         drop(store);
         fs::rename(&bad, other(&bad)).unwrap();
         let error = FileStore::open(folder.path().to_owned(), keys(1)).unwrap_err();
@@ -347,7 +347,7 @@ async fn what_does_not_open_is_named_and_left_and_stops_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_drop_is_no_record_and_a_record_no_drop() {
+async fn drops_and_records_do_not_open_as_each_other() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder);
     store.save(&key(), &saved("old", &[])).await.unwrap();
@@ -362,9 +362,9 @@ async fn a_drop_is_no_record_and_a_record_no_drop() {
     assert!(saved.is_none() && refused.len() == 1);
 }
 
-/// Of two processes that have the same code, at most one sends it: whoever writes its mark second sees the first.
+/// At most one of two processes sends the same code: the second to write its mark sees the first.
 #[tokio::test]
-async fn a_one_time_input_is_claimed_by_one_process() {
+async fn one_time_input_is_claimed_by_one_process() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder);
     let visitor = visit(&folder);
@@ -373,24 +373,24 @@ async fn a_one_time_input_is_claimed_by_one_process() {
         spent: ["m".to_owned()].into(),
         ..Saved::default()
     };
-    // The proxy was first.
+    // The proxy claims first.
     store.save(&key(), &marked).await.unwrap();
     let error = visitor.save(&key(), &marked).await.unwrap_err();
     assert!(matches!(error, StoreError::Claimed), "{error}");
 
-    // The login was first.
+    // The login claims first.
     let folder = tempfile::tempdir().unwrap();
     let (store, visitor) = (open(&folder), visit(&folder));
     visitor.save(&key(), &marked).await.unwrap();
     let error = store.save(&key(), &marked).await.unwrap_err();
     assert!(matches!(error, StoreError::Claimed), "{error}");
-    // Recorded all the same, and no reason to refuse what is saved later.
+    // The mark is recorded all the same, and later saves succeed.
     store.save(&key(), &marked).await.unwrap();
     assert_eq!(facts(store.adopt(&key()).await.unwrap().saved), marked);
 }
 
 #[tokio::test]
-async fn what_was_half_written_long_ago_is_swept() {
+async fn abandoned_half_written_drops_are_removed() {
     let folder = tempfile::tempdir().unwrap();
     let drops_folder = folder.path().join("drops");
     fs::create_dir(&drops_folder).unwrap();

@@ -1,4 +1,5 @@
-//! `kill -9` at every step of a write: a process of its own dies there, and the next one finds the old record or the new one.
+//! SIGKILL at every step of a write: a child process dies, and the next one finds the old record or
+//! the new one.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
@@ -8,10 +9,11 @@ use rustix::process::{Signal, getpid, kill_process};
 use super::super::Keys;
 use super::*;
 
-/// In their order; after the third the old record is still there, after the fourth the new one.
+/// Steps in their order. After the third, the old record is still there; after the fourth, the new
+/// one.
 const STEPS: [&str; 5] = ["created", "written", "synced", "renamed", "folder synced"];
 
-/// Of the process that is to die: at which step, and in which folder.
+/// Environment of the child process: the step at which it dies, and its folder.
 const AT: &str = "CUPBEARER_TEST_DIE_AT";
 const FOLDER: &str = "CUPBEARER_TEST_FOLDER";
 
@@ -19,7 +21,7 @@ const FOLDER: &str = "CUPBEARER_TEST_FOLDER";
 pub(in crate::provider::store) fn reached(step: &str) {
     if std::env::var(AT).is_ok_and(|at| at == step) {
         kill_process(getpid(), Signal::KILL).unwrap();
-        // Signals are delivered soon, not at once.
+        // The signal may arrive after `kill` returns.
         loop {
             std::thread::park();
         }
@@ -41,7 +43,7 @@ fn open(folder: &Path) -> FileStore {
     FileStore::open(folder.to_owned(), Keys::new(Vec::new())).unwrap()
 }
 
-/// A process that saves `new` over `old` in this folder, and dies at `step`.
+/// Runs a child process that saves `new` over `old` in this folder and dies at `step`.
 fn dies(folder: &Path, step: &str) {
     let ended = Command::new(std::env::current_exe().unwrap())
         .args([
@@ -72,7 +74,7 @@ async fn victim() {
 }
 
 #[tokio::test]
-async fn whenever_a_process_is_killed_the_old_record_is_there_or_the_new_one() {
+async fn kill_at_any_step_of_a_write_leaves_the_old_record_or_the_new_one() {
     for (number, step) in STEPS.into_iter().enumerate() {
         let folder = tempfile::tempdir().unwrap();
         let store = open(folder.path());

@@ -49,7 +49,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[tokio::test]
-async fn what_was_saved_is_there_after_a_restart() {
+async fn saved_record_survives_a_restart() {
     let key = StateKey::new("identity");
     for with in [&[][..], &[1], &[1, 2]] {
         let folder = folder();
@@ -65,7 +65,7 @@ async fn what_was_saved_is_there_after_a_restart() {
 }
 
 #[tokio::test]
-async fn only_the_owner_can_read_it() {
+async fn files_are_private_to_their_owner() {
     let folder = folder();
     let path = folder.path().join("deep/state");
     let store = FileStore::open(path.clone(), keys(&[])).unwrap();
@@ -78,7 +78,7 @@ async fn only_the_owner_can_read_it() {
 }
 
 #[tokio::test]
-async fn a_second_opener_is_told_who_holds_it() {
+async fn second_open_fails_and_names_the_holder() {
     let folder = folder();
     let first = open(&folder, &[]).unwrap();
     let error = open(&folder, &[]).unwrap_err().to_string();
@@ -89,7 +89,7 @@ async fn a_second_opener_is_told_who_holds_it() {
 }
 
 #[tokio::test]
-async fn sealed_records_hold_nothing_readable() {
+async fn sealed_records_hold_no_plain_text() {
     let key = StateKey::new("identity");
     for (with, readable) in [(&[][..], true), (&[1][..], false)] {
         let folder = folder();
@@ -106,7 +106,7 @@ async fn the_first_key_seals_and_all_open() {
     let folder = folder();
     let with = |bytes: &[u8]| open(&folder, bytes);
     with(&[1]).unwrap().save(&key, &saved()).await.unwrap();
-    // Rotation: the new key in front, the old one still there.
+    // Rotation: the new key is first, the old key second.
     let store = with(&[2, 1]).unwrap();
     assert_eq!(store.load(&key).await.unwrap(), Some(saved()));
     store.save(&key, &saved()).await.unwrap();
@@ -119,7 +119,7 @@ async fn the_first_key_seals_and_all_open() {
 }
 
 #[tokio::test]
-async fn one_start_with_both_keys_ends_a_rotation() {
+async fn start_with_both_keys_seals_again_with_the_first() {
     let (key, idle) = (StateKey::new("identity"), StateKey::new("idle"));
     let folder = folder();
     let store = open(&folder, &[1]).unwrap();
@@ -131,12 +131,12 @@ async fn one_start_with_both_keys_ends_a_rotation() {
     let store = open(&folder, &[2]).unwrap();
     assert_eq!(store.load(&key).await.unwrap(), Some(saved()));
     assert_eq!(store.load(&idle).await.unwrap(), Some(saved()));
-    // What the first key has sealed is left as it is.
+    // Records sealed with the first key are not written again.
     assert_eq!(fs::read(file_of(&folder, &idle)).unwrap(), sealed_anew);
 }
 
 #[tokio::test]
-async fn a_start_that_fails_seals_nothing_anew() {
+async fn failed_start_seals_nothing_again() {
     let (key, bad) = (StateKey::new("identity"), StateKey::new("bad"));
     let folder = folder();
     let store = open(&folder, &[1]).unwrap();
@@ -149,7 +149,7 @@ async fn a_start_that_fails_seals_nothing_anew() {
 }
 
 #[test]
-fn errors_name_the_key_and_the_way_on() {
+fn seal_errors_name_store_key_and_the_remedy() {
     let folder = folder();
     let _held = open(&folder, &[]).unwrap();
     let error = open(&folder, &[]).unwrap_err().to_string();
@@ -160,9 +160,9 @@ fn errors_name_the_key_and_the_way_on() {
     assert!(error.contains("move the file away"), "{error}");
 }
 
-/// Whatever is wrong with a record, it is named and left alone.
+/// Each kind of damage fails the start with the path and leaves the file unchanged.
 #[tokio::test]
-async fn what_cannot_be_opened_is_a_start_up_error_and_is_not_touched() {
+async fn unreadable_record_fails_the_start_and_stays_unchanged() {
     let key = StateKey::new("identity");
     let other = StateKey::new("other");
     type Damage = fn(&Path, &Path);
@@ -204,13 +204,13 @@ async fn what_cannot_be_opened_is_a_start_up_error_and_is_not_touched() {
 }
 
 #[tokio::test]
-async fn a_record_copied_to_another_identity_does_not_open() {
+async fn record_copied_to_another_identity_does_not_open() {
     let (key, other) = (StateKey::new("identity"), StateKey::new("other"));
     let folder = folder();
     let store = open(&folder, &[1]).unwrap();
     store.save(&key, &saved()).await.unwrap();
     drop(store);
-    // With the name inside corrected as well: only the seal knows.
+    // Even with the name inside corrected, the associated data differs.
     let text = fs::read_to_string(file_of(&folder, &key)).unwrap();
     let forged = text.replace(key.as_str(), other.as_str());
     fs::write(file_of(&folder, &other), forged).unwrap();
@@ -218,9 +218,8 @@ async fn a_record_copied_to_another_identity_does_not_open() {
     assert!(error.contains("no key of store.key opens it"), "{error}");
 }
 
-/// Killed at every step of a write: the record is the old one or the new one, never anything else.
 #[tokio::test]
-async fn a_write_that_was_cut_off_loses_nothing() {
+async fn interrupted_write_leaves_the_old_record_or_the_new_one() {
     let key = StateKey::new("identity");
     let newer = Saved {
         refresh_token: Some("newer".into()),
@@ -235,7 +234,7 @@ async fn a_write_that_was_cut_off_loses_nothing() {
     for written in [0, 1, new_text.len() / 2, new_text.len()] {
         for renamed in [false, true] {
             if renamed && written < new_text.len() {
-                // The rename comes after the sync: it never sees half a file.
+                // The rename follows the sync, so that it never shows half a file.
                 continue;
             }
             let folder = folder();
@@ -252,7 +251,7 @@ async fn a_write_that_was_cut_off_loses_nothing() {
             let expected = if renamed { newer.clone() } else { saved() };
             assert_eq!(store.load(&key).await.unwrap(), Some(expected));
             assert!(!temporary.exists());
-            // And the next write is not in the way of the last one's remains.
+            // The remains of the last write do not block the next one.
             store.save(&key, &newer).await.unwrap();
             assert_eq!(store.load(&key).await.unwrap(), Some(newer.clone()));
         }
@@ -260,12 +259,12 @@ async fn a_write_that_was_cut_off_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_failed_write_keeps_the_old_record() {
+async fn failed_write_keeps_the_old_record() {
     let key = StateKey::new("identity");
     let folder = folder();
     let store = open(&folder, &[]).unwrap();
     store.save(&key, &saved()).await.unwrap();
-    // A folder in the way of the temporary file: also root cannot write to that.
+    // A folder in place of the temporary file: even root cannot write to that path.
     let temporary = file_of(&folder, &key).with_extension("tmp");
     fs::create_dir(&temporary).unwrap();
     let error = store.save(&key, &Saved::default()).await.unwrap_err();
