@@ -1,4 +1,4 @@
-//! Rotation of a single-active token under load (DESIGN.md §6.5 and the rotation row of §11).
+//! Rotation of a single-active token under load.
 //!
 //! The fake ctcfile vendor kills the former token at the instant of issue and answers 20 ms later. A constant load from
 //! keep-alive clients runs without and with rotations in turn; exit code 1 when a "must" is broken.
@@ -38,9 +38,9 @@ use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 const EXCHANGE: Duration = Duration::from_millis(20);
-/// What the gate may add to it (§11).
+/// What the gate may add to it.
 const OVERHEAD: Duration = Duration::from_millis(5);
-/// Without and with rotations in turn; what counts of each figure is the median (§11).
+/// Without and with rotations in turn; what counts of each figure is the median.
 const ROUNDS: u32 = 5;
 
 /// Of each round.

@@ -1,4 +1,4 @@
-//! 10,000 upstreams and 1,000 providers in one configuration, beside one of each (the last row of DESIGN.md §11).
+//! 10,000 upstreams and 1,000 providers in one configuration, beside one of each.
 //!
 //! Start, CPU per request, memory, first fetches, the admin port and reloads under load; exit code 1 when a "must" is broken.
 //!

@@ -57,7 +57,7 @@ async fn run_command(mut command: Command) -> Ran {
 
 const SECRET: &str = "s3cret-of-the-file";
 
-/// As in DESIGN.md §2, on free ports.
+/// A whole configuration on free ports.
 fn good(world: &World) {
     world.write(
         "cupbearer.toml",

@@ -261,7 +261,7 @@ impl Response {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
     }
 
-    /// The code of one of Cupbearer's own errors (DESIGN.md §5); empty for anything else.
+    /// Returns the code of one of Cupbearer's own errors; empty for any other response.
     pub(crate) fn code(&self) -> String {
         if self.head.get("content-type") != Some("application/problem+json") {
             return String::new();

@@ -1,4 +1,4 @@
-//! DESIGN.md §5: every error that can be provoked from outside, as the app sees it.
+//! Every error that can be provoked from outside, as the app sees it.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::upstream::{HTTP1, HTTP2, Script, Server};
 const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// Code, status, `Proxy-Status` error: DESIGN.md §5, for what a test can bring about.
+/// Code, status and `Proxy-Status` error of each error that a test can provoke.
 /// Missing: `login_required` and `store_unavailable` need a grant with state, `internal` a fault of ours.
 const TABLE: [(&str, u16, &str); 23] = [
     ("no_route", 404, "destination_not_found"),
@@ -704,7 +704,7 @@ async fn an_upstream_that_does_not_answer() {
     .await;
 }
 
-/// The time counts from the end of the upload (DESIGN.md §2), and a slow answer is no late one.
+/// The time counts from the end of the upload; a slow response body is not late.
 #[tokio::test]
 async fn slow_uploads_and_downloads_are_no_time_outs() {
     const WAIT: Duration = Duration::from_millis(300);

@@ -1,4 +1,4 @@
-//! DESIGN.md §6.4: an API rejects a token; it is renewed, and the request sent again.
+//! An API rejects a token: Cupbearer fetches a new one and sends the request again.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};

@@ -1,4 +1,4 @@
-//! DESIGN.md §6.5: tokens of which only one lives, rotated under load. The app must not notice.
+//! Single-active tokens rotate under load, and the app does not notice.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

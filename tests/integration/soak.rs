@@ -1,6 +1,6 @@
-//! A token endpoint that fails in every way, one after the other, while apps send requests all the time (DESIGN.md §6.3):
-//! no request fails before the token in hand expires, all fail closed from then on, and the vendor's recovery is noticed
-//! within one step of the backoff.
+//! A token endpoint fails in every way, one after the other, under constant load from apps. No request
+//! fails before the token expires, every request fails closed afterwards, and requests succeed within
+//! one step of the backoff once the vendor recovers.
 //!
 //! About eight seconds, or as many as `CUPBEARER_SOAK_SECONDS` says. `CUPBEARER_SOAK_SEED` repeats a run's order.
 

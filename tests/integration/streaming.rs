@@ -298,7 +298,8 @@ async fn a_head_request_over_http2() {
     .await;
 }
 
-/// DESIGN.md §7: answered here once token and connection are in hand, and not forwarded.
+/// Cupbearer answers 100 itself once token and connection are ready, and does not forward the
+/// expectation.
 #[tokio::test]
 async fn expect_100_continue() {
     let world = World::new();
@@ -648,7 +649,7 @@ async fn connections_to_the_upstream_are_kept() {
     }
 }
 
-/// DESIGN.md §10: one dial until the version is known; then HTTP/2 carries all on one connection.
+/// One dial until the version is known; then one HTTP/2 connection carries all requests.
 #[tokio::test]
 async fn fifty_first_requests_to_http2_make_one_connection() {
     let world = World::new();
@@ -1000,7 +1001,7 @@ async fn an_upgrade_beside_http2() {
     .await;
 }
 
-/// DESIGN.md §10: 64 KiB and 256 fields on every leg; a token of 16 KiB fits (§6.7).
+/// 64 KiB and 256 fields pass in both directions; a token of 16 KiB fits.
 #[tokio::test]
 async fn large_heads_pass() {
     let world = World::new();

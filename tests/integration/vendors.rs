@@ -166,7 +166,7 @@ async fn an_outage_is_noticed_when_the_token_ends_and_not_before() {
         assert_eq!(status["providers"][0]["state"], "expired");
         assert!(status["providers"][0]["failures"].as_u64().unwrap() >= 1);
         assert!(status["providers"][0]["last_error"].is_string());
-        // DESIGN.md §4: one vendor's outage does not take replicas out; `?strict` tells.
+        // One vendor's outage does not take replicas out of service; `?strict` reports it.
         assert_eq!(app.admin("/readyz").await.status, 200);
         assert_eq!(app.admin("/readyz?strict").await.status, 503);
 
@@ -378,7 +378,7 @@ async fn nonsense_of_a_vendor_is_an_outage_and_never_a_token() {
     }
 }
 
-/// `POST /-/refresh/NAME` (DESIGN.md §4).
+/// `POST /-/refresh/NAME`.
 #[tokio::test]
 async fn a_refresh_by_hand() {
     let world = World::new();

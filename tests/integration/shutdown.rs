@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use crate::client::{Client, Http2Client, whole};
 use crate::harness::{App, World, eventually, soon};
-use crate::silence::silent_http2;
+use crate::timeouts::silent_http2;
 use crate::upstream::{HTTP1, Script, Server};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -37,7 +37,7 @@ async fn refuses_connections(app: &App) {
     .await;
 }
 
-/// SIGTERM (DESIGN.md §7): not ready at once, still accepting for `shutdown_delay`, then what is in flight is finished.
+/// SIGTERM: not ready at once, still accepting for `shutdown_delay`, then requests in flight finish.
 #[tokio::test]
 async fn requests_in_flight_are_finished() {
     let (_world, upstream, mut app) = running("500ms", "60s").await;

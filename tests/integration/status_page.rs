@@ -1,4 +1,4 @@
-//! The status page, seen in a real browser (DESIGN.md §4).
+//! The status page in a real browser.
 
 use std::time::Duration;
 

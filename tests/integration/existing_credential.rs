@@ -1,4 +1,4 @@
-//! `existing_credential` (DESIGN.md §2): what becomes of a credential that the app sends itself.
+//! `existing_credential`: a credential that the app sends is replaced, kept or refused.
 
 use cupbearer::demo::vendors::{Fault, Kind};
 

@@ -361,7 +361,7 @@ async fn a_credential_of_the_app_is_kept_where_that_is_wanted() {
     let own = "GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer mine\r\n\r\n";
     let head = seen(&world, "", keys, own).await;
     assert_eq!(head.get("authorization"), Some("Bearer mine"));
-    // An empty one counts as absent (DESIGN.md §2).
+    // An empty value counts as absent.
     for none in ["", "Authorization:\r\n", "Authorization:  \r\n"] {
         let request = format!("GET / HTTP/1.1\r\nHost: localhost\r\n{none}\r\n");
         let head = seen(&world, "", keys, &request).await;

@@ -1,4 +1,4 @@
-//! `rewrite_redirects` (DESIGN.md §2) from the app's side: where it is sent leads back here, and its cookies are kept.
+//! `rewrite_redirects`: redirects lead back to the proxy, and the app keeps its cookies.
 
 use http::Request;
 use hyper::body::Incoming;

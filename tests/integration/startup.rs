@@ -133,7 +133,7 @@ async fn two_workers_share_the_connections() {
     }
 }
 
-/// Limits hold for the process, whatever the number of workers (DESIGN.md §10).
+/// Limits hold for the process, whatever the number of workers.
 #[tokio::test]
 async fn limits_are_those_of_the_process() {
     let world = World::new();
