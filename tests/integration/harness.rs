@@ -381,7 +381,9 @@ pub(crate) fn trace_http() -> impl Drop {
 const OWN_LINES: &str = "warn,cupbearer=trace";
 
 fn set_filter(filter: &str) {
-    start_log().reload(filter.parse::<Targets>().unwrap()).unwrap();
+    start_log()
+        .reload(filter.parse::<Targets>().unwrap())
+        .unwrap();
 }
 
 /// Starts one log for all tests: the program's threads are not those of one test.
