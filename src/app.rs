@@ -1,7 +1,7 @@
 //! Wiring: [`Config`] → [`bind`] → [`Bound`] → [`Bound::run`].
 //!
-//! [`bind`] does everything that can fail because of the configuration or the machine, and starts nothing: a port that is taken
-//! or a certificate that cannot be read ends the start with its name. [`Bound::run`] starts both flows and sees them out.
+//! [`bind`] does everything that can fail because of the configuration or the machine, and starts
+//! no task. [`Bound::run`] starts the control and data planes and waits until both have ended.
 
 mod control;
 mod diff;
@@ -17,7 +17,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
@@ -33,14 +33,13 @@ use crate::provider::exchange::HttpFetch;
 use crate::provider::inputs;
 use crate::provider::store::{self, Store, StoreError};
 use crate::provider::{self, Deps};
-use crate::proxy::door::{Change, Listener};
 use crate::proxy::{ClientAuth, Proxy};
 use crate::runtime::{self, Workers};
 use crate::upstream::connect::{Alpn, Connector, Destination};
 use crate::upstream::tls::{TlsConfigError, TlsProfiles};
 
 use control::{AppControl, View};
-use doors::Doors;
+use doors::Listeners;
 use files::Stamps;
 use live::Live;
 use reload::Reloader;
@@ -50,17 +49,18 @@ pub use control::LogControl;
 pub use open_files::raise_open_files;
 pub use reload::ConfigFile;
 
-/// How long the process waits for a fetch that is under way when it ends; one that spends something is waited for longer.
+/// How long the shutdown waits for token fetches in flight. Fetches that spend a one-time
+/// credential get longer.
 const LAST_FETCHES: Duration = Duration::from_secs(2);
 
-/// What asked for the end.
+/// What asked the process to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shutdown {
-    /// SIGTERM: `/readyz` says no for `shutdown_delay` first, so that whoever routes to us notices.
+    /// SIGTERM: `/readyz` fails for `shutdown_delay` first, so that load balancers notice.
     Term,
     /// SIGINT: no delay.
     Interrupt,
-    /// `POST /quitquitquit`: no delay either, for those who would connect have ended.
+    /// `POST /quitquitquit`: no delay, because the apps have ended already.
     Quit,
 }
 
@@ -96,26 +96,29 @@ pub enum RunError {
 
 /// A proxy with its sockets open, ready to run.
 pub struct Bound {
-    config: Config,
     runtime: Runtime,
+    start: Start,
+}
+
+/// What [`Bound::run`] starts from.
+struct Start {
+    config: Config,
     admin: Option<std::net::TcpListener>,
     prepared: Prepared,
     store: Arc<dyn Store>,
     profiles: TlsProfiles,
-    clock: Clock,
     file: Option<ConfigFile>,
-    /// Those besides.
+    /// The files that were read with the configuration, as they were before.
     files: Stamps,
     log: Option<Arc<dyn LogControl>>,
 }
 
-/// Opens the sockets and the store and reads the TLS files. Starts nothing. Blocks.
+/// Opens the sockets and the store and reads the TLS files. Starts no task. Blocks.
 pub fn bind(config: Config) -> Result<Bound, StartError> {
     let profiles = TlsProfiles::new();
     open_files::compare(config.server.max_connections);
-    // Before they are read: what changes from now on is a change.
+    // Taken before the files are read, so that no later change is missed.
     let files = Stamps::of(files::read_once(&config));
-    // The first says enough: a start is tried again.
     let connectors = connect(&config, &profiles).map_err(|mut errors| errors.swap_remove(0))?;
     let wanted = doors::wanted(&config);
     let opened = wanted.iter().map(|wanted| listen::open(&wanted.listen));
@@ -124,161 +127,80 @@ pub fn bind(config: Config) -> Result<Bound, StartError> {
     let runtime = runtime::control()?;
     let store = runtime.block_on(store::open(&config.store))?;
     let client_auth = runtime.block_on(client_auth(&config.server))?;
-    Ok(Bound {
+    let prepared = Prepared {
+        connectors,
+        client_auth,
+        opened,
+        admin: AdminChange::Stays,
+    };
+    let start = Start {
         config,
-        runtime,
         admin,
-        prepared: Prepared {
-            connectors,
-            client_auth,
-            opened,
-            admin: AdminChange::Stays,
-        },
+        prepared,
         store,
         profiles,
-        clock: Clock::System,
         file: None,
         files,
         log: None,
-    })
+    };
+    Ok(Bound { runtime, start })
 }
 
 // === impl Bound ===
 
 impl Bound {
-    /// Where apps connect, with the ports that the system chose.
+    /// Returns the addresses that apps connect to, with the ports that the system chose.
     pub fn listeners(&self) -> Vec<Listen> {
-        let opened = self.prepared.opened.iter();
+        let opened = self.start.prepared.opened.iter();
         opened.map(|opened| opened.address.clone()).collect()
     }
 
     pub fn admin(&self) -> Option<SocketAddr> {
-        self.admin
-            .as_ref()
-            .and_then(|listener| listener.local_addr().ok())
+        self.start.admin.as_ref()?.local_addr().ok()
     }
 
-    /// From [`Self::run`] on, the file is read again when it changes, on SIGHUP and when the admin port is asked to.
+    /// Lets [`Self::run`] reload `file` when it changes, on SIGHUP and on `POST /-/reload`.
     #[must_use]
     pub fn watch(mut self, file: ConfigFile) -> Self {
-        self.file = Some(file);
+        self.start.file = Some(file);
         self
     }
 
-    /// From [`Self::run`] on, the admin port can change what is logged.
+    /// Lets the admin port change what is logged.
     #[must_use]
     pub fn log_by(mut self, log: Arc<dyn LogControl>) -> Self {
-        self.log = Some(log);
+        self.start.log = Some(log);
         self
     }
 
-    /// Runs until `shutdown` resolves and everything has ended, at most `shutdown_delay` and `shutdown_grace` later.
+    /// Runs until `shutdown` resolves and everything has ended, at most `shutdown_delay` and
+    /// `shutdown_grace` later.
     ///
-    /// Blocks: the calling thread becomes the control thread, and `shutdown` is polled on its runtime.
+    /// Blocks: the calling thread becomes the control thread, whose runtime polls `shutdown`.
     pub fn run(
         self,
         shutdown: impl Future<Output = Shutdown> + Send + 'static,
     ) -> Result<(), RunError> {
-        let Self {
-            runtime,
-            config,
-            admin,
-            prepared,
-            store,
-            profiles,
-            clock,
-            file,
-            files,
-            log,
-        } = self;
-        let start = Start {
-            config,
-            prepared,
-            store,
-            profiles,
-            clock,
-            file,
-            files,
-            log,
-        };
-        runtime.block_on(start.run(admin, shutdown))
+        self.runtime.block_on(self.start.run(shutdown))
     }
-}
-
-/// What [`Bound::run`] starts from.
-struct Start {
-    config: Config,
-    prepared: Prepared,
-    store: Arc<dyn Store>,
-    profiles: TlsProfiles,
-    clock: Clock,
-    file: Option<ConfigFile>,
-    files: Stamps,
-    log: Option<Arc<dyn LogControl>>,
 }
 
 impl Start {
-    async fn run(
-        self,
-        admin: Option<std::net::TcpListener>,
-        shutdown: impl Future<Output = Shutdown>,
-    ) -> Result<(), RunError> {
-        let workers = self.config.server.workers;
-        let Running {
-            proxy,
-            view,
-            control,
-            listeners,
-            changes,
-            admin_moves,
-        } = self.start();
-        let (drain, draining) = watch::channel(false);
-        let mut workers = Workers::start(workers, &proxy, listeners, changes, &draining)?;
-        let (stop_admin, admin_stops) = oneshot::channel::<()>();
-        let admin = admin.map(TcpListener::from_std).transpose()?;
-        let admin = tokio::spawn(admin_port(admin, control, admin_moves, admin_stops));
-        let asked = async {
-            tokio::select! {
-                reason = shutdown => reason,
-                () = view.asked_to_quit() => Shutdown::Quit,
-            }
-        };
-        let ended_early = tokio::select! {
-            reason = asked => {
-                view.not_ready();
-                tracing::info!(?reason, "shutting down");
-                if reason == Shutdown::Term {
-                    tokio::time::sleep(view.shutdown_delay()).await;
-                }
-                None
-            }
-            error = workers.failed() => Some(error),
-        };
-        drain.send_replace(true);
-        if !workers.ended().await {
-            tracing::warn!("requests were still in flight at the end of shutdown_grace");
-        }
-        provider::stop_all(view.providers(), LAST_FETCHES).await;
-        drop(stop_admin);
-        let _ = admin.await;
-        ended_early.map_or(Ok(()), |error| Err(RunError::Worker(error)))
-    }
-
-    /// Starts the control flow, and makes what the data flow needs.
-    fn start(mut self) -> Running {
+    async fn run(mut self, shutdown: impl Future<Output = Shutdown>) -> Result<(), RunError> {
+        let worker_count = self.config.server.workers;
         let metrics = Arc::new(Metrics::new());
-        let fetcher = Arc::new(HttpFetch::new(self.profiles.clone(), self.clock.clone()));
-        let deps = Deps::new(self.store, fetcher, self.clock, Arc::clone(&metrics));
+        let fetcher = Arc::new(HttpFetch::new(self.profiles.clone(), Clock::System));
+        let deps = Deps::new(self.store, fetcher, Clock::System, Arc::clone(&metrics));
         let (admin, admin_moves) = mpsc::unbounded_channel();
         let fixed = Fixed {
-            workers: self.config.server.workers,
+            workers: worker_count,
             pseudonym: format!("cupbearer-{:08x}", fastrand::u32(..)).into(),
             metrics: Arc::clone(&metrics),
             admin,
         };
         let opened = std::mem::take(&mut self.prepared.opened);
-        let (doors, listeners, changes) = Doors::new(doors::wanted(&self.config), opened);
-        let (live, snapshot) = Live::start(self.config, self.prepared, fixed, doors, deps);
+        let (listeners, sockets, changes) = Listeners::new(doors::wanted(&self.config), opened);
+        let (live, snapshot) = Live::start(self.config, self.prepared, fixed, listeners, deps);
         let proxy = Arc::new(Proxy {
             snapshot: ArcSwap::new(snapshot),
             metrics,
@@ -295,32 +217,55 @@ impl Start {
             Arc::clone(&view),
         ));
         reloader.watch();
-        let control = AppControl::new(Arc::clone(&proxy), Arc::clone(&view), reloader, self.log);
-        Running {
-            proxy,
-            view,
-            control: Arc::new(control),
-            listeners,
-            changes,
-            admin_moves,
+        let control = Arc::new(AppControl {
+            proxy: Arc::clone(&proxy),
+            view: Arc::clone(&view),
+            reloader,
+            log: self.log,
+            started: Instant::now(),
+        });
+        let (drain, draining) = watch::channel(false);
+        let mut workers = Workers::start(worker_count, &proxy, sockets, changes, &draining)?;
+        let (stop_admin, admin_stops) = oneshot::channel::<()>();
+        let admin = self.admin.map(TcpListener::from_std).transpose()?;
+        let admin = tokio::spawn(serve_admin(admin, control, admin_moves, admin_stops));
+        let failure = tokio::select! {
+            reason = asked_to_end(shutdown, &view) => {
+                announce_shutdown(reason, &view).await;
+                None
+            }
+            error = workers.failed() => Some(error),
+        };
+        drain.send_replace(true);
+        if !workers.ended().await {
+            tracing::warn!("requests were still in flight at the end of shutdown_grace");
         }
+        provider::stop_all(view.providers(), LAST_FETCHES).await;
+        drop(stop_admin);
+        let _ = admin.await;
+        failure.map_or(Ok(()), |error| Err(RunError::Worker(error)))
     }
 }
 
-/// What [`Start::start`] made.
-struct Running {
-    proxy: Arc<Proxy>,
-    view: Arc<View>,
-    control: Arc<dyn admin::Control>,
-    /// For whoever accepts, and what reloads do about them.
-    listeners: Vec<Listener>,
-    changes: mpsc::UnboundedReceiver<Change>,
-    /// Where reloads move the admin port.
-    admin_moves: mpsc::UnboundedReceiver<Option<std::net::TcpListener>>,
+async fn asked_to_end(shutdown: impl Future<Output = Shutdown>, view: &View) -> Shutdown {
+    tokio::select! {
+        reason = shutdown => reason,
+        () = view.asked_to_quit() => Shutdown::Quit,
+    }
 }
 
-/// Serves the admin port, wherever reloads move it, until `stop`; then waits for answers under way.
-async fn admin_port(
+/// Fails `/readyz` and waits for `shutdown_delay`.
+async fn announce_shutdown(reason: Shutdown, view: &View) {
+    view.not_ready();
+    tracing::info!(?reason, "shutting down");
+    if reason == Shutdown::Term {
+        tokio::time::sleep(view.shutdown_delay()).await;
+    }
+}
+
+/// Serves the admin port on each listener that `moves` brings, until `stop` resolves; then waits
+/// for responses in flight.
+async fn serve_admin(
     mut listener: Option<TcpListener>,
     control: Arc<dyn admin::Control>,
     mut moves: mpsc::UnboundedReceiver<Option<std::net::TcpListener>>,
@@ -328,50 +273,53 @@ async fn admin_port(
 ) {
     let mut serving = JoinSet::new();
     loop {
-        let (moved, here_no_more) = oneshot::channel::<()>();
+        let (stop_serving, stopped) = oneshot::channel::<()>();
         if let Some(listener) = listener.take() {
-            let control = Arc::clone(&control);
-            let ended = async { drop(here_no_more.await) };
-            serving.spawn(admin::serve(listener, control, ended));
+            let stopped = async { drop(stopped.await) };
+            serving.spawn(admin::serve(listener, Arc::clone(&control), stopped));
         }
         let next = tokio::select! {
             _ = &mut stop => None,
             next = moves.recv() => next,
         };
-        drop(moved);
+        drop(stop_serving);
         let Some(next) = next else { break };
-        listener = next.and_then(|next| match TcpListener::from_std(next) {
-            Ok(listener) => Some(listener),
-            Err(error) => {
-                tracing::error!(%error, "cannot serve the admin port");
-                None
-            }
+        listener = next.and_then(|next| {
+            TcpListener::from_std(next)
+                .inspect_err(|error| tracing::error!(%error, "cannot serve the admin port"))
+                .ok()
         });
     }
     while serving.join_next().await.is_some() {}
 }
 
-/// A connector for each upstream, in their order; reads the TLS files, those of token endpoints too. Blocks.
+/// Returns a connector for each upstream, in their order. Reads all TLS files, also those of token
+/// endpoints. Blocks.
 fn connect(config: &Config, profiles: &TlsProfiles) -> Result<Vec<Connector>, Vec<StartError>> {
     let mut errors = Vec::new();
-    let failed = |path, source| StartError::Tls { path, source };
+    let mut failed = |path, source| errors.push(StartError::Tls { path, source });
     let fetch = HttpFetch::new(profiles.clone(), Clock::System);
     for provider in &config.providers {
         if let TokenSource::Endpoint(endpoint) = &provider.source
             && let Err(source) = fetch.check(endpoint)
         {
-            errors.push(failed(format!("providers.{}.tls", provider.name), source));
+            failed(format!("providers.{}.tls", provider.name), source);
         }
     }
     let mut connectors = Vec::with_capacity(config.upstreams.len());
     for upstream in &config.upstreams {
         match Connector::new(destination(upstream), profiles) {
             Ok(connector) => connectors.push(connector),
-            Err(source) => errors.push(failed(format!("upstreams.{}.tls", upstream.name), source)),
+            Err(source) => failed(format!("upstreams.{}.tls", upstream.name), source),
         }
     }
+    ok_unless(errors, connectors)
+}
+
+/// Returns `value` unless there are errors.
+fn ok_unless<T, E>(errors: Vec<E>, value: T) -> Result<T, Vec<E>> {
     if errors.is_empty() {
-        Ok(connectors)
+        Ok(value)
     } else {
         Err(errors)
     }

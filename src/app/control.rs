@@ -1,4 +1,4 @@
-//! What the admin port sees of the running proxy.
+//! The running proxy as the admin port sees it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,34 +18,36 @@ use crate::metrics::{Metrics, latency_bounds};
 use crate::provider::{Handle, RefreshError, State};
 use crate::proxy::Proxy;
 
+/// How many reloads are remembered.
+const RELOADS: usize = 10;
+
 pub(super) struct AppControl {
-    proxy: Arc<Proxy>,
-    view: Arc<View>,
-    reloader: Arc<Reloader>,
-    log: Option<Arc<dyn LogControl>>,
-    started: Instant,
+    pub(super) proxy: Arc<Proxy>,
+    pub(super) view: Arc<View>,
+    pub(super) reloader: Arc<Reloader>,
+    pub(super) log: Option<Arc<dyn LogControl>>,
+    pub(super) started: Instant,
 }
 
-/// What is logged, and how it is changed while the process runs.
+/// Reads and changes what the process logs.
 pub trait LogControl: Send + Sync {
-    /// As `--log` has it.
+    /// Returns the directives in the syntax of `--log`.
     fn directives(&self) -> String;
 
-    /// The error says what is wrong with them.
+    /// Replaces the directives. The error says which part is invalid.
     fn set(&self, directives: &str) -> Result<(), String>;
 }
 
-/// The control flow's counterpart of a [`Snapshot`](crate::proxy::Snapshot): what others may know of the running
-/// configuration.
+/// What the admin port and the shutdown may read of the running configuration: the control plane's
+/// counterpart of a [`Snapshot`](crate::proxy::Snapshot).
 #[derive(Default)]
 pub(super) struct View {
     shown: ArcSwap<Shown>,
-    /// What the last reload found wrong.
-    problems: ArcSwap<Vec<String>>,
     /// The latest reloads, newest first.
     reloads: Mutex<VecDeque<Reloaded>>,
     quit: Notify,
-    /// All required providers have had a token. Never taken back: providers that a reload adds do not count.
+    /// All required providers have had a token. Never reset: providers that a reload adds do not
+    /// make the process unready.
     was_ready: AtomicBool,
     ending: AtomicBool,
 }
@@ -59,20 +61,18 @@ struct Shown {
     quitquitquit: bool,
 }
 
-/// How many reloads are remembered.
-const RELOADS: usize = 10;
-
 struct Reloaded {
     at: SystemTime,
-    ok: bool,
-    detail: String,
+    /// What changed, or all problems of the new configuration.
+    result: Result<String, Vec<String>>,
 }
 
 impl View {
     pub(super) fn show(&self, live: &Live) {
         let server = &live.config().server;
+        let addresses = live.listeners.addresses();
         self.shown.store(Arc::new(Shown {
-            listeners: live.listeners(),
+            listeners: addresses.iter().map(ToString::to_string).collect(),
             providers: live.providers(),
             allow_hosts: server.allow_hosts.clone(),
             shutdown_delay: server.shutdown_delay,
@@ -88,40 +88,43 @@ impl View {
         self.shown.load().shutdown_delay
     }
 
-    /// Waits until the admin port is asked to end the process.
+    /// Waits for `POST /quitquitquit`.
     pub(super) async fn asked_to_quit(&self) {
         self.quit.notified().await;
     }
 
-    /// Remembers how a reload ended.
+    /// Remembers the result of a reload.
     pub(super) fn reloaded(&self, result: &Result<String, Vec<String>>) {
-        let (detail, problems) = match result {
-            Ok(changes) => (changes.clone(), Vec::new()),
-            Err(problems) => (problems.join("; "), problems.clone()),
-        };
-        self.problems.store(Arc::new(problems));
         let mut reloads = self.reloads();
         reloads.truncate(RELOADS - 1);
         reloads.push_front(Reloaded {
             at: SystemTime::now(),
-            ok: result.is_ok(),
-            detail,
+            result: result.clone(),
         });
     }
 
     fn reload_reports(&self) -> Vec<ReloadReport> {
         let now = SystemTime::now();
-        self.reloads()
-            .iter()
-            .map(|it| ReloadReport::new(it.at, now, it.ok, it.detail.clone()))
-            .collect()
+        let report = |Reloaded { at, result }: &Reloaded| {
+            let detail = result
+                .clone()
+                .unwrap_or_else(|problems| problems.join("; "));
+            ReloadReport::new(*at, now, result.is_ok(), detail)
+        };
+        self.reloads().iter().map(report).collect()
+    }
+
+    /// Returns the problems of the latest reload.
+    fn problems(&self) -> Vec<String> {
+        let latest = self.reloads().front().map(|it| it.result.clone());
+        latest.and_then(Result::err).unwrap_or_default()
     }
 
     fn reloads(&self) -> MutexGuard<'_, VecDeque<Reloaded>> {
         self.reloads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on `/readyz` says no.
+    /// Makes `/readyz` fail from now on.
     pub(super) fn not_ready(&self) {
         self.ending.store(true, Ordering::Relaxed);
     }
@@ -130,11 +133,8 @@ impl View {
         self.ending.load(Ordering::Relaxed)
     }
 
-    pub(super) fn remember_ready(&self) {
-        self.readiness();
-    }
-
-    fn readiness(&self) -> Readiness {
+    /// Also remembers that the process was ready.
+    pub(super) fn readiness(&self) -> Readiness {
         if self.is_ending() {
             let pending = vec!["shutting down".to_owned()];
             return Readiness {
@@ -143,19 +143,14 @@ impl View {
             };
         }
         let mut readiness = Readiness::default();
-        for handle in self
-            .shown
-            .load()
-            .providers
-            .iter()
-            .filter(|it| it.required())
-        {
+        let shown = self.shown.load();
+        for handle in shown.providers.iter().filter(|it| it.required()) {
             let status = handle.status();
             if matches!(status.state, State::Valid | State::Stale) {
                 continue;
             }
             let line = format!("provider {}: {}", handle.name(), status.state.name());
-            // A generation is never taken back: this one has had its first token.
+            // A generation is never reset: a provider with one has had its first token.
             if status.generation == 0 {
                 readiness.pending.push(line.clone());
             }
@@ -171,25 +166,11 @@ impl View {
 }
 
 impl AppControl {
-    pub(super) fn new(
-        proxy: Arc<Proxy>,
-        view: Arc<View>,
-        reloader: Arc<Reloader>,
-        log: Option<Arc<dyn LogControl>>,
-    ) -> Self {
-        Self {
-            proxy,
-            view,
-            reloader,
-            log,
-            started: Instant::now(),
-        }
-    }
-
     fn provider_reports(&self) -> Vec<ProviderReport> {
         let now = SystemTime::now();
         let report = |handle: &Handle| {
-            let endpoint = match &handle.provider().source {
+            let provider = handle.provider();
+            let endpoint = match &provider.source {
                 TokenSource::Endpoint(endpoint) => Some(endpoint.token_url.authority.as_str()),
                 TokenSource::Static { .. } | TokenSource::Made(_) => None,
             };
@@ -197,27 +178,20 @@ impl AppControl {
                 handle.name(),
                 handle.required(),
                 endpoint,
-                handle.provider().life.single_active,
+                provider.life.single_active,
                 &handle.status(),
                 now,
             )
         };
-        self.view
-            .shown
-            .load()
-            .providers
-            .iter()
-            .map(report)
-            .collect()
+        let shown = self.view.shown.load();
+        shown.providers.iter().map(report).collect()
     }
 
     fn upstream_reports(&self) -> Vec<UpstreamReport> {
         let errors = self.proxy.metrics.errors_by_upstream();
         let snapshot = self.proxy.snapshot.load();
-        let mut reports: Vec<_> = snapshot
-            .routes
-            .targets()
-            .iter()
+        let targets = snapshot.routes.targets().iter();
+        let mut reports: Vec<_> = targets
             .map(|target| UpstreamReport::new(&target.config, &target.metrics, &errors))
             .collect();
         reports.sort_by(|a, b| a.name.cmp(&b.name));
@@ -237,7 +211,7 @@ impl Control for AppControl {
             uptime_seconds: self.started.elapsed().as_secs(),
             ready: readiness.pending.is_empty(),
             pending: readiness.pending,
-            config_problems: self.view.problems.load().to_vec(),
+            config_problems: self.view.problems(),
             listeners: self.view.shown.load().listeners.clone(),
             providers: self.provider_reports(),
             upstreams: self.upstream_reports(),
@@ -256,11 +230,8 @@ impl Control for AppControl {
 
     fn refresh(&self, provider: &str) -> Option<Work<Result<(), RefreshError>>> {
         let shown = self.view.shown.load();
-        let handle = shown
-            .providers
-            .iter()
-            .find(|handle| handle.name() == provider)?
-            .clone();
+        let mut providers = shown.providers.iter();
+        let handle = providers.find(|it| it.name() == provider)?.clone();
         Some(Box::pin(async move { handle.refresh().await }))
     }
 
@@ -277,10 +248,8 @@ impl Control for AppControl {
     }
 
     fn set_log(&self, directives: &str) -> Result<(), String> {
-        match &self.log {
-            Some(log) => log.set(directives),
-            None => Err("there is no log to change".to_owned()),
-        }
+        let log = self.log.as_ref().ok_or("there is no log to change")?;
+        log.set(directives)
     }
 
     fn reload(&self) -> Work<Result<String, Vec<String>>> {

@@ -1,11 +1,11 @@
-//! What a new configuration changes, and what of it only a restart can bring about. Pure.
+//! What a new configuration changes, and which of its changes need a restart. Pure.
 
 use std::fmt;
 
 use crate::config::{Config, Problem, Server};
 
-/// At most this many names of a kind are told.
-const TOLD: usize = 8;
+/// At most this many names of a kind are listed.
+const LISTED: usize = 8;
 
 /// What a reload changed.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub(super) struct Names {
     pub(super) removed: Vec<String>,
 }
 
-/// Threads and the store are made once. One problem for each key that differs.
+/// Returns one problem for each changed key that is only read when the process starts.
 pub(super) fn needs_restart(old: &Config, new: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut add = |path: &str, made: &str| {
@@ -43,86 +43,73 @@ pub(super) fn needs_restart(old: &Config, new: &Config) -> Vec<Problem> {
     problems
 }
 
-/// Whether `[server]` differs in what is not told otherwise.
+/// Returns whether `[server]` differs in more than its listeners, which are reported by name.
 pub(super) fn settings_differ(old: &Server, new: &Server) -> bool {
-    let but_sockets = |server: &Server| Server {
+    let without_listeners = |server: &Server| Server {
         listen: Vec::new(),
         admin: None,
         ..server.clone()
     };
-    but_sockets(old) != but_sockets(new)
+    without_listeners(old) != without_listeners(new)
 }
 
 impl Names {
-    /// Of two lists in the order of their names; `same` compares two of one name.
+    /// Compares two lists that are sorted by name; `same` compares two items of one name.
     pub(super) fn between<T>(
         old: &[T],
         new: &[T],
         name: fn(&T) -> &str,
         same: impl Fn(&T, &T) -> bool,
     ) -> Self {
+        let find = |list: &[T], item| list.binary_search_by(|it| name(it).cmp(name(item)));
         let mut names = Self::default();
         for item in new {
-            match old.binary_search_by(|other| name(other).cmp(name(item))) {
-                Ok(place) if same(&old[place], item) => {}
+            match find(old, item) {
+                Ok(index) if same(&old[index], item) => {}
                 Ok(_) => names.changed.push(name(item).to_owned()),
                 Err(_) => names.added.push(name(item).to_owned()),
             }
         }
-        let gone = |item: &&T| {
-            new.binary_search_by(|other| name(other).cmp(name(item)))
-                .is_err()
-        };
-        names.removed = old
-            .iter()
-            .filter(gone)
-            .map(|item| name(item).to_owned())
-            .collect();
+        let removed = old.iter().filter(|item| find(new, item).is_err());
+        names.removed = removed.map(|item| name(item).to_owned()).collect();
         names
     }
 }
 
 impl fmt::Display for Changes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            server,
-            admin,
-            listeners,
-            providers,
-            upstreams,
-        } = self;
         let kinds = [
-            ("added listeners", &listeners.added),
-            ("removed listeners", &listeners.removed),
-            ("added providers", &providers.added),
-            ("changed providers", &providers.changed),
-            ("removed providers", &providers.removed),
-            ("added upstreams", &upstreams.added),
-            ("changed upstreams", &upstreams.changed),
-            ("removed upstreams", &upstreams.removed),
+            ("added listeners", &self.listeners.added),
+            ("removed listeners", &self.listeners.removed),
+            ("added providers", &self.providers.added),
+            ("changed providers", &self.providers.changed),
+            ("removed providers", &self.providers.removed),
+            ("added upstreams", &self.upstreams.added),
+            ("changed upstreams", &self.upstreams.changed),
+            ("removed upstreams", &self.upstreams.removed),
         ];
         let mut parts: Vec<_> = kinds
             .into_iter()
             .filter(|(_, names)| !names.is_empty())
-            .map(|(kind, names)| format!("{kind}: {}", told(names)))
+            .map(|(kind, names)| format!("{kind}: {}", listed(names)))
             .collect();
-        if *admin {
+        if self.admin {
             parts.push("changed admin port".to_owned());
         }
-        if *server {
+        if self.server {
             parts.push("changed server settings".to_owned());
         }
         if parts.is_empty() {
-            return f.write_str("nothing changed");
+            parts.push("nothing changed".to_owned());
         }
         f.write_str(&parts.join("; "))
     }
 }
 
-fn told(names: &[String]) -> String {
-    let mut text = names[..names.len().min(TOLD)].join(", ");
-    if names.len() > TOLD {
-        text.push_str(&format!(" and {} more", names.len() - TOLD));
+fn listed(names: &[String]) -> String {
+    let mut text = names[..names.len().min(LISTED)].join(", ");
+    if names.len() > LISTED {
+        text.push_str(&format!(" and {} more", names.len() - LISTED));
     }
     text
 }
@@ -157,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_a_restart_is_named() {
+    fn changes_that_need_a_restart_are_named() {
         let old = config("", "");
         for (server, rest, expected) in [
             ("", "", None),
@@ -181,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_are_told_by_themselves() {
+    fn settings_do_not_include_the_listeners() {
         let old = config("", "");
         let mut new = old.clone();
         new.server.listen.pop();
@@ -192,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_told_by_name() {
+    fn changes_are_listed_by_name() {
         let names = |old: &[(&str, u8)], new: &[(&str, u8)]| {
             let own = |list: &[(&str, u8)]| -> Vec<(String, u8)> {
                 list.iter()
@@ -218,6 +205,6 @@ mod tests {
         );
         assert_eq!(Changes::default().to_string(), "nothing changed");
         let many: Vec<_> = (0..10).map(|n| n.to_string()).collect();
-        assert_eq!(told(&many), "0, 1, 2, 3, 4, 5, 6, 7 and 2 more");
+        assert_eq!(listed(&many), "0, 1, 2, 3, 4, 5, 6, 7 and 2 more");
     }
 }

@@ -1,7 +1,8 @@
-//! The process's doors: which there are, what they lead to, and what a reload does about them.
+//! The process's listeners: which there are, where their requests go, and what a reload changes.
 //!
-//! What is kept is not touched: its socket stays the same, with whoever waits at it. What is new has been bound before anything
-//! changes. What goes is forgotten when the last connection that came in by it has ended: until then its requests go where the door led.
+//! A listener that stays keeps its socket and backlog. A new one is bound before anything changes.
+//! A removed one is remembered until its last connection has ended: until then the requests of
+//! these connections go to the same upstream as before.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -15,15 +16,15 @@ use crate::config::{Config, Listen, Route};
 use crate::proxy::door::{Change, Door, Listener};
 use crate::proxy::route::Routes;
 
-/// A listening socket that a configuration asks for.
+/// A listener that a configuration asks for.
 pub(super) struct Wanted {
-    /// As it is written: port 0 is whatever the system chooses.
+    /// As configured: the system chooses the port in place of port 0.
     pub(super) listen: Listen,
-    /// Where all that comes in goes; `None` for `server.listen`.
+    /// The upstream that gets all requests; `None` for `server.listen`.
     upstream: Option<String>,
 }
 
-pub(super) struct Doors {
+pub(super) struct Listeners {
     /// In the order of [`wanted`].
     open: Vec<Open>,
     closed: Vec<Closed>,
@@ -39,79 +40,75 @@ struct Open {
     file: Option<SocketFile>,
 }
 
-/// Perhaps with connections that came in by it.
+/// A removed listener that may still have connections.
 struct Closed {
     id: usize,
     upstream: String,
     door: Weak<Door>,
 }
 
-/// What is to be done once requests see the new configuration.
-#[must_use]
-pub(super) struct Pending(Vec<Change>);
-
-/// Every socket of the data plane: the server's own first, then those of upstreams with a port of their own.
+/// Returns every listener of the data plane: `server.listen` first, then those of upstreams.
 pub(super) fn wanted(config: &Config) -> Vec<Wanted> {
-    let own = config.server.listen.iter().map(|listen| Wanted {
-        listen: listen.clone(),
-        upstream: None,
+    let own = config.server.listen.iter().map(|listen| (listen, None));
+    let of_routes = config.upstreams.iter().filter_map(|it| match &it.route {
+        Route::Listen(listen) => Some((listen, Some(it.name.clone()))),
+        _ => None,
     });
-    let of_routes = config.upstreams.iter().filter_map(|upstream| {
-        let Route::Listen(listen) = &upstream.route else {
-            return None;
-        };
-        Some(Wanted {
+    own.chain(of_routes)
+        .map(|(listen, upstream)| Wanted {
             listen: listen.clone(),
-            upstream: Some(upstream.name.clone()),
+            upstream,
         })
-    });
-    own.chain(of_routes).collect()
+        .collect()
 }
 
-impl Doors {
-    /// `opened` for all of `wanted`. The listeners are for whoever accepts, and so is all that follows from reloads.
+impl Listeners {
+    /// Takes one of `opened` for each of `wanted`. Returns the sockets to accept on, and the
+    /// receiver of the changes that reloads make to them.
     pub(super) fn new(
         wanted: Vec<Wanted>,
         opened: Vec<Opened>,
     ) -> (Self, Vec<Listener>, mpsc::UnboundedReceiver<Change>) {
         let (changes, follow) = mpsc::unbounded_channel();
-        let mut doors = Self {
+        let mut listeners = Self {
             open: Vec::with_capacity(wanted.len()),
             closed: Vec::new(),
             next_id: 0,
             changes,
         };
-        let mut listeners = Vec::with_capacity(wanted.len());
-        for (wanted, opened) in wanted.into_iter().zip(opened) {
-            listeners.push(doors.add(wanted, opened));
-        }
-        (doors, listeners, follow)
+        let sockets = wanted.into_iter().zip(opened);
+        let sockets = sockets.map(|(wanted, opened)| listeners.add(wanted, opened));
+        let sockets = sockets.collect();
+        (listeners, sockets, follow)
     }
 
-    /// As bound.
+    /// Returns the addresses as bound.
     pub(super) fn addresses(&self) -> Vec<Listen> {
         self.open.iter().map(|open| open.address.clone()).collect()
     }
 
-    /// What has to be opened for `wanted`, in its order.
+    /// Returns what has to be opened for `wanted`, in the order of `wanted`.
     pub(super) fn missing(&self, wanted: &[Wanted]) -> Vec<Listen> {
         let kept = self.kept(wanted);
         let missing = wanted.iter().zip(kept).filter(|(_, kept)| kept.is_none());
         missing.map(|(wanted, _)| wanted.listen.clone()).collect()
     }
 
-    /// From now on these are the doors; `opened` are those that were [missing](Self::missing).
-    pub(super) fn replace(&mut self, wanted: Vec<Wanted>, opened: Vec<Opened>) -> (Names, Pending) {
+    /// Replaces the listeners by `wanted`; `opened` are the [missing](Self::missing) ones. The
+    /// changes are to be [sent](Self::send) once requests see the new configuration.
+    pub(super) fn replace(
+        &mut self,
+        wanted: Vec<Wanted>,
+        opened: Vec<Opened>,
+    ) -> (Names, Vec<Change>) {
         let kept = self.kept(&wanted);
-        let mut old: Vec<_> = std::mem::take(&mut self.open)
-            .into_iter()
-            .map(Some)
-            .collect();
+        let old = std::mem::take(&mut self.open);
+        let mut old: Vec<_> = old.into_iter().map(Some).collect();
         let mut opened = opened.into_iter();
         let mut names = Names::default();
         let mut changes = Vec::new();
         for (wanted, kept) in wanted.into_iter().zip(kept) {
-            if let Some(open) = kept.and_then(|place| old[place].take()) {
+            if let Some(open) = kept.and_then(|index| old[index].take()) {
                 self.open.push(Open { wanted, ..open });
             } else if let Some(opened) = opened.next() {
                 names.added.push(opened.address.to_string());
@@ -123,46 +120,43 @@ impl Doors {
             names.removed.push(open.address.to_string());
             changes.push(Change::Close(self.close(open)));
         }
-        (names, Pending(changes))
+        (names, changes)
     }
 
-    /// Tells whoever accepts.
-    pub(super) fn tell(&self, pending: Pending) {
-        for change in pending.0 {
-            // Without anybody who accepts the process is ending.
+    /// Sends `changes` to the accepting thread, which is gone only when the process is ending.
+    pub(super) fn send(&self, changes: Vec<Change>) {
+        for change in changes {
             let _ = self.changes.send(change);
         }
     }
 
-    /// Leads what comes in by doors of upstreams there, and nowhere else where they are no more.
-    pub(super) fn lead(&self, routes: &mut Routes, targets: &Targets) {
+    /// Routes connections of upstreams' own listeners to their upstream's target, or nowhere if the
+    /// upstream was removed.
+    pub(super) fn route(&self, routes: &mut Routes, targets: &Targets) {
         let open = self.open.iter().filter_map(|open| {
             let upstream = open.wanted.upstream.as_ref()?;
             Some((open.door.id, upstream))
         });
-        let closed = self
-            .closed
-            .iter()
-            .map(|closed| (closed.id, &closed.upstream));
+        let closed = self.closed.iter().map(|it| (it.id, &it.upstream));
         for (id, upstream) in open.chain(closed) {
             let target = targets.get(upstream);
             routes.at_door(id, target.map(|running| Arc::clone(&running.target)));
         }
     }
 
-    /// For each that is wanted the place of one that is open, if there is one.
+    /// Returns for each of `wanted` the index of the open listener that it keeps, if any.
     fn kept(&self, wanted: &[Wanted]) -> Vec<Option<usize>> {
-        let mut places: HashMap<&Listen, Vec<usize>> = HashMap::new();
-        for (place, open) in self.open.iter().enumerate() {
-            places.entry(&open.wanted.listen).or_default().push(place);
+        let mut indexes: HashMap<&Listen, Vec<usize>> = HashMap::new();
+        for (index, open) in self.open.iter().enumerate() {
+            indexes.entry(&open.wanted.listen).or_default().push(index);
         }
         let take = |wanted: &Wanted| {
-            let places = places.get_mut(&wanted.listen)?;
-            // Several only with port 0.
-            let own = places
+            let indexes = indexes.get_mut(&wanted.listen)?;
+            // More than one index only with port 0.
+            let own = indexes
                 .iter()
-                .position(|place| self.open[*place].wanted.upstream == wanted.upstream);
-            (!places.is_empty()).then(|| places.remove(own.unwrap_or(0)))
+                .position(|index| self.open[*index].wanted.upstream == wanted.upstream);
+            (!indexes.is_empty()).then(|| indexes.remove(own.unwrap_or(0)))
         };
         wanted.iter().map(take).collect()
     }
@@ -182,7 +176,8 @@ impl Doors {
         }
     }
 
-    /// Nobody finds a socket any more whose file is gone; who has found it is let in.
+    /// Removes the socket file first, so that no new client finds the socket. Connections that are
+    /// already in the backlog are still accepted.
     fn close(&mut self, open: Open) -> Arc<Door> {
         drop(open.file);
         if let Some(upstream) = open.wanted.upstream {

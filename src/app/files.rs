@@ -1,4 +1,4 @@
-//! Files besides its own that a configuration stands on, and whether they are what they were.
+//! The files that a configuration names, and whether they have changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
@@ -6,27 +6,28 @@ use std::path::PathBuf;
 
 use crate::config::{ClientAuth, Config, Tls, Value};
 
-/// What files were at one moment. One that is not there is something, too.
+/// Modification stamps of files; `None` for a missing file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stamps(BTreeMap<PathBuf, Option<Stamp>>);
 
-/// Another one for whatever is done to a file, or to a link on the way to it. There may be thousands of files: to look at one costs
-/// less than to read it.
+/// Differs after any change of a file or of a link on its path. Cheaper than reading the file, as
+/// there may be thousands of files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stamp {
+    /// Device and inode.
     file: (u64, u64),
     size: u64,
     mode: u32,
     /// Seconds and nanoseconds.
     modified: (i64, i64),
-    /// Also in its owner and the like.
+    /// Seconds and nanoseconds; differs after a change of the owner, too.
     changed: (i64, i64),
 }
 
-/// Those that are read when a configuration comes into force, and no more after that: of upstreams, and for `client_auth`. Token
-/// requests read theirs anew each time.
+/// Returns the files that are read only when a configuration is applied: TLS files of upstreams,
+/// and the value of `client_auth`. Files of token requests are read for each request.
 pub(super) fn read_once(config: &Config) -> BTreeSet<PathBuf> {
-    let upstreams = config.upstreams.iter().flat_map(|it| of_tls(&it.tls));
+    let upstreams = config.upstreams.iter().flat_map(|it| tls_files(&it.tls));
     let mut files: BTreeSet<_> = upstreams.cloned().collect();
     if let Some(ClientAuth::Header {
         value: Value::File(path),
@@ -38,7 +39,7 @@ pub(super) fn read_once(config: &Config) -> BTreeSet<PathBuf> {
     files
 }
 
-fn of_tls(tls: &Tls) -> impl Iterator<Item = &PathBuf> {
+fn tls_files(tls: &Tls) -> impl Iterator<Item = &PathBuf> {
     let client = tls.client_cert.iter().flat_map(|(cert, key)| [cert, key]);
     tls.ca_file.iter().chain(client)
 }
@@ -59,12 +60,12 @@ impl Stamps {
         Self(stamps.collect())
     }
 
-    /// The same files, as they are now. Blocks.
+    /// Returns the present stamps of the same files. Blocks.
     pub(super) fn again(&self) -> Self {
         Self::of(self.0.keys().cloned())
     }
 
-    /// Lets go of all but these.
+    /// Drops the stamps of all other files.
     pub(super) fn keep(&mut self, files: &BTreeSet<PathBuf>) {
         self.0.retain(|file, _| files.contains(file));
     }
@@ -79,7 +80,7 @@ mod tests {
     use crate::config::{Environment, named_files};
 
     #[test]
-    fn whatever_is_done_to_a_file_shows() {
+    fn every_change_of_a_file_changes_its_stamp() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         fs::create_dir(path("one")).unwrap();
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_once_is_among_what_is_named() {
+    fn files_read_once_are_among_the_named_files() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| {
             let path = folder.path().join(name);

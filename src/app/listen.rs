@@ -12,20 +12,20 @@ use super::StartError;
 use crate::config::Listen;
 use crate::proxy::door::ListenSocket;
 
-/// Bursts of new connections wait here, not in a SYN retry. The kernel caps it at `net.core.somaxconn`.
+/// Long enough for bursts of new connections. The kernel caps the backlog at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// A Unix socket is for its owner and group: whoever can open it can use the tokens.
+/// Owner and group only: any process that can open the socket can use the tokens.
 const SOCKET_MODE: u32 = 0o660;
 
-/// A socket that listens, with the address that it got.
+/// A listening socket and the address that it is bound to.
 pub(super) struct Opened {
     pub(super) socket: ListenSocket,
     pub(super) address: Listen,
     pub(super) file: Option<SocketFile>,
 }
 
-/// The file of a Unix socket, which goes with it.
+/// The file of a Unix socket; removed when dropped.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
@@ -37,12 +37,10 @@ pub(super) fn open(listen: &Listen) -> Result<Opened, StartError> {
     match listen {
         Listen::Tcp(address) => {
             let socket = open_tcp(*address)?;
-            let bound = socket
-                .local_addr()
-                .map_err(|source| failed(listen, source))?;
+            let bound = socket.local_addr();
             Ok(Opened {
+                address: Listen::Tcp(bound.map_err(|source| failed(listen, source))?),
                 socket: ListenSocket::Tcp(socket),
-                address: Listen::Tcp(bound),
                 file: None,
             })
         }
@@ -69,9 +67,9 @@ fn bind_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     )?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    // Inherited by accepted connections, which saves a system call for each.
+    // Accepted connections inherit both options, which saves a system call for each.
     socket.set_tcp_nodelay(true)?;
-    // Likewise: a peer that vanished must not hold its place for ever.
+    // Keepalive ends connections whose peer has vanished.
     socket.set_keepalive(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -90,7 +88,7 @@ fn open_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     Ok((listener, file))
 }
 
-/// A socket file that nobody answers is left over from a process that was killed.
+/// Removes a socket file that a killed process has left behind: connecting to it is refused.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let Ok(metadata) = std::fs::symlink_metadata(path) else {
         return Ok(());
@@ -98,7 +96,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     if !metadata.file_type().is_socket() {
         return Err(io::Error::new(
             io::ErrorKind::AlreadyExists,
-            "there is a file of that name, and it is no socket",
+            "a file of this name exists and is not a socket",
         ));
     }
     match std::os::unix::net::UnixStream::connect(path) {
@@ -124,9 +122,9 @@ fn file_id(path: &Path) -> io::Result<(u64, u64)> {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Another process may have put its own in its place.
+        // Another process may have replaced the file by its own.
         if file_id(&self.path).is_ok_and(|found| found == self.id) {
-            // What is left over is replaced by the next start.
+            // The next start replaces a file that is left behind.
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -137,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_taken_port_is_named() {
+    fn a_port_in_use_is_named_in_the_error() {
         let first = open_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = first.local_addr().unwrap();
         let error = open_tcp(address).unwrap_err().to_string();
@@ -148,7 +146,7 @@ mod tests {
     fn stale_sockets_are_replaced_and_live_ones_are_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("proxy.sock");
-        // As a process leaves it that was killed.
+        // A killed process leaves such a file.
         drop(UnixListener::bind(&path).unwrap());
         let live = open_unix(&path).unwrap();
         assert_eq!(
@@ -167,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_took_its_place_is_left_alone() {
+    fn a_socket_of_another_process_is_not_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("proxy.sock");
         let (_listener, file) = open_unix(&path).unwrap();

@@ -1,4 +1,4 @@
-//! The running configuration, and how another one takes its place.
+//! The running configuration, and how a reload replaces it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
@@ -6,25 +6,27 @@ use std::sync::{Arc, Weak};
 use tokio::task::JoinSet;
 
 use super::diff::{Changes, Names, settings_differ};
-use super::doors::{self, Doors};
+use super::doors::{self, Listeners};
 use super::snapshot::{AdminChange, Fixed, Prepared, Targets};
 use crate::config::{Config, Listen, Provider};
 use crate::provider::{self, Deps, Handle};
 use crate::proxy::target::Target;
-use crate::proxy::{Proxy, Snapshot};
+use crate::proxy::{ClientAuth, Proxy, Snapshot};
+use crate::upstream::connect::Connector;
 
 /// Changed by one reload at a time.
 pub(super) struct Live {
     config: Config,
     fixed: Fixed,
-    pub(super) doors: Doors,
+    pub(super) listeners: Listeners,
     deps: Deps,
     /// By identity, each in the order of [`provider::groups`].
     groups: HashMap<String, Vec<Handle>>,
     targets: Targets,
-    /// The running one last. Held until no request has it any more: what a worker lets go of last, it would have to take apart.
+    /// The running one last. Older ones are held until no request uses them, so that the control
+    /// thread and not a worker drops their contents.
     snapshots: Vec<Arc<Snapshot>>,
-    /// Taken out, perhaps with requests still in flight.
+    /// Targets of removed upstreams, perhaps with requests in flight.
     retired: Vec<(String, Weak<Target>)>,
 }
 
@@ -34,43 +36,28 @@ impl Live {
         config: Config,
         prepared: Prepared,
         fixed: Fixed,
-        doors: Doors,
+        listeners: Listeners,
         deps: Deps,
     ) -> (Self, Arc<Snapshot>) {
-        let groups: HashMap<_, _> = provider::groups(&config.providers)
-            .into_iter()
-            .map(|group| {
-                (
-                    provider::identity(&group[0]),
-                    provider::spawn(group, deps.clone()),
-                )
-            })
-            .collect();
-        let handles: Vec<_> = groups.values().flatten().cloned().collect();
-        let Prepared {
-            connectors,
-            client_auth,
-            ..
-        } = prepared;
-        let (targets, snapshot) = fixed.snapshot(
-            &config,
-            connectors,
-            client_auth,
-            &handles,
-            &Targets::new(),
-            &doors,
-        );
-        let snapshot = Arc::new(snapshot);
-        let live = Self {
+        let groups = provider::groups(&config.providers).into_iter();
+        let groups = groups.map(|group| {
+            let identity = provider::identity(&group[0]);
+            (identity, provider::spawn(group, deps.clone()))
+        });
+        let mut live = Self {
+            groups: groups.collect(),
             config,
             fixed,
-            doors,
+            listeners,
             deps,
-            groups,
-            targets,
-            snapshots: vec![Arc::clone(&snapshot)],
+            targets: Targets::new(),
+            snapshots: Vec::new(),
             retired: Vec::new(),
         };
+        let auth = prepared.client_auth;
+        let (targets, snapshot) = live.snapshot(&live.config, prepared.connectors, auth);
+        live.targets = targets;
+        live.snapshots.push(Arc::clone(&snapshot));
         (live, snapshot)
     }
 
@@ -78,16 +65,10 @@ impl Live {
         &self.config
     }
 
-    /// As bound, and as they are written.
-    pub(super) fn listeners(&self) -> Vec<String> {
-        let addresses = self.doors.addresses();
-        addresses.iter().map(ToString::to_string).collect()
-    }
-
-    /// A socket of ours with the port of `listen`: why that may not have been to be had.
+    /// Returns our own listener that already uses `listen`'s port, to explain a failed bind.
     pub(super) fn in_the_way_of(&self, listen: &Listen) -> Option<Listen> {
         let admin = self.config.server.admin.map(Listen::Tcp);
-        let mut ours = self.doors.addresses().into_iter().chain(admin);
+        let mut ours = self.listeners.addresses().into_iter().chain(admin);
         ours.find(|other| match (other, listen) {
             (Listen::Tcp(other), Listen::Tcp(listen)) => other.port() == listen.port(),
             _ => false,
@@ -100,20 +81,18 @@ impl Live {
         handles
     }
 
-    /// Those whose refresher would get another configuration, or begin anew.
+    /// Returns the providers of `next` that are new or whose refresher would be reconfigured.
     pub(super) fn touched<'a>(&self, next: &'a Config) -> impl Iterator<Item = &'a Arc<Provider>> {
-        let old = &self.config.providers;
-        let names = Names::between(old, &next.providers, |it| &it.name, |a, b| a == b);
+        let names = changed_providers(&self.config, next);
         let touched: BTreeSet<_> = names.added.into_iter().chain(names.changed).collect();
-        next.providers
-            .iter()
-            .filter(move |it| touched.contains(&it.name))
+        let providers = next.providers.iter();
+        providers.filter(move |it| touched.contains(&it.name))
     }
 
-    /// Makes `next` the running configuration; nothing in here can fail.
+    /// Makes `next` the running configuration; no step can fail.
     ///
-    /// First the refreshers get their new configurations, then requests see all of the new one at once, then what is no
-    /// longer needed ends: a request finds what it was promised, whichever configuration it began with.
+    /// First the refreshers are reconfigured. Then requests switch to the new snapshot in one step.
+    /// Last, removed parts are stopped. So each request finds all that its snapshot refers to.
     pub(super) async fn apply(
         &mut self,
         next: Config,
@@ -121,107 +100,107 @@ impl Live {
         proxy: &Proxy,
         switched: impl FnOnce(&Self),
     ) -> Changes {
-        let Prepared {
-            connectors,
-            client_auth,
-            opened,
-            admin,
-        } = prepared;
         let removed = self.regroup(&next).await;
-        let (listeners, pending) = self.doors.replace(doors::wanted(&next), opened);
-        let (targets, snapshot) = self.fixed.snapshot(
-            &next,
-            connectors,
-            client_auth,
-            &self.providers(),
-            &self.targets,
-            &self.doors,
-        );
-        let snapshot = Arc::new(snapshot);
+        let wanted = doors::wanted(&next);
+        let (listeners, moves) = self.listeners.replace(wanted, prepared.opened);
+        let (targets, snapshot) = self.snapshot(&next, prepared.connectors, prepared.client_auth);
         self.snapshots.push(Arc::clone(&snapshot));
         proxy.snapshot.store(snapshot);
-        // Whoever comes in by a new door must find where it leads, and whoever came in by an old one where it led.
-        self.doors.tell(pending);
+        // After the switch: a connection of a new listener needs its route, and a connection of a
+        // removed listener keeps the route that it had.
+        self.listeners.send(moves);
         let old_targets = std::mem::replace(&mut self.targets, targets);
         let old = std::mem::replace(&mut self.config, next);
         let mut changes = self.changes(&old, &old_targets);
         changes.listeners = listeners;
         for name in &changes.upstreams.removed {
             if let Some(running) = old_targets.get(name) {
-                self.retired
-                    .push((name.clone(), Arc::downgrade(&running.target)));
+                let target = Arc::downgrade(&running.target);
+                self.retired.push((name.clone(), target));
             }
         }
         drop(old_targets);
         switched(self);
-        // An identity that comes back with the next reload must not meet an exchange that is still under way.
-        let mut stopping: JoinSet<()> = JoinSet::new();
-        for handle in removed {
-            stopping.spawn(async move { handle.stop().await });
-        }
+        // Waited for: if the next reload brings an identity back, the identity must not have an
+        // older exchange in flight.
+        let stops = removed
+            .into_iter()
+            .map(|handle| async move { handle.stop().await });
+        let mut stopping: JoinSet<()> = stops.collect();
         while stopping.join_next().await.is_some() {}
         let gone = changes.providers.removed.iter().cloned().collect();
         self.deps.metrics.forget_providers(&gone);
         self.forget_retired();
-        // Last: the answer to whoever asked for this may go out by the old one, which ends soon.
-        if let AdminChange::Moves(listener) = admin {
+        // Last, because the response to `POST /-/reload` may still use the old admin listener.
+        // Sending fails only when the process is ending.
+        if let AdminChange::Moves(listener) = prepared.admin {
             changes.admin = true;
-            self.fixed.move_admin(listener);
+            let _ = self.fixed.admin.send(listener);
         }
         changes
     }
 
-    /// Takes the series of upstreams away whose last request has ended.
+    /// Removes the metrics of removed upstreams whose last request has ended.
     pub(super) fn forget_retired(&mut self) {
         if let Some(running) = self.snapshots.pop() {
             self.snapshots.retain(|old| Arc::strong_count(old) > 1);
             self.snapshots.push(running);
         }
-        let mut ended = BTreeSet::new();
-        self.retired.retain(|(name, target)| {
-            let in_use = target.strong_count() > 0;
-            if !in_use {
-                ended.insert(name.clone());
-            }
-            in_use
-        });
+        let ended = self
+            .retired
+            .extract_if(.., |(_, target)| target.strong_count() == 0);
+        let mut ended: BTreeSet<_> = ended.map(|(name, _)| name).collect();
         ended.retain(|name| !self.targets.contains_key(name));
         self.deps.metrics.forget_upstreams(&ended);
     }
 
-    /// Refreshers for the providers of `next`; answers one handle of each identity that is no more, still running.
+    fn snapshot(
+        &self,
+        config: &Config,
+        connectors: Vec<Connector>,
+        client_auth: Option<ClientAuth>,
+    ) -> (Targets, Arc<Snapshot>) {
+        let (targets, snapshot) = self.fixed.snapshot(
+            config,
+            connectors,
+            client_auth,
+            &self.providers(),
+            &self.targets,
+            &self.listeners,
+        );
+        (targets, Arc::new(snapshot))
+    }
+
+    /// Starts or reconfigures the refreshers for the providers of `next`. Returns one handle of
+    /// each removed identity, still running.
     async fn regroup(&mut self, next: &Config) -> Vec<Handle> {
         let mut old = std::mem::take(&mut self.groups);
         let mut work = JoinSet::new();
         for group in provider::groups(&next.providers) {
             let identity = provider::identity(&group[0]);
+            let deps = self.deps.clone();
             match old.remove(&identity) {
                 None => {
-                    let handles = provider::spawn(group, self.deps.clone());
-                    self.groups.insert(identity, handles);
+                    self.groups.insert(identity, provider::spawn(group, deps));
                 }
-                Some(running) if is_unchanged(&running, &group) => {
+                Some(running) if running.iter().map(Handle::provider).eq(&group) => {
                     self.groups.insert(identity, running);
                 }
+                // As a task, because each may have to wait for a fetch in flight.
                 Some(running) => {
-                    let deps = self.deps.clone();
-                    // Each may have to wait for a fetch that is under way.
                     work.spawn(async move {
                         let handles = provider::reconfigure(&running, group.clone()).await;
-                        (
-                            identity,
-                            handles.unwrap_or_else(|| provider::spawn(group, deps)),
-                        )
+                        let handles = handles.unwrap_or_else(|| provider::spawn(group, deps));
+                        (identity, handles)
                     });
                 }
             }
         }
         while let Some(done) = work.join_next().await {
-            if let Ok((identity, handles)) = done {
-                self.groups.insert(identity, handles);
-            }
+            self.groups.extend(done);
         }
-        old.into_values()
+        let removed = old.into_values();
+        removed
             .filter_map(|group| group.into_iter().next())
             .collect()
     }
@@ -234,23 +213,18 @@ impl Live {
         };
         Changes {
             server: settings_differ(&old.server, &new.server),
-            admin: false,
-            listeners: Names::default(),
-            providers: Names::between(&old.providers, &new.providers, |it| &it.name, |a, b| a == b),
+            providers: changed_providers(old, new),
             upstreams: Names::between(
                 &old.upstreams,
                 &new.upstreams,
                 |it| &it.name,
                 |_, it| same_target(&it.name),
             ),
+            ..Changes::default()
         }
     }
 }
 
-fn is_unchanged(running: &[Handle], group: &[Arc<Provider>]) -> bool {
-    running.len() == group.len()
-        && running
-            .iter()
-            .zip(group)
-            .all(|(handle, provider)| handle.provider() == provider)
+fn changed_providers(old: &Config, new: &Config) -> Names {
+    Names::between(&old.providers, &new.providers, |it| &it.name, |a, b| a == b)
 }

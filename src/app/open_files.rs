@@ -1,9 +1,9 @@
-//! How many files the process may open, and how many connections of apps that is enough for.
+//! The open-file limit, and how many connections of apps it allows.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the soft limit as far as the hard one lets it: the low one that most systems begin with is for programs that use
-/// select(2).
+/// Raises the soft limit to the hard limit. Most systems start with a low soft limit, which only
+/// programs that use select(2) need.
 pub fn raise_open_files() {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let all = Rlimit {
@@ -11,12 +11,12 @@ pub fn raise_open_files() {
         maximum,
     };
     if let Err(error) = setrlimit(Resource::Nofile, all) {
-        tracing::debug!(%error, "the limit of open files stays as it is");
+        tracing::debug!(%error, "cannot raise the open-file limit");
     }
 }
 
-/// How many connections of apps there is room for: each takes two sockets. A quarter is left for all else: apps must not
-/// take the descriptors that tokens are fetched with.
+/// Returns how many connections of apps the limit allows. Each takes two sockets. A quarter of the
+/// limit is reserved, so that apps cannot use up the descriptors for token requests.
 pub(super) fn room() -> usize {
     let limit = getrlimit(Resource::Nofile).current;
     limit.map_or(usize::MAX, |limit| {
@@ -24,15 +24,15 @@ pub(super) fn room() -> usize {
     })
 }
 
-/// Says so where there is less room than `max_connections`.
+/// Logs if the limit allows less than `max_connections`.
 pub(super) fn compare(max_connections: usize) {
     let room = room();
     if room < max_connections {
-        // By default more are taken than most machines let a process have, and sidecars never need.
+        // Not a warning: the default is more than most machines allow and than sidecars need.
         tracing::info!(
             max_connections,
-            "the limit of open files is enough for {room} connections, and more are not taken: raise it \
-             (ulimit -n, LimitNOFILE), or lower server.max_connections"
+            "the limit of open files is enough for {room} connections, and more are not taken: \
+             raise it (ulimit -n, LimitNOFILE), or lower server.max_connections"
         );
     }
 }

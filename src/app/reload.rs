@@ -1,18 +1,18 @@
-//! Reload: the configuration file is read again, on SIGHUP, on `POST /-/reload`, or because its content has changed, or that of a file
-//! which it names: one that is read with it alone, or after a failed reload any.
+//! Reloads the configuration file on SIGHUP, on `POST /-/reload`, or when a file has changed: the
+//! configuration file, a file that is read only with it, or after a failed reload any named file.
 //!
-//! Everything that can fail comes before anything is changed, so that a bad file changes nothing.
+//! All steps that can fail come first, so that a bad file changes nothing.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 use zeroize::Zeroizing;
 
@@ -22,26 +22,26 @@ use super::files::{self, Stamps};
 use super::listen::{self, Opened};
 use super::live::Live;
 use super::snapshot::{AdminChange, Prepared};
-use super::{StartError, client_auth, connect};
+use super::{StartError, client_auth, connect, ok_unless};
 use crate::config::{self, Config, Environment, Listen, Problem};
 use crate::provider;
 use crate::proxy::Proxy;
 use crate::upstream::tls::TlsProfiles;
 
-/// How often the files are looked at.
+/// How often the files are checked.
 const POLL: Duration = Duration::from_secs(2);
 
-/// The configuration file, watched from now on.
+/// The watched configuration file.
 #[derive(Clone)]
 pub struct ConfigFile {
     path: PathBuf,
     environment: Arc<dyn Environment + Send + Sync>,
-    /// What the running configuration was read from.
+    /// Of the running configuration.
     digest: Option<[u8; 32]>,
     pub(super) poll: Duration,
 }
 
-/// Brings a changed file into force.
+/// Applies a changed configuration file.
 pub(super) struct Reloader {
     file: Option<ConfigFile>,
     seen: Mutex<Seen>,
@@ -51,30 +51,28 @@ pub(super) struct Reloader {
     view: Arc<View>,
 }
 
-/// What a configuration is read from.
+/// Identifies all that a configuration is read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Content {
-    /// Of its own file.
+    /// Of the configuration file.
     digest: [u8; 32],
-    /// Those besides that matter.
+    /// Of the files whose change is a reason to reload.
     files: Stamps,
 }
 
-/// What the files' content was.
 #[derive(Debug, Default)]
 struct Seen {
     /// At the last reload, good or bad.
     acted: Option<Content>,
-    /// At the last look, where that was another.
+    /// At the last check, if different.
     last: Option<Content>,
 }
 
 impl ConfigFile {
-    /// To be called right after the configuration was read from `path`: only later changes count as such.
+    /// To be called right after the configuration was read from `path`, because only later changes
+    /// cause a reload.
     pub fn new(path: PathBuf, environment: impl Environment + Send + Sync + 'static) -> Self {
-        let digest = std::fs::read(&path)
-            .map(|bytes| digest(&Zeroizing::new(bytes)))
-            .ok();
+        let digest = read(&path).map(|(_, digest)| digest).ok();
         Self {
             path,
             environment: Arc::new(environment),
@@ -83,37 +81,33 @@ impl ConfigFile {
         }
     }
 
-    /// The configuration as it is written now, with all files that it names. Blocks.
+    /// Reads the configuration and all files that it names. Blocks.
     fn read(&self) -> (Option<Content>, Result<Config, Vec<String>>) {
         let unreadable = |error: &dyn std::fmt::Display| {
             vec![format!("{}: cannot be read: {error}", self.path.display())]
         };
-        let bytes = match std::fs::read(&self.path) {
-            Ok(bytes) => Zeroizing::new(bytes),
+        let (bytes, digest) = match read(&self.path) {
+            Ok(found) => found,
             Err(error) => return (None, Err(unreadable(&error))),
         };
-        let mut content = Content {
-            digest: digest(&bytes),
-            files: Stamps::default(),
-        };
+        let mut files = Stamps::default();
         let config = match std::str::from_utf8(&bytes) {
             Ok(text) => {
-                // Before they are read.
-                content.files = Stamps::of(config::named_files(text));
-                Config::from_toml(text, &*self.environment).map_err(|it| told(&it))
+                // Taken before the files are read, so that no later change is missed.
+                files = Stamps::of(config::named_files(text));
+                Config::from_toml(text, &*self.environment).map_err(|it| in_words(&it))
             }
             Err(_) => Err(unreadable(&"it is not UTF-8 text")),
         };
-        (Some(content), config)
+        (Some(Content { digest, files }), config)
     }
 
-    /// What it is now, with `files`. `None` for a file that is missing for a moment: it is being replaced. Blocks.
+    /// Returns the present content, with `files`; `None` while the configuration file is missing,
+    /// because it may just be being replaced. Blocks.
     fn look(&self, files: &Stamps) -> Option<Content> {
-        let bytes = std::fs::read(&self.path).ok()?;
-        Some(Content {
-            digest: digest(&Zeroizing::new(bytes)),
-            files: files.again(),
-        })
+        let (_, digest) = read(&self.path).ok()?;
+        let files = files.again();
+        Some(Content { digest, files })
     }
 }
 
@@ -141,49 +135,41 @@ impl Reloader {
         }
     }
 
-    /// Reads the file and makes it the running configuration. What was changed, or all that is wrong with it.
+    /// Applies the present file. Returns what changed, or all problems of the file.
     ///
-    /// Cancel safe: once begun it goes on, whoever asked.
+    /// Cancel safe: a started reload continues.
     pub(super) async fn reload(self: &Arc<Self>) -> Result<String, Vec<String>> {
         let this = Arc::clone(self);
         let work = tokio::spawn(async move {
             let mut live = this.live.lock().await;
             let result = this.attempt(&mut live).await;
-            this.tell(&result);
+            this.report(&result);
             result
         });
         work.await
             .unwrap_or_else(|_| Err(vec!["the reload panicked: please report it".to_owned()]))
     }
 
-    /// Reloads on SIGHUP and when a file has changed. For as long as the runtime lives.
-    pub(super) fn watch(self: &Arc<Self>) -> Option<JoinHandle<()>> {
-        let file = self.file.clone()?;
-        let this = Arc::clone(self);
-        Some(tokio::spawn(
-            async move { this.wait_and_reload(&file).await },
-        ))
+    /// Starts a task that reloads on SIGHUP and when a file has changed.
+    pub(super) fn watch(self: &Arc<Self>) {
+        if let Some(file) = self.file.clone() {
+            tokio::spawn(Arc::clone(self).reload_on_change(file));
+        }
     }
 
-    async fn wait_and_reload(self: &Arc<Self>, file: &ConfigFile) {
+    async fn reload_on_change(self: Arc<Self>, file: ConfigFile) {
         let mut hangups = signal(SignalKind::hangup())
-            .inspect_err(|error| tracing::warn!(%error, "cannot listen to SIGHUP"))
+            .inspect_err(|error| tracing::warn!(%error, "cannot handle SIGHUP"))
             .ok();
-        let mut looks = interval(file.poll);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut polls = interval(file.poll);
+        polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let hangup = async {
-                match &mut hangups {
-                    Some(signal) => signal.recv().await,
-                    None => std::future::pending().await,
-                }
-            };
             let due = tokio::select! {
-                Some(()) = hangup => true,
-                _ = looks.tick() => self.has_changed(file).await,
+                Some(()) = async { hangups.as_mut()?.recv().await } => true,
+                _ = polls.tick() => self.has_changed(&file).await,
             };
             if due {
-                // It has told its result.
+                // The result is logged and counted by then.
                 let _ = self.reload().await;
             } else if let Ok(mut live) = self.live.try_lock() {
                 live.forget_retired();
@@ -191,7 +177,8 @@ impl Reloader {
         }
     }
 
-    /// Whether there is a new content, and was the same one at the last look: nobody is writing it.
+    /// Returns whether the content is new, and the same as at the last check: then it is completely
+    /// written.
     async fn has_changed(&self, file: &ConfigFile) -> bool {
         let files = self.seen().acted.as_ref().map(|it| it.files.clone());
         let file = file.clone();
@@ -199,8 +186,8 @@ impl Reloader {
         self.seen().look(found.ok().flatten())
     }
 
-    /// Of the files besides only these matter now.
-    fn only(&self, files: &BTreeSet<PathBuf>) {
+    /// Watches only these files beside the configuration file.
+    fn watch_only(&self, files: &BTreeSet<PathBuf>) {
         if let Some(acted) = &mut self.seen().acted {
             acted.files.keep(files);
         }
@@ -208,9 +195,7 @@ impl Reloader {
 
     async fn attempt(&self, live: &mut Live) -> Result<String, Vec<String>> {
         let Some(file) = self.file.clone() else {
-            return Err(vec![
-                "there is no configuration file to read again".to_owned(),
-            ]);
+            return Err(vec!["there is no configuration file to reload".to_owned()]);
         };
         if self.view.is_ending() {
             return Err(vec!["the process is shutting down".to_owned()]);
@@ -222,32 +207,31 @@ impl Reloader {
         let config = config?;
         let problems = super::diff::needs_restart(live.config(), &config);
         if !problems.is_empty() {
-            // No other file can help.
-            self.only(&BTreeSet::new());
-            return Err(told(&problems));
+            // No change of another file can make the reload succeed.
+            self.watch_only(&BTreeSet::new());
+            return Err(in_words(&problems));
         }
         let (config, prepared) = self.prepare(live, config).await?;
         check_injections(live, &config).await?;
         for warning in &config.warnings {
             tracing::warn!("configuration: {warning}");
         }
-        self.only(&files::read_once(&config));
-        // Who was ready stays so, whatever providers are new.
-        self.view.remember_ready();
-        let changes = live
-            .apply(config, prepared, &self.proxy, |live| self.view.show(live))
-            .await;
+        self.watch_only(&files::read_once(&config));
+        // Remembers that the process was ready before the new providers count.
+        self.view.readiness();
+        let show = |live: &Live| self.view.show(live);
+        let changes = live.apply(config, prepared, &self.proxy, show).await;
         Ok(changes.to_string())
     }
 
-    /// Reads the files that the configuration names, and opens the sockets that it asks for.
+    /// Reads the files that the configuration names, and opens its new listeners.
     async fn prepare(
         &self,
         live: &Live,
         config: Config,
     ) -> Result<(Config, Prepared), Vec<String>> {
         let profiles = self.profiles.clone();
-        let missing = live.doors.missing(&doors::wanted(&config));
+        let missing = live.listeners.missing(&doors::wanted(&config));
         let admin = config.server.admin;
         let admin_moves = admin != live.config().server.admin;
         let (config, connectors, sockets) = in_background(move || {
@@ -258,29 +242,27 @@ impl Reloader {
         .await?;
         let mut problems = Vec::new();
         let mut keep = |errors: Vec<StartError>| {
-            problems.extend(errors.iter().map(|error| in_words(error, live)));
+            problems.extend(errors.iter().map(|error| explain(error, live)));
         };
         let connectors = connectors.map_err(&mut keep);
         let sockets = sockets.map_err(&mut keep);
-        let (Ok(connectors), Ok((opened, admin_socket))) = (connectors, sockets) else {
+        let (Ok(connectors), Ok((opened, admin))) = (connectors, sockets) else {
             return Err(problems);
         };
-        let client_auth = client_auth(&config.server)
-            .await
-            .map_err(|error| vec![error.to_string()])?;
+        let client_auth = client_auth(&config.server).await;
         let prepared = Prepared {
             connectors,
-            client_auth,
+            client_auth: client_auth.map_err(|error| vec![error.to_string()])?,
             opened,
             admin: match admin_moves {
-                true => AdminChange::Moves(admin_socket),
+                true => AdminChange::Moves(admin),
                 false => AdminChange::Stays,
             },
         };
         Ok((config, prepared))
     }
 
-    fn tell(&self, result: &Result<String, Vec<String>>) {
+    fn report(&self, result: &Result<String, Vec<String>>) {
         self.proxy.metrics.count_reload(result.is_ok());
         self.view.reloaded(result);
         match result {
@@ -300,15 +282,12 @@ impl Reloader {
 }
 
 impl Seen {
-    /// Whether what was found is to be acted on: it is new, and the same as at the last look.
+    /// Returns whether to reload: `found` is new, and the same as at the last check.
     fn look(&mut self, found: Option<Content>) -> bool {
-        let Some(found) = found.filter(|found| self.acted.as_ref() != Some(found)) else {
-            self.last = None;
-            return false;
-        };
-        let again = self.last.as_ref() == Some(&found);
-        self.last = Some(found);
-        again
+        let found = found.filter(|found| self.acted.as_ref() != Some(found));
+        let settled = found.is_some() && self.last == found;
+        self.last = found;
+        settled
     }
 }
 
@@ -317,38 +296,30 @@ type Sockets = (Vec<Opened>, Option<std::net::TcpListener>);
 /// Blocks.
 fn open(missing: &[Listen], admin: Option<SocketAddr>) -> Result<Sockets, Vec<StartError>> {
     let mut errors = Vec::new();
-    let mut opened = Vec::with_capacity(missing.len());
-    for listen in missing {
-        match listen::open(listen) {
-            Ok(socket) => opened.push(socket),
-            Err(error) => errors.push(error),
-        }
-    }
+    let opened = missing.iter().map(listen::open);
+    let opened = opened.filter_map(|it| it.map_err(|error| errors.push(error)).ok());
+    let opened = opened.collect();
+    let admin = admin.map(listen::open_tcp).transpose();
     let admin = admin
-        .map(listen::open_tcp)
-        .transpose()
         .map_err(|error| errors.push(error))
         .unwrap_or_default();
-    if errors.is_empty() {
-        Ok((opened, admin))
-    } else {
-        Err(errors)
-    }
+    ok_unless(errors, (opened, admin))
 }
 
-fn in_words(error: &StartError, live: &Live) -> String {
+fn explain(error: &StartError, live: &Live) -> String {
     if let StartError::Listen { listen, source } = error
         && source.kind() == io::ErrorKind::AddrInUse
         && let Some(ours) = live.in_the_way_of(listen)
     {
         return format!(
-            "{error}: this process listens on {ours} until then, so that this change needs a restart"
+            "{error}: this process listens on {ours} until then, \
+             so that this change needs a restart"
         );
     }
     error.to_string()
 }
 
-/// A variable that `[inject]` names must be there before the token that is in use is taken out for its sake.
+/// Checks the variables that `[inject]` names while the present token is still in use.
 async fn check_injections(live: &Live, config: &Config) -> Result<(), Vec<String>> {
     let mut problems = Vec::new();
     for touched in live.touched(config) {
@@ -356,14 +327,11 @@ async fn check_injections(live: &Live, config: &Config) -> Result<(), Vec<String
             problems.push(format!("providers.{}.inject: {error}", touched.name));
         }
     }
-    if problems.is_empty() {
-        Ok(())
-    } else {
-        Err(problems)
-    }
+    ok_unless(problems, ())
 }
 
-/// Off the control thread: a configuration of ten thousand upstreams takes a while.
+/// Runs `work` off the control thread: a configuration of ten thousand upstreams takes long to
+/// read.
 async fn in_background<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Vec<String>> {
@@ -371,12 +339,15 @@ async fn in_background<T: Send + 'static>(
     spawn_blocking(work).await.map_err(failed)
 }
 
-fn told(problems: &[Problem]) -> Vec<String> {
+fn in_words(problems: &[Problem]) -> Vec<String> {
     problems.iter().map(ToString::to_string).collect()
 }
 
-fn digest(bytes: &[u8]) -> [u8; 32] {
-    Sha256::digest(bytes).into()
+/// Returns the file's content, which may hold secrets, and its digest. Blocks.
+fn read(path: &Path) -> io::Result<(Zeroizing<Vec<u8>>, [u8; 32])> {
+    let bytes = Zeroizing::new(std::fs::read(path)?);
+    let digest = Sha256::digest(&bytes).into();
+    Ok((bytes, digest))
 }
 
 #[cfg(test)]
@@ -384,7 +355,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_content_is_acted_on_when_it_was_seen_twice() {
+    fn new_content_is_due_when_it_was_seen_twice() {
         let content = |byte| Content {
             digest: [byte; 32],
             files: Stamps::default(),

@@ -1,11 +1,11 @@
-//! What requests see of a configuration: targets, routes, accepted hosts, settings.
+//! The part of a configuration that requests read: targets, routes, accepted hosts, settings.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::doors::Doors;
+use super::doors::Listeners;
 use super::listen::Opened;
 use super::open_files;
 use crate::config::{self, Config, Listen, Provider, Scheme};
@@ -18,34 +18,34 @@ use crate::proxy::{ClientAuth, Hosts, Settings, Snapshot, Via};
 use crate::upstream::connect::Connector;
 use crate::upstream::{Limits, Pool};
 
-/// What stays the same as long as the process runs.
+/// What stays the same until the process ends.
 pub(super) struct Fixed {
     pub(super) workers: usize,
-    /// Our name in `Via`.
+    /// Cupbearer's name in `Via`.
     pub(super) pseudonym: Box<str>,
     pub(super) metrics: Arc<Metrics>,
-    /// To whoever serves the admin port.
+    /// Moves the admin port; `None` closes the port.
     pub(super) admin: mpsc::UnboundedSender<Option<std::net::TcpListener>>,
 }
 
-/// What a configuration needs of the machine: files that were read, which can fail.
+/// Results of the steps that can fail: files that were read, and sockets that were opened.
 pub(super) struct Prepared {
-    /// For each upstream, in their order.
+    /// One for each upstream, in their order.
     pub(super) connectors: Vec<Connector>,
     pub(super) client_auth: Option<ClientAuth>,
-    /// Listeners that are not open yet, in their order.
+    /// The new listeners, in their order.
     pub(super) opened: Vec<Opened>,
     pub(super) admin: AdminChange,
 }
 
-/// What becomes of the admin port.
+/// What a reload does with the admin port.
 pub(super) enum AdminChange {
     Stays,
-    /// To here, or nowhere.
+    /// Moves to this listener, or closes.
     Moves(Option<std::net::TcpListener>),
 }
 
-/// A target, and what it was made of.
+/// A target, and the parts that it was made of.
 pub(super) struct Running {
     pub(super) target: Arc<Target>,
     connector: Connector,
@@ -53,11 +53,11 @@ pub(super) struct Running {
     reader: CellReader,
 }
 
-/// By the upstream's name.
+/// Targets by the name of the upstream.
 pub(super) type Targets = HashMap<String, Running>;
 
 impl Fixed {
-    /// Targets of which nothing has changed are taken over from `old`, and with them their connections.
+    /// Reuses unchanged targets of `old`, and with them their pooled connections.
     pub(super) fn snapshot(
         &self,
         config: &Config,
@@ -65,14 +65,12 @@ impl Fixed {
         client_auth: Option<ClientAuth>,
         providers: &[Handle],
         old: &Targets,
-        doors: &Doors,
+        listeners: &Listeners,
     ) -> (Targets, Snapshot) {
-        let providers: HashMap<_, _> = providers
-            .iter()
-            .map(|handle| (handle.name(), handle))
-            .collect();
+        let providers = providers.iter().map(|handle| (handle.name(), handle));
+        let providers: HashMap<_, _> = providers.collect();
         let mut targets = Targets::with_capacity(config.upstreams.len());
-        let addresses = doors.addresses();
+        let addresses = listeners.addresses();
         let mut routes = Routes::new(own_authorities(&addresses));
         for (upstream, connector) in config.upstreams.iter().zip(connectors) {
             // The configuration has checked that the provider exists.
@@ -94,7 +92,7 @@ impl Fixed {
             };
             targets.insert(upstream.name.clone(), running);
         }
-        doors.lead(&mut routes, &targets);
+        listeners.route(&mut routes, &targets);
         let snapshot = Snapshot {
             routes,
             hosts: hosts(config, &addresses),
@@ -103,16 +101,11 @@ impl Fixed {
         (targets, snapshot)
     }
 
-    pub(super) fn move_admin(&self, listener: Option<std::net::TcpListener>) {
-        // Without anybody who serves it the process is ending.
-        let _ = self.admin.send(listener);
-    }
-
     fn settings(&self, server: &config::Server, client_auth: Option<ClientAuth>) -> Settings {
-        let via = || Via::new(&self.pseudonym);
+        let via = server.via.then(|| Via::new(&self.pseudonym));
         Settings {
             client_auth,
-            via: server.via.then(via).flatten(),
+            via: via.flatten(),
             pseudonym: self.pseudonym.clone(),
             access_log: server.access_log,
             max_connections: server.max_connections.min(open_files::room()),
@@ -129,7 +122,7 @@ impl Fixed {
         provider: &Handle,
         connector: &Connector,
     ) -> Target {
-        let handles = self.metrics.upstream(&upstream.name);
+        let metrics = self.metrics.upstream(&upstream.name);
         let limits = Limits {
             connect: upstream.connect_timeout,
             idle: upstream.idle_timeout,
@@ -139,9 +132,9 @@ impl Fixed {
             config: Arc::clone(upstream),
             token: provider.reader(),
             pools: (0..self.workers)
-                .map(|_| Pool::new(connector.clone(), limits, handles.clone()))
+                .map(|_| Pool::new(connector.clone(), limits, metrics.clone()))
                 .collect(),
-            metrics: handles,
+            metrics,
             inject_headers: inject.header_names().to_vec(),
             inject_query: inject.query_names().to_vec(),
             reject: provider.provider().reject.clone(),
@@ -160,7 +153,7 @@ impl Running {
     }
 }
 
-/// How apps on this machine write the listeners' authorities.
+/// Returns the authorities by which apps on this machine address the listeners.
 fn own_authorities(addresses: &[Listen]) -> Vec<String> {
     let tcp = addresses.iter().filter_map(|address| match address {
         Listen::Tcp(address) => Some(address),
@@ -185,27 +178,20 @@ fn hosts(config: &Config, addresses: &[Listen]) -> Hosts {
             Scheme::Http => 80,
             Scheme::Https => 443,
         };
-        let host = origin
-            .authority
-            .strip_suffix(&format!(":{}", origin.port))
-            .unwrap_or(&origin.authority);
+        let authority = &origin.authority;
+        let port = format!(":{}", origin.port);
+        let host = authority.strip_suffix(&port).unwrap_or(authority);
         let route = match &upstream.route {
             config::Route::Host(host) => Some(host.clone()),
             _ => None,
         };
-        let with_port = format!("{host}:{}", origin.port);
-        [
-            Some(origin.authority.clone()),
-            Some(with_port),
-            Some(format!("{host}:{default}")),
-            route,
-        ]
+        let ports = [format!("{host}{port}"), format!("{host}:{default}")];
+        ports.into_iter().chain([authority.clone()]).chain(route)
     });
-    let names = own_authorities(addresses)
-        .into_iter()
-        .chain(upstreams.flatten());
+    let names = own_authorities(addresses).into_iter().chain(upstreams);
+    let server = &config.server;
     Hosts::new(
-        names.chain(config.server.allow_hosts.iter().cloned()),
-        config.server.allow_origins.iter().cloned(),
+        names.chain(server.allow_hosts.iter().cloned()),
+        server.allow_origins.iter().cloned(),
     )
 }

@@ -470,7 +470,8 @@ async fn a_swapped_link_is_noticed() {
     assert!(metrics.contains("cupbearer_config_reloads_total{result=\"error\"} 0"));
 }
 
-/// Its file is not touched; what it names is. Each failure is told once, however often the files are looked at.
+/// Its file is not touched; what it names is. Each failure is told once, however often the files
+/// are looked at.
 #[tokio::test]
 async fn a_reload_that_failed_is_tried_again_when_what_it_names_changes() {
     let world = World::with("", Duration::from_millis(5)).await;
