@@ -1,137 +1,123 @@
-//! The token cell: where the control flow and the data flow meet.
+//! The token cell, where the control plane hands tokens to the data plane.
 //!
-//! One [`CellWriter`], held by the refresher; any number of [`CellReader`]s. Reading is one atomic load. A reader
-//! that finds no usable token, or whose token was rejected, waits on the [`Outlook`] that the refresher publishes.
+//! The refresher holds the one [`CellWriter`]; every route holds a [`CellReader`]. Reading is one
+//! atomic load. A reader without a usable token, or with a rejected one, waits on the
+//! [`FetchStatus`] that the refresher publishes.
 //!
-//! Where a new token kills the old one, the cell has a gate ([`Gatekeeper::close`], [`CellReader::enter`]). It lies in the
-//! same allocation as the token, so that one store publishes the new token and opens the gate.
+//! Where a new token invalidates the old one, the cell has a gate ([`Gatekeeper::close`],
+//! [`CellReader::enter`]). Token and gate share one allocation, so that one store publishes the new
+//! token and opens the gate.
 
 mod gate;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::clock::{Clock, Now};
 use crate::dialect::{Class, Injection};
+use crate::provider::schedule::Deadline;
 
 use self::gate::{Gate, Slot};
 pub use self::gate::{Gatekeeper, OnWire, Traveller};
 
-/// A token as requests use it.
+/// An access token in the form that requests use.
 pub struct Token {
-    /// Grows with every token put in the cell; the same bytes again are the same generation.
+    /// Grows with each new token; the same bytes again keep their generation.
     pub generation: u64,
-    /// One for each [`Place`]: the providers that share the cell may differ in how they send the token.
+    /// One per [`MemberIndex`]: providers that share a cell may send the token differently.
     pub injections: Box<[Injection]>,
-    /// Usable before this, on both clocks, the safety margin already taken off. `None`: until rejected.
-    pub wall_deadline: Option<SystemTime>,
-    pub boot_deadline: Option<Duration>,
+    /// The end of use, safety margin included.
+    pub deadline: Deadline,
 }
 
 impl Token {
     pub fn usable(&self, now: Now) -> bool {
-        self.wall_deadline
-            .is_none_or(|deadline| now.wall < deadline)
-            && self
-                .boot_deadline
-                .is_none_or(|deadline| now.boot < deadline)
+        self.deadline.is_ahead(now)
     }
 }
 
-/// What a request that waits for a token can hope for.
+/// The state of fetching, as requests that wait for a token see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outlook {
+pub enum FetchStatus {
     /// A fetch is under way or about to start.
     Soon,
     /// The last fetch failed; the next one starts at this boot time.
     Failed { class: Class, next: Duration },
-    /// Only a new one-time input or refresh token can help.
+    /// Only a login or a new refresh token can help.
     LoginRequired,
-    /// Nothing is to be done: the token in the cell is current.
+    /// The token in the cell is current; no fetch is due.
     Settled,
 }
 
 /// Why there is no token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unavailable {
-    /// Nothing came in time, or the next attempt is too far away.
+    /// The wait timed out, or the next attempt is too far away.
     Transient {
         retry_after: Duration,
     },
-    /// The vendor refuses our credentials.
+    /// The vendor refuses the credentials.
     Permanent {
         retry_after: Duration,
     },
     LoginRequired,
 }
 
-/// A new, empty cell.
+/// For a wait whose end is not known.
+const RETRY_SOON: Unavailable = Unavailable::Transient {
+    retry_after: Duration::from_secs(1),
+};
+
+/// Creates an empty cell.
 pub fn cell(clock: Clock) -> (CellWriter, CellReader) {
-    let (outlook, watch) = watch::channel(Outlook::Soon);
-    let shared = Arc::new(Shared {
-        slot: ArcSwapOption::empty(),
-        rejected: AtomicU64::new(0),
-        considered: AtomicU64::new(0),
-        renew: Notify::new(),
-        clock,
-    });
-    (
-        CellWriter {
-            shared: Arc::clone(&shared),
-            outlook,
-            taken: AtomicU64::new(0),
-            gated: AtomicBool::new(false),
-        },
-        CellReader {
-            shared,
-            watch,
-            place: Place::new(0),
-        },
-    )
+    let writer = CellWriter {
+        shared: Arc::new(Shared {
+            slot: ArcSwapOption::empty(),
+            rejected: AtomicU64::new(0),
+            handled: AtomicU64::new(0),
+            wake: Notify::new(),
+            clock,
+        }),
+        status: watch::Sender::new(FetchStatus::Soon),
+        seen: AtomicU64::new(0),
+        gated: AtomicBool::new(false),
+    };
+    let reader = writer.reader(MemberIndex::new(0));
+    (writer, reader)
 }
 
-/// A place in [`Token::injections`], taken for as long as a reader has it: a request that began before a reload still
-/// finds there what it was promised.
+/// An index into [`Token::injections`]. Not reused while a reader holds a clone, so that a request
+/// that began before a reload still finds its own injection.
 #[derive(Clone)]
-pub struct Place {
-    pub(super) index: usize,
-    taken: Arc<()>,
-}
+pub struct MemberIndex(Arc<usize>);
 
-/// Whether a [`Place`] is still taken.
-pub(super) struct PlaceWatch(Weak<()>);
-
-impl Place {
+impl MemberIndex {
     pub(super) fn new(index: usize) -> Self {
-        Self {
-            index,
-            taken: Arc::default(),
-        }
+        Self(Arc::new(index))
     }
 
-    pub(super) fn watch(&self) -> PlaceWatch {
-        PlaceWatch(Arc::downgrade(&self.taken))
+    pub(super) fn get(&self) -> usize {
+        *self.0
     }
-}
 
-impl PlaceWatch {
-    pub(super) fn is_taken(&self) -> bool {
-        self.0.strong_count() > 0
+    /// Whether another clone exists.
+    pub(super) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
     }
 }
 
-/// How a request leaves, or why not yet.
+/// The result of [`CellReader::enter`].
 pub enum Entry {
-    /// With this token, right now. To be kept until the head of the answer is there.
+    /// Send the request with this token now, and keep the guard until the response head arrives.
     Pass(Arc<Token>, Option<OnWire>),
-    /// The gate is closed: [`CellReader::opening`].
+    /// The gate is closed: wait with [`CellReader::opening`].
     Closed,
-    /// No usable token of a generation new enough: [`CellReader::newer`].
+    /// No usable token of a sufficient generation: wait with [`CellReader::newer`].
     NoToken,
 }
 
@@ -139,64 +125,62 @@ struct Shared {
     slot: ArcSwapOption<Slot>,
     /// The newest generation that an upstream rejected.
     rejected: AtomicU64,
-    /// The newest rejected generation that the refresher has dealt with: if it is still in the cell, then for good.
-    considered: AtomicU64,
-    renew: Notify,
+    /// The newest rejected generation that the refresher has handled. If the cell still holds this
+    /// generation, no replacement will come.
+    handled: AtomicU64,
+    wake: Notify,
     clock: Clock,
 }
 
 /// The refresher's half.
 pub struct CellWriter {
     shared: Arc<Shared>,
-    outlook: watch::Sender<Outlook>,
-    /// The newest rejected generation that [`Self::rejection`] has handed out.
-    taken: AtomicU64,
-    /// What is published from now on has a gate.
+    status: watch::Sender<FetchStatus>,
+    /// The newest rejected generation that [`Self::rejection`] has returned.
+    seen: AtomicU64,
+    /// Whether the next published token has a gate.
     gated: AtomicBool,
 }
 
 impl CellWriter {
-    /// Publishes a token with the gate open and, after it, the outlook: a reader that sees the new outlook sees the token
-    /// too.
-    pub fn publish(&self, token: Arc<Token>, outlook: Outlook) {
+    /// Publishes a token with the gate open, then the status: a reader that sees the new status
+    /// also sees the token.
+    pub fn publish(&self, token: Arc<Token>, status: FetchStatus) {
         self.shared.store(token, self.open_gate(), false);
-        self.set_outlook(outlook);
+        self.set_status(status);
     }
 
-    /// Puts the same token in another form in the cell: nobody who waits is helped by it. Opens the gate.
+    /// Publishes the current token with other injections, which ends no wait for a newer token.
+    /// Opens the gate.
     pub fn replace(&self, token: Arc<Token>) {
         self.shared
             .store(token, self.open_gate(), self.is_suspect());
-        // Without news: whoever waits at the gate looks again.
-        self.outlook.send_modify(|_| {});
+        // Wakes the requests that wait at the gate.
+        self.status.send_modify(|_| {});
     }
 
-    /// Empties the cell: what was in it must not be used any more.
-    pub fn clear(&self, outlook: Outlook) {
+    /// Empties the cell: its token must not be used any more.
+    pub fn clear(&self, status: FetchStatus) {
         self.shared.slot.store(None);
-        self.set_outlook(outlook);
+        self.set_status(status);
     }
 
-    /// Whether a new token kills the old one, from the next token on.
+    /// Sets whether each new token invalidates the old one, from the next token on.
     pub fn set_gated(&self, gated: bool) {
         self.gated.store(gated, Ordering::Relaxed);
     }
 
-    /// For whoever runs the exchange.
     pub fn gatekeeper(&self) -> Gatekeeper {
         Gatekeeper {
             shared: Arc::clone(&self.shared),
-            outlook: self.outlook.clone(),
+            status: self.status.clone(),
         }
     }
 
     /// Whether the gate was last [opened](Gatekeeper::open) with this token as suspect.
     pub fn is_suspect(&self) -> bool {
-        self.shared
-            .slot
-            .load()
-            .as_ref()
-            .is_some_and(|slot| slot.suspect)
+        let slot = self.shared.slot.load();
+        slot.as_ref().is_some_and(|slot| slot.suspect)
     }
 
     fn open_gate(&self) -> Gate {
@@ -206,36 +190,33 @@ impl CellWriter {
         }
     }
 
-    /// With [`Outlook::Settled`], every rejection that [`Self::rejection`] has handed out counts as dealt with.
-    pub fn set_outlook(&self, outlook: Outlook) {
-        if outlook == Outlook::Settled {
-            let taken = self.taken.load(Ordering::Relaxed);
-            self.shared.considered.fetch_max(taken, Ordering::Release);
+    /// [`FetchStatus::Settled`] marks all rejections that [`Self::rejection`] returned as handled.
+    pub fn set_status(&self, status: FetchStatus) {
+        if status == FetchStatus::Settled {
+            let seen = self.seen.load(Ordering::Relaxed);
+            self.shared.handled.fetch_max(seen, Ordering::Release);
         }
-        self.outlook.send_replace(outlook);
+        self.status.send_replace(status);
     }
 
-    pub fn current(&self) -> Option<Arc<Token>> {
-        self.shared.token()
-    }
-
-    /// A reader at this place. It must not be used before a token with an injection for it is in the cell, or none.
-    pub fn reader(&self, place: Place) -> CellReader {
+    /// Creates a reader. Unless the cell is empty, its token must have an injection at `index`
+    /// before the reader is used.
+    pub fn reader(&self, index: MemberIndex) -> CellReader {
         CellReader {
             shared: Arc::clone(&self.shared),
-            watch: self.outlook.subscribe(),
-            place,
+            watch: self.status.subscribe(),
+            index,
         }
     }
 
-    /// Waits until a reader reports a rejection, or finds no usable token where the refresher believes that all is
-    /// settled (a suspend, a step of the wall clock). Answers the newest rejected generation so far, 0 for none.
+    /// Waits until a reader reports a rejection, or finds no usable token in a settled cell (after
+    /// a suspend or a wall-clock step). Returns the newest rejected generation so far, 0 for none.
     ///
-    /// Cancel safe: a report that nobody waited for is kept.
+    /// Cancel safe: an unseen report is kept.
     pub async fn rejection(&self) -> u64 {
-        self.shared.renew.notified().await;
+        self.shared.wake.notified().await;
         let rejected = self.shared.rejected.load(Ordering::Acquire);
-        self.taken.fetch_max(rejected, Ordering::Relaxed);
+        self.seen.fetch_max(rejected, Ordering::Relaxed);
         rejected
     }
 }
@@ -244,25 +225,26 @@ impl CellWriter {
 #[derive(Clone)]
 pub struct CellReader {
     shared: Arc<Shared>,
-    watch: watch::Receiver<Outlook>,
-    place: Place,
+    watch: watch::Receiver<FetchStatus>,
+    index: MemberIndex,
 }
 
 impl CellReader {
-    /// Whether both read the same cell at the same place.
+    /// Whether both read the same injection of the same cell.
     pub fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.shared, &other.shared)
-            && Arc::ptr_eq(&self.place.taken, &other.place.taken)
+        Arc::ptr_eq(&self.shared, &other.shared) && Arc::ptr_eq(&self.index.0, &other.index.0)
     }
 
-    /// The token, if there is one that can be used now. No lock, no wait.
+    /// The token, if usable now. No lock, no wait.
     pub fn current(&self) -> Option<Arc<Token>> {
-        self.shared
-            .token()
+        let slot = self.shared.slot.load();
+        let token = slot.as_ref().map(|slot| &slot.token);
+        token
             .filter(|token| token.usable(self.shared.clock.now()))
+            .cloned()
     }
 
-    /// The token that a request may be sent with right now, if it is of a generation above `than`. No lock, no wait.
+    /// Lets a request leave with the token if its generation is above `than`. No lock, no wait.
     pub fn enter(&self, traveller: Traveller, than: u64) -> Entry {
         loop {
             let slot = match self.look(traveller, than) {
@@ -276,8 +258,8 @@ impl CellReader {
         }
     }
 
-    /// Whether [`Self::enter`] would find the gate closed. A hint, for whoever would rather wait before than after it has
-    /// taken a connection.
+    /// Whether [`Self::enter`] would find the gate closed. A hint, to wait before rather than after
+    /// taking a connection.
     pub fn is_closed(&self, traveller: Traveller) -> bool {
         let slot = self.shared.slot.load();
         slot.as_ref()
@@ -290,33 +272,25 @@ impl CellReader {
         traveller: Traveller,
         deadline: Instant,
     ) -> Result<(), Unavailable> {
-        const LATE: Unavailable = Unavailable::Transient {
-            retry_after: Duration::from_secs(1),
-        };
         let mut watch = self.watch.clone();
-        loop {
-            watch.mark_unchanged();
-            if !self.is_closed(traveller) {
-                return Ok(());
-            }
-            match tokio::time::timeout_at(deadline, watch.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => return Err(LATE),
-            }
+        let open = watch.wait_for(|_| !self.is_closed(traveller));
+        match timeout_at(deadline, open).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(RETRY_SOON),
         }
     }
 
-    /// Waits, at most `limit`, for the end of a fetch that is under way or about to start. Whether there is a usable token
-    /// of a generation above `than` then. Cancel safe.
+    /// Waits, at most `limit`, for a fetch that is under way or about to start. Returns whether a
+    /// usable token of a generation above `than` is there then. Cancel safe.
     pub async fn after_fetch(&self, than: u64, limit: Duration) -> bool {
         let mut watch = self.watch.clone();
-        let over = watch.wait_for(|outlook| *outlook != Outlook::Soon);
-        let over = tokio::time::timeout(limit, over).await;
+        let over = watch.wait_for(|status| *status != FetchStatus::Soon);
+        let over = timeout(limit, over).await;
         over.is_ok_and(|over| over.is_ok())
             && self.current().is_some_and(|token| token.generation > than)
     }
 
-    /// The slot that the request is to be registered in; how it ends if there is none, or no need to.
+    /// The slot to register the request in; the error is the result if it needs no registration.
     fn look(&self, traveller: Traveller, than: u64) -> Result<Arc<Slot>, Entry> {
         let slot = self.shared.slot.load();
         let usable = slot.as_ref().filter(|slot| {
@@ -334,101 +308,93 @@ impl CellReader {
         Ok(Arc::clone(slot))
     }
 
-    /// Whether `slot` is still what is published. To be asked after the request was registered in it.
+    /// Whether `slot` is still published. Call after the request was registered in `slot`.
     fn is_unmoved(&self, slot: &Arc<Slot>) -> bool {
         let now = self.shared.slot.load();
         now.as_ref().is_some_and(|now| Arc::ptr_eq(now, slot))
     }
 
-    /// Whether there is nothing in the cell, not even an expired token. Cheaper than [`Self::current`].
+    /// Whether the cell has no token, not even an expired one. Cheaper than [`Self::current`].
     pub fn is_empty(&self) -> bool {
         self.shared.slot.load().is_none()
     }
 
-    /// How this reader's provider sends `token`.
+    /// The form in which this reader's provider sends `token`.
     pub fn injection<'a>(&self, token: &'a Token) -> &'a Injection {
-        // The refresher builds one injection for each place it hands out, for as long as a reader has it.
-        &token.injections[self.place.index]
+        // In range: the refresher builds an injection for each index that a reader still holds.
+        &token.injections[self.index.get()]
     }
 
-    /// Waits, up to `limit`, for a usable token of a generation above `than` (0 for any).
+    /// Waits, at most `limit`, for a usable token of a generation above `than` (0 for any).
     ///
-    /// Answers at once when there is one, when the next attempt is further away than `limit`, and when the
-    /// refresher has already found out that `than` cannot be replaced (the vendor gave the same token again).
-    /// Cancel safe.
+    /// Returns at once when there is one, when the next attempt is further away than `limit`, and
+    /// when a fetch has already returned the rejected token `than` again. Cancel safe.
     pub async fn newer(&self, than: u64, limit: Duration) -> Result<Arc<Token>, Unavailable> {
         let deadline = Instant::now() + limit;
         let mut watch = self.watch.clone();
         loop {
-            let outlook = *watch.borrow_and_update();
-            let usable = self.current();
-            let found = usable.is_some();
-            if let Some(token) = usable.filter(|token| token.generation > than) {
-                return Ok(token);
-            }
-            if outlook == Outlook::Settled {
-                if found && self.shared.considered.load(Ordering::Acquire) >= than {
-                    return Err(Unavailable::Transient {
-                        retry_after: Duration::from_secs(1),
-                    });
+            let status = *watch.borrow_and_update();
+            match self.current() {
+                Some(token) if token.generation > than => return Ok(token),
+                _ if status != FetchStatus::Settled => {}
+                Some(_) if self.shared.handled.load(Ordering::Acquire) >= than => {
+                    return Err(RETRY_SOON);
                 }
-                if !found {
-                    // It expired and the refresher does not know yet: clocks moved under its timers.
-                    self.shared.renew.notify_one();
-                }
+                Some(_) => {}
+                // Expired without the refresher's knowledge: a suspend or a wall-clock step.
+                None => self.shared.wake.notify_one(),
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            let at_once = self.is_suspect(than);
-            if !at_once && let Some(reason) = self.hopeless(outlook, left) {
-                return Err(reason);
+            if self.is_too_late(status, left) && !self.is_suspect(than) {
+                return Err(self.unavailable(status));
             }
-            match tokio::time::timeout_at(deadline, watch.changed()).await {
+            match timeout_at(deadline, watch.changed()).await {
                 Ok(Ok(())) => {}
-                // The refresher is gone: shutting down, or its provider was taken out by a reload.
-                Ok(Err(_)) => {
-                    return Err(Unavailable::Transient {
-                        retry_after: Duration::from_secs(1),
-                    });
-                }
-                Err(_) => return Err(self.after_waiting(*watch.borrow())),
+                // The refresher has ended: a shutdown, or a reload removed the provider.
+                Ok(Err(_)) => return Err(RETRY_SOON),
+                Err(_) => return Err(self.unavailable(*watch.borrow())),
             }
         }
     }
 
-    /// Tells the refresher that the API rejected this generation. Ignored unless it is still current.
+    /// Reports that the API rejected this generation. Ignored unless still current.
     pub fn reject(&self, generation: u64) {
         self.shared.rejected.fetch_max(generation, Ordering::AcqRel);
-        self.shared.renew.notify_one();
+        self.shared.wake.notify_one();
     }
 
-    /// Whether the token in the cell is of this generation, and one that is renewed at once whatever the outlook.
+    /// Whether the cell holds this generation and a rejection renews it at once.
     fn is_suspect(&self, generation: u64) -> bool {
         let slot = self.shared.slot.load();
         slot.as_ref()
             .is_some_and(|slot| slot.suspect && slot.token.generation == generation)
     }
 
-    fn hopeless(&self, outlook: Outlook, left: Duration) -> Option<Unavailable> {
-        match outlook {
-            Outlook::Soon | Outlook::Settled => None,
-            Outlook::LoginRequired => Some(Unavailable::LoginRequired),
-            Outlook::Failed { class, next } => {
-                let away = next.saturating_sub(self.shared.clock.now().boot);
-                (away > left).then(|| unavailable(class, away))
+    /// Whether no fetch can bring a token within `left`.
+    fn is_too_late(&self, status: FetchStatus, left: Duration) -> bool {
+        match status {
+            FetchStatus::Soon | FetchStatus::Settled => false,
+            FetchStatus::LoginRequired => true,
+            FetchStatus::Failed { next, .. } => self.until(next) > left,
+        }
+    }
+
+    fn unavailable(&self, status: FetchStatus) -> Unavailable {
+        match status {
+            FetchStatus::Soon | FetchStatus::Settled => RETRY_SOON,
+            FetchStatus::LoginRequired => Unavailable::LoginRequired,
+            FetchStatus::Failed { class, next } => {
+                let retry_after = self.until(next);
+                match class {
+                    Class::Transient => Unavailable::Transient { retry_after },
+                    Class::Permanent => Unavailable::Permanent { retry_after },
+                }
             }
         }
     }
 
-    fn after_waiting(&self, outlook: Outlook) -> Unavailable {
-        match outlook {
-            Outlook::Soon | Outlook::Settled => Unavailable::Transient {
-                retry_after: Duration::from_secs(1),
-            },
-            Outlook::LoginRequired => Unavailable::LoginRequired,
-            Outlook::Failed { class, next } => {
-                unavailable(class, next.saturating_sub(self.shared.clock.now().boot))
-            }
-        }
+    fn until(&self, boot: Duration) -> Duration {
+        boot.saturating_sub(self.shared.clock.now().boot)
     }
 }
 
@@ -436,18 +402,6 @@ impl Shared {
     fn store(&self, token: Arc<Token>, gate: Gate, suspect: bool) {
         let slot = Slot::after(self.slot.load().as_deref(), token, gate, suspect);
         self.slot.store(Some(Arc::new(slot)));
-    }
-
-    fn token(&self) -> Option<Arc<Token>> {
-        let slot = self.slot.load();
-        slot.as_ref().map(|slot| Arc::clone(&slot.token))
-    }
-}
-
-fn unavailable(class: Class, retry_after: Duration) -> Unavailable {
-    match class {
-        Class::Transient => Unavailable::Transient { retry_after },
-        Class::Permanent => Unavailable::Permanent { retry_after },
     }
 }
 

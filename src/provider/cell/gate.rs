@@ -1,8 +1,8 @@
-//! The gate of a single-active cell (DESIGN.md §6.5): who may leave with the old token while the next one is fetched.
+//! The gate of a single-active cell: which requests may use the old token during an exchange.
 //!
-//! A new token kills the old one. A request that can be replayed gets over that by itself; one that cannot must be
-//! answered before the exchange begins, or leave after it. So the refresher closes the gate to those, waits for the ones
-//! on the [`Wire`], and only then closes it to all.
+//! A new token invalidates the old one. A replayable request survives this by a retry; any other
+//! must be answered before the exchange begins, or leave after it. So the refresher closes the gate
+//! to unrepeatable requests, waits for the ones on the [`Wire`], and then closes it to all.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
@@ -10,73 +10,74 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use super::{Outlook, Shared, Token};
+use super::{FetchStatus, Shared, Token};
 
-/// How long an exchange waits for the answers to requests that could not be repeated.
+/// How long an exchange waits for the responses to unrepeatable requests.
 const LONGEST_DRAIN: Duration = Duration::from_secs(2);
 
-/// Opens and closes a cell's gate, but cannot put another token there.
+/// Opens and closes a cell's gate, but cannot publish another token.
 pub struct Gatekeeper {
     pub(super) shared: Arc<Shared>,
-    pub(super) outlook: watch::Sender<Outlook>,
+    pub(super) status: watch::Sender<FetchStatus>,
 }
 
-/// What is published: replaced as a whole.
+/// The published state: always replaced as a whole.
 pub(super) struct Slot {
     pub(super) token: Arc<Token>,
     pub(super) gate: Gate,
-    /// The vendor may have issued another token, whose answer was lost: a rejection of this one is renewed at once.
+    /// A lost response may have held a newer token: a rejection of this one is renewed at once.
     pub(super) suspect: bool,
-    /// The generation's own: whoever is still on the wire with an older one is dead already, and not waited for.
+    /// Per generation: requests with an older token have been invalidated and need no drain.
     pub(super) wire: Arc<Wire>,
 }
 
-/// Who may pass. Moves in this order, and from anywhere back to [`Gate::Open`].
+/// The requests that may pass. Closes in this order, and opens from any state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Gate {
-    /// The vendor lets old tokens live: everybody passes, nobody is counted.
+    /// Old tokens stay valid: all requests pass uncounted.
     Absent,
     Open,
     Replayable,
     Shut,
 }
 
-/// What becomes of a request whose token is rejected.
+/// What happens to a request whose token is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Traveller {
-    /// It is sent again with the next token.
+    /// Sent again with the next token.
     Replayable,
-    /// The app gets the rejection: its body is too large to keep, or it is an upgrade.
+    /// The app gets the rejection: the body is too large to keep, or the request is an upgrade.
     Unrepeatable,
 }
 
-/// How many requests that cannot be repeated are on their way with one generation's token, and have no answer yet.
+/// Counts the unrepeatable requests that wait for a response to one generation's token.
 #[derive(Debug, Default)]
 pub(super) struct Wire {
     requests: AtomicUsize,
     idle: Notify,
 }
 
-/// A request is on the wire for as long as this lives.
+/// Counts one request as on the wire until dropped.
 #[must_use = "dropped, the request counts as answered"]
 #[derive(Debug)]
 pub struct OnWire(Arc<Wire>);
 
 impl Gatekeeper {
-    /// Closes the gate in two steps: to requests that cannot be repeated, then, once those that have left are answered or
-    /// 2 s are over, to all. Does nothing where there is no gate or no token.
+    /// Closes the gate to unrepeatable requests, then, once those on the wire are answered or 2 s
+    /// have passed, to all. Does nothing without a gate or a token.
     ///
-    /// Cancel safe, but the gate stays as far closed as it got.
+    /// Cancel safe, but the gate stays as far closed as it is.
     pub async fn close(&self) {
-        let Some(wire) = self.close_to_unrepeatable() else {
+        let Some(wire) = self.narrow(Gate::Replayable) else {
             return;
         };
-        // Whoever has not been answered by then is overtaken by the new token.
+        // After the limit, unanswered requests may see their token invalidated.
         let _ = tokio::time::timeout(LONGEST_DRAIN, wire.idle()).await;
-        self.close_to_all();
+        self.narrow(Gate::Shut);
     }
 
-    /// Opens the gate with the token that is in the cell. `suspect`: it may be dead, and its rejection is renewed at once.
+    /// Opens the gate with the current token. `suspect`: the token may be invalid, so a rejection
+    /// renews it at once.
     pub fn open(&self, suspect: bool) {
         let Some(slot) = self.shared.slot.load_full() else {
             return;
@@ -84,21 +85,13 @@ impl Gatekeeper {
         let gate = slot.gate.min(Gate::Open);
         if slot.gate != gate || slot.suspect != suspect {
             self.shared.store(Arc::clone(&slot.token), gate, suspect);
-            // Without news: whoever waits at the gate looks again.
-            self.outlook.send_modify(|_| {});
+            // Wakes the requests that wait at the gate.
+            self.status.send_modify(|_| {});
         }
     }
 
-    /// `None` if there is nothing to close.
-    pub(super) fn close_to_unrepeatable(&self) -> Option<Arc<Wire>> {
-        self.narrow(Gate::Replayable)
-    }
-
-    pub(super) fn close_to_all(&self) {
-        self.narrow(Gate::Shut);
-    }
-
-    fn narrow(&self, to: Gate) -> Option<Arc<Wire>> {
+    /// Closes the gate as far as `to`. `None` if there is no gate or no token.
+    pub(super) fn narrow(&self, to: Gate) -> Option<Arc<Wire>> {
         let slot = self.shared.slot.load_full()?;
         if slot.gate == Gate::Absent {
             return None;
@@ -111,7 +104,7 @@ impl Gatekeeper {
 }
 
 impl Slot {
-    /// What comes after `last`: the same generation goes on with its wire.
+    /// The successor of `last`, which shares the wire if the generation is the same.
     pub(super) fn after(last: Option<&Self>, token: Arc<Token>, gate: Gate, suspect: bool) -> Self {
         let same = last.filter(|last| last.token.generation == token.generation);
         Self {
@@ -138,25 +131,25 @@ impl Gate {
 }
 
 impl Wire {
-    /// Registers a request. It must look at the gate once more after this and before it is sent: either it then sees that
-    /// the refresher has closed, or the refresher sees it on the wire. The fences here and in [`Self::is_idle`] stand
-    /// between each side's store and its load, so that not both can miss the other's.
+    /// Registers a request, which must check the gate once more before it is sent: then either the
+    /// request sees the closed gate, or the refresher sees the request on the wire. The fences here
+    /// and in [`Self::is_idle`] order each side's store before its load, so that both cannot miss.
     pub(super) fn enter(self: &Arc<Self>) -> OnWire {
         self.requests.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         OnWire(Arc::clone(self))
     }
 
-    /// To be asked after the gate was closed.
+    /// Call after the gate was closed.
     pub(super) fn is_idle(&self) -> bool {
         fence(Ordering::SeqCst);
         self.requests.load(Ordering::SeqCst) == 0
     }
 
-    /// Waits until it is idle. For one waiter. Cancel safe.
+    /// Waits until idle. For one waiter. Cancel safe.
     pub(super) async fn idle(&self) {
         while !self.is_idle() {
-            // The notice is kept if it comes before anybody waits.
+            // `Notify` keeps a permit for a notification that comes before the wait.
             self.idle.notified().await;
         }
     }

@@ -1,9 +1,9 @@
-//! One refresher, two requests and a vendor on the real cell, in every order in which their steps can happen.
+//! One refresher, two requests and a vendor on the real cell, in every order of their steps.
 //!
-//! Every step here is one that no other thread can see the middle of. The walk goes through all orders, and through all
-//! that the vendor and the network can do: the dial fails, a request does not arrive, an answer is lost after the old
-//! token was killed. States that were met before are not walked again. What is checked: [`World::check`], and
-//! [`World::check_end`] once nothing can move.
+//! Each step is atomic to other threads. The walk covers all orders and all faults of vendor and
+//! network: a failed dial, a lost request, a response lost after the old token was invalidated.
+//! Known states are not walked again. Checks: [`World::check`] after each step, and
+//! [`World::check_end`] once no step is left.
 
 use std::collections::HashSet;
 use std::pin::pin;
@@ -13,17 +13,17 @@ use super::gate::Wire;
 use super::*;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Move {
+enum Step {
     Dial {
         works: bool,
     },
     CloseToUnrepeatable,
-    /// The last answer came, or two seconds are over.
+    /// The last response arrived, or 2 s have passed.
     Drained {
         late: bool,
     },
     CloseToAll,
-    /// What was sent reaches the vendor, who kills the old token and issues another; or it does not.
+    /// The request is lost, or the vendor invalidates the old token and issues another.
     Exchange {
         arrives: bool,
     },
@@ -32,14 +32,13 @@ enum Move {
     },
     Publish,
     Reopen,
-    /// Reads what the requests reported.
     ReadRejection,
-    /// The pause after a failure is over.
+    /// The backoff has passed.
     Retry,
     Request(usize),
 }
 
-/// What the refresher does next.
+/// The refresher's next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refresher {
     Dial,
@@ -79,27 +78,27 @@ struct World {
     failed_dials: u32,
     hurried: u64,
     failing: bool,
-    /// A report that the refresher has not read.
+    /// A rejection that the refresher has not read.
     reported: bool,
-    /// An answer was lost, or might have been.
+    /// A response was lost, or may have been.
     lost: bool,
     late: bool,
-    /// The vendor's tokens, by number; only the last one lives.
+    /// The vendor's newest token, by number; the only valid one.
     issued: u64,
-    /// The number of the token that each generation is, from 1.
+    /// The token number of each generation, from 1.
     published: Vec<u64>,
     clients: [Client; 2],
-    /// Requests do not look at the gate again after they have registered.
-    careless: bool,
-    /// The last one succeeds: what comes after is more of the same.
+    /// Requests skip the second gate check after registering.
+    skip_recheck: bool,
+    /// The last fetch succeeds, to bound the walk.
     most_fetches: u32,
 }
 
 impl World {
-    fn new(travellers: [Traveller; 2], most_fetches: u32, careless: bool) -> Self {
+    fn new(travellers: [Traveller; 2], most_fetches: u32, skip_recheck: bool) -> Self {
         let (writer, reader) = cell(Clock::System);
         writer.set_gated(true);
-        writer.publish(token(1), Outlook::Settled);
+        writer.publish(token(1), FetchStatus::Settled);
         let clients = travellers.map(|traveller| Client {
             reader: reader.clone(),
             traveller,
@@ -121,74 +120,74 @@ impl World {
             issued: 1,
             published: vec![1],
             clients,
-            careless,
+            skip_recheck,
             most_fetches,
         }
     }
 
-    fn moves(&self) -> Vec<Move> {
+    fn steps(&self) -> Vec<Step> {
         let last = self.fetches >= self.most_fetches;
-        let either = |make: fn(bool) -> Move| match last {
+        let either = |make: fn(bool) -> Step| match last {
             true => vec![make(true)],
             false => vec![make(true), make(false)],
         };
-        let mut moves = match self.refresher {
-            Refresher::Dial => either(|works| Move::Dial { works }),
-            Refresher::CloseToUnrepeatable => vec![Move::CloseToUnrepeatable],
+        let mut steps = match self.refresher {
+            Refresher::Dial => either(|works| Step::Dial { works }),
+            Refresher::CloseToUnrepeatable => vec![Step::CloseToUnrepeatable],
             Refresher::Drain => {
                 let idle = self.wire.as_ref().is_none_or(|wire| wire.is_idle());
-                vec![Move::Drained { late: !idle }]
+                vec![Step::Drained { late: !idle }]
             }
-            Refresher::CloseToAll => vec![Move::CloseToAll],
-            Refresher::Exchange { .. } => either(|arrives| Move::Exchange { arrives }),
-            Refresher::Answer { issued: false, .. } => vec![Move::Answer { arrives: false }],
-            Refresher::Answer { .. } => either(|arrives| Move::Answer { arrives }),
-            Refresher::Publish => vec![Move::Publish],
-            Refresher::Reopen { .. } => vec![Move::Reopen],
+            Refresher::CloseToAll => vec![Step::CloseToAll],
+            Refresher::Exchange { .. } => either(|arrives| Step::Exchange { arrives }),
+            Refresher::Answer { issued: false, .. } => vec![Step::Answer { arrives: false }],
+            Refresher::Answer { .. } => either(|arrives| Step::Answer { arrives }),
+            Refresher::Publish => vec![Step::Publish],
+            Refresher::Reopen { .. } => vec![Step::Reopen],
             Refresher::Idle => {
-                let mut moves = Vec::new();
-                moves.extend(self.reported.then_some(Move::ReadRejection));
-                moves.extend((self.failing && !last).then_some(Move::Retry));
-                moves
+                let mut steps = Vec::new();
+                steps.extend(self.reported.then_some(Step::ReadRejection));
+                steps.extend((self.failing && !last).then_some(Step::Retry));
+                steps
             }
         };
-        let able = (0..self.clients.len()).filter(|index| self.clients[*index].can_move());
-        moves.extend(able.map(Move::Request));
-        moves
+        let able = (0..self.clients.len()).filter(|index| self.clients[*index].can_step());
+        steps.extend(able.map(Step::Request));
+        steps
     }
 
-    fn make(&mut self, step: Move) {
+    fn make(&mut self, step: Step) {
         self.refresher = match step {
-            Move::Request(index) => return self.request(index),
-            Move::Dial { works } => {
-                self.writer.set_outlook(Outlook::Soon);
+            Step::Request(index) => return self.request(index),
+            Step::Dial { works } => {
+                self.writer.set_status(FetchStatus::Soon);
                 self.failed_dials += u32::from(!works);
                 match works {
                     true => Refresher::CloseToUnrepeatable,
                     false => Refresher::Reopen { may_be_dead: false },
                 }
             }
-            Move::CloseToUnrepeatable => {
-                self.wire = self.writer.gatekeeper().close_to_unrepeatable();
+            Step::CloseToUnrepeatable => {
+                self.wire = self.writer.gatekeeper().narrow(Gate::Replayable);
                 Refresher::Drain
             }
-            Move::Drained { late } => {
+            Step::Drained { late } => {
                 self.late |= late;
                 Refresher::CloseToAll
             }
-            Move::CloseToAll => {
-                self.writer.gatekeeper().close_to_all();
+            Step::CloseToAll => {
+                self.writer.gatekeeper().narrow(Gate::Shut);
                 Refresher::Exchange { first: true }
             }
-            Move::Exchange { arrives } => {
+            Step::Exchange { arrives } => {
                 self.issued += u64::from(arrives);
                 Refresher::Answer {
                     first: matches!(self.refresher, Refresher::Exchange { first: true }),
                     issued: arrives,
                 }
             }
-            Move::Answer { arrives: true } => Refresher::Publish,
-            Move::Answer { arrives: false } => {
+            Step::Answer { arrives: true } => Refresher::Publish,
+            Step::Answer { arrives: false } => {
                 let first = matches!(self.refresher, Refresher::Answer { first: true, .. });
                 self.lost = true;
                 match first {
@@ -196,28 +195,28 @@ impl World {
                     false => Refresher::Reopen { may_be_dead: true },
                 }
             }
-            Move::Publish => {
+            Step::Publish => {
                 self.published.push(self.issued);
                 self.failing = false;
                 self.writer
-                    .publish(token(self.generation()), Outlook::Settled);
+                    .publish(token(self.generation()), FetchStatus::Settled);
                 Refresher::Idle
             }
-            Move::Reopen => {
+            Step::Reopen => {
                 self.failing = true;
                 let dead = self.refresher == Refresher::Reopen { may_be_dead: true };
                 let suspect = dead || self.writer.is_suspect();
                 self.writer
                     .gatekeeper()
                     .open(suspect && self.hurried < self.generation());
-                self.writer.set_outlook(Outlook::Failed {
+                self.writer.set_status(FetchStatus::Failed {
                     class: Class::Transient,
                     next: Duration::MAX,
                 });
                 Refresher::Idle
             }
-            Move::ReadRejection => self.read_rejection(),
-            Move::Retry => self.fetch(),
+            Step::ReadRejection => self.read_rejection(),
+            Step::Retry => self.fetch(),
         };
     }
 
@@ -225,7 +224,7 @@ impl World {
         self.reported = false;
         let mut context = Context::from_waker(Waker::noop());
         let Poll::Ready(rejected) = pin!(self.writer.rejection()).poll(&mut context) else {
-            panic!("a report went missing");
+            panic!("a rejection was lost");
         };
         if rejected != self.generation() {
             return Refresher::Idle;
@@ -234,7 +233,7 @@ impl World {
             self.hurried = rejected;
             return self.fetch();
         }
-        assert!(self.failing, "a second fetch, for a token that lives");
+        assert!(self.failing, "a second fetch for a valid token");
         Refresher::Idle
     }
 
@@ -253,7 +252,7 @@ impl World {
                 Request::Confirm(slot, on_wire)
             }
             Request::Confirm(slot, on_wire) => {
-                match self.careless || client.reader.is_unmoved(&slot) {
+                match self.skip_recheck || client.reader.is_unmoved(&slot) {
                     true => Request::Written(slot.token.generation, Some(on_wire)),
                     false => Request::Look,
                 }
@@ -275,7 +274,7 @@ impl World {
                     false => Request::Look,
                 }
             }
-            Request::Answered { .. } => panic!("an answered request has no moves"),
+            Request::Answered { .. } => panic!("an answered request has no steps"),
         };
     }
 
@@ -289,13 +288,13 @@ impl World {
 
     fn check(&self) -> Result<(), String> {
         for client in &self.clients {
-            let overtaken = matches!(
+            let rejected = matches!(
                 client.state,
                 Request::Judged(_, _, false) | Request::Answered { accepted: false }
             );
             let unrepeatable = client.traveller == Traveller::Unrepeatable;
-            if overtaken && unrepeatable && !self.lost && !self.late {
-                return Err("a dead token on a request that cannot be repeated".to_owned());
+            if rejected && unrepeatable && !self.lost && !self.late {
+                return Err("an invalidated token on an unrepeatable request".to_owned());
             }
             if client.attempts > 1 + self.fetches {
                 return Err(format!("{} attempts", client.attempts));
@@ -305,7 +304,7 @@ impl World {
             self.refresher,
             Refresher::Dial | Refresher::CloseToUnrepeatable | Refresher::Idle
         );
-        // A dial that fails goes to `Reopen`, too, and has closed nothing.
+        // A failed dial also leads to `Reopen`, with the gate still open.
         if !fetching && self.gate() != Gate::Open {
             return Err(format!("the gate is {:?} outside an exchange", self.gate()));
         }
@@ -315,7 +314,7 @@ impl World {
         Ok(())
     }
 
-    /// Nothing can move any more.
+    /// Checks a state without further steps.
     fn check_end(&self) -> Result<(), String> {
         if self.gate() != Gate::Open {
             return Err("the gate stays closed".to_owned());
@@ -330,7 +329,7 @@ impl World {
         Ok(())
     }
 
-    /// All that what comes depends on.
+    /// All state that later steps depend on.
     fn fingerprint(&self) -> String {
         let slot = self.writer.shared.slot.load_full().unwrap();
         let clients = self.clients.each_ref().map(|client| {
@@ -371,7 +370,7 @@ impl World {
 }
 
 impl Client {
-    fn can_move(&self) -> bool {
+    fn can_step(&self) -> bool {
         match self.state {
             Request::Answered { .. } => false,
             Request::Waiting => self.reader.watch.has_changed().unwrap(),
@@ -379,7 +378,7 @@ impl Client {
         }
     }
 
-    /// As `enter`, and then as `opening` and `newer` begin to wait.
+    /// Does the first half of `enter`, then starts the wait of `opening` or `newer`.
     fn look(&mut self) -> Request {
         self.reader.watch.mark_unchanged();
         match self.reader.look(self.traveller, self.rejected) {
@@ -394,12 +393,11 @@ fn token(generation: u64) -> Arc<Token> {
     Arc::new(Token {
         generation,
         injections: Box::new([]),
-        wall_deadline: None,
-        boot_deadline: None,
+        deadline: Deadline::default(),
     })
 }
 
-/// What a walk has seen: states, and ends without any loss that took one fetch.
+/// The states, the end states, and the end states without loss after one fetch.
 #[derive(Debug, Default)]
 struct Walked {
     states: usize,
@@ -407,22 +405,26 @@ struct Walked {
     smooth: usize,
 }
 
-/// The error is what went wrong and how it came to that.
-fn walk(travellers: [Traveller; 2], most_fetches: u32, careless: bool) -> Result<Walked, String> {
+/// The error is the failed check and the path to it.
+fn walk(
+    travellers: [Traveller; 2],
+    most_fetches: u32,
+    skip_recheck: bool,
+) -> Result<Walked, String> {
     let mut seen = HashSet::new();
     let mut walked = Walked::default();
-    let mut paths: Vec<Vec<Move>> = vec![Vec::new()];
+    let mut paths: Vec<Vec<Step>> = vec![Vec::new()];
     while let Some(path) = paths.pop() {
-        let mut world = World::new(travellers, most_fetches, careless);
+        let mut world = World::new(travellers, most_fetches, skip_recheck);
         for step in &path {
             world.make(*step);
         }
         if !seen.insert(world.fingerprint()) {
             continue;
         }
-        let moves = world.moves();
+        let steps = world.steps();
         let mut checked = world.check();
-        if moves.is_empty() {
+        if steps.is_empty() {
             checked = checked.and_then(|()| world.check_end());
             walked.ends += 1;
             if !world.lost && !world.failing {
@@ -430,7 +432,7 @@ fn walk(travellers: [Traveller; 2], most_fetches: u32, careless: bool) -> Result
             }
         }
         checked.map_err(|what| format!("{what}, after {path:?}"))?;
-        paths.extend(moves.into_iter().map(|step| {
+        paths.extend(steps.into_iter().map(|step| {
             let mut path = path.clone();
             path.push(step);
             path
@@ -441,7 +443,7 @@ fn walk(travellers: [Traveller; 2], most_fetches: u32, careless: bool) -> Result
 }
 
 #[test]
-fn in_every_order_nobody_is_overtaken_and_nobody_waits_for_ever() {
+fn in_every_order_no_request_uses_an_invalidated_token_or_waits_for_ever() {
     use Traveller::{Replayable, Unrepeatable};
     for (travellers, most_fetches) in [
         ([Replayable, Unrepeatable], 3),
@@ -456,10 +458,10 @@ fn in_every_order_nobody_is_overtaken_and_nobody_waits_for_ever() {
     }
 }
 
-/// The walk would find it.
+/// Proves that the walk finds the race.
 #[test]
-fn a_request_that_does_not_look_again_is_overtaken() {
+fn without_the_second_gate_check_a_request_uses_an_invalidated_token() {
     let travellers = [Traveller::Replayable, Traveller::Unrepeatable];
     let found = walk(travellers, 1, true).unwrap_err();
-    assert!(found.starts_with("a dead token"), "{found}");
+    assert!(found.starts_with("an invalidated token"), "{found}");
 }

@@ -1,15 +1,13 @@
-//! The cell on paused time; the gate under every interleaving is in `interleavings`.
+//! The cell on paused time; `interleavings` covers the gate under every order of steps.
 
 use super::*;
 use crate::clock::test::TestClock;
 
 fn token(generation: u64, life: Option<Duration>, clock: &Clock) -> Arc<Token> {
-    let now = clock.now();
     Arc::new(Token {
         generation,
         injections: Box::new([]),
-        wall_deadline: life.map(|life| now.wall + life),
-        boot_deadline: life.map(|life| now.boot + life),
+        deadline: Deadline::after(life, clock.now()),
     })
 }
 
@@ -25,7 +23,7 @@ const WAIT: Duration = Duration::from_secs(10);
 #[tokio::test(start_paused = true)]
 async fn an_expired_token_is_never_handed_out() {
     let (writer, reader, clock, test) = setup();
-    writer.publish(token(1, Some(WAIT), &clock), Outlook::Settled);
+    writer.publish(token(1, Some(WAIT), &clock), FetchStatus::Settled);
     assert!(reader.current().is_some());
     test.step_wall(10);
     assert!(reader.current().is_none());
@@ -44,14 +42,14 @@ async fn waiters_are_woken_by_the_token_they_wait_for() {
         (token.generation, start.elapsed())
     });
     tokio::task::yield_now().await;
-    writer.publish(token(1, None, &clock), Outlook::Soon);
+    writer.publish(token(1, None, &clock), FetchStatus::Soon);
     tokio::time::advance(Duration::from_secs(3)).await;
-    writer.publish(token(2, None, &clock), Outlook::Settled);
+    writer.publish(token(2, None, &clock), FetchStatus::Settled);
     assert_eq!(waiter.await.unwrap(), (2, Duration::from_secs(3)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_cannot_be_helped_in_time_does_not_wait() {
+async fn a_request_does_not_wait_for_an_attempt_beyond_its_limit() {
     let (writer, reader, clock, _) = setup();
     let start = Instant::now();
     let away = Duration::from_secs(11);
@@ -66,10 +64,10 @@ async fn whoever_cannot_be_helped_in_time_does_not_wait() {
         ),
     ] {
         let next = clock.now().boot + away;
-        writer.set_outlook(Outlook::Failed { class, next });
+        writer.set_status(FetchStatus::Failed { class, next });
         assert_eq!(reader.newer(0, WAIT).await.err(), Some(expected));
     }
-    writer.set_outlook(Outlook::LoginRequired);
+    writer.set_status(FetchStatus::LoginRequired);
     assert_eq!(
         reader.newer(0, WAIT).await.err(),
         Some(Unavailable::LoginRequired)
@@ -89,9 +87,9 @@ async fn a_wait_ends_with_its_limit_and_with_the_refresher() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejection_that_was_answered_with_the_same_token_is_not_waited_for_again() {
+async fn no_wait_for_a_newer_token_after_the_vendor_returned_the_rejected_one() {
     let (writer, reader, clock, _) = setup();
-    writer.publish(token(1, None, &clock), Outlook::Settled);
+    writer.publish(token(1, None, &clock), FetchStatus::Settled);
     reader.reject(1);
     assert_eq!(writer.rejection().await, 1);
     let waiter = {
@@ -102,22 +100,22 @@ async fn a_rejection_that_was_answered_with_the_same_token_is_not_waited_for_aga
         })
     };
     tokio::task::yield_now().await;
-    writer.set_outlook(Outlook::Soon);
+    writer.set_status(FetchStatus::Soon);
     tokio::time::advance(Duration::from_secs(1)).await;
-    writer.publish(token(1, None, &clock), Outlook::Settled);
+    writer.publish(token(1, None, &clock), FetchStatus::Settled);
     assert_eq!(waiter.await.unwrap(), (true, Duration::from_secs(1)));
     let start = Instant::now();
     assert!(reader.newer(1, WAIT).await.is_err());
     assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
-/// The refresher has not seen the rejection yet: that it believes all is settled says nothing.
+/// `Settled` from before the refresher saw the rejection does not end the wait.
 #[tokio::test(start_paused = true)]
-async fn a_rejection_that_is_still_unread_is_waited_for() {
+async fn a_wait_covers_a_rejection_that_the_refresher_has_not_seen() {
     let (writer, reader, clock, _) = setup();
-    writer.publish(token(1, None, &clock), Outlook::Settled);
+    writer.publish(token(1, None, &clock), FetchStatus::Settled);
     reader.reject(1);
-    writer.set_outlook(Outlook::Settled);
+    writer.set_status(FetchStatus::Settled);
     let start = Instant::now();
     assert!(reader.newer(1, WAIT).await.is_err());
     assert_eq!(start.elapsed(), WAIT);
@@ -126,16 +124,16 @@ async fn a_rejection_that_is_still_unread_is_waited_for() {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_finds_its_token_expired_wakes_the_refresher() {
     let (writer, reader, clock, test) = setup();
-    writer.publish(token(1, Some(WAIT), &clock), Outlook::Settled);
+    writer.publish(token(1, Some(WAIT), &clock), FetchStatus::Settled);
     test.suspend(WAIT);
     let waiter = tokio::spawn(async move { reader.newer(0, WAIT).await.is_ok() });
     assert_eq!(writer.rejection().await, 0);
-    writer.publish(token(2, None, &clock), Outlook::Settled);
+    writer.publish(token(2, None, &clock), FetchStatus::Settled);
     assert!(waiter.await.unwrap());
 }
 
 #[tokio::test]
-async fn rejections_before_anybody_listens_are_kept() {
+async fn rejections_before_the_first_wait_are_kept() {
     let (writer, reader, _, _) = setup();
     reader.reject(3);
     reader.reject(2);
@@ -145,19 +143,19 @@ async fn rejections_before_anybody_listens_are_kept() {
 fn gated() -> (CellWriter, CellReader, Clock) {
     let (writer, reader, clock, _) = setup();
     writer.set_gated(true);
-    writer.publish(token(1, None, &clock), Outlook::Settled);
+    writer.publish(token(1, None, &clock), FetchStatus::Settled);
     (writer, reader, clock)
 }
 
 fn on_wire(reader: &CellReader) -> OnWire {
     match reader.enter(Traveller::Unrepeatable, 0) {
         Entry::Pass(_, Some(on_wire)) => on_wire,
-        _ => panic!("not let through, or not counted"),
+        _ => panic!("not admitted, or not counted"),
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_exchange_waits_for_the_last_answer_but_not_for_long() {
+async fn an_exchange_waits_at_most_2_seconds_for_requests_on_the_wire() {
     for (answered, waited) in [(300, 300), (1999, 1999), (60_000, 2000)] {
         let (writer, reader, _) = gated();
         let on_wire = on_wire(&reader);
@@ -171,7 +169,7 @@ async fn an_exchange_waits_for_the_last_answer_but_not_for_long() {
             let mut closing = std::pin::pin!(gate.close());
             tokio::select! {
                 biased;
-                () = &mut closing => panic!("nobody waited"),
+                () = &mut closing => panic!("closed without a wait"),
                 () = std::future::ready(()) => {}
             }
             assert!(reader.is_closed(Traveller::Unrepeatable));
@@ -189,18 +187,18 @@ async fn an_exchange_waits_for_the_last_answer_but_not_for_long() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_straggler_of_an_older_generation_is_not_waited_for() {
+async fn an_exchange_does_not_wait_for_requests_of_an_older_generation() {
     let (writer, reader, clock) = gated();
     let _straggler = on_wire(&reader);
     writer.gatekeeper().close().await;
-    writer.publish(token(2, None, &clock), Outlook::Settled);
+    writer.publish(token(2, None, &clock), FetchStatus::Settled);
     let start = Instant::now();
     writer.gatekeeper().close().await;
     assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_new_token_opens_the_gate_and_so_does_the_old_one() {
+async fn publishing_or_reopening_opens_the_gate() {
     let (writer, reader, clock) = gated();
     for publish in [true, false] {
         writer.gatekeeper().close().await;
@@ -213,7 +211,7 @@ async fn the_new_token_opens_the_gate_and_so_does_the_old_one() {
         };
         tokio::task::yield_now().await;
         match publish {
-            true => writer.publish(token(2, None, &clock), Outlook::Settled),
+            true => writer.publish(token(2, None, &clock), FetchStatus::Settled),
             false => writer.gatekeeper().open(true),
         }
         let start = Instant::now();
@@ -229,17 +227,17 @@ async fn the_new_token_opens_the_gate_and_so_does_the_old_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_old_tokens_live_on_there_is_no_gate_and_nobody_is_counted() {
+async fn without_single_active_there_is_no_gate_and_no_count() {
     let (writer, reader, clock, _) = setup();
-    writer.publish(token(1, None, &clock), Outlook::Settled);
+    writer.publish(token(1, None, &clock), FetchStatus::Settled);
     let entry = reader.enter(Traveller::Unrepeatable, 0);
     assert!(matches!(entry, Entry::Pass(_, None)));
     writer.gatekeeper().close().await;
     assert!(!reader.is_closed(Traveller::Unrepeatable));
 }
 
-/// What `interleavings` takes for one step is one: between two stores, a request on another thread would find the token that the vendor
-/// has killed behind an open gate.
+/// `interleavings` treats publishing as one step. With two stores, a request on another thread
+/// could find the invalidated token behind an open gate.
 #[test]
 fn token_and_gate_are_published_in_one_store() {
     use std::sync::atomic::AtomicBool;
@@ -247,8 +245,8 @@ fn token_and_gate_are_published_in_one_store() {
     const GENERATIONS: u64 = 30_000;
     let (writer, reader) = cell(Clock::System);
     writer.set_gated(true);
-    writer.publish(token(1, None, &Clock::System), Outlook::Settled);
-    // The newest token that the vendor has issued, and with that the only one that lives.
+    writer.publish(token(1, None, &Clock::System), FetchStatus::Settled);
+    // The newest token that the vendor has issued: the only valid one.
     let issued = Arc::new(AtomicU64::new(1));
     let over = Arc::new(AtomicBool::new(false));
     let requests = [Traveller::Replayable, Traveller::Unrepeatable].map(|traveller| {
@@ -261,12 +259,12 @@ fn token_and_gate_are_published_in_one_store() {
                     Entry::Pass(token, _) => {
                         assert!(
                             token.generation >= before,
-                            "a dead token behind an open gate"
+                            "an invalidated token behind an open gate"
                         );
                         passed += 1;
                     }
                     Entry::Closed => closed += 1,
-                    Entry::NoToken => panic!("there always is a token"),
+                    Entry::NoToken => panic!("the cell is never empty"),
                 }
             }
             (passed, closed)
@@ -274,14 +272,14 @@ fn token_and_gate_are_published_in_one_store() {
     });
     let gate = writer.gatekeeper();
     for generation in 2..=GENERATIONS {
-        let wire = gate.close_to_unrepeatable().unwrap();
+        let wire = gate.narrow(Gate::Replayable).unwrap();
         while !wire.is_idle() {
             std::hint::spin_loop();
         }
-        gate.close_to_all();
+        gate.narrow(Gate::Shut);
         issued.store(generation, Ordering::SeqCst);
         let next = token(generation, None, &Clock::System);
-        writer.publish(next, Outlook::Settled);
+        writer.publish(next, FetchStatus::Settled);
     }
     over.store(true, Ordering::Relaxed);
     for request in requests {

@@ -1,14 +1,14 @@
-//! CONTROL, members: the providers that share one token, and how each of them sends it.
+//! The members of an identity: the providers that share one token, and how each one sends it.
 //!
-//! They may change while readers of the old ones are still at work, so that every reader keeps its place in
-//! [`Token::injections`](crate::provider::cell::Token): a place is given away again only when nobody reads there any more.
+//! Members may change while old readers are still in use, so every reader keeps its index into
+//! [`Token::injections`](crate::provider::cell::Token). An index is reused only without readers.
 
 use std::sync::Arc;
 
 use crate::config::Provider;
 use crate::dialect::Injection;
 use crate::metrics::{Metrics, ProviderMetrics};
-use crate::provider::cell::{Place, PlaceWatch};
+use crate::provider::cell::MemberIndex;
 use crate::provider::exchange::FetchError;
 use crate::provider::inputs;
 use crate::secret::Secret;
@@ -16,93 +16,86 @@ use crate::secret::Secret;
 /// Never empty.
 pub(in crate::provider) struct Members {
     current: Vec<Member>,
-    /// By place.
+    /// By [`MemberIndex`].
     slots: Vec<Slot>,
     metrics: Arc<Metrics>,
 }
 
 /// One provider of the identity.
 pub(super) struct Member {
-    pub(super) provider: Arc<Provider>,
+    provider: Arc<Provider>,
     pub(super) metrics: ProviderMetrics,
-    place: usize,
+    index: usize,
 }
 
-/// What is sent at one place.
+/// The provider whose injection is sent at one index.
 struct Slot {
     provider: Arc<Provider>,
-    taken: PlaceWatch,
+    /// Shared with the readers.
+    index: MemberIndex,
 }
 
 impl Members {
-    /// With each one's place, in their order.
+    /// Also returns the index of each provider, in order.
     pub(in crate::provider) fn new(
         group: Vec<Arc<Provider>>,
         metrics: Arc<Metrics>,
-    ) -> (Self, Vec<Place>) {
+    ) -> (Self, Vec<MemberIndex>) {
         let mut members = Self {
             current: Vec::new(),
             slots: Vec::new(),
             metrics,
         };
-        let mut places = Vec::with_capacity(group.len());
-        for provider in group {
-            places.push(members.join(provider, None));
-        }
-        (members, places)
+        let join = |provider| members.join(provider, None);
+        let indices = group.into_iter().map(join).collect();
+        (members, indices)
     }
 
-    /// Others take over. `None` for those who stay where they are.
-    pub(super) fn replace(&mut self, group: Vec<Arc<Provider>>) -> Vec<Option<Place>> {
+    /// Replaces the members. Returns an index for each provider; `None` where the old one stays.
+    pub(super) fn replace(&mut self, group: Vec<Arc<Provider>>) -> Vec<Option<MemberIndex>> {
         let old = std::mem::take(&mut self.current);
-        let mut places = Vec::with_capacity(group.len());
-        for provider in group {
+        let place = |provider: Arc<Provider>| {
             let known = old
                 .iter()
                 .find(|member| member.provider.name == provider.name);
-            match known {
-                // Only what it sends may have changed, not where: whoever reads there goes on reading.
-                Some(member)
-                    if member.provider.inject == provider.inject
-                        && self.slots[member.place].taken.is_taken() =>
-                {
-                    self.slots[member.place].provider = Arc::clone(&provider);
-                    self.current.push(Member {
-                        provider,
-                        metrics: member.metrics.clone(),
-                        place: member.place,
-                    });
-                    places.push(None);
-                }
-                known => {
-                    let metrics = known.map(|member| member.metrics.clone());
-                    places.push(Some(self.join(provider, metrics)));
-                }
+            if let Some(member) = known
+                && member.provider.inject == provider.inject
+                && let slot = &mut self.slots[member.index]
+                && slot.index.is_shared()
+            {
+                slot.provider = Arc::clone(&provider);
+                self.current.push(Member {
+                    provider,
+                    metrics: member.metrics.clone(),
+                    index: member.index,
+                });
+                return None;
             }
-        }
-        places
+            Some(self.join(provider, known.map(|member| member.metrics.clone())))
+        };
+        group.into_iter().map(place).collect()
     }
 
-    fn join(&mut self, provider: Arc<Provider>, metrics: Option<ProviderMetrics>) -> Place {
-        let free = self.slots.iter().position(|slot| !slot.taken.is_taken());
-        let place = Place::new(free.unwrap_or(self.slots.len()));
+    fn join(&mut self, provider: Arc<Provider>, metrics: Option<ProviderMetrics>) -> MemberIndex {
+        let free = self.slots.iter().position(|slot| !slot.index.is_shared());
+        let index = MemberIndex::new(free.unwrap_or(self.slots.len()));
         let slot = Slot {
             provider: Arc::clone(&provider),
-            taken: place.watch(),
+            index: index.clone(),
         };
         match free {
-            Some(index) => self.slots[index] = slot,
+            Some(free) => self.slots[free] = slot,
             None => self.slots.push(slot),
         }
         self.current.push(Member {
             metrics: metrics.unwrap_or_else(|| self.metrics.provider(&provider.name)),
             provider,
-            place: place.index,
+            index: index.get(),
         });
-        place
+        index
     }
 
-    /// Whose credentials and life-cycle keys count for all.
+    /// The provider whose credentials and life-cycle keys apply to all members.
     pub(super) fn lead(&self) -> &Arc<Provider> {
         &self.current[0].provider
     }
@@ -111,11 +104,11 @@ impl Members {
         self.current.iter()
     }
 
-    /// The token in the form of every place that somebody reads at.
+    /// Builds the injection of `token` for each index that a reader holds.
     pub(super) async fn injections(&self, token: &Secret) -> Result<Box<[Injection]>, FetchError> {
         let mut built = Vec::with_capacity(self.slots.len());
         for slot in &self.slots {
-            built.push(if slot.taken.is_taken() {
+            built.push(if slot.index.is_shared() {
                 injection(&slot.provider, token).await?
             } else {
                 Injection {
@@ -128,13 +121,13 @@ impl Members {
     }
 }
 
-/// How `provider` sends `token`.
+/// Builds the headers and query with which `provider` sends `token`.
 pub(in crate::provider) async fn injection(
     provider: &Provider,
     token: &Secret,
 ) -> Result<Injection, FetchError> {
     let plan = &provider.inject;
-    // Nearly always enough; a variable from a file or command is read only where [inject] really names it.
+    // Usually enough: variables from files and commands are read only if [inject] uses them.
     match plan.build(token, &inputs::ready(&provider.variables)) {
         Ok(injection) => Ok(injection),
         Err(_) => {

@@ -28,7 +28,7 @@ fn rules() -> LifeCycle {
     }
 }
 
-/// A schedule whose first fetch, at time zero, brought a token of this life.
+/// A schedule whose first fetch, at time zero, returned a token with this expiry.
 fn fetched(rules: &LifeCycle, expiry: Expiry) -> Schedule {
     let mut schedule = Schedule::new(rules.clone());
     let start = now(Duration::ZERO);
@@ -38,7 +38,7 @@ fn fetched(rules: &LifeCycle, expiry: Expiry) -> Schedule {
     schedule
 }
 
-/// When, after the fetch at time zero, the next one is planned.
+/// The next planned fetch, counted from time zero.
 fn next(schedule: &Schedule, at: Now) -> Option<Duration> {
     schedule
         .next(at)
@@ -46,12 +46,12 @@ fn next(schedule: &Schedule, at: Now) -> Option<Duration> {
 }
 
 #[test]
-fn refreshed_ahead_of_expiry_by_a_fifth_within_bounds() {
+fn a_token_is_refreshed_a_fifth_of_its_life_before_expiry_within_bounds() {
     let year = 365 * 24 * 3600;
     for (life, single_active, before) in [
         (1000, false, secs(200)),
         (60, false, secs(12)),
-        // No less than 10 s, but never more than half.
+        // At least 10 s, but never more than half.
         (30, false, secs(10)),
         (10, false, secs(5)),
         (1, false, Duration::from_millis(500)),
@@ -75,7 +75,7 @@ fn refreshed_ahead_of_expiry_by_a_fifth_within_bounds() {
 }
 
 #[test]
-fn a_configured_margin_rules_but_never_refreshes_for_ever() {
+fn a_refresh_before_longer_than_the_life_is_cut_to_half_of_it() {
     for (life, before, after) in [(3600, 600, 3000), (3600, 3000, 600), (300, 600, 150)] {
         let rules = LifeCycle {
             refresh_before: Some(secs(before)),
@@ -87,11 +87,12 @@ fn a_configured_margin_rules_but_never_refreshes_for_ever() {
 }
 
 #[test]
-fn jitter_is_only_ever_earlier() {
+fn jitter_never_delays_a_refresh() {
     let start = now(Duration::ZERO);
     let at = |random| {
         Life::new(Expiry::In(secs(1000)), &rules(), start, random)
-            .until_refresh(start)
+            .refresh
+            .left(start)
             .unwrap()
     };
     assert!(at(0.999) < at(0.5) && at(0.5) < at(0.0));
@@ -100,7 +101,7 @@ fn jitter_is_only_ever_earlier() {
 }
 
 #[test]
-fn without_an_expiry_ttl_then_hourly_and_never_if_single_active() {
+fn without_an_expiry_ttl_applies_else_hourly_and_never_if_single_active() {
     let zero = Expiry::In(Duration::ZERO);
     for expiry in [Expiry::Unstated, zero] {
         let hourly = fetched(&rules(), expiry);
@@ -170,7 +171,7 @@ fn an_absolute_expiry_is_corrected_by_the_answers_date() {
 }
 
 #[test]
-fn lives_that_no_clock_can_hold_do_not_overflow() {
+fn huge_lives_do_not_overflow() {
     for life in [Duration::MAX, secs(u64::MAX), secs(u64::MAX / 2)] {
         let schedule = fetched(&rules(), Expiry::In(life));
         assert!(schedule.usable(now(secs(1_000_000_000))));
@@ -198,7 +199,7 @@ fn a_step_of_the_wall_clock_ends_a_token_early_never_late() {
     assert_eq!(life.left(stepped(1000, 10)), Some(secs(789)));
     assert_eq!(life.left(stepped(-1000, 10)), Some(secs(1789)));
     assert_eq!(schedule.decide(stepped(3600, 10)), Decision::Fetch);
-    // Back: the boot clock knows better.
+    // Stepped back: the boot clock decides.
     assert!(schedule.usable(stepped(-3600, 10)));
     assert!(!schedule.usable(stepped(-3600, 1800)));
     assert_eq!(schedule.decide(stepped(-3600, 1440)), Decision::Fetch);
@@ -221,7 +222,7 @@ fn transient_failures_are_retried_from_1_to_60_seconds() {
 fn permanent_failures_are_retried_from_5_minutes_to_an_hour() {
     let mut schedule = Schedule::new(rules());
     for minutes in [5, 10, 20, 40, 60, 60] {
-        // Jitter would only make them come sooner.
+        // Permanent backoff has no jitter.
         schedule.failed(Class::Permanent, None, now(Duration::ZERO), 0.0);
         assert_eq!(
             next(&schedule, now(Duration::ZERO)),
@@ -232,7 +233,7 @@ fn permanent_failures_are_retried_from_5_minutes_to_an_hour() {
 
 #[test]
 fn a_wrong_password_is_sent_3_times_in_30_minutes_and_28_a_day_at_most() {
-    // Whatever is mixed in: after a refusal, a 500 may hide another count.
+    // With transient failures mixed in: after a refusal, a 500 may also count as a wrong password.
     for mix in [1, 2, 3] {
         let mut schedule = Schedule::new(rules());
         let mut at = Duration::ZERO;
@@ -277,15 +278,15 @@ fn retry_after_is_honoured_up_to_an_hour() {
 }
 
 #[test]
-fn while_the_old_token_is_good_a_retry_comes_in_time() {
+fn a_transient_failure_is_retried_before_the_old_token_expires() {
     let mut schedule = fetched(&rules(), Expiry::In(secs(100)));
     let at = now(secs(80));
     for _ in 0..10 {
         schedule.failed(Class::Transient, None, at, 1.0);
     }
-    // 19 s left to its deadline: half of that, not 60 s.
+    // 19 s left to the deadline: half of that, not 60 s.
     assert_eq!(next(&schedule, at), Some(Duration::from_millis(89_500)));
-    // But never against the vendor's word, or after a refusal.
+    // `Retry-After` and a refusal still apply in full.
     schedule.failed(Class::Transient, Some(secs(40)), at, 1.0);
     assert_eq!(next(&schedule, at), Some(secs(120)));
     schedule.failed(Class::Permanent, None, at, 1.0);
@@ -293,7 +294,7 @@ fn while_the_old_token_is_good_a_retry_comes_in_time() {
 }
 
 #[test]
-fn success_and_new_credentials_end_the_pauses() {
+fn new_credentials_reset_the_backoff() {
     let mut schedule = Schedule::new(rules());
     schedule.started(now(Duration::ZERO));
     schedule.failed(Class::Permanent, None, now(Duration::ZERO), 0.0);
@@ -311,15 +312,15 @@ fn success_and_new_credentials_end_the_pauses() {
 }
 
 #[test]
-fn by_hand_not_within_min_interval() {
+fn a_requested_refresh_waits_for_min_interval() {
     let mut schedule = fetched(&rules(), Expiry::In(secs(3600)));
-    assert_eq!(schedule.by_hand(now(secs(2))), Err(secs(3)));
-    assert_eq!(schedule.by_hand(now(secs(5))), Ok(()));
+    assert_eq!(schedule.request_refresh(now(secs(2))), Err(secs(3)));
+    assert_eq!(schedule.request_refresh(now(secs(5))), Ok(()));
     assert_eq!(schedule.decide(now(secs(5))), Decision::Fetch);
 }
 
 #[test]
-fn rejections_renew_after_min_interval_and_slow_down_in_vain() {
+fn a_rejected_token_is_renewed_after_min_interval_and_later_if_it_comes_back_unchanged() {
     let mut schedule = fetched(&rules(), Expiry::In(secs(36_000)));
     let mut at = Duration::ZERO;
     for pause in [5, 10, 20, 40, 80, 160, 320, 600, 600] {
@@ -336,7 +337,7 @@ fn rejections_renew_after_min_interval_and_slow_down_in_vain() {
 }
 
 #[test]
-fn a_rejection_does_not_shorten_the_pauses_after_failures() {
+fn a_rejection_does_not_shorten_the_backoff() {
     let mut schedule = fetched(&rules(), Expiry::In(secs(3600)));
     schedule.started(now(secs(100)));
     schedule.failed(Class::Permanent, None, now(secs(100)), 0.0);
@@ -345,8 +346,8 @@ fn a_rejection_does_not_shorten_the_pauses_after_failures() {
 }
 
 #[test]
-fn the_same_token_back_is_asked_for_again_by_what_is_left_of_it() {
-    // The vendor tells the true rest each time and gives a new token only at the very end.
+fn an_unchanged_token_is_fetched_again_at_half_of_its_remaining_life() {
+    // The vendor states the true remaining life and returns a new token only after the end.
     let rules = rules();
     let mut schedule = fetched(&rules, Expiry::In(secs(3600)));
     let mut fetches = 0;
@@ -362,7 +363,7 @@ fn the_same_token_back_is_asked_for_again_by_what_is_left_of_it() {
         let life = Life::new(rest, &rules, now(at), 0.0);
         schedule.succeeded(life, true, now(at));
     }
-    // Near the end it halves no further than to `min_interval`.
+    // Near the end, the interval does not fall below `min_interval`.
     assert_eq!(fetches, 7);
     assert!(at <= secs(3601), "{at:?}");
 }
@@ -372,7 +373,7 @@ fn a_token_from_a_store_keeps_its_age() {
     let fetched_at = now(Duration::ZERO).wall;
     let life =
         |at: Now| Life::resumed(fetched_at, Some(fetched_at + secs(1000)), &rules(), at, 0.0);
-    // Another boot: its clock starts anew.
+    // After a reboot the boot clock starts at zero again.
     let rebooted = |run: u64| Now {
         boot: secs(5),
         ..now(secs(run))
@@ -381,9 +382,9 @@ fn a_token_from_a_store_keeps_its_age() {
     assert_eq!(life(rebooted(900)).left(rebooted(900)), Some(secs(99)));
     assert!(!life(rebooted(1000)).usable(rebooted(1000)));
     let mut schedule = Schedule::new(rules());
-    schedule.adopted(life(rebooted(100)));
+    schedule.set_life(Some(life(rebooted(100))));
     assert_eq!(schedule.next(rebooted(100)), Some(secs(705)));
-    // The clock was set back since: it does not live longer than it was issued for.
+    // The clock was set back since: the life is not longer than the issued one.
     let earlier = Now {
         wall: fetched_at - secs(5000),
         boot: secs(5),
@@ -392,7 +393,7 @@ fn a_token_from_a_store_keeps_its_age() {
 }
 
 #[test]
-fn no_wait_is_longer_than_half_a_minute_and_each_ends_with_the_token() {
+fn no_wait_is_longer_than_30_seconds_or_the_life_of_the_token() {
     let schedule = fetched(&rules(), Expiry::In(secs(36_000)));
     let Decision::Wait { next, wake } = schedule.decide(now(Duration::ZERO)) else {
         panic!("nothing is due");
@@ -407,9 +408,9 @@ fn no_wait_is_longer_than_half_a_minute_and_each_ends_with_the_token() {
     assert_eq!(wake, secs(9));
 }
 
-/// The same answer for ever, at once, with the worst of luck: the tightest loops that a vendor can put us in.
+/// One response repeated immediately for ever: the fastest fetch loops that a vendor can cause.
 #[test]
-fn the_tightest_loops_keep_their_distance() {
+fn the_fastest_vendor_loops_keep_the_minimum_gap() {
     let moment = Expiry::In(Duration::from_millis(1));
     let second = Expiry::In(secs(1));
     let answers: [Option<(Expiry, bool)>; 5] = [
@@ -430,9 +431,9 @@ fn the_tightest_loops_keep_their_distance() {
             let (mut at, mut fetches) = (Duration::ZERO, 0);
             while at < secs(60) {
                 let moment = now(at);
-                // Everybody asks for more, all the time.
+                // Constant rejections and refresh requests.
                 schedule.rejected(moment);
-                let _ = schedule.by_hand(moment);
+                let _ = schedule.request_refresh(moment);
                 match schedule.decide(moment) {
                     Decision::Wait { wake, .. } => at += wake,
                     Decision::Fetch => {
@@ -453,9 +454,9 @@ fn the_tightest_loops_keep_their_distance() {
     }
 }
 
-/// What a vendor, the clocks and the users may do next.
+/// A vendor response.
 #[derive(Clone, Debug)]
-enum Move {
+enum Response {
     Succeed {
         expiry: Expiry,
         same: bool,
@@ -467,11 +468,12 @@ enum Move {
     Login,
 }
 
+/// What happens between two decisions.
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Nothing,
     Reject,
-    ByHand,
+    Refresh,
     Step(i64),
     Suspend(u64),
 }
@@ -497,12 +499,13 @@ fn expiry() -> impl Strategy<Value = Expiry> {
     ]
 }
 
-fn a_move() -> impl Strategy<Value = Move> {
+fn response() -> impl Strategy<Value = Response> {
     prop_oneof![
-        4 => (expiry(), any::<bool>()).prop_map(|(expiry, same)| Move::Succeed { expiry, same }),
+        4 => (expiry(), any::<bool>())
+            .prop_map(|(expiry, same)| Response::Succeed { expiry, same }),
         3 => (any::<bool>(), proptest::option::of(any::<u64>()))
-            .prop_map(|(permanent, retry_after)| Move::Fail { permanent, retry_after }),
-        1 => Just(Move::Login),
+            .prop_map(|(permanent, retry_after)| Response::Fail { permanent, retry_after }),
+        1 => Just(Response::Login),
     ]
 }
 
@@ -510,7 +513,7 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         6 => Just(Event::Nothing),
         3 => Just(Event::Reject),
-        1 => Just(Event::ByHand),
+        1 => Just(Event::Refresh),
         1 => (-3600..=3600i64).prop_map(Event::Step),
         1 => (0..30_000u64).prop_map(Event::Suspend),
     ]
@@ -536,22 +539,25 @@ prop_compose! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// Whatever a vendor answers, however clocks and users behave: never more than 151 fetches in any minute, no
-    /// token used after its life, no overflow.
+    /// For random vendor responses, clock steps and requests: at most 151 fetches in any minute,
+    /// no expired token in use, no overflow.
     #[test]
-    fn no_vendor_makes_us_hammer_or_use_a_dead_token(
+    fn no_vendor_response_causes_request_floods_or_use_of_expired_tokens(
         rules in any_rules(),
-        moves in proptest::collection::vec((a_move(), event(), 0.0..1.0f64, 0..2_000u64), 1..300),
+        steps in proptest::collection::vec(
+            (response(), event(), 0.0..1.0f64, 0..2_000u64),
+            1..300,
+        ),
     ) {
         let mut schedule = Schedule::new(rules.clone());
         let mut at = now(Duration::ZERO);
         let mut starts: Vec<Duration> = Vec::new();
         let mut dies: Option<Duration> = None;
-        for (answer, event, random, took_ms) in moves {
+        for (answer, event, random, took_ms) in steps {
             match event {
                 Event::Nothing => {}
                 Event::Reject => { schedule.rejected(at); }
-                Event::ByHand => { let _ = schedule.by_hand(at); }
+                Event::Refresh => { let _ = schedule.request_refresh(at); }
                 Event::Step(seconds) if seconds < 0 => at.wall -= secs(seconds.unsigned_abs()),
                 Event::Step(seconds) => at.wall += secs(seconds.unsigned_abs()),
                 Event::Suspend(seconds) => { at.wall += secs(seconds); at.boot += secs(seconds); }
@@ -573,7 +579,7 @@ proptest! {
                     at.wall += took;
                     at.boot += took;
                     match answer {
-                        Move::Succeed { expiry, same } => {
+                        Response::Succeed { expiry, same } => {
                             let life = Life::new(expiry, &rules, sent, random);
                             if life.usable(at) {
                                 schedule.succeeded(life, same, at);
@@ -587,11 +593,11 @@ proptest! {
                                 schedule.failed(Class::Transient, None, at, random);
                             }
                         }
-                        Move::Fail { permanent, retry_after } => {
+                        Response::Fail { permanent, retry_after } => {
                             let class = if permanent { Class::Permanent } else { Class::Transient };
                             schedule.failed(class, retry_after.map(secs), at, random);
                         }
-                        Move::Login => {
+                        Response::Login => {
                             schedule.needs_login();
                             schedule.failed(Class::Permanent, None, at, random);
                         }
