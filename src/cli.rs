@@ -1,4 +1,4 @@
-//! The command line: one file per verb, and no logic that a user of the library would miss.
+//! The command line: one file per verb. Everything a user of the library needs lives elsewhere.
 
 mod admin;
 mod background;
@@ -29,21 +29,27 @@ mod tests;
 
 use std::io::Write;
 
-use clap::{Parser, Subcommand};
+use clap::builder::BoolishValueParser;
+use clap::{Arg, ArgAction, Parser, Subcommand};
+use tokio::runtime::{Builder, Runtime};
 
 pub use failure::Failure;
 
 /// A reverse-proxy sidecar that puts a valid access token on every request.
 ///
-/// Your app speaks plain HTTP to Cupbearer on localhost; Cupbearer fetches tokens, keeps them fresh, adds them
-/// to the requests and forwards these over TLS. Every flag can also be given as CUPBEARER_FLAG_NAME.
+/// Your app speaks plain HTTP to Cupbearer on localhost; Cupbearer fetches tokens, keeps them fresh,
+/// adds them to the requests and forwards these over TLS. Every flag can also be given as
+/// CUPBEARER_FLAG_NAME.
 #[derive(Debug, Parser)]
 #[command(
     name = "cupbearer",
     version,
     arg_required_else_help = true,
-    after_help = "New here? `cupbearer demo` shows it working: no account, no network, no configuration.\n\
-                  Exit codes: 0 fine, 1 failed, 2 wrong usage, 78 bad configuration."
+    after_help = "New here? `cupbearer demo` shows it working: no account, no network, \
+                  no configuration.\n\
+                  Exit codes: 0 fine, 1 failed, 2 wrong usage, 78 bad configuration.",
+    mut_args(with_environment),
+    mut_subcommands(|verb| verb.mut_args(with_environment))
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -58,19 +64,19 @@ enum Verb {
     Run(run::RunArgs),
     /// Check the configuration; with --online, fetch every token once.
     Check(check::CheckArgs),
-    /// Log in: a code from the browser or a text message becomes a token that the proxy keeps alive.
+    /// Log in: exchange a code from the browser or a text message for a token that `run` renews.
     Login(login::LoginArgs),
     /// Show the state of a provider's token; with --show, the token itself.
     Token(token::TokenArgs),
     /// Show the state of a running proxy.
     Status(status::StatusArgs),
-    /// Run a command with the proxy in front of it: free ports, tokens first, CUPBEARER_<UPSTREAM>_URL set.
+    /// Run a command behind the proxy: free ports, tokens first, CUPBEARER_<UPSTREAM>_URL set.
     Exec(exec::ExecArgs),
-    /// List the token dialects that are built in, or explain one.
+    /// List the built-in token dialects, or explain one.
     Dialects(dialects::DialectsArgs),
-    /// Exit with 0 if a running proxy is ready (for exec probes).
+    /// Exit with 0 if a running proxy is ready, for exec probes.
     Health(health::HealthArgs),
-    /// See it work: five fake vendors, and the proxy in front of them.
+    /// Try the proxy with five fake vendors.
     Demo(demo::DemoArgs),
     /// Print a completion script for a shell.
     Completions(completions::CompletionsArgs),
@@ -79,14 +85,13 @@ enum Verb {
 }
 
 impl Cli {
-    /// Parses the process's arguments. Wrong usage and `--help` end the process here, with clap's
-    /// explanation.
+    /// Parses the process's arguments. Wrong usage and `--help` end the process.
     #[must_use]
     pub fn from_process_args() -> Self {
         Self::parse()
     }
 
-    /// Does what was asked for; what people asked to see goes to `out`, everything else to standard error.
+    /// Runs the verb. Requested output goes to `out`, logs and warnings to standard error.
     pub fn run(self, out: &mut dyn Write) -> Result<(), Failure> {
         let log = &self.log;
         match self.verb {
@@ -103,4 +108,26 @@ impl Cli {
             Verb::Version => version::run(out),
         }
     }
+}
+
+/// Hides the value of a flag's variable in `--help`. Switches also accept `1`, `yes` and `on` in it.
+fn with_environment(arg: Arg) -> Arg {
+    let arg = arg.hide_env_values(true);
+    match arg.get_action() {
+        ArgAction::SetTrue => arg.value_parser(BoolishValueParser::new()),
+        _ => arg,
+    }
+}
+
+/// Returns a runtime that runs on the calling thread.
+fn tokio_runtime() -> Result<Runtime, Failure> {
+    let built = Builder::new_current_thread().enable_all().build();
+    built.map_err(Failure::runtime)
+}
+
+/// Indents lines that are not empty, to show a file's text.
+fn indented(text: &str) -> String {
+    text.lines()
+        .map(|line| format!("    {line}").trim_end().to_owned() + "\n")
+        .collect()
 }

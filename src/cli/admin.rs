@@ -1,4 +1,4 @@
-//! Where the admin port of the running proxy is.
+//! Finds the admin port of the running proxy.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -8,18 +8,13 @@ use super::config_file::ConfigArgs;
 use super::failure::Failure;
 use super::http::Server;
 
-/// As in DESIGN.md §2.
+/// Default of `server.admin`.
 const DEFAULT: &str = "127.0.0.1:9180";
 
 #[derive(Debug, Args)]
 pub(super) struct AdminArgs {
-    /// The proxy's admin port [default: that of the configuration, else http://127.0.0.1:9180]
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "CUPBEARER_ADMIN",
-        hide_env_values = true
-    )]
+    /// The proxy's admin port [default: server.admin, else http://127.0.0.1:9180]
+    #[arg(long, value_name = "URL", env = "CUPBEARER_ADMIN")]
     admin: Option<String>,
 
     #[command(flatten)]
@@ -39,11 +34,10 @@ impl AdminArgs {
     }
 }
 
-/// `server.admin`, and nothing else, of a configuration: a probe runs without the credentials that a whole
-/// configuration needs to be valid.
+/// Reads only `server.admin`: a probe may lack the credentials that a valid configuration needs.
 fn configured(text: &str) -> Result<String, Failure> {
     let table: toml::Table = text.parse().map_err(|_| {
-        Failure::NoConfig("the configuration is no TOML; see `cupbearer check`".to_owned())
+        Failure::NoConfig("the configuration is not TOML; see `cupbearer check`".to_owned())
     })?;
     let admin = table
         .get("server")
@@ -52,8 +46,7 @@ fn configured(text: &str) -> Result<String, Failure> {
         .unwrap_or(DEFAULT);
     if admin == "off" {
         return Err(Failure::Usage(
-            "the configuration has server.admin = \"off\": there is no admin port to ask"
-                .to_owned(),
+            "no admin port: the configuration has server.admin = \"off\"".to_owned(),
         ));
     }
     let Ok(address) = admin.parse::<SocketAddr>() else {
@@ -61,13 +54,13 @@ fn configured(text: &str) -> Result<String, Failure> {
     };
     if address.port() == 0 {
         return Err(Failure::Usage(
-            "server.admin has port 0, so any port was taken; name it with --admin".to_owned(),
+            "server.admin has port 0, which means any free port; name it with --admin".to_owned(),
         ));
     }
     Ok(reachable(address).to_string())
 }
 
-/// What is bound to every address is asked on loopback.
+/// Replaces the unspecified address by loopback.
 pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -94,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn no_admin_port_is_said_so() {
+    fn an_unknown_admin_port_is_wrong_usage() {
         assert!(matches!(
             configured("server.admin = \"off\""),
             Err(Failure::Usage(_))

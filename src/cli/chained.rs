@@ -1,4 +1,4 @@
-//! For a verb that asks a vendor itself: the tokens that a provider's own is bought with.
+//! Stored and inner tokens, for verbs that call a vendor themselves.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,28 +7,51 @@ use super::failure::Failure;
 use crate::clock::Clock;
 use crate::config::{Config, Provider, StoreKind};
 use crate::provider::chain::Tokens;
-use crate::provider::exchange::{Fetch, HttpFetch};
-use crate::provider::outside::{self, Harm};
+use crate::provider::exchange::HttpFetch;
+use crate::provider::outside::{self, Harm, Stored};
 use crate::provider::store;
 use crate::secret::Secret;
 use crate::upstream::tls::TlsProfiles;
 
-/// The tokens that there were so far, by identity: each is got once, whoever needs it, and one that cannot be had is not asked
-/// for again.
+/// Tokens that other providers' tokens are bought with, by identity. Each is fetched at most once;
+/// a failed fetch is not repeated.
 #[derive(Default)]
-pub(super) struct Purse {
+pub(super) struct InnerTokens {
     tokens: Tokens,
     known: HashMap<String, Result<(), String>>,
 }
 
-/// For one provider. From the store where it has a good one; else fetched, unless that could do harm to a proxy that runs.
-pub(super) async fn tokens(config: &Config, provider: &Provider) -> Result<Tokens, Failure> {
-    Purse::default().of(config, provider).await
+/// Reads the provider's record; `None` if there is none or the store is a process's memory.
+pub(super) async fn stored(
+    config: &Config,
+    provider: &Provider,
+) -> Result<Option<Stored>, Failure> {
+    if config.store.kind == StoreKind::Memory {
+        return Ok(None);
+    }
+    let store = store::visit(&config.store)
+        .await
+        .map_err(Failure::runtime)?;
+    let stored = outside::stored(provider, &config.providers, &store, &Clock::System).await;
+    stored.map_err(Failure::runtime)
 }
 
-impl Purse {
-    /// What came of asking for a provider's own token. One that is there is not lost by another provider of its identity.
-    pub(super) fn put(&mut self, provider: &Provider, token: Result<Secret, String>) {
+/// Returns the stored access token if it is usable.
+pub(super) async fn usable_token(
+    config: &Config,
+    provider: &Provider,
+) -> Result<Option<Secret>, Failure> {
+    let stored = stored(config, provider).await?;
+    let access = stored.and_then(|stored| stored.access);
+    Ok(access
+        .filter(|access| access.usable)
+        .map(|access| access.token))
+}
+
+impl InnerTokens {
+    /// Records the result of fetching a provider's token. An error does not replace the token that
+    /// another provider with the same identity got.
+    pub(super) fn record(&mut self, provider: &Provider, token: Result<Secret, String>) {
         let identity = provider.identity();
         if token.is_err() && matches!(self.known.get(&identity), Some(Ok(()))) {
             return;
@@ -37,21 +60,21 @@ impl Purse {
         self.known.insert(identity, known);
     }
 
-    /// As [`tokens`].
+    /// Returns the tokens that `provider` buys its own with: from the store if usable there, else
+    /// fetched unless the fetch could harm a running proxy.
     pub(super) async fn of(
         &mut self,
         config: &Config,
         provider: &Provider,
     ) -> Result<Tokens, Failure> {
         for name in provider.bought_with() {
-            let mut all = config.providers.iter();
-            let Some(inner) = all.find(|provider| provider.name == name) else {
+            let Some(inner) = config.providers.iter().find(|it| it.name == name) else {
                 continue;
             };
             if !self.known.contains_key(&inner.identity()) {
-                // Boxed: a chain may have several links. The configuration has checked that it ends.
+                // Boxed because chains nest. `Config` rejects cycles.
                 let token = Box::pin(self.token(config, Arc::clone(inner))).await;
-                self.put(inner, token);
+                self.record(inner, token.map_err(|failure| failure.to_string()));
             }
             if let Some(Err(reason)) = self.known.get(&inner.identity()) {
                 return Err(Failure::Runtime(format!("provider {name}: {reason}")));
@@ -60,28 +83,18 @@ impl Purse {
         Ok(self.tokens.clone())
     }
 
-    async fn token(&mut self, config: &Config, provider: Arc<Provider>) -> Result<Secret, String> {
-        let clock = Clock::System;
-        if config.store.kind != StoreKind::Memory {
-            let store = store::visit(&config.store).await;
-            let store = store.map_err(|error| error.to_string())?;
-            let stored = outside::stored(&provider, &config.providers, &store, &clock).await;
-            let stored = stored.map_err(|error| error.to_string())?;
-            let access = stored.and_then(|stored| stored.access);
-            if let Some(access) = access.filter(|access| access.usable) {
-                return Ok(access.token);
-            }
+    async fn token(&mut self, config: &Config, provider: Arc<Provider>) -> Result<Secret, Failure> {
+        if let Some(token) = usable_token(config, &provider).await? {
+            return Ok(token);
         }
         if outside::harm(&provider) != Harm::None {
-            return Err(
-                "its token is needed, the store has none that is good, and fetching one here could harm a proxy that runs"
-                    .to_owned(),
-            );
+            return Err(Failure::runtime(
+                "the store has no usable token, and fetching one here could harm a running proxy",
+            ));
         }
-        let tokens = self.of(config, &provider).await;
-        let tokens = tokens.map_err(|failure| failure.to_string())?;
-        let fetcher: Arc<dyn Fetch> = Arc::new(HttpFetch::new(TlsProfiles::new(), clock.clone()));
-        let fetched = outside::fetch(provider, None, fetcher, clock, tokens).await;
-        fetched.map_err(|error| error.to_string())
+        let tokens = self.of(config, &provider).await?;
+        let fetcher = Arc::new(HttpFetch::new(TlsProfiles::new(), Clock::System));
+        let fetched = outside::fetch(provider, None, fetcher, Clock::System, tokens).await;
+        fetched.map_err(Failure::runtime)
     }
 }

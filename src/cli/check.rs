@@ -1,4 +1,4 @@
-//! `cupbearer check`: is the configuration right, and, with `--online`, do the vendors agree?
+//! `cupbearer check`: checks the configuration and, with `--online`, fetches every token once.
 
 mod online;
 
@@ -6,9 +6,8 @@ use std::io::Write;
 use std::sync::Arc;
 
 use clap::Args;
-use clap::builder::BoolishValueParser;
 
-use super::chained::Purse;
+use super::chained::InnerTokens;
 use super::config_file::{ConfigArgs, Loaded};
 use super::failure::Failure;
 use super::log::LogArgs;
@@ -16,16 +15,16 @@ use super::progress::Progress;
 use super::run::address;
 use super::table::Table;
 use super::words;
-use crate::config::{Config, LifeCycle, Provider, Route, Scheme, TokenSource, Upstream};
+use crate::config::{Config, LifeCycle, Origin, Provider, Route, Scheme, TokenSource};
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
-    /// Really fetch a token from every provider, and show request, answer and schedule without secrets
-    #[arg(long, env = "CUPBEARER_ONLINE", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    /// Fetch a token from every provider; show request, answer and schedule without secrets
+    #[arg(long, env = "CUPBEARER_ONLINE")]
     online: bool,
 
-    /// With --online: also where fetching kills the token in use (single active) or spends a one-time input
-    #[arg(long, env = "CUPBEARER_FORCE", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    /// With --online: fetch even if that kills the token in use or spends a one-time input
+    #[arg(long, env = "CUPBEARER_FORCE")]
     force: bool,
 
     #[command(flatten)]
@@ -34,7 +33,7 @@ pub(super) struct CheckArgs {
 
 pub(super) fn run(args: &CheckArgs, log: &LogArgs, out: &mut dyn Write) -> Result<(), Failure> {
     if args.force && !args.online {
-        return Err(Failure::Usage("--force goes with --online".to_owned()));
+        return Err(Failure::Usage("--force needs --online".to_owned()));
     }
     let Loaded { path, config } = args.config.load()?.with_commands_checked()?;
     write!(out, "{}", summary(&config))?;
@@ -47,49 +46,44 @@ pub(super) fn run(args: &CheckArgs, log: &LogArgs, out: &mut dyn Write) -> Resul
 }
 
 fn fetch_all(config: &Config, force: bool, out: &mut dyn Write) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Runtime(error.to_string()))?;
+    let runtime = super::tokio_runtime()?;
     let mut failed = Vec::new();
-    let mut purse = Purse::default();
+    let mut inner_tokens = InnerTokens::default();
     for provider in inner_first(config) {
         writeln!(out, "\n{}", provider.name)?;
         if let Some(reason) = reason_to_skip(provider).filter(|_| !force) {
-            writeln!(out, "  skipped: {reason}; --force fetches nevertheless")?;
+            writeln!(out, "  skipped: {reason}; --force fetches anyway")?;
             continue;
         }
         let mut progress = Progress::on_stderr();
         progress.show("waiting for the answer");
-        let report = runtime.block_on(async {
-            match purse.of(config, provider).await {
+        let (lines, outcome) = runtime.block_on(async {
+            match inner_tokens.of(config, provider).await {
                 Ok(tokens) => online::fetch(provider, &tokens).await,
-                Err(failure) => online::Report::failed(failure.to_string()),
+                Err(failure) => (Vec::new(), Err(failure.to_string())),
             }
         });
         drop(progress);
-        for (what, text) in &report.lines {
+        for (what, text) in &lines {
             write_field(out, what, text)?;
         }
-        match &report.outcome {
+        match &outcome {
             Ok(_) => writeln!(out, "  ok")?,
             Err(reason) => {
                 writeln!(out, "  FAILED: {reason}")?;
                 failed.push(provider.name.as_str());
             }
         }
-        purse.put(provider, report.outcome);
+        inner_tokens.record(provider, outcome);
     }
     if failed.is_empty() {
         return Ok(());
     }
-    Err(Failure::Runtime(format!(
-        "no token from: {}",
-        failed.join(", ")
-    )))
+    let failed = failed.join(", ");
+    Err(Failure::Runtime(format!("no token from: {failed}")))
 }
 
-/// All providers, those before the others whose tokens the others are bought with: so each is asked for once.
+/// Orders providers so that inner ones come first, and each is fetched once.
 fn inner_first(config: &Config) -> Vec<&Arc<Provider>> {
     fn visit<'c>(
         config: &'c Config,
@@ -100,7 +94,7 @@ fn inner_first(config: &Config) -> Vec<&Arc<Provider>> {
             return;
         }
         for name in provider.bought_with() {
-            // The configuration has checked that this ends.
+            // `Config` rejects cycles.
             if let Some(inner) = config.providers.iter().find(|it| it.name == name) {
                 visit(config, inner, seen);
             }
@@ -114,7 +108,7 @@ fn inner_first(config: &Config) -> Vec<&Arc<Provider>> {
     seen
 }
 
-/// Why fetching once more could do harm.
+/// Returns why a fetch could do harm.
 fn reason_to_skip(provider: &Provider) -> Option<&'static str> {
     let TokenSource::Endpoint(endpoint) = &provider.source else {
         return None;
@@ -122,13 +116,13 @@ fn reason_to_skip(provider: &Provider) -> Option<&'static str> {
     if provider.life.single_active {
         return Some("the vendor kills the token in use when a new one is fetched");
     }
-    // Many vendors rotate refresh tokens: the one that this fetch brought would be lost with the process.
+    // Vendors that rotate refresh tokens would issue one that is lost with this process.
     let spends_refresh_token = endpoint.plan.required_variables().contains("refresh_token");
     (spends_refresh_token || !endpoint.plan.one_time.is_empty())
         .then_some("its input may be good for one use only")
 }
 
-/// `what` in a column; further lines of `text` below each other.
+/// Writes `what` as a label, and the lines of `text` below each other.
 fn write_field(out: &mut dyn Write, what: &str, text: &str) -> Result<(), Failure> {
     for (number, line) in text.lines().enumerate() {
         let label = if number == 0 { what } else { "" };
@@ -143,49 +137,45 @@ fn summary(config: &Config) -> String {
         let (from, grant, renewed) = match &provider.source {
             TokenSource::Static { .. } => (
                 "the configuration".to_owned(),
-                "-".to_owned(),
+                "-",
                 "when it changes".to_owned(),
             ),
-            TokenSource::Made(_) => (
-                "nobody: it is signed here".to_owned(),
-                "-".to_owned(),
-                renewal(&provider.life),
-            ),
+            TokenSource::Made(_) => ("local signing".to_owned(), "-", renewal(&provider.life)),
             TokenSource::Endpoint(endpoint) => (
-                format!(
-                    "{}{}",
-                    origin(endpoint.token_url.scheme, &endpoint.token_url.authority),
-                    without_query(&endpoint.path_and_query)
-                ),
-                endpoint.plan.grant.clone(),
+                url(&endpoint.token_url, without_query(&endpoint.path_and_query)),
+                &*endpoint.plan.grant,
                 renewal(&provider.life),
             ),
         };
-        providers.row([provider.name.clone(), from, grant, renewed]);
+        providers.row([provider.name.clone(), from, grant.to_owned(), renewed]);
     }
     let mut upstreams = Table::new(["UPSTREAM", "ROUTE", "TO", "PROVIDER"]);
     for upstream in &config.upstreams {
         upstreams.row([
             upstream.name.clone(),
             route(&upstream.route),
-            target(upstream),
+            url(&upstream.origin, &upstream.base_path),
             upstream.provider.clone(),
         ]);
     }
     format!("{providers}\n{upstreams}")
 }
 
-/// Secrets may stand in the query of a token URL.
+/// Drops the query of a token URL, which may hold secrets.
 fn without_query(path_and_query: &str) -> &str {
-    path_and_query.split('?').next().unwrap_or_default()
+    path_and_query
+        .split_once('?')
+        .map_or(path_and_query, |(path, _)| path)
 }
 
-/// The rules of DESIGN.md §2 in words.
+/// Describes when a token is renewed.
 fn renewal(life: &LifeCycle) -> String {
     let mut rule = match life.refresh_before {
         Some(before) => format!("{} before it expires", words::duration(before)),
-        None if life.single_active => "after 4/5 of its life, at most 5 min ahead".to_owned(),
-        None => "after 4/5 of its life, at most 1 h ahead".to_owned(),
+        None => {
+            let ahead = if life.single_active { "5 min" } else { "1 h" };
+            format!("after 4/5 of its life, at most {ahead} ahead")
+        }
     };
     if let Some(ttl) = life.ttl {
         rule.push_str(&format!(
@@ -208,20 +198,12 @@ fn route(route: &Route) -> String {
     }
 }
 
-fn target(upstream: &Upstream) -> String {
-    let Upstream {
-        origin: to,
-        base_path,
-        ..
-    } = upstream;
-    format!("{}{base_path}", origin(to.scheme, &to.authority))
-}
-
-fn origin(scheme: Scheme, authority: &str) -> String {
-    match scheme {
-        Scheme::Http => format!("http://{authority}"),
-        Scheme::Https => format!("https://{authority}"),
-    }
+fn url(origin: &Origin, path: &str) -> String {
+    let scheme = match origin.scheme {
+        Scheme::Http => "http",
+        Scheme::Https => "https",
+    };
+    format!("{scheme}://{}{path}", origin.authority)
 }
 
 #[cfg(test)]
@@ -241,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn renewal_rules_in_words() {
+    fn renewal_rules_are_described() {
         assert_eq!(
             renewal(&life(Some(90), false)),
             "1 min 30 s before it expires"
@@ -267,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_many_lines_stay_in_their_column() {
+    fn further_lines_of_a_field_are_aligned() {
         let mut out = Vec::new();
         write_field(&mut out, "request", "POST /x\nAccept: y").unwrap();
         assert_eq!(

@@ -14,7 +14,7 @@ pub(super) struct CompletionsArgs {
 }
 
 pub(super) fn run(args: &CompletionsArgs, out: &mut dyn Write) -> Result<(), Failure> {
-    // Generated into memory first: clap_complete panics when its output is closed.
+    // Buffered: clap_complete panics if its output is closed.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "cupbearer", &mut script);
     out.write_all(&script)?;

@@ -1,18 +1,18 @@
-//! `--config`: which file, and what is in it.
+//! `--config`: finds and reads the configuration.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::failure::{Failure, write_problem};
-use crate::config::{Config, Environment, Problem, ProcessEnvironment};
+use crate::config::{Config, Environment, ProcessEnvironment};
 use crate::provider::inputs;
 
-/// Tried in this order where `--config` is not given.
+/// Tried in this order without `--config`.
 const DEFAULT_FILES: [&str; 2] = ["cupbearer.toml", "/etc/cupbearer/cupbearer.toml"];
 
-/// What to start from; shown when there is no configuration.
+/// A first configuration, shown when there is none.
 const STARTER: &str = r#"upstreams.example = { url = "https://api.example.com", provider = "example" }
 [providers.example]
 token_url     = "https://login.example.com/oauth2/token"
@@ -23,23 +23,18 @@ client_secret = { env = "EXAMPLE_CLIENT_SECRET" }
 #[derive(Debug, Args)]
 pub(super) struct ConfigArgs {
     /// The configuration [default: cupbearer.toml, then /etc/cupbearer/cupbearer.toml]
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "CUPBEARER_CONFIG",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "FILE", env = "CUPBEARER_CONFIG")]
     config: Option<PathBuf>,
 }
 
-/// A configuration without errors, and where it was read.
+/// A valid configuration and its path.
 pub(super) struct Loaded {
     pub(super) path: PathBuf,
     pub(super) config: Config,
 }
 
 impl ConfigArgs {
-    /// Reads and checks the configuration; warnings go to standard error.
+    /// Reads and checks the configuration; writes warnings to standard error.
     pub(super) fn load(&self) -> Result<Loaded, Failure> {
         self.load_with(&ProcessEnvironment)
     }
@@ -48,23 +43,25 @@ impl ConfigArgs {
         let (path, text) = self.read()?.ok_or_else(no_config)?;
         match Config::from_toml(&text, environment) {
             Ok(config) => {
-                show_warnings(&config.warnings, &mut io::stderr())?;
+                for warning in &config.warnings {
+                    write_problem(&mut io::stderr(), "warning", warning)?;
+                }
                 Ok(Loaded { path, config })
             }
             Err(problems) => Err(Failure::BadConfig { path, problems }),
         }
     }
 
-    /// The file's text; `None` if no file was named and none of the default ones exists.
+    /// Reads the file; `None` if no file is named and no default file exists.
     pub(super) fn read(&self) -> Result<Option<(PathBuf, String)>, Failure> {
         if let Some(path) = &self.config {
-            return match read(path)? {
-                Some(text) => Ok(Some((path.clone(), text))),
-                None => Err(Failure::NoConfig(format!(
+            let text = read(path)?.ok_or_else(|| {
+                Failure::NoConfig(format!(
                     "{} does not exist (named by --config or CUPBEARER_CONFIG)",
                     path.display()
-                ))),
-            };
+                ))
+            })?;
+            return Ok(Some((path.clone(), text)));
         }
         for path in DEFAULT_FILES.map(PathBuf::from) {
             if let Some(text) = read(&path)? {
@@ -76,25 +73,21 @@ impl ConfigArgs {
 }
 
 impl Loaded {
-    /// Runs every `command` of the configuration once: a credential that cannot be had is an error of the start, not
-    /// of the first fetch. Not part of [`ConfigArgs::load`], since a verb that needs one provider runs no other's.
+    /// Runs every `command` of the configuration once, so that a failing one stops the start, not the
+    /// first fetch. Not part of [`ConfigArgs::load`]: verbs for one provider must not run others'
+    /// commands.
     pub(super) fn with_commands_checked(self) -> Result<Self, Failure> {
-        // Most have none, and a runtime takes descriptors and memory.
+        // Saves the runtime's descriptors and memory.
         if !inputs::has_commands(&self.config) {
             return Ok(self);
         }
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| Failure::Runtime(error.to_string()))?;
-        let problems = runtime.block_on(inputs::check_commands(&self.config));
+        let checks = inputs::check_commands(&self.config);
+        let problems = super::tokio_runtime()?.block_on(checks);
         if problems.is_empty() {
             return Ok(self);
         }
-        Err(Failure::BadConfig {
-            path: self.path,
-            problems,
-        })
+        let path = self.path;
+        Err(Failure::BadConfig { path, problems })
     }
 }
 
@@ -115,20 +108,10 @@ fn no_config() -> Failure {
         "no configuration: there is neither {tried}\n\n\
          To start, save this as cupbearer.toml and put your vendor's values in:\n\n\
          {}\n\
-         Then `cupbearer check`. Other ways to ask for tokens: `cupbearer dialects`. Just looking: `cupbearer demo`.",
-        indented(STARTER)
+         Then run `cupbearer check`. `cupbearer dialects` lists other token requests, and \
+         `cupbearer demo` is a tour.",
+        super::indented(STARTER)
     ))
-}
-
-fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("    {line}\n")).collect()
-}
-
-fn show_warnings(warnings: &[Problem], to: &mut dyn Write) -> Result<(), Failure> {
-    for warning in warnings {
-        write_problem(to, "warning", warning)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -161,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn problems_are_told_with_the_file_that_they_are_in() {
+    fn problems_are_reported_with_their_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.toml");
         for (text, line) in [
@@ -181,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_without_an_answer_is_an_error_of_the_start() {
+    fn a_failing_credential_command_is_an_error_of_the_start() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.toml");
         let upstreams = "[upstreams.u]\nurl = 'https://a.example'\nprovider = 'p'\n";
@@ -206,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn no_file_at_all_shows_how_to_start() {
+    fn a_missing_configuration_shows_how_to_start() {
         let message = no_config().to_string();
         assert!(message.contains("neither cupbearer.toml nor /etc/cupbearer/cupbearer.toml"));
         assert!(message.contains("    token_url     = "));

@@ -10,7 +10,6 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use clap::builder::BoolishValueParser;
 use serde_json::Value;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
@@ -29,25 +28,15 @@ use trouble::Trouble;
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
     /// End after the table, with exit code 0 only if all five vendors worked
-    #[arg(long, env = "CUPBEARER_ONCE", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "CUPBEARER_ONCE")]
     once: bool,
 
     /// The proxy's port; 0 takes a free one
-    #[arg(
-        long,
-        default_value_t = 0,
-        env = "CUPBEARER_PORT",
-        hide_env_values = true
-    )]
+    #[arg(long, default_value_t = 0, env = "CUPBEARER_PORT")]
     port: u16,
 
     /// The admin page's port; 0 takes a free one
-    #[arg(
-        long,
-        default_value_t = 0,
-        env = "CUPBEARER_ADMIN_PORT",
-        hide_env_values = true
-    )]
+    #[arg(long, default_value_t = 0, env = "CUPBEARER_ADMIN_PORT")]
     admin_port: u16,
 
     /// A vendor that misbehaves: VENDOR=down, half-closed, slow, 500 (any status), html, garbage, empty, huge, control-bytes,
@@ -57,8 +46,7 @@ pub(super) struct DemoArgs {
         long,
         value_name = "VENDOR=FAULT[@TIME]",
         value_delimiter = ',',
-        env = "CUPBEARER_FAULT",
-        hide_env_values = true
+        env = "CUPBEARER_FAULT"
     )]
     fault: Vec<Trouble>,
 }

@@ -1,7 +1,7 @@
-//! `cupbearer exec -- CMD`: a command with the proxy in front of it, for as long as the command runs.
+//! `cupbearer exec -- CMD`: runs a command, and the proxy for as long as the command runs.
 //!
-//! For development: the configuration of production, on free ports, so that nothing has to be stopped or edited first. The
-//! command is told by its environment where the upstreams are, and never gets the credentials.
+//! For development: the proxy uses the production configuration on free ports. The command's
+//! environment holds the upstreams' URLs and never the credentials.
 
 mod child;
 mod environment;
@@ -14,18 +14,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::BoolishValueParser;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::admin::reachable;
-use super::background::{Proxy, Running};
+use super::background::Proxy;
 use super::config_file::{ConfigArgs, Loaded};
 use super::core_dumps;
 use super::failure::Failure;
 use super::http::Server;
 use super::log::LogArgs;
 use super::progress::Progress;
-use crate::admin::{ProviderReport, Report};
+use crate::admin::Report;
 use crate::config::{
     self, ClientAuth, Config, Environment, Listen, ProcessEnvironment, Route, TokenSource,
     Upstream, Value,
@@ -33,31 +32,30 @@ use crate::config::{
 use crate::provider::outside::{self, Harm};
 use child::{Child, Signals};
 
-/// How long a proxy that is running may take to say so.
-const ANSWER: Duration = Duration::from_secs(3);
+/// Time limit for the status of a proxy that already runs.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How often the proxy is asked whether its tokens are there.
-const LOOK: Duration = Duration::from_millis(50);
+/// Interval of readiness checks.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Args)]
 pub(super) struct ExecArgs {
-    /// Also set http_proxy, for apps that know the vendor's host: requests for http://HOST of a route by host get its token
-    #[arg(long, env = "CUPBEARER_HTTP_PROXY", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    /// Also set http_proxy: requests for http://HOST of a host route get the token of that route
+    #[arg(long, env = "CUPBEARER_HTTP_PROXY")]
     http_proxy: bool,
 
-    /// How long to wait for the tokens before the command is given up
+    /// How long to wait for the tokens; then exec fails without starting the command
     #[arg(
         long,
         value_name = "TIME",
         value_parser = config::duration,
         default_value = "30s",
-        env = "CUPBEARER_WAIT",
-        hide_env_values = true
+        env = "CUPBEARER_WAIT"
     )]
     wait: Duration,
 
-    /// Run even if that may take the token of a proxy that runs with the same configuration from it
-    #[arg(long, env = "CUPBEARER_FORCE", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    /// Run even if that may invalidate the tokens of a running proxy with the same configuration
+    #[arg(long, env = "CUPBEARER_FORCE")]
     force: bool,
 
     #[command(flatten)]
@@ -74,72 +72,74 @@ pub(super) struct ExecArgs {
 }
 
 pub(super) fn run(args: &ExecArgs, log: &LogArgs) -> Result<(), Failure> {
-    let asked = Asked::default();
-    let Loaded { config, .. } = args.config.load_with(&asked)?.with_commands_checked()?;
+    let environment = RecordingEnvironment::default();
+    let Loaded { config, .. } = args
+        .config
+        .load_with(&environment)?
+        .with_commands_checked()?;
     log.start("warn")?;
     core_dumps::disable();
     warn_of_kills(&config, &mut io::stderr());
-    let hidden = asked.credentials(&config);
-    let runs_on = config.server.admin;
+    let hidden = environment.credentials(&config);
+    let admin = config.server.admin;
     let config = on_free_ports(config, args.http_proxy)?;
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(runtime)?
-        .block_on(async {
-            if let Some(admin) = runs_on.filter(|_| !args.force) {
-                refuse_harm(&config, admin).await?;
-            }
-            play(args, config, &hidden).await
-        })
+    super::tokio_runtime()?.block_on(async {
+        if let Some(admin) = admin.filter(|_| !args.force) {
+            refuse_harm(&config, admin).await?;
+        }
+        run_with_proxy(args, config, &hidden).await
+    })
 }
 
-/// Two processes that fetch with one credential may kill each other's tokens without end; a store on disk keeps the second
-/// from starting, memory does not.
+/// Refuses providers of a running proxy whose tokens two processes would keep killing. A file store
+/// is locked against a second process; a store in memory is not.
 async fn refuse_harm(config: &Config, admin: SocketAddr) -> Result<(), Failure> {
-    let mut harmed = config.providers.iter();
-    if harmed.all(|it| outside::harm(it) == Harm::None) {
+    let providers = config.providers.iter().map(|it| (it, outside::harm(it)));
+    let mut harmed = providers.filter(|(_, harm)| *harm != Harm::None).peekable();
+    if harmed.peek().is_none() {
         return Ok(());
     }
     let admin = reachable(admin);
     let Some(running) = report(admin).await else {
         return Ok(());
     };
-    let same = |it: &&Arc<config::Provider>| {
-        let mut theirs = running.providers.iter();
-        outside::harm(it) != Harm::None && theirs.any(|theirs| theirs.name == it.name)
-    };
-    let Some(provider) = config.providers.iter().find(same) else {
+    let shared = harmed.find(|(ours, _)| running.providers.iter().any(|it| it.name == ours.name));
+    let Some((provider, harm)) = shared else {
         return Ok(());
     };
-    let why = match outside::harm(provider) {
-        Harm::SpendsOneTimeInput => "its one-time input is good for one of them",
-        Harm::SpendsRefreshToken => "each would use up the other's refresh token",
-        Harm::KillsToken | Harm::None => "its vendor would kill the token of each for the other's",
+    let why = match harm {
+        Harm::SpendsOneTimeInput => "its one-time input can be sent by only one of them",
+        Harm::SpendsRefreshToken => "each would spend the other's refresh token",
+        Harm::KillsToken | Harm::None => "its vendor would kill the token of one for the other's",
     };
     Err(Failure::Runtime(format!(
-        "the command was not started: the proxy at {admin} has provider {} as well, and {why}; let the command use that \
-         proxy, or stop it; --force starts nevertheless",
+        "the command was not started: the proxy at {admin} has provider {} as well, and {why}; \
+         use that proxy for the command, or stop it; --force starts anyway",
         provider.name
     )))
 }
 
-/// What the proxy there says of itself; `None` if there is none.
+/// Returns the status of the proxy at `admin`; `None` if there is none.
 async fn report(admin: SocketAddr) -> Option<Report> {
     let server = Server::parse(&admin.to_string()).ok()?;
-    let answer = timeout(ANSWER, server.get("/status")).await.ok()?.ok()?;
+    let answer = timeout(STATUS_TIMEOUT, server.get("/status"))
+        .await
+        .ok()?
+        .ok()?;
     serde_json::from_slice(&answer.body).ok()
 }
 
-async fn play(args: &ExecArgs, config: Config, hidden: &[String]) -> Result<(), Failure> {
-    let mut signals = Signals::listen().map_err(runtime)?;
+async fn run_with_proxy(args: &ExecArgs, config: Config, hidden: &[String]) -> Result<(), Failure> {
+    let mut signals = Signals::listen().map_err(Failure::runtime)?;
     let upstreams = config.upstreams.clone();
     let (proxy, mut running) = Proxy::start(config).await?;
     let outcome = tokio::select! {
         outcome = wait_and_run(args, &proxy, &upstreams, hidden, &mut signals) => outcome,
         ended = running.ended() => Err(ended),
     };
-    stop(running, outcome).await
+    // The command's error is reported before the proxy's.
+    let stopped = running.stop().await;
+    outcome.and(stopped)
 }
 
 async fn wait_and_run(
@@ -150,7 +150,7 @@ async fn wait_and_run(
     signals: &mut Signals,
 ) -> Result<(), Failure> {
     let (Some(port), Some(admin)) = (proxy.port(), proxy.admin) else {
-        return Err(Failure::Runtime("the proxy has no port".to_owned()));
+        return Err(Failure::runtime("the proxy has no port"));
     };
     tokio::select! {
         ready = wait_for_tokens(admin, args.wait) => ready?,
@@ -158,37 +158,39 @@ async fn wait_and_run(
     }
     let variables = environment::variables(upstreams, port, args.http_proxy)?;
     let child = Child::start(&args.command, &variables, hidden)?;
-    match child.supervise(signals).await.map_err(runtime)? {
+    match child.supervise(signals).await.map_err(Failure::runtime)? {
         0 => Ok(()),
         code => Err(Failure::Exit(code)),
     }
 }
 
-/// The command's outcome matters more than how the proxy ends.
-async fn stop(running: Running, outcome: Result<(), Failure>) -> Result<(), Failure> {
-    let stopped = running.stop().await;
-    outcome.and(stopped)
-}
-
 async fn wait_for_tokens(admin: SocketAddr, limit: Duration) -> Result<(), Failure> {
-    let server = Server::parse(&admin.to_string()).map_err(runtime)?;
+    let server = Server::parse(&admin.to_string()).map_err(Failure::runtime)?;
     let deadline = Instant::now() + limit;
     let mut progress = Progress::on_stderr();
     loop {
-        let answer = server.get("/status").await.map_err(runtime)?;
-        let report: Report = serde_json::from_slice(&answer.body).map_err(runtime)?;
+        let answer = server.get("/status").await.map_err(Failure::runtime)?;
+        let report: Report = serde_json::from_slice(&answer.body).map_err(Failure::runtime)?;
         if report.ready {
             return Ok(());
         }
-        let waiting = report.providers.iter().filter(|it| is_waited_for(it));
-        let login = waiting.clone().find(|it| it.state == "login_required");
-        if let Some(provider) = login {
+        let mut reasons = Vec::new();
+        for provider in report
+            .providers
+            .iter()
+            .filter(|it| it.required && it.generation == 0)
+        {
             let name = &provider.name;
-            return Err(Failure::Runtime(format!(
-                "provider {name} needs a login first: cupbearer login {name}"
-            )));
+            if provider.state == "login_required" {
+                return Err(Failure::Runtime(format!(
+                    "provider {name} needs a login first: cupbearer login {name}"
+                )));
+            }
+            reasons.push(match &provider.last_error {
+                Some(error) => format!("{name}: {error}"),
+                None => name.clone(),
+            });
         }
-        let reasons: Vec<String> = waiting.map(reason).collect();
         let reasons = reasons.join("; ");
         if Instant::now() >= deadline {
             return Err(Failure::Runtime(format!(
@@ -196,48 +198,36 @@ async fn wait_for_tokens(admin: SocketAddr, limit: Duration) -> Result<(), Failu
             )));
         }
         progress.show(&format!("waiting for tokens: {reasons}"));
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
-fn is_waited_for(provider: &ProviderReport) -> bool {
-    provider.required && provider.generation == 0
-}
-
-fn reason(provider: &ProviderReport) -> String {
-    match &provider.last_error {
-        Some(error) => format!("{}: {error}", provider.name),
-        None => provider.name.clone(),
-    }
-}
-
-/// What runs here may have the same credentials as what runs elsewhere.
+/// Warns for single-active providers: processes elsewhere may use the same credentials.
 fn warn_of_kills(config: &Config, to: &mut dyn io::Write) {
-    let fetched = |it: &&Arc<config::Provider>| matches!(it.source, TokenSource::Endpoint(_));
-    for provider in config.providers.iter().filter(fetched) {
-        if provider.life.single_active {
-            // Nobody to tell it to: the command runs all the same.
+    for provider in &config.providers {
+        if provider.life.single_active && matches!(provider.source, TokenSource::Endpoint(_)) {
+            // The command runs even if standard error is closed.
             let _ = writeln!(
                 to,
-                "warning: the vendor of provider {} kills the token in use elsewhere when one is fetched here",
+                "warning: fetching a token of provider {} here kills one in use elsewhere",
                 provider.name
             );
         }
     }
 }
 
-/// The same configuration where nothing else listens. What cannot be told by a URL on the common port gets a port of its own.
+/// Moves all listeners to free ports. Upstreams that no URL on the common port can select get their
+/// own.
 fn on_free_ports(mut config: Config, http_proxy: bool) -> Result<Config, Failure> {
     if matches!(config.server.client_auth, Some(ClientAuth::PeerUid(_))) {
-        return Err(Failure::Runtime(
-            "exec listens on ports, and server.client_auth.peer_uid can only check who connects to a Unix socket; \
-             use a configuration without it"
-                .to_owned(),
+        return Err(Failure::runtime(
+            "server.client_auth.peer_uid works only with Unix sockets, and exec listens on ports; \
+             use a configuration without server.client_auth.peer_uid",
         ));
     }
     config.server.listen = vec![Listen::Tcp(ANY_PORT)];
     config.server.admin = Some(ANY_PORT);
-    // Held until all are chosen, so that no two are the same.
+    // Held until all ports are chosen, so that all differ.
     let mut taken = Vec::new();
     for upstream in &mut config.upstreams {
         let own = match &upstream.route {
@@ -248,8 +238,8 @@ fn on_free_ports(mut config: Config, http_proxy: bool) -> Result<Config, Failure
         if !own {
             continue;
         }
-        let listener = TcpListener::bind(ANY_PORT).map_err(runtime)?;
-        let address = listener.local_addr().map_err(runtime)?;
+        let listener = TcpListener::bind(ANY_PORT).map_err(Failure::runtime)?;
+        let address = listener.local_addr().map_err(Failure::runtime)?;
         taken.push(listener);
         Arc::make_mut(upstream).route = Route::Listen(Listen::Tcp(address));
     }
@@ -258,37 +248,36 @@ fn on_free_ports(mut config: Config, http_proxy: bool) -> Result<Config, Failure
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// The process's environment, and which of its variables the configuration took: these hold credentials, which are not the
-/// command's business.
+/// The process's environment; records the variables that the configuration reads.
 #[derive(Default)]
-struct Asked(Mutex<BTreeSet<String>>);
+struct RecordingEnvironment(Mutex<BTreeSet<String>>);
 
-impl Environment for Asked {
+impl Environment for RecordingEnvironment {
     fn var(&self, name: &str) -> Option<String> {
-        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.insert(name.to_owned());
+        let mut read = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        read.insert(name.to_owned());
         ProcessEnvironment.var(name)
     }
 }
 
-impl Asked {
-    /// Without those that name egress proxies, which are for everybody, and those that hold no secret or one that is the
-    /// command's own.
+impl RecordingEnvironment {
+    /// Returns the recorded variables to hide from the command: all but egress proxies and
+    /// [`open_variables`].
     fn credentials(&self, config: &Config) -> Vec<String> {
-        let asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let open = open_variables(config);
         let private = |name: &&String| {
             !name.to_ascii_lowercase().ends_with("_proxy") && !open.contains(*name)
         };
-        asked.iter().filter(private).cloned().collect()
+        read.iter().filter(private).cloned().collect()
     }
 }
 
-/// What says who somebody is, and no more.
+/// Provider variables that hold no secret.
 const NAMES: [&str; 2] = ["client_id", "username"];
 
-/// Variables of the environment that a command may have: names such as `USER`, and what it shows to the proxy itself.
-/// One that is also used for anything else is none of them.
+/// Returns the environment variables that the command may see: [`NAMES`], such as `USER`, and the
+/// command's own key for the proxy. A variable that also holds a secret is not one of them.
 fn open_variables(config: &Config) -> BTreeSet<&String> {
     let (mut open, mut secret) = (BTreeSet::new(), BTreeSet::new());
     if let Some(ClientAuth::Header { value, .. }) = &config.server.client_auth {
@@ -296,11 +285,9 @@ fn open_variables(config: &Config) -> BTreeSet<&String> {
     }
     for provider in &config.providers {
         for (name, value) in &provider.variables {
-            let kind = match NAMES.contains(&name.as_str()) {
-                true => &mut open,
-                false => &mut secret,
-            };
-            kind.extend(name_of(value));
+            let public = NAMES.contains(&name.as_str());
+            let set = if public { &mut open } else { &mut secret };
+            set.extend(name_of(value));
         }
         if let TokenSource::Static { access_token } = &provider.source {
             secret.extend(name_of(access_token));
@@ -316,37 +303,24 @@ fn name_of(value: &Value) -> Option<&String> {
     }
 }
 
-fn runtime(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Failure {
-    Failure::Runtime(error.into().to_string())
-}
-
-/// Kept apart from [`runtime`]: an I/O error of ours is no closed standard output.
-impl From<child::StartError> for Failure {
-    fn from(error: child::StartError) -> Self {
-        match error.source.kind() {
-            io::ErrorKind::NotFound => Self::NotStarted(error.to_string(), 127),
-            _ => Self::NotStarted(error.to_string(), 126),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn variables_that_the_configuration_took_are_hidden_and_proxies_are_not() {
-        let asked = Asked::default();
-        let config = Config::from_toml("[providers.p]\naccess_token = 't'\n", &asked).unwrap();
+    fn variables_that_the_configuration_reads_are_hidden_except_proxies() {
+        let environment = RecordingEnvironment::default();
+        let config =
+            Config::from_toml("[providers.p]\naccess_token = 't'\n", &environment).unwrap();
         for name in ["HTTPS_PROXY", "no_proxy", "CLIENT_SECRET"] {
-            asked.var(name);
+            environment.var(name);
         }
-        assert_eq!(asked.credentials(&config), ["CLIENT_SECRET"]);
+        assert_eq!(environment.credentials(&config), ["CLIENT_SECRET"]);
     }
 
     #[test]
-    fn what_names_somebody_and_what_the_command_shows_the_proxy_are_not_hidden() {
-        struct All(Asked);
+    fn user_names_and_the_commands_own_key_are_not_hidden() {
+        struct All(RecordingEnvironment);
         impl Environment for All {
             fn var(&self, name: &str) -> Option<String> {
                 self.0.var(name);
@@ -354,37 +328,42 @@ mod tests {
             }
         }
         let text = "server.client_auth = { header = 'X-Key', value = { env = 'APP_KEY' } }\n\
-             [providers.p]\ndialect = 'oauth2'\ngrant = 'password'\ntoken_url = 'https://127.0.0.1:1/'\n\
+             [providers.p]\ndialect = 'oauth2'\ngrant = 'password'\n\
+             token_url = 'https://127.0.0.1:1/'\n\
              client_id = { env = 'BOTH' }\nclient_secret = { env = 'BOTH' }\n\
              username = { env = 'USER' }\npassword = { env = 'PASS' }\n";
-        let asked = All(Asked::default());
-        let config = Config::from_toml(text, &asked).unwrap();
-        assert_eq!(asked.0.credentials(&config), ["BOTH", "PASS"]);
+        let environment = All(RecordingEnvironment::default());
+        let config = Config::from_toml(text, &environment).unwrap();
+        assert_eq!(environment.0.credentials(&config), ["BOTH", "PASS"]);
     }
 
     #[test]
-    fn a_token_that_dies_elsewhere_is_warned_of() {
+    fn single_active_providers_are_warned_about() {
         let provider = |name: &str, dialect: &str| {
             format!(
-                "[providers.{name}]\ndialect = '{dialect}'\ntoken_url = 'https://127.0.0.1:1/{name}'\nclient_id = 'c'\nclient_secret = 's'\n"
+                "[providers.{name}]\ndialect = '{dialect}'\nclient_id = 'c'\nclient_secret = 's'\n\
+                 token_url = 'https://127.0.0.1:1/{name}'\n"
             )
         };
         let text = provider("single", "ctcfile") + &provider("plain", "oauth2");
-        let config = Config::from_toml(&text, &Asked::default()).unwrap();
-        let mut told = Vec::new();
-        warn_of_kills(&config, &mut told);
-        let told = String::from_utf8(told).unwrap();
-        assert_eq!(told.lines().count(), 1);
-        assert!(told.contains("provider single "), "{told}");
+        let config = Config::from_toml(&text, &RecordingEnvironment::default()).unwrap();
+        let mut warnings = Vec::new();
+        warn_of_kills(&config, &mut warnings);
+        let warnings = String::from_utf8(warnings).unwrap();
+        assert_eq!(warnings.lines().count(), 1);
+        assert!(warnings.contains("provider single "), "{warnings}");
     }
 
     #[test]
     fn ports_are_free_and_all_different() {
         let text = "[providers.p]\naccess_token = 't'\n\
-             [upstreams.a]\nurl = 'http://127.0.0.1:1'\nprovider = 'p'\nroute = { listen = '127.0.0.1:8081' }\n\
-             [upstreams.b]\nurl = 'http://127.0.0.1:1'\nprovider = 'p'\nroute = { host = 'b.test' }\n\
-             [upstreams.c]\nurl = 'http://127.0.0.1:1'\nprovider = 'p'\nroute = { path_prefix = '/c' }\n";
-        let config = || Config::from_toml(text, &Asked::default()).unwrap();
+             [upstreams.a]\nurl = 'http://127.0.0.1:1'\nprovider = 'p'\n\
+             route = { listen = '127.0.0.1:8081' }\n\
+             [upstreams.b]\nurl = 'http://127.0.0.1:1'\nprovider = 'p'\n\
+             route = { host = 'b.test' }\n\
+             [upstreams.c]\nurl = 'http://127.0.0.1:1'\nprovider = 'p'\n\
+             route = { path_prefix = '/c' }\n";
+        let config = || Config::from_toml(text, &RecordingEnvironment::default()).unwrap();
         let routes = |config: Config| -> Vec<Route> {
             config.upstreams.iter().map(|it| it.route.clone()).collect()
         };

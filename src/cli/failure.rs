@@ -1,73 +1,70 @@
-//! How a verb can fail, and the exit code that says so.
+//! Errors of a verb, and their exit codes.
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::config::Problem;
 
-/// Why the command did not do what was asked for.
+/// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// Exit code 1.
     #[error("{0}")]
     Runtime(String),
-    /// Exit code 1; what is wrong has been shown already.
-    #[error("failed")]
-    Shown,
-    /// A command of the user's could not be started; the exit code is the one that shells use for it.
+    /// The command of `exec` could not be started; carries the exit code that shells use for that.
     #[error("{0}")]
     NotStarted(String, u8),
-    /// The exit code of a command of the user's, which said itself what it had to say.
+    /// The command of `exec` failed and has reported the reason itself; carries its exit code.
     #[error("the command ended with exit code {0}")]
     Exit(u8),
     /// Exit code 2.
     #[error("{0}")]
     Usage(String),
-    /// Exit code 78 (EX_CONFIG): there is no configuration to read.
+    /// Exit code 78 (EX_CONFIG): no readable configuration.
     #[error("{0}")]
     NoConfig(String),
-    /// Exit code 78: what is in it is wrong.
+    /// Exit code 78: the configuration is invalid.
     #[error("{} has {}", path.display(), count(.problems.len()))]
     BadConfig {
         path: PathBuf,
         problems: Vec<Problem>,
     },
-    /// Standard output is gone.
+    /// Exit code 1; 0 if standard output is a closed pipe.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
 }
 
 impl Failure {
+    /// Wraps the text of `error`, for exit code 1.
+    pub(super) fn runtime(error: impl Display) -> Self {
+        Self::Runtime(error.to_string())
+    }
+
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             // `cupbearer dialects | head`: the reader has seen enough.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            Self::Runtime(_) | Self::Shown | Self::Output(_) => 1,
+            Self::Runtime(_) | Self::Output(_) => 1,
             Self::NotStarted(_, code) | Self::Exit(code) => *code,
             Self::Usage(_) => 2,
             Self::NoConfig(_) | Self::BadConfig { .. } => 78,
         })
     }
 
-    /// Tells people: `error: …`, one line per problem, hints below; of a configuration, the file above them.
+    /// Writes `error: …`; for an invalid configuration its path, then a line and a hint per problem.
     pub fn report(&self, to: &mut dyn Write) {
-        // Nobody to tell it to: the exit code has to do.
+        // If standard error is closed, only the exit code is left.
         let _ = match self {
-            Self::Shown | Self::Exit(_) => Ok(()),
+            Self::Exit(_) => Ok(()),
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             Self::BadConfig { problems, .. } => writeln!(to, "{self}:").and_then(|()| {
                 problems
                     .iter()
                     .try_for_each(|problem| write_problem(to, "error", problem))
             }),
-            Self::Runtime(_)
-            | Self::NotStarted(..)
-            | Self::Usage(_)
-            | Self::NoConfig(_)
-            | Self::Output(_) => {
-                writeln!(to, "error: {self}")
-            }
+            _ => writeln!(to, "error: {self}"),
         };
     }
 }
@@ -79,23 +76,14 @@ fn count(problems: usize) -> String {
     }
 }
 
-/// `error: providers.x.client_secret: …`, with the hint on a line of its own.
-pub(super) fn write_problem(
-    to: &mut dyn Write,
-    level: &str,
-    problem: &Problem,
-) -> Result<(), io::Error> {
-    let Problem {
-        path,
-        message,
-        hint,
-    } = problem;
-    if path.is_empty() {
-        writeln!(to, "{level}: {message}")?;
-    } else {
-        writeln!(to, "{level}: {path}: {message}")?;
-    }
-    match hint {
+/// Writes `error: providers.x.client_secret: …`, with the hint on its own line.
+pub(super) fn write_problem(to: &mut dyn Write, level: &str, problem: &Problem) -> io::Result<()> {
+    let path = match problem.path.as_str() {
+        "" => String::new(),
+        path => format!("{path}: "),
+    };
+    writeln!(to, "{level}: {path}{}", problem.message)?;
+    match &problem.hint {
         Some(hint) => writeln!(to, "  hint: {hint}"),
         None => Ok(()),
     }

@@ -1,17 +1,16 @@
-//! `cupbearer health`: for exec probes in an image without a shell.
+//! `cupbearer health`: exec probes for images without a shell.
 
 use std::io::Write;
 
 use clap::Args;
-use clap::builder::BoolishValueParser;
 
 use super::admin::AdminArgs;
 use super::failure::Failure;
 
 #[derive(Debug, Args)]
 pub(super) struct HealthArgs {
-    /// Ask whether the process lives (/livez) instead of whether it is ready (/readyz)
-    #[arg(long, env = "CUPBEARER_LIVE", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    /// Check liveness (/livez) instead of readiness (/readyz)
+    #[arg(long, env = "CUPBEARER_LIVE")]
     live: bool,
 
     #[command(flatten)]
@@ -24,30 +23,25 @@ pub(super) fn run(args: &HealthArgs, out: &mut dyn Write) -> Result<(), Failure>
     } else {
         ("/readyz", "ready", "ready")
     };
-    let answer = args
-        .admin
-        .server()?
-        .get_blocking(path)
-        .map_err(|error| Failure::Runtime(error.to_string()))?;
+    let server = args.admin.server()?;
+    let answer = super::tokio_runtime()?.block_on(server.get(path));
+    let answer = answer.map_err(Failure::runtime)?;
     let body = String::from_utf8_lossy(&answer.body);
     if answer.status == http::StatusCode::OK {
-        // Another program on that port may answer 200 to everything.
+        // Another program may answer 200 to everything.
         if body.trim_end() != expected {
             return Err(Failure::Runtime(format!(
-                "not {word}: what answers there is no admin port of Cupbearer; check --admin and server.admin"
+                "not {word}: this is no admin port of Cupbearer; check --admin and server.admin"
             )));
         }
         writeln!(out, "{word}")?;
         return Ok(());
     }
-    // The first line says it again; what stands in the way comes after it. Another program may answer with a whole page.
+    // The reasons follow the first line. Another program may answer with a whole page.
     let lines = body.lines().map(str::trim).filter(|line| !line.is_empty());
     let reason = lines.take(20).collect::<Vec<_>>().join("; ");
-    Err(Failure::Runtime(
-        format!("not {word}: {} {reason}", answer.status)
-            .trim_end()
-            .to_owned(),
-    ))
+    let text = format!("not {word}: {} {reason}", answer.status);
+    Err(Failure::runtime(text.trim_end()))
 }
 
 #[cfg(test)]
@@ -59,7 +53,7 @@ mod tests {
 
     use crate::cli::{Cli, Failure};
 
-    /// Asks a server that answers every request with this.
+    /// Runs `health` against a server that sends this response.
     fn ask(flag: Option<&str>, status: &str, body: &str) -> Result<String, Failure> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -80,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn only_our_own_answer_counts() {
+    fn only_cupbearers_own_answer_counts() {
         assert_eq!(ask(None, "200 OK", "ready\n").unwrap(), "ready\n");
         assert_eq!(ask(Some("--live"), "200 OK", "ok\n").unwrap(), "alive\n");
         for (flag, status, body, said) in [

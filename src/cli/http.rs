@@ -1,45 +1,40 @@
-//! A very small HTTP client: one plain GET on a connection of its own, for the admin port and for the demo.
+//! A minimal HTTP client for the admin port and the demo: one GET per connection, without TLS.
 
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HOST;
+use http::uri::Authority;
 use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-/// Of one whole request.
+/// Limit for one whole request.
 const TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_BODY: usize = 16 * 1024 * 1024;
 
-/// An `http://host:port` that can be asked.
+/// The address of an `http://host:port` server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Server {
-    authority: http::uri::Authority,
-}
+pub(super) struct Server(Authority);
 
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) body: Bytes,
 }
 
+/// Why a GET failed; the first field is the server's URL.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum GetError {
-    #[error("{server} cannot be reached: {source}")]
-    Connect {
-        server: String,
-        source: std::io::Error,
-    },
-    #[error("{server} does not speak HTTP: {source}")]
-    Protocol {
-        server: String,
-        source: hyper::Error,
-    },
-    #[error("{server} sent an answer that cannot be read")]
-    Body { server: String },
-    #[error("{server} did not answer within {} s", TIMEOUT.as_secs())]
-    Timeout { server: String },
+    #[error("{0} cannot be reached: {1}")]
+    Connect(String, io::Error),
+    #[error("{0} does not speak HTTP: {1}")]
+    Protocol(String, hyper::Error),
+    #[error("{0} sent an answer that cannot be read")]
+    Body(String),
+    #[error("{0} did not answer within {secs} s", secs = TIMEOUT.as_secs())]
+    Timeout(String),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -47,75 +42,49 @@ pub(super) enum GetError {
 pub(super) struct NotAnAddress;
 
 impl Server {
-    /// Takes `http://host:port/` and plain `host:port`.
+    /// Accepts `http://host:port/` and plain `host:port`.
     pub(super) fn parse(text: &str) -> Result<Self, NotAnAddress> {
-        let text = match text.split_once("://") {
-            None => format!("http://{text}"),
-            Some(_) => text.to_owned(),
+        let text = match text.contains("://") {
+            false => format!("http://{text}"),
+            true => text.to_owned(),
         };
         let uri: Uri = text.parse().map_err(|_| NotAnAddress)?;
         if uri.scheme_str() != Some("http") || !matches!(uri.path(), "" | "/") {
             return Err(NotAnAddress);
         }
-        let authority = uri.into_parts().authority.ok_or(NotAnAddress)?;
-        if authority.as_str().contains('@') {
-            return Err(NotAnAddress);
-        }
-        Ok(Self { authority })
+        let authority = uri.into_parts().authority;
+        let authority = authority.filter(|authority| !authority.as_str().contains('@'));
+        authority.map(Self).ok_or(NotAnAddress)
     }
 
-    /// GETs a path (with query).
+    /// Sends GET for `path` (with its query) and reads the whole response.
     pub(super) async fn get(&self, path: &str) -> Result<Answer, GetError> {
-        tokio::time::timeout(TIMEOUT, self.exchange(path))
-            .await
-            .unwrap_or_else(|_| {
-                Err(GetError::Timeout {
-                    server: self.name(),
-                })
-            })
-    }
-
-    /// [`Server::get`] for verbs that do nothing else meanwhile.
-    pub(super) fn get_blocking(&self, path: &str) -> Result<Answer, GetError> {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|source| self.unreachable(source))?
-            .block_on(self.get(path))
+        let exchanged = tokio::time::timeout(TIMEOUT, self.exchange(path)).await;
+        exchanged.unwrap_or_else(|_| Err(GetError::Timeout(self.url())))
     }
 
     async fn exchange(&self, path: &str) -> Result<Answer, GetError> {
-        let host = self.authority.host().trim_matches(['[', ']']);
-        let port = self.authority.port_u16().unwrap_or(80);
-        let stream = TcpStream::connect((host, port))
+        let protocol = |source| GetError::Protocol(self.url(), source);
+        let host = self.0.host().trim_matches(['[', ']']);
+        let stream = TcpStream::connect((host, self.0.port_u16().unwrap_or(80)))
             .await
-            .map_err(|source| self.unreachable(source))?;
+            .map_err(|source| GetError::Connect(self.url(), source))?;
         let (mut sender, driver) = hyper::client::conn::http1::Builder::new()
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(|source| self.protocol(source))?;
+            .map_err(protocol)?;
         let request = Request::get(path)
-            .header(HOST, self.authority.as_str())
+            .header(HOST, self.0.as_str())
             .body(Empty::<Bytes>::new())
             .expect("an authority is a header value, and the paths are ours");
-        // The driver ends with the body; if this future is dropped before, so is the driver.
+        // The driver ends with the body. Dropping this future drops the driver.
         let answer = async {
-            let response = sender
-                .send_request(request)
-                .await
-                .map_err(|source| self.protocol(source))?;
+            let response = sender.send_request(request).await.map_err(protocol)?;
             let (parts, body) = response.into_parts();
-            let body =
-                Limited::new(body, MAX_BODY)
-                    .collect()
-                    .await
-                    .map_err(|_| GetError::Body {
-                        server: self.name(),
-                    })?;
-            Ok(Answer {
-                status: parts.status,
-                body: body.to_bytes(),
-            })
+            let body = Limited::new(body, MAX_BODY).collect().await;
+            let body = body.map_err(|_| GetError::Body(self.url()))?.to_bytes();
+            let status = parts.status;
+            Ok(Answer { status, body })
         };
         let mut answer = std::pin::pin!(answer);
         tokio::select! {
@@ -124,22 +93,8 @@ impl Server {
         }
     }
 
-    fn unreachable(&self, source: std::io::Error) -> GetError {
-        GetError::Connect {
-            server: self.name(),
-            source,
-        }
-    }
-
-    fn protocol(&self, source: hyper::Error) -> GetError {
-        GetError::Protocol {
-            server: self.name(),
-            source,
-        }
-    }
-
-    fn name(&self) -> String {
-        format!("http://{}", self.authority)
+    fn url(&self) -> String {
+        format!("http://{}", self.0)
     }
 }
 

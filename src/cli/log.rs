@@ -24,7 +24,6 @@ pub(super) struct LogArgs {
         value_name = "LEVEL",
         value_parser = directives,
         env = "CUPBEARER_LOG",
-        hide_env_values = true,
         global = true,
         help_heading = "Logging"
     )]
@@ -35,7 +34,6 @@ pub(super) struct LogArgs {
         long,
         value_name = "FORMAT",
         env = "CUPBEARER_LOG_FORMAT",
-        hide_env_values = true,
         global = true,
         help_heading = "Logging"
     )]

@@ -1,4 +1,4 @@
-//! `cupbearer login`: asks for what only a person can give, and puts what comes of it where the proxy finds it.
+//! `cupbearer login`: asks a person for one-time input and stores the token where the proxy finds it.
 
 mod browser;
 mod prompt;
@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::BoolishValueParser;
 use tokio::time::{Instant, sleep};
 
+use super::chained::InnerTokens;
 use super::config_file::{ConfigArgs, Loaded};
 use super::failure::Failure;
 use super::log::LogArgs;
@@ -20,14 +20,12 @@ use crate::config::{Config, Provider};
 use crate::dialect::{Var, Variables};
 use crate::provider::chain::Tokens;
 use crate::provider::exchange::{Fetch, HttpFetch};
-use crate::provider::login::{LoggedIn, Login, LoginError, Return};
+use crate::provider::login::{Brought, LoggedIn, Login, Return};
 use crate::provider::store::{self, Beside, Store, VisitorStore};
 use crate::upstream::tls::TlsProfiles;
 use prompt::Prompt;
 
-const STORED: &str = "It is in the store: `cupbearer run` uses it.";
-
-/// The proxy looks every second.
+/// How long to wait for the proxy, which checks the store every second.
 const ADOPTION: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Args)]
@@ -36,23 +34,22 @@ pub(super) struct LoginArgs {
     #[arg(value_name = "PROVIDER")]
     provider: String,
 
-    /// Listen for the browser on this port of loopback [default: that of redirect_uri, else any]
+    /// Listen for the browser on this loopback port [default: that of redirect_uri, else any]
     #[arg(
         long,
         value_name = "PORT",
         env = "CUPBEARER_PORT",
-        hide_env_values = true,
         default_value_t = 0,
         hide_default_value = true
     )]
     port: u16,
 
-    /// Do not open a browser, only print where to go
-    #[arg(long, env = "CUPBEARER_NO_BROWSER", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    /// Only print the address, do not open a browser
+    #[arg(long, env = "CUPBEARER_NO_BROWSER")]
     no_browser: bool,
 
-    /// Read every answer from standard input, a line each: also the address that the browser ends at
-    #[arg(long, env = "CUPBEARER_FROM_STDIN", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    /// Read every answer from standard input, one per line, also the address the browser ends at
+    #[arg(long, env = "CUPBEARER_FROM_STDIN")]
     from_stdin: bool,
 
     #[command(flatten)]
@@ -64,180 +61,179 @@ pub(super) fn run(args: &LoginArgs, log: &LogArgs, out: &mut dyn Write) -> Resul
     let provider = provider(&config, &args.provider)?;
     log.start("warn")?;
     core_dumps::disable();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Runtime(error.to_string()))?;
+    let runtime = super::tokio_runtime()?;
     let prompt = Prompt::standard(args.from_stdin);
     let done = runtime.block_on(log_in(args, &config, provider, &prompt));
-    // Who still waits for a line need not be waited for.
+    // Does not wait for a thread that still reads standard input.
     runtime.shutdown_background();
-    let (logged_in, told) = done?;
-    writeln!(out, "Logged in to {}: {}.", args.provider, token(logged_in))?;
-    writeln!(out, "{told}")?;
+    let (logged_in, outcome) = done?;
+    let token = describe(&logged_in);
+    writeln!(out, "Logged in to {}: {token}.\n{outcome}", args.provider)?;
     Ok(())
 }
 
-/// The provider of that name.
+/// Returns the provider of that name.
 pub(super) fn provider(config: &Config, name: &str) -> Result<Arc<Provider>, Failure> {
-    let mut providers = config.providers.iter();
-    let found = providers.find(|provider| provider.name == name);
+    let found = config.providers.iter().find(|it| it.name == name);
     found.cloned().ok_or_else(|| {
-        let names: Vec<&str> = config
-            .providers
-            .iter()
-            .map(|provider| provider.name.as_str())
-            .collect();
+        let names: Vec<&str> = config.providers.iter().map(|it| &*it.name).collect();
+        let names = names.join(", ");
         Failure::Usage(format!(
-            "the configuration has no provider `{name}`; it has {}",
-            names.join(", ")
+            "the configuration has no provider `{name}`; it has {names}"
         ))
     })
 }
 
+/// Returns the outcome for people, too.
 async fn log_in(
     args: &LoginArgs,
     config: &Config,
     provider: Arc<Provider>,
     prompt: &Prompt,
 ) -> Result<(LoggedIn, &'static str), Failure> {
-    let mut login = Login::new(provider).map_err(failed)?;
-    // Before anybody does anything: could its result be kept? Not held while people think, or `run` could not start.
-    drop(store::beside(&config.store).await.map_err(failed)?);
+    let mut login = Login::new(provider).map_err(Failure::runtime)?;
+    // Reports an unusable store before anyone acts. Not held meanwhile, or `run` could not start.
+    drop(open_store(config).await?);
     let clock = Clock::System;
     let fetcher: Arc<dyn Fetch> = Arc::new(HttpFetch::new(TlsProfiles::new(), clock.clone()));
-    login.discover(&*fetcher, &clock).await.map_err(failed)?;
+    let discovered = login.discover(&*fetcher, &clock).await;
+    discovered.map_err(Failure::runtime)?;
     let mut given = Variables::new();
     for ask in login.asks() {
         let value = prompt.ask(&ask.name, ask.secret).await?;
         given.insert(ask.name, Var::Text(value));
     }
-    let tokens = super::chained::tokens(config, login.provider()).await?;
-    if login.is_for_device() {
-        return device(args, config, login, given, prompt, fetcher, tokens).await;
-    }
-    if login.authorization_url().is_some() {
-        given.extend(authorize(args, &login, prompt).await?);
-    }
-    match store::beside(&config.store).await.map_err(failed)? {
-        Beside::Ours(store) => {
-            let store: Arc<dyn Store> = Arc::new(store);
-            let done = login.finish(given, store, fetcher, clock, tokens).await;
-            Ok((done.map_err(failed)?, STORED))
+    let tokens = InnerTokens::default().of(config, login.provider()).await?;
+    let (done, visitor) = if login.is_for_device() {
+        let brought = wait_for_device(args, &login, given, &fetcher, &tokens).await?;
+        let (store, visitor) = open_store(config).await?;
+        (
+            login.keep(brought, store, fetcher, clock, tokens).await,
+            visitor,
+        )
+    } else {
+        if login.authorization_url().is_some() {
+            given.extend(authorize(args, &login, prompt).await?);
         }
-        Beside::Visited { store, .. } => {
-            let ours: Arc<dyn Store> = Arc::new(store.clone());
-            let done = login.finish(given, ours, fetcher, clock, tokens).await;
-            Ok((done.map_err(failed)?, adopted(&store).await))
-        }
-    }
+        let (store, visitor) = open_store(config).await?;
+        (
+            login.finish(given, store, fetcher, clock, tokens).await,
+            visitor,
+        )
+    };
+    let logged_in = done.map_err(Failure::runtime)?;
+    let outcome = match visitor {
+        None => "The token is in the store; `cupbearer run` uses it.",
+        Some(store) => wait_for_adoption(&store).await,
+    };
+    Ok((logged_in, outcome))
 }
 
-/// A code that is typed elsewhere.
-async fn device(
+/// Opens the store; as a visitor if another process holds it.
+async fn open_store(config: &Config) -> Result<(Arc<dyn Store>, Option<VisitorStore>), Failure> {
+    let opened = store::beside(&config.store).await;
+    Ok(match opened.map_err(Failure::runtime)? {
+        Beside::Ours(store) => (Arc::new(store), None),
+        Beside::Visited { store, .. } => (Arc::new(store.clone()), Some(store)),
+    })
+}
+
+/// Shows a device code and waits until it is entered. Runs without the store, whose lock would keep
+/// `run` from starting.
+async fn wait_for_device(
     args: &LoginArgs,
-    config: &Config,
-    login: Login,
+    login: &Login,
     given: Variables,
-    prompt: &Prompt,
-    fetcher: Arc<dyn Fetch>,
-    tokens: Tokens,
-) -> Result<(LoggedIn, &'static str), Failure> {
-    let clock = Clock::System;
+    fetcher: &Arc<dyn Fetch>,
+    tokens: &Tokens,
+) -> Result<Brought, Failure> {
     let code = login
-        .device(Arc::clone(&fetcher), clock.clone(), tokens.clone())
+        .device(Arc::clone(fetcher), Clock::System, tokens.clone())
         .await
-        .map_err(failed)?;
+        .map_err(Failure::runtime)?;
     let url = code.complete.as_deref().unwrap_or(&code.verification_uri);
     let opened =
         !args.no_browser && !args.from_stdin && url.starts_with("https://") && browser::open(url);
-    let first = match opened {
-        true => "Your browser has been opened. If it shows nothing, go to",
-        false => "On any device, go to",
-    };
-    prompt.tell(&format!(
-        "{first}\n\n    {}\n\nand enter the code\n\n    {}\n\nWaiting until that is done (Ctrl-C ends it).",
-        code.verification_uri, code.user_code
-    ));
-    // Without the store: whoever holds it keeps `run` from starting.
-    let polled = login.poll(
-        code,
-        given,
-        Arc::clone(&fetcher),
-        clock.clone(),
-        tokens.clone(),
+    eprintln!(
+        "{}\n\n    {}\n\nand enter the code\n\n    {}\n\nWaiting for the code (Ctrl-C cancels).",
+        instruction(opened, "On any device, go to"),
+        code.verification_uri,
+        code.user_code
     );
-    let brought = polled.await.map_err(failed)?;
-    match store::beside(&config.store).await.map_err(failed)? {
-        Beside::Ours(store) => {
-            let store: Arc<dyn Store> = Arc::new(store);
-            let done = login.keep(brought, store, fetcher, clock, tokens).await;
-            Ok((done.map_err(failed)?, STORED))
-        }
-        Beside::Visited { store, .. } => {
-            let ours: Arc<dyn Store> = Arc::new(store.clone());
-            let done = login.keep(brought, ours, fetcher, clock, tokens).await;
-            Ok((done.map_err(failed)?, adopted(&store).await))
-        }
-    }
+    login
+        .poll(
+            code,
+            given,
+            Arc::clone(fetcher),
+            Clock::System,
+            tokens.clone(),
+        )
+        .await
+        .map_err(Failure::runtime)
 }
 
 async fn authorize(args: &LoginArgs, login: &Login, prompt: &Prompt) -> Result<Variables, Failure> {
     let authorization = login
         .authorize(args.port, args.from_stdin)
         .await
-        .map_err(failed)?;
+        .map_err(Failure::runtime)?;
     let url = &authorization.url;
     let opened = !args.no_browser && browser::open(url);
-    let first = match opened {
-        true => "Your browser has been opened. If it shows nothing, go to",
-        false => "Open this in your browser:",
-    };
-    prompt.tell(&format!("{first}\n\n    {url}\n"));
-    match authorization.back.clone() {
+    eprintln!(
+        "{}\n\n    {url}\n",
+        instruction(opened, "Open this in your browser:")
+    );
+    let variables = match &authorization.back {
         Return::Loopback(address) => {
-            prompt.tell(&format!(
-                "Waiting for it to come back to {address} (Ctrl-C ends it).\n\
-                 A browser on another machine does not get here: use --from-stdin there."
-            ));
-            authorization.wait().await.map_err(failed)
+            eprintln!(
+                "Waiting for the browser to return to {address} (Ctrl-C cancels).\n\
+                 A browser on another machine cannot reach this address: use --from-stdin then."
+            );
+            authorization.wait().await
         }
         Return::ByHand => {
-            prompt.tell(
-                "Then paste the whole address that it ends at, even if that page does not load.",
+            eprintln!(
+                "Then paste the whole address that the browser ends at, \
+                 even if that page does not load."
             );
             let address = prompt.ask("address", false).await?;
-            authorization.take(&address).map_err(failed)
+            authorization.take(&address)
         }
+    };
+    variables.map_err(Failure::runtime)
+}
+
+fn instruction(opened: bool, without_browser: &str) -> &str {
+    match opened {
+        true => "Your browser has been opened. If it shows nothing, go to",
+        false => without_browser,
     }
 }
 
-/// Whether the running proxy has taken it up, in words.
-async fn adopted(store: &VisitorStore) -> &'static str {
+/// Waits until the running proxy has adopted the token, and says whether it has.
+async fn wait_for_adoption(store: &VisitorStore) -> &'static str {
     let deadline = Instant::now() + ADOPTION;
     while Instant::now() < deadline {
         if store.all_adopted() {
-            return "The running proxy has it.";
+            return "The running proxy has adopted the token.";
         }
         sleep(Duration::from_millis(100)).await;
     }
-    "It lies in the store, but the process that holds it has not taken it up yet: see `cupbearer status` and its log."
+    "The token is in the store, but the process that holds the store has not adopted it yet: \
+     see `cupbearer status` and the log of that process."
 }
 
-fn token(logged_in: LoggedIn) -> String {
-    let life = logged_in
+fn describe(logged_in: &LoggedIn) -> String {
+    let now = Clock::System.now().wall;
+    let left = logged_in
         .expires_at
-        .and_then(|at| at.duration_since(Clock::System.now().wall).ok());
-    let life = match life {
-        Some(left) => format!("the token is good for {}", words::duration(left)),
-        None => "the token states no end".to_owned(),
+        .and_then(|at| at.duration_since(now).ok());
+    let life = match left {
+        Some(left) => format!("the token is valid for {}", words::duration(left)),
+        None => "the token states no expiry".to_owned(),
     };
     match logged_in.renewable {
-        true => format!("{life}, and is renewed by itself"),
-        false => format!("{life}; there is no refresh token, so then another login is needed"),
+        true => format!("{life} and will be renewed"),
+        false => format!("{life}; without a refresh token, another login is needed then"),
     }
-}
-
-fn failed(error: impl Into<LoginError>) -> Failure {
-    Failure::Runtime(error.into().to_string())
 }

@@ -1,17 +1,18 @@
-//! One line that says what is waited for, on a terminal only: logs and pipes have no use for it.
+//! A progress line, on terminals only.
 
 use std::io::{self, IsTerminal as _, Write};
 
-/// Gone without a trace when it is dropped.
+/// Erases its line when dropped.
 pub(super) struct Progress<W: Write> {
     to: Option<W>,
     shown: String,
 }
 
-/// So long that it does not wrap on most terminals: what has wrapped cannot be taken back.
+/// Limit that fits on most terminals: a wrapped line cannot be erased.
 const WIDTH: usize = 78;
 
-const BACK: &str = "\r\x1b[2K";
+/// Erases the current line.
+const ERASE: &str = "\r\x1b[2K";
 
 impl Progress<io::Stderr> {
     pub(super) fn on_stderr() -> Self {
@@ -28,7 +29,7 @@ impl<W: Write> Progress<W> {
         }
     }
 
-    /// In the place of what was shown before.
+    /// Replaces the line.
     pub(super) fn show(&mut self, text: &str) {
         let Some(to) = &mut self.to else {
             return;
@@ -38,8 +39,7 @@ impl<W: Write> Progress<W> {
             None => text.to_owned(),
         };
         if line != self.shown {
-            // A terminal that is gone needs no progress.
-            let _ = write!(to, "{BACK}{line}").and_then(|()| to.flush());
+            let _ = write!(to, "{ERASE}{line}").and_then(|()| to.flush());
             self.shown = line;
         }
     }
@@ -48,7 +48,7 @@ impl<W: Write> Progress<W> {
 impl<W: Write> Drop for Progress<W> {
     fn drop(&mut self) {
         if let (Some(to), false) = (&mut self.to, self.shown.is_empty()) {
-            let _ = write!(to, "{BACK}").and_then(|()| to.flush());
+            let _ = write!(to, "{ERASE}").and_then(|()| to.flush());
         }
     }
 }
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_takes_the_place_of_the_former_and_goes_in_the_end() {
+    fn a_line_replaces_the_previous_one_and_is_erased_at_the_end() {
         let mut seen = Vec::new();
         let mut progress = Progress::new(Some(&mut seen));
         progress.show("waiting for a");
@@ -66,7 +66,7 @@ mod tests {
         progress.show(&"长".repeat(100));
         drop(progress);
         let text = String::from_utf8(seen).unwrap();
-        let lines: Vec<_> = text.split(BACK).collect();
+        let lines: Vec<_> = text.split(ERASE).collect();
         assert_eq!(lines.len(), 4);
         assert_eq!(lines[1], "waiting for a");
         assert_eq!(lines[2].chars().count(), WIDTH + 1);

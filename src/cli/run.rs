@@ -25,11 +25,11 @@ pub(super) fn run(args: &RunArgs, log: &LogArgs) -> Result<(), Failure> {
     let log = log.start("info")?;
     core_dumps::disable();
     app::raise_open_files();
-    // Before the sockets: whoever sees a port open may ask for the end at once. SIGHUP is the reload's.
+    // Before binding: a signal may arrive as soon as a port is open. SIGHUP reloads.
     let signals = Signals::listen(&[SignalKind::hangup()])?;
     let (providers, upstreams) = (config.providers.len(), config.upstreams.len());
     let bound = app::bind(config)
-        .map_err(|error| Failure::Runtime(error.to_string()))?
+        .map_err(Failure::runtime)?
         .watch(file)
         .log_by(Arc::new(log));
     tracing::info!(
@@ -45,12 +45,10 @@ pub(super) fn run(args: &RunArgs, log: &LogArgs) -> Result<(), Failure> {
     if let Some(admin) = bound.admin() {
         tracing::info!("admin page at http://{admin}/");
     }
-    bound
-        .run(signals.first())
-        .map_err(|error| Failure::Runtime(error.to_string()))
+    bound.run(signals.first()).map_err(Failure::runtime)
 }
 
-/// A listener as an app would write it.
+/// Formats a listener as a URL for an app.
 pub(super) fn address(listen: &Listen) -> String {
     match listen {
         Listen::Tcp(address) => format!("http://{address}"),

@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT.
+//! Shutdown by SIGTERM and SIGINT.
 
 use std::io;
 
@@ -8,23 +8,23 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::failure::Failure;
 use crate::app::Shutdown;
 
-/// From [`Signals::listen`] on, what asks for the end is kept until somebody waits for it.
+/// SIGTERM and SIGINT, which are kept from [`Signals::listen`] until [`Signals::first`] takes them.
 pub(super) struct Signals {
     term: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    /// To be called before anything is opened that an end by signal would leave behind, and outside of any runtime.
-    /// The signals in `others` no longer end the process either: somebody will listen to them later.
+    /// Registers the handlers, outside of any runtime and before anything is opened that needs a
+    /// clean shutdown. Signals in `others` no longer end the process either; their listeners follow.
     pub(super) fn listen(others: &[SignalKind]) -> Result<Self, Failure> {
         Self::try_listen(others)
             .map_err(|error| Failure::Runtime(format!("cannot listen to signals: {error}")))
     }
 
     fn try_listen(others: &[SignalKind]) -> io::Result<Self> {
-        // Registering asks for a runtime, but handlers belong to the process and outlive it: what comes in is delivered by
-        // whichever runtime runs next.
+        // Registration needs a runtime, but the handlers belong to the process: the next runtime
+        // delivers the signals.
         let runtime = Builder::new_current_thread().enable_io().build()?;
         let _inside = runtime.enter();
         for other in others {
@@ -36,13 +36,13 @@ impl Signals {
         })
     }
 
-    /// Waits for the first of the two. From then on a second one ends the process at once, with exit code 1.
-    /// Must be awaited inside a tokio runtime that goes on after it.
+    /// Waits for the first signal. A second one ends the process at once, with exit code 1, while the
+    /// calling runtime still runs.
     pub(super) async fn first(mut self) -> Shutdown {
         let shutdown = self.next().await;
         tokio::spawn(async move {
             self.next().await;
-            tracing::warn!("second signal: stopping at once");
+            tracing::warn!("second signal: exiting at once");
             std::process::exit(1);
         });
         shutdown

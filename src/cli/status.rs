@@ -1,11 +1,10 @@
-//! `cupbearer status`: what the running proxy says of itself, as a table.
+//! `cupbearer status`: the state of the running proxy, as tables.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write};
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::BoolishValueParser;
 use http::StatusCode;
 
 use super::admin::AdminArgs;
@@ -17,64 +16,56 @@ use crate::admin::{ProviderReport, Report, UpstreamReport};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
-    /// Print the JSON of the admin port as it is
-    #[arg(long, env = "CUPBEARER_JSON", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    /// Print the admin port's JSON unchanged
+    #[arg(long, env = "CUPBEARER_JSON")]
     json: bool,
 
-    /// Show it anew every two seconds, until Ctrl-C
-    #[arg(
-        long,
-        conflicts_with = "json",
-        env = "CUPBEARER_WATCH",
-        hide_env_values = true,
-        value_parser = BoolishValueParser::new()
-    )]
+    /// Refresh every two seconds, until Ctrl-C
+    #[arg(long, conflicts_with = "json", env = "CUPBEARER_WATCH")]
     watch: bool,
 
     #[command(flatten)]
     admin: AdminArgs,
 }
 
-/// How often `--watch` looks.
-const EVERY: Duration = Duration::from_secs(2);
+/// Interval of `--watch`.
+const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Clears the screen and what has scrolled out of it.
+/// Clears the screen and the scrollback.
 const CLEAR: &str = "\x1b[H\x1b[2J\x1b[3J";
 
 pub(super) fn run(args: &StatusArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let server = args.admin.server()?;
     let terminal = io::stdout().is_terminal();
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let look = Look {
-        colour: terminal && !no_colour,
-    };
+    let coloured = terminal && !no_colour;
     if !args.watch {
-        return show(args, &server, look, out);
+        return show(args, &server, coloured, out);
     }
     loop {
         let mut screen = Vec::new();
-        let shown = show(args, &server, look, &mut screen);
+        let shown = show(args, &server, coloured, &mut screen);
         if terminal {
             write!(out, "{CLEAR}")?;
         }
         out.write_all(&screen)?;
-        // A proxy that is being restarted comes back.
+        // The proxy may be restarting.
         if let Err(failure) = shown {
             writeln!(out, "{failure}")?;
         }
         out.flush()?;
-        std::thread::sleep(EVERY);
+        std::thread::sleep(INTERVAL);
     }
 }
 
 fn show(
     args: &StatusArgs,
     server: &Server,
-    look: Look,
+    coloured: bool,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
-    let answer = server
-        .get_blocking("/status")
+    let answer = super::tokio_runtime()?
+        .block_on(server.get("/status"))
         .map_err(|error| Failure::Runtime(format!("{error}; is the proxy running?")))?;
     if answer.status != StatusCode::OK {
         return Err(Failure::Runtime(format!(
@@ -90,24 +81,10 @@ fn show(
         return Ok(());
     }
     let report: Report = serde_json::from_slice(&answer.body).map_err(|_| {
-        Failure::Runtime(
-            "what answers there is no admin port of this version of Cupbearer; try --json"
-                .to_owned(),
-        )
+        Failure::runtime("the response is not from this version of Cupbearer; try --json")
     })?;
-    out.write_all(render(&report, look).as_bytes())?;
+    out.write_all(render(&report, coloured).as_bytes())?;
     Ok(())
-}
-
-#[derive(Clone, Copy, Default)]
-struct Look {
-    colour: bool,
-}
-
-impl Look {
-    fn paint(self, column: usize, colour: fn(&str) -> Option<Colour>) -> Option<Paint> {
-        self.colour.then_some(Paint { column, colour })
-    }
 }
 
 fn state_colour(state: &str) -> Option<Colour> {
@@ -119,13 +96,13 @@ fn state_colour(state: &str) -> Option<Colour> {
     }
 }
 
-/// Of errors that are our own.
+/// Colours the count of Cupbearer's errors.
 fn error_colour(count: &str) -> Option<Colour> {
     let count: u64 = count.parse().ok()?;
     (count > 0).then_some(Colour::Red)
 }
 
-fn render(report: &Report, look: Look) -> String {
+fn render(report: &Report, coloured: bool) -> String {
     let up = match report.uptime_seconds {
         0 => "less than 1 s".to_owned(),
         seconds => words::duration(Duration::from_secs(seconds)),
@@ -137,14 +114,14 @@ fn render(report: &Report, look: Look) -> String {
     };
     let mut text = format!("cupbearer {}, up for {up}, {ready}\n", report.version);
     for listener in &report.listeners {
-        // A String takes everything, here and below.
         let _ = writeln!(text, "listening on {listener}");
     }
     for problem in &report.config_problems {
         let _ = writeln!(text, "the last reload was refused: {problem}");
     }
-    let providers = providers(&report.providers).painted(look.paint(1, state_colour));
-    let upstreams = upstreams(&report.upstreams).painted(look.paint(5, error_colour));
+    let paint = |column, colour| coloured.then_some(Paint { column, colour });
+    let providers = providers(&report.providers).painted(paint(1, state_colour));
+    let upstreams = upstreams(&report.upstreams).painted(paint(5, error_colour));
     let _ = write!(text, "\n{providers}\n{upstreams}");
     text
 }
@@ -167,7 +144,10 @@ fn providers(providers: &[ProviderReport]) -> Table<7> {
             from_now(provider.expires_in_seconds),
             from_now(provider.next_fetch_in_seconds),
             provider.failures.to_string(),
-            provider.last_error.clone().unwrap_or_else(none),
+            provider
+                .last_error
+                .clone()
+                .unwrap_or_else(|| "-".to_owned()),
         ]);
     }
     table
@@ -191,20 +171,8 @@ fn upstreams(upstreams: &[UpstreamReport]) -> Table<7> {
     table
 }
 
-fn none() -> String {
-    "-".to_owned()
-}
-
 fn from_now(seconds: Option<i64>) -> String {
-    let Some(seconds) = seconds else {
-        return none();
-    };
-    let span = words::duration(Duration::from_secs(seconds.unsigned_abs()));
-    match seconds {
-        0 => "now".to_owned(),
-        1.. => format!("in {span}"),
-        _ => format!("{span} ago"),
-    }
+    seconds.map_or_else(|| "-".to_owned(), words::from_now)
 }
 
 #[cfg(test)]
@@ -212,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_is_red() {
+    fn error_states_are_red_on_a_terminal_only() {
         let report = Report {
             providers: vec![ProviderReport {
                 name: "x".to_owned(),
@@ -221,13 +189,13 @@ mod tests {
             }],
             ..Report::default()
         };
-        let text = render(&report, Look { colour: true });
+        let text = render(&report, true);
         assert!(text.contains("\x1b[31mlogin_required\x1b[0m"), "{text:?}");
-        assert!(!render(&report, Look::default()).contains('\x1b'));
+        assert!(!render(&report, false).contains('\x1b'));
     }
 
     #[test]
-    fn the_report_as_tables() {
+    fn a_report_renders_as_tables() {
         let report = Report {
             version: "1.2.3".to_owned(),
             uptime_seconds: 7_500,
@@ -268,10 +236,9 @@ mod tests {
             ..Report::default()
         };
         assert!(
-            render(&young, Look::default())
-                .starts_with("cupbearer 1.2.3, up for less than 1 s, ready\n")
+            render(&young, false).starts_with("cupbearer 1.2.3, up for less than 1 s, ready\n")
         );
-        let text = render(&report, Look::default());
+        let text = render(&report, false);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines,

@@ -1,20 +1,20 @@
-//! Columns that line up.
+//! Text tables.
 
 use std::fmt;
 
-/// Rows of text under a heading; every column is as wide as its widest cell, the last one as its text.
+/// Rows of text under a heading, in aligned columns.
 pub(super) struct Table<const N: usize> {
     rows: Vec<[String; N]>,
     paint: Option<Paint>,
 }
 
-/// Which colour a cell of one column has, by what it says.
+/// Colours the cells of one column by their text.
 pub(super) struct Paint {
     pub(super) column: usize,
     pub(super) colour: fn(&str) -> Option<Colour>,
 }
 
-/// As terminals number them.
+/// ANSI colour numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Colour {
     Red = 31,
@@ -30,7 +30,7 @@ impl<const N: usize> Table<N> {
         }
     }
 
-    /// For terminals: the table is as wide as without.
+    /// Adds colours, for terminals; they do not change the widths.
     pub(super) fn painted(mut self, paint: Option<Paint>) -> Self {
         self.paint = paint;
         self
@@ -39,9 +39,7 @@ impl<const N: usize> Table<N> {
     pub(super) fn row(&mut self, cells: [String; N]) {
         self.rows.push(cells);
     }
-}
 
-impl<const N: usize> Table<N> {
     fn colour(&self, column: usize, cell: &str) -> Option<Colour> {
         let paint = self.paint.as_ref().filter(|paint| paint.column == column)?;
         (paint.colour)(cell)
@@ -71,7 +69,7 @@ impl<const N: usize> fmt::Display for Table<N> {
     }
 }
 
-/// Terminal columns. Vendors explain themselves in Chinese, whose characters take two.
+/// Counts terminal columns; Chinese characters take two.
 fn columns(text: &str) -> usize {
     text.chars()
         .map(|character| match character {
@@ -102,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_take_no_room() {
+    fn colours_do_not_change_widths() {
         let colour = |cell: &str| (cell == "bad").then_some(Colour::Red);
         let paint = Paint { column: 0, colour };
         let mut table = Table::new(["STATE", "X"]).painted(Some(paint));

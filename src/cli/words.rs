@@ -1,4 +1,4 @@
-//! Durations in words.
+//! Durations as text.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
-/// The two largest units: `250 ms`, `14 s`, `3 min 20 s`, `2 h 5 min`, `364 d`.
+/// Formats the two largest units: `250 ms`, `14 s`, `3 min 20 s`, `2 h 5 min`, `364 d`.
 pub(super) fn duration(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
@@ -23,6 +23,16 @@ fn pair(large: u64, large_unit: &str, small: u64, small_unit: &str) -> String {
     match small {
         0 => format!("{large} {large_unit}"),
         _ => format!("{large} {large_unit} {small} {small_unit}"),
+    }
+}
+
+/// Formats seconds relative to now: `in 14 s`, `now`, `1 min ago`.
+pub(super) fn from_now(seconds: i64) -> String {
+    let span = duration(Duration::from_secs(seconds.unsigned_abs()));
+    match seconds {
+        0 => "now".to_owned(),
+        1.. => format!("in {span}"),
+        _ => format!("{span} ago"),
     }
 }
 

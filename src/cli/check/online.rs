@@ -1,5 +1,4 @@
-//! The one place where the command line fetches a token itself: by the same exchange as the proxy, but without
-//! its store, so that nothing of it lasts.
+//! Fetches a token with the proxy's exchange but without its store, so that nothing is kept.
 
 use std::time::{Duration, SystemTime};
 
@@ -18,25 +17,11 @@ use crate::provider::{inputs, static_token};
 use crate::secret::Secret;
 use crate::upstream::tls::TlsProfiles;
 
-/// What happened, as (what, text) for people, and how it ended. Holds no secret.
-pub(super) struct Report {
-    pub(super) lines: Vec<(&'static str, String)>,
-    /// The token is for those that are bought with it.
-    pub(super) outcome: Result<Secret, String>,
-}
+/// What happened, as (label, text). Holds no secret.
+type Lines = Vec<(&'static str, String)>;
 
-impl Report {
-    /// Nothing could be asked.
-    pub(super) fn failed(reason: String) -> Self {
-        Self {
-            lines: Vec::new(),
-            outcome: Err(reason),
-        }
-    }
-}
-
-/// Fetches one token, which is not kept.
-pub(super) async fn fetch(provider: &Provider, tokens: &Tokens) -> Report {
+/// Fetches one token. The caller may only use it to buy other tokens.
+pub(super) async fn fetch(provider: &Provider, tokens: &Tokens) -> (Lines, Result<Secret, String>) {
     let mut lines = Vec::new();
     let outcome = match try_fetch(provider, tokens, &mut lines).await {
         Ok(fetched) => {
@@ -44,13 +29,13 @@ pub(super) async fn fetch(provider: &Provider, tokens: &Tokens) -> Report {
         }
         Err(error) => Err(error.to_string()),
     };
-    Report { lines, outcome }
+    (lines, outcome)
 }
 
 async fn try_fetch(
     provider: &Provider,
     tokens: &Tokens,
-    lines: &mut Vec<(&'static str, String)>,
+    lines: &mut Lines,
 ) -> Result<Fetched, FetchError> {
     let clock = Clock::System;
     match &provider.source {
@@ -73,8 +58,7 @@ async fn try_fetch(
                 None => None,
             };
             let endpoint = found.as_ref().unwrap_or(endpoint);
-            let request = redacted(endpoint, &variables, &clock)?;
-            lines.push(("request", request));
+            lines.push(("request", redacted(endpoint, &variables, clock.now())?));
             let deadline = Instant::now() + endpoint.timeout;
             let line = fetcher.dial(endpoint, deadline).await?;
             let sent = clock.now();
@@ -87,8 +71,7 @@ async fn try_fetch(
             match rules.read(answer, &secrets) {
                 Ok(issued) => Ok(Fetched { issued, sent }),
                 Err(refusal) => {
-                    let told = rules.explain(answer, &secrets).join("\n");
-                    lines.push(("answer", told));
+                    lines.push(("answer", rules.explain(answer, &secrets).join("\n")));
                     Err(FetchError::Refused {
                         host: endpoint.token_url.authority.clone(),
                         refusal,
@@ -99,23 +82,15 @@ async fn try_fetch(
     }
 }
 
-fn redacted(
-    endpoint: &Endpoint,
-    variables: &Variables,
-    clock: &Clock,
-) -> Result<String, FetchError> {
-    // Only shown: the request itself is built with values of its own.
+fn redacted(endpoint: &Endpoint, variables: &Variables, now: Now) -> Result<String, FetchError> {
+    // Placeholders: the request that is sent has its own values.
     let frozen = Frozen {
-        now: clock.now().wall,
         nonce: "NONCE".to_owned(),
         uuid: "UUID".to_owned(),
-        token_url: endpoint.address(),
+        ..frozen(now, endpoint.address())
     };
-    let request = endpoint
-        .plan
-        .request
-        .redacted(variables, &frozen)
-        .map_err(FetchError::Request)?;
+    let request = endpoint.plan.request.redacted(variables, &frozen);
+    let request = request.map_err(FetchError::Request)?;
     Ok(format!(
         "to {}{}\n{}",
         endpoint.token_url.authority,
@@ -124,11 +99,7 @@ fn redacted(
     ))
 }
 
-fn describe(
-    provider: &Provider,
-    fetched: &Fetched,
-    lines: &mut Vec<(&'static str, String)>,
-) -> Result<(), String> {
+fn describe(provider: &Provider, fetched: &Fetched, lines: &mut Lines) -> Result<(), String> {
     let issued = &fetched.issued;
     let mut answer = format!(
         "access token of {} characters; {}",
@@ -146,10 +117,8 @@ fn describe(
     }
     lines.push(("schedule", schedule(provider, fetched, now)));
     let variables = inputs::ready(&provider.variables);
-    provider
-        .inject
-        .build(&issued.access_token, &variables)
-        .map_err(|problem| FetchError::Inject(problem).to_string())?;
+    let built = provider.inject.build(&issued.access_token, &variables);
+    built.map_err(|problem| FetchError::Inject(problem).to_string())?;
     let headers = provider.inject.header_names().iter();
     let keys = provider.inject.query_names().iter();
     let places: Vec<String> = headers
@@ -166,37 +135,35 @@ fn expiry(expiry: Expiry) -> String {
         Expiry::In(life) => format!("expires in {}", words::duration(life)),
         Expiry::At { at, .. } => match at.duration_since(SystemTime::now()) {
             Ok(left) => format!("expires in {} (an absolute time)", words::duration(left)),
-            Err(_) => "expired already, by this machine's clock".to_owned(),
+            Err(_) => "already expired, by this machine's clock".to_owned(),
         },
     }
 }
 
 fn schedule(provider: &Provider, fetched: &Fetched, now: Now) -> String {
     if let TokenSource::Static { .. } = provider.source {
-        return "read again when it changes".to_owned();
+        return "read again on changes".to_owned();
     }
     let (usable, next) = plan(fetched, &provider.life, now);
     let usable = match usable {
-        Some(left) => format!("usable for {}", words::duration(left)),
-        None => "usable until it is rejected".to_owned(),
+        Some(left) => format!("for {}", words::duration(left)),
+        None => "until it is rejected".to_owned(),
     };
     match next {
-        Some(away) => format!("{usable}, renewed after {}", words::duration(away)),
-        None => format!("{usable}, never renewed before"),
+        Some(away) => format!("usable {usable}, renewed after {}", words::duration(away)),
+        None => format!("usable {usable}, not renewed before"),
     }
 }
 
-/// How long the token is good, and when the refresher would fetch the next one at the latest.
+/// Returns how long the token is usable, and when the refresher would fetch the next one at the
+/// latest.
 fn plan(fetched: &Fetched, rules: &LifeCycle, now: Now) -> (Option<Duration>, Option<Duration>) {
     let life = Life::new(fetched.issued.expiry, rules, fetched.sent, 0.0);
     let mut schedule = Schedule::new(rules.clone());
     schedule.started(fetched.sent);
     schedule.succeeded(life, false, now);
-    let next = schedule.next(now);
-    (
-        life.left(now),
-        next.map(|next| next.saturating_sub(now.boot)),
-    )
+    let next = schedule.next(now).map(|next| next.saturating_sub(now.boot));
+    (life.left(now), next)
 }
 
 #[cfg(test)]
@@ -208,7 +175,7 @@ mod tests {
     use crate::dialect::Issued;
 
     #[test]
-    fn an_hour_is_renewed_ahead_of_its_end() {
+    fn an_hour_is_renewed_after_four_fifths() {
         let now = Clock::System.now();
         let fetched = Fetched {
             issued: Issued {
@@ -240,16 +207,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_vendor_of_the_demo_gives_a_token_and_no_secret_is_shown() {
+    async fn demo_vendors_issue_tokens_and_no_secret_is_shown() {
         let (events, _seen) = tokio::sync::mpsc::unbounded_channel();
         let setup = Setup::start(events).await.unwrap();
         let text = setup.config("127.0.0.1:0", "127.0.0.1:0");
         let config = Config::from_toml(&text, &NoEnvironment).unwrap();
         for (provider, vendor) in config.providers.iter().zip(by_name(&setup)) {
-            let report = fetch(provider, &Tokens::default()).await;
-            assert!(report.outcome.is_ok(), "{:?}", vendor.refusals());
+            let (lines, outcome) = fetch(provider, &Tokens::default()).await;
+            assert!(outcome.is_ok(), "{:?}", vendor.refusals());
             assert_eq!(vendor.counters().issued, 1, "{}", provider.name);
-            let shown = format!("{:?}", report.lines);
+            let shown = format!("{lines:?}");
             for (key, credential) in vendor.kind().credentials() {
                 if let Credential::Text(secret) = credential
                     && ["client_secret", "password"].contains(key)
@@ -262,17 +229,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_is_told_in_the_vendors_words() {
+    async fn a_refusal_quotes_the_vendor() {
         let (events, _seen) = tokio::sync::mpsc::unbounded_channel();
         let setup = Setup::start(events).await.unwrap();
         let text = setup.config("127.0.0.1:0", "127.0.0.1:0");
         let config = Config::from_toml(&text, &NoEnvironment).unwrap();
         for (provider, vendor) in config.providers.iter().zip(by_name(&setup)) {
             vendor.set_fault(Some(Fault::RejectCredentials));
-            let reason = fetch(provider, &Tokens::default())
-                .await
-                .outcome
-                .unwrap_err();
+            let (_, outcome) = fetch(provider, &Tokens::default()).await;
+            let reason = outcome.unwrap_err();
             let words = match vendor.kind() {
                 Kind::Cncn => "用户名或密码错误",
                 Kind::Besender => "客户端ID或秘钥错误",
@@ -284,7 +249,7 @@ mod tests {
         }
     }
 
-    /// As the configuration orders its providers.
+    /// Sorts like the configuration's providers.
     fn by_name(setup: &Setup) -> Vec<&FakeVendor> {
         let mut vendors: Vec<_> = setup.vendors().iter().collect();
         vendors.sort_by_key(|vendor| vendor.kind().name());

@@ -1,4 +1,4 @@
-//! The command, its signals and its end.
+//! The command of `exec`: start, signals and exit code.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -16,57 +16,51 @@ pub(super) struct Child {
     process: tokio::process::Child,
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("cannot start {program}: {source}")]
-pub(super) struct StartError {
-    program: String,
-    pub(super) source: io::Error,
-}
-
 impl Child {
-    /// Starts `command` (program and arguments) with more variables, and without the `hidden` ones.
+    /// Starts `command` (program and arguments) with `variables` added and the `hidden` ones removed.
     pub(super) fn start(
         command: &[OsString],
         variables: &BTreeMap<String, String>,
         hidden: &[String],
     ) -> Result<Self, Failure> {
-        // clap asks for one word at least.
-        let (program, arguments) = command.split_first().expect("there is a command");
+        let (program, arguments) = command.split_first().expect("clap requires one word");
         let mut command = Command::new(program);
         command.args(arguments);
         for name in hidden {
             command.env_remove(name);
         }
-        let process = command
-            .envs(variables)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|source| StartError {
-                program: program.display().to_string(),
-                source,
-            })?;
+        let process = command.envs(variables).kill_on_drop(true).spawn();
+        let process = process.map_err(|error| {
+            let code = if error.kind() == io::ErrorKind::NotFound {
+                127
+            } else {
+                126
+            };
+            Failure::NotStarted(format!("cannot start {}: {error}", program.display()), code)
+        })?;
         Ok(Self { process })
     }
 
-    /// Passes signals on until the command ends. Its exit code; 128 and more if a signal ended it, as shells tell it.
+    /// Forwards signals until the command ends. Returns its exit code, as shells do: 128 and the
+    /// signal's number if a signal ended it.
     pub(super) async fn supervise(mut self, signals: &mut Signals) -> io::Result<u8> {
         loop {
             tokio::select! {
                 status = self.process.wait() => return Ok(code(status?)),
-                signal = signals.next() => self.pass_on(signal),
+                signal = signals.next() => self.forward(signal),
             }
         }
     }
 
-    fn pass_on(&self, signal: Signal) {
-        // Ctrl-C on a terminal goes to all its processes; a second one would be taken for impatience.
+    fn forward(&self, signal: Signal) {
+        // The terminal sends Ctrl-C to the command too; a second one might end it at once.
         let from_terminal = matches!(signal, Signal::INT | Signal::QUIT);
         if from_terminal && io::stdin().is_terminal() {
             return;
         }
         let id = self.process.id().and_then(|id| i32::try_from(id).ok());
         if let Some(pid) = id.and_then(Pid::from_raw) {
-            // It may have ended just now.
+            // Fails if the command has just ended.
             let _ = kill_process(pid, signal);
         }
     }
@@ -83,11 +77,11 @@ pub(super) fn code_of_signal(signal: Signal) -> u8 {
     u8::try_from(128 + signal.as_raw()).unwrap_or(1)
 }
 
-/// What others send to us and mean the command.
+/// Signals that are meant for the command.
 pub(super) struct Signals(Vec<(Signal, unix::Signal)>);
 
 impl Signals {
-    /// Inside a tokio runtime.
+    /// Must be called inside a tokio runtime.
     pub(super) fn listen() -> io::Result<Self> {
         let kinds = [
             (Signal::HUP, SignalKind::hangup()),
@@ -103,7 +97,7 @@ impl Signals {
         all.collect::<io::Result<_>>().map(Self)
     }
 
-    /// Cancel safe.
+    /// Waits for the next signal. Cancel safe.
     pub(super) async fn next(&mut self) -> Signal {
         std::future::poll_fn(|cx| {
             for (signal, source) in &mut self.0 {

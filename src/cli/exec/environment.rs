@@ -1,4 +1,4 @@
-//! What the command's environment says.
+//! Environment variables for the command of `exec`.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::cli::failure::Failure;
 use crate::config::{Listen, Route, Upstream};
 
-/// `CUPBEARER_<UPSTREAM>_URL` for each upstream, and what makes us an HTTP proxy if that is wanted.
+/// Returns `CUPBEARER_<UPSTREAM>_URL` for each upstream, and `http_proxy` if wanted.
 pub(super) fn variables(
     upstreams: &[Arc<Upstream>],
     port: SocketAddr,
@@ -19,12 +19,12 @@ pub(super) fn variables(
         let url = url(&upstream.route, port);
         if variables.insert(name.clone(), url).is_some() {
             return Err(Failure::Runtime(format!(
-                "two upstreams have names that make the same variable, {name}; rename one"
+                "two upstreams have the same variable, {name}; rename one upstream"
             )));
         }
     }
     if http_proxy {
-        // Programs differ in which of the two they read. https_proxy stays as it is: a tunnel would hide the request.
+        // Programs differ in which one they read. Not https_proxy: a tunnel would hide the request.
         for name in ["http_proxy", "HTTP_PROXY"] {
             variables.insert(name.to_owned(), format!("http://{port}"));
         }
@@ -33,23 +33,14 @@ pub(super) fn variables(
 }
 
 fn variable(upstream: &str) -> String {
-    let word: String = upstream
-        .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() {
-                c.to_ascii_uppercase()
-            } else {
-                '_'
-            }
-        })
-        .collect();
-    format!("CUPBEARER_{word}_URL")
+    let word = upstream.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+    format!("CUPBEARER_{}_URL", word.to_ascii_uppercase())
 }
 
 fn url(route: &Route, port: SocketAddr) -> String {
     match route {
         Route::PathPrefix(prefix) => format!("http://{port}{prefix}"),
-        // Only with http_proxy, which makes the name good.
+        // Reachable through http_proxy, without which host routes have their own port.
         Route::Host(host) => format!("http://{host}"),
         Route::Listen(Listen::Tcp(own)) => format!("http://{own}"),
         Route::Listen(Listen::Unix(path)) => format!("unix:{}", path.display()),
@@ -71,12 +62,13 @@ mod tests {
 
     fn upstream(name: &str, route: &str) -> String {
         format!(
-            "[upstreams.{name}]\nurl = 'http://127.0.0.1:1'\nprovider = 'p'\nroute = {{ {route} }}\n"
+            "[upstreams.{name}]\nurl = 'http://127.0.0.1:1'\nprovider = 'p'\n\
+             route = {{ {route} }}\n"
         )
     }
 
     #[test]
-    fn every_upstream_has_its_url() {
+    fn every_upstream_has_a_url() {
         let port = "127.0.0.1:4000".parse().unwrap();
         let table = upstream("my-api", "path_prefix = '/a'")
             + &upstream("host", "host = 'api.test'")
@@ -99,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_fall_together_are_told() {
+    fn upstreams_with_the_same_variable_are_an_error() {
         let table = upstream("a-b", "path_prefix = '/1'") + &upstream("a_b", "path_prefix = '/2'");
         let port = "127.0.0.1:4000".parse().unwrap();
         let error = variables(&upstreams(&table), port, false)

@@ -1,14 +1,14 @@
-//! Opening a browser, where there is one.
+//! Opens a browser, if there is one.
 
 use std::ffi::OsStr;
 use std::process::{Command, Stdio};
 
-/// Whether a browser was asked to open `url`. It may fail later, where nobody sees it.
+/// Returns whether a program was started to open `url`. Later failures of the program are not seen.
 pub(super) fn open(url: &str) -> bool {
     let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let program = match () {
         () if cfg!(target_os = "macos") => "open",
-        // Over ssh, a text browser that xdg-open finds would take over the terminal.
+        // Without a display, xdg-open may start a text browser that takes over the terminal.
         () if set("DISPLAY") || set("WAYLAND_DISPLAY") => "xdg-open",
         () => return false,
     };
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_opener_is_no_failure() {
+    fn a_missing_opener_returns_false() {
         assert!(!start(OsStr::new("/nonexistent/opener"), "https://x"));
         assert!(start(OsStr::new("true"), "https://x"));
     }

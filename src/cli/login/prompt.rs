@@ -1,4 +1,4 @@
-//! Asking people, or whatever stands behind standard input.
+//! Questions to a person on a terminal, or lines read from standard input.
 
 use std::io::{self, BufRead, IsTerminal as _, Write as _};
 
@@ -9,9 +9,9 @@ use zeroize::Zeroizing;
 use crate::cli::failure::Failure;
 use crate::secret::Secret;
 
-/// Where answers come from. Questions go to standard error, so that standard output stays what was asked for.
+/// Source of answers. Questions go to standard error; standard output holds only the result.
 pub(super) struct Prompt {
-    /// Questions are asked; otherwise answers are only read.
+    /// Whether questions are shown; otherwise lines are only read.
     terminal: bool,
 }
 
@@ -22,17 +22,9 @@ impl Prompt {
         }
     }
 
-    #[allow(
-        clippy::unused_self,
-        reason = "the one place that people are told things"
-    )]
-    pub(super) fn tell(&self, text: &str) {
-        eprintln!("{text}");
-    }
-
-    /// Reads one line. A secret is not shown while it is typed. Ctrl-C puts the terminal back as it was.
+    /// Reads one line, without echo for a secret. Ctrl-C restores the terminal.
     pub(super) async fn ask(&self, name: &str, secret: bool) -> Result<Secret, Failure> {
-        let hidden = (self.terminal && secret).then(Hidden::new).flatten();
+        let hidden = (self.terminal && secret).then(NoEcho::new).flatten();
         if self.terminal {
             let remark = if hidden.is_some() { " (not shown)" } else { "" };
             eprint!("{name}{remark}: ");
@@ -40,17 +32,17 @@ impl Prompt {
         }
         let line = tokio::select! {
             line = read() => line,
-            _ = tokio::signal::ctrl_c() => Err(Failure::Runtime("interrupted".to_owned())),
+            _ = tokio::signal::ctrl_c() => Err(Failure::runtime("interrupted")),
         };
         if hidden.is_some() {
-            // The line's end was not shown either.
+            // The newline was not echoed either.
             eprintln!();
         }
         answer(name, line?)
     }
 }
 
-/// On a thread of its own: a read of a terminal cannot be cancelled, and nobody waits for this one at the end.
+/// Reads on its own thread: a read of a terminal cannot be cancelled, and exit must not wait for it.
 async fn read() -> Result<Option<Zeroizing<String>>, Failure> {
     let (sender, line) = oneshot::channel();
     let unreadable = |error: io::Error| Failure::Runtime(format!("cannot read an answer: {error}"));
@@ -60,36 +52,35 @@ async fn read() -> Result<Option<Zeroizing<String>>, Failure> {
         .map_err(unreadable)?;
     match line.await {
         Ok(line) => line.map_err(unreadable),
-        Err(_) => Err(Failure::Runtime("cannot read an answer".to_owned())),
+        Err(_) => Err(Failure::runtime("cannot read an answer")),
     }
 }
 
-/// `None` at the end of the input.
+/// Returns `None` at the end of the input.
 fn read_line(from: &mut dyn BufRead) -> io::Result<Option<Zeroizing<String>>> {
-    // Room for nearly every answer: a string that grows leaves copies behind.
+    // Large enough for almost every answer: a string that grows leaves copies in memory.
     let mut line = Zeroizing::new(String::with_capacity(8 * 1024));
     let read = from.read_line(&mut line)?;
     Ok((read > 0).then_some(line))
 }
 
 fn answer(name: &str, line: Option<Zeroizing<String>>) -> Result<Secret, Failure> {
-    let line = line.ok_or_else(|| {
-        Failure::Runtime(format!(
-            "standard input ended where `{name}` was expected, one line for each answer"
-        ))
-    })?;
-    let text = line.trim();
-    if text.is_empty() {
-        return Err(Failure::Runtime(format!("`{name}` is empty")));
+    let Some(line) = line else {
+        return Err(Failure::Runtime(format!(
+            "standard input ended before the line for `{name}`"
+        )));
+    };
+    match line.trim() {
+        "" => Err(Failure::Runtime(format!("`{name}` is empty"))),
+        text => Ok(Secret::new(text)),
     }
-    Ok(Secret::new(text))
 }
 
-/// A terminal that does not echo, until this is dropped.
-struct Hidden(Termios);
+/// Switches the terminal's echo off until dropped.
+struct NoEcho(Termios);
 
-impl Hidden {
-    /// `None` if that cannot be: then the answer shows, which is better than none.
+impl NoEcho {
+    /// Returns `None` if echo cannot be switched off; the answer is then visible.
     fn new() -> Option<Self> {
         let stdin = io::stdin();
         let before = tcgetattr(&stdin).ok()?;
@@ -100,9 +91,8 @@ impl Hidden {
     }
 }
 
-impl Drop for Hidden {
+impl Drop for NoEcho {
     fn drop(&mut self) {
-        // Nothing that could be done about it.
         let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
     }
 }
