@@ -1,7 +1,7 @@
-//! CONTROL: config → [`inputs`] → [`exchange`] → [`schedule`] → [`refresher`] → [`cell`].
+//! Control flow: config → [`inputs`] → [`exchange`] → [`schedule`] → [`refresher`] → [`cell`].
 //!
-//! Every provider identity has one refresher task on the control thread. It alone asks the vendor for tokens
-//! and it alone writes the cell that the data plane reads.
+//! Each provider identity has one refresher task on the control thread. Only that task sends token
+//! requests, and only that task writes the cell that the data plane reads.
 
 pub mod cell;
 pub mod chain;
@@ -36,36 +36,36 @@ use crate::provider::chain::Tokens;
 use crate::provider::exchange::{Fetch, FetchError};
 use crate::provider::refresher::{Command, Members, Reconfigure, Refresher};
 use crate::provider::schedule::Schedule;
-use crate::provider::source::{Errand, Source};
+use crate::provider::source::{ShutdownState, Source};
 use crate::provider::store::Store;
 use crate::secret::Secret;
 
-/// What a refresher works with.
+/// Dependencies of a refresher.
 #[derive(Clone)]
 pub struct Deps {
     pub store: Arc<dyn Store>,
     pub fetcher: Arc<dyn Fetch>,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
-    /// For providers that buy their token with that of another.
+    /// Tokens of other providers, for chained ones.
     pub tokens: Tokens,
-    /// A number in 0..1, for jitter.
+    /// Returns a number in 0..1, for jitter.
     pub random: fn() -> f64,
 }
 
-/// One provider, seen from outside its refresher. Cheap to clone; when the last one of an identity is dropped, its
-/// refresher ends.
+/// Handle of one provider. Cheap to clone. The refresher ends when the last handle of its identity
+/// is dropped.
 #[derive(Clone)]
 pub struct Handle {
     provider: Arc<Provider>,
     reader: CellReader,
     status: watch::Receiver<Status>,
     commands: mpsc::UnboundedSender<Command>,
-    errand: Arc<Errand>,
+    shutdown: Arc<ShutdownState>,
 }
 
-/// Starts the refresher of one identity on the current runtime, and answers one handle for each of its providers, in
-/// their order. The first provider leads: its credentials and life-cycle keys count.
+/// Starts the refresher of one identity on the current runtime and returns a handle for each
+/// provider of `group`, in order. The credentials and life-cycle keys of the first provider apply.
 pub fn spawn(group: Vec<Arc<Provider>>, deps: Deps) -> Vec<Handle> {
     let Some(lead) = group.first().map(Arc::clone) else {
         return Vec::new();
@@ -73,7 +73,7 @@ pub fn spawn(group: Vec<Arc<Provider>>, deps: Deps) -> Vec<Handle> {
     let (writer, _) = cell::cell(deps.clock.clone());
     writer.set_gated(lead.life.single_active);
     let (status, watch) = watch::channel(Status::default());
-    // Unbounded: whoever asks waits for the answer, so there are no more commands than callers.
+    // Unbounded: each caller waits for its answer, so there are no more commands than callers.
     let (sender, commands) = mpsc::unbounded_channel();
     let (members, places) = Members::new(group.clone(), Arc::clone(&deps.metrics));
     let source = Source::new(
@@ -92,7 +92,7 @@ pub fn spawn(group: Vec<Arc<Provider>>, deps: Deps) -> Vec<Handle> {
             reader: writer.reader(place),
             status: watch.clone(),
             commands: sender.clone(),
-            errand: source.errand(),
+            shutdown: source.shutdown(),
         })
         .collect();
     let link = deps.tokens.link(&identity(&lead));
@@ -121,11 +121,12 @@ pub fn spawn(group: Vec<Arc<Provider>>, deps: Deps) -> Vec<Handle> {
     handles
 }
 
-/// Gives the refresher of `running` another configuration of the same identity, and answers one handle for each provider
-/// of `group`, in their order. A fetch under way is let finish first. The token stays, a refused one's pauses start over.
+/// Applies another configuration of the same identity to the refresher of `running`, and returns a
+/// handle for each provider of `group`, in order. Waits for a fetch in flight. The token stays; the
+/// backoff after a refusal starts over.
 ///
-/// The readers of unchanged injections are the same as before; those of `running` stay good in any case. `None`: the
-/// refresher has ended. Cancel safe: then it is done all the same, or not at all.
+/// Readers of unchanged injections stay the same, and readers of `running` stay valid. Returns
+/// `None` if the refresher has ended. Cancel safe: the change is applied completely or not at all.
 pub async fn reconfigure(running: &[Handle], group: Vec<Arc<Provider>>) -> Option<Vec<Handle>> {
     let one = running.first()?;
     let (reply, answer) = oneshot::channel();
@@ -145,13 +146,14 @@ pub async fn reconfigure(running: &[Handle], group: Vec<Arc<Provider>>) -> Optio
             provider,
             status: one.status.clone(),
             commands: one.commands.clone(),
-            errand: Arc::clone(&one.errand),
+            shutdown: Arc::clone(&one.shutdown),
         })
     };
     group.into_iter().zip(readers).map(handle).collect()
 }
 
-/// Ends the refreshers of all `handles` at once, and waits for each as [`Handle::stop_within`] does. Cancel safe.
+/// Stops the refreshers of all `handles` concurrently, as [`Handle::stop_within`] does. Cancel
+/// safe.
 pub async fn stop_all(handles: Vec<Handle>, patience: Duration) {
     let mut stopping = JoinSet::new();
     for handle in handles {
@@ -160,25 +162,24 @@ pub async fn stop_all(handles: Vec<Handle>, patience: Duration) {
     stopping.join_all().await;
 }
 
-/// Whether the token of `provider` could be sent as its `[inject]` says: variables of its own may be missing.
+/// Checks that the `[inject]` of `provider` can be rendered, which may lack variables.
 pub async fn check_injection(provider: &Provider) -> Result<(), FetchError> {
-    refresher::injection(provider, &Secret::new("token"))
-        .await
-        .map(drop)
+    let token = Secret::new("token");
+    refresher::injection(provider, &token).await.map(drop)
 }
 
-/// What providers have in common that share a token. A static provider shares its own with nobody.
+/// Returns the identity, equal for providers that share a token. Unique for a static provider.
 pub fn identity(provider: &Provider) -> String {
     provider.identity()
 }
 
-/// Providers that share a token, by identity, each group in the order of the names; a static provider is alone.
+/// Groups providers by identity, each group sorted by name; a static provider is alone.
 pub fn groups(providers: &[Arc<Provider>]) -> Vec<Vec<Arc<Provider>>> {
     let mut groups: Vec<Vec<Arc<Provider>>> = Vec::new();
-    let mut places = HashMap::new();
+    let mut indexes = HashMap::new();
     for provider in providers {
-        let place = *places.entry(identity(provider)).or_insert(groups.len());
-        match groups.get_mut(place) {
+        let index = *indexes.entry(identity(provider)).or_insert(groups.len());
+        match groups.get_mut(index) {
             Some(group) => group.push(Arc::clone(provider)),
             None => groups.push(vec![Arc::clone(provider)]),
         }
@@ -220,58 +221,56 @@ impl Handle {
         &self.provider
     }
 
-    /// Whether the process is ready only once this one has had a token.
+    /// Whether readiness of the process requires a token of this provider.
     pub fn required(&self) -> bool {
         self.provider.life.required
     }
 
-    /// For the data plane.
+    /// Returns the reader for the data plane.
     pub fn reader(&self) -> CellReader {
         self.reader.clone()
     }
 
     pub fn status(&self) -> Status {
         let mut status = self.status.borrow().clone();
-        // The refresher tells an expiry when it wakes; whoever asks in between gets the truth.
+        // The refresher reports an expiry only when it wakes; report it now.
         if matches!(status.state, State::Valid | State::Stale) && self.reader.current().is_none() {
             status.state = State::Expired;
         }
         status
     }
 
-    /// Waits for the first token. `false`: the refresher ended without one. Cancel safe.
+    /// Waits for the first token; `false` if the refresher ended without one. Cancel safe.
     pub async fn first_token(&self) -> bool {
         let mut status = self.status.clone();
-        let found = status.wait_for(|status| status.generation > 0).await;
-        found.is_ok()
+        (status.wait_for(|status| status.generation > 0).await).is_ok()
     }
 
-    /// Fetches a token now, or waits for the fetch that is under way. Cancel safe: the fetch goes on.
+    /// Fetches a token, or joins the fetch in flight. Cancel safe: the fetch goes on.
     pub async fn refresh(&self) -> Result<(), RefreshError> {
-        let ended = || RefreshError::Failed("the provider is shutting down".to_owned());
         let (reply, answer) = oneshot::channel();
-        self.commands
-            .send(Command::Refresh(reply))
-            .map_err(|_| ended())?;
-        answer.await.map_err(|_| ended())?
+        // A failed send drops `reply`, which ends `answer`.
+        let _ = self.commands.send(Command::Refresh(reply));
+        let ended = |_| RefreshError::Failed("the provider is shutting down".to_owned());
+        answer.await.map_err(ended)?
     }
 
-    /// Ends the refresher of this handle's identity and waits until it has: a fetch under way is let finish, within
-    /// the provider's `timeout`. From then on another refresher of the same identity may start.
+    /// Stops the refresher and waits until it has ended. A fetch in flight may finish within
+    /// `timeout`. Afterwards another refresher of the same identity may start.
     pub async fn stop(&self) {
-        self.errand.end();
-        // An error means that it has ended already.
+        self.shutdown.end();
+        // An error means that the refresher has ended.
         let _ = self.commands.send(Command::Stop);
         let mut status = self.status.clone();
         while status.changed().await.is_ok() {}
     }
 
-    /// The same, and waits no longer than `patience`: what is asked for can be asked for again. A request that spends a
-    /// refresh token or a one-time input cannot, and what it brings may be all that there is: that one is waited for
-    /// up to the provider's `timeout`. Cancel safe.
+    /// Stops the refresher but waits at most `patience`, since an ordinary fetch can be repeated. A
+    /// request that spends a refresh token or a one-time input cannot: this waits up to `timeout`
+    /// for its response. Cancel safe.
     pub async fn stop_within(&self, patience: Duration) {
         if timeout(patience, self.stop()).await.is_err()
-            && self.errand.spends()
+            && self.shutdown.spends()
             && let TokenSource::Endpoint(endpoint) = &self.provider.source
         {
             let _ = timeout(endpoint.timeout, self.stop()).await;
@@ -279,23 +278,23 @@ impl Handle {
     }
 }
 
-/// What admin pages, metrics and the command line may know of a provider. Holds no secret.
+/// State of a provider for admin pages, metrics and the command line. Holds no secret.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Status {
     pub state: State,
     pub generation: u64,
-    /// When the vendor's token stops being valid; `None` if the vendor does not say and no `ttl` is set.
+    /// Expiry of the token; `None` if the vendor states none and `ttl` is not set.
     pub expires_at: Option<SystemTime>,
     pub fetched_at: Option<SystemTime>,
-    /// When the next fetch is planned; `None` while one is under way, and for tokens that are never renewed.
+    /// Next planned fetch; `None` during a fetch and for tokens that are never renewed.
     pub next_fetch_at: Option<SystemTime>,
-    /// Failures in a row.
+    /// Consecutive failures.
     pub failures: u32,
-    /// The last failure in words, for people; cleared by success.
+    /// Last failure, for people; cleared by success.
     pub last_error: Option<String>,
 }
 
-/// As in `token_state{state}`.
+/// Token state, as in `token_state{state}`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
     Valid,
@@ -307,12 +306,12 @@ pub enum State {
     LoginRequired,
 }
 
-/// Why `POST /-/refresh/NAME` did not bring a token.
+/// Failure of a requested refresh.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RefreshError {
-    /// Inside `min_interval`.
+    /// `min_interval` has not passed.
     TooSoon { retry_after: Duration },
-    /// In words, free of secrets.
+    /// A message without secrets.
     Failed(String),
 }
 
@@ -325,7 +324,7 @@ impl State {
         Self::LoginRequired,
     ];
 
-    /// As metrics and `/status` write it.
+    /// Name in metrics and in `/status`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Valid => "valid",

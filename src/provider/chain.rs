@@ -1,7 +1,9 @@
-//! CONTROL, chain: the token of one provider as a variable of another (`{provider.NAME}`).
+//! Control flow: chained tokens, where the token of one provider is a variable of another
+//! (`{provider.NAME}`).
 //!
-//! A refresher tells its token here as well as in its cell. Whoever buys another token with it waits for the first one, buys
-//! anew when it changes, and says so when the vendor refuses it. The configuration has checked that no chain is a circle.
+//! A refresher publishes its token here as well as in its cell. A provider that buys its token with
+//! another one waits for that token, buys again when that token changes, and reports when the
+//! vendor refuses it. The configuration has no cycles.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
@@ -17,7 +19,6 @@ use crate::clock::Now;
 use crate::config::{Provider, Value};
 use crate::dialect::{Var, Variables};
 use crate::provider::exchange::FetchError;
-use crate::provider::identity;
 use crate::provider::schedule::Life;
 use crate::provider::store::StateKey;
 use crate::secret::Secret;
@@ -26,46 +27,46 @@ use crate::secret::Secret;
 #[derive(Clone, Default)]
 pub struct Tokens(Arc<Mutex<HashMap<String, Link>>>);
 
-/// Between one provider and those that use its token.
+/// Link between one provider and the buyers that use its token.
 #[derive(Clone)]
 pub(super) struct Link {
-    token: watch::Sender<Option<Told>>,
-    /// The newest generation that a buyer was refused with.
+    token: watch::Sender<Option<ChainedToken>>,
+    /// Newest generation that a vendor refused for a buyer.
     refused: watch::Sender<u64>,
-    /// Nobody tells another one.
+    /// The token never changes.
     fixed: bool,
 }
 
-/// A token as others may use it.
+/// A token that other providers may use.
 #[derive(Clone)]
-struct Told {
+struct ChainedToken {
     token: Secret,
     generation: u64,
-    /// `None`: for as long as it is told.
+    /// `None`: usable while published.
     life: Option<Life>,
 }
 
-/// A token that something was bought with.
+/// The token that bought another one.
 struct Used {
-    /// As the store keeps it, so that a restart makes no difference. Empty, which is no token's: not known.
+    /// Digest as in the store. Empty, which matches no token, if unknown.
     digest: String,
-    /// 0: before this process.
+    /// 0: published before this process started.
     generation: u64,
 }
 
-/// The tokens that one provider buys with.
+/// The inner tokens of one provider: those that buy its own token.
 pub(super) struct Inner {
-    links: Vec<(String, Link)>,
-    /// Whose purchases these are: their record's digests are made with it.
+    links: BTreeMap<String, Link>,
+    /// Record of the buyer; salts the digests.
     key: StateKey,
-    /// What the last purchase was made with.
+    /// Inner tokens of the last purchase.
     used: BTreeMap<String, Used>,
-    /// What was waited for in vain, with the generation that was there and of no use.
+    /// Inner tokens that were awaited in vain, with their unusable generation.
     missed: BTreeMap<String, Option<u64>>,
-    /// The inner token was said to be refused since the last purchase. Only once: else a vendor that refuses the outer
-    /// request for another reason would have the inner token renewed for ever.
+    /// Whether the inner tokens were blamed since the last success. Blamed only once: otherwise a
+    /// vendor that refuses the outer request for another reason would renew them forever.
     blamed: bool,
-    /// That was said, and no other token has come since.
+    /// Whether the blame was reported and no new inner token has come since.
     reported: bool,
 }
 
@@ -74,7 +75,7 @@ pub(super) struct Inner {
 impl Tokens {
     pub(super) fn link(&self, identity: &str) -> Link {
         let mut links = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Of what is no more, nobody holds the other end.
+        // Drops links whose provider and buyers are gone.
         links.retain(|_, link| link.is_used());
         links
             .entry(identity.to_owned())
@@ -82,13 +83,13 @@ impl Tokens {
             .clone()
     }
 
-    /// Tells a token that was fetched by other means: for processes without refreshers.
+    /// Publishes a token that never changes, for processes without refreshers.
     pub fn tell(&self, identity: &str, token: Secret) {
         let link = Link {
             fixed: true,
             ..Link::new()
         };
-        link.token.send_replace(Some(Told {
+        link.token.send_replace(Some(ChainedToken {
             token,
             generation: 1,
             life: None,
@@ -109,13 +110,13 @@ impl Link {
         }
     }
 
-    /// The map itself holds one.
+    /// The map holds one sender.
     fn is_used(&self) -> bool {
         self.fixed || self.token.sender_count() > 1
     }
 
     pub(super) fn tell(&self, token: &Secret, generation: u64, life: &Life) {
-        self.token.send_replace(Some(Told {
+        self.token.send_replace(Some(ChainedToken {
             token: token.clone(),
             generation,
             life: Some(*life),
@@ -126,11 +127,11 @@ impl Link {
         self.token.send_replace(None);
     }
 
-    /// Waits until a buyer was refused with a generation, and answers that. Cancel safe.
+    /// Waits until a buyer was refused, and returns the refused generation. Cancel safe.
     pub(super) async fn refused(&self, seen: &mut watch::Receiver<u64>) -> u64 {
         match seen.changed().await {
             Ok(()) => *seen.borrow_and_update(),
-            // It cannot end: this holds a sender.
+            // Unreachable: `self` holds a sender.
             Err(_) => std::future::pending().await,
         }
     }
@@ -140,14 +141,13 @@ impl Link {
     }
 
     fn generation(&self) -> Option<u64> {
-        self.token.borrow().as_ref().map(|told| told.generation)
+        self.token.borrow().as_ref().map(|token| token.generation)
     }
 
-    fn usable(&self, now: Now) -> Option<Told> {
-        let told = self.token.borrow();
-        let told = told.as_ref()?;
-        let usable = told.life.is_none_or(|life| life.usable(now));
-        usable.then(|| told.clone())
+    fn usable(&self, now: Now) -> Option<ChainedToken> {
+        let token = self.token.borrow();
+        let usable = |token: &&ChainedToken| token.life.is_none_or(|life| life.usable(now));
+        token.as_ref().filter(usable).cloned()
     }
 }
 
@@ -155,15 +155,12 @@ impl Link {
 
 impl Inner {
     pub(super) fn new(provider: &Provider, key: StateKey, tokens: &Tokens) -> Self {
-        let names = provider.variables.values().filter_map(|value| match value {
-            Value::Provider { name, identity } => Some((name.clone(), identity)),
+        let links = provider.variables.values().filter_map(|value| match value {
+            Value::Provider { name, identity } => Some((name.clone(), tokens.link(identity))),
             _ => None,
         });
-        let links: BTreeMap<_, _> = names
-            .map(|(name, identity)| (name, tokens.link(identity)))
-            .collect();
         Self {
-            links: links.into_iter().collect(),
+            links: links.collect(),
             key,
             used: BTreeMap::new(),
             missed: BTreeMap::new(),
@@ -172,29 +169,27 @@ impl Inner {
         }
     }
 
-    /// Another configuration of the same provider: what was bought stays bought.
+    /// Applies another configuration of the same provider; keeps the last purchase.
     pub(super) fn replace(&mut self, provider: &Provider, tokens: &Tokens) {
         let used = std::mem::take(&mut self.used);
         *self = Self::new(provider, self.key.clone(), tokens);
         self.used = used;
     }
 
-    /// Waits until all of them are there, each at most `patience`. The error is the name of one that is not. Cancel safe.
+    /// Waits until all inner tokens are usable, each for at most `patience`.
+    ///
+    /// The error is the name of a provider without a usable token. Cancel safe.
     pub(super) async fn wait(
         &mut self,
         patience: Duration,
         now: impl Fn() -> Now,
     ) -> Result<(), String> {
         for (name, link) in &self.links {
-            let mut told = link.token.subscribe();
-            let there = async {
-                while link.usable(now()).is_none() {
-                    if told.changed().await.is_err() {
-                        return std::future::pending().await;
-                    }
-                }
-            };
-            if timeout(patience, there).await.is_err() {
+            let mut changes = link.token.subscribe();
+            // `changed` cannot fail: `link` holds a sender.
+            let usable =
+                async { while link.usable(now()).is_none() && changes.changed().await.is_ok() {} };
+            if timeout(patience, usable).await.is_err() {
                 self.missed.insert(name.clone(), link.generation());
                 return Err(name.clone());
             }
@@ -202,7 +197,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Puts their tokens in the place of the variables that name them, and remembers them as used.
+    /// Sets the variables that name inner tokens, and records those tokens as used.
     pub(super) fn fill(
         &mut self,
         values: &BTreeMap<String, Value>,
@@ -214,45 +209,39 @@ impl Inner {
             let Value::Provider { name, .. } = value else {
                 continue;
             };
-            let link = self.links.iter().find(|(known, _)| known == name);
-            let told = link.and_then(|(_, link)| link.usable(now));
-            let told = told.ok_or_else(|| name.clone())?;
-            let used = Used {
-                digest: digest(&self.key, name, &told.token),
-                generation: told.generation,
-            };
-            self.used.insert(name.clone(), used);
-            into.insert(variable.clone(), Var::Text(told.token));
+            let token = self.links.get(name).and_then(|link| link.usable(now));
+            let ChainedToken {
+                token, generation, ..
+            } = token.ok_or_else(|| name.clone())?;
+            let digest = digest(&self.key, name, &token);
+            self.used.insert(name.clone(), Used { digest, generation });
+            into.insert(variable.clone(), Var::Text(token));
         }
         Ok(())
     }
 
-    /// What the last purchase was made with, for the store.
+    /// Returns the digests of the last purchase, for the store.
     pub(super) fn bought_with(&self) -> BTreeMap<String, String> {
-        let used = self.used.iter();
-        used.map(|(name, used)| (name.clone(), used.digest.clone()))
-            .collect()
+        let digest = |(name, used): (&String, &Used)| (name.clone(), used.digest.clone());
+        self.used.iter().map(digest).collect()
     }
 
-    /// What is there was bought by another process, with these. One that is not among them may be any: what was bought with
-    /// it is bought anew, once.
+    /// Records a purchase of another process or an earlier one. Unknown digests cause one new
+    /// purchase.
     pub(super) fn resume(&mut self, bought_with: &BTreeMap<String, String>) {
-        for (name, _) in &self.links {
+        for name in self.links.keys() {
             let digest = bought_with.get(name).cloned().unwrap_or_default();
-            let used = Used {
-                digest,
-                generation: 0,
-            };
-            self.used.insert(name.clone(), used);
+            let generation = 0;
+            self.used.insert(name.clone(), Used { digest, generation });
         }
     }
 
-    /// Waits until one of them is another than the one that was used, or than what was of no use. Nothing was used: nothing
-    /// changes. Cancel safe.
+    /// Waits until an inner token differs from the used or unusable one; forever if none was used
+    /// or missed. Cancel safe.
     pub(super) fn changed(&self) -> impl Future<Output = ()> + use<> {
-        let mut changes: Vec<Change> = Vec::new();
+        let mut changes: Vec<Pin<Box<dyn Future<Output = ()> + Send>>> = Vec::new();
         for (name, link) in &self.links {
-            let mut told = link.token.subscribe();
+            let mut tokens = link.token.subscribe();
             let used = self.used.get(name).map(|used| used.digest.clone());
             let missed = self.missed.get(name).copied();
             if used.is_none() && missed.is_none() {
@@ -260,40 +249,47 @@ impl Inner {
             }
             let (key, name) = (self.key.clone(), name.clone());
             changes.push(Box::pin(async move {
-                let other = |told: &Option<Told>| {
-                    told.as_ref().is_some_and(|told| match (&used, missed) {
-                        (_, Some(missed)) => Some(told.generation) != missed,
-                        (Some(used), None) => digest(&key, &name, &told.token) != *used,
+                let other = |token: &Option<ChainedToken>| {
+                    token.as_ref().is_some_and(|token| match (&used, missed) {
+                        (_, Some(missed)) => Some(token.generation) != missed,
+                        (Some(used), None) => digest(&key, &name, &token.token) != *used,
                         (None, None) => false,
                     })
                 };
-                if told.wait_for(other).await.is_err() {
+                if tokens.wait_for(other).await.is_err() {
                     std::future::pending::<()>().await;
                 }
             }));
         }
-        any(changes)
+        poll_fn(move |context| {
+            let mut changes = changes.iter_mut();
+            match changes.any(|change| change.as_mut().poll(context).is_ready()) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        })
     }
 
-    /// The change that [`Self::changed`] told of need not be told again. Answers whether it answers [`Self::blame`].
+    /// Acknowledges the change of [`Self::changed`]. Returns whether it follows a report of
+    /// [`Self::blame`].
     pub(super) fn seen(&mut self) -> bool {
         self.used.clear();
         self.missed.clear();
         std::mem::take(&mut self.reported)
     }
 
-    /// Nothing is bought with anything.
+    /// Returns whether the provider has no inner tokens.
     pub(super) fn is_none(&self) -> bool {
         self.links.is_empty()
     }
 
-    /// What was bought with them is good.
+    /// Called after a successful purchase.
     pub(super) fn succeeded(&mut self) {
         self.blamed = false;
         self.reported = false;
     }
 
-    /// The vendor refused what was asked for with them: one of them may be dead before its time.
+    /// Called when the vendor refused a purchase: an inner token may have been revoked.
     pub(super) fn blame(&mut self) {
         if std::mem::replace(&mut self.blamed, true) {
             return;
@@ -307,33 +303,19 @@ impl Inner {
     }
 }
 
-/// By which a token is known again. Salted with the identity and the name, as all that is in a record.
+/// Identifies a token. Salted with the identity and the name, as every digest in a record.
 pub(super) fn digest(key: &StateKey, name: &str, token: &Secret) -> String {
     key.digest([(name, token.expose())])
 }
 
-type Change = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// The first of them that ends; of none, never.
-async fn any(mut changes: Vec<Change>) {
-    poll_fn(|context| {
-        let ready = |change: &mut Change| change.as_mut().poll(context).is_ready();
-        match changes.iter_mut().any(ready) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        }
-    })
-    .await;
-}
-
-/// For a process without refreshers: the tokens of other providers in the place of the variables that name them.
+/// Sets the variables that name tokens of other providers, for processes without refreshers.
 pub fn fill(
     provider: &Provider,
     tokens: &Tokens,
     now: Now,
     variables: &mut Variables,
 ) -> Result<(), FetchError> {
-    Inner::new(provider, StateKey::new(&identity(provider)), tokens)
+    Inner::new(provider, StateKey::new(&provider.identity()), tokens)
         .fill(&provider.variables, now, variables)
         .map_err(|provider| FetchError::Chained { provider })
 }

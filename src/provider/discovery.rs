@@ -1,9 +1,10 @@
-//! CONTROL, discovery: an issuer's metadata (RFC 8414; OpenID Connect Discovery 1.0 where that is all there is) → where its
-//! endpoints are, and how it wants clients to authenticate.
+//! Control flow: an issuer's metadata (RFC 8414, or OpenID Connect Discovery 1.0), which name its
+//! endpoints and client authentication methods.
 //!
-//! Metadata say where credentials go, so that they are taken only from the issuer itself: over TLS (or what `allow_http`
-//! permits), without redirects, and where they name the issuer to the byte (RFC 8414 §3.3). What they name may be on any
-//! host; what is said for the issuer's own host (`tls.server_name`, the way out) is not carried there.
+//! Metadata decide where credentials are sent. So they are accepted only from the issuer itself:
+//! over TLS (unless `allow_http`), without redirects, and only if they name the issuer byte for
+//! byte (RFC 8414 §3.3). Endpoints may be on any host; settings for the issuer's own host
+//! (`tls.server_name`, the egress proxy) do not apply to other hosts.
 
 use std::time::Duration;
 
@@ -17,15 +18,15 @@ use crate::config::{BrowserRules, Endpoint, Issuer, Scheme};
 use crate::dialect::{Class, TokenRequest};
 use crate::provider::exchange::{Answered, Fetch, FetchError};
 
-/// RFC 8414 §2: what a server that does not say takes.
+/// Default authentication method (RFC 8414 §2).
 const DEFAULT_METHOD: &str = "client_secret_basic";
 
-/// RFC 8414 §2, RFC 8705 §5, RFC 9207 §3. What is not here is not needed.
+/// Members used of RFC 8414 §2, RFC 8705 §5 and RFC 9207 §3.
 #[derive(Debug, Deserialize)]
 struct Metadata {
     #[serde(flatten)]
     endpoints: Endpoints,
-    /// The same for clients that show a certificate.
+    /// Endpoints for clients with a certificate.
     mtls_endpoint_aliases: Option<Endpoints>,
     token_endpoint_auth_methods_supported: Option<Vec<String>>,
     code_challenge_methods_supported: Option<Vec<String>>,
@@ -39,23 +40,23 @@ struct Endpoints {
     device_authorization_endpoint: Option<String>,
 }
 
-/// Why an answer is of no use.
-struct Wrong {
+/// Reason why a response is unusable.
+struct Unusable {
     class: Class,
     reason: String,
     retry_after: Option<Duration>,
-    /// They are metadata: at the other address there will be nothing better.
+    /// Whether the response holds metadata, so that the other address cannot do better.
     is_metadata: bool,
 }
 
-/// Asks the issuer, and answers the endpoint with the addresses that it states. Cancel safe.
+/// Requests the metadata and returns the endpoint with the addresses in them. Cancel safe.
 ///
-/// The answer holds until something goes wrong with it, however long that is: every token request tries it.
+/// The result may be used until a token request fails at it.
 ///
 /// # Errors
 ///
-/// Transient where nobody answers, where what answers is in trouble, and where it is no JSON (a page of something on the
-/// way); permanent where the server says no, and where what it says cannot be used.
+/// Transient for connection failures, server errors and responses that are not JSON (such as the
+/// page of a captive portal); permanent for refusals and unusable metadata.
 pub async fn discover(
     endpoint: &Endpoint,
     issuer: &Issuer,
@@ -63,7 +64,7 @@ pub async fn discover(
     clock: &Clock,
 ) -> Result<Endpoint, FetchError> {
     let deadline = Instant::now() + endpoint.timeout;
-    let mut wrong: Option<Wrong> = None;
+    let mut unusable = Unusable::new("it has no metadata");
     for path in &issuer.well_known {
         let answer = get(endpoint, path, fetch, deadline).await?;
         let this = match read(&answer, endpoint, issuer, clock) {
@@ -71,29 +72,25 @@ pub async fn discover(
             Err(this) => this,
         };
         let in_trouble = this.class == Class::Transient && !answer.status.is_success();
-        // One server may answer for many issuers at one of the two addresses, and for this one at the other: while that is
-        // in trouble, what the first one says is no refusal.
-        if in_trouble || !wrong.as_ref().is_some_and(|wrong| wrong.is_metadata) {
-            wrong = Some(this);
+        // One server may hold the metadata of this issuer at the second address only: while that
+        // address fails, the response of the first is not a refusal.
+        if in_trouble || !unusable.is_metadata {
+            unusable = this;
         }
         if in_trouble {
             break;
         }
     }
-    let wrong = wrong.unwrap_or_else(|| Wrong::new("it has no metadata"));
-    let reason = match wrong.is_metadata {
-        true => wrong.reason,
-        false => format!(
-            "{} at {}; if it publishes none, write token_url instead",
-            wrong.reason,
-            issuer.well_known.join(" and ")
-        ),
-    };
+    let mut reason = unusable.reason;
+    if !unusable.is_metadata {
+        let paths = issuer.well_known.join(" and ");
+        reason += &format!(" at {paths}; if it publishes none, write token_url instead");
+    }
     Err(FetchError::Discovery {
         issuer: issuer.text.clone(),
         reason,
-        class: wrong.class,
-        retry_after: wrong.retry_after,
+        class: unusable.class,
+        retry_after: unusable.retry_after,
     })
 }
 
@@ -103,14 +100,12 @@ async fn get(
     fetch: &dyn Fetch,
     deadline: Instant,
 ) -> Result<Answered, FetchError> {
-    let mut headers = HeaderMap::new();
     let json = HeaderValue::from_static("application/json");
-    headers.insert(header::ACCEPT, json);
     let request = TokenRequest {
         method: Method::GET,
         path: Some(path.to_owned().into()),
         query: None,
-        headers,
+        headers: HeaderMap::from_iter([(header::ACCEPT, json)]),
         body: Default::default(),
     };
     let line = fetch.dial(endpoint, deadline).await?;
@@ -122,7 +117,7 @@ fn read(
     asked: &Endpoint,
     issuer: &Issuer,
     clock: &Clock,
-) -> Result<Endpoint, Wrong> {
+) -> Result<Endpoint, Unusable> {
     let status = answer.status;
     if !status.is_success() {
         let redirected = match status.is_redirection() {
@@ -130,55 +125,57 @@ fn read(
             false => "",
         };
         let refusal = (asked.plan.response).refused(answer.answer(clock.now()), &[]);
-        return Err(Wrong {
+        return Err(Unusable {
             class: match status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429) {
                 true => Class::Transient,
                 false => Class::Permanent,
             },
             retry_after: refusal.retry_after,
-            ..Wrong::new(format!("it answered HTTP {}{redirected}", status.as_u16()))
+            ..Unusable::new(format!("it answered HTTP {}{redirected}", status.as_u16()))
         });
     }
     let Ok(json) = serde_json::from_slice::<Json>(&answer.body) else {
-        return Err(Wrong {
+        return Err(Unusable {
             class: Class::Transient,
-            ..Wrong::new("what it answers is no JSON, let alone metadata (RFC 8414)")
+            ..Unusable::new("its response is not JSON metadata (RFC 8414)")
         });
     };
     let Some(stated) = json.get("issuer").and_then(Json::as_str) else {
-        return Err(Wrong::new("what it answers is no metadata (RFC 8414)"));
+        return Err(Unusable::new("its response holds no metadata (RFC 8414)"));
     };
-    // RFC 8414 §3.3: else one issuer could speak for another.
+    // RFC 8414 §3.3: prevents one issuer from impersonating another.
     if stated != issuer.text {
-        // A URL is ASCII; what else there is could turn a terminal's line around.
+        // Only visible ASCII, since other characters could garble a terminal.
         let stated = stated.chars().filter(char::is_ascii_graphic);
         let stated: String = stated.take(200).collect();
-        return Err(Wrong::in_metadata(format!(
-            "its metadata are of the issuer {stated}: if that is meant, write `issuer` exactly so"
+        return Err(Unusable::metadata(format!(
+            "its metadata are of the issuer {stated}: if that is meant, write exactly this `issuer`"
         )));
     }
-    // serde's own words quote what they read.
+    // serde errors quote their input.
     let metadata: Metadata = serde_json::from_value(json).map_err(|_| {
-        Wrong::in_metadata("a member of its metadata has the wrong type (RFC 8414 §2)")
+        Unusable::metadata("a member of its metadata has the wrong type (RFC 8414 §2)")
     })?;
-    metadata.endpoint(asked, issuer).map_err(Wrong::in_metadata)
+    metadata.endpoint(asked, issuer).map_err(Unusable::metadata)
 }
 
 impl Metadata {
     fn endpoint(mut self, asked: &Endpoint, issuer: &Issuer) -> Result<Endpoint, String> {
-        // RFC 8705 §5: the aliases come first for whoever shows a certificate.
+        // RFC 8705 §5: clients with a certificate prefer the aliases.
         if asked.tls.client_cert.is_some()
-            && let Some(aliases) = self.mtls_endpoint_aliases.take()
+            && let Some(aliases) = self.mtls_endpoint_aliases
         {
-            self.endpoints.take_from(aliases);
+            let own = &mut self.endpoints;
+            own.token_endpoint = aliases.token_endpoint.or_else(|| own.token_endpoint.take());
+            own.device_authorization_endpoint = (aliases.device_authorization_endpoint)
+                .or_else(|| own.device_authorization_endpoint.take());
         }
         let stated =
             (self.endpoints.token_endpoint).ok_or("its metadata name no token_endpoint")?;
         let mut found = at(asked, "token_endpoint", &stated)?;
-        let methods = self
-            .token_endpoint_auth_methods_supported
-            .unwrap_or_else(|| vec![DEFAULT_METHOD.to_owned()]);
-        let supported = |(name, _): &&(String, _)| methods.iter().any(|method| method == name);
+        let methods = self.token_endpoint_auth_methods_supported;
+        let methods = methods.unwrap_or_else(|| vec![DEFAULT_METHOD.to_owned()]);
+        let supported = |(name, _): &&(String, _)| methods.contains(name);
         if let Some((_, plan)) = issuer.choices.iter().find(supported) {
             found.plan = plan.clone();
         }
@@ -206,32 +203,21 @@ impl Metadata {
     }
 }
 
-/// Besides the rules of `token_url`: an issuer that is itself known by its certificate sends nobody to plain HTTP.
+/// Applies the rules of `token_url`, and refuses a plain HTTP endpoint of an HTTPS issuer.
 fn at(asked: &Endpoint, member: &str, stated: &str) -> Result<Endpoint, String> {
-    let told = |reason: &str| format!("its {member} {reason}");
-    let found = asked.at(stated).map_err(told)?;
+    let failed = |reason: &str| format!("its {member} {reason}");
+    let found = asked.at(stated).map_err(failed)?;
     let downgrades =
         asked.token_url.scheme == Scheme::Https && found.token_url.scheme == Scheme::Http;
     match downgrades && !asked.allow_http {
-        true => Err(told("is a plain http:// URL, and the issuer's is https://")),
+        true => Err(failed(
+            "is a plain http:// URL, and the issuer's is https://",
+        )),
         false => Ok(found),
     }
 }
 
-impl Endpoints {
-    fn take_from(&mut self, other: Self) {
-        let Self {
-            token_endpoint,
-            authorization_endpoint: _,
-            device_authorization_endpoint,
-        } = other;
-        self.token_endpoint = token_endpoint.or_else(|| self.token_endpoint.take());
-        self.device_authorization_endpoint =
-            device_authorization_endpoint.or_else(|| self.device_authorization_endpoint.take());
-    }
-}
-
-impl Wrong {
+impl Unusable {
     fn new(reason: impl Into<String>) -> Self {
         Self {
             class: Class::Permanent,
@@ -241,7 +227,7 @@ impl Wrong {
         }
     }
 
-    fn in_metadata(reason: impl Into<String>) -> Self {
+    fn metadata(reason: impl Into<String>) -> Self {
         Self {
             is_metadata: true,
             ..Self::new(reason)

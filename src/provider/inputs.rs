@@ -1,4 +1,4 @@
-//! CONTROL, inputs: where each variable comes from → its value, afresh for every fetch.
+//! Control flow: values of variables, read for each fetch.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,16 +16,16 @@ use crate::config::{ClientAuth, Config, Problem, TokenSource, Value};
 use crate::dialect::{Var, Variables, WELL_KNOWN};
 use crate::secret::Secret;
 
-/// A credential is a line, a token, at most a key: whatever is longer is the wrong file.
+/// Maximum size of a value: a larger file is not a credential.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-/// For `command = […]`. A secret manager that takes longer is better called by a timer that writes a file.
+/// Time limit of `command = […]`. A slower secret manager should write a file on a timer.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many of them run at once while the configuration is checked.
+/// Maximum number of commands that run at once during a check.
 const COMMANDS_AT_ONCE: usize = 16;
 
-/// Why a value could not be had. Names the key, never the value.
+/// Failure to read a value. Names the key, never the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InputError {
     #[error("{key}: {} is empty", path.display())]
@@ -46,24 +46,23 @@ pub enum InputError {
     },
 }
 
-/// All of a provider's variables but the tokens of other providers. `provider` is only for the errors' key paths.
+/// Reads all variables except the tokens of other providers. `provider` is for the key paths of
+/// errors.
 pub async fn resolve(
     provider: &str,
     values: &BTreeMap<String, Value>,
 ) -> Result<Variables, InputError> {
     let mut variables = Variables::new();
     for (name, value) in values {
-        let key = variable_key(provider, name);
-        // Comes from a refresher, not from here.
-        if matches!(value, Value::Provider { .. }) {
-            continue;
+        if !matches!(value, Value::Provider { .. }) {
+            let var = read(&variable_key(provider, name), value).await?;
+            variables.insert(name.clone(), var);
         }
-        variables.insert(name.clone(), read(&key, value).await?);
     }
     Ok(variables)
 }
 
-/// One value. `key` is its path in the configuration.
+/// Reads the value at the path `key` of the configuration.
 pub async fn read(key: &str, value: &Value) -> Result<Var, InputError> {
     match value {
         Value::Literal(var) => Ok(var.clone()),
@@ -76,16 +75,15 @@ pub async fn read(key: &str, value: &Value) -> Result<Var, InputError> {
     }
 }
 
-/// Whether any value of the configuration is a command's.
+/// Returns whether any value of the configuration is a command.
 pub fn has_commands(config: &Config) -> bool {
     values(config)
         .iter()
         .any(|(_, value)| matches!(value, Value::Command(_)))
 }
 
-/// Runs every command of the configuration once, each text once, and tells whose answers cannot be used.
-///
-/// What comes from elsewhere was looked at when the configuration was read.
+/// Runs each distinct command of the configuration once and returns a problem for each unusable
+/// output. Other values were checked when the configuration was read.
 pub async fn check_commands(config: &Config) -> Vec<Problem> {
     let mut keys_of: BTreeMap<&[String], Vec<String>> = BTreeMap::new();
     for (key, value) in values(config) {
@@ -100,7 +98,7 @@ pub async fn check_commands(config: &Config) -> Vec<Problem> {
         for (words, keys) in batch {
             let (words, keys) = (words.to_vec(), keys.clone());
             running.spawn(async move {
-                let reason = answer(&words).await.err()?;
+                let reason = output(&words).await.err()?;
                 Some((words, reason, keys))
             });
         }
@@ -109,10 +107,16 @@ pub async fn check_commands(config: &Config) -> Vec<Problem> {
                 continue;
             };
             let program = program(&words);
-            problems.extend(keys.into_iter().map(|path| Problem {
-                path,
-                message: format!("the command `{program}` {reason}"),
-                hint: Some(BY_HAND.to_owned()),
+            problems.extend(keys.into_iter().map(|path| {
+                Problem {
+                    path,
+                    message: format!("the command `{program}` {reason}"),
+                    hint: Some(
+                        "run it by hand, as the user and in the folder of Cupbearer: \
+                     it must print the value and nothing else"
+                            .to_owned(),
+                    ),
+                }
             }));
         }
     }
@@ -120,10 +124,7 @@ pub async fn check_commands(config: &Config) -> Vec<Problem> {
     problems
 }
 
-const BY_HAND: &str = "run it by hand, as the user and in the folder that Cupbearer runs in: it must print the value \
-                       and nothing else";
-
-/// Every value that a configuration reads, with its key.
+/// All values of the configuration, with their keys.
 fn values(config: &Config) -> Vec<(String, &Value)> {
     let mut all = Vec::new();
     for provider in &config.providers {
@@ -139,15 +140,15 @@ fn values(config: &Config) -> Vec<(String, &Value)> {
     }
     match &config.store.keys[..] {
         [only] => all.push(("store.key".to_owned(), only)),
-        several => all.extend(
-            (several.iter().enumerate())
-                .map(|(index, value)| (format!("store.key[{index}]"), value)),
-        ),
+        several => {
+            let several = several.iter().enumerate();
+            all.extend(several.map(|(index, value)| (format!("store.key[{index}]"), value)));
+        }
     }
     all
 }
 
-/// Where a variable stands in the file.
+/// Returns the key path of a variable.
 fn variable_key(provider: &str, name: &str) -> String {
     if name == "access_token" || WELL_KNOWN.contains(&name) {
         return format!("providers.{provider}.{name}");
@@ -155,7 +156,7 @@ fn variable_key(provider: &str, name: &str) -> String {
     format!("providers.{provider}.vars.{name}")
 }
 
-/// Those variables that need no reading: literals and the environment's.
+/// Returns the variables that need no I/O: literals and environment variables.
 pub fn ready(values: &BTreeMap<String, Value>) -> Variables {
     let ready = values.iter().filter_map(|(name, value)| match value {
         Value::Literal(var) => Some((name.clone(), var.clone())),
@@ -165,9 +166,8 @@ pub fn ready(values: &BTreeMap<String, Value>) -> Variables {
     ready.collect()
 }
 
-/// A digest of every file that the values come from: it changes when a credential was replaced.
-///
-/// A file that cannot be read counts as such, so that its coming back is a change too.
+/// Returns a digest of all files of `values`, which changes when a credential is replaced. An
+/// unreadable file has its own mark, so that its return is also a change.
 pub async fn fingerprint<'a>(values: impl IntoIterator<Item = &'a Value>) -> [u8; 32] {
     let mut hash = Sha256::new();
     for value in values {
@@ -190,9 +190,7 @@ async fn read_file(key: &str, path: &Path) -> Result<Secret, InputError> {
         path: path.to_owned(),
         reason,
     };
-    let bytes = read_bytes(path)
-        .await
-        .map_err(|error| failed(error.to_string()))?;
+    let bytes = (read_bytes(path).await).map_err(|error| failed(error.to_string()))?;
     let secret = text(&bytes).map_err(|reason| failed(reason.to_owned()))?;
     if secret.is_empty() {
         return Err(InputError::EmptyFile {
@@ -204,31 +202,25 @@ async fn read_file(key: &str, path: &Path) -> Result<Secret, InputError> {
 }
 
 async fn read_bytes(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
-    let file = tokio::fs::File::open(path).await?;
-    // Room for one read of nearly every credential: a vector that grows leaves copies behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
-    capped(file, &mut bytes).await?;
-    Ok(bytes)
+    read_capped(tokio::fs::File::open(path).await?).await
 }
 
 async fn run(key: &str, words: &[String]) -> Result<Secret, InputError> {
-    answer(words).await.map_err(|reason| InputError::Command {
+    output(words).await.map_err(|reason| InputError::Command {
         key: key.to_owned(),
         program: program(words),
         reason,
     })
 }
 
-/// Arguments may be secrets; the program's name is none.
+/// Only the program is shown: arguments may be secret.
 fn program(words: &[String]) -> String {
     words.first().cloned().unwrap_or_default()
 }
 
-/// What a command prints, or in words why that is nothing to use.
-///
-/// Its standard error goes nowhere: tools that fail like to print what they were given, and our own standard error is
-/// a log that others read.
-async fn answer(words: &[String]) -> Result<Secret, String> {
+/// Returns the output of a command, or a reason why the output is unusable. Standard error is
+/// discarded: failing tools often print their input, and the standard error of Cupbearer is a log.
+async fn output(words: &[String]) -> Result<Secret, String> {
     let mut child = Command::new(program(words))
         .args(words.iter().skip(1))
         .stdin(Stdio::null())
@@ -237,21 +229,15 @@ async fn answer(words: &[String]) -> Result<Secret, String> {
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| format!("cannot be started: {error}"))?;
-    let stdout = child.stdout.take();
-    let work = async {
-        let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
-        if let Some(stdout) = stdout {
-            capped(stdout, &mut bytes).await?;
-        }
-        Ok::<_, std::io::Error>((bytes, child.wait().await?))
-    };
+    let stdout = child.stdout.take().ok_or("has no output")?;
+    let work = async { Ok::<_, std::io::Error>((read_capped(stdout).await?, child.wait().await?)) };
     let (bytes, status) = timeout(COMMAND_TIMEOUT, work)
         .await
-        .map_err(|_| format!("was not done within {COMMAND_TIMEOUT:?}"))?
+        .map_err(|_| format!("did not finish within {COMMAND_TIMEOUT:?}"))?
         .map_err(|error| format!("cannot be read: {error}"))?;
     if !status.success() {
         return Err(format!(
-            "failed ({status}); what it wrote to standard error is not shown, as it may hold a secret"
+            "failed ({status}); its standard error is not shown, as it may hold a secret"
         ));
     }
     let secret = text(&bytes).map_err(str::to_owned)?;
@@ -261,15 +247,17 @@ async fn answer(words: &[String]) -> Result<Secret, String> {
     Ok(secret)
 }
 
-async fn capped(source: impl AsyncRead + Unpin, into: &mut Vec<u8>) -> std::io::Result<()> {
-    source.take(MAX_BYTES + 1).read_to_end(into).await?;
-    if into.len() as u64 > MAX_BYTES {
-        return Err(std::io::Error::other("it is larger than 1 MiB"));
+async fn read_capped(source: impl AsyncRead + Unpin) -> std::io::Result<Zeroizing<Vec<u8>>> {
+    // Large enough for nearly every credential: a vector that grows leaves copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
+    source.take(MAX_BYTES + 1).read_to_end(&mut bytes).await?;
+    match bytes.len() as u64 > MAX_BYTES {
+        true => Err(std::io::Error::other("it is larger than 1 MiB")),
+        false => Ok(bytes),
     }
-    Ok(())
 }
 
-/// UTF-8 without one trailing newline.
+/// Returns UTF-8 text without one trailing newline.
 fn text(bytes: &[u8]) -> Result<Secret, &'static str> {
     let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8 text")?;
     let text = text
@@ -301,7 +289,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn exactly_one_trailing_newline_is_dropped() {
+    async fn one_trailing_newline_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         for (text, expected) in [
             ("s3cret", "s3cret"),
@@ -315,7 +303,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn files_are_read_again_each_time() {
+    async fn files_are_read_each_time() {
         let dir = tempfile::tempdir().unwrap();
         let value = file(&dir, "a", "one");
         assert_eq!(read_text(&value).await.unwrap(), "one");
@@ -350,13 +338,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_command_is_run_without_a_shell() {
+    async fn command_runs_without_a_shell() {
         let value = command(&["printf", "%s\\n", "a; b $HOME"]);
         assert_eq!(read_text(&value).await.unwrap(), "a; b $HOME");
     }
 
     #[tokio::test]
-    async fn commands_of_the_whole_configuration_are_run_once_each() {
+    async fn check_runs_each_distinct_command_once() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         let once = format!("['sh', '-c', 'echo x >> {}; exit 7']", log.display());
@@ -365,7 +353,8 @@ mod tests {
              [store]\nkey = [{{ command = {once} }}, {{ command = ['printf', 'x'] }}]\n\
              [providers.p]\ntoken_url = 'https://a.example'\nclient_id = 'c'\n\
              client_secret = {{ command = {once} }}\n\
-             request = {{ headers = {{ X-A = '{{a}}' }} }}\nvars = {{ a = {{ command = ['/nonexistent/x'] }} }}\n\
+             request = {{ headers = {{ X-A = '{{a}}' }} }}\n\
+             vars = {{ a = {{ command = ['/nonexistent/x'] }} }}\n\
              [providers.q]\naccess_token = {{ command = ['false', 'hunter2'] }}\n"
         );
         let config = Config::from_toml(&text, &crate::config::ProcessEnvironment).unwrap();
@@ -390,7 +379,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_command_tells_on_standard_error_is_not_ours_to_tell() {
+    async fn standard_error_of_a_command_is_discarded() {
         let read_end = command(&[
             "sh",
             "-c",
@@ -400,7 +389,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_command_that_prints_for_ever_is_cut_off() {
+    async fn endless_output_of_a_command_is_an_error() {
         let error = read_text(&command(&["yes"])).await.unwrap_err();
         assert!(error.to_string().contains("larger than 1 MiB"), "{error}");
     }

@@ -1,8 +1,9 @@
-//! CONTROL, login: what only a person can give → one exchange → the store.
+//! Control flow: interactive logins.
 //!
-//! For grants whose input is good for one use: a code from the browser (RFC 6749 §4.1 with PKCE, RFC 7636, over a
-//! loopback redirect, RFC 8252), a code from a text message, a first refresh token. The exchange is the provider's own;
-//! beside a running proxy its result is left for that to adopt (see [`store`](super::store)).
+//! For grants with a one-time input from a person: an authorization code from the browser (RFC 6749
+//! §4.1 with PKCE, RFC 7636, over a loopback redirect, RFC 8252), a code from a text message, a
+//! device code (RFC 8628) or a first refresh token. Beside a running proxy, the result is left in
+//! the store for the proxy to adopt (see [`store`](super::store)).
 
 mod authorization;
 mod device;
@@ -10,7 +11,6 @@ mod redirect;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -28,10 +28,10 @@ use crate::provider::store::{Store, StoreError};
 pub use authorization::{Authorization, Return};
 pub use device::{Brought, DeviceCode};
 
-/// What a browser or the server itself brings: nobody is asked for it.
-const BROUGHT: [&str; 4] = ["code", "redirect_uri", "code_verifier", "device_code"];
+/// Variables that the browser or the server supplies.
+const OBTAINED: [&str; 4] = ["code", "redirect_uri", "code_verifier", "device_code"];
 
-/// Shown while it is typed; everything else is not.
+/// Variables shown while typed; all others are hidden.
 const VISIBLE: [&str; 9] = [
     "client_id",
     "username",
@@ -44,23 +44,23 @@ const VISIBLE: [&str; 9] = [
     "tenant",
 ];
 
-/// A login that is about to begin.
+/// A login of one provider.
 #[derive(Debug)]
 pub struct Login {
     provider: Arc<Provider>,
-    /// As the issuer says, where one does.
+    /// The endpoint from the issuer's metadata, once discovered.
     found: Option<Endpoint>,
 }
 
-/// A variable that a person is asked for.
+/// A variable that the person must enter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ask {
     pub name: String,
-    /// Must not be shown while it is typed.
+    /// Whether input must be hidden while typed.
     pub secret: bool,
 }
 
-/// What a login brought.
+/// Result of a login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoggedIn {
     pub expires_at: Option<SystemTime>,
@@ -68,10 +68,10 @@ pub struct LoggedIn {
     pub renewable: bool,
 }
 
-/// Why a login failed. The text is for the one who logs in, and holds no secret.
+/// Failure of a login. The text is for the person who logs in, and holds no secret.
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
-    #[error("provider `{0}` is given its token (access_token): there is nothing to log in to")]
+    #[error("provider `{0}` has a configured token (access_token) and needs no login")]
     Static(String),
     #[error(
         "provider `{provider}` needs no login: grant `{grant}` has every variable that it needs"
@@ -83,14 +83,15 @@ pub enum LoginError {
     RedirectUri { provider: String, reason: String },
     #[error("cannot listen for the browser on {address}: {reason}; try another --port")]
     Listen { address: String, reason: String },
-    #[error("the browser did not come back within {} min: start over", .0 / 60)]
+    #[error("no redirect from the browser within {} min: start over", .0 / 60)]
     TimedOut(u64),
-    #[error("nobody typed the code in time: start over")]
+    #[error("the code was not entered in time: start over")]
     CodeExpired,
     #[error("the authorization server refused: {0}")]
     Denied(String),
     #[error(
-        "that is not the address that this login leads to: {0}. Start over, and paste the last one whole"
+        "this is not the redirect of this login: {0}. \
+         Start over and paste the complete last address of the browser"
     )]
     WrongReturn(&'static str),
     #[error(transparent)]
@@ -99,9 +100,9 @@ pub enum LoginError {
     Store(#[from] StoreError),
     #[error("{0}")]
     Refused(String),
-    /// A token without a place.
     #[error(
-        "the vendor gave a token, but it could not be kept: {0}. Its one-time input is spent: mend that and log in anew"
+        "the vendor issued a token, but it could not be saved: {0}. \
+         The one-time input is spent: fix the store and log in again"
     )]
     NotKept(StoreError),
 }
@@ -109,17 +110,14 @@ pub enum LoginError {
 // === impl Login ===
 
 impl Login {
-    /// # Errors
-    ///
-    /// For providers that have nothing to ask a person for.
+    /// Fails if the provider needs no input from a person.
     pub fn new(provider: Arc<Provider>) -> Result<Self, LoginError> {
         let login = Self {
             provider,
             found: None,
         };
         let endpoint = login.endpoint()?;
-        if login.authorization_url().is_none() && !login.is_for_device() && login.asks().is_empty()
-        {
+        if !login.begins_elsewhere() && login.asks().is_empty() {
             return Err(LoginError::NothingToAsk {
                 provider: login.provider.name.clone(),
                 grant: endpoint.plan.grant.clone(),
@@ -132,8 +130,8 @@ impl Login {
         &self.provider
     }
 
-    /// Asks the issuer where this login begins, if it is to say so: where the browser is to be sent, or who gives device codes.
-    /// To be done before [`Self::asks`]: what the browser brings nobody needs to type. Cancel safe.
+    /// Reads the issuer's metadata if the login begins with a browser or a device code. Call before
+    /// [`Self::asks`], which leaves out what the browser supplies. Cancel safe.
     pub async fn discover(&mut self, fetcher: &dyn Fetch, clock: &Clock) -> Result<(), LoginError> {
         let endpoint = self.endpoint()?;
         if let Some(issuer) = &endpoint.issuer
@@ -145,19 +143,17 @@ impl Login {
         Ok(())
     }
 
-    /// What a person has to type, in the order to ask in; a code comes last, for it is the one that ages.
+    /// Returns the variables to enter, in order; codes are last, since they expire.
     pub fn asks(&self) -> Vec<Ask> {
         let Ok(endpoint) = self.endpoint() else {
             return Vec::new();
         };
         let one_time = &endpoint.plan.one_time;
-        let brought = self.authorization_url().is_some() || self.is_for_device();
-        let mut names: BTreeSet<String> = endpoint.plan.required_variables();
-        names.retain(|name| !self.provider.variables.contains_key(name));
-        names.retain(|name| !one_time.contains(name));
-        let names = names.into_iter().chain(one_time.iter().cloned());
+        let mut names = endpoint.plan.required_variables();
         names
-            .filter(|name| !(brought && BROUGHT.contains(&name.as_str())))
+            .retain(|name| !self.provider.variables.contains_key(name) && !one_time.contains(name));
+        (names.into_iter().chain(one_time.iter().cloned()))
+            .filter(|name| !(self.begins_elsewhere() && OBTAINED.contains(&name.as_str())))
             .map(|name| Ask {
                 secret: !VISIBLE.contains(&name.as_str()),
                 name,
@@ -165,19 +161,19 @@ impl Login {
             .collect()
     }
 
-    /// Where the browser is to be sent; `None` if this login needs none.
+    /// Returns the authorization endpoint; `None` if this login needs no browser.
     pub fn authorization_url(&self) -> Option<&str> {
         self.endpoint().ok()?.authorization_url.as_deref()
     }
 
-    /// Begins the browser's part: listens on `port` of loopback (0: any), unless the redirect goes elsewhere or `by_hand`
-    /// says that a person will bring the address that the browser ends at.
+    /// Starts the authorization request. Listens on loopback `port` (0: any) unless the redirect
+    /// goes elsewhere or `by_hand` is set: then a person pastes the redirected address.
     pub async fn authorize(&self, port: u16, by_hand: bool) -> Result<Authorization, LoginError> {
         Authorization::begin(&self.provider, self.endpoint()?, port, by_hand).await
     }
 
-    /// Sends what was `given`, once, and keeps what comes of it. A one-time input is marked as spent, durably, before it
-    /// leaves. Not cancel safe.
+    /// Sends the grant with `given`, once, and saves the result. A one-time input is durably marked
+    /// as spent before it is sent. Not cancel safe.
     pub async fn finish(
         self,
         given: Variables,
@@ -188,11 +184,16 @@ impl Login {
     ) -> Result<LoggedIn, LoginError> {
         let rules = self.provider.life.clone();
         let mut source = Source::new(self.provider, store, fetcher, clock, tokens)
-            // The code goes to those who gave it, should the issuer say something else by now.
+            // The code goes to the server that issued it, even if the metadata have changed since.
             .with_found(self.found);
         source.load().await?;
         let fetched = source.login(given).await?;
         keep(&mut source, &fetched, &rules).await
+    }
+
+    /// Returns whether a browser or a device code brings the one-time input.
+    fn begins_elsewhere(&self) -> bool {
+        self.authorization_url().is_some() || self.is_for_device()
     }
 
     fn endpoint(&self) -> Result<&Endpoint, LoginError> {

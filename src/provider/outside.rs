@@ -1,4 +1,4 @@
-//! A provider's token, for a process that is not the proxy (`cupbearer token`).
+//! Tokens for processes other than the proxy (`cupbearer token`).
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -7,48 +7,47 @@ use crate::clock::Clock;
 use crate::config::{Provider, TokenSource};
 use crate::provider::chain::{Tokens, digest};
 use crate::provider::exchange::Fetch;
-use crate::provider::identity;
 use crate::provider::login::LoginError;
 use crate::provider::schedule::Life;
 use crate::provider::source::{Source, renews_by_itself, resumed_life};
 use crate::provider::store::{MemoryStore, SavedAccess, StateKey, Store, StoreError};
 use crate::secret::Secret;
 
-/// What the store has of a provider.
+/// Stored state of a provider.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stored {
     pub access: Option<StoredToken>,
     pub has_refresh_token: bool,
-    /// How many one-time inputs were sent.
+    /// Number of one-time inputs that were sent.
     pub spent: usize,
 }
 
-/// An access token of the store.
+/// A stored access token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredToken {
     pub token: Secret,
     pub fetched_at: SystemTime,
     pub expires_at: Option<SystemTime>,
-    /// The store has another token by now of a provider that this one was bought with: the proxy would buy it anew.
+    /// Whether an inner token has changed since: the proxy would buy a new one.
     pub outdated: bool,
-    /// Neither that nor at its end.
+    /// Whether the token is valid and not outdated.
     pub usable: bool,
 }
 
-/// What harm a fetch by another process than the running proxy would do.
+/// Harm that a fetch beside the running proxy would do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Harm {
     None,
-    /// The vendor kills the token that the proxy is using.
+    /// The vendor invalidates the token that the proxy uses.
     KillsToken,
-    /// A refresh token may be good for one use, and the proxy's would be the one that is dead.
+    /// The refresh token may be single-use, and the proxy's would be invalid.
     SpendsRefreshToken,
-    /// A one-time input is the proxy's to send, once.
+    /// Only the proxy may send its one-time input.
     SpendsOneTimeInput,
 }
 
-/// Looks; changes nothing. `all`: the providers of the configuration, for those that `provider` buys its token with.
-/// `None`: the store knows nothing of this provider.
+/// Reads the stored state of `provider`; `None` if there is none. `all` holds the providers of the
+/// configuration, among them the inner ones.
 pub async fn stored(
     provider: &Provider,
     all: &[Arc<Provider>],
@@ -82,8 +81,8 @@ pub async fn stored(
     }))
 }
 
-/// Whether the store knows that `access` was bought with a token that is another by now. What is not in it is not asked for:
-/// where a proxy runs, the record is as new as that one's token.
+/// Returns whether an inner token in the store differs from the one that bought `access`. Inner
+/// tokens that are not stored are ignored: a running proxy keeps the record up to date.
 async fn is_outdated(
     provider: &Provider,
     access: &SavedAccess,
@@ -91,12 +90,12 @@ async fn is_outdated(
     store: &dyn Store,
     clock: &Clock,
 ) -> Result<bool, StoreError> {
-    let key = StateKey::new(&identity(provider));
+    let key = StateKey::new(&provider.identity());
     for name in provider.bought_with() {
         let Some(inner) = all.iter().find(|inner| inner.name == name) else {
             continue;
         };
-        // Boxed: a chain may have several links. The configuration has checked that it ends.
+        // Boxed, since a chain may have several links. The configuration has no cycles.
         let stored = Box::pin(stored(inner, all, store, clock)).await?;
         let Some(inner) = stored.and_then(|stored| stored.access) else {
             continue;
@@ -110,7 +109,7 @@ async fn is_outdated(
     Ok(false)
 }
 
-/// What [`fetch`] without a store would do to a proxy that has the same provider.
+/// Returns the harm that [`fetch`] without a store would do to a proxy with the same provider.
 pub fn harm(provider: &Provider) -> Harm {
     let TokenSource::Endpoint(endpoint) = &provider.source else {
         return Harm::None;
@@ -126,7 +125,7 @@ pub fn harm(provider: &Provider) -> Harm {
     }
 }
 
-/// Fetches a token as the proxy would and keeps in `store` what it would keep; without a store nothing of it lasts.
+/// Fetches a token as the proxy would, and saves it in `store`; without a store nothing is saved.
 /// Not cancel safe.
 pub async fn fetch(
     provider: Arc<Provider>,
@@ -141,9 +140,7 @@ pub async fn fetch(
     source.load().await?;
     let fetched = source.fetch().await?;
     let life = Life::new(fetched.issued.expiry, &rules, fetched.sent, 0.0);
-    source
-        .keep(&fetched, &life)
-        .await
-        .map_err(LoginError::NotKept)?;
+    let kept = source.keep(&fetched, &life);
+    kept.await.map_err(LoginError::NotKept)?;
     Ok(fetched.issued.access_token)
 }

@@ -1,10 +1,11 @@
-//! CONTROL, source: which request to send now, with what, and what to keep of the answer.
+//! Control flow: the source of one identity's tokens. Chooses the request to send and what to keep.
 //!
-//! Here is what all of it needs: the configuration, the issuer's word, the tokens that this one is bought with. The parts:
-//! - [`grant`]: which request, by the rules of one-time inputs and refresh tokens (DESIGN.md §6.8);
-//! - [`login`]: the requests that a person stands behind;
-//! - [`send`]: what has to be in order before a request goes (DESIGN.md §6.5), and one that is on its way;
-//! - [`keep`]: what outlives a token, and what other processes leave.
+//! This file holds what all parts share: the configuration, the issuer's metadata and the inner
+//! tokens. The parts:
+//! - [`grant`]: the grant or the refresh token, by the rules of one-time inputs;
+//! - [`login`]: requests of an interactive login;
+//! - [`send`]: the steps before a request is sent, and sending;
+//! - [`keep`]: what outlives a token, and updates of other processes.
 
 mod grant;
 mod keep;
@@ -25,14 +26,14 @@ use crate::provider::chain::{Inner, Tokens};
 use crate::provider::discovery::discover;
 use crate::provider::exchange::{Fetch, FetchError, Fetched, frozen};
 use crate::provider::store::{Saved, StateKey, Store};
-use crate::provider::{identity, inputs, static_token};
+use crate::provider::{inputs, static_token};
 
 pub(super) use keep::{renews_by_itself, resumed_life};
-pub(super) use send::Errand;
+pub(super) use send::ShutdownState;
 
 const REFRESH_TOKEN: &str = "refresh_token";
 
-/// Where one identity's tokens come from, and what is remembered between two of them.
+/// Source of one identity's tokens, with the state between two fetches.
 pub(super) struct Source {
     provider: Arc<Provider>,
     key: StateKey,
@@ -40,25 +41,26 @@ pub(super) struct Source {
     fetcher: Arc<dyn Fetch>,
     clock: Clock,
     saved: Saved,
-    /// The last write to the store failed: the next one is due even if nothing changes.
+    /// Whether `saved` differs from the store: the next save must write.
     unsaved: bool,
-    /// It holds something that only the memory has, such as the one refresh token that is good.
+    /// Whether a write failed, so that `saved` holds state that only memory has.
     owed: bool,
-    /// What is closed while a single-active token is exchanged; none where no requests are served.
+    /// Gate to close while a single-active token is exchanged; `None` without requests to hold
+    /// back.
     gate: Option<Gatekeeper>,
     tokens: Tokens,
-    /// The tokens that this one is bought with.
+    /// Inner tokens, which buy this one.
     inner: Inner,
-    /// What the issuer said of itself, until something goes wrong with it.
+    /// Endpoint from the issuer's metadata, until a failure puts it in doubt.
     found: Option<Box<Endpoint>>,
-    errand: Arc<Errand>,
+    shutdown: Arc<ShutdownState>,
 }
 
-/// Why there is no new token.
+/// Failure to obtain a new token.
 #[derive(Debug)]
 pub(super) enum Failure {
     Fetch(FetchError),
-    /// Nothing is left that could be sent; the reason, for people.
+    /// Nothing can be sent without a login; the reason, for people.
     LoginRequired(String),
 }
 
@@ -76,7 +78,7 @@ impl Source {
         clock: Clock,
         tokens: Tokens,
     ) -> Self {
-        let key = StateKey::new(&identity(&provider));
+        let key = StateKey::new(&provider.identity());
         let inner = Inner::new(&provider, key.clone(), &tokens);
         Self {
             provider,
@@ -91,52 +93,52 @@ impl Source {
             tokens,
             inner,
             found: None,
-            errand: Arc::default(),
+            shutdown: Arc::default(),
         }
     }
 
-    /// Closes this cell's gate before each exchange that kills the token in it. It is opened by whoever publishes the
-    /// result; a failure opens it at once.
+    /// Closes the gate before each exchange that kills the current token. Publishing the result
+    /// opens it, a failure opens it at once.
     pub(super) fn with_gate(mut self, gate: Gatekeeper) -> Self {
         self.gate = Some(gate);
         self
     }
 
-    /// What the issuer said of itself just now.
+    /// Sets the endpoint that the issuer's metadata named.
     pub(super) fn with_found(mut self, found: Option<Endpoint>) -> Self {
         self.found = found.map(Box::new);
         self
     }
 
-    /// Another configuration of the same identity: what is remembered stays.
+    /// Applies another configuration of the same identity; keeps the stored state.
     pub(super) fn set_provider(&mut self, provider: Arc<Provider>) {
         self.inner.replace(&provider, &self.tokens);
         self.found = None;
         self.provider = provider;
     }
 
-    /// Waits until a token that this one was bought with is another. Cancel safe.
+    /// Waits until an inner token has changed. Cancel safe.
     pub(super) fn inner_changed(&self) -> impl Future<Output = ()> + use<> {
         self.inner.changed()
     }
 
-    /// Such a change is told once: what is bought next is bought with what is there then. Answers whether it is what came of
-    /// our own report that the vendor refused it.
+    /// Acknowledges that change, which is then reported no more. Returns whether it follows this
+    /// source's report that the vendor refused the inner token.
     pub(super) fn inner_seen(&mut self) -> bool {
         self.inner.seen()
     }
 
-    /// By provider, what the last token was bought with, as the store keeps it.
+    /// Returns the digests of the inner tokens that bought the last token, by provider.
     pub(super) fn bought_with(&self) -> BTreeMap<String, String> {
         self.inner.bought_with()
     }
 
-    /// The token in use is one that another process bought with these.
+    /// Sets the digests of a token that another process or an earlier one bought.
     pub(super) fn took_up(&mut self, bought_with: &BTreeMap<String, String>) {
         self.inner.resume(bought_with);
     }
 
-    /// A new token: whatever the source needs for it is sent now. Not cancel safe.
+    /// Obtains a new token. Not cancel safe.
     pub(super) async fn fetch(&mut self) -> Result<Fetched, Failure> {
         let provider = Arc::clone(&self.provider);
         match &provider.source {
@@ -150,23 +152,24 @@ impl Source {
                     Ok(endpoint) => self.exchange(&endpoint).await,
                     Err(error) => Err(error.into()),
                 };
-                // A server that is in trouble is still where it was.
-                if let Err(Failure::Fetch(error)) = &result
-                    && error.doubts_address()
-                {
-                    self.found = None;
-                }
                 match &result {
                     Ok(_) => self.inner.succeeded(),
-                    Err(Failure::Fetch(error)) if error.refuses_credentials() => self.inner.blame(),
-                    Err(_) => {}
+                    Err(Failure::Fetch(error)) => {
+                        if error.doubts_address() {
+                            self.found = None;
+                        }
+                        if error.refuses_credentials() {
+                            self.inner.blame();
+                        }
+                    }
+                    Err(Failure::LoginRequired(_)) => {}
                 }
                 result
             }
         }
     }
 
-    /// Changes when a credential file does.
+    /// Returns a digest that changes with any credential file.
     pub(super) async fn fingerprint(&self) -> [u8; 32] {
         match &self.provider.source {
             TokenSource::Static { access_token } => inputs::fingerprint([access_token]).await,
@@ -180,7 +183,7 @@ impl Source {
         matches!(self.provider.source, TokenSource::Static { .. })
     }
 
-    /// Nothing is sent for it, and nothing kept.
+    /// Returns whether tokens need neither a request nor the store.
     pub(super) fn asks_nobody(&self) -> bool {
         !matches!(self.provider.source, TokenSource::Endpoint(_))
     }
@@ -193,7 +196,7 @@ impl Source {
         Ok(Fetched { issued, sent })
     }
 
-    /// As configured, or as the issuer says.
+    /// Returns the endpoint as configured or as named by the issuer.
     async fn endpoint<'a>(
         &mut self,
         endpoint: &'a Endpoint,
@@ -201,39 +204,34 @@ impl Source {
         let Some(issuer) = &endpoint.issuer else {
             return Ok(Cow::Borrowed(endpoint));
         };
-        if self.found.is_none() {
-            let _turn = self.turn(endpoint).await;
-            let found = discover(endpoint, issuer, &*self.fetcher, &self.clock).await?;
-            info!(
-                provider = self.provider.name,
-                token_url = found.address(),
-                auth_method = found.plan.auth_method,
-                "the issuer's metadata were read"
-            );
-            self.found = Some(Box::new(found));
+        if let Some(found) = &self.found {
+            return Ok(Cow::Owned((**found).clone()));
         }
-        Ok(match &self.found {
-            Some(found) => Cow::Owned((**found).clone()),
-            None => Cow::Borrowed(endpoint),
-        })
+        let _turn = self.turn(endpoint).await;
+        let found = discover(endpoint, issuer, &*self.fetcher, &self.clock).await?;
+        info!(
+            provider = self.provider.name,
+            token_url = found.address(),
+            auth_method = found.plan.auth_method,
+            "read the issuer's metadata"
+        );
+        self.found = Some(Box::new(found.clone()));
+        Ok(Cow::Owned(found))
     }
 
-    /// What is configured, and the tokens that it names; those are waited for.
+    /// Resolves the configured variables; waits for inner tokens.
     async fn variables(
         &mut self,
         endpoint: &Endpoint,
         configured: &BTreeMap<String, Value>,
     ) -> Result<Variables, FetchError> {
         let missing = |provider| FetchError::Chained { provider };
-        let clock = self.clock.clone();
-        self.inner
-            .wait(endpoint.timeout, || clock.now())
-            .await
-            .map_err(missing)?;
+        let (inner, clock) = (&mut self.inner, &self.clock);
+        let wait = inner.wait(endpoint.timeout, || clock.now());
+        wait.await.map_err(missing)?;
         let mut variables = inputs::resolve(&self.provider.name, configured).await?;
-        self.inner
-            .fill(configured, self.clock.now(), &mut variables)
-            .map_err(missing)?;
+        let filled = inner.fill(configured, clock.now(), &mut variables);
+        filled.map_err(missing)?;
         Ok(variables)
     }
 }

@@ -1,6 +1,7 @@
-//! CONTROL, static tokens: an API key, a personal access token, a projected service-account token.
+//! Control flow: configured tokens, such as an API key, a personal access token or a projected
+//! service-account token.
 //!
-//! Reading the value takes the place of the exchange; everything after it is the same for all providers.
+//! Reading the value replaces the exchange; all other steps are the same as for other providers.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,7 +19,7 @@ pub async fn read(provider: &str, value: &Value, now: Now) -> Result<Fetched, Fe
     let key = format!("providers.{provider}.access_token");
     let token = match inputs::read(&key, value).await? {
         Var::Text(token) => token,
-        Var::Integer(_) | Var::Boolean(_) => return Err(unusable(key, "it must be a text")),
+        Var::Integer(_) | Var::Boolean(_) => return Err(unusable(key, "it must be a string")),
     };
     if let Err(reason) = check_token(token.expose()) {
         return Err(unusable(key, reason));
@@ -46,7 +47,7 @@ fn unusable(path: String, reason: &str) -> FetchError {
     })
 }
 
-/// `exp` (RFC 7519 §4.1.4) of a token that looks like a JWT. The signature is the API's business, not ours.
+/// Returns `exp` (RFC 7519 §4.1.4) of a JWT. The signature is for the API to check.
 fn jwt_expiry(token: &str) -> Option<SystemTime> {
     let mut parts = token.split('.');
     let (_header, payload, _signature) = (parts.next()?, parts.next()?, parts.next()?);
@@ -67,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn exp_of_a_jwt_is_honoured() {
+    fn expiry_is_the_exp_claim_of_a_jwt() {
         let at = |seconds| Some(UNIX_EPOCH + Duration::from_secs(seconds));
         assert_eq!(jwt_expiry(&jwt(r#"{"exp":1767225700}"#)), at(1_767_225_700));
         assert_eq!(
@@ -88,7 +89,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_that_has_expired_is_told_as_such() {
+    async fn expired_jwt_is_an_error() {
         let now = Clock::Test(TestClock::new()).now();
         let seconds = now.wall.duration_since(UNIX_EPOCH).unwrap().as_secs();
         for (exp, good) in [(seconds + 1, true), (seconds, false), (seconds - 9, false)] {
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_sent_is_refused_without_being_quoted() {
+    async fn unsendable_token_is_refused_and_not_quoted() {
         let now = Clock::Test(TestClock::new()).now();
         for text in ["two words", "line\nbreak", "ключ"] {
             let value = Value::Literal(Var::Text(text.into()));

@@ -1,4 +1,4 @@
-//! The authorization request: its URL, and what has to come back for it.
+//! The authorization request and its response (RFC 6749 §4.1).
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -13,36 +13,36 @@ use crate::dialect::{Var, Variables};
 use crate::provider::inputs;
 use crate::secret::Secret;
 
-/// For a person to find a password and a second factor; a forgotten login should not hold its port for ever.
+/// Time limit for the person; an abandoned login must release its port.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Of the authorization request, where they are set (RFC 6749 §4.1.1, RFC 8707).
+/// Optional request parameters (RFC 6749 §4.1.1, RFC 8707).
 const OPTIONAL: [&str; 3] = ["scope", "audience", "resource"];
 
-/// A browser on its way.
+/// An authorization request that waits for its response.
 pub struct Authorization {
-    /// To be opened in a browser. Holds no secret: whoever has it can begin this login, but not end it.
+    /// The URL to open in a browser. Holds no secret: it can begin this login but not finish it.
     pub url: String,
-    /// How the answer comes back.
+    /// How the response arrives.
     pub back: Return,
     expected: Expected,
 }
 
-/// How the browser's answer comes back.
+/// How the authorization response arrives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Return {
-    /// To this process, on this loopback address.
+    /// By redirect to this loopback address.
     Loopback(String),
-    /// A person brings the address that the browser ends at.
+    /// By a person, who pastes the redirected address.
     ByHand,
 }
 
-/// What an answer is checked against, and what goes into the token request with its code.
+/// Checks for the response, and variables for the token request.
 pub(super) struct Expected {
     state: Secret,
-    /// Whose redirect it has to be, where that is known …
+    /// Issuer of the response, if known.
     issuer: Option<String>,
-    /// … and whether each says so.
+    /// Whether every response names the issuer (RFC 9207).
     names_issuer: bool,
     verifier: Option<Secret>,
     redirect_uri: String,
@@ -60,17 +60,17 @@ impl Authorization {
     ) -> Result<Self, LoginError> {
         let redirect = RedirectUri::configured(provider).await?;
         let listener = match &redirect {
-            RedirectUri::Loopback(place) if !by_hand => Some(place.listen(port).await?),
+            RedirectUri::Loopback(address) if !by_hand => Some(address.listen(port).await?),
             RedirectUri::Loopback(_) | RedirectUri::Elsewhere(_) => None,
         };
         let redirect_uri = match (&listener, redirect) {
             (Some(listener), _) => listener.redirect_uri.clone(),
             (None, RedirectUri::Elsewhere(uri)) => uri,
-            // Nobody will answer there, but the address bar keeps what the browser was sent to.
-            (None, RedirectUri::Loopback(place)) => place.uri(port),
+            // No server listens there, but the address bar shows the redirected address.
+            (None, RedirectUri::Loopback(address)) => address.uri(port),
         };
-        // A verifier that the token request has no place for would only be missed there; so would one that the server
-        // says it cannot check. `plain` protects nothing that `state` does not.
+        // Sends a PKCE challenge only if the token request has a verifier and the server supports
+        // S256. The method `plain` protects no more than `state` does.
         let has_place = endpoint.plan.known_variables().contains("code_verifier");
         let verifier = (has_place && !endpoint.browser.lacks_s256).then(random);
         let expected = Expected {
@@ -92,11 +92,10 @@ impl Authorization {
         })
     }
 
-    /// Waits for the browser. Answers with another `state` are turned away and waiting goes on: a stray tab must not end
-    /// a login. Cancel safe: the listener closes.
+    /// Waits for the redirect, and ignores redirects with another `state`. Cancel safe.
     pub async fn wait(self) -> Result<Variables, LoginError> {
         let Some(listener) = &self.expected.listener else {
-            return Err(LoginError::WrongReturn("nobody listens for it"));
+            return Err(LoginError::WrongReturn("no listener waits for it"));
         };
         let query = timeout(PATIENCE, listener.answer(&self.expected.state))
             .await
@@ -104,10 +103,9 @@ impl Authorization {
         self.expected.read(&query)
     }
 
-    /// Takes the address that the browser ended at.
+    /// Reads the redirected address.
     pub fn take(self, address: &Secret) -> Result<Variables, LoginError> {
-        let address = address.expose().trim();
-        let query = address
+        let query = (address.expose().trim())
             .split_once('?')
             .map(|(_, query)| query.split('#').next().unwrap_or_default())
             .ok_or(LoginError::WrongReturn("it has no query"))?;
@@ -145,7 +143,7 @@ impl Expected {
         Ok(format!("{base}{separator}{}", query.finish()))
     }
 
-    /// RFC 9207 §2.4: a code of another authorization server must not go to this one.
+    /// RFC 9207 §2.4: a code from another authorization server must not be sent to this one.
     fn check_issuer(&self, query: &Secret) -> Result<(), LoginError> {
         let Some(issuer) = &self.issuer else {
             return Ok(());
@@ -154,14 +152,16 @@ impl Expected {
             0 if self.names_issuer => Err(LoginError::WrongReturn("it does not name its issuer")),
             0 => Ok(()),
             _ if parameter(query, "iss").is_some_and(|iss| iss.expose() == issuer) => Ok(()),
-            _ => Err(LoginError::WrongReturn("it is of another issuer")),
+            _ => Err(LoginError::WrongReturn("it comes from another issuer")),
         }
     }
 
-    /// RFC 6749 §4.1.2: the code, or why there is none.
+    /// Reads the code or the error (RFC 6749 §4.1.2).
     fn read(&self, query: &Secret) -> Result<Variables, LoginError> {
         if !has_state(query, &self.state) {
-            return Err(LoginError::WrongReturn("its state is of another login"));
+            return Err(LoginError::WrongReturn(
+                "its state belongs to another login",
+            ));
         }
         self.check_issuer(query)?;
         if let Some(error) = parameter(query, "error") {
@@ -171,18 +171,18 @@ impl Expected {
         let code = parameter(query, "code")
             .filter(|code| !code.is_empty())
             .ok_or(LoginError::WrongReturn("it has no code"))?;
-        let mut variables = Variables::new();
-        variables.insert("code".to_owned(), Var::Text(code));
         let redirect_uri = Secret::new(self.redirect_uri.as_str());
-        variables.insert("redirect_uri".to_owned(), Var::Text(redirect_uri));
-        if let Some(verifier) = &self.verifier {
-            variables.insert("code_verifier".to_owned(), Var::Text(verifier.clone()));
-        }
-        Ok(variables)
+        let verifier = self.verifier.clone().map(|it| ("code_verifier", it));
+        let variables = [("code", code), ("redirect_uri", redirect_uri)]
+            .into_iter()
+            .chain(verifier);
+        Ok(variables
+            .map(|(name, text)| (name.to_owned(), Var::Text(text)))
+            .collect())
     }
 }
 
-/// Whether an answer belongs to this login.
+/// Returns whether the response belongs to this login. Constant time.
 pub(super) fn has_state(query: &Secret, state: &Secret) -> bool {
     parameter(query, "state").is_some_and(|given| {
         aws_lc_rs::constant_time::verify_slices_are_equal(
@@ -198,7 +198,7 @@ fn count(query: &Secret, name: &str) -> usize {
     pairs.filter(|(key, _)| key == name).count()
 }
 
-/// `None` also where it is given twice: which one would count?
+/// Returns `None` also for a repeated parameter, which is ambiguous.
 fn parameter(query: &Secret, name: &str) -> Option<Secret> {
     let mut found = form_urlencoded::parse(query.expose().as_bytes())
         .filter(|(key, _)| key == name)
@@ -207,7 +207,7 @@ fn parameter(query: &Secret, name: &str) -> Option<Secret> {
     found.next().is_none().then_some(first)
 }
 
-/// The server's words, on one line and not longer than that.
+/// Formats the error of the server on one line, shortened.
 fn shown(error: &Secret, words: Option<&Secret>) -> String {
     let mut text = error.expose().to_owned();
     if let Some(words) = words {
@@ -218,12 +218,12 @@ fn shown(error: &Secret, words: Option<&Secret>) -> String {
     text.take(300).collect()
 }
 
-/// RFC 7636 §4.2, S256.
+/// S256 challenge (RFC 7636 §4.2).
 fn challenge(verifier: &Secret) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(verifier.expose().as_bytes()))
 }
 
-/// 256 bits as 43 characters: what RFC 7636 §4.1 recommends for a verifier, and plenty for a state.
+/// 256 random bits as 43 characters, as RFC 7636 §4.1 recommends for a verifier.
 fn random() -> Secret {
     let mut bytes = Zeroizing::new([0_u8; 32]);
     aws_lc_rs::rand::fill(&mut *bytes)
@@ -232,13 +232,11 @@ fn random() -> Secret {
 }
 
 async fn variable(provider: &Provider, name: &str) -> Result<Option<Secret>, LoginError> {
-    match provider.variables.get(name) {
-        None => Ok(None),
-        Some(value) => {
-            let key = format!("providers.{}.{name}", provider.name);
-            Ok(Some(inputs::read(&key, value).await?.to_text()))
-        }
-    }
+    let Some(value) = provider.variables.get(name) else {
+        return Ok(None);
+    };
+    let key = format!("providers.{}.{name}", provider.name);
+    Ok(Some(inputs::read(&key, value).await?.to_text()))
 }
 
 #[cfg(test)]
@@ -246,7 +244,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_challenge_of_rfc_7636_appendix_b() {
+    fn challenge_matches_rfc_7636_appendix_b() {
         let verifier = Secret::new("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk");
         assert_eq!(
             challenge(&verifier),
@@ -255,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn verifiers_are_43_unreserved_characters_and_never_the_same() {
+    fn verifiers_are_43_unreserved_random_characters() {
         let (one, other) = (random(), random());
         assert_ne!(one, other);
         let unreserved = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
@@ -274,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn the_issuer_that_is_known_is_the_one_that_answers() {
+    fn redirect_must_name_the_known_issuer() {
         let read = |names_issuer, query: &str| {
             let expected = Expected {
                 issuer: Some("https://id.example/a".to_owned()),
@@ -294,10 +292,10 @@ mod tests {
             (
                 false,
                 "code=c&state=s&iss=https%3A%2F%2Fid.example%2Fb",
-                "of another issuer",
+                "another issuer",
             ),
-            (false, "error=x&state=s&iss=", "of another issuer"),
-            (true, &format!("{OURS}&iss=x"), "of another issuer"),
+            (false, "error=x&state=s&iss=", "another issuer"),
+            (true, &format!("{OURS}&iss=x"), "another issuer"),
         ] {
             let error = read(names_issuer, query).unwrap_err();
             assert!(error.contains(words), "{query}: {error}");
@@ -305,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_needs_the_state_and_one_code() {
+    fn redirect_needs_the_state_and_one_code() {
         let read = |query: &str| expected().read(&query.into());
         let code = read("code=a%2Bb&state=s&iss=x").unwrap();
         assert_eq!(code["code"].to_text().expose(), "a+b");

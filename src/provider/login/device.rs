@@ -1,4 +1,4 @@
-//! Device authorization (RFC 8628): a code that a person types elsewhere, and polling until that is done.
+//! Device authorization (RFC 8628): a person enters a code elsewhere while this process polls.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,42 +16,42 @@ use crate::provider::source::{Failure, Source};
 use crate::provider::store::{MemoryStore, Store};
 use crate::secret::Secret;
 
-/// RFC 8628 §3.2: where the server states none.
+/// Default polling interval (RFC 8628 §3.2).
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// RFC 8628 §3.5: what `slow_down` adds, for good.
-const SLOWER: Duration = Duration::from_secs(5);
+/// Added to the interval by `slow_down` (RFC 8628 §3.5).
+const SLOW_DOWN: Duration = Duration::from_secs(5);
 
-/// A server that says 0 is not to be flooded.
-const SHORTEST: Duration = Duration::from_secs(1);
+/// Lower bound for an interval of 0.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// However long the trouble lasts: the person waits. A server that wants to be asked less often than that is.
-const LONGEST: Duration = Duration::from_secs(60);
+/// Upper bound for doubling the interval; a longer interval of the server is kept.
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
-/// The answer says until when the code can be typed; one that does not is not waited for longer.
-const PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// Lifetime of a device code whose response states none.
+const MAX_LIFE: Duration = Duration::from_secs(15 * 60);
 
-/// What a person has to do, and how the server is asked whether it is done.
+/// A device code and the instructions for the person.
 pub struct DeviceCode {
-    /// Where to go.
+    /// The address to open.
     pub verification_uri: String,
-    /// The same with the code in it.
+    /// The same address with the code in it.
     pub complete: Option<String>,
-    /// What to type there.
+    /// The code to enter at that address.
     pub user_code: String,
     code: Secret,
     interval: Duration,
     expires_at: Instant,
 }
 
-/// A token that is not kept yet.
+/// A token that is not saved yet.
 pub struct Brought {
     fetched: Fetched,
-    /// By provider, what it was bought with.
+    /// Digests of the chained tokens that bought it, by provider.
     bought_with: BTreeMap<String, String>,
 }
 
-/// RFC 8628 §3.2. `verification_url` is Google's.
+/// Response of the device authorization endpoint (RFC 8628 §3.2). Google writes `verification_url`.
 #[derive(Deserialize)]
 struct Answer {
     device_code: String,
@@ -64,48 +64,51 @@ struct Answer {
 }
 
 impl Login {
-    /// Whether the grant begins with a device code.
+    /// Returns whether the grant begins with a device code.
     pub fn is_for_device(&self) -> bool {
         self.endpoint()
             .is_ok_and(|endpoint| endpoint.plan.begins_with("device_code"))
     }
 
-    /// Asks for a device code. Cancel safe.
+    /// Requests a device code. Cancel safe.
     pub async fn device(
         &self,
         fetcher: Arc<dyn Fetch>,
         clock: Clock,
         tokens: Tokens,
     ) -> Result<DeviceCode, LoginError> {
-        // Nothing is kept of it, so no store is needed.
-        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-        let mut source = Source::new(Arc::clone(&self.provider), store, fetcher, clock, tokens)
-            .with_found(self.found.clone());
+        let mut source = self.source(fetcher, clock, tokens);
         let answered = source.ask_for_device().await?;
         let began = Instant::now();
         let read: Answer = serde_json::from_slice(&answered.body).map_err(|_| {
             LoginError::Refused(format!(
-                "the device authorization endpoint answered HTTP {} without a device_code, a user_code and a \
-                 verification_uri (RFC 8628 §3.2)",
+                "the device authorization endpoint answered HTTP {} without a device_code, \
+                 a user_code and a verification_uri (RFC 8628 §3.2)",
                 answered.status.as_u16()
             ))
         })?;
-        let seconds = |seconds: Option<u64>| seconds.map(Duration::from_secs);
+        let life = read.expires_in.map_or(MAX_LIFE, Duration::from_secs);
+        let interval = read.interval.map_or(INTERVAL, Duration::from_secs);
         Ok(DeviceCode {
             verification_uri: shown(&read.verification_uri),
             complete: read.verification_uri_complete.as_deref().map(shown),
             user_code: shown(&read.user_code),
             code: Secret::new(read.device_code),
-            interval: seconds(read.interval).unwrap_or(INTERVAL).max(SHORTEST),
-            expires_at: began
-                + seconds(read.expires_in)
-                    .unwrap_or(PATIENCE)
-                    .min(PATIENCE * 4),
+            interval: interval.max(MIN_INTERVAL),
+            expires_at: began + life.min(MAX_LIFE * 4),
         })
     }
 
-    /// Asks until the person has typed the code. Needs no store, which would be held for as long as that takes. Not cancel
-    /// safe once they have.
+    /// Returns a source without a store: asking for a device code and polling save nothing.
+    fn source(&self, fetcher: Arc<dyn Fetch>, clock: Clock, tokens: Tokens) -> Source {
+        let store = Arc::new(MemoryStore::default());
+        Source::new(Arc::clone(&self.provider), store, fetcher, clock, tokens)
+            // The code goes to the server that issued it, even if the metadata have changed since.
+            .with_found(self.found.clone())
+    }
+
+    /// Polls until the person has entered the code. Leaves the store unlocked meanwhile. Not cancel
+    /// safe once the code is entered.
     pub async fn poll(
         &self,
         device: DeviceCode,
@@ -114,10 +117,7 @@ impl Login {
         clock: Clock,
         tokens: Tokens,
     ) -> Result<Brought, LoginError> {
-        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-        let mut source = Source::new(Arc::clone(&self.provider), store, fetcher, clock, tokens)
-            // The code goes to those who gave it, should the issuer say something else by now.
-            .with_found(self.found.clone());
+        let mut source = self.source(fetcher, clock, tokens);
         given.insert("device_code".to_owned(), Var::Text(device.code.clone()));
         let fetched = device.wait(&mut source, &given).await?;
         Ok(Brought {
@@ -126,7 +126,7 @@ impl Login {
         })
     }
 
-    /// Keeps what came of it. Not cancel safe.
+    /// Saves the token. Not cancel safe.
     pub async fn keep(
         self,
         brought: Brought,
@@ -144,7 +144,7 @@ impl Login {
 }
 
 impl DeviceCode {
-    /// RFC 8628 §3.5.
+    /// Polls as RFC 8628 §3.5 requires.
     async fn wait(self, source: &mut Source, given: &Variables) -> Result<Fetched, LoginError> {
         let mut interval = self.interval;
         loop {
@@ -164,14 +164,12 @@ impl DeviceCode {
             };
             match code {
                 Some("authorization_pending") => {}
-                Some("slow_down") => interval = interval.saturating_add(SLOWER),
+                Some("slow_down") => interval = interval.saturating_add(SLOW_DOWN),
                 Some("expired_token") => return Err(LoginError::CodeExpired),
-                Some("access_denied") => {
-                    return Err(LoginError::Denied("access_denied".to_owned()));
-                }
-                // The network or the server is in trouble: RFC 8628 §3.5 doubles the interval.
+                Some(code @ "access_denied") => return Err(LoginError::Denied(code.to_owned())),
+                // RFC 8628 §3.5: double the interval after a time-out or a server error.
                 _ if error.class() == Class::Transient => {
-                    interval = interval.max((interval.saturating_mul(2)).min(LONGEST));
+                    interval = interval.max(interval.saturating_mul(2).min(MAX_BACKOFF));
                 }
                 _ => return Err(LoginError::Refused(error.to_string())),
             }
@@ -179,7 +177,7 @@ impl DeviceCode {
     }
 }
 
-/// For a terminal: nothing in it may move the cursor.
+/// Removes control characters, which could move the cursor of a terminal.
 fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(500).collect()
 }
@@ -201,9 +199,9 @@ token = "/access_token"
 headers = { Authorization = "Bearer {access_token}" }
 "#;
 
-    /// RFC 8628 §3.5: the interval is the least that the client waits, whatever it is, and `slow_down` adds to it.
+    /// RFC 8628 §3.5: the interval is a minimum, and `slow_down` adds to it.
     #[tokio::test(start_paused = true)]
-    async fn the_server_says_how_often_it_is_asked() {
+    async fn polling_interval_follows_the_server() {
         let clock = Clock::Test(TestClock::new());
         let vendor = FakeVendor::new(clock.clone(), Reply::Token("t", 3600));
         vendor.takes(Duration::ZERO);

@@ -1,6 +1,7 @@
-//! The loopback redirect (RFC 8252 §7.3): where the browser comes back to, and a server for that one visit.
+//! The loopback redirect (RFC 8252 §7.3) and the HTTP server for it.
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,27 +26,27 @@ use crate::config::Provider;
 use crate::provider::inputs;
 use crate::secret::Secret;
 
-/// A browser that connects and says nothing must not hold the one that has something to say.
+/// Time limit for one connection: an idle connection must not hold up the real redirect.
 const VISIT: Duration = Duration::from_secs(10);
 
-/// Where the browser is sent with its answer.
+/// Redirect target of the authorization request.
 pub(super) enum RedirectUri {
-    Loopback(Place),
-    /// Nothing of ours: a person brings what arrives there.
+    Loopback(LoopbackAddress),
+    /// Not on loopback: a person pastes the redirected address.
     Elsewhere(String),
 }
 
 /// A loopback address before its port is known.
-pub(super) struct Place {
+pub(super) struct LoopbackAddress {
     provider: String,
     host: String,
     address: IpAddr,
-    /// `None`: any will do (RFC 8252 §7.3 has the server allow that).
+    /// `None`: any port, which RFC 8252 §7.3 allows.
     port: Option<u16>,
     path: String,
 }
 
-/// A server for one answer.
+/// HTTP server for one redirect.
 pub(super) struct Loopback {
     pub(super) redirect_uri: String,
     listener: TcpListener,
@@ -55,10 +56,10 @@ pub(super) struct Loopback {
 // === impl RedirectUri ===
 
 impl RedirectUri {
-    /// `redirect_uri` of the configuration; `http://127.0.0.1:PORT/` without it.
+    /// Returns the configured `redirect_uri`, by default `http://127.0.0.1:PORT/`.
     pub(super) async fn configured(provider: &Provider) -> Result<Self, LoginError> {
         let Some(value) = provider.variables.get("redirect_uri") else {
-            return Ok(Self::Loopback(Place {
+            return Ok(Self::Loopback(LoopbackAddress {
                 provider: provider.name.clone(),
                 host: "127.0.0.1".to_owned(),
                 address: Ipv4Addr::LOCALHOST.into(),
@@ -70,7 +71,7 @@ impl RedirectUri {
         let text = inputs::read(&key, value).await?.to_text();
         let uri: Uri = text.expose().parse().map_err(|_| LoginError::RedirectUri {
             provider: provider.name.clone(),
-            reason: "is no URI".to_owned(),
+            reason: "is not a URI".to_owned(),
         })?;
         let loopback = match uri.host() {
             Some("localhost" | "127.0.0.1") => Some(IpAddr::from(Ipv4Addr::LOCALHOST)),
@@ -78,7 +79,7 @@ impl RedirectUri {
             _ => None,
         };
         Ok(match (uri.scheme_str(), loopback, uri.host()) {
-            (Some("http"), Some(address), Some(host)) => Self::Loopback(Place {
+            (Some("http"), Some(address), Some(host)) => Self::Loopback(LoopbackAddress {
                 provider: provider.name.clone(),
                 host: host.to_owned(),
                 address,
@@ -90,17 +91,17 @@ impl RedirectUri {
     }
 }
 
-// === impl Place ===
+// === impl LoopbackAddress ===
 
-impl Place {
-    /// `wanted` 0: the configured port, else any.
+impl LoopbackAddress {
+    /// Listens on port `wanted`; 0 means the configured port, or any.
     pub(super) async fn listen(&self, wanted: u16) -> Result<Loopback, LoginError> {
         if let Some(port) = self.port
             && ![0, port].contains(&wanted)
         {
             return Err(LoginError::RedirectUri {
                 provider: self.provider.clone(),
-                reason: format!("names port {port}, and the vendor compares: leave --port out"),
+                reason: format!("names port {port}, which the vendor compares: remove --port"),
             });
         }
         let address = SocketAddr::new(self.address, self.port.unwrap_or(wanted));
@@ -129,10 +130,10 @@ impl Place {
 // === impl Loopback ===
 
 impl Loopback {
-    /// The query of the first visit that has this `state`. Cancel safe.
+    /// Returns the query of the first redirect with this `state`. Cancel safe.
     pub(super) async fn answer(&self, state: &Secret) -> Secret {
         let (sender, mut answers) = mpsc::channel(1);
-        let desk = Arc::new(Desk {
+        let handler = Arc::new(RedirectHandler {
             path: self.path.clone(),
             state: state.clone(),
             sender,
@@ -142,7 +143,7 @@ impl Loopback {
             tokio::select! {
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, _)) => {
-                        visits.spawn(timeout(VISIT, visit(stream, Arc::clone(&desk))));
+                        visits.spawn(timeout(VISIT, visit(stream, Arc::clone(&handler))));
                     }
                     Err(error) => {
                         warn!(%error, "cannot accept the browser's connection");
@@ -150,7 +151,7 @@ impl Loopback {
                     }
                 },
                 Some(answer) = answers.recv() => {
-                    // The page is on its way already; this lets it arrive.
+                    // The response is being written; wait until it is sent.
                     let last = async { while visits.join_next().await.is_some() {} };
                     let _ = timeout(Duration::from_secs(1), last).await;
                     return answer;
@@ -161,54 +162,54 @@ impl Loopback {
     }
 }
 
-/// What visitors are compared with.
-struct Desk {
+/// Checks redirects and reports the first valid one.
+struct RedirectHandler {
     path: String,
     state: Secret,
     sender: mpsc::Sender<Secret>,
 }
 
-async fn visit(stream: TcpStream, desk: Arc<Desk>) {
+async fn visit(stream: TcpStream, handler: Arc<RedirectHandler>) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let desk = Arc::clone(&desk);
-        async move { Ok::<_, Infallible>(desk.receive(&request)) }
+        ready(Ok::<_, Infallible>(handler.receive(&request)))
     });
-    // One that breaks off is the browser's own business.
+    // A broken connection is not an error: the browser may retry.
     let _ = http1::Builder::new()
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
         .await;
 }
 
-impl Desk {
+impl RedirectHandler {
     fn receive(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if request.uri().path() != self.path {
-            return page(StatusCode::NOT_FOUND, "There is nothing here.");
+            return page(StatusCode::NOT_FOUND, "Not found.");
         }
         if request.method() != Method::GET {
-            return page(StatusCode::METHOD_NOT_ALLOWED, "Only GET is known here.");
+            return page(StatusCode::METHOD_NOT_ALLOWED, "Use GET.");
         }
         let query = Secret::new(request.uri().query().unwrap_or_default());
         if !has_state(&query, &self.state) {
-            warn!("a visit without this login's state was turned away");
+            warn!("rejected a redirect with another login's state");
             return page(
                 StatusCode::BAD_REQUEST,
-                "This answer belongs to another login, and was not used.",
+                "This redirect belongs to another login and was ignored.",
             );
         }
-        // Full: the answer is there already.
+        // A full channel already holds a redirect.
         let _ = self.sender.try_send(query);
         page(
             StatusCode::OK,
-            "The answer has arrived. You can close this page: the terminal says how it went.",
+            "Done. You can close this page: the terminal shows the result.",
         )
     }
 }
 
-/// The address of the page holds the code: it must neither be kept nor be told to others.
+/// The URL of this page holds the code, so the page must not be cached and sends no referrer.
 fn page(status: StatusCode, words: &str) -> Response<Full<Bytes>> {
     let html = format!(
-        "<!doctype html><meta charset=utf-8><title>Cupbearer</title><body style=\"font:1rem sans-serif;margin:4rem\"><p>{words}"
+        "<!doctype html><meta charset=utf-8><title>Cupbearer</title>\
+         <body style=\"font:1rem sans-serif;margin:4rem\"><p>{words}"
     );
     let mut response = Response::new(Full::new(Bytes::from(html)));
     *response.status_mut() = status;

@@ -39,7 +39,7 @@ impl Environment for NoEnvironment {
     }
 }
 
-/// A vendor, and a configuration for it.
+/// A vendor and a configuration for it.
 struct World {
     vendor: FakeVendor,
     config: Config,
@@ -66,7 +66,8 @@ impl World {
             false => String::new(),
         };
         let text = format!(
-            "[store]\nkind = 'file'\npath = {:?}\nkey = 'AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8='\n\
+            "[store]\nkind = 'file'\npath = {:?}\n\
+             key = 'AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8='\n\
              [providers.x]\ndialect = 'identityserver'\ntoken_url = {:?}\n{authorization}\n\
              client_id = 'client1'\nclient_secret = 'demo-secret-of-identityserver'\n\
              tls = {{ ca_file = {ca_file:?} }}\n{lines}",
@@ -92,7 +93,7 @@ impl World {
         }
     }
 
-    /// What `run` starts.
+    /// Starts the provider as `run` does.
     async fn proxy(&self) -> Handle {
         let store = store::open(&self.config.store).await.unwrap();
         let deps = Deps::new(store, fetcher(), Clock::System, Arc::new(Metrics::new()));
@@ -118,7 +119,7 @@ impl World {
         store.load(&self.key()).await.unwrap().unwrap_or_default()
     }
 
-    /// A browser whose user is logged in and agrees: where it is sent to.
+    /// A browser whose user consents; returns the redirect target.
     async fn browse(&self, url: &str) -> Uri {
         let uri: Uri = url.parse().unwrap();
         let TokenSource::Endpoint(endpoint) = &self.provider().source else {
@@ -182,7 +183,7 @@ fn given(name: &str, value: &str) -> Variables {
 }
 
 #[tokio::test]
-async fn a_code_from_the_browser_becomes_the_running_proxys_token() {
+async fn running_proxy_adopts_the_token_of_a_browser_login() {
     let world = World::new(CODE).await;
     let proxy = world.proxy().await;
     let mut status = proxy.status.clone();
@@ -209,7 +210,7 @@ async fn a_code_from_the_browser_becomes_the_running_proxys_token() {
     let back = world.browse(&url).await;
     let waiting = tokio::spawn(authorization.wait());
 
-    // Whatever else comes by is turned away, and changes nothing.
+    // Other requests are rejected and change nothing.
     let right = back.path_and_query().unwrap().as_str();
     let forged = format!("{right}x");
     for (method, target, status) in [
@@ -240,7 +241,7 @@ async fn a_code_from_the_browser_becomes_the_running_proxys_token() {
         .unwrap_or_else(|_| panic!("not adopted after {:?}", left.elapsed()));
     assert_eq!(proxy.status().state, State::Valid);
     assert_eq!(proxy.status().last_error, None);
-    // One exchange, and it was the login's.
+    // The vendor saw one exchange: that of the login.
     assert_eq!(world.vendor.counters().token_requests, 1);
     proxy.stop().await;
     drop(proxy);
@@ -250,7 +251,7 @@ async fn a_code_from_the_browser_becomes_the_running_proxys_token() {
 }
 
 #[tokio::test]
-async fn without_a_proxy_the_next_one_starts_with_the_token() {
+async fn next_proxy_starts_with_the_token_of_an_earlier_login() {
     let world = World::new(SMS).await;
     let login = Login::new(world.provider()).unwrap();
     let sms = Ask {
@@ -268,7 +269,7 @@ async fn without_a_proxy_the_next_one_starts_with_the_token() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_told_in_the_vendors_words_and_its_input_never_sent_again() {
+async fn refusal_shows_the_vendors_error_and_input_is_never_sent_again() {
     for running in [false, true] {
         let world = World::new(SMS).await;
         let proxy = match running {
@@ -291,9 +292,9 @@ async fn a_refusal_is_told_in_the_vendors_words_and_its_input_never_sent_again()
     }
 }
 
-/// The answer comes back by a person, as over ssh, or where the redirect is a web page of one's own.
+/// The redirected address is pasted by a person, as over ssh or from a web page.
 #[tokio::test]
-async fn the_address_can_be_pasted() {
+async fn redirected_address_can_be_pasted() {
     for redirect in [
         "redirect_uri = 'https://myapp.com/callback'\n",
         "redirect_uri = 'http://127.0.0.1:7777/callback'\n",
@@ -306,7 +307,7 @@ async fn the_address_can_be_pasted() {
         let back = world.browse(&first.url).await.to_string();
         assert!(back.contains("/callback?"), "{back}");
         let second = login.authorize(0, by_hand).await.unwrap();
-        // Of another login: its state is not this one's.
+        // The state of another login is rejected.
         let error = second.take(&Secret::new(back.as_str())).err().unwrap();
         assert!(error.to_string().contains("another login"), "{error}");
         let given = first.take(&Secret::new(format!(" {back}#\n"))).unwrap();
@@ -316,11 +317,11 @@ async fn the_address_can_be_pasted() {
 }
 
 #[tokio::test]
-async fn a_verifier_that_is_not_this_logins_is_refused() {
+async fn verifier_of_another_login_is_refused() {
     let world = World::new(CODE).await;
     let login = Login::new(world.provider()).unwrap();
     let authorization = login.authorize(0, true).await.unwrap();
-    // RFC 8252 §8.1: what a stolen code is worth without the verifier.
+    // RFC 8252 §8.1: a stolen code is worthless without the verifier.
     let back = world.browse(&authorization.url).await.to_string();
     let mut given = authorization.take(&Secret::new(back)).unwrap();
     given.insert("code_verifier".to_owned(), Var::Text("a".repeat(43).into()));
@@ -331,7 +332,7 @@ async fn a_verifier_that_is_not_this_logins_is_refused() {
 }
 
 #[tokio::test]
-async fn a_configured_loopback_redirect_is_listened_at() {
+async fn login_listens_on_the_configured_loopback_redirect() {
     let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = free.local_addr().unwrap().port();
     drop(free);
@@ -348,7 +349,7 @@ async fn a_configured_loopback_redirect_is_listened_at() {
 }
 
 #[tokio::test]
-async fn what_needs_no_login_or_no_store_is_said_so() {
+async fn login_fails_for_providers_without_input_and_for_memory_stores() {
     let simple = Arc::new(provider("x", CLIENT_CREDENTIALS, |_| {}));
     let error = Login::new(simple).unwrap_err().to_string();
     assert!(error.contains("needs no login"), "{error}");
@@ -361,9 +362,9 @@ async fn what_needs_no_login_or_no_store_is_said_so() {
     assert!(error.contains("store.kind = \"file\""), "{error}");
 }
 
-/// A first refresh token: kept also where the vendor answers without a new one.
+/// The first refresh token is kept even if the vendor returns no new one.
 #[tokio::test(start_paused = true)]
-async fn a_refresh_token_is_asked_for_and_kept() {
+async fn first_refresh_token_is_asked_for_and_kept() {
     for (reply, kept) in [
         (Reply::Token("t1", 3600), "given"),
         (Reply::Pair("t1", "newer", 3600), "newer"),
@@ -413,9 +414,9 @@ async fn a_refresh_token_is_asked_for_and_kept() {
     }
 }
 
-/// A login while the old token is still good replaces it; what does not open is told in the status.
+/// A login replaces a token that is still valid; an unreadable drop is reported in the status.
 #[tokio::test]
-async fn a_second_login_replaces_the_first_and_a_foreign_one_is_reported() {
+async fn second_login_replaces_the_first_and_unreadable_drop_is_reported() {
     let world = World::new(SMS).await;
     world.finish(given("sms", "123456")).await.unwrap();
     let proxy = world.proxy().await;
@@ -436,7 +437,7 @@ async fn a_second_login_replaces_the_first_and_a_foreign_one_is_reported() {
     assert!(foreign.exists());
     assert_eq!(proxy.status().generation, 1);
 
-    // It is in nobody's way once it is gone.
+    // The error goes away with the drop.
     std::fs::remove_file(foreign).unwrap();
     world.vendor.add_one_time("654321");
     world.finish(given("sms", "654321")).await.unwrap();
@@ -462,12 +463,12 @@ async fn foreign_drop(path: &Path, key: &StateKey) -> std::path::PathBuf {
 }
 
 #[tokio::test]
-async fn a_folder_of_nobody_yet_is_made() {
+async fn missing_store_folder_is_created_and_released() {
     let world = World::new(SMS).await;
     let path = world.folder.path().join("state");
     assert!(!path.exists());
     world.finish(given("sms", "123456")).await.unwrap();
-    // And given free again.
+    // The lock is released again.
     let keys = Keys::new(vec![]);
     let error = FileStore::open(path, keys).unwrap_err().to_string();
     assert!(error.contains("it is sealed"), "{error}");

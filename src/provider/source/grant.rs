@@ -1,14 +1,13 @@
-//! CONTROL, grant: whether the grant or the refresh token is sent next, and what is left to send once that is refused.
+//! Control flow: the choice between grant and refresh token, and the fallback after a refusal.
 //!
-//! The rules of one-time inputs and refresh tokens (DESIGN.md §6.8):
-//! - a one-time input is marked as spent, durably, before it is [sent](super::send), and never sent again whatever happens;
-//! - a refresh token is used only where the dialect has `[refresh]`, or the grant itself takes one;
-//! - a dead refresh token falls back to the grant where that is repeatable.
+//! - A one-time input is durably marked as spent before it is [sent](super::send), and never sent
+//!   again.
+//! - A refresh token is used only if the dialect has `[refresh]` or the grant takes one.
+//! - A dead refresh token falls back to the grant if the grant is repeatable.
 
 use std::sync::Arc;
 
 use tracing::info;
-use zeroize::Zeroizing;
 
 use super::{Failure, REFRESH_TOKEN, Source};
 use crate::config::Endpoint;
@@ -16,11 +15,11 @@ use crate::dialect::{RequestPlan, Var, Variables};
 use crate::provider::exchange::{FetchError, Fetched};
 use crate::secret::Secret;
 
-/// The request that is to be sent.
-enum Ask<'a> {
+/// The next request.
+enum ChosenRequest<'a> {
     Grant {
         request: &'a RequestPlan,
-        /// What its one-time inputs leave behind in the store.
+        /// Digest that marks its one-time inputs as spent.
         spends: Option<String>,
     },
     Refresh {
@@ -33,14 +32,15 @@ impl Source {
     pub(super) async fn exchange(&mut self, endpoint: &Endpoint) -> Result<Fetched, Failure> {
         let provider = Arc::clone(&self.provider);
         let variables = self.variables(endpoint, &provider.variables).await?;
-        // The last moment to keep a refresh token that this may spend. A store that fails withholds no token.
+        // Last chance to save a refresh token that this exchange may spend. A failed store
+        // withholds no token.
         let _ = self.save_again().await;
         self.note_seed(endpoint, &variables);
         let dead = match self.choose(endpoint, &variables)? {
-            Ask::Grant { request, spends } => {
+            ChosenRequest::Grant { request, spends } => {
                 return self.grant(endpoint, request, variables, spends).await;
             }
-            Ask::Refresh { request, token } => {
+            ChosenRequest::Refresh { request, token } => {
                 let mut variables = variables.clone();
                 variables.insert(REFRESH_TOKEN.to_owned(), Var::Text(token));
                 match self.send(endpoint, request, &variables, None).await {
@@ -50,7 +50,8 @@ impl Source {
             }
         };
         if !endpoint.plan.one_time.is_empty() {
-            // It stays in the store: should the vendor be wrong, a restart or a refresh by hand tries it once more.
+            // The refresh token stays in the store: a restart or a manual refresh tries it once
+            // more.
             return Err(Failure::LoginRequired(format!(
                 "the refresh token was refused: {dead}"
             )));
@@ -61,7 +62,7 @@ impl Source {
         );
         let mut saved = self.saved.clone();
         saved.refresh_token = None;
-        // A failure is already logged, and would only bring the dead token back after a restart.
+        // The failure is logged; it only brings the dead token back after a restart.
         let _ = self.save(saved).await;
         self.grant(endpoint, &endpoint.plan.request, variables, None)
             .await
@@ -78,54 +79,50 @@ impl Source {
         if takes_refresh_token && let Some(stored) = &self.saved.refresh_token {
             variables.insert(REFRESH_TOKEN.to_owned(), Var::Text(stored.clone()));
         }
-        let one_time = spends.is_some();
-        match self
-            .send(endpoint, request, &variables, spends.clone())
-            .await
-        {
-            Ok(fetched) => Ok(fetched),
-            // RFC 6749 §5.2: the refresh token is the grant here, and only a new one can help.
-            Err(error) if takes_refresh_token && error.is_invalid_grant() => Err(
-                Failure::LoginRequired(format!("the refresh token was refused: {error}")),
-            ),
-            Err(error) if one_time && self.is_spent(spends.as_deref()) => {
-                if endpoint.plan.refresh.is_some() && self.saved.refresh_token.is_some() {
-                    return Err(Failure::Fetch(error));
-                }
-                Err(Failure::LoginRequired(format!(
-                    "the one-time input was sent and is spent, but brought no token: {error}"
-                )))
-            }
-            Err(error) => Err(Failure::Fetch(error)),
-        }
+        let sent = self.send(endpoint, request, &variables, spends.clone());
+        let error = match sent.await {
+            Ok(fetched) => return Ok(fetched),
+            Err(error) => error,
+        };
+        let can_refresh = endpoint.plan.refresh.is_some() && self.saved.refresh_token.is_some();
+        // RFC 6749 §5.2: the refresh token is the grant here, and only a new one can help.
+        Err(if takes_refresh_token && error.is_invalid_grant() {
+            Failure::LoginRequired(format!("the refresh token was refused: {error}"))
+        } else if self.is_spent(spends.as_deref()) && !can_refresh {
+            Failure::LoginRequired(format!(
+                "the one-time input is spent, but its exchange failed: {error}"
+            ))
+        } else {
+            Failure::Fetch(error)
+        })
     }
 
-    /// `None` for a grant without one-time inputs, and while one of them is not there.
+    /// Returns `None` if the grant has no one-time input or one of them is missing.
     pub(super) fn one_time_digest(
         &self,
         endpoint: &Endpoint,
         variables: &Variables,
     ) -> Option<String> {
         let names = &endpoint.plan.one_time;
-        if names.is_empty() {
-            return None;
-        }
-        let texts: Vec<(&str, Zeroizing<String>)> = names
+        let texts = names
             .iter()
-            .map(|name| Some((name.as_str(), var_text(variables.get(name)?))))
-            .collect::<Option<_>>()?;
-        let pairs = texts.iter().map(|(name, text)| (*name, text.as_str()));
-        Some(self.key.digest(pairs))
+            .map(|name| Some((name, variables.get(name)?.to_text())));
+        let texts: Vec<(&String, Secret)> = texts.collect::<Option<_>>()?;
+        let pairs = texts
+            .iter()
+            .map(|(name, text)| (name.as_str(), text.expose()));
+        (!texts.is_empty()).then(|| self.key.digest(pairs))
     }
 
-    /// A configured refresh token that is not the one the stored chain began with is newer than the chain.
+    /// Replaces the stored refresh token if the configured one is not its ancestor, and so is
+    /// newer.
     pub(super) fn note_seed(&mut self, endpoint: &Endpoint, variables: &Variables) {
         if !self.grant_takes_refresh_token(endpoint) {
             return;
         }
         let seed = variables
             .get(REFRESH_TOKEN)
-            .map(|var| self.key.digest([(REFRESH_TOKEN, var_text(var).as_str())]));
+            .map(|var| self.key.digest([(REFRESH_TOKEN, var.to_text().expose())]));
         if seed.is_some() && seed != self.saved.seed {
             self.saved.seed = seed;
             self.saved.refresh_token = None;
@@ -145,24 +142,19 @@ impl Source {
         &self,
         endpoint: &'a Endpoint,
         variables: &Variables,
-    ) -> Result<Ask<'a>, Failure> {
+    ) -> Result<ChosenRequest<'a>, Failure> {
         let plan = &endpoint.plan;
-        let grant = |spends| Ask::Grant {
+        let grant = |spends| ChosenRequest::Grant {
             request: &plan.request,
             spends,
         };
         let input = self.one_time_digest(endpoint, variables);
-        if let Some(digest) = input
-            .as_ref()
-            .filter(|digest| !self.saved.spent.contains(*digest))
-        {
-            return Ok(grant(Some(digest.clone())));
+        if input.is_some() && !self.is_spent(input.as_deref()) {
+            return Ok(grant(input));
         }
         if let (Some(request), Some(token)) = (&plan.refresh, &self.saved.refresh_token) {
-            return Ok(Ask::Refresh {
-                request,
-                token: token.clone(),
-            });
+            let token = token.clone();
+            return Ok(ChosenRequest::Refresh { request, token });
         }
         if plan.one_time.is_empty() {
             let lacks_refresh_token = self.grant_takes_refresh_token(endpoint)
@@ -187,22 +179,14 @@ impl Source {
         )))
     }
 
-    /// Whether the refresh token is given up. Where the grant cannot be repeated that is the end until somebody logs in,
-    /// so that the vendor has to say it in words: a firewall's 403 and a gateway's 404 only make the next attempt wait.
+    /// Returns whether to give up the refresh token. Where the grant cannot be repeated, this ends
+    /// renewal until the next login, so the response must carry an error code: the 403 of a
+    /// firewall or the 404 of a gateway only delays the next attempt.
     fn is_dead(&self, endpoint: &Endpoint, error: &FetchError) -> bool {
-        let says_so = || {
-            let code = error.code();
-            error.is_invalid_grant()
-                || code.is_some_and(|it| endpoint.plan.response.is_permanent(it))
-        };
-        error.kills_refresh_token() && (endpoint.plan.one_time.is_empty() || says_so())
+        let is_permanent = |code| endpoint.plan.response.is_permanent(code);
+        error.kills_refresh_token()
+            && (endpoint.plan.one_time.is_empty()
+                || error.is_invalid_grant()
+                || error.code().is_some_and(is_permanent))
     }
-}
-
-fn var_text(var: &Var) -> Zeroizing<String> {
-    Zeroizing::new(match var {
-        Var::Text(secret) => secret.expose().to_owned(),
-        Var::Integer(number) => number.to_string(),
-        Var::Boolean(truth) => truth.to_string(),
-    })
 }

@@ -1,4 +1,4 @@
-//! CONTROL, keep: what is remembered over restarts, and what other processes leave for us.
+//! Control flow: state that survives a restart, and updates of other processes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,23 +12,23 @@ use crate::provider::exchange::{FetchError, Fetched};
 use crate::provider::schedule::Life;
 use crate::provider::store::{Saved, SavedAccess, StoreError};
 
-/// Access tokens that live longer are kept over restarts.
+/// Access tokens with a longer life are saved.
 const LONG_LIVED: Duration = Duration::from_secs(24 * 3600);
 
-/// What [`Source::take_up`] brought.
+/// Result of [`Source::take_up`].
 #[derive(Debug)]
 pub(in crate::provider) struct TakenUp {
-    /// A token that we did not have.
+    /// A new access token.
     pub(in crate::provider) access: Option<SavedAccess>,
-    /// Whether there is another refresh token.
+    /// Whether the refresh token changed.
     pub(in crate::provider) refresh_token: bool,
-    /// What could not be opened.
+    /// Errors of updates that could not be opened.
     pub(in crate::provider) refused: Vec<StoreError>,
 }
 
 impl Source {
-    /// Reads what an earlier process left. Must succeed before anything is sent: without it, a spent input might be
-    /// sent again.
+    /// Loads the stored state. Must succeed before anything is sent: otherwise a spent input could
+    /// be sent again.
     pub(in crate::provider) async fn load(&mut self) -> Result<Option<SavedAccess>, StoreError> {
         if self.asks_nobody() {
             return Ok(None);
@@ -44,8 +44,8 @@ impl Source {
         Ok(self.saved.access.clone())
     }
 
-    /// Waits until another process has left something to [take up](Self::take_up). Borrows nothing: the caller goes on
-    /// with the source meanwhile. Cancel safe.
+    /// Waits until another process has left an update for [`Self::take_up`]. Borrows nothing, so
+    /// that the caller can use the source meanwhile. Cancel safe.
     pub(in crate::provider) fn left_by_others(&self) -> impl Future<Output = ()> + use<> {
         let (store, key) = (Arc::clone(&self.store), self.key.clone());
         let never = self.asks_nobody();
@@ -57,10 +57,10 @@ impl Source {
         }
     }
 
-    /// Makes what another process left, a login most likely, ours.
+    /// Adopts the update of another process, most likely a login.
     pub(in crate::provider) async fn take_up(&mut self) -> Result<TakenUp, StoreError> {
         if self.unsaved {
-            // What is only in memory would be lost: adopting starts from what is on disk.
+            // Adoption starts from the record on disk and would lose unsaved state.
             self.write().await?;
         }
         let adopted = self.store.adopt(&self.key).await?;
@@ -68,19 +68,16 @@ impl Source {
             Some(saved) => std::mem::replace(&mut self.saved, saved),
             None => self.saved.clone(),
         };
+        let access = self.saved.access.clone();
         Ok(TakenUp {
-            access: self
-                .saved
-                .access
-                .clone()
-                .filter(|access| before.access.as_ref() != Some(access)),
+            access: access.filter(|access| before.access.as_ref() != Some(access)),
             refresh_token: self.saved.refresh_token != before.refresh_token,
             refused: adopted.refused,
         })
     }
 
-    /// Keeps what must outlive the token, durably: a new refresh token is on disk before it is first used.
-    /// The error is for the status; the token is good without it.
+    /// Saves what must outlive the token, durably: a new refresh token is on disk before its first
+    /// use. The error is only for the status; the token is usable without the store.
     pub(in crate::provider) async fn keep(
         &mut self,
         fetched: &Fetched,
@@ -96,23 +93,22 @@ impl Source {
         {
             saved.refresh_token = Some(token.clone());
         }
-        saved.access = self
-            .is_worth_keeping(endpoint, fetched, life)
-            .then(|| SavedAccess {
-                token: fetched.issued.access_token.clone(),
-                fetched_at: fetched.sent.wall,
-                expires_at: life.expires_at,
-                bought_with: self.inner.bought_with(),
-            });
+        let worth_keeping = self.is_worth_keeping(endpoint, fetched, life);
+        saved.access = worth_keeping.then(|| SavedAccess {
+            token: fetched.issued.access_token.clone(),
+            fetched_at: fetched.sent.wall,
+            expires_at: life.expires_at,
+            bought_with: self.inner.bought_with(),
+        });
         self.save(saved).await
     }
 
-    /// Whether a write failed, and nothing was written since.
+    /// Returns whether a failed write has not been repeated yet.
     pub(in crate::provider) fn owes(&self) -> bool {
         self.owed
     }
 
-    /// Writes what could not be written. Not logged: the first failure was.
+    /// Repeats a failed write. Logs nothing: the first failure was logged.
     pub(in crate::provider) async fn save_again(&mut self) -> Result<(), StoreError> {
         match self.owed {
             true => self.write().await,
@@ -124,7 +120,7 @@ impl Source {
         self.saved.refresh_token.is_some()
     }
 
-    /// Without anything that a person has to bring.
+    /// Returns whether the token can be renewed without a login.
     pub(in crate::provider) fn renews_by_itself(&self) -> bool {
         match &self.provider.source {
             TokenSource::Static { .. } | TokenSource::Made(_) => true,
@@ -144,18 +140,14 @@ impl Source {
         written
     }
 
-    /// On failure nothing was sent, so nothing counts as spent.
+    /// Saves the mark of a spent input. After a failure nothing is sent, so nothing is spent.
     pub(super) async fn save_before_sending(&mut self, saved: Saved) -> Result<(), FetchError> {
-        match self.store.save(&self.key, &saved).await {
-            Ok(()) => {}
-            Err(StoreError::Claimed) => {
-                // It is spent all the same, by others, and recorded as such.
-                self.saved = saved;
-                return Err(FetchError::Store(StoreError::Claimed.to_string()));
-            }
-            Err(failure) => return Err(FetchError::Store(failure.to_string())),
+        let written = self.store.save(&self.key, &saved).await;
+        // A claimed input is spent by another process, and recorded as such.
+        if matches!(written, Ok(()) | Err(StoreError::Claimed)) {
+            self.saved = saved;
         }
-        self.saved = saved;
+        written.map_err(|failure| FetchError::Store(failure.to_string()))?;
         self.unsaved = false;
         self.owed = false;
         Ok(())
@@ -177,24 +169,19 @@ impl Source {
     }
 }
 
-/// As [`Source::renews_by_itself`], with what is stored.
+/// Returns whether the token can be renewed without a login, given the stored state.
 pub(in crate::provider) fn renews_by_itself(endpoint: &Endpoint, saved: &Saved) -> bool {
     let plan = &endpoint.plan;
     plan.one_time.is_empty() || (plan.refresh.is_some() && saved.refresh_token.is_some())
 }
 
-/// What of a stored access token is still good.
+/// Returns the rest of a stored access token's life.
 pub(in crate::provider) fn resumed_life(
     access: &SavedAccess,
     provider: &Provider,
     now: Now,
     random: f64,
 ) -> Life {
-    Life::resumed(
-        access.fetched_at,
-        access.expires_at,
-        &provider.life,
-        now,
-        random,
-    )
+    let (fetched_at, expires_at) = (access.fetched_at, access.expires_at);
+    Life::resumed(fetched_at, expires_at, &provider.life, now, random)
 }

@@ -1,4 +1,4 @@
-//! CONTROL, login: the requests that a person stands behind, with what they give for them.
+//! Control flow: the requests of an interactive login.
 
 use std::sync::Arc;
 
@@ -9,11 +9,11 @@ use crate::config::TokenSource;
 use crate::dialect::{Problem, Variables};
 use crate::provider::exchange::{Answered, FetchError, Fetched, frozen, prepare};
 
-const NO_LOGIN: &str = "a provider that is given its token has no login";
+const NO_LOGIN: &str = "a provider with a configured token has no login";
 
 impl Source {
-    /// The grant with what a person has just given for it, and nothing else: the store's refresh token stays untouched,
-    /// for a running proxy may be using it. Not cancel safe.
+    /// Sends the grant with `given` only: the stored refresh token stays unused, since a running
+    /// proxy may use it. Not cancel safe.
     pub(in crate::provider) async fn login(
         &mut self,
         given: Variables,
@@ -28,7 +28,7 @@ impl Source {
         let mut variables = self.variables(endpoint, &configured).await?;
         self.note_seed(endpoint, &variables);
         if let Some(token) = given.get(REFRESH_TOKEN) {
-            // From here on it is the head of the chain; saved with the answer, whether that holds a newer one or not.
+            // Starts a new chain; saved with the response, even if that has no newer refresh token.
             self.saved.refresh_token = Some(token.to_text());
             self.unsaved = true;
         }
@@ -37,15 +37,16 @@ impl Source {
         if self.is_spent(spends.as_deref()) {
             let inputs = endpoint.plan.one_time.join(", ");
             return Err(Failure::LoginRequired(format!(
-                "the one-time input ({inputs}) was sent before, and is never sent twice: get a new one"
+                "the one-time input ({inputs}) was already sent, and is never sent twice: \
+                 get a new one"
             )));
         }
         self.grant(endpoint, &endpoint.plan.request, variables, spends)
             .await
     }
 
-    /// The grant with what a person has given for it elsewhere (RFC 8628 §3.4): asked again and again until they have, so
-    /// that nothing of it is spent by asking.
+    /// Sends the grant of a device code (RFC 8628 §3.4), again and again until the person has
+    /// entered the code. Polling spends nothing.
     pub(in crate::provider) async fn poll(&mut self, given: Variables) -> Result<Fetched, Failure> {
         let provider = Arc::clone(&self.provider);
         let TokenSource::Endpoint(endpoint) = &provider.source else {
@@ -54,11 +55,11 @@ impl Source {
         let endpoint = &*self.endpoint(endpoint).await?;
         let mut variables = self.variables(endpoint, &provider.variables).await?;
         variables.extend(given);
-        let fetched = self.send(endpoint, &endpoint.plan.request, &variables, None);
-        Ok(fetched.await?)
+        let sent = self.send(endpoint, &endpoint.plan.request, &variables, None);
+        Ok(sent.await?)
     }
 
-    /// The device authorization request (RFC 8628 §3.1), and its answer if that is a good one.
+    /// Sends the device authorization request (RFC 8628 §3.1). An error status is an error.
     pub(in crate::provider) async fn ask_for_device(&mut self) -> Result<Answered, Failure> {
         let provider = Arc::clone(&self.provider);
         let TokenSource::Endpoint(configured) = &provider.source else {
@@ -75,14 +76,14 @@ impl Source {
         let (Some(plan), Some(url)) = (&endpoint.plan.device, &endpoint.device_authorization_url)
         else {
             return Err(unusable(
-                "is missing: the grant begins with a device code, and neither the provider nor its issuer says where to \
-                 ask for one",
+                "is missing: the grant begins with a device code, \
+                 and the issuer's metadata name no endpoint for it",
             )
             .into());
         };
-        // From where the user's own host is known: the token endpoint may be on another one.
+        // Checked against the configured endpoint: the token endpoint may be on another host.
         let at = configured.at(url).map_err(unusable)?;
-        // An assertion is for the authorization server, whichever of its endpoints it is sent to.
+        // The audience of an assertion is the authorization server, for each of its endpoints.
         let frozen = frozen(self.clock.now(), endpoint.address());
         let asked = prepare(&at, plan, &variables, &frozen)?;
         let deadline = Instant::now() + at.timeout;

@@ -1,6 +1,5 @@
-//! CONTROL, send: one request on its way, and what must have happened before it goes.
-//!
-//! The order is that of DESIGN.md §6.5 and §6.8: dial, mark what will be spent, close the gate of a single-active token, send.
+//! Control flow: sending one request. The order: dial, mark what will be spent, close the gate of a
+//! single-active token, send.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,37 +13,35 @@ use crate::dialect::{RequestPlan, Variables};
 use crate::provider::cell::Gatekeeper;
 use crate::provider::exchange::{Call, FetchError, Fetched, Line, Turn};
 
-/// What whoever ends a [`Source`] and the source itself know of each other.
+/// Shutdown state shared by a [`Source`] and the task that stops it.
 #[derive(Debug, Default)]
-pub(in crate::provider) struct Errand {
-    /// Nothing is to be sent any more.
+pub(in crate::provider) struct ShutdownState {
+    /// Nothing may be sent any more.
     ending: AtomicBool,
-    /// What was sent last cannot be sent again, and what it brings is not kept yet.
+    /// The last request cannot be repeated, and its result is not saved yet.
     spends: AtomicBool,
 }
 
 impl Source {
-    pub(in crate::provider) fn errand(&self) -> Arc<Errand> {
-        Arc::clone(&self.errand)
+    pub(in crate::provider) fn shutdown(&self) -> Arc<ShutdownState> {
+        Arc::clone(&self.shutdown)
     }
 
-    /// What was sent last has ended, and what came of it is kept.
+    /// Called when the result of the last request is saved.
     pub(in crate::provider) fn settled(&self) {
-        self.errand.spends.store(false, Ordering::SeqCst);
+        self.shutdown.spends.store(false, Ordering::SeqCst);
     }
 
-    /// Whether this waits for its turns by itself, each request for that of the host that it goes to: the refresher takes the
-    /// turn of all others. Whoever waits for another's token must not hold the turn that the other waits for, and where an
-    /// issuer is asked first, only that one's words say whose the next turn is.
+    /// Returns whether the source takes a turn for each request itself; otherwise the refresher
+    /// does. A source that waits for an inner token must not hold the turn that the inner fetch
+    /// needs, and an issuer's metadata decide which host the next turn is for.
     pub(in crate::provider) fn takes_turns(&self) -> bool {
-        let by_issuer = || match &self.provider.source {
-            TokenSource::Endpoint(endpoint) => endpoint.issuer.is_some(),
-            TokenSource::Static { .. } | TokenSource::Made(_) => false,
-        };
-        !self.inner.is_none() || by_issuer()
+        let source = &self.provider.source;
+        let has_issuer = matches!(source, TokenSource::Endpoint(it) if it.issuer.is_some());
+        has_issuer || !self.inner.is_none()
     }
 
-    /// Whatever it waits for, no other turn is held meanwhile.
+    /// Waits for a turn, while no other turn is held.
     pub(super) async fn turn(&self, endpoint: &Endpoint) -> Turn {
         match self.takes_turns() {
             true => self.fetcher.turn(endpoint).await,
@@ -52,7 +49,7 @@ impl Source {
         }
     }
 
-    /// Dials, marks what will be spent, sends.
+    /// Dials, marks what will be spent and sends.
     pub(super) async fn send(
         &mut self,
         endpoint: &Endpoint,
@@ -64,11 +61,11 @@ impl Source {
         let _turn = self.turn(endpoint).await;
         let deadline = Instant::now() + endpoint.timeout;
         let line = fetcher.dial(endpoint, deadline).await?;
-        // In this order: whoever ends this sees that it spends, or is seen here.
+        // In this order, so that the stopping task sees `spends` or this task sees `ending`.
         let uses_up = spends.is_some() || variables.contains_key(REFRESH_TOKEN);
-        self.errand.spends.store(uses_up, Ordering::SeqCst);
-        if self.errand.ending.load(Ordering::SeqCst) {
-            self.errand.spends.store(false, Ordering::SeqCst);
+        self.shutdown.spends.store(uses_up, Ordering::SeqCst);
+        if self.shutdown.ending.load(Ordering::SeqCst) {
+            self.shutdown.spends.store(false, Ordering::SeqCst);
             return Err(FetchError::Ending);
         }
         let repeatable = spends.is_none();
@@ -91,7 +88,8 @@ impl Source {
         }
     }
 
-    /// Sends while no request is on its way with the token that this kills. After a success the gate is still closed.
+    /// Sends while no request is in flight with the token that this exchange kills. After a success
+    /// the gate stays closed.
     async fn send_alone(
         &self,
         gate: &Gatekeeper,
@@ -102,14 +100,14 @@ impl Source {
     ) -> Result<Fetched, FetchError> {
         let began = Instant::now();
         gate.close().await;
-        // The time-out is the vendor's; for how long our requests keep it waiting is not its matter.
+        // The time-out is for the vendor, without the wait for requests in flight.
         let deadline = deadline + began.elapsed();
         let mut result = line.send(call, deadline).await;
         let mut suspect = result.as_ref().is_err_and(FetchError::may_have_issued);
         if suspect && repeatable {
             info!(
                 provider = self.provider.name,
-                "the token request was sent and its answer lost: sending it once more"
+                "the response to the token request was lost; sending the request again"
             );
             let deadline = Instant::now() + call.endpoint.timeout;
             result = match self.fetcher.dial(call.endpoint, deadline).await {
@@ -125,7 +123,7 @@ impl Source {
     }
 }
 
-impl Errand {
+impl ShutdownState {
     pub(in crate::provider) fn end(&self) {
         self.ending.store(true, Ordering::SeqCst);
     }
