@@ -12,50 +12,47 @@ use http_body::{Body, Frame, SizeHint};
 use super::error::{BodyError, Cause};
 use super::http1::Tunnel;
 use super::http2;
-use super::pool::{Http1, Shared};
+use super::pool::{Http1, PoolShared};
 use super::pump::Pumped;
-
 use super::stall::Stall;
 use super::tee::Reader;
 
-/// What is sent to the upstream.
+/// A request body for the upstream.
 pub enum RequestBody {
     Empty,
-    /// The app's body as it comes in.
+    /// The app's body, streamed.
     Stream(Box<Upload>),
 }
 
-/// An upload under way.
+/// A streamed request body.
 pub struct Upload {
     source: Reader,
-    /// Fields that its trailers may not hold.
+    /// Fields to remove from the trailers.
     forbidden: Arc<[HeaderName]>,
-    /// How long the app may send nothing.
+    /// Limits how long the app may send nothing.
     stall: Stall,
 }
 
-/// What the upstream answers. Holds the connection until the end, then gives it back to the pool.
+/// A response body. Holds the connection until the end, then returns it to the pool.
 pub struct UpstreamBody {
     content: Content,
-    /// How long the upstream may send nothing while somebody waits for it.
+    /// Limits how long the upstream may send nothing while the body is polled.
     stall: Stall,
 }
 
-enum Content {
-    /// What is left is in memory, and the connection has been given back or closed.
+pub(super) enum Content {
+    /// The rest of the body is in memory; the connection was returned or closed.
     Whole(Bytes),
-    Http1(Box<Http1>, Arc<Shared>),
+    Http1(Box<Http1>, Arc<PoolShared>),
     Http2(Box<http2::Exchange>),
     Tunnel(Tunnel),
     Pumped(Pumped),
-    /// Broke off; the next poll says so.
+    /// The next poll returns the error.
     Failed(BodyError),
 }
 
-// === impl RequestBody ===
-
 impl RequestBody {
-    /// Streams what `source` reads; fields named in `forbidden` are taken out of its trailers.
+    /// Streams `source`, and removes the fields named in `forbidden` from the trailers.
     pub(super) fn stream(source: Reader, forbidden: Arc<[HeaderName]>) -> Self {
         Self::Stream(Box::new(Upload {
             source,
@@ -64,15 +61,11 @@ impl RequestBody {
         }))
     }
 
-    /// Fails with [`Stalled`] once the app has sent nothing for so long: `known` where it has said how long the body is, and
-    /// `unknown` where it has not, which may be a stream that is quiet for good reason.
+    /// Makes the body fail with [`Stalled`](super::Stalled) once the app has sent nothing for
+    /// `known`, or for `unknown` if the body has no declared length: a stream may pause.
     pub fn stalls_after(&mut self, known: Duration, unknown: Option<Duration>) {
         if let Self::Stream(upload) = self {
-            let limit = match upload.source.size_hint().exact() {
-                Some(_) => Some(known),
-                None => unknown,
-            };
-            upload.stall = Stall::after(limit);
+            upload.stall = stall(&upload.source.size_hint(), known, unknown);
         }
     }
 
@@ -110,8 +103,6 @@ impl Body for RequestBody {
     }
 }
 
-// === impl Upload ===
-
 impl Upload {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
         let polled = self.source.poll_frame(cx);
@@ -131,57 +122,38 @@ impl Upload {
     }
 }
 
-// === impl UpstreamBody ===
-
 impl UpstreamBody {
-    fn new(content: Content) -> Self {
+    pub(super) fn new(content: Content) -> Self {
         Self {
             content,
             stall: Stall::default(),
         }
     }
 
-    pub(super) fn whole(content: Bytes) -> Self {
-        Self::new(Content::Whole(content))
+    /// Returns a body whose only item is `error`.
+    pub fn failed(error: BodyError) -> Self {
+        Self::new(Content::Failed(error))
     }
 
-    pub(super) fn http1(connection: Box<Http1>, pool: Arc<Shared>) -> Self {
-        Self::new(Content::Http1(connection, pool))
-    }
-
-    pub(super) fn http2(exchange: Box<http2::Exchange>) -> Self {
-        Self::new(Content::Http2(exchange))
-    }
-
-    pub(super) fn tunnel(tunnel: Tunnel) -> Self {
-        Self::new(Content::Tunnel(tunnel))
-    }
-
-    /// The connection, if the upstream switched protocols (101). As a body it is empty.
+    /// Takes the connection, if the upstream switched protocols (101).
     pub fn take_tunnel(&mut self) -> Option<Tunnel> {
-        if !matches!(self.content, Content::Tunnel(_)) {
-            return None;
-        }
         match self.take() {
             Content::Tunnel(tunnel) => Some(tunnel),
-            Content::Whole(_)
-            | Content::Http1(..)
-            | Content::Http2(_)
-            | Content::Pumped(_)
-            | Content::Failed(_) => None,
+            other => {
+                self.content = other;
+                None
+            }
         }
     }
 
-    /// Moves the exchange to a task of its own if the request is still being uploaded, so that the
-    /// upload goes on while the app does not take the response.
+    /// Moves the exchange to its own task if the upload is not complete, so that the upload
+    /// continues while the app does not read the response.
     #[must_use]
     pub fn detach_upload(self) -> Self {
         let uploads = match &self.content {
             Content::Http1(connection, _) => connection.is_uploading(),
             Content::Http2(exchange) => exchange.is_uploading(),
-            Content::Whole(_) | Content::Tunnel(_) | Content::Pumped(_) | Content::Failed(_) => {
-                false
-            }
+            _ => false,
         };
         match uploads {
             true => Self::new(Content::Pumped(Pumped::spawn(self))),
@@ -189,36 +161,38 @@ impl UpstreamBody {
         }
     }
 
-    /// Moves the upload on, which is otherwise done while this body is polled.
+    /// Continues the upload without reading the response. Polling the body does both.
     pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) {
         match &mut self.content {
             Content::Http1(connection, _) => connection.poll_upload(cx),
             Content::Http2(exchange) => exchange.poll_upload(cx),
-            Content::Whole(_) | Content::Tunnel(_) | Content::Pumped(_) | Content::Failed(_) => {}
+            _ => {}
         }
     }
 
-    /// A body of which this is all that is left.
-    pub fn failed(error: BodyError) -> Self {
-        Self::new(Content::Failed(error))
+    /// Makes the body fail with [`BodyError::Stalled`] once a poll has waited for `known`, or for
+    /// `unknown` if the response has no declared length: a stream may pause.
+    pub fn stalls_after(&mut self, known: Duration, unknown: Option<Duration>) {
+        self.stall = stall(&self.size_hint(), known, unknown);
     }
 
-    /// Fails with [`BodyError::Stalled`] once nothing has come for so long while somebody waited: `known` where the upstream has
-    /// said how long the body is, and `unknown` where it has not, which may be a stream that is quiet for good reason.
-    pub fn stalls_after(&mut self, known: Duration, unknown: Option<Duration>) {
-        let limit = match self.size_hint().exact() {
-            Some(_) => Some(known),
-            None => unknown,
-        };
-        self.stall = Stall::after(limit);
+    /// Bytes that are still to come, if known.
+    pub(super) fn remaining(&self) -> Option<u64> {
+        match &self.content {
+            Content::Whole(bytes) => Some(bytes.len() as u64),
+            Content::Http1(connection, _) => connection.remaining(),
+            Content::Http2(exchange) => exchange.remaining(),
+            Content::Tunnel(_) => Some(0),
+            Content::Pumped(pumped) => pumped.remaining(),
+            Content::Failed(_) => None,
+        }
     }
 
     fn poll_content(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        // A server stops polling at the frame after which the body says that it ended, so that it ends here.
-        let (frame, ended) = match &mut self.content {
+        let frame = match &mut self.content {
             Content::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
             Content::Whole(bytes) => {
                 return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
@@ -230,22 +204,23 @@ impl UpstreamBody {
                 };
                 return Poll::Ready(Some(Err(error)));
             }
-            Content::Http1(connection, _) => (
-                ready!(connection.poll_frame(cx)),
-                connection.is_end_stream(),
-            ),
-            Content::Http2(exchange) => (ready!(exchange.poll_frame(cx)), exchange.is_end_stream()),
+            Content::Http1(connection, _) => ready!(connection.poll_frame(cx)),
+            Content::Http2(exchange) => ready!(exchange.poll_frame(cx)),
             Content::Pumped(pumped) => return pumped.poll_frame(cx),
         };
         if let Some(Err(error)) = frame {
-            // The connection closes here. Servers throw away what they have not passed on yet when they hear of an error, so
-            // that they get one more chance to pass it on.
+            // Closes the connection. The error waits for the next poll, because a server that gets
+            // an error drops the frames it has not written yet.
             self.content = Content::Failed(error);
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        if frame.is_none() || ended {
-            self.end();
+        // A server does not poll again after a frame with which `is_end_stream` becomes true.
+        if (frame.is_none() || self.is_end_stream())
+            && let Content::Http1(connection, pool) = self.take()
+            && let Some(connection) = connection.into_idle()
+        {
+            pool.put(connection);
         }
         Poll::Ready(frame)
     }
@@ -253,15 +228,10 @@ impl UpstreamBody {
     fn take(&mut self) -> Content {
         std::mem::replace(&mut self.content, Content::Whole(Bytes::new()))
     }
+}
 
-    /// Lets go of the connection.
-    fn end(&mut self) {
-        if let Content::Http1(connection, pool) = self.take()
-            && let Some(connection) = connection.into_idle()
-        {
-            pool.put(connection);
-        }
-    }
+fn stall(size: &SizeHint, known: Duration, unknown: Option<Duration>) -> Stall {
+    Stall::after(size.exact().map(|_| known).or(unknown))
 }
 
 impl Body for UpstreamBody {
@@ -297,17 +267,7 @@ impl Body for UpstreamBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.content {
-            Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Content::Tunnel(_) => SizeHint::with_exact(0),
-            Content::Failed(_) => SizeHint::new(),
-            Content::Http1(connection, _) => connection
-                .remaining()
-                .map_or_else(SizeHint::new, SizeHint::with_exact),
-            Content::Pumped(pumped) => pumped.size_hint(),
-            Content::Http2(exchange) => exchange
-                .remaining()
-                .map_or_else(SizeHint::new, SizeHint::with_exact),
-        }
+        self.remaining()
+            .map_or_else(SizeHint::new, SizeHint::with_exact)
     }
 }

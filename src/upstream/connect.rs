@@ -1,6 +1,7 @@
-//! DATA, connect: name → address → TCP (→ egress proxy) → TLS → a [`Stream`] that knows its HTTP version.
+//! Connects to a destination: name, address, TCP, egress proxy if configured, TLS and ALPN.
 //!
-//! No pool and no HTTP in here. The data plane's pools and the token exchange dial through the same [`Connector`].
+//! Knows neither pools nor HTTP. The data plane's pools and the token exchange use the same
+//! [`Connector`].
 
 mod dial;
 mod egress;
@@ -29,21 +30,19 @@ pub(super) use dial::Names;
 use read_ahead::ReadAhead;
 pub use stream::Stream;
 
-/// Where to connect to, and how.
 #[derive(Clone, Debug)]
 pub struct Destination {
     pub origin: Origin,
-    /// Dialled instead of the origin's host and port; certificate checks and SNI stay the origin's.
+    /// Dialled instead of the origin's host and port. Certificate checks and SNI use the origin.
     pub connect_to: Option<(String, u16)>,
-    /// Not looked at for a plain-http origin.
+    /// Ignored for a plain-http origin.
     pub tls: Tls,
     pub egress: Option<EgressProxy>,
     pub alpn: Alpn,
 }
 
-/// The HTTP versions to offer.
-///
-/// Over plain TCP nothing can be negotiated: `Http2` is prior knowledge there, `Both` is HTTP/1.1.
+/// The HTTP versions to offer. Over plain TCP, which has no ALPN, `Http2` means prior knowledge
+/// and `Both` means HTTP/1.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Alpn {
     Http1,
@@ -54,77 +53,83 @@ pub enum Alpn {
 /// Makes connections to one [`Destination`]. Cheap to clone; usable from any thread and runtime.
 #[derive(Clone)]
 pub struct Connector {
-    shared: Arc<Shared>,
+    shared: Arc<ConnectorShared>,
 }
 
-struct Shared {
+#[derive(Clone)]
+struct ConnectorShared {
     names: Names,
-    dial: (String, u16),
+    peer: Peer,
     egress: Option<EgressProxy>,
     tls: Option<TlsTarget>,
     alpn: Alpn,
 }
 
+#[derive(Clone)]
 struct TlsTarget {
     connector: TlsConnector,
     server_name: ServerName<'static>,
 }
 
-/// A connection, ready for a request.
+/// An open connection.
 #[derive(Debug)]
 pub struct Connected {
     pub io: Stream,
-    /// HTTP/2 is to be spoken: ALPN said `h2`, or it is prior knowledge over plain TCP.
+    /// ALPN selected `h2`, or the destination uses HTTP/2 with prior knowledge.
     pub http2: bool,
 }
 
-/// Why there is no connection.
+/// Why a connect failed.
 ///
-/// Nothing was sent but handshakes, so that every one of them may be retried. Cheap to clone: requests that wait for the same
-/// dial get the same error.
+/// Only handshakes were sent, so a retry is always safe. Cheap to clone: all requests that wait
+/// for one dial get the same error.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// DESIGN's `upstream_unresolved`.
     #[error("cannot resolve {peer}: {source}")]
     Resolve { peer: Peer, source: Arc<io::Error> },
-    /// `upstream_refused`: refused, unreachable or reset before it was open.
+    /// Refused, unreachable, or reset before the connection was open.
     #[error("cannot connect to {peer}: {source}")]
     Refused { peer: Peer, source: Arc<io::Error> },
-    /// `upstream_connect_timeout`.
     #[error("{peer}: {stage} not done within {limit:?}")]
     Timeout {
         peer: Peer,
         stage: Stage,
         limit: Duration,
     },
-    /// `upstream_tls`.
     #[error("TLS with {peer}: {}", failure.reason)]
     Tls { peer: Peer, failure: TlsFailure },
-    /// `upstream_closed`: cut off in the middle of the handshake.
     #[error("{peer} closed the connection during the TLS handshake: {source}")]
     Closed { peer: Peer, source: Arc<io::Error> },
-    /// `upstream_refused`: the egress proxy is there but makes no tunnel.
+    /// The egress proxy refused the tunnel.
     #[error("{peer} does not open a tunnel to {target}: {reason}")]
     Egress {
         peer: Peer,
         target: String,
-        /// The proxy's answer to `CONNECT`; `None` where that was not HTTP.
+        /// Status of the response to `CONNECT`; `None` if the response was not HTTP.
         status: Option<u16>,
         reason: String,
     },
 }
 
-/// Whom a [`ConnectError`] is about.
+/// The host and port that a [`ConnectError`] is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     pub host: String,
     pub port: u16,
-    /// Whether it is the egress proxy, not the destination.
+    /// The peer is the egress proxy, not the destination.
     pub egress: bool,
 }
 
 impl ConnectError {
-    /// Whether this process, or the machine, may open no more files: nothing is wrong with the peer.
+    pub(super) fn refused(peer: &Peer, error: io::Error) -> Self {
+        Self::Refused {
+            peer: peer.clone(),
+            source: Arc::new(error),
+        }
+    }
+
+    /// Returns whether the process or the machine has reached its open-file limit, which is not a
+    /// fault of the peer.
     pub fn is_out_of_files(&self) -> bool {
         let (Self::Refused { source, .. } | Self::Resolve { source, .. }) = self else {
             return false;
@@ -134,7 +139,7 @@ impl ConnectError {
     }
 }
 
-/// What a [`ConnectError::Timeout`] cut short.
+/// The part of a connect that a [`ConnectError::Timeout`] interrupted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     Resolve,
@@ -143,29 +148,33 @@ pub enum Stage {
     Handshake,
 }
 
-// === impl Connector ===
-
 impl Connector {
-    /// Reads the CA and client certificate files now, so that a bad one is a start-up error. Blocks on the file system.
+    /// Reads the CA and client certificate files, so that a bad file is a start-up error. Blocks on
+    /// the file system.
     pub fn new(destination: Destination, profiles: &TlsProfiles) -> Result<Self, TlsConfigError> {
         let origin = destination.origin;
         let tls = match origin.scheme {
             Scheme::Http => None,
-            Scheme::Https => Some(TlsTarget {
-                connector: TlsConnector::from(profiles.get(&destination.tls)?),
-                server_name: server_name(
-                    destination
-                        .tls
-                        .server_name
-                        .as_deref()
-                        .unwrap_or(&origin.host),
-                )?,
-            }),
+            Scheme::Https => {
+                let connector = TlsConnector::from(profiles.get(&destination.tls)?);
+                let name = (destination.tls.server_name).unwrap_or_else(|| origin.host.clone());
+                let server_name = ServerName::try_from(name.clone())
+                    .map_err(|_| TlsConfigError::ServerName(name))?;
+                Some(TlsTarget {
+                    connector,
+                    server_name,
+                })
+            }
         };
+        let (host, port) = destination.connect_to.unwrap_or((origin.host, origin.port));
         Ok(Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(ConnectorShared {
                 names: Names::System,
-                dial: destination.connect_to.unwrap_or((origin.host, origin.port)),
+                peer: Peer {
+                    host,
+                    port,
+                    egress: false,
+                },
                 egress: destination.egress,
                 tls,
                 alpn: destination.alpn,
@@ -173,49 +182,41 @@ impl Connector {
         })
     }
 
-    /// Whether both connect to the same place in the same way, with the same certificates.
+    /// Returns whether both connect to the same peer in the same way, with the same certificates.
     pub fn is_same(&self, other: &Self) -> bool {
         let (one, two) = (&self.shared, &other.shared);
         let same_tls = match (&one.tls, &two.tls) {
             (None, None) => true,
-            // One profile for files with the same content.
+            // `TlsProfiles` has one configuration for files with the same content.
             (Some(one), Some(two)) => {
                 one.server_name == two.server_name
                     && Arc::ptr_eq(one.connector.config(), two.connector.config())
             }
             (None, Some(_)) | (Some(_), None) => false,
         };
-        same_tls && one.dial == two.dial && one.egress == two.egress && one.alpn == two.alpn
+        same_tls && one.peer == two.peer && one.egress == two.egress && one.alpn == two.alpn
     }
 
-    /// This connector with other HTTP versions, for connections that must be HTTP/1.1 (upgrades).
+    /// Returns this connector with other HTTP versions.
     #[must_use]
     pub fn with_alpn(&self, alpn: Alpn) -> Self {
-        let shared = &self.shared;
+        let shared = ConnectorShared::clone(&self.shared);
         Self {
-            shared: Arc::new(Shared {
-                names: shared.names.clone(),
-                dial: shared.dial.clone(),
-                egress: shared.egress.clone(),
-                tls: shared.tls.as_ref().map(|tls| TlsTarget {
-                    connector: tls.connector.clone(),
-                    server_name: tls.server_name.clone(),
-                }),
-                alpn,
-            }),
+            shared: Arc::new(ConnectorShared { alpn, ..shared }),
         }
     }
 
-    /// One that nobody has a clone of yet, with other names.
+    /// Panics if the connector has clones.
     #[cfg(test)]
-    pub(super) fn told(mut self, names: Names) -> Self {
+    pub(super) fn with_names(mut self, names: Names) -> Self {
         Arc::get_mut(&mut self.shared).unwrap().names = names;
         self
     }
 
-    /// A new connection within `limit`, names, tunnel and handshake included. Names are resolved anew each time.
+    /// Opens a connection within `limit`, which covers name resolution, tunnel and handshake.
+    /// Every call resolves the name.
     ///
-    /// Cancel safe: dropping the future closes whatever was open.
+    /// Cancel safe: dropping the future closes all sockets.
     pub async fn connect(&self, limit: Duration) -> Result<Connected, ConnectError> {
         let budget = Budget {
             deadline: Instant::now() + limit,
@@ -231,11 +232,11 @@ impl Connector {
         self.handshake(tls, tcp, &budget).await
     }
 
-    /// A byte stream to the destination, through the egress proxy if there is one.
+    /// Opens TCP to the destination, through the egress proxy if there is one.
     async fn tunnel(&self, budget: &Budget) -> Result<TcpStream, ConnectError> {
         let target = self.peer();
         let Some(proxy) = &self.shared.egress else {
-            return dial::dial(&self.shared.names, &target, budget).await;
+            return dial::dial(&self.shared.names, target, budget).await;
         };
         let peer = Peer {
             host: proxy.host.clone(),
@@ -243,7 +244,7 @@ impl Connector {
             egress: true,
         };
         let mut tcp = dial::dial(&self.shared.names, &peer, budget).await?;
-        let tunnel = egress::open(&mut tcp, proxy, &peer, &target);
+        let tunnel = egress::open(&mut tcp, proxy, &peer, target);
         budget.spend(&peer, Stage::Egress, tunnel).await??;
         Ok(tcp)
     }
@@ -255,24 +256,31 @@ impl Connector {
         budget: &Budget,
     ) -> Result<Connected, ConnectError> {
         let peer = self.peer();
+        let failed = |failure| ConnectError::Tls {
+            peer: peer.clone(),
+            failure,
+        };
         let handshake = tls
             .connector
             .with_alpn(self.shared.alpn.protocols())
             .connect(tls.server_name.clone(), ReadAhead::new(tcp));
         let stream = budget
-            .spend(&peer, Stage::Handshake, handshake)
+            .spend(peer, Stage::Handshake, handshake)
             .await?
-            .map_err(|error| handshake_error(peer.clone(), error))?;
+            .map_err(|error| match TlsFailure::find(&error) {
+                Some(failure) => failed(failure),
+                None => ConnectError::Closed {
+                    peer: peer.clone(),
+                    source: Arc::new(error),
+                },
+            })?;
         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         if self.shared.alpn == Alpn::Http2 && !http2 {
-            let reason = "it does not offer HTTP/2 (ALPN h2), which is what http = \"2\" asks for";
-            return Err(ConnectError::Tls {
-                peer,
-                failure: TlsFailure {
-                    certificate: false,
-                    reason: reason.to_owned(),
-                },
-            });
+            let reason = "it does not offer HTTP/2 (ALPN h2), which http = \"2\" requires";
+            return Err(failed(TlsFailure {
+                certificate: false,
+                reason: reason.to_owned(),
+            }));
         }
         Ok(Connected {
             io: Stream::Tls(Box::new(stream)),
@@ -280,27 +288,10 @@ impl Connector {
         })
     }
 
-    pub(super) fn peer(&self) -> Peer {
-        let (host, port) = &self.shared.dial;
-        Peer {
-            host: host.clone(),
-            port: *port,
-            egress: false,
-        }
+    pub(super) fn peer(&self) -> &Peer {
+        &self.shared.peer
     }
 }
-
-impl fmt::Debug for Connector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connector")
-            .field("dial", &self.shared.dial)
-            .field("tls", &self.shared.tls.is_some())
-            .field("alpn", &self.shared.alpn)
-            .finish_non_exhaustive()
-    }
-}
-
-// === impl Alpn ===
 
 impl Alpn {
     fn protocols(self) -> Vec<Vec<u8>> {
@@ -312,10 +303,8 @@ impl Alpn {
     }
 }
 
-// === impl Peer ===
-
 impl Peer {
-    /// `host:port`, with brackets around IPv6.
+    /// Returns `host:port`, with brackets around IPv6.
     fn authority(&self) -> String {
         if self.host.contains(':') {
             format!("[{}]:{}", self.host, self.port)
@@ -334,8 +323,6 @@ impl fmt::Display for Peer {
     }
 }
 
-// === impl Stage ===
-
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -347,7 +334,7 @@ impl fmt::Display for Stage {
     }
 }
 
-/// The time that all stages of one connect share.
+/// The time limit of one connect, shared by all its stages.
 struct Budget {
     deadline: Instant,
     limit: Duration,
@@ -360,26 +347,11 @@ impl Budget {
         stage: Stage,
         work: impl Future<Output = T>,
     ) -> Result<T, ConnectError> {
-        timeout_at(self.deadline, work)
-            .await
-            .map_err(|_| ConnectError::Timeout {
-                peer: peer.clone(),
-                stage,
-                limit: self.limit,
-            })
-    }
-}
-
-fn server_name(name: &str) -> Result<ServerName<'static>, TlsConfigError> {
-    ServerName::try_from(name.to_owned()).map_err(|_| TlsConfigError::ServerName(name.to_owned()))
-}
-
-fn handshake_error(peer: Peer, error: io::Error) -> ConnectError {
-    match TlsFailure::find(&error) {
-        Some(failure) => ConnectError::Tls { peer, failure },
-        None => ConnectError::Closed {
-            peer,
-            source: Arc::new(error),
-        },
+        let timed_out = |_| ConnectError::Timeout {
+            peer: peer.clone(),
+            stage,
+            limit: self.limit,
+        };
+        timeout_at(self.deadline, work).await.map_err(timed_out)
     }
 }

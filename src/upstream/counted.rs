@@ -1,8 +1,8 @@
-//! An open connection's place in the gauge, held by whoever holds its stream.
+//! The gauge of open connections.
 
 use prometheus::IntGauge;
 
-/// Counts for as long as it lives.
+/// Counts one open connection until dropped. Held by the owner of the connection's stream.
 pub(super) struct Open(IntGauge);
 
 impl Open {

@@ -1,4 +1,4 @@
-//! Why an exchange with the upstream fails.
+//! Errors of an exchange with the upstream.
 
 use std::error::Error;
 use std::io;
@@ -9,38 +9,36 @@ use super::stall::Stalled;
 #[derive(Debug)]
 pub struct SendError {
     pub failure: SendFailure,
-    /// The connection had carried requests before; the peer may have closed it as idle.
+    /// The connection had carried requests before, so the peer may have closed it as idle.
     pub reused: bool,
-    /// Nothing of the request was written: it may be sent again whatever its method.
+    /// No byte of the request was written, so any method may be sent again.
     pub unsent: bool,
 }
 
-/// The underlying error of a failure.
 pub type Cause = Box<dyn Error + Send + Sync>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SendFailure {
-    /// The upstream closed the connection, or reset the stream, before its answer was complete.
+    /// The connection was closed, or the stream reset, before the response was complete.
     #[error("the upstream closed the connection: {0}")]
     Closed(Cause),
-    /// What the upstream sent is not HTTP.
     #[error("the upstream's answer is not valid HTTP: {0}")]
     Protocol(Cause),
     #[error("the upstream did not answer in time")]
     Timeout,
-    /// The app's body ended in the middle, or is not as long as it said.
+    /// The app's body was cut off, or does not have the declared length.
     #[error("the app's request body broke off: {0}")]
     App(Cause),
 }
 
-/// Why a body broke off.
+/// Why a response body was cut off.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     #[error("the upstream closed the connection in the middle of its answer: {0}")]
     Closed(io::Error),
     #[error("the upstream's answer is not valid HTTP: {0}")]
     Protocol(Cause),
-    /// It was still being uploaded.
+    /// The upload was still running.
     #[error("the app's request body broke off: {0}")]
     App(Cause),
     #[error("the upstream's answer stands still: {0}")]
@@ -48,7 +46,7 @@ pub enum BodyError {
 }
 
 impl SendFailure {
-    /// Whether the app stood still in the middle of its body.
+    /// Returns whether the app's upload stalled.
     pub fn app_stalled(&self) -> bool {
         let Self::App(cause) = self else {
             return false;

@@ -160,9 +160,9 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Connection<B> {
     }
 
     /// Gives memory back that an idle connection can do without.
-    pub(super) fn shed(&mut self) {
+    pub(super) fn shrink(&mut self) {
         self.read = BytesMut::new();
-        self.upload.shed();
+        self.upload.shrink();
     }
 
     /// Sends and waits up to `wait` for the head of the response, counted from the upload's last

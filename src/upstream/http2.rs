@@ -37,7 +37,7 @@ use super::body::{RequestBody, UpstreamBody};
 use super::connect::Stream;
 use super::counted::Open;
 use super::error::SendError;
-use super::pool::Shared;
+use super::pool::PoolShared;
 use super::send::Ask;
 use crate::upstream::MAX_HEAD;
 
@@ -82,9 +82,9 @@ pub(super) struct Connection {
 }
 
 /// The right to one stream. Dropping it makes room for the next.
-pub(super) struct Slot {
+pub(super) struct StreamPermit {
     connection: Arc<Connection>,
-    pool: Arc<Shared>,
+    pool: Arc<PoolShared>,
     pub(super) reused: bool,
 }
 
@@ -94,7 +94,7 @@ impl Connection {
     pub(super) async fn open(
         io: Stream,
         open: Open,
-        pool: &Arc<Shared>,
+        pool: &Arc<PoolShared>,
     ) -> Result<(Arc<Self>, oneshot::Receiver<()>), h2::Error> {
         let traffic = Arc::<Traffic>::default();
         let socket = Socket::new(io, Arc::clone(&traffic));
@@ -160,13 +160,17 @@ impl Connection {
     }
 
     /// Takes a stream, if the peer allows one more. Only called under the pool's lock.
-    pub(super) fn reserve(self: &Arc<Self>, pool: &Arc<Shared>, reused: bool) -> Option<Slot> {
+    pub(super) fn reserve(
+        self: &Arc<Self>,
+        pool: &Arc<PoolShared>,
+        reused: bool,
+    ) -> Option<StreamPermit> {
         if self.in_flight() >= self.max_streams.load(Ordering::Relaxed) {
             return None;
         }
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.used.store(true, Ordering::Relaxed);
-        Some(Slot {
+        Some(StreamPermit {
             connection: Arc::clone(self),
             pool: Arc::clone(pool),
             reused,
@@ -178,7 +182,7 @@ impl Connection {
     }
 }
 
-impl Slot {
+impl StreamPermit {
     /// Sends and waits up to `ask.wait` for the head of the response, counted from the last
     /// progress of the upload.
     ///
@@ -192,7 +196,7 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
         self.connection.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.pool.stream_freed();

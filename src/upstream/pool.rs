@@ -1,10 +1,11 @@
 //! Connections of one upstream on one worker.
 //!
-//! HTTP/1.1 connections are used last in, first out, so that a burst's surplus ages out; HTTP/2 connections by free streams.
-//! Until the upstream's HTTP version is known one dial serves everyone who waits: fifty first requests make one
-//! connection to an HTTP/2 upstream, not fifty. A dial runs as a task of its own, so that a request which is given up
-//! does not waste it, and whoever waits longest gets whatever comes first, a new connection or one given back. On a cold
-//! start of HTTP/1.1 the number of dials at once doubles with each round for as long as answers do not free connections faster.
+//! Idle HTTP/1.1 connections are used last in, first out, so that a burst's surplus ages out.
+//! While the upstream's HTTP version is unknown, one dial serves all waiters: fifty first requests
+//! make one connection to an HTTP/2 upstream, not fifty. Each dial is a task, so a cancelled
+//! request does not waste the dial. The oldest waiter gets the first connection that is dialled or
+//! returned. On a cold start of HTTP/1.1 the number of concurrent dials doubles with each round,
+//! as long as responses do not free connections faster.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,56 +18,54 @@ use tokio::time::Instant;
 use super::body::RequestBody;
 use super::connect::{Alpn, ConnectError, Connected, Connector};
 use super::counted::Open;
-use super::send::Checkout;
+use super::send::{Checkout, Inner};
 use super::{http1, http2};
 use crate::metrics::UpstreamMetrics;
 
-/// A connection gets no new requests after this long, so that a change of DNS is picked up.
+/// Age at which a connection takes no new requests, so that DNS changes take effect.
 const LIFE: Duration = Duration::from_secs(600);
 
-/// Dials under way at once. Beyond it requests wait: a herd must not become a SYN flood.
+/// Limit of concurrent dials, so that a burst of requests does not become a SYN flood.
 const MAX_DIALS: usize = 64;
 
-/// How long requests that wait behind the first one wait for the SETTINGS of a new HTTP/2 connection before another is dialled.
-/// They come within a round trip of the handshake.
+/// How long a dial waits for the SETTINGS of a new HTTP/2 connection before the next dial starts.
+/// SETTINGS normally arrive within a round trip of the handshake.
 const SETTINGS_WAIT: Duration = Duration::from_secs(1);
 
-/// Cheap to clone.
+/// Connections of one upstream on one worker. Cheap to clone.
 #[derive(Clone)]
 pub struct Pool {
-    shared: Arc<Shared>,
+    shared: Arc<PoolShared>,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// For DNS, TCP and TLS together.
     pub connect: Duration,
-    /// How long an unused connection is kept.
+    /// How long an idle connection is kept.
     pub idle: Duration,
 }
 
-pub(super) struct Shared {
+pub(super) struct PoolShared {
     connector: Connector,
     limits: Limits,
     metrics: UpstreamMetrics,
     /// Uncontended: only the pool's own worker locks it, and never across an await.
-    state: Mutex<State>,
+    state: Mutex<PoolState>,
 }
-
-/// In its box, in which it is handed on: connections come and go with every request.
-type Idle = Box<Http1>;
 
 pub(super) type Http1 = http1::Connection<RequestBody>;
 
 #[derive(Default)]
-struct State {
+struct PoolState {
     version: Option<Version>,
-    idle: Vec<Idle>,
+    /// Boxed, because every request moves a connection out and back in.
+    idle: Vec<Box<Http1>>,
     http2: Vec<Arc<http2::Connection>>,
     waiters: VecDeque<Waiter>,
     dials: usize,
-    /// How many dials of HTTP/1.1 may be under way besides the first: one more with each that succeeds, which doubles them in
-    /// each round, and half as many with each connection that comes back to a waiter before a dial brings one.
+    /// Limit of concurrent HTTP/1.1 dials, the first one not counted. Each successful dial adds 1,
+    /// which doubles the limit per round; each connection returned to a waiter halves the limit.
     more_dials: usize,
     sweeping: bool,
 }
@@ -79,7 +78,7 @@ struct Waiter {
 
 type Delivery = Result<Checkout, ConnectError>;
 
-/// A new connection, and what resolves when an HTTP/2 peer's SETTINGS have come.
+/// A new connection; the receiver resolves when an HTTP/2 peer's SETTINGS have arrived.
 type Opened = (Checkout, Option<oneshot::Receiver<()>>);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -88,29 +87,27 @@ enum Version {
     Http2,
 }
 
-// === impl Pool ===
-
 impl Pool {
     pub fn new(connector: Connector, limits: Limits, metrics: UpstreamMetrics) -> Self {
-        let state = Mutex::default();
+        let shared = PoolShared {
+            connector,
+            limits,
+            metrics,
+            state: Mutex::default(),
+        };
         Self {
-            shared: Arc::new(Shared {
-                connector,
-                limits,
-                metrics,
-                state,
-            }),
+            shared: Arc::new(shared),
         }
     }
 
-    /// Returns a connection or stream that is there.
+    /// Returns a free connection or stream, if there is one.
     pub fn ready(&self) -> Option<Checkout> {
         self.shared.take(&mut self.shared.lock(), Instant::now())
     }
 
-    /// A connection or stream for one request: one that is there, or the first that becomes free or is dialled.
+    /// Returns a free connection or stream, or waits for the first that is returned or dialled.
     ///
-    /// Cancel safe: a dial goes on for the next request.
+    /// Cancel safe: a started dial continues for the next request.
     pub async fn checkout(&self) -> Result<Checkout, ConnectError> {
         let delivery = {
             let mut state = self.shared.lock();
@@ -125,13 +122,14 @@ impl Pool {
         };
         match delivery.await {
             Ok(result) => result,
-            // Every waiter is answered by a dial or a returned connection; only a dial task that panicked answers none.
+            // Only a dial task that panicked drops the senders of its waiters.
             Err(_) => self.shared.dial().await,
         }
     }
 
-    /// Instead of a connection that turned out to be dead: one that no request has used yet or, with HTTP/2, any that is not
-    /// known to be dead. All streams of a connection die together, and are not to make a connection each.
+    /// Returns a replacement for a dead connection: an unused HTTP/1.1 connection, or with HTTP/2 a
+    /// stream of any open connection. All streams of a connection die together, and must not dial
+    /// one connection each.
     ///
     /// Cancel safe.
     pub async fn dial(&self) -> Result<Checkout, ConnectError> {
@@ -141,20 +139,19 @@ impl Pool {
         self.shared.dial().await
     }
 
-    /// An HTTP/1.1 connection for an upgrade (RFC 9110 §7.8): HTTP/2 has none, and it never comes back.
+    /// Dials an HTTP/1.1 connection for an upgrade (RFC 9110 §7.8), which HTTP/2 does not have.
+    /// The connection never returns to the pool.
     pub async fn dial_http1(&self) -> Result<Checkout, ConnectError> {
         let connector = self.shared.connector.with_alpn(Alpn::Http1);
         let connected = Box::pin(self.shared.connect(&connector)).await?;
         let mut connection = self.shared.open_http1(connected);
         connection.for_upgrade = true;
-        Ok(Checkout::http1(connection, Arc::clone(&self.shared)))
+        Ok(self.shared.http1(connection))
     }
 }
 
-// === impl Shared ===
-
-impl Shared {
-    /// Takes a connection back, for whoever waits or for later.
+impl PoolShared {
+    /// Takes a connection back: for the oldest waiter, or as idle.
     pub(super) fn put(self: &Arc<Self>, connection: Box<Http1>) {
         if connection.for_upgrade || !connection.lasts() {
             return;
@@ -168,15 +165,11 @@ impl Shared {
             state.more_dials /= 2;
             waiter
         };
-        // Outside the lock: a checkout that is dropped comes back through `put`.
-        drop(
-            waiter
-                .sender
-                .send(Ok(Checkout::http1(connection, Arc::clone(self)))),
-        );
+        // Outside the lock: dropping a checkout calls `put`.
+        drop(waiter.sender.send(Ok(self.http1(connection))));
     }
 
-    /// A stream ended, or there are more of them: there may be room for waiters.
+    /// Gives freed streams to waiters: a stream has ended, or the peer allows more streams.
     pub(super) fn stream_freed(self: &Arc<Self>) {
         loop {
             let (waiter, ready) = {
@@ -185,44 +178,50 @@ impl Shared {
                     return;
                 };
                 match self.take(&mut state, Instant::now()) {
-                    Some(ready) => (waiter.sender, ready),
+                    Some(ready) => (waiter, ready),
                     None => return state.waiters.push_front(waiter),
                 }
             };
-            // Outside the lock: a checkout that is dropped comes back here.
-            drop(waiter.send(Ok(ready)));
+            // Outside the lock: dropping a checkout calls `stream_freed`.
+            drop(waiter.sender.send(Ok(ready)));
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is ready now. HTTP/2 first: it costs no connection.
-    fn take(self: &Arc<Self>, state: &mut State, now: Instant) -> Option<Checkout> {
+    fn http1(self: &Arc<Self>, connection: Box<Http1>) -> Checkout {
+        Checkout::new(Inner::Http1(connection), Arc::clone(self))
+    }
+
+    fn http2(self: &Arc<Self>, permit: http2::StreamPermit) -> Checkout {
+        Checkout::new(Inner::Http2(permit), Arc::clone(self))
+    }
+
+    /// Takes a free stream or an idle connection. HTTP/2 first: a stream needs no connection.
+    fn take(self: &Arc<Self>, state: &mut PoolState, now: Instant) -> Option<Checkout> {
         if !state.http2.is_empty() {
             state
                 .http2
                 .retain(|connection| !connection.is_closed() && !connection.outlived(now, LIFE));
-            let slot = state
+            let permit = state
                 .http2
                 .iter()
                 .find_map(|connection| connection.reserve(self, true));
-            if let Some(slot) = slot {
-                return Some(Checkout::http2(slot, Arc::clone(self)));
+            if let Some(permit) = permit {
+                return Some(self.http2(permit));
             }
         }
         while let Some(mut connection) = state.idle.pop() {
-            let idle = self.limits.idle;
-            if connection.usable(now, idle) {
-                return Some(Checkout::http1(connection, Arc::clone(self)));
+            if connection.usable(now, self.limits.idle) {
+                return Some(self.http1(connection));
             }
         }
         None
     }
 
-    /// Starts as many dials as the waiters need.
-    fn dial_for_waiters(self: &Arc<Self>, state: &mut State) {
+    fn dial_for_waiters(self: &Arc<Self>, state: &mut PoolState) {
         let at_once = match state.version {
             Some(Version::Http1) => (1 + state.more_dials).min(MAX_DIALS),
             None | Some(Version::Http2) => 1,
@@ -238,7 +237,7 @@ impl Shared {
         }
     }
 
-    /// In a box, as all that a request does only now and then: every byte of its future is copied for every request.
+    /// Boxed, because every byte of a request's future is copied for every request.
     async fn dial(self: &Arc<Self>) -> Delivery {
         Ok(Box::pin(self.connect_and_open()).await?.0)
     }
@@ -257,8 +256,8 @@ impl Shared {
         result
     }
 
-    /// Starts HTTP on a fresh connection and notes its version. With HTTP/2 the second value comes when the peer has said how
-    /// many streams it allows; until then there is one.
+    /// Starts HTTP on a new connection and records the HTTP version. Until the peer's SETTINGS
+    /// arrive, an HTTP/2 connection has one stream.
     async fn open(self: &Arc<Self>, connected: Connected) -> Result<Opened, ConnectError> {
         if !connected.http2 {
             let connection = self.open_http1(connected);
@@ -266,42 +265,40 @@ impl Shared {
             state.version = Some(Version::Http1);
             state.more_dials = (state.more_dials + 1).min(MAX_DIALS);
             drop(state);
-            return Ok((Checkout::http1(connection, Arc::clone(self)), None));
+            return Ok((self.http1(connection), None));
         }
         let open = Open::new(&self.metrics.connections);
         let opened = http2::Connection::open(connected.io, open, self).await;
-        let (connection, settings) = opened.map_err(|error| ConnectError::Refused {
-            peer: self.connector.peer(),
-            source: Arc::new(io::Error::other(error)),
+        let (connection, settings) = opened.map_err(|error| {
+            ConnectError::refused(self.connector.peer(), io::Error::other(error))
         })?;
-        let slot = {
+        let permit = {
             let mut state = self.lock();
             state.version = Some(Version::Http2);
             state.http2.push(Arc::clone(&connection));
             self.start_sweeping(&mut state);
             connection.reserve(self, false)
         };
-        // Nobody could take its first stream before it was in the pool.
-        let slot = slot.expect("a fresh connection has room");
-        Ok((Checkout::http2(slot, Arc::clone(self)), Some(settings)))
+        // The lock was held since the connection entered the pool.
+        let permit = permit.expect("a fresh connection has room");
+        Ok((self.http2(permit), Some(settings)))
     }
 
     fn open_http1(&self, connected: Connected) -> Box<Http1> {
         Http1::new(connected.io, LIFE, Open::new(&self.metrics.connections))
     }
 
-    /// Gives a dial's connection to whoever waits longest, or to the pool.
-    fn hand_out(self: &Arc<Self>, checkout: Checkout) {
+    /// Gives a dialled connection to the oldest waiter; without one, drops it into the pool.
+    fn hand_out(&self, checkout: Checkout) {
         let waiter = self.lock().next_waiter();
-        match waiter {
-            // A waiter that gives up drops the checkout, which goes to the next or to the pool.
-            Some(waiter) => drop(waiter.sender.send(Ok(checkout))),
-            None => drop(checkout),
+        if let Some(waiter) = waiter {
+            // A cancelled waiter drops the checkout, which goes to the next waiter or to the pool.
+            drop(waiter.sender.send(Ok(checkout)));
         }
     }
 
-    /// Where connections come one by one, each failed dial answers for one waiter, and for all who have waited as long as a
-    /// connect may take; where one dial is for everyone, for everyone.
+    /// Passes a failed dial's error on. With one dial for all waiters, every waiter fails; with
+    /// dials one by one, the oldest waiter and all that have waited as long as a connect may take.
     fn fail_waiters(&self, error: &ConnectError) {
         let failed = {
             let mut state = self.lock();
@@ -321,44 +318,32 @@ impl Shared {
         }
     }
 
-    /// One task ages the pool's connections while it has any.
-    fn start_sweeping(self: &Arc<Self>, state: &mut State) {
-        if state.sweeping {
-            return;
+    /// Starts the pool's only sweep task, which runs while the pool has connections.
+    fn start_sweeping(self: &Arc<Self>, state: &mut PoolState) {
+        if !std::mem::replace(&mut state.sweeping, true) {
+            let (least, most) = (Duration::from_secs(1), Duration::from_secs(15));
+            let every = (self.limits.idle / 2).clamp(least, most);
+            tokio::spawn(sweep(Arc::downgrade(self), every));
         }
-        state.sweeping = true;
-        let every = (self.limits.idle / 2).clamp(Duration::from_secs(1), Duration::from_secs(15));
-        tokio::spawn(sweep(Arc::downgrade(self), every));
     }
 }
 
-// === impl State ===
-
-impl State {
-    /// The longest waiting of those that still wait.
+impl PoolState {
+    /// Takes out the oldest waiter that is not cancelled.
     fn next_waiter(&mut self) -> Option<Waiter> {
-        while let Some(waiter) = self.waiters.pop_front() {
-            if !waiter.sender.is_closed() {
-                return Some(waiter);
-            }
-        }
-        None
+        std::iter::from_fn(|| self.waiters.pop_front()).find(|waiter| !waiter.sender.is_closed())
     }
 
-    /// The one that has waited longest, and everyone who has waited at least `limit`.
+    /// Takes out the oldest waiter, and every waiter that has waited at least `limit`.
     fn longest_waiting(&mut self, limit: Duration) -> Vec<Waiter> {
         let now = Instant::now();
         let mut longest = Vec::from_iter(self.next_waiter());
-        while let Some(waiter) = self
-            .waiters
-            .pop_front_if(|waiter| now.saturating_duration_since(waiter.since) >= limit)
-        {
-            longest.push(waiter);
-        }
+        let overdue = |waiter: &mut Waiter| now.saturating_duration_since(waiter.since) >= limit;
+        longest.extend(std::iter::from_fn(|| self.waiters.pop_front_if(overdue)));
         longest
     }
 
-    /// Takes out the connections that are to be closed; called once in `every`.
+    /// Takes out the connections to close; called once per `every`.
     fn expire(&mut self, now: Instant, idle: Duration, every: Duration) -> Expired {
         let http1 = self
             .idle
@@ -372,46 +357,39 @@ impl State {
             })
             .collect();
         for connection in &mut self.idle {
-            connection.shed();
+            connection.shrink();
         }
         if self.idle.is_empty() && self.http2.is_empty() {
             self.sweeping = false;
             self.more_dials = 0;
         }
-        Expired {
-            _http1: http1,
-            _http2: http2,
-        }
+        (http1, http2)
     }
 }
 
-/// Held for its drop, which closes what no request uses.
-struct Expired {
-    _http1: Vec<Idle>,
-    _http2: Vec<Arc<http2::Connection>>,
-}
+/// Dropping closes the connections.
+type Expired = (Vec<Box<Http1>>, Vec<Arc<http2::Connection>>);
 
-async fn sweep(pool: Weak<Shared>, every: Duration) {
+async fn sweep(pool: Weak<PoolShared>, every: Duration) {
     loop {
         tokio::time::sleep(every).await;
         let Some(pool) = pool.upgrade() else { return };
-        let (expired, over) = {
+        // `_expired` closes its connections outside the lock.
+        let (_expired, over) = {
             let mut state = pool.lock();
             let expired = state.expire(Instant::now(), pool.limits.idle, every);
             (expired, !state.sweeping)
         };
-        // Connections are closed outside the lock.
-        drop(expired);
         if over {
             return;
         }
     }
 }
 
-/// One dial under way, counted until it ends.
+/// A running dial, counted in the pool's `dials` until dropped.
 struct Dialling {
-    pool: Arc<Shared>,
-    /// Not by a panic, nor by the end of the runtime.
+    pool: Arc<PoolShared>,
+    /// False if the dial panicked or the runtime stopped.
     ended: bool,
 }
 
@@ -422,7 +400,7 @@ impl Dialling {
             Ok((checkout, settings)) => {
                 pool.hand_out(checkout);
                 if let Some(settings) = settings {
-                    // The streams themselves are handed out by the connection's driver.
+                    // The connection's driver hands out the other streams.
                     drop(tokio::time::timeout(SETTINGS_WAIT, settings).await);
                 }
             }
@@ -441,28 +419,39 @@ impl Drop for Dialling {
                 state.waiters.retain(|waiter| !waiter.sender.is_closed());
                 return self.pool.dial_for_waiters(&mut state);
             }
-            // Another dial would only panic again, or find the runtime gone; let the requests themselves try.
+            // Another dial would panic again or find no runtime: the waiters dial themselves.
             std::mem::take(&mut state.waiters)
         };
         drop(abandoned);
     }
 }
 
-/// For the tests of the connections themselves.
+/// Access for the tests of [`http1`] and [`http2`].
 #[cfg(test)]
 mod inside {
-    use super::{Arc, Idle, Pool, Shared, http2};
+    use super::{Arc, Checkout, Http1, Inner, Pool, PoolShared, http2};
+
+    impl Checkout {
+        /// Returns whether the connection has carried requests before.
+        pub(in crate::upstream) fn is_reused(&self) -> bool {
+            match &self.inner {
+                Some(Inner::Http1(connection)) => connection.reused,
+                Some(Inner::Http2(permit)) => permit.reused,
+                None => false,
+            }
+        }
+    }
 
     impl Pool {
-        pub(in crate::upstream) fn shared(&self) -> Arc<Shared> {
+        pub(in crate::upstream) fn shared(&self) -> Arc<PoolShared> {
             Arc::clone(&self.shared)
         }
     }
 
-    impl Shared {
+    impl PoolShared {
         pub(in crate::upstream) fn with_idle<T>(
             &self,
-            look: impl FnOnce(&mut Vec<Idle>) -> T,
+            look: impl FnOnce(&mut Vec<Box<Http1>>) -> T,
         ) -> T {
             look(&mut self.lock().idle)
         }

@@ -1,37 +1,36 @@
-//! An upload that goes on while its response is on the way.
+//! Exchanges whose upload continues after the response head.
 //!
-//! The two halves of an exchange are polled by one task. Once the app is slow to take the response,
-//! hyper does not poll that any more; an app that reads nothing before it has sent everything would
-//! wait for ever. So the exchange gets a task of its own, and the response is a channel with room
-//! for one frame.
+//! One task polls both halves of an exchange. hyper stops polling the response while the app does
+//! not read it, so an app that reads nothing before its upload is complete would wait for ever.
+//! Such an exchange gets its own task, with a one-frame channel for the response.
 
 use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
+use http_body::Frame;
 use http_body_util::BodyExt as _;
 use tokio::sync::mpsc;
 
 use super::body::UpstreamBody;
 use super::error::BodyError;
 
-/// A response's body whose exchange is in another task. Dropping it ends the exchange.
+/// A response body whose exchange runs in another task. Dropping the body ends the exchange.
 pub(super) struct Pumped {
     frames: mpsc::Receiver<Step>,
-    /// Bytes still to come, if the upstream has stated them.
+    /// Bytes still to come, if the response has a length.
     left: Option<u64>,
     ended: bool,
 }
 
-/// `None` is the end: without it, the exchange has broken off.
+/// `None` is the end of the body. A channel that closes without it was cut off.
 type Step = Option<Result<Frame<Bytes>, BodyError>>;
 
 impl Pumped {
-    /// Gives `body` a task of its own.
+    /// Moves `body` to its own task.
     pub(super) fn spawn(body: UpstreamBody) -> Self {
-        let left = body.size_hint().exact();
+        let left = body.remaining();
         let (sender, frames) = mpsc::channel(1);
         tokio::spawn(pump(body, sender));
         Self {
@@ -63,8 +62,8 @@ impl Pumped {
         self.ended
     }
 
-    pub(super) fn size_hint(&self) -> SizeHint {
-        self.left.map_or_else(SizeHint::new, SizeHint::with_exact)
+    pub(super) fn remaining(&self) -> Option<u64> {
+        self.left
     }
 }
 
@@ -72,10 +71,10 @@ async fn pump(mut body: UpstreamBody, sender: mpsc::Sender<Step>) {
     loop {
         let reserved = tokio::select! {
             reserved = sender.reserve() => reserved,
-            // The app takes nothing of its response now: only the upload goes on.
+            // Never resolves; continues the upload while the app does not read the response.
             () = poll_fn(|cx| { body.poll_upload(cx); Poll::Pending }) => return,
         };
-        // An error means that the response is not wanted any more.
+        // An error means that the receiver was dropped.
         let Ok(room) = reserved else { return };
         let step = tokio::select! {
             step = body.frame() => step,

@@ -1,4 +1,4 @@
-//! One request on a connection from the pool.
+//! Sends one request on a connection from the pool.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,40 +6,34 @@ use std::time::Duration;
 use http::Response;
 use http::request::Parts;
 
-use super::body::{RequestBody, UpstreamBody};
+use super::body::{Content, RequestBody, UpstreamBody};
 use super::error::SendError;
-use super::pool::{Http1, Shared};
-use super::{http1, http2};
+use super::http1::Received;
+use super::http2;
+use super::pool::{Http1, PoolShared};
 
-/// What is sent besides the body, and how it is waited for. Borrowed: a retry needs no copy.
+/// A request without its body. Borrowed, so that a retry needs no copy.
 pub struct Ask<'a> {
     pub head: &'a Parts,
-    /// For the head of the answer, counted from the end of the upload.
+    /// Time limit for the response head, counted from the last progress of the upload.
     pub wait: Duration,
 }
 
-/// A connection or stream for one request. Dropped unused, it goes back to the pool.
+/// A connection or stream for one request. Dropping an unused checkout returns it to the pool.
 pub struct Checkout {
-    inner: Option<Inner>,
-    pool: Arc<Shared>,
+    pub(super) inner: Option<Inner>,
+    pool: Arc<PoolShared>,
 }
 
-enum Inner {
+pub(super) enum Inner {
     Http1(Box<Http1>),
-    Http2(http2::Slot),
+    Http2(http2::StreamPermit),
 }
 
 impl Checkout {
-    pub(super) fn http1(connection: Box<Http1>, pool: Arc<Shared>) -> Self {
+    pub(super) fn new(inner: Inner, pool: Arc<PoolShared>) -> Self {
         Self {
-            inner: Some(Inner::Http1(connection)),
-            pool,
-        }
-    }
-
-    pub(super) fn http2(slot: http2::Slot, pool: Arc<Shared>) -> Self {
-        Self {
-            inner: Some(Inner::Http2(slot)),
+            inner: Some(inner),
             pool,
         }
     }
@@ -48,18 +42,9 @@ impl Checkout {
         matches!(self.inner, Some(Inner::Http2(_)))
     }
 
-    /// Whether it has carried requests before.
-    pub fn is_reused(&self) -> bool {
-        match &self.inner {
-            Some(Inner::Http1(connection)) => connection.reused,
-            Some(Inner::Http2(slot)) => slot.reused,
-            None => false,
-        }
-    }
-
-    /// Sends and waits for the head of the answer.
+    /// Sends the request and waits for the response head.
     ///
-    /// Dropping the future aborts the request: an HTTP/1.1 connection is closed, an HTTP/2 stream is reset.
+    /// Dropping the future closes the HTTP/1.1 connection, or resets the HTTP/2 stream.
     pub async fn send(
         mut self,
         ask: &Ask<'_>,
@@ -70,28 +55,22 @@ impl Checkout {
                 let (head, received) = connection.send(ask.head, ask.wait, body).await?;
                 Ok(head.map(|()| self.body_of(received)))
             }
-            Some(Inner::Http2(slot)) => slot.send(ask, body).await,
-            None => unreachable!(
-                "`inner` is only taken here and in drop, and `self` is gone after both"
-            ),
+            Some(Inner::Http2(permit)) => permit.send(ask, body).await,
+            None => unreachable!("only `send` and `drop` take `inner`, and both consume `self`"),
         }
     }
-}
 
-impl Checkout {
-    fn body_of(&self, received: http1::Received<RequestBody>) -> UpstreamBody {
-        match received {
-            http1::Received::Whole(content, connection) => {
+    fn body_of(&self, received: Received<RequestBody>) -> UpstreamBody {
+        UpstreamBody::new(match received {
+            Received::Whole(content, connection) => {
                 if let Some(connection) = connection {
                     self.pool.put(connection);
                 }
-                UpstreamBody::whole(content)
+                Content::Whole(content)
             }
-            http1::Received::Partly(connection) => {
-                UpstreamBody::http1(connection, Arc::clone(&self.pool))
-            }
-            http1::Received::Tunnel(tunnel) => UpstreamBody::tunnel(tunnel),
-        }
+            Received::Partly(connection) => Content::Http1(connection, Arc::clone(&self.pool)),
+            Received::Tunnel(tunnel) => Content::Tunnel(tunnel),
+        })
     }
 }
 

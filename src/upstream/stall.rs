@@ -1,4 +1,4 @@
-//! A limit on how long a body may stand still, at no cost for as long as it moves.
+//! A limit on how long a transfer may stall, at no cost while bytes move.
 
 use std::io;
 use std::pin::Pin;
@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Watches one side of a stream, which says after each poll whether it moved. The timer is made when it first stands still,
-/// and only moved on from then on.
+/// Watches one direction of a stream, which reports after each poll whether bytes moved. The first
+/// stall creates the timer; later stalls reset it.
 #[derive(Debug, Default)]
 pub struct Stall {
-    /// `None`: it may stand still for ever.
+    /// `None`: no limit.
     limit: Option<Duration>,
     still: bool,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// It stood still for too long.
+/// No bytes moved for longer than the limit.
 #[derive(Debug, thiserror::Error)]
 #[error("nothing came for {0:?}")]
 pub struct Stalled(pub Duration);
@@ -36,12 +36,12 @@ impl Stall {
         }
     }
 
-    /// It moved, or there is nothing to wait for.
+    /// Called when bytes moved, or when none are expected.
     pub fn moved(&mut self) {
         self.still = false;
     }
 
-    /// What a write came to, where it is to fail once the peer has taken nothing for too long.
+    /// Returns `written`, or `TimedOut` once writes have been pending for longer than the limit.
     pub fn written<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -55,7 +55,7 @@ impl Stall {
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, stalled)))
     }
 
-    /// It did not. Ready when that has been so for too long; wakes the task then.
+    /// Called when no bytes moved. Resolves once the stall is longer than the limit.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Stalled> {
         let Some(limit) = self.limit else {
             return Poll::Pending;
@@ -79,7 +79,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(5);
 
     #[tokio::test(start_paused = true)]
-    async fn only_time_in_which_nothing_moves_counts() {
+    async fn only_time_without_progress_counts() {
         let mut stall = Stall::after(Some(LIMIT));
         for _ in 0..3 {
             tokio::time::timeout(LIMIT * 9 / 10, poll_fn(|cx| stall.poll(cx)))
@@ -87,7 +87,7 @@ mod tests {
                 .unwrap_err();
             stall.moved();
         }
-        // Nobody wanted anything meanwhile.
+        // Time in which nothing is polled does not count.
         sleep(LIMIT * 2).await;
         let started = Instant::now();
         let Stalled(after) = poll_fn(|cx| stall.poll(cx)).await;
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_limit_there_is_none() {
+    async fn without_a_limit_a_stall_never_ends() {
         let mut stall = Stall::after(None);
         let day = Duration::from_secs(86_400);
         tokio::time::timeout(day, poll_fn(|cx| stall.poll(cx)))

@@ -1,7 +1,7 @@
-//! The app's request body, kept while it streams, so that it can be sent once more.
+//! Keeps the app's request body while it streams, so that a retry can send the body again.
 //!
-//! An upload is replayable as long as every byte that was taken from the app is still here (DESIGN.md §6.4): the next
-//! attempt sends what was kept and goes on with the live body.
+//! A body is replayable while every byte that was read from the app is still kept: the next attempt
+//! sends the kept bytes, then continues with the live body.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,37 +15,34 @@ use http_body_util::BodyExt as _;
 use super::body::RequestBody;
 use super::error::Cause;
 
-/// A request body that can be asked for again.
+/// A request body that retries can read again.
 pub struct Replay {
     tee: Option<Tee>,
     forbidden: Arc<[HeaderName]>,
 }
 
-/// Shared by the attempts, of which only the last one reads.
+/// Shared by all attempts; only the last attempt reads.
 #[derive(Clone)]
-struct Tee(Arc<Mutex<State>>);
+struct Tee(Arc<Mutex<TeeState>>);
 
-/// In a box: most requests have none.
-type Live = Pin<Box<dyn Body<Data = Bytes, Error = Cause> + Send>>;
-
-struct State {
-    live: Live,
-    /// What the app has declared; it holds for every attempt.
+struct TeeState {
+    live: Pin<Box<dyn Body<Data = Bytes, Error = Cause> + Send>>,
+    /// The size hint of the whole body.
     declared: SizeHint,
     kept: Vec<Bytes>,
     trailers: Option<HeaderMap>,
     /// Bytes that may still be kept.
     room: usize,
-    /// Nothing that was taken is missing from `kept`.
+    /// Every byte that was read is in `kept`.
     whole: bool,
     ended: bool,
-    /// Which attempt may read.
+    /// The attempt that may read.
     attempt: u32,
-    /// Of the one that waits for the app, to tell it that it is over.
+    /// Waker of the attempt that waits for the app; woken when that attempt is superseded.
     waiting: Option<Waker>,
 }
 
-/// One attempt's view.
+/// The body as one attempt reads it.
 pub(super) struct Reader {
     tee: Tee,
     next: usize,
@@ -53,51 +50,44 @@ pub(super) struct Reader {
     attempt: u32,
 }
 
-/// The reader of an attempt that is over: whoever still reads its answer polls its upload, too, until it hears of that.
+/// Error for a superseded attempt, whose response may still be read and so poll its upload.
 #[derive(Debug, thiserror::Error)]
-#[error("another attempt goes on with this body")]
-struct Overtaken;
+#[error("a later attempt reads this body")]
+struct Superseded;
 
-/// Of a body of unknown length.
+/// Limit of kept frames for a body of unknown length.
 const MOST_FRAMES: usize = 1024;
 
-// === impl Replay ===
-
 impl Replay {
-    /// Keeps up to `limit` bytes of `body`. Fields named in `forbidden` are taken out of its trailers.
+    /// Keeps up to `limit` bytes of `body`, and removes the fields named in `forbidden` from the
+    /// trailers.
     pub fn new<B>(body: B, forbidden: Arc<[HeaderName]>, limit: usize) -> Self
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Cause>,
     {
-        if body.is_end_stream() {
-            return Self {
-                tee: None,
-                forbidden,
-            };
-        }
-        let state = State {
-            declared: body.size_hint(),
-            live: Box::pin(body.map_err(Into::into)),
-            kept: Vec::new(),
-            trailers: None,
-            room: limit,
-            whole: true,
-            ended: false,
-            attempt: 0,
-            waiting: None,
-        };
-        Self {
-            tee: Some(Tee(Arc::new(Mutex::new(state)))),
-            forbidden,
-        }
+        let tee = (!body.is_end_stream()).then(|| {
+            Tee(Arc::new(Mutex::new(TeeState {
+                declared: body.size_hint(),
+                live: Box::pin(body.map_err(Into::into)),
+                kept: Vec::new(),
+                trailers: None,
+                room: limit,
+                whole: true,
+                ended: false,
+                attempt: 0,
+                waiting: None,
+            })))
+        });
+        Self { tee, forbidden }
     }
 
     pub fn is_empty(&self) -> bool {
         self.tee.is_none()
     }
 
-    /// The body from its beginning, for one attempt; `None` if some of it is gone. Before the next one comes [`Self::rewind`].
+    /// Returns the body from its beginning; `None` if it is not replayable. Each further attempt
+    /// calls [`Self::rewind`] first.
     pub fn body(&self) -> Option<RequestBody> {
         let Some(tee) = &self.tee else {
             return Some(RequestBody::Empty);
@@ -112,12 +102,11 @@ impl Replay {
             trailers_sent: false,
             attempt: state.attempt,
         };
-        drop(state);
         Some(RequestBody::stream(reader, Arc::clone(&self.forbidden)))
     }
 
-    /// Ends the attempt that reads it now. Whether [`Self::body`] will have it for the next: from here on nobody takes any more
-    /// of it from the app.
+    /// Ends the current attempt, unless the body is not replayable. Returns whether [`Self::body`]
+    /// will succeed.
     pub fn rewind(&self) -> bool {
         let Some(tee) = &self.tee else {
             return true;
@@ -129,19 +118,19 @@ impl Replay {
         state.attempt += 1;
         let waiting = state.waiting.take();
         drop(state);
-        // It would wait for ever: the app's bytes wake whoever asked last.
+        // The app's bytes wake only the last waker, so the superseded attempt would wait for ever.
         if let Some(waiting) = waiting {
             waiting.wake();
         }
         true
     }
 
-    /// Whether [`Self::body`] would have it.
+    /// Returns whether the body is replayable now.
     pub fn is_whole(&self) -> bool {
         self.tee.as_ref().is_none_or(|tee| tee.lock().whole)
     }
 
-    /// Whether [`Self::body`] will have it to the end, as far as the app has declared its length.
+    /// Returns whether the body stays replayable to its end, by the declared length.
     pub fn will_stay_whole(&self) -> bool {
         let Some(tee) = &self.tee else {
             return true;
@@ -152,7 +141,7 @@ impl Replay {
         state.whole && state.declared.upper().is_some_and(|length| length <= limit)
     }
 
-    /// No further attempt will come: what was kept is let go, and nothing more is.
+    /// Stops keeping bytes: there will be no further attempt.
     pub fn settle(&self) {
         if let Some(tee) = &self.tee {
             tee.lock().settle();
@@ -160,33 +149,29 @@ impl Replay {
     }
 }
 
-// === impl Tee ===
-
 impl Tee {
-    /// Uncontended: all attempts are made by one task, and no poll lasts across an await.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    /// Uncontended: one task makes all attempts, and never holds the lock across an await.
+    fn lock(&self) -> MutexGuard<'_, TeeState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-// === impl State ===
-
-impl State {
+impl TeeState {
     fn keep(&mut self, data: &Bytes) {
         if !self.whole || data.is_empty() {
             return;
         }
-        // A chunked body may come byte by byte, each of which takes more memory than it holds.
-        let crumbs = self.declared.exact().is_none() && self.kept.len() >= MOST_FRAMES;
-        if crumbs || data.len() > self.room {
+        // A chunked body may arrive byte by byte, and each frame takes more memory than its data.
+        let too_many = self.declared.exact().is_none() && self.kept.len() >= MOST_FRAMES;
+        if too_many || data.len() > self.room {
             return self.settle();
         }
         self.room -= data.len();
         self.kept.push(data.clone());
     }
 
+    /// Leaves `kept` to `Reader::poll_frame`, which may not have sent all of it yet.
     fn settle(&mut self) {
-        // A reader that is still in the middle of `kept` has what it needs: see `Reader::poll_frame`.
         self.whole = false;
         self.room = 0;
     }
@@ -208,8 +193,6 @@ impl State {
     }
 }
 
-// === impl Reader ===
-
 impl Reader {
     pub(super) fn poll_frame(
         &mut self,
@@ -217,7 +200,7 @@ impl Reader {
     ) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
         let mut state = self.tee.lock();
         if state.attempt != self.attempt {
-            return Poll::Ready(Some(Err(Overtaken.into())));
+            return Poll::Ready(Some(Err(Superseded.into())));
         }
         if let Some(data) = state.kept.get(self.next).cloned() {
             self.next += 1;
@@ -242,7 +225,7 @@ impl Reader {
         if state.whole {
             self.next = state.kept.len();
         } else if self.next > 0 || !state.kept.is_empty() {
-            // Past the limit, and all that was kept has been read: it can go.
+            // Not replayable any more, and every kept frame has been read.
             state.kept = Vec::new();
             self.next = 0;
         }
@@ -257,7 +240,7 @@ impl Reader {
         !kept_left && !trailers_left && (state.ended || state.live.is_end_stream())
     }
 
-    /// Of the whole body for a reader at the beginning; the encoders ask only then.
+    /// The size of the whole body before the first frame, which is when the encoders ask.
     pub(super) fn size_hint(&self) -> SizeHint {
         let state = self.tee.lock();
         if self.next == 0 && state.whole {

@@ -332,8 +332,6 @@ fn plain_name(name: &str) -> &str {
     inner.map_or(name, |inner| inner.trim_matches('"'))
 }
 
-// === impl Cache ===
-
 impl Cache {
     fn system_roots(&mut self) -> Result<Arc<RootCertStore>, TlsConfigError> {
         if let Some(roots) = &self.system_roots {
@@ -366,8 +364,6 @@ struct PemFile {
     pem: Zeroizing<Vec<u8>>,
 }
 
-// === impl Files ===
-
 impl Files {
     fn read(tls: &Tls) -> Result<Self, TlsConfigError> {
         let ca = match &tls.ca_file {
@@ -394,8 +390,6 @@ impl Files {
         }
     }
 }
-
-// === impl PemFile ===
 
 impl PemFile {
     fn read(key: &'static str, path: &Path) -> Result<Self, TlsConfigError> {

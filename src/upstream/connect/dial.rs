@@ -1,4 +1,4 @@
-//! Name → addresses → one TCP connection (happy eyeballs).
+//! Resolves a name and opens one TCP connection (happy eyeballs, RFC 8305).
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,24 +13,23 @@ use tokio::time::sleep;
 
 use super::{Budget, ConnectError, Peer, Stage};
 
-/// RFC 8305 §5: how long one address may stay silent before the next is tried as well.
+/// Delay between connection attempts (RFC 8305 §5).
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// A peer that vanished without a word is noticed about a minute later, even between requests; short of the few minutes
-/// after which home routers and cloud NATs forget a quiet connection.
+/// Detects a dead peer after about a minute, even between requests: earlier than home routers and
+/// cloud NATs drop idle connections.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(30))
     .with_interval(Duration::from_secs(10))
     .with_retries(3);
 
-/// Who knows the addresses of names. Asked for every connection.
-#[derive(Clone, Default)]
+/// The name resolver.
+#[derive(Clone)]
 pub(in crate::upstream) enum Names {
-    /// Its files, DNS, and whatever else it is set up for.
-    #[default]
+    /// `getaddrinfo`.
     System,
     #[cfg(test)]
-    Told(Arc<std::sync::Mutex<Vec<SocketAddr>>>),
+    Fixed(Arc<std::sync::Mutex<Vec<SocketAddr>>>),
 }
 
 impl Names {
@@ -41,7 +40,7 @@ impl Names {
                 Ok(found.collect())
             }
             #[cfg(test)]
-            Self::Told(addresses) => Ok(addresses.lock().unwrap().clone()),
+            Self::Fixed(addresses) => Ok(addresses.lock().unwrap().clone()),
         }
     }
 }
@@ -55,15 +54,11 @@ pub(super) async fn dial(
         Ok(address) => vec![SocketAddr::new(address, peer.port)],
         Err(_) => resolve(names, peer, budget).await?,
     };
-    let tcp = budget
+    budget
         .spend(peer, Stage::Connect, race(addresses))
         .await?
         .and_then(prepare)
-        .map_err(|error| ConnectError::Refused {
-            peer: peer.clone(),
-            source: Arc::new(error),
-        })?;
-    Ok(tcp)
+        .map_err(|error| ConnectError::refused(peer, error))
 }
 
 async fn resolve(
@@ -80,31 +75,31 @@ async fn resolve(
         .await?
         .map_err(failed)?;
     if found.is_empty() {
-        return Err(failed(io::Error::new(
-            io::ErrorKind::NotFound,
-            "the name has no address",
-        )));
+        let reason = "the name has no address";
+        return Err(failed(io::Error::new(io::ErrorKind::NotFound, reason)));
     }
     Ok(interleave(found))
 }
 
-/// Alternates between the address families, keeping the resolver's order within each and its first choice first
-/// (RFC 8305 §4).
+/// Alternates between the address families (RFC 8305 §4). Keeps the resolver's order within each
+/// family, and the resolver's first choice first.
 fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
-    let (mut preferred, mut other): (VecDeque<_>, VecDeque<_>) = addresses
+    let (preferred, other): (Vec<_>, Vec<_>) = addresses
         .into_iter()
         .partition(|address| address.is_ipv6() == first_is_v6);
     let mut order = Vec::with_capacity(preferred.len() + other.len());
-    while !preferred.is_empty() || !other.is_empty() {
-        order.extend(preferred.pop_front());
-        order.extend(other.pop_front());
+    let mut other = other.into_iter();
+    for address in preferred {
+        order.push(address);
+        order.extend(other.next());
     }
+    order.extend(other);
     order
 }
 
-/// The first address that answers wins; attempts that are still open are dropped. A failed attempt starts the next one
-/// at once. Fails with the first error: it belongs to the resolver's first choice.
+/// Returns the first connection that opens, and drops the other attempts. A failed attempt starts
+/// the next one at once. Returns the first error, which belongs to the resolver's first choice.
 async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut addresses = VecDeque::from(addresses);
     if let [only] = *addresses.make_contiguous() {
@@ -149,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn families_alternate_and_the_resolvers_choice_comes_first() {
+    fn address_families_alternate_and_the_resolvers_choice_stays_first() {
         assert_eq!(
             interleave(addresses(&[
                 "[::1]:1",
@@ -168,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_that_refuses_makes_way_for_the_next() {
+    async fn after_a_refusal_the_next_address_is_tried() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let open = listener.local_addr().unwrap();
         let tcp = race(vec![closed_port().await, open]).await.unwrap();
@@ -176,7 +171,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_silent_address_is_overtaken_by_the_next() {
+    async fn a_silent_address_does_not_delay_the_next_for_long() {
         let (silent, _hold) = full_listener().await;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let open = listener.local_addr().unwrap();
@@ -186,7 +181,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_all_refuse_the_first_error_is_told() {
+    async fn if_all_addresses_refuse_the_first_error_is_returned() {
         let error = race(vec![closed_port().await, closed_port().await])
             .await
             .unwrap_err();
@@ -198,7 +193,7 @@ mod tests {
         listener.local_addr().unwrap()
     }
 
-    /// A listener whose backlog is full: Linux drops further SYNs, so that a connect hangs.
+    /// Returns a listener with a full backlog: Linux drops further SYNs, so a connect hangs.
     async fn full_listener() -> (SocketAddr, impl Sized) {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();

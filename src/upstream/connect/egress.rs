@@ -1,7 +1,6 @@
-//! A tunnel through an HTTP proxy (RFC 9110 §9.3.6).
+//! Opens tunnels through an HTTP proxy with `CONNECT` (RFC 9110 §9.3.6).
 
 use std::io;
-use std::sync::Arc;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -10,28 +9,25 @@ use zeroize::Zeroizing;
 use super::{ConnectError, Peer};
 use crate::config::EgressProxy;
 
-/// Of the proxy's answer. What is longer is not the answer to a `CONNECT`.
+/// Limit of the proxy's response head.
 const MAX_HEAD: usize = 8 * 1024;
 
-/// Asks `proxy`, to which `tcp` is connected, for a tunnel to `target`.
+/// Opens a tunnel to `target` through `proxy`, to which `tcp` is connected.
 ///
-/// Reads nothing past the answer's head.
+/// Fails if the proxy sends bytes after the response head.
 pub(super) async fn open(
     tcp: &mut TcpStream,
     proxy: &EgressProxy,
     peer: &Peer,
     target: &Peer,
 ) -> Result<(), ConnectError> {
-    let refused = |status, reason: String| ConnectError::Egress {
+    let refused = |status, reason: &str| ConnectError::Egress {
         peer: peer.clone(),
         target: target.authority(),
         status,
-        reason,
+        reason: reason.to_owned(),
     };
-    let cut_off = |error: io::Error| ConnectError::Refused {
-        peer: peer.clone(),
-        source: Arc::new(error),
-    };
+    let cut_off = |error| ConnectError::refused(peer, error);
     tcp.write_all(request(proxy, target).as_bytes())
         .await
         .map_err(cut_off)?;
@@ -41,10 +37,9 @@ pub(super) async fn open(
         match head.as_deref().and_then(status) {
             Some(100..=199) => {}
             Some(200..=299) if answer.buffer().is_empty() => return Ok(()),
-            // The client speaks first, in TLS as in HTTP: these bytes are not the destination's.
+            // The client speaks first in TLS and HTTP, so the destination cannot have sent these.
             Some(200..=299) => {
-                let reason = "it sent bytes of its own into the tunnel";
-                return Err(refused(None, reason.to_owned()));
+                return Err(refused(None, "it sent bytes of its own into the tunnel"));
             }
             Some(407) => {
                 let reason = match proxy.authorization {
@@ -53,10 +48,10 @@ pub(super) async fn open(
                     }
                     None => "status 407: it wants a user name and password, and its URL holds none",
                 };
-                return Err(refused(Some(407), reason.to_owned()));
+                return Err(refused(Some(407), reason));
             }
-            Some(other) => return Err(refused(Some(other), format!("status {other}"))),
-            None => return Err(refused(None, "its answer is not HTTP".to_owned())),
+            Some(other) => return Err(refused(Some(other), &format!("status {other}"))),
+            None => return Err(refused(None, "its answer is not HTTP")),
         }
     }
 }
@@ -64,7 +59,7 @@ pub(super) async fn open(
 fn request(proxy: &EgressProxy, target: &Peer) -> Zeroizing<String> {
     let authority = target.authority();
     let secret = proxy.authorization.as_ref().map_or("", |it| it.expose());
-    // Large enough never to grow: growing would leave a copy of the secret behind.
+    // A capacity that never grows: growing would leave a copy of the secret in freed memory.
     let size = 2 * authority.len() + secret.len() + 64;
     let mut text = Zeroizing::new(String::with_capacity(size));
     text.push_str("CONNECT ");
@@ -79,7 +74,7 @@ fn request(proxy: &EgressProxy, target: &Peer) -> Zeroizing<String> {
     text
 }
 
-/// Up to and with the empty line; `None` for one that does not end within [`MAX_HEAD`].
+/// Reads through the empty line; `None` if the head does not end within [`MAX_HEAD`].
 async fn read_head(tcp: &mut BufReader<&mut TcpStream>) -> io::Result<Option<Vec<u8>>> {
     let mut head = Vec::new();
     loop {
@@ -87,7 +82,6 @@ async fn read_head(tcp: &mut BufReader<&mut TcpStream>) -> io::Result<Option<Vec
         if available.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        // Through the end of a line, or all there is.
         let line = available
             .iter()
             .position(|byte| *byte == b'\n')
@@ -103,13 +97,12 @@ async fn read_head(tcp: &mut BufReader<&mut TcpStream>) -> io::Result<Option<Vec
     }
 }
 
-/// Of a status line, RFC 9112 §4.
+/// Returns the status code of a status line (RFC 9112 §4).
 fn status(head: &[u8]) -> Option<u16> {
-    let rest = head.strip_prefix(b"HTTP/1.")?;
-    let code = match rest {
-        [b'0' | b'1', b' ', code @ ..] => code.get(..3)?,
-        _ => return None,
+    let [b'0' | b'1', b' ', code @ ..] = head.strip_prefix(b"HTTP/1.")? else {
+        return None;
     };
+    let code = code.get(..3)?;
     let number = std::str::from_utf8(code).ok()?.parse().ok()?;
     (100..=599).contains(&number).then_some(number)
 }
@@ -119,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn status_lines_are_read_and_other_things_are_not() {
+    fn only_valid_status_lines_have_a_status() {
         assert_eq!(
             status(b"HTTP/1.1 200 Connection established\r\n"),
             Some(200)

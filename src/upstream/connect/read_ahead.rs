@@ -1,7 +1,8 @@
-//! What TLS reads from: the socket itself for small answers, a buffer over it for large ones.
+//! The socket as TLS reads it: directly for small responses, through a buffer for large ones.
 //!
-//! rustls reads 4 KiB at a time, and a record has up to 16 KiB and 22 bytes. A buffer that holds one record halves the system
-//! calls of large bodies; larger ones give nothing more (measured). For small answers it would only be one more copy.
+//! rustls reads 4 KiB at a time, and a record has up to 16 KiB and 22 bytes. A buffer for one record
+//! halves the system calls of large bodies; larger buffers gain nothing (measured). For small
+//! responses a buffer would only add a copy.
 
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -14,19 +15,20 @@ use super::records::Records;
 
 const BUFFER: usize = 17 * 1024;
 
-/// A read of so much goes on in the buffer: it is what rustls makes room for, so that there may be more.
+/// A read of this length makes the next read use the buffer: rustls offers this much room, so more
+/// bytes may be waiting.
 const LONG: usize = 4 * 1024;
 
-/// A socket that is read ahead of while there is much to read.
+/// A socket with read-ahead during large reads.
 #[derive(Debug)]
 pub struct ReadAhead {
     tcp: TcpStream,
-    /// The last read was a long one.
+    /// The last read had at least [`LONG`] bytes.
     long: bool,
-    /// Read, but not asked for yet: from `used` on. Has no memory where nothing was read ahead.
+    /// Bytes read ahead, from `used` on. Allocated only while bytes are read ahead.
     buffer: Vec<u8>,
     used: usize,
-    /// Record boundaries of the bytes handed out.
+    /// Record boundaries of the bytes returned so far.
     records: Records,
 }
 
@@ -45,17 +47,17 @@ impl ReadAhead {
         &self.tcp
     }
 
-    /// Whether nothing was read ahead.
+    /// Returns whether no bytes were read ahead.
     pub(super) fn is_empty(&self) -> bool {
         self.buffer.is_empty()
     }
 
-    /// There may be more to be read than was read last.
+    /// Returns whether more bytes may be waiting than the last read returned.
     pub(super) fn is_long(&self) -> bool {
         self.long || !self.buffer.is_empty()
     }
 
-    /// Returns whether the bytes handed out so far end with a complete TLS record.
+    /// Returns whether the bytes returned so far end with a complete TLS record.
     pub(super) fn at_record_boundary(&self) -> bool {
         self.records.at_boundary()
     }
@@ -73,7 +75,7 @@ impl ReadAhead {
                 return Poll::Ready(Ok(()));
             }
             self.buffer.reserve_exact(BUFFER);
-            // The future keeps nothing from one poll to the next.
+            // `ReadBuf` keeps no state between polls.
             let read = ready!(pin!(self.tcp.read_buf(&mut self.buffer)).poll(cx))?;
             self.long = read >= LONG;
         }

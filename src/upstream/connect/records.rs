@@ -1,17 +1,14 @@
-//! Where a stream of TLS bytes is between two records.
-//!
-//! rustls does not tell whether a part of a record is waiting for its rest, so the bytes are
-//! followed on their way to rustls.
+//! Tracks TLS record boundaries, because rustls does not report an incomplete record.
 
 /// Content type, version and length (RFC 8446 §5.1).
 const HEADER: usize = 5;
 
-/// Follows record headers through the bytes, however reads split the bytes.
+/// Parses record headers, however reads split the bytes.
 #[derive(Debug, Default)]
 pub(super) struct Records {
-    /// Bytes seen of the header that has begun.
+    /// Bytes seen of the current header.
     header: usize,
-    /// The last two bytes seen of a header; after the fifth, the length of the record's payload.
+    /// The last two header bytes; after the fifth, the length of the record's payload.
     length: u16,
     /// Bytes of the payload that are still to come.
     payload: usize,

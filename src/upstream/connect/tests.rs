@@ -91,7 +91,10 @@ async fn sockets_are_set_up_for_short_messages_and_dead_peers() {
     let connected = connect(ca.destination(ca.server(&["localhost"]).start()))
         .await
         .unwrap();
-    let tcp = connected.io.tcp();
+    let Stream::Tls(tls) = &connected.io else {
+        panic!("no TLS");
+    };
+    let tcp = tls.get_ref().0.tcp();
     assert!(tcp.nodelay().unwrap());
     assert!(socket2::SockRef::from(tcp).keepalive().unwrap());
     assert!(connected.io.is_write_vectored());
@@ -450,7 +453,8 @@ fn a_name_that_no_certificate_can_hold_is_a_start_up_error() {
     let ca = Ca::new();
     let mut destination = ca.destination("127.0.0.1:1".parse().unwrap());
     destination.tls.server_name = Some("not a name".to_owned());
-    let error = Connector::new(destination, &TlsProfiles::new()).unwrap_err();
+    let connector = Connector::new(destination, &TlsProfiles::new());
+    let error = connector.err().unwrap();
     assert!(matches!(error, TlsConfigError::ServerName(_)), "{error}");
 }
 

@@ -20,13 +20,13 @@ const MAX_TRAILER_FIELDS: usize = 64;
 /// Where in a body we are.
 #[derive(Debug)]
 pub(super) struct Decoder {
-    state: State,
+    state: DecoderState,
     /// Bytes of chunk extensions so far, less those of data.
     extensions: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum DecoderState {
     /// So many bytes are still to come.
     Length(u64),
     UntilClose,
@@ -51,16 +51,16 @@ pub(super) enum Step {
 impl Decoder {
     /// Of no body.
     pub(super) const DONE: Self = Self {
-        state: State::Done,
+        state: DecoderState::Done,
         extensions: 0,
     };
 
     pub(super) fn new(framing: Framing) -> Self {
         let state = match framing {
-            Framing::Empty | Framing::Tunnel | Framing::Length(0) => State::Done,
-            Framing::Length(length) => State::Length(length),
-            Framing::Chunked => State::ChunkSize,
-            Framing::Close => State::UntilClose,
+            Framing::Empty | Framing::Tunnel | Framing::Length(0) => DecoderState::Done,
+            Framing::Length(length) => DecoderState::Length(length),
+            Framing::Chunked => DecoderState::ChunkSize,
+            Framing::Close => DecoderState::UntilClose,
         };
         Self {
             state,
@@ -70,14 +70,14 @@ impl Decoder {
 
     /// Everything was handed out.
     pub(super) fn is_done(&self) -> bool {
-        self.state == State::Done
+        self.state == DecoderState::Done
     }
 
     /// How much is still to come, if that is known.
     pub(super) fn remaining(&self) -> Option<u64> {
         match self.state {
-            State::Length(left) => Some(left),
-            State::Done => Some(0),
+            DecoderState::Length(left) => Some(left),
+            DecoderState::Done => Some(0),
             _ => None,
         }
     }
@@ -86,26 +86,28 @@ impl Decoder {
     pub(super) fn step(&mut self, read: &mut BytesMut) -> Result<Step, Malformed> {
         self.pass_framing(read)?;
         match self.state {
-            State::Done => Ok(Step::End),
-            State::ChunkSize | State::ChunkEnd => Ok(Step::More),
-            State::Trailers => self.trailers(read),
-            State::Length(_) | State::UntilClose | State::Chunk(_) if read.is_empty() => {
+            DecoderState::Done => Ok(Step::End),
+            DecoderState::ChunkSize | DecoderState::ChunkEnd => Ok(Step::More),
+            DecoderState::Trailers => self.trailers(read),
+            DecoderState::Length(_) | DecoderState::UntilClose | DecoderState::Chunk(_)
+                if read.is_empty() =>
+            {
                 Ok(Step::More)
             }
-            State::UntilClose => Ok(Step::Data(read.split().freeze())),
-            State::Length(left) => {
+            DecoderState::UntilClose => Ok(Step::Data(read.split().freeze())),
+            DecoderState::Length(left) => {
                 let (data, left) = take(read, left);
                 self.state = match left {
-                    0 => State::Done,
-                    left => State::Length(left),
+                    0 => DecoderState::Done,
+                    left => DecoderState::Length(left),
                 };
                 Ok(Step::Data(data))
             }
-            State::Chunk(left) => {
+            DecoderState::Chunk(left) => {
                 let (data, left) = take(read, left);
                 self.state = match left {
-                    0 => State::ChunkEnd,
-                    left => State::Chunk(left),
+                    0 => DecoderState::ChunkEnd,
+                    left => DecoderState::Chunk(left),
                 };
                 // An end that is here already is seen now: nobody has to come back for it. A fault is found again.
                 let _ = self.pass_framing(read);
@@ -116,10 +118,10 @@ impl Decoder {
 
     /// The peer closed the connection. An error if there had to be more.
     pub(super) fn close(&mut self) -> Result<(), std::io::ErrorKind> {
-        if self.state != State::UntilClose {
+        if self.state != DecoderState::UntilClose {
             return Err(std::io::ErrorKind::UnexpectedEof);
         }
-        self.state = State::Done;
+        self.state = DecoderState::Done;
         Ok(())
     }
 
@@ -127,23 +129,25 @@ impl Decoder {
     fn pass_framing(&mut self, read: &mut BytesMut) -> Result<(), Malformed> {
         loop {
             match self.state {
-                State::ChunkEnd if line_break(read, "a chunk that is longer than its size")? => {
+                DecoderState::ChunkEnd
+                    if line_break(read, "a chunk that is longer than its size")? =>
+                {
                     read.advance(2);
-                    self.state = State::ChunkSize;
+                    self.state = DecoderState::ChunkSize;
                 }
-                State::ChunkSize => {
+                DecoderState::ChunkSize => {
                     let Some((used, size)) = self.chunk_size(read)? else {
                         return Ok(());
                     };
                     read.advance(used);
                     self.state = match size {
-                        0 => State::Trailers,
-                        size => State::Chunk(size),
+                        0 => DecoderState::Trailers,
+                        size => DecoderState::Chunk(size),
                     };
                 }
-                State::Trailers if read.starts_with(b"\r\n") => {
+                DecoderState::Trailers if read.starts_with(b"\r\n") => {
                     read.advance(2);
-                    self.state = State::Done;
+                    self.state = DecoderState::Done;
                 }
                 _ => return Ok(()),
             }
@@ -207,7 +211,7 @@ impl Decoder {
             Err(_) => return Err(INVALID),
         };
         read.advance(length);
-        self.state = State::Done;
+        self.state = DecoderState::Done;
         if trailers.is_empty() {
             return Ok(Step::End);
         }

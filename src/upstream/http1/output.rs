@@ -150,7 +150,7 @@ impl Output {
     }
 
     /// Gives memory back, down to `kept` bytes. Only when everything was written.
-    pub(super) fn shed(&mut self, kept: usize) {
+    pub(super) fn shrink(&mut self, kept: usize) {
         self.text.clear();
         self.text.shrink_to(kept);
     }

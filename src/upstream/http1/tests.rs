@@ -24,7 +24,10 @@ async fn a_dead_connection_is_found_whatever_its_task_has_done_before() {
     let mut line = Line::open().await;
     let mut connection = line.idle_connection();
     line.close();
-    connection.io.tcp().readable().await.unwrap();
+    let Stream::Plain(tcp) = &connection.io else {
+        panic!("no plain TCP");
+    };
+    tcp.readable().await.unwrap();
     let usable = poll_fn(|cx| {
         while coop::has_budget_remaining() {
             let _ = pin!(coop::consume_budget()).poll(cx);

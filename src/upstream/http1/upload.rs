@@ -24,7 +24,7 @@ const KEPT: usize = 4 * 1024;
 pub(super) struct Upload<B> {
     /// `None` once it has ended.
     body: Option<B>,
-    state: State,
+    state: UploadState,
     out: Output,
     /// Something was written, or may have been.
     started: bool,
@@ -35,7 +35,7 @@ pub(super) struct Upload<B> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum UploadState {
     Body,
     /// The body has ended, and is to be written to its end.
     Ending,
@@ -56,7 +56,7 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Upload<B> {
     pub(super) const fn new() -> Self {
         Self {
             body: None,
-            state: State::Done,
+            state: UploadState::Done,
             out: Output::new(),
             started: false,
             moved: None,
@@ -69,9 +69,9 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Upload<B> {
         let framing = encode::framing(head, &body);
         encode::head(self.out.begin(framing), head, framing);
         self.state = if body.is_end_stream() {
-            State::Ending
+            UploadState::Ending
         } else {
-            State::Body
+            UploadState::Body
         };
         self.body = Some(body);
         self.started = false;
@@ -85,17 +85,17 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Upload<B> {
 
     /// The whole request was written and flushed.
     pub(super) fn is_done(&self) -> bool {
-        self.state == State::Done
+        self.state == UploadState::Done
     }
 
     /// There is something left to do.
     pub(super) fn is_active(&self) -> bool {
-        matches!(self.state, State::Body | State::Ending)
+        matches!(self.state, UploadState::Body | UploadState::Ending)
     }
 
     /// Writes no more.
     pub(super) fn abandon(&mut self) {
-        self.state = State::Broken;
+        self.state = UploadState::Broken;
     }
 
     /// When the upstream has had `wait` to take the next part, or to answer after the last one. An app that is slow to send
@@ -108,8 +108,8 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Upload<B> {
     }
 
     /// Memory that an idle connection can do without.
-    pub(super) fn shed(&mut self) {
-        self.out.shed(KEPT);
+    pub(super) fn shrink(&mut self) {
+        self.out.shrink(KEPT);
     }
 
     /// Goes on as far as app and upstream let it.
@@ -126,11 +126,11 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Upload<B> {
                 continue;
             }
             ready!(Pin::new(&mut *io).poll_flush(cx)).map_err(UploadError::Upstream)?;
-            if self.state == State::Body {
+            if self.state == UploadState::Body {
                 self.waits_for_app = true;
                 return Poll::Pending;
             }
-            self.state = State::Done;
+            self.state = UploadState::Done;
             self.body = None;
             return Poll::Ready(Ok(()));
         }
@@ -138,7 +138,7 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Upload<B> {
 
     /// Takes what the app has sent.
     fn gather(&mut self, cx: &mut Context<'_>) -> Result<(), Cause> {
-        while self.state == State::Body && self.out.has_room() {
+        while self.state == UploadState::Body && self.out.has_room() {
             let Some(body) = &mut self.body else { break };
             match Pin::new(body).poll_frame(cx) {
                 Poll::Pending => break,
@@ -156,12 +156,12 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Upload<B> {
             Err(frame) => {
                 if let Some(trailers) = frame.trailers_ref() {
                     self.out.end_with(trailers)?;
-                    self.state = State::Ending;
+                    self.state = UploadState::Ending;
                     return Ok(());
                 }
             }
         }
-        if self.state == State::Body && self.body.as_ref().is_none_or(Body::is_end_stream) {
+        if self.state == UploadState::Body && self.body.as_ref().is_none_or(Body::is_end_stream) {
             self.end()?;
         }
         Ok(())
@@ -169,7 +169,7 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Upload<B> {
 
     fn end(&mut self) -> Result<(), Cause> {
         self.out.end()?;
-        self.state = State::Ending;
+        self.state = UploadState::Ending;
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use super::Connection;
 use crate::upstream::connect::Stream;
 use crate::upstream::counted::Open;
-use crate::upstream::pool::Shared;
+use crate::upstream::pool::PoolShared;
 
 /// A peer that sends nothing for five ticks while a stream is open gets a PING. gRPC servers close
 /// connections that send more than one in 5 minutes; short of that, TCP keep-alive and the response
@@ -32,7 +32,7 @@ const LINGER: Duration = Duration::from_secs(1);
 pub(super) struct Driver {
     h2: h2::client::Connection<Socket, Bytes>,
     connection: Weak<Connection>,
-    pool: Weak<Shared>,
+    pool: Weak<PoolShared>,
     traffic: Arc<Traffic>,
     settled: Option<oneshot::Sender<()>>,
     /// The connection counts for as long as its socket is open.
@@ -44,7 +44,7 @@ impl Driver {
     pub(super) fn new(
         h2: h2::client::Connection<Socket, Bytes>,
         connection: &Arc<Connection>,
-        pool: &Arc<Shared>,
+        pool: &Arc<PoolShared>,
         open: Open,
     ) -> (Self, oneshot::Receiver<()>) {
         let (settled, settings) = oneshot::channel();

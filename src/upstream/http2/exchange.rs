@@ -12,16 +12,16 @@ use http::{Method, Response, StatusCode};
 use http_body::{Body as _, Frame};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::Slot;
+use super::StreamPermit;
 use super::head;
-use crate::upstream::body::{RequestBody, UpstreamBody};
+use crate::upstream::body::{Content, RequestBody, UpstreamBody};
 use crate::upstream::error::{BodyError, Cause, SendError, SendFailure};
 use crate::upstream::http1::WrongLength;
 use crate::upstream::send::Ask;
 
 /// A request whose response head has come, as the rest of both bodies.
 pub(in crate::upstream) struct Exchange {
-    /// Dropped before `slot`: the stream is reset before its place is free.
+    /// Dropped before `permit`: the stream is reset before its place is free.
     upload: Upload,
     app_broke_off: Option<Cause>,
     response: RecvStream,
@@ -29,7 +29,7 @@ pub(in crate::upstream) struct Exchange {
     data_ended: bool,
     /// Bytes of the response that are still to come, if it has a length.
     remaining: Option<u64>,
-    _slot: Slot,
+    _permit: StreamPermit,
 }
 
 /// A request whose response head has not come.
@@ -39,7 +39,7 @@ struct Pending<'a> {
     /// Bytes that the connection had written before this request.
     written_before: u64,
     ask: &'a Ask<'a>,
-    slot: Slot,
+    permit: StreamPermit,
 }
 
 /// The request body. Dropping it resets the stream, unless both sides have ended it.
@@ -58,21 +58,21 @@ struct Upload {
     moved: Instant,
 }
 
-/// See [`Slot::send`].
+/// See [`StreamPermit::send`].
 pub(super) async fn send(
-    slot: Slot,
+    permit: StreamPermit,
     ask: &Ask<'_>,
     body: RequestBody,
 ) -> Result<Response<UpstreamBody>, SendError> {
-    let mut pending = Pending::begin(slot, ask, body)?;
+    let mut pending = Pending::begin(permit, ask, body)?;
     let mut timer = pin!(sleep_until(pending.upload.moved + ask.wait));
     let response = poll_fn(|cx| pending.poll_head(cx, timer.as_mut())).await?;
     pending.respond(response)
 }
 
 impl<'a> Pending<'a> {
-    fn begin(slot: Slot, ask: &'a Ask<'a>, body: RequestBody) -> Result<Self, SendError> {
-        let connection = &slot.connection;
+    fn begin(permit: StreamPermit, ask: &'a Ask<'a>, body: RequestBody) -> Result<Self, SendError> {
+        let connection = &permit.connection;
         let length = head::length(ask.head, &body);
         let ends = body.is_end_stream();
         let written_before = connection.traffic.written();
@@ -83,7 +83,7 @@ impl<'a> Pending<'a> {
                 connection.retire();
                 return Err(SendError {
                     failure: SendFailure::Closed(error.into()),
-                    reused: slot.reused,
+                    reused: permit.reused,
                     unsent: true,
                 });
             }
@@ -101,7 +101,7 @@ impl<'a> Pending<'a> {
             response,
             written_before,
             ask,
-            slot,
+            permit,
         })
     }
 
@@ -118,7 +118,7 @@ impl<'a> Pending<'a> {
         }
         if self.upload.is_overdue(cx, timer, self.ask) {
             // If the path is dead, every request on this connection would wait as long.
-            self.slot.connection.retire();
+            self.permit.connection.retire();
             return Poll::Ready(Err(self.error(SendFailure::Timeout, false)));
         }
         Poll::Pending
@@ -138,7 +138,7 @@ impl<'a> Pending<'a> {
         if bodiless || response.is_end_stream() {
             return Ok(Response::from_parts(
                 head,
-                UpstreamBody::whole(Bytes::new()),
+                UpstreamBody::new(Content::Whole(Bytes::new())),
             ));
         }
         let exchange = Exchange {
@@ -147,14 +147,14 @@ impl<'a> Pending<'a> {
             response,
             data_ended: false,
             remaining,
-            _slot: self.slot,
+            _permit: self.permit,
         };
-        let body = UpstreamBody::http2(Box::new(exchange));
+        let body = UpstreamBody::new(Content::Http2(Box::new(exchange)));
         Ok(Response::from_parts(head, body))
     }
 
     fn failed(&self, error: h2::Error) -> SendError {
-        let connection = &self.slot.connection;
+        let connection = &self.permit.connection;
         let refused = error.is_remote()
             && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM));
         // The head was behind everything that was written.
@@ -174,7 +174,7 @@ impl<'a> Pending<'a> {
     fn error(&self, failure: SendFailure, unsent: bool) -> SendError {
         SendError {
             failure,
-            reused: self.slot.reused,
+            reused: self.permit.reused,
             unsent,
         }
     }

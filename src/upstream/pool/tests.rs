@@ -419,7 +419,7 @@ async fn a_name_that_moves_is_followed() {
         let addresses = Arc::new(Mutex::new(vec![old.address]));
         let mut destination = destination(Scheme::Http, old.address, alpn);
         destination.connect_to = Some(("moving.test".to_owned(), 80));
-        let pool = Fixture::told(Names::Told(Arc::clone(&addresses)), destination, LIMITS);
+        let pool = Fixture::with_names(Names::Fixed(Arc::clone(&addresses)), destination, LIMITS);
         pool.ask("/").await;
         *addresses.lock().unwrap() = vec![new.address];
         let first = pool.send("/stream").await.ok().unwrap();

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 
-/// An app's upload in chunks: what is written to the first value comes in at the second.
+/// Returns an app's chunked upload: bytes written to the first value arrive in the second.
 pub(in crate::upstream) async fn upload(limit: usize) -> (DuplexStream, Replay) {
     let (mut app, proxy) = tokio::io::duplex(16 * 1024);
     let (sender, body) = oneshot::channel();
@@ -46,11 +46,11 @@ fn poll(body: &mut RequestBody) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
     Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()))
 }
 
-/// An early rejection over HTTP/2: the upload of the attempt that is over goes on by itself until it hears of that. Whatever it took
-/// from the app would be missing from the next one, and its waker would stand where the next one's has to.
+/// After an early rejection over HTTP/2 the superseded upload is still polled until it fails. Bytes
+/// that it read would be missing from the next attempt, and its waker would replace the right one.
 #[tokio::test]
-async fn only_the_last_attempt_reads() {
-    // Past the limit nothing is kept that could make up for what another reader took.
+async fn only_the_last_attempt_reads_from_the_app() {
+    // Beyond the limit no kept bytes could hide a read by the wrong attempt.
     for limit in [1024, 8] {
         let (mut app, replay) = upload(limit).await;
         let mut first = replay.body().unwrap();
@@ -65,7 +65,7 @@ async fn only_the_last_attempt_reads() {
             let body = second.collect().await.unwrap();
             String::from_utf8(body.to_bytes().to_vec()).unwrap()
         });
-        // It waits for the app now.
+        // Lets the task wait for the app.
         for _ in 0..10 {
             tokio::task::yield_now().await;
         }
@@ -99,7 +99,7 @@ async fn a_body_is_replayed_up_to_the_limit_and_not_beyond() {
     assert!(!replay.is_whole());
     assert!(!replay.rewind());
     assert!(replay.body().is_none());
-    // What was read so far is not asked for again, and the rest goes on.
+    // The current attempt still gets the rest.
     send(&mut app, "2").await;
     assert_eq!(data(&mut second).await, "2");
 }
@@ -121,7 +121,7 @@ async fn once_settled_nothing_more_is_kept() {
 }
 
 #[tokio::test]
-async fn crumbs_are_not_kept_without_end() {
+async fn tiny_frames_are_kept_only_up_to_a_limit() {
     let (mut app, replay) = upload(1 << 20).await;
     let mut first = replay.body().unwrap();
     for _ in 0..MOST_FRAMES {

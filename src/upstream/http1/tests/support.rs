@@ -16,7 +16,7 @@ use super::*;
 use crate::config::{Origin, Scheme, Tls};
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::upstream::connect::{Alpn, Connector, Destination};
-use crate::upstream::pool::{Http1, Shared};
+use crate::upstream::pool::{Http1, PoolShared};
 use crate::upstream::tls::TlsProfiles;
 use crate::upstream::{Ask, Limits, Pool, Replay, RequestBody, UpstreamBody};
 
@@ -92,7 +92,7 @@ impl Line {
         text(sent.await.unwrap()).await;
     }
 
-    pub(super) fn shared(&self) -> Arc<Shared> {
+    pub(super) fn shared(&self) -> Arc<PoolShared> {
         self.pool.shared()
     }
 

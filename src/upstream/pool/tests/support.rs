@@ -272,12 +272,12 @@ impl Fixture {
     }
 
     pub(super) fn with(destination: Destination, limits: Limits) -> Self {
-        Self::told(Names::System, destination, limits)
+        Self::with_names(Names::System, destination, limits)
     }
 
-    pub(super) fn told(names: Names, destination: Destination, limits: Limits) -> Self {
+    pub(super) fn with_names(names: Names, destination: Destination, limits: Limits) -> Self {
         let connector = Connector::new(destination, &TlsProfiles::new()).unwrap();
-        let connector = connector.told(names);
+        let connector = connector.with_names(names);
         let metrics = Metrics::new().upstream("test");
         Self {
             pool: Pool::new(connector, limits, metrics.clone()),
