@@ -1,14 +1,16 @@
-//! CONTROL, exchange: one bounded token request.
+//! The token exchange: one bounded token request.
 //!
-//! Two steps, because a dial may be repeated freely and what follows may not: until [`Line::send`] is called the vendor
-//! has seen nothing, so a one-time input is not spent and a single-active token not killed.
+//! Two steps, because only a dial may be repeated freely: before [`Line::send`] the vendor has seen
+//! nothing, so no one-time input is spent and no single-active token is invalidated.
 //!
-//! No redirects, at most [`MAX_ANSWER`] of answer, the provider's `timeout` over everything; nothing secret in an error
-//! or a log line: neither headers nor bodies nor the URL's query are ever written.
+//! No redirects, at most [`MAX_ANSWER`] of response body, the provider's `timeout` over everything.
+//! Errors and log lines hold no secret: no header, no body, no query of the URL.
 
 mod error;
 mod turns;
 
+use std::error::Error;
+use std::iter::successors;
 use std::pin::Pin;
 
 use bytes::Bytes;
@@ -37,13 +39,13 @@ pub use error::FetchError;
 pub use turns::Turn;
 pub(super) use turns::Turns;
 
-/// The largest token answer known is 20 KiB.
+/// Limit of a response body. The largest known token response has 20 KiB.
 pub const MAX_ANSWER: usize = 1024 * 1024;
 
-/// As on every leg (DESIGN.md §7).
+/// Limit of a response head, as on every connection.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// Variables that are no secrets: masking them in a vendor's words would hide what the user needs to read.
+/// Variables that are not masked in a vendor's error text: a user needs to read these.
 const PUBLIC: [&str; 6] = [
     "client_id",
     "username",
@@ -53,18 +55,16 @@ const PUBLIC: [&str; 6] = [
     "redirect_uri",
 ];
 
-/// A future in a box.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// How the refresher reaches a vendor: over HTTP, or as a test says.
+/// How the refresher reaches a vendor: over HTTP, or a fake in tests.
 pub trait Fetch: Send + Sync {
-    /// Waits until this endpoint's host is not asked by too many already. What it answers is held until the exchange is over.
-    /// Cancel safe.
+    /// Waits for one of the host's permits, to be held until the exchange ends. Cancel safe.
     fn turn<'a>(&'a self, _endpoint: &'a Endpoint) -> Pending<'a, Turn> {
         Box::pin(std::future::ready(Turn::default()))
     }
 
-    /// Opens a connection. Sends nothing but handshakes. Cancel safe.
+    /// Opens a connection; sends only handshakes. Cancel safe.
     fn dial<'a>(
         &'a self,
         endpoint: &'a Endpoint,
@@ -72,19 +72,18 @@ pub trait Fetch: Send + Sync {
     ) -> Pending<'a, Result<Box<dyn Line>, FetchError>>;
 }
 
-/// A connection on which nothing was sent yet.
+/// A connection before its one request.
 pub trait Line: Send {
-    /// Sends the request and reads the answer. From here on the vendor may have acted on it, whatever comes back.
-    ///
-    /// Not cancel safe: dropping the future abandons a token that may have been issued.
+    /// Sends the token request and reads the response. The vendor may act on the request even if
+    /// this fails. Not cancel safe: dropping the future loses a token that may have been issued.
     fn send<'a>(
         self: Box<Self>,
         call: Call<'a>,
         deadline: Instant,
     ) -> Pending<'a, Result<Fetched, FetchError>>;
 
-    /// Sends a request of another kind than for a token, and reads the answer as it is. As cancel safe as the request is
-    /// repeatable.
+    /// Sends any other request and returns the raw response. Cancel safe if the request is
+    /// idempotent.
     fn ask<'a>(
         self: Box<Self>,
         endpoint: &'a Endpoint,
@@ -93,14 +92,14 @@ pub trait Line: Send {
     ) -> Pending<'a, Result<Answered, FetchError>>;
 }
 
-/// An answer as it came. Its body may hold secrets.
+/// A raw response. The body may hold secrets.
 pub struct Answered {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Zeroizing<Vec<u8>>,
 }
 
-/// What to ask for.
+/// A token request before its templates are filled in.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
     pub endpoint: &'a Endpoint,
@@ -108,24 +107,23 @@ pub struct Call<'a> {
     pub variables: &'a Variables,
 }
 
-/// A vendor's yes, and the moment from which its life counts: just before the request was sent.
+/// An issued token.
 #[derive(Clone, Debug)]
 pub struct Fetched {
     pub issued: Issued,
+    /// Just before the request was sent: the start of the token's life.
     pub sent: Now,
 }
 
 /// Token requests over HTTP/1.1.
 ///
-/// Not HTTP/2: one request every few minutes gains nothing from it, and old token endpoints have more trouble with it.
+/// Not HTTP/2: no gain for one request every few minutes, and old token endpoints handle it worse.
 #[derive(Clone)]
 pub struct HttpFetch {
     profiles: TlsProfiles,
     clock: Clock,
     turns: Turns,
 }
-
-// === impl HttpFetch ===
 
 impl HttpFetch {
     pub fn new(profiles: TlsProfiles, clock: Clock) -> Self {
@@ -136,22 +134,22 @@ impl HttpFetch {
         }
     }
 
-    /// Reads the endpoint's CA and client certificate, so that a bad one is a start-up error.
+    /// Reads the endpoint's CA and client certificate, so that a bad file is a start-up error.
     /// Blocks on the file system.
     pub fn check(&self, endpoint: &Endpoint) -> Result<(), TlsConfigError> {
         Connector::new(destination(endpoint), &self.profiles).map(drop)
     }
 
-    /// The files are read again at each fetch: client certificates are renewed while we run.
+    /// Reads the TLS files again at each fetch: client certificates are renewed at run time.
     async fn connector(&self, endpoint: &Endpoint) -> Result<Connector, FetchError> {
         let destination = destination(endpoint);
         let profiles = self.profiles.clone();
-        let made =
-            tokio::task::spawn_blocking(move || Connector::new(destination, &profiles)).await;
-        match made {
-            Ok(connector) => Ok(connector?),
-            Err(_) => Err(broken(endpoint, "this process is shutting down")),
-        }
+        let made = tokio::task::spawn_blocking(move || Connector::new(destination, &profiles));
+        let made = made.await.map_err(|_| FetchError::Broken {
+            host: host(endpoint),
+            reason: "this process is shutting down".to_owned(),
+        })?;
+        Ok(made?)
     }
 
     async fn open(
@@ -163,8 +161,8 @@ impl HttpFetch {
         let left = deadline.saturating_duration_since(Instant::now());
         let connected = connector.connect(left).await?;
         let handshake = http1::Builder::new()
-            // Old servers exist that compare names by their bytes, and that write heads of their own kind. One exchange
-            // has a connection for itself, so that a misread head can harm no other.
+            // Some old servers compare field names byte by byte or send malformed heads. Lenient
+            // parsing is safe here: each exchange has its own connection.
             .title_case_headers(true)
             .allow_obsolete_multiline_headers_in_responses(true)
             .allow_spaces_after_header_name_in_responses(true)
@@ -172,13 +170,9 @@ impl HttpFetch {
             .max_headers(256)
             .max_buf_size(MAX_HEAD)
             .handshake(TokioIo::new(connected.io));
-        let (sender, connection) = handshake
-            .await
-            .map_err(|error| broken(endpoint, &causes(&error)))?;
-        // Ends by itself once the sender and the body are dropped; its error is also the request's.
-        tokio::spawn(async move {
-            let _ = connection.await;
-        });
+        let (sender, connection) = handshake.await.map_err(broken(endpoint))?;
+        // Ends once the sender and the body are dropped. The request returns the same error.
+        tokio::spawn(connection);
         Ok(Box::new(HttpLine {
             sender,
             clock: self.clock.clone(),
@@ -248,17 +242,13 @@ impl HttpLine {
         let secrets: Vec<&Secret> = asked.secrets.iter().collect();
         let read = (endpoint.plan.response).read(answer.answer(self.clock.now()), &secrets);
         log(endpoint, answer.status, &read);
-        match read {
-            Ok(issued) => Ok(Fetched { issued, sent }),
-            Err(refusal) => Err(FetchError::Refused {
-                host: endpoint.token_url.authority.clone(),
-                refusal,
-            }),
-        }
+        let issued = read.map_err(|refusal| FetchError::Refused {
+            host: host(endpoint),
+            refusal,
+        })?;
+        Ok(Fetched { issued, sent })
     }
-}
 
-impl HttpLine {
     async fn round_trip(
         &mut self,
         endpoint: &Endpoint,
@@ -267,30 +257,26 @@ impl HttpLine {
     ) -> Result<Answered, FetchError> {
         let request = http_request(endpoint, request)?;
         let work = async {
-            let answer = self
-                .sender
-                .send_request(request)
-                .await
-                .map_err(|error| broken(endpoint, &causes(&error)))?;
-            read_body(endpoint, answer).await
+            let answer = self.sender.send_request(request).await;
+            read_body(endpoint, answer.map_err(broken(endpoint))?).await
         };
-        timeout_at(deadline, work)
-            .await
-            .map_err(|_| FetchError::Timeout {
-                host: endpoint.token_url.authority.clone(),
-                limit: endpoint.timeout,
-            })?
+        let limit = endpoint.timeout;
+        let late = |_| FetchError::Timeout {
+            host: host(endpoint),
+            limit,
+        };
+        timeout_at(deadline, work).await.map_err(late)?
     }
 }
 
-/// A request that is ready to be sent.
+/// A token request ready to be sent.
 pub struct Prepared {
     pub request: TokenRequest,
-    /// What the vendor might echo of it.
+    /// Secrets of the request, masked where the vendor's response echoes one.
     pub secrets: Vec<Secret>,
 }
 
-/// Fills a request in. Pure.
+/// Fills in the templates of a token request. Pure.
 pub fn prepare(
     endpoint: &Endpoint,
     plan: &RequestPlan,
@@ -302,12 +288,12 @@ pub fn prepare(
         .map_err(FetchError::Request)?;
     let mut secrets = secrets(variables, &request.headers);
     secrets.extend(plan.derived_secrets(variables, frozen));
-    secrets.extend(in_url(endpoint));
+    secrets.extend(url_secrets(endpoint));
     Ok(Prepared { request, secrets })
 }
 
 impl Answered {
-    /// For the dialect to read.
+    /// The response as a dialect's input.
     pub fn answer(&self, now: Now) -> Answer<'_> {
         Answer {
             status: self.status,
@@ -318,7 +304,7 @@ impl Answered {
     }
 }
 
-/// What stays the same all over one request.
+/// The values that are the same in every template of one request.
 pub fn frozen(now: Now, token_url: String) -> Frozen {
     Frozen {
         now: now.wall,
@@ -328,16 +314,13 @@ pub fn frozen(now: Now, token_url: String) -> Frozen {
     }
 }
 
-/// What a vendor might echo: every variable that is not public by its nature, and the credentials as sent.
+/// The secrets that a vendor may echo: all variables but the public ones, and credentials as sent.
 fn secrets(variables: &Variables, headers: &HeaderMap) -> Vec<Secret> {
-    let mut secrets: Vec<Secret> = variables
-        .iter()
-        .filter(|(name, _)| !PUBLIC.contains(&name.as_str()))
-        .filter_map(|(_, var)| match var {
-            Var::Text(secret) => Some(secret.clone()),
-            Var::Integer(_) | Var::Boolean(_) => None,
-        })
-        .collect();
+    let secret = |(name, var): (&String, &Var)| match var {
+        Var::Text(secret) if !PUBLIC.contains(&name.as_str()) => Some(secret.clone()),
+        _ => None,
+    };
+    let mut secrets: Vec<Secret> = variables.iter().filter_map(secret).collect();
     for value in headers.values().filter(|value| value.is_sensitive()) {
         if let Ok(text) = value.to_str() {
             let credential = text.split_once(' ').map_or(text, |(_scheme, rest)| rest);
@@ -347,11 +330,11 @@ fn secrets(variables: &Variables, headers: &HeaderMap) -> Vec<Secret> {
     secrets
 }
 
-/// A key in the token URL's query is a credential, too. What is shorter is a version or the like, which helps to read.
-fn in_url(endpoint: &Endpoint) -> impl Iterator<Item = Secret> {
+/// Values in the token URL's query, which may be API keys. Shorter values, such as versions, are
+/// not masked.
+fn url_secrets(endpoint: &Endpoint) -> impl Iterator<Item = Secret> {
     const SHORTEST: usize = 8;
-    let query = endpoint.path_and_query.split_once('?');
-    let query = query.map_or("", |(_path, query)| query);
+    let (_, query) = endpoint.path_and_query.split_once('?').unwrap_or_default();
     form_urlencoded::parse(query.as_bytes())
         .filter(|(_, value)| value.len() >= SHORTEST)
         .map(|(_, value)| Secret::new(value))
@@ -378,17 +361,18 @@ fn http_request(
         USER_AGENT,
         HeaderValue::from_static(concat!("cupbearer/", env!("CARGO_PKG_VERSION"))),
     );
-    // Answers are small and no decoder is at hand; RFC 9110 §12.5.3 lets a server choose any coding unless it is told.
+    // No decoder here, and without this field the server may choose any coding (RFC 9110 §12.5.3).
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.extend(request.headers);
     for name in [TRANSFER_ENCODING, CONNECTION] {
         headers.remove(name);
     }
-    // Stated even where it is 0: there are servers that answer 411 to a POST without it.
+    // Sent even if 0: some servers answer 411 to a POST without it.
     if !request.body.is_empty() || !matches!(request.method, Method::GET | Method::HEAD) {
         headers.insert(CONTENT_LENGTH, request.body.len().into());
     }
-    let mut sent = Request::new(Full::new(Bytes::from_owner(Wiped(request.body))));
+    // hyper drops the body after sending, which zeroizes it.
+    let mut sent = Request::new(Full::new(Bytes::from_owner(request.body)));
     *sent.method_mut() = request.method;
     *sent.uri_mut() = uri;
     *sent.headers_mut() = headers;
@@ -406,15 +390,6 @@ fn target(path_and_query: &str, query: Option<&str>) -> Option<Uri> {
     target.parse().ok()
 }
 
-/// A body that is wiped once hyper has sent it.
-struct Wiped(Zeroizing<Vec<u8>>);
-
-impl AsRef<[u8]> for Wiped {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
 async fn read_body(
     endpoint: &Endpoint,
     answer: Response<Incoming>,
@@ -422,14 +397,13 @@ async fn read_body(
     let (head, mut body) = answer.into_parts();
     let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| broken(endpoint, &causes(&error)))?;
+        let frame = frame.map_err(broken(endpoint))?;
         let Some(data) = frame.data_ref() else {
             continue;
         };
         if bytes.len() + data.len() > MAX_ANSWER {
-            return Err(FetchError::TooLarge {
-                host: endpoint.token_url.authority.clone(),
-            });
+            let host = host(endpoint);
+            return Err(FetchError::TooLarge { host });
         }
         bytes.extend_from_slice(data);
     }
@@ -440,32 +414,27 @@ async fn read_body(
     })
 }
 
-fn broken(endpoint: &Endpoint, reason: &str) -> FetchError {
-    FetchError::Broken {
-        host: endpoint.token_url.authority.clone(),
-        reason: reason.to_owned(),
-    }
+fn host(endpoint: &Endpoint) -> String {
+    endpoint.token_url.authority.clone()
 }
 
-/// An error and what is behind it: hyper's own words alone are "connection error".
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
+/// Maps hyper's errors, with all causes: the outermost text alone is "connection error".
+fn broken(endpoint: &Endpoint) -> impl Fn(hyper::Error) -> FetchError {
+    move |error| {
+        let causes = successors(Some(&error as &dyn Error), |&error| error.source());
+        FetchError::Broken {
+            host: host(endpoint),
+            reason: causes
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(": "),
+        }
     }
-    text
 }
 
 fn log(endpoint: &Endpoint, status: StatusCode, read: &Result<Issued, Refusal>) {
     let host = &endpoint.token_url.authority;
-    let path = endpoint
-        .path_and_query
-        .split('?')
-        .next()
-        .unwrap_or_default();
+    let path = endpoint.path_and_query.split('?').next();
     let status = status.as_u16();
     match read {
         Ok(issued) => {

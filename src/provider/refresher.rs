@@ -5,6 +5,7 @@
 
 mod members;
 mod report;
+mod stored;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -20,8 +21,7 @@ use crate::provider::cell::{CellReader, CellWriter, FetchStatus, Token};
 use crate::provider::chain::Link;
 use crate::provider::exchange::{FetchError, Fetched, Turn};
 use crate::provider::schedule::{Decision, Life, Schedule};
-use crate::provider::source::{Failure, Source, resumed_life};
-use crate::provider::store::SavedAccess;
+use crate::provider::source::{Failure, Source};
 use crate::provider::{Deps, RefreshError, Status};
 use crate::secret::Secret;
 
@@ -72,8 +72,8 @@ pub(super) struct Refresher {
     pub(super) adopt_from: Instant,
     /// Earliest time to repeat a failed store write.
     pub(super) save_from: Instant,
-    /// The newest suspect generation that was renewed at once. Only once each: otherwise an API that
-    /// rejects all tokens and a token endpoint that loses its responses would form a loop.
+    /// The newest suspect generation that was renewed at once. Only once each: otherwise an API
+    /// that rejects all tokens and a token endpoint that loses its responses would form a loop.
     pub(super) hurried: u64,
 }
 
@@ -117,76 +117,6 @@ impl Refresher {
         }
     }
 
-    /// Resumes from the store. Nothing is sent before the store has been read.
-    async fn recover(&mut self) {
-        while !self.stopping {
-            match self.source.load().await {
-                Ok(access) => {
-                    if let Some(access) = access {
-                        self.use_stored(access, "the stored token").await;
-                    }
-                    return;
-                }
-                Err(error) => {
-                    warn!(provider = self.lead().name, "{error}");
-                    self.last_error = Some(error.to_string());
-                    let now = self.deps.clock.now();
-                    let next = now.boot + STORE_RETRY;
-                    self.writer.set_status(FetchStatus::Failed {
-                        class: Class::Transient,
-                        next,
-                    });
-                    self.publish_status(now, Some(next));
-                    self.wait_for_store().await;
-                }
-            }
-        }
-    }
-
-    /// Publishes a token from the store; `what` names the token in messages. Returns whether the
-    /// token is usable.
-    async fn use_stored(&mut self, access: SavedAccess, what: &str) -> bool {
-        let now = self.deps.clock.now();
-        let life = resumed_life(&access, self.lead(), now, (self.deps.random)());
-        if !life.usable(now) {
-            return false;
-        }
-        match self.members.injections(&access.token).await {
-            Ok(injections) => {
-                info!(provider = self.lead().name, "using {what}");
-                self.schedule.succeeded(life, false, now);
-                self.source.took_up(&access.bought_with);
-                self.publish(access.token, access.fetched_at, &life, injections, false);
-                true
-            }
-            Err(error) => {
-                self.report_error(format!("{what}: {error}"));
-                false
-            }
-        }
-    }
-
-    async fn wait_for_store(&mut self) {
-        let retry = Instant::now() + STORE_RETRY;
-        loop {
-            let command = tokio::select! {
-                () = sleep_until(retry) => return,
-                command = self.commands.recv() => command,
-            };
-            match command {
-                None | Some(Command::Stop) => {
-                    self.stopping = true;
-                    return;
-                }
-                Some(Command::Refresh(reply)) => {
-                    let reason = self.last_error.clone().unwrap_or_default();
-                    let _ = reply.send(Err(RefreshError::Failed(reason)));
-                }
-                Some(Command::Reconfigure(asked)) => self.reconfigure(asked).await,
-            }
-        }
-    }
-
     /// Waits for the next event, at most `wake`, and handles it.
     async fn wait(&mut self, mut wake: Duration) {
         let watching = self.source.is_static() || self.schedule.waits_for_credentials();
@@ -215,42 +145,6 @@ impl Refresher {
         }
         if self.source.owes() && self.save_from <= Instant::now() {
             self.save_again().await;
-        }
-    }
-
-    async fn save_again(&mut self) {
-        self.save_from = Instant::now() + STORE_RETRY;
-        match self.source.save_again().await {
-            Ok(()) => {
-                info!(provider = self.lead().name, "the store is writable again");
-                self.last_error = None;
-            }
-            Err(error) => self.report_error(error.to_string()),
-        }
-    }
-
-    /// Adopts what another process left in the store, most likely a login.
-    async fn adopt_stored(&mut self) {
-        let taken = match self.source.take_up().await {
-            Ok(taken) => taken,
-            Err(error) => {
-                self.adopt_from = Instant::now() + STORE_RETRY;
-                return self.report_error(error.to_string());
-            }
-        };
-        if let Some(access) = taken.access
-            && self.use_stored(access, "the token of a login").await
-        {
-            self.last_error = None;
-        } else if taken.refresh_token {
-            info!(
-                provider = self.lead().name,
-                "using a new refresh token from the store"
-            );
-            self.schedule.credentials_changed();
-        }
-        for refused in taken.refused {
-            self.report_error(refused.to_string());
         }
     }
 

@@ -5,7 +5,7 @@
 //! two fetches never start closer together than [`MIN_GAP`], and an expired token is never usable.
 //!
 //! A token's life is kept on both clocks (see [`crate::clock`]) and the earlier one decides.
-//! Backoff uses the boot clock alone: a wall-clock step must not make the refresher hammer a vendor.
+//! Backoff uses the boot clock alone: a wall-clock step must not cause a flood of requests.
 
 mod life;
 

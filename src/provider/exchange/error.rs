@@ -1,4 +1,4 @@
-//! Why a token request brought no token.
+//! Errors of a token request.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -8,12 +8,12 @@ use crate::provider::inputs::InputError;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::tls::TlsConfigError;
 
-/// Why there is no token. The text is for an operator: it says who failed, and holds no secret.
+/// Why there is no token. The text names the failing part and holds no secret.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     #[error(transparent)]
     Input(#[from] InputError),
-    /// The request cannot be built: nothing was sent.
+    /// Nothing was sent.
     #[error("cannot build the token request: {}: {}", .0.path, .0.message)]
     Request(Problem),
     #[error("cannot set up TLS for the token endpoint: {0}")]
@@ -27,12 +27,13 @@ pub enum FetchError {
     Broken { host: String, reason: String },
     #[error("the answer of the token endpoint {host} is larger than 1 MiB")]
     TooLarge { host: String },
-    /// Nothing was sent: what this token is bought with is not there.
+    /// Nothing was sent: a chained provider has no token.
     #[error(
-        "the token of provider `{provider}`, which this one is bought with, is not there yet: see that one's error"
+        "the token of provider `{provider}`, which the request needs, is not available yet: see \
+         the error of `{provider}`"
     )]
     Chained { provider: String },
-    /// The issuer's metadata cannot be had, or cannot be used.
+    /// The issuer's metadata (RFC 8414) are unavailable or unusable.
     #[error("issuer {issuer}: {reason}")]
     Discovery {
         issuer: String,
@@ -40,25 +41,26 @@ pub enum FetchError {
         class: Class,
         retry_after: Option<Duration>,
     },
-    /// The vendor's no.
+    /// The vendor's error response.
     #[error("{}", refusal_text(host, refusal))]
     Refused { host: String, refusal: Refusal },
-    /// The token was dead when it came.
     #[error(
-        "the token had already expired when it came: check this machine's clock, and `response.expires`"
+        "the token had already expired when it arrived: check this machine's clock, and \
+         `response.expires`"
     )]
     DeadOnArrival,
-    /// A static provider's JWT: nobody but who configured it can bring another one.
+    /// A static provider's JWT, which only a configuration change can replace.
     #[error(
-        "{key}: the configured access_token has expired (by its `exp` and this machine's clock): replace it"
+        "{key}: the configured access_token has expired (by its `exp` and this machine's clock): \
+         replace it"
     )]
     ExpiredStatic { key: String },
-    /// The token cannot be put where `[inject]` wants it.
+    /// `[inject]` cannot send the token.
     #[error("the token cannot be used: {}: {}", .0.path, .0.message)]
     Inject(Problem),
-    #[error("the token request was not sent, for the proxy is ending")]
+    #[error("the token request was not sent: the proxy is shutting down")]
     Ending,
-    #[error("a defect of this program ended the token request; please report it with the log")]
+    #[error("a bug in Cupbearer ended the token request; please report it with the log")]
     Defect,
     /// A one-time input must be marked as spent before it is sent.
     #[error("the one-time input was not sent, because that cannot be recorded: {0}")]
@@ -70,20 +72,10 @@ impl FetchError {
         match self {
             Self::Refused { refusal, .. } => refusal.class,
             Self::Discovery { class, .. } => *class,
-            // Nothing reaches the vendor, so trying again soon harms nobody; a repaired file is noticed quickly.
-            Self::ExpiredStatic { .. }
-            | Self::Input(_)
-            | Self::Tls(_)
-            | Self::Chained { .. }
-            | Self::Ending
-            | Self::Store(_) => Class::Transient,
             Self::Request(_) | Self::Inject(_) => Class::Permanent,
-            Self::Dial(_)
-            | Self::Timeout { .. }
-            | Self::Broken { .. }
-            | Self::TooLarge { .. }
-            | Self::Defect
-            | Self::DeadOnArrival => Class::Transient,
+            // Includes errors before anything is sent: an early retry costs the vendor nothing and
+            // notices a repaired file soon.
+            _ => Class::Transient,
         }
     }
 
@@ -95,8 +87,8 @@ impl FetchError {
         }
     }
 
-    /// Whether the vendor may have issued a token all the same, which killed the one before where only one is active. A
-    /// refusal that was meant so issues nothing; an error of the server's says little about how far it got.
+    /// Whether the vendor may have issued a token despite the error, which invalidates the previous
+    /// one under `single_active`. A clear refusal issues none; after a server error, this is open.
     pub fn may_have_issued(&self) -> bool {
         match self {
             Self::Timeout { .. }
@@ -120,7 +112,8 @@ impl FetchError {
         }
     }
 
-    /// Whether the endpoint may be elsewhere by now: something was sent or dialled, and not the right server's trouble came of it.
+    /// Whether the endpoint may have moved: a dial or an exchange failed, and not because the right
+    /// server was in trouble.
     pub fn doubts_address(&self) -> bool {
         match self {
             Self::Dial(_) | Self::Tls(_) | Self::Timeout { .. } | Self::Broken { .. } => true,
@@ -131,7 +124,7 @@ impl FetchError {
         }
     }
 
-    /// Whether the vendor refused what it was given, a token among it perhaps.
+    /// Whether the vendor refused the credentials, which may include a chained token.
     pub fn refuses_credentials(&self) -> bool {
         matches!(self, Self::Refused { refusal, .. }
             if refusal.class == Class::Permanent || matches!(refusal.status, 401 | 403))
@@ -150,13 +143,13 @@ impl FetchError {
         self.code() == Some("invalid_grant")
     }
 
-    /// Whether a refresh token is dead: refused for itself, not because the client was.
+    /// Whether the vendor refused the refresh token itself rather than the client.
     pub fn kills_refresh_token(&self) -> bool {
         let Self::Refused { refusal, .. } = self else {
             return false;
         };
         refusal.class == Class::Permanent
-            // RFC 6749 §5.2: these two speak of the client, and every other request would be refused as well.
+            // RFC 6749 §5.2: these two refuse the client, and with it every request.
             && !matches!(
                 refusal.code.as_deref(),
                 Some("invalid_client" | "unauthorized_client")
@@ -164,8 +157,8 @@ impl FetchError {
     }
 }
 
-/// Whether something else than a token endpoint seems to have answered.
-fn is_wrong_place(refusal: &Refusal) -> bool {
+/// Whether the response seems to come from another server or path than the token endpoint.
+fn is_wrong_url(refusal: &Refusal) -> bool {
     refusal.code.is_none()
         && matches!(refusal.status, 402 | 404..=499)
         && !matches!(refusal.status, 408 | 425 | 429)
@@ -173,7 +166,7 @@ fn is_wrong_place(refusal: &Refusal) -> bool {
 
 fn refusal_text(host: &str, refusal: &Refusal) -> String {
     let mut text = format!("the token endpoint {host} answered HTTP {}", refusal.status);
-    if is_wrong_place(refusal) {
+    if is_wrong_url(refusal) {
         text.push_str(": check token_url");
     }
     // Writing to a String cannot fail.

@@ -1,4 +1,4 @@
-//! Against a server on loopback that writes what it is told, byte by byte.
+//! Runs against a server on loopback that writes given bytes.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -19,14 +19,14 @@ use crate::provider::testing::{CLIENT_CREDENTIALS, Log, endpoint, literal, provi
 
 const TOKEN: &str = r#"{"access_token":"at-1","expires_in":3600}"#;
 
-/// Writes these bytes after each request it has read whole.
+/// A server that writes the same bytes after each complete request.
 #[derive(Clone)]
 struct Vendor {
     port: u16,
     requests: Arc<Mutex<Vec<String>>>,
 }
 
-/// What follows the bytes.
+/// What the server does after its bytes.
 #[derive(Clone, Copy, PartialEq)]
 enum Then {
     Close,
@@ -98,7 +98,7 @@ async fn serve(
     seen.lock()
         .unwrap()
         .push(String::from_utf8(request).unwrap());
-    // The client may hang up in the middle of it.
+    // The client may close early.
     let _ = stream.write_all(&answer).await;
     let _ = stream.flush().await;
     if then == Then::StayOpen {
@@ -145,7 +145,7 @@ async fn fetch_with(provider: &Provider, clock: Clock) -> Result<Fetched, FetchE
 }
 
 #[tokio::test]
-async fn cncns_sample_request_is_sent_to_the_byte() {
+async fn cncns_sample_request_is_sent_as_documented() {
     let vendor = Vendor::plain(answer("200 OK", "", TOKEN), Then::Close).await;
     let mut provider = vendor.provider("cncn");
     for (name, value) in [("client_id", "joelhy"), ("client_secret", "secret")] {
@@ -159,7 +159,7 @@ async fn cncns_sample_request_is_sent_to_the_byte() {
     let lines: Vec<&str> = lines.collect();
     let host = format!("Host: 127.0.0.1:{}", vendor.port);
     let agent = concat!("User-Agent: cupbearer/", env!("CARGO_PKG_VERSION"));
-    // md5("secret"), as the vendor's document asks for.
+    // md5("secret"), as the vendor's document requires.
     let basic = {
         use base64::Engine as _;
         let pair = "joelhy:5ebe2294ecd0e0f08eab7690d2a6ee69";
@@ -181,7 +181,7 @@ async fn cncns_sample_request_is_sent_to_the_byte() {
 }
 
 #[tokio::test]
-async fn answers_in_every_framing_are_read() {
+async fn responses_with_any_framing_are_read() {
     let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
         11\r\n{\"access_token\":\"\r\n8\r\nat-1\",\"e\r\n10\r\nxpires_in\":3600}\r\n0\r\n\r\n";
     let until_close = format!("HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\n{TOKEN}");
@@ -205,7 +205,7 @@ async fn answers_in_every_framing_are_read() {
 }
 
 #[tokio::test]
-async fn an_answer_of_a_mebibyte_is_read_and_a_byte_more_is_not() {
+async fn a_response_of_1_mib_is_read_and_a_larger_one_refused() {
     for (length, read) in [(MAX_ANSWER, true), (MAX_ANSWER + 1, false)] {
         // JSON may end in white space.
         let text = format!("{TOKEN}{}", " ".repeat(length - TOKEN.len()));
@@ -216,7 +216,7 @@ async fn an_answer_of_a_mebibyte_is_read_and_a_byte_more_is_not() {
 }
 
 #[tokio::test]
-async fn what_is_no_token_is_classed_and_told_in_words() {
+async fn responses_without_a_token_have_a_class_and_a_text() {
     let huge = format!("{{\"access_token\":\"{}\"}}", "a".repeat(2 * 1024 * 1024));
     let html = "<html><body>Bad Gateway</body></html>";
     let cases: [(Vec<u8>, Class, &str); 14] = [
@@ -320,9 +320,8 @@ async fn retry_after_is_passed_on() {
     assert_eq!(error.retry_after(), Some(Duration::from_secs(17)));
 }
 
-/// Paused time jumps to the next timer whenever nothing else can run.
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_does_not_come_in_time_is_given_up() {
+async fn a_response_after_the_timeout_is_an_error() {
     for bytes in ["", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"] {
         let vendor = Vendor::plain(bytes, Then::StayOpen).await;
         let began = Instant::now();
@@ -339,7 +338,7 @@ async fn an_answer_that_does_not_come_in_time_is_given_up() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_transient_and_named() {
+async fn a_refused_connection_is_transient_and_names_the_address() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
@@ -356,7 +355,7 @@ async fn nobody_there_is_transient_and_named() {
 }
 
 #[tokio::test]
-async fn life_counts_from_before_the_request() {
+async fn the_life_of_a_token_counts_from_before_the_request() {
     let vendor = Vendor::plain(answer("200 OK", "", TOKEN), Then::Close).await;
     let clock = Clock::System;
     let before = clock.now();
@@ -368,7 +367,7 @@ async fn life_counts_from_before_the_request() {
 }
 
 #[tokio::test]
-async fn the_query_of_url_and_dialect_are_put_together_and_never_logged() {
+async fn the_queries_of_url_and_dialect_are_joined_and_never_logged() {
     let log = Log::default();
     let _guard = log.capture();
     let dialect = r#"
@@ -404,8 +403,8 @@ headers = { Authorization = "Bearer {access_token}" }
             "{logged}"
         );
         assert!(!logged.contains("hunter2"), "{logged}");
-        let told = format!("{:?}", result.map(drop));
-        assert!(!told.contains("hunter2"), "{told}");
+        let text = format!("{:?}", result.map(drop));
+        assert!(!text.contains("hunter2"), "{text}");
     }
 }
 
@@ -456,7 +455,7 @@ impl Tls {
 }
 
 #[tokio::test]
-async fn over_verified_tls_with_a_ca_of_its_own() {
+async fn tls_is_verified_with_the_configured_ca_file() {
     let tls = Tls::new();
     let bytes = answer("200 OK", "", TOKEN);
     let vendor = Vendor::start(bytes, Then::Close, Some(tls.acceptor.clone())).await;
@@ -482,7 +481,7 @@ async fn over_verified_tls_with_a_ca_of_its_own() {
     assert!(matches!(fetch(&provider).await, Err(FetchError::Dial(_))));
     assert_eq!(vendor.requests().len(), 1);
 
-    // A CA file that is not there: found at start-up, and named.
+    // A missing CA file is found at start-up.
     settings_without_ca(&mut provider);
     let fetch = HttpFetch::new(TlsProfiles::new(), Clock::System);
     let error = fetch.check(endpoint(&mut provider)).unwrap_err();
@@ -493,9 +492,8 @@ fn settings_without_ca(provider: &mut Provider) {
     endpoint(provider).tls.ca_file = Some("/nonexistent/ca.pem".into());
 }
 
-/// What is masked is what is secret: a client id in the vendor's words helps, a secret never does.
 #[test]
-fn public_variables_are_no_secrets() {
+fn public_variables_are_not_masked() {
     let vendor = provider("x", CLIENT_CREDENTIALS, |provider| {
         provider
             .variables
@@ -515,7 +513,7 @@ fn public_variables_are_no_secrets() {
 }
 
 #[test]
-fn an_address_is_in_doubt_only_where_it_was_tried() {
+fn an_address_is_in_doubt_only_after_a_dial_or_a_request() {
     let host = || "h".to_owned();
     let limit = Duration::from_secs(1);
     assert!(

@@ -1,30 +1,30 @@
-//! Turns: how many may ask one vendor's host for tokens at once.
+//! Limits the concurrent token exchanges per vendor host.
 //!
-//! A thousand providers that start together, or whose tokens end together, must be no flood of handshakes to the one host that issues
-//! them all, nor to the thread that makes them. By host, so that one that does not answer holds nobody else up.
+//! Without a limit, a thousand providers that start or expire together would flood their issuer's
+//! host, and this thread, with handshakes. Per host, so that an unresponsive host blocks no other.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Enough for a thousand tokens within a second or two, and what a browser would do.
+/// Enough for a thousand tokens within one or two seconds.
 pub(super) const AT_ONCE: usize = 16;
 
-/// The right to ask. The next one's when it is dropped.
+/// A permit for one exchange, returned when dropped.
 #[derive(Default)]
 pub struct Turn(#[allow(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>);
 
-/// Cheap to clone; the clones share everything.
+/// The permits of all hosts. Cheap to clone; clones share the permits.
 #[derive(Clone, Default)]
 pub(in crate::provider) struct Turns {
     hosts: Arc<Mutex<HashMap<String, Weak<Semaphore>>>>,
 }
 
 impl Turns {
-    /// Waits for a turn, first come, first served. Cancel safe.
+    /// Waits for a permit of `host`, in FIFO order. Cancel safe.
     pub(in crate::provider) async fn at(&self, host: &str) -> Turn {
-        // Never closed.
+        // `ok`: the semaphore is never closed.
         Turn(self.host(host).acquire_owned().await.ok())
     }
 
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_at_once_for_each_host() {
+    async fn the_limit_applies_per_host_and_unused_hosts_are_removed() {
         let turns = Turns::default();
         let soon = Duration::from_secs(1);
         let mut taken = Vec::new();
@@ -61,7 +61,6 @@ mod tests {
         taken.pop();
         taken.push(timeout(soon, turns.at("a")).await.ok().unwrap());
         assert!(timeout(soon, turns.at("a")).await.is_err());
-        // What nobody uses is forgotten.
         drop(other);
         drop(taken);
         drop(turns.at("c").await);
