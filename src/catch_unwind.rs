@@ -1,4 +1,4 @@
-//! Futures whose panic must not end their task.
+//! Panic isolation for futures.
 
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind as catch};
@@ -7,7 +7,7 @@ use std::task::Poll;
 
 /// Awaits `work`; `None` if it panics.
 ///
-/// The caller asserts unwind safety: what `work` shares with others must be sound after a panic.
+/// The caller asserts unwind safety: state shared with `work` must be sound after a panic.
 pub(crate) async fn catch_unwind<T>(work: impl Future<Output = T>) -> Option<T> {
     let mut work = pin!(work);
     poll_fn(
@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_panic_ends_only_the_future() {
+    async fn panic_ends_only_the_future() {
         assert_eq!(catch_unwind(async { 1 }).await, Some(1));
         let panics = catch_unwind(async {
             tokio::task::yield_now().await;

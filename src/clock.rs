@@ -1,7 +1,7 @@
-//! The one place where time comes in.
+//! The only source of time.
 //!
-//! Expiry is kept on two clocks: the wall clock sees NTP steps, the boot clock sees suspend, and neither sees both. A
-//! token is usable only while both say so (DESIGN.md §6.3).
+//! Expiry is kept on two clocks: the wall clock sees NTP steps, the boot clock sees suspend, and
+//! neither sees both. A token is usable only while both clocks say so.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,16 +11,16 @@ use rustix::time::{ClockId, clock_gettime};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
     pub wall: SystemTime,
-    /// Since boot, time asleep included.
+    /// Since boot, including time asleep.
     pub boot: Duration,
 }
 
-/// Where [`Now`] comes from.
+/// Source of [`Now`].
 #[derive(Clone, Debug, Default)]
 pub enum Clock {
     #[default]
     System,
-    /// Follows tokio's clock, which tests pause, and whatever steps they make.
+    /// Follows the clock of tokio, which tests pause, plus the steps of a test.
     Test(test::TestClock),
 }
 
@@ -36,7 +36,7 @@ impl Clock {
     }
 }
 
-/// Seconds since the Unix epoch, negative before it; for metrics and pages.
+/// Returns seconds since the Unix epoch, negative before it.
 pub fn unix_seconds(at: SystemTime) -> f64 {
     match at.duration_since(UNIX_EPOCH) {
         Ok(after) => after.as_secs_f64(),
@@ -51,16 +51,16 @@ fn boot_time() -> Duration {
 }
 
 pub mod test {
-    //! A clock that tests move.
+    //! A clock for tests.
 
-    use std::sync::{Arc, Mutex, PoisonError};
+    use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
     use std::time::{Duration, UNIX_EPOCH};
 
     use tokio::time::Instant;
 
     use super::Now;
 
-    /// Starts at 2026-01-01 with an hour since boot; runs with tokio's (paused) clock.
+    /// Starts at 2026-01-01, one hour after boot; follows the (paused) clock of tokio.
     #[derive(Clone, Debug)]
     pub struct TestClock {
         started: Instant,
@@ -69,9 +69,9 @@ pub mod test {
 
     #[derive(Debug, Default)]
     struct Steps {
-        /// Seconds by which the wall clock was stepped.
+        /// Sum of the steps of the wall clock, in seconds.
         wall: i64,
-        /// Time asleep: both clocks see it, tokio's does not.
+        /// Time asleep, which both clocks see and tokio does not.
         asleep: Duration,
     }
 
@@ -90,33 +90,31 @@ pub mod test {
 
         /// Steps the wall clock, as NTP or a user would.
         pub fn step_wall(&self, seconds: i64) {
-            self.steps
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .wall += seconds;
+            self.steps().wall += seconds;
         }
 
-        /// Puts the machine to sleep: timers stand still meanwhile.
+        /// Simulates a suspend, during which timers stand still.
         pub fn suspend(&self, time: Duration) {
-            self.steps
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .asleep += time;
+            self.steps().asleep += time;
         }
 
         pub(super) fn now(&self) -> Now {
-            let steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
-            let run = Instant::now() - self.started + steps.asleep;
+            let steps = self.steps();
+            let run = self.started.elapsed() + steps.asleep;
             let wall = UNIX_EPOCH + Duration::from_secs(1_767_225_600) + run;
-            let wall = if steps.wall >= 0 {
-                wall + Duration::from_secs(steps.wall.unsigned_abs())
-            } else {
-                wall - Duration::from_secs(steps.wall.unsigned_abs())
-            };
+            let step = Duration::from_secs(steps.wall.unsigned_abs());
             Now {
-                wall,
+                wall: if steps.wall < 0 {
+                    wall - step
+                } else {
+                    wall + step
+                },
                 boot: Duration::from_secs(3600) + run,
             }
+        }
+
+        fn steps(&self) -> MutexGuard<'_, Steps> {
+            self.steps.lock().unwrap_or_else(PoisonError::into_inner)
         }
     }
 }

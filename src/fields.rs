@@ -1,4 +1,4 @@
-//! Which HTTP fields are about one connection, and which may not stand in a trailer section.
+//! Hop-by-hop fields and fields forbidden in trailers.
 
 use http::HeaderName;
 use http::header::{
@@ -7,8 +7,7 @@ use http::header::{
     SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
 };
 
-/// Hop-by-hop fields (RFC 9110 §7.6.1) and those that implementations treat alike. `Trailer` is end
-/// to end.
+/// Hop-by-hop fields (RFC 9110 §7.6.1) and fields commonly treated alike. `Trailer` is end to end.
 pub(crate) static HOP_BY_HOP: [HeaderName; 8] = [
     CONNECTION,
     TRANSFER_ENCODING,
@@ -20,8 +19,8 @@ pub(crate) static HOP_BY_HOP: [HeaderName; 8] = [
     PROXY_AUTHENTICATE,
 ];
 
-/// Fields for the head only: framing, routing, authentication, and what handles the content
-/// (RFC 9110 §6.5.1).
+/// Fields forbidden in trailers: framing, routing, authentication and content handling (RFC 9110
+/// §6.5.1).
 static HEAD_ONLY: [HeaderName; 13] = [
     AUTHORIZATION,
     CACHE_CONTROL,
@@ -38,13 +37,13 @@ static HEAD_ONLY: [HeaderName; 13] = [
     WWW_AUTHENTICATE,
 ];
 
-/// Whether a field is hop-by-hop.
+/// Returns whether a field is hop-by-hop.
 pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
-    // The length alone tells most names from all of these.
+    // The length alone excludes most names.
     matches!(name.as_str().len(), 2 | 7 | 10 | 16..=19) && HOP_BY_HOP.contains(name)
 }
 
-/// Whether a field may stand in a trailer section.
+/// Returns whether a field may occur in a trailer section.
 pub(crate) fn is_trailer(name: &HeaderName) -> bool {
     !HEAD_ONLY.contains(name) && !HOP_BY_HOP.contains(name)
 }

@@ -6,9 +6,8 @@ use std::process::ExitCode;
 use cupbearer::cli::Cli;
 
 fn main() -> ExitCode {
-    // Wrong usage ends here, with exit code 2.
-    let done = Cli::from_process_args().run(&mut io::stdout());
-    match done {
+    // Wrong usage exits here with code 2.
+    match Cli::from_process_args().run(&mut io::stdout()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             failure.report(&mut io::stderr());

@@ -1,11 +1,13 @@
-//! Metrics, by the names of DESIGN.md §9.
+//! Prometheus metrics.
 //!
-//! Handles are resolved when an upstream or provider is set up; the request path only touches atomics.
+//! Handles are resolved when an upstream or provider is set up; the request path only touches
+//! atomics.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Once, OnceLock};
 
-use prometheus::core::{Collector, Metric, MetricVec, MetricVecBuilder};
+use prometheus::core::{Collector, Metric as _, MetricVec, MetricVecBuilder};
+use prometheus::proto::{self, MetricType};
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -13,7 +15,7 @@ use prometheus::{
 
 use crate::provider::State;
 
-/// Seconds. A proxied request takes from a tenth of a millisecond to minutes.
+/// In seconds: proxied requests take a tenth of a millisecond to minutes.
 const REQUEST_BUCKETS: &[f64] = &[
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
     60.0,
@@ -21,7 +23,7 @@ const REQUEST_BUCKETS: &[f64] = &[
 
 const FETCH_BUCKETS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// The upper bounds of a request's duration that are counted apart, in seconds.
+/// Upper bounds of the request duration buckets, in seconds.
 pub fn latency_bounds() -> &'static [f64] {
     REQUEST_BUCKETS
 }
@@ -43,21 +45,32 @@ pub struct Metrics {
     token_fetched: GaugeVec,
     token_state: IntGaugeVec,
     config_reloads: IntCounterVec,
-    /// Registers what is known of the process, which takes a dozen files of /proc, for the first who asks.
+    /// Registers the process metrics at the first scrape, since registration reads a dozen files of
+    /// /proc.
     process: Once,
 }
 
 impl Metrics {
     pub fn new() -> Self {
         let registry = Registry::new();
-        let build = IntGaugeVec::new(
-            opts("build_info", "The running version; always 1."),
-            &["version"],
-        );
-        let build = register(&registry, build);
+        let counters = |name, help, labels: &[&str]| {
+            register(&registry, IntCounterVec::new(opts(name, help), labels))
+        };
+        let gauges = |name, help, labels: &[&str]| {
+            register(&registry, IntGaugeVec::new(opts(name, help), labels))
+        };
+        let float_gauges =
+            |name, help| register(&registry, GaugeVec::new(opts(name, help), &["provider"]));
+        let histograms = |name, help, label, buckets: &[f64]| {
+            let opts = HistogramOpts {
+                common_opts: opts(name, help),
+                buckets: buckets.to_vec(),
+            };
+            register(&registry, HistogramVec::new(opts, &[label]))
+        };
+        let build = gauges("build_info", "The running version; always 1.", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let config_reloads = counters(
-            &registry,
             "config_reloads_total",
             "Reloads of the configuration.",
             &["result"],
@@ -67,81 +80,66 @@ impl Metrics {
         }
         Self {
             requests: counters(
-                &registry,
                 "requests_total",
                 "Requests answered, by status code.",
                 &["upstream", "code"],
             ),
             request_duration: histograms(
-                &registry,
                 "request_duration_seconds",
                 "From a request's head to the end of its response.",
-                &["upstream"],
+                "upstream",
                 REQUEST_BUCKETS,
             ),
             in_flight: gauges(
-                &registry,
                 "requests_in_flight",
                 "Requests being answered now, and open tunnels (WebSockets).",
                 &["upstream"],
             ),
             request_errors: counters(
-                &registry,
                 "request_errors_total",
-                "Requests that Cupbearer answered with an error of its own.",
+                "Requests answered with one of Cupbearer's errors.",
                 &["upstream", "error"],
             ),
             replays: counters(
-                &registry,
                 "replays_total",
                 "Requests sent again with a newer token after the API rejected the first.",
                 &["upstream", "result"],
             ),
             rejections: counters(
-                &registry,
                 "token_rejections_total",
-                "Responses that said that the token is dead.",
+                "Responses that rejected the token.",
                 &["upstream"],
             ),
             connections: gauges(
-                &registry,
                 "upstream_connections",
                 "Open connections to the upstream.",
                 &["upstream"],
             ),
             connects: counters(
-                &registry,
                 "upstream_connects_total",
                 "Attempts to connect to the upstream.",
                 &["upstream", "result"],
             ),
             fetches: counters(
-                &registry,
                 "token_fetches_total",
                 "Token requests.",
                 &["provider", "result"],
             ),
             fetch_duration: histograms(
-                &registry,
                 "token_fetch_duration_seconds",
                 "How long token requests took.",
-                &["provider"],
+                "provider",
                 FETCH_BUCKETS,
             ),
             token_expiry: float_gauges(
-                &registry,
                 "token_expiry_timestamp_seconds",
                 "When the current token expires; +Inf if it does not say, 0 if there is none.",
-                &["provider"],
             ),
             token_fetched: float_gauges(
-                &registry,
                 "token_fetched_timestamp_seconds",
                 "When the current token was fetched; 0 if there is none.",
-                &["provider"],
             ),
             token_state: gauges(
-                &registry,
                 "token_state",
                 "1 for the state that the provider's token is in, 0 for the others.",
                 &["provider", "state"],
@@ -181,27 +179,25 @@ impl Metrics {
                 .map(|state| self.token_state.with_label_values(&[name, state.name()])),
         };
         metrics.set_state(State::Missing);
-        // There can have been a provider of this name before, with another identity.
+        // An earlier provider may have had this name.
         metrics.expiry.set(0.0);
         metrics.fetched_at.set(0.0);
         metrics
     }
 
-    /// Takes the series of upstreams away that are no more. Handles that are still held count into the void.
+    /// Removes the series of removed upstreams. Remaining handles have no effect.
     pub fn forget_upstreams(&self, names: &BTreeSet<String>) {
-        let counters = [&self.requests, &self.request_errors, &self.replays];
-        for vector in counters
-            .into_iter()
-            .chain([&self.rejections, &self.connects])
-        {
-            forget(vector, "upstream", names);
+        let (replays, rejections) = (&self.replays, &self.rejections);
+        let (requests, errors) = (&self.requests, &self.request_errors);
+        for counters in [requests, errors, replays, rejections, &self.connects] {
+            forget(counters, "upstream", names);
         }
         forget(&self.request_duration, "upstream", names);
         forget(&self.in_flight, "upstream", names);
         forget(&self.connections, "upstream", names);
     }
 
-    /// The same for providers.
+    /// Removes the series of removed providers.
     pub fn forget_providers(&self, names: &BTreeSet<String>) {
         forget(&self.fetches, "provider", names);
         forget(&self.fetch_duration, "provider", names);
@@ -210,7 +206,8 @@ impl Metrics {
         forget(&self.token_state, "provider", names);
     }
 
-    /// Counts an error of our own, by its code in DESIGN.md §5; `upstream` is empty where none was found. Off the fast path.
+    /// Counts one of Cupbearer's errors by code; `upstream` is empty if none was matched. Off the
+    /// fast path.
     pub fn count_error(&self, upstream: &str, error: &str) {
         self.request_errors
             .with_label_values(&[upstream, error])
@@ -223,11 +220,11 @@ impl Metrics {
             .inc();
     }
 
-    /// The exposition text and its content type.
+    /// Returns the exposition text and its content type.
     pub fn render(&self) -> (String, &'static str) {
         self.process.call_once(|| {
             #[cfg(target_os = "linux")]
-            self.registry
+            (self.registry)
                 .register(Box::new(
                     prometheus::process_collector::ProcessCollector::for_self(),
                 ))
@@ -235,22 +232,18 @@ impl Metrics {
         });
         let mut text = String::new();
         let families = self.registry.gather();
-        // Writing to a String cannot fail; families that our own code registered always encode.
+        // Writing to a String cannot fail, and registered families always encode.
         let _ = TextEncoder::new().encode_utf8(&families, &mut text);
         (text, prometheus::TEXT_FORMAT)
     }
 
-    /// Errors of our own, by upstream and over all codes; for pages.
+    /// Returns the number of Cupbearer's errors by upstream, for pages.
     pub fn errors_by_upstream(&self) -> HashMap<String, u64> {
         let mut sums = HashMap::new();
         for family in self.request_errors.collect() {
             for metric in family.get_metric() {
-                let upstream = metric
-                    .get_label()
-                    .iter()
-                    .find(|pair| pair.name() == "upstream");
-                if let Some(upstream) = upstream {
-                    *sums.entry(upstream.value().to_owned()).or_default() +=
+                if let Some(upstream) = label(metric, "upstream") {
+                    *sums.entry(upstream.to_owned()).or_default() +=
                         metric.get_counter().get_value() as u64;
                 }
             }
@@ -258,25 +251,18 @@ impl Metrics {
         sums
     }
 
-    /// For tests and pages: one sample's value.
+    /// Returns the value of one sample, for tests.
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let families = self.registry.gather();
         let family = families.iter().find(|family| family.name() == name)?;
         let metric = family.get_metric().iter().find(|metric| {
-            labels.iter().all(|(key, value)| {
-                metric
-                    .get_label()
-                    .iter()
-                    .any(|pair| pair.name() == *key && pair.value() == *value)
-            })
+            (labels.iter()).all(|(name, value)| label(metric, name) == Some(value))
         })?;
         match family.get_field_type() {
-            prometheus::proto::MetricType::COUNTER => Some(metric.get_counter().get_value()),
-            prometheus::proto::MetricType::GAUGE => Some(metric.get_gauge().get_value()),
-            prometheus::proto::MetricType::HISTOGRAM => {
-                Some(metric.get_histogram().get_sample_count() as f64)
-            }
-            prometheus::proto::MetricType::SUMMARY | prometheus::proto::MetricType::UNTYPED => None,
+            MetricType::COUNTER => Some(metric.get_counter().get_value()),
+            MetricType::GAUGE => Some(metric.get_gauge().get_value()),
+            MetricType::HISTOGRAM => Some(metric.get_histogram().get_sample_count() as f64),
+            MetricType::SUMMARY | MetricType::UNTYPED => None,
         }
     }
 }
@@ -287,15 +273,13 @@ impl Default for Metrics {
     }
 }
 
-/// The codes of one class. Upstreams are many, and most of them answer with codes of one or two.
-type Hundred = [OnceLock<IntCounter>; 100];
-
-/// One upstream's handles.
+/// Handles of one upstream.
 #[derive(Clone)]
 pub struct UpstreamMetrics {
     name: Arc<str>,
     requests: IntCounterVec,
-    by_code: Arc<[OnceLock<Box<Hundred>>; 5]>,
+    /// Counters by first digit, then by the other two. Boxed: most upstreams use one or two classes.
+    by_code: Arc<[OnceLock<Box<[OnceLock<IntCounter>; 100]>>; 5]>,
     pub duration: Histogram,
     pub in_flight: IntGauge,
     pub replayed: IntCounter,
@@ -308,31 +292,29 @@ pub struct UpstreamMetrics {
 }
 
 impl UpstreamMetrics {
-    /// Counts an answer. A code's counter is looked up the first time that the code is seen.
+    /// Counts a response. Resolves the counter of a status code at its first use.
     pub fn count(&self, status: http::StatusCode) {
         let code = status.as_u16();
         let (class, rest) = (usize::from(code / 100), usize::from(code % 100));
         let Some(class) = class.checked_sub(1).and_then(|it| self.by_code.get(it)) else {
             return self.resolve(code).inc();
         };
-        let hundred = class.get_or_init(|| Box::new([const { OnceLock::new() }; 100]));
-        hundred[rest].get_or_init(|| self.resolve(code)).inc();
+        let codes = class.get_or_init(|| Box::new([const { OnceLock::new() }; 100]));
+        codes[rest].get_or_init(|| self.resolve(code)).inc();
     }
 
-    /// Answers by the first digit of their status; only classes that occurred.
+    /// Returns responses by the first digit of their status, without unused classes.
     pub fn answers(&self) -> BTreeMap<u16, u64> {
-        let mut classes = BTreeMap::new();
-        for (class, hundred) in (1..).zip(self.by_code.iter()) {
-            let Some(hundred) = hundred.get() else {
-                continue;
-            };
-            let seen = hundred.iter().filter_map(OnceLock::get);
-            classes.insert(class, seen.map(IntCounter::get).sum());
-        }
-        classes
+        let classes = (1..).zip(self.by_code.iter());
+        let seen = classes.filter_map(|(class, codes)| {
+            let codes = codes.get()?.iter().filter_map(OnceLock::get);
+            Some((class, codes.map(IntCounter::get).sum()))
+        });
+        seen.collect()
     }
 
-    /// How many requests fell into each of [`latency_bounds`], and beyond; empty if there were none.
+    /// Returns the number of requests in each bucket of [`latency_bounds`] and beyond; empty
+    /// without requests.
     pub fn latency(&self) -> Vec<u64> {
         let sample = self.duration.metric();
         let histogram = sample.get_histogram();
@@ -340,14 +322,10 @@ impl UpstreamMetrics {
         if total == 0 {
             return Vec::new();
         }
-        let cumulative = histogram
-            .get_bucket()
-            .iter()
-            .map(prometheus::proto::Bucket::cumulative_count);
+        let buckets = histogram.get_bucket().iter();
         let mut below = 0;
-        // Counted one by one while requests go on: a sum can lag behind its parts.
-        cumulative
-            .chain([total])
+        // Buckets are counted one by one during requests, so a sum can lag behind its parts.
+        (buckets.map(proto::Bucket::cumulative_count).chain([total]))
             .map(|count| {
                 let own = count.saturating_sub(below);
                 below = below.max(count);
@@ -362,7 +340,7 @@ impl UpstreamMetrics {
     }
 }
 
-/// One provider's handles.
+/// Handles of one provider.
 #[derive(Clone)]
 pub struct ProviderMetrics {
     pub fetched: IntCounter,
@@ -391,48 +369,29 @@ fn forget<T: MetricVecBuilder>(vector: &MetricVec<T>, label: &str, names: &BTree
             let pairs = metric.get_label().iter();
             let labels: HashMap<_, _> = pairs.map(|pair| (pair.name(), pair.value())).collect();
             if labels.get(label).is_some_and(|name| names.contains(*name)) {
-                // It was collected just now, by these labels.
+                // Just collected with these labels.
                 let _ = vector.remove(&labels);
             }
         }
     }
 }
 
+fn label<'a>(metric: &'a proto::Metric, name: &str) -> Option<&'a str> {
+    let mut pairs = metric.get_label().iter();
+    pairs
+        .find(|pair| pair.name() == name)
+        .map(proto::LabelPair::value)
+}
+
 fn opts(name: &str, help: &str) -> Opts {
     Opts::new(format!("cupbearer_{name}"), help)
-}
-
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    register(registry, IntCounterVec::new(opts(name, help), labels))
-}
-
-fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-    register(registry, IntGaugeVec::new(opts(name, help), labels))
-}
-
-fn float_gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
-    register(registry, GaugeVec::new(opts(name, help), labels))
-}
-
-fn histograms(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-    buckets: &[f64],
-) -> HistogramVec {
-    let opts = HistogramOpts {
-        common_opts: opts(name, help),
-        buckets: buckets.to_vec(),
-    };
-    register(registry, HistogramVec::new(opts, labels))
 }
 
 fn register<C: Collector + Clone + 'static>(
     registry: &Registry,
     collector: prometheus::Result<C>,
 ) -> C {
-    // Names and labels are the literals of this file, each registered once.
+    // Names and labels are literals of this file, each registered once.
     let collector = collector.expect("metric names are valid");
     registry
         .register(Box::new(collector.clone()))
@@ -445,7 +404,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_see_requests_by_class_and_by_duration() {
+    fn requests_are_counted_by_class_and_by_duration() {
         let upstream = Metrics::new().upstream("api");
         assert!(upstream.latency().is_empty() && upstream.answers().is_empty());
         for (status, seconds) in [(200, 0.0004), (204, 0.003), (404, 0.003), (503, 1000.0)] {
@@ -462,7 +421,7 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn every_scrape_tells_of_the_process() {
+    fn every_scrape_has_the_process_metrics_once() {
         let metrics = Metrics::new();
         for _ in 0..2 {
             let (text, _) = metrics.render();

@@ -1,20 +1,25 @@
-//! Threads: one for control, one for each worker of the data plane, and one that accepts where there are several workers.
+//! Threads: one for control, one for each worker of the data plane, and an acceptor if there are
+//! several workers.
 //!
 //! Load on the data plane never delays a refresh, and a scrape never delays a request.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::thread;
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::proxy::Proxy;
-use crate::proxy::accept::{self, Hand, Source};
+use crate::proxy::accept::{self, Source};
 use crate::proxy::door::{Change, Listener};
 use crate::proxy::worker::Worker;
 
-/// The control thread's runtime. Its blocking pool reads files and resolves names, one at a time mostly.
+/// Returns a current-thread runtime. Its blocking pool reads files and resolves names, mostly one
+/// at a time.
 pub fn control() -> io::Result<Runtime> {
     Builder::new_current_thread()
         .enable_all()
@@ -28,7 +33,8 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts `count` workers; `changes` is what reloads do about the listeners. With more than one, a further thread accepts and deals the connections out.
+    /// Starts `count` workers; `changes` brings listener changes of reloads. Several workers share
+    /// a further thread, which accepts connections and deals them out.
     pub fn start(
         count: usize,
         proxy: &Arc<Proxy>,
@@ -50,30 +56,35 @@ impl Workers {
             hands.push((sender, worker.connections()));
             ended.push(spawn(worker, Source::Handed(sockets), draining)?);
         }
-        ended.push(spawn_acceptor(hands, listeners, changes, draining.clone())?);
+        let draining = draining.clone();
+        let accept = move |runtime: Runtime| {
+            let work = accept::accept_for(hands, listeners, changes, draining);
+            runtime.block_on(work).map(|()| true)
+        };
+        ended.push(on_thread("accept", accept)?);
         Ok(Self { ended })
     }
 
-    /// Returns when a worker ends that was not asked to, with the reason.
+    /// Waits until a thread ends unexpectedly, and returns the reason.
     pub async fn failed(&mut self) -> String {
-        let first = std::future::poll_fn(|cx| {
+        let first = poll_fn(|cx| {
             for (index, worker) in self.ended.iter_mut().enumerate() {
-                if let std::task::Poll::Ready(result) = std::pin::Pin::new(worker).poll(cx) {
-                    return std::task::Poll::Ready((index, result));
+                if let Poll::Ready(result) = Pin::new(worker).poll(cx) {
+                    return Poll::Ready((index, result));
                 }
             }
-            std::task::Poll::Pending
+            Poll::Pending
         });
         let (index, result) = first.await;
         self.ended.remove(index);
         match result {
-            Ok(Ok(_)) => "it stopped by itself".to_owned(),
+            Ok(Ok(_)) => "it stopped unexpectedly".to_owned(),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "it panicked".to_owned(),
         }
     }
 
-    /// Waits for all of them; whether every request ended in time.
+    /// Waits for all threads; returns whether every request ended in time.
     pub async fn ended(self) -> bool {
         let mut in_time = true;
         for worker in self.ended {
@@ -94,32 +105,16 @@ fn spawn(
     })
 }
 
-fn spawn_acceptor(
-    hands: Vec<Hand>,
-    listeners: Vec<Listener>,
-    changes: mpsc::UnboundedReceiver<Change>,
-    draining: watch::Receiver<bool>,
-) -> io::Result<oneshot::Receiver<io::Result<bool>>> {
-    on_thread("accept", move |runtime| {
-        runtime
-            .block_on(accept::accept_for(hands, listeners, changes, draining))
-            .map(|()| true)
-    })
-}
-
 fn on_thread(
     name: &str,
     run: impl FnOnce(Runtime) -> io::Result<bool> + Send + 'static,
 ) -> io::Result<oneshot::Receiver<io::Result<bool>>> {
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(4)
-        .build()?;
+    let runtime = control()?;
     let (done, ended) = oneshot::channel();
     thread::Builder::new()
         .name(format!("cupbearer-{name}"))
         .spawn(move || {
-            // Nobody listens any more when the process is ending.
+            // The receiver is gone while the process ends.
             let _ = done.send(run(runtime));
         })?;
     Ok(ended)
