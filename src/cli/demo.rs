@@ -1,6 +1,4 @@
-//! `cupbearer demo`: the product working in one command.
-//!
-//! Five fake vendors behind, a plain HTTP client in front, and between them the proxy exactly as `run` runs it.
+//! `cupbearer demo`: a plain HTTP client, the proxy as `run` runs it, and five fake vendors.
 
 mod trouble;
 
@@ -23,7 +21,7 @@ use super::words;
 use crate::config::{Config, Environment};
 use crate::demo::setup::Setup;
 use crate::demo::vendors::{Event, FakeVendor, Kind, What};
-use trouble::Trouble;
+use trouble::PlannedFault;
 
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
@@ -39,64 +37,65 @@ pub(super) struct DemoArgs {
     #[arg(long, default_value_t = 0, env = "CUPBEARER_ADMIN_PORT")]
     admin_port: u16,
 
-    /// A vendor that misbehaves: VENDOR=down, half-closed, slow, 500 (any status), html, garbage, empty, huge, control-bytes,
-    /// reject, or revoked (its tokens die). From the start; with @5s from 5 s after the table, with @5s+40s for 40 s. A
-    /// request each second shows what the app sees meanwhile
+    /// Make a vendor misbehave: VENDOR=down, half-closed, slow, 500 (any status), html, garbage,
+    /// empty, huge, control-bytes, reject, or revoked (its tokens die). From the start; with @5s from
+    /// 5 s after the table, with @5s+40s for 40 s. A request each second shows what the app sees
     #[arg(
         long,
         value_name = "VENDOR=FAULT[@TIME]",
         value_delimiter = ',',
         env = "CUPBEARER_FAULT"
     )]
-    fault: Vec<Trouble>,
+    fault: Vec<PlannedFault>,
 }
 
 pub(super) fn run(args: &DemoArgs, log: &LogArgs, out: &mut dyn Write) -> Result<(), Failure> {
     log.start("warn")?;
     let signals = Signals::listen(&[])?;
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(runtime)?
-        .block_on(play(args, signals, out))
+    super::tokio_runtime()?.block_on(play(args, signals, out))
 }
 
 async fn play(args: &DemoArgs, signals: Signals, out: &mut dyn Write) -> Result<(), Failure> {
     let started = Instant::now();
     let (events, mut seen) = mpsc::unbounded_channel();
-    let setup = Setup::start(events).await.map_err(runtime)?;
+    let setup = Setup::start(events).await.map_err(Failure::runtime)?;
     for vendor in setup.vendors() {
-        let mut troubles = (args.fault.iter()).filter(|trouble| trouble.vendor == vendor.kind());
-        vendor.set_fault(troubles.find_map(Trouble::at_the_start));
+        let mut faults = args
+            .fault
+            .iter()
+            .filter(|planned| planned.vendor == vendor.kind());
+        vendor.set_fault(faults.find_map(PlannedFault::initial));
     }
     let loopback = |port: u16| format!("127.0.0.1:{port}");
     let config = setup.config(&loopback(args.port), &loopback(args.admin_port));
     let (proxy, mut running) = Proxy::start(parsed(&config)?).await?;
     let front = Front::of(&proxy)?;
-    // With the ports that were taken, so that what is shown can be copied.
+    // Shown with the bound ports, so that the commands can be copied.
     let config = setup.config(&front.listen, &front.admin);
-    let saved = setup.save_config(&config).map_err(runtime)?;
+    let saved = setup.save_config(&config).map_err(Failure::runtime)?;
     let tour = async {
         writeln!(
             out,
             "{INTRODUCTION}\nThe proxy's configuration, {}:\n\n{}",
             saved.display(),
-            indented(&config)
+            super::indented(&config)
         )?;
         let visited = visit_all(&setup, &front, out).await;
-        // What is wrong on purpose is what one wants to watch.
+        // Failures on purpose do not end the demo.
         if args.once || (visited.is_err() && args.fault.is_empty()) {
             return visited;
         }
         writeln!(out, "{}", suggestions(&front))?;
-        // What happened before is in the table.
+        // The table has shown the earlier events.
         while seen.try_recv().is_ok() {}
-        let show = Show {
-            setup: &setup,
-            server: &front.server,
-            started,
-        };
-        show.watch(&args.fault, &mut seen, out).await
+        watch(
+            &setup,
+            &front.server,
+            &args.fault,
+            &mut seen,
+            &mut Timeline { started, out },
+        )
+        .await
     };
     let outcome = tokio::select! {
         outcome = tour => outcome,
@@ -110,8 +109,8 @@ async fn play(args: &DemoArgs, signals: Signals, out: &mut dyn Write) -> Result<
     outcome
 }
 
-/// The demo must not depend on where it runs: an egress proxy of the environment cannot reach our loopback.
-struct NoEnvironment;
+/// An empty environment: the demo must not use an egress proxy, which cannot reach the loopback.
+pub(super) struct NoEnvironment;
 
 impl Environment for NoEnvironment {
     fn var(&self, _name: &str) -> Option<String> {
@@ -126,7 +125,7 @@ fn parsed(config: &str) -> Result<Config, Failure> {
     })
 }
 
-/// Where the demo's proxy is, as people write it.
+/// Addresses of the demo's proxy.
 struct Front {
     /// `host:port`
     listen: String,
@@ -137,20 +136,21 @@ struct Front {
 impl Front {
     fn of(proxy: &Proxy) -> Result<Self, Failure> {
         let (Some(listen), Some(admin)) = (proxy.port(), proxy.admin) else {
-            return Err(Failure::Runtime("the demo's proxy has no port".to_owned()));
+            return Err(Failure::runtime("the demo's proxy has no port"));
         };
-        let listen = listen.to_string();
-        let server = Server::parse(&listen).map_err(|error| Failure::Runtime(error.to_string()))?;
+        let (listen, admin) = (listen.to_string(), admin.to_string());
+        let server = Server::parse(&listen).map_err(Failure::runtime)?;
         Ok(Self {
             listen,
-            admin: admin.to_string(),
+            admin,
             server,
         })
     }
 }
 
 const INTRODUCTION: &str = "\
-Five vendors, five ways to ask for a token. Your app knows none of them: it speaks plain HTTP to one local port.
+Five vendors, five ways to ask for a token. Your app needs to know none of them:
+it speaks plain HTTP to one local port.
 
   your app --plain HTTP--> cupbearer --TLS, with a token on it--> the vendor's API
                                |
@@ -159,7 +159,7 @@ Five vendors, five ways to ask for a token. Your app knows none of them: it spea
 The vendors are fakes inside this process, as strict as the documents of the real ones.
 ";
 
-/// One request through each upstream, as a table.
+/// Sends one request through each upstream and prints a table.
 async fn visit_all(setup: &Setup, front: &Front, out: &mut dyn Write) -> Result<(), Failure> {
     let mut table = Table::new([
         "VENDOR",
@@ -190,14 +190,11 @@ async fn visit_all(setup: &Setup, front: &Front, out: &mut dyn Write) -> Result<
     if failures.is_empty() {
         writeln!(
             out,
-            "\nAll five worked. Tokens are fetched in the background: at start, and then ahead of their end."
+            "\nAll five worked. Tokens are fetched in the background: at start, and before they expire."
         )?;
         return Ok(());
     }
-    writeln!(out)?;
-    for failure in &failures {
-        writeln!(out, "{failure}")?;
-    }
+    writeln!(out, "\n{}", failures.join("\n"))?;
     Err(Failure::Runtime(format!(
         "{} of {} vendors did not work",
         failures.len(),
@@ -205,7 +202,7 @@ async fn visit_all(setup: &Setup, front: &Front, out: &mut dyn Write) -> Result<
     )))
 }
 
-/// What came of one request.
+/// One request and its response.
 struct Visit {
     path: String,
     milliseconds: u128,
@@ -213,23 +210,21 @@ struct Visit {
 }
 
 async fn visit(kind: Kind, proxy: &Server) -> Visit {
-    let path = format!("/{kind}{}", path(kind));
+    let resource = match kind {
+        Kind::Cncn => "orders/42",
+        Kind::Besender => "contacts?page=1",
+        Kind::Ctcfile => "files/7",
+        Kind::IdentityServer => "users/me",
+        Kind::Passport => "profile",
+    };
+    let path = format!("/{kind}/{resource}");
     let started = Instant::now();
     let answer = proxy.get(&path).await;
+    let milliseconds = started.elapsed().as_millis();
     Visit {
         path,
-        milliseconds: started.elapsed().as_millis(),
+        milliseconds,
         answer,
-    }
-}
-
-fn path(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Cncn => "/orders/42",
-        Kind::Besender => "/contacts?page=1",
-        Kind::Ctcfile => "/files/7",
-        Kind::IdentityServer => "/users/me",
-        Kind::Passport => "/profile",
     }
 }
 
@@ -241,27 +236,28 @@ impl Visit {
         }
     }
 
-    /// As the app sees it, in a word or two.
-    fn outcome(&self) -> String {
-        let code = || {
-            let answer = self.answer.as_ref().ok()?;
-            let body: Value = serde_json::from_slice(&answer.body).ok()?;
-            let code = body["type"]
-                .as_str()?
-                .strip_prefix("urn:cupbearer:error:")?;
-            Some(format!("{} ({code})", answer.status.as_u16()))
-        };
-        code().unwrap_or_else(|| self.status())
+    /// Parses the body; null if the body is not JSON.
+    fn body(&self) -> Value {
+        let answer = self.answer.as_ref().ok();
+        let parsed = answer.and_then(|answer| serde_json::from_slice(&answer.body).ok());
+        parsed.unwrap_or_default()
     }
 
-    /// The number of the token that the API saw.
+    /// Returns the status, with the code of Cupbearer's own errors.
+    fn outcome(&self) -> String {
+        let (status, body) = (self.status(), self.body());
+        let problem = body["type"].as_str().unwrap_or_default();
+        match problem.strip_prefix("urn:cupbearer:error:") {
+            Some(code) => format!("{status} ({code})"),
+            None => status,
+        }
+    }
+
+    /// Returns the number of the token that the API saw.
     fn token_number(&self) -> Option<u64> {
         let answer = self.answer.as_ref().ok()?;
-        if answer.status != http::StatusCode::OK {
-            return None;
-        }
-        let body: Value = serde_json::from_slice(&answer.body).ok()?;
-        body["token_number"].as_u64()
+        let accepted = answer.status == http::StatusCode::OK;
+        accepted.then(|| self.body()["token_number"].as_u64())?
     }
 
     fn verdict(&self) -> String {
@@ -275,24 +271,18 @@ impl Visit {
         if self.token_number().is_some() {
             return None;
         }
-        let told = match &self.answer {
-            Err(error) => error.to_string(),
-            Ok(answer) => {
-                let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-                match (&body["type"], &body["detail"]) {
-                    (Value::String(problem), Value::String(detail)) => {
-                        format!("{problem}: {detail}")
-                    }
-                    _ => format!("{} from the API", answer.status),
-                }
-            }
+        let body = self.body();
+        let cause = match (&self.answer, &body["type"], &body["detail"]) {
+            (Err(error), ..) => error.to_string(),
+            (_, Value::String(problem), Value::String(detail)) => format!("{problem}: {detail}"),
+            (Ok(answer), ..) => format!("{} from the API", answer.status),
         };
-        let mut reason = format!("{}: {told}", vendor.kind());
+        let mut reason = format!("{}: {cause}", vendor.kind());
         let mut refusals = vendor.refusals();
         // Retries are refused for the same reason.
         refusals.dedup();
         for refusal in refusals {
-            reason.push_str("\n  what the vendor found wrong: ");
+            reason.push_str("\n  the vendor's reason: ");
             reason.push_str(&refusal);
         }
         Some(reason)
@@ -302,84 +292,76 @@ impl Visit {
 fn suggestions(front: &Front) -> String {
     let (url, admin) = (&front.listen, &front.admin);
     format!(
-        "\nIt stays up. Try, from another terminal:\n\n    \
+        "\nThe proxy keeps running. Try, from another terminal:\n\n    \
          curl -i http://{url}/cncn/orders/42\n    \
          curl -i http://{url}/besender/contacts -d '{{\"name\": \"测试\"}}'\n    \
-         curl -i http://{url}/nobody              # Cupbearer's own errors cannot be taken for a vendor's\n    \
+         curl -i http://{url}/nobody              # an error of Cupbearer itself, marked as such\n    \
          cupbearer status --admin http://{admin}\n    \
          http://{admin}/            # the admin page, for a browser; /metrics for Prometheus\n\n\
-         What the vendors see from now on (tokens live for seconds here; Ctrl-C ends it):\n"
+         What the vendors see from now on (tokens live for seconds here; Ctrl-C ends the demo):\n"
     )
 }
 
-/// What is to be seen after the table.
-struct Show<'a> {
-    setup: &'a Setup,
-    server: &'a Server,
-    started: Instant,
-}
-
-impl Show<'_> {
-    /// One line for each thing that a vendor saw, until somebody stops it. Vendors in trouble are asked for something each second.
-    async fn watch(
-        &self,
-        troubles: &[Trouble],
-        seen: &mut UnboundedReceiver<Event>,
-        out: &mut dyn Write,
-    ) -> Result<(), Failure> {
-        let begin = tokio::time::Instant::now();
-        let mut changes = trouble::changes(troubles).into_iter().peekable();
-        let mut seconds = tokio::time::interval(Duration::from_secs(1));
-        let (tell, mut told) = mpsc::unbounded_channel();
-        let mut outcomes = HashMap::new();
-        loop {
-            let next = changes.peek().map(|change| begin + change.at);
-            tokio::select! {
-                event = seen.recv() => match event {
-                    Some(event) => self.line(event.vendor, &event.what, out)?,
-                    None => return Ok(()),
-                },
-                () = tokio::time::sleep_until(next.unwrap_or(begin)), if next.is_some() => {
-                    if let Some(change) = changes.next() {
-                        change.make(self.setup.vendors());
-                        self.line(change.vendor, &change, out)?;
-                    }
+/// Prints vendor events, injected faults and what the app gets from faulty vendors, until cancelled.
+/// Faulty vendors get a request each second.
+async fn watch(
+    setup: &Setup,
+    server: &Server,
+    faults: &[PlannedFault],
+    seen: &mut UnboundedReceiver<Event>,
+    timeline: &mut Timeline<'_>,
+) -> Result<(), Failure> {
+    let begin = tokio::time::Instant::now();
+    let mut changes = trouble::changes(faults).into_iter().peekable();
+    let faulty: BTreeSet<Kind> = faults.iter().map(|planned| planned.vendor).collect();
+    let mut seconds = tokio::time::interval(Duration::from_secs(1));
+    let (visited, mut visits) = mpsc::unbounded_channel();
+    let mut outcomes = HashMap::new();
+    loop {
+        let next = changes.peek().map(|change| begin + change.at);
+        tokio::select! {
+            event = seen.recv() => match event {
+                Some(event) => timeline.print(event.vendor, &event.what)?,
+                None => return Ok(()),
+            },
+            () = tokio::time::sleep_until(next.unwrap_or(begin)), if next.is_some() => {
+                if let Some(change) = changes.next() {
+                    change.apply(setup.vendors());
+                    timeline.print(change.vendor, &change)?;
                 }
-                _ = seconds.tick(), if !troubles.is_empty() => {
-                    for kind in troubled(troubles) {
-                        let (server, tell) = (self.server.clone(), tell.clone());
-                        tokio::spawn(async move {
-                            let visit = visit(kind, &server).await;
-                            // An error means that the show is over.
-                            drop(tell.send((kind, visit)));
-                        });
-                    }
+            }
+            _ = seconds.tick(), if !faulty.is_empty() => {
+                for &kind in &faulty {
+                    let (server, visited) = (server.clone(), visited.clone());
+                    tokio::spawn(async move {
+                        // Fails only once the demo is over.
+                        drop(visited.send((kind, visit(kind, &server).await)));
+                    });
                 }
-                Some((kind, visit)) = told.recv() => {
-                    let outcome = format!("the app gets {} for GET {}", visit.outcome(), visit.path);
-                    if outcomes.insert(kind, outcome.clone()).as_ref() != Some(&outcome) {
-                        self.line(kind, &outcome, out)?;
-                    }
+            }
+            Some((kind, visit)) = visits.recv() => {
+                let outcome = format!("the app gets {} for GET {}", visit.outcome(), visit.path);
+                if outcomes.insert(kind, outcome.clone()).as_ref() != Some(&outcome) {
+                    timeline.print(kind, &outcome)?;
                 }
             }
         }
     }
-
-    fn line(
-        &self,
-        vendor: Kind,
-        what: &dyn fmt::Display,
-        out: &mut dyn Write,
-    ) -> Result<(), Failure> {
-        let at = self.started.elapsed().as_secs_f64();
-        writeln!(out, "{at:8.1} s  {vendor:<14}  {what}")?;
-        out.flush()?;
-        Ok(())
-    }
 }
 
-fn troubled(troubles: &[Trouble]) -> BTreeSet<Kind> {
-    troubles.iter().map(|trouble| trouble.vendor).collect()
+/// Output with a time stamp on each line.
+struct Timeline<'a> {
+    started: Instant,
+    out: &'a mut dyn Write,
+}
+
+impl Timeline<'_> {
+    fn print(&mut self, vendor: Kind, what: &dyn fmt::Display) -> Result<(), Failure> {
+        let at = self.started.elapsed().as_secs_f64();
+        writeln!(self.out, "{at:8.1} s  {vendor:<14}  {what}")?;
+        self.out.flush()?;
+        Ok(())
+    }
 }
 
 impl fmt::Display for What {
@@ -403,22 +385,12 @@ impl fmt::Display for What {
     }
 }
 
-fn indented(text: &str) -> String {
-    text.lines()
-        .map(|line| format!("    {line}").trim_end().to_owned() + "\n")
-        .collect()
-}
-
-fn runtime(error: impl fmt::Display) -> Failure {
-    Failure::Runtime(error.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn only_a_token_that_the_api_saw_counts() {
+    async fn only_a_token_that_the_api_saw_is_success() {
         let (events, _seen) = mpsc::unbounded_channel();
         let setup = Setup::start(events).await.unwrap();
         let vendor = &setup.vendors()[0];

@@ -12,10 +12,10 @@ use crate::dialect::{self, DialectToml, ExchangePlan, Overrides, Plan, Source, U
 
 #[derive(Debug, Args)]
 pub(super) struct DialectsArgs {
-    /// Explain this one: variables of each grant, an example, the dialect's own TOML
+    /// Explain this dialect: variables of each grant, an example, the dialect's TOML
     name: Option<String>,
 
-    /// Which grant the example is for, instead of the dialect's default
+    /// Grant of the example [default: the dialect's default grant]
     grant: Option<String>,
 }
 
@@ -28,7 +28,7 @@ pub(super) fn run(args: &DialectsArgs, out: &mut dyn Write) -> Result<(), Failur
     Ok(())
 }
 
-/// All of them by group, a line each.
+/// Lists all dialects by group.
 fn list() -> String {
     let mut table = Table::new(["DIALECT", "WHAT IT IS"]);
     let mut group = None;
@@ -44,7 +44,8 @@ fn list() -> String {
         table.row([format!("  {name}"), about(dialect).to_owned()]);
     }
     format!(
-        "{table}\n`cupbearer dialects NAME` explains one. Your own go into [dialects.NAME] of the configuration.\n"
+        "{table}\n`cupbearer dialects NAME` explains one. \
+         Your own dialects go into [dialects.NAME] of the configuration.\n"
     )
 }
 
@@ -55,9 +56,8 @@ fn explain(name: &str, grant: Option<&str>) -> Result<String, Failure> {
             hint(name)
         )));
     };
-    let described = Described::read(name);
-    let example = described.example(name, grant);
-    let Some(example) = example else {
+    let described = Description::read(name);
+    let Some(example) = described.example(name, grant) else {
         return Err(Failure::Usage(format!(
             "dialect '{name}' has no grant '{}'; it has {}",
             grant.unwrap_or_default(),
@@ -71,36 +71,35 @@ fn explain(name: &str, grant: Option<&str>) -> Result<String, Failure> {
         described.grants_table(name)
     );
     if !described.auth_methods.is_empty() {
-        let _ = writeln!(
-            text,
-            "\nauth_method: {}",
-            marked(&described.auth_methods, described.default_auth.as_deref()).join(", ")
-        );
+        let methods = marked(&described.auth_methods, described.default_auth.as_ref());
+        let _ = writeln!(text, "\nauth_method: {}", methods.join(", "));
     }
-    let _ = write!(text, "\nIn cupbearer.toml:\n\n{example}");
-    let _ = write!(text, "\nThe dialect itself:\n\n{}", toml.trim_start());
+    let toml = toml.trim_start();
+    let _ = write!(
+        text,
+        "\nIn cupbearer.toml:\n\n{example}\nThe dialect itself:\n\n{toml}"
+    );
     Ok(text)
 }
 
 fn hint(name: &str) -> String {
     let names: Vec<&str> = dialect::builtin().iter().map(|(name, _)| *name).collect();
-    let nearest = dialect::nearest(name, names.iter().copied());
-    nearest.map_or_else(
-        || format!("built in are: {}", names.join(", ")),
-        |known| format!("did you mean {known}?"),
-    )
+    match dialect::nearest(name, names.iter().copied()) {
+        Some(known) => format!("did you mean {known}?"),
+        None => format!("built-in dialects: {}", names.join(", ")),
+    }
 }
 
-/// What a dialect offers, together with what it extends.
+/// Grants and auth methods of a dialect and of the dialects it extends.
 #[derive(Default)]
-struct Described {
+struct Description {
     grants: Vec<String>,
     default_grant: Option<String>,
     auth_methods: Vec<String>,
     default_auth: Option<String>,
 }
 
-impl Described {
+impl Description {
     fn read(name: &str) -> Self {
         let mut described = Self::default();
         let mut seen = BTreeSet::new();
@@ -121,7 +120,7 @@ impl Described {
 
     fn grants_table(&self, dialect: &str) -> Table<3> {
         let mut table = Table::new(["GRANT", "NEEDS", "MAY TAKE"]);
-        let shown = marked(&self.grants, self.default_grant.as_deref());
+        let shown = marked(&self.grants, self.default_grant.as_ref());
         for (grant, shown) in self.grants.iter().zip(shown) {
             let Some(plan) = plan(dialect, Some(grant)) else {
                 continue;
@@ -129,19 +128,20 @@ impl Described {
             let required = required(&plan);
             let optional: Vec<String> = known(&plan)
                 .difference(&required)
-                // What comes with a token is kept by itself; nobody needs to write it down.
+                // Taken from token responses and stored automatically.
                 .filter(|name| *name != "refresh_token")
                 .cloned()
                 .collect();
+            let once = |name| plan.exchange.one_time.iter().any(|it| it == name);
             let needs: Vec<_> = (required.iter())
-                .map(|name| described_variable(name, &plan.exchange))
+                .map(|name| format!("{name}{}", if once(name) { " (used once)" } else { "" }))
                 .collect();
             table.row([shown, needs.join(", "), optional.join(", ")]);
         }
         table
     }
 
-    /// A configuration with one provider of this dialect; `None` if there is no such grant.
+    /// Returns a configuration with one provider of this dialect; `None` for an unknown grant.
     fn example(&self, dialect: &str, grant: Option<&str>) -> Option<String> {
         let plan = plan(dialect, grant)?;
         let mut provider = format!("[providers.{dialect}]\n");
@@ -183,7 +183,7 @@ impl Described {
         let store = match by_login.is_empty() {
             true => String::new(),
             false => format!(
-                "[store]                     # `cupbearer login {dialect}` leaves here what it gets\n\
+                "[store]                     # `cupbearer login {dialect}` stores its token here\n\
                  kind = \"file\"\n\
                  path = \"/var/lib/cupbearer\"\n\n"
             ),
@@ -198,7 +198,7 @@ impl Described {
     }
 }
 
-/// Variables that a provider has to state: of request and token URL, and of what goes with the token.
+/// Returns the variables that a provider must state for its requests, token URL and injection.
 fn required(plan: &Plan) -> BTreeSet<String> {
     let mut names = plan.exchange.required_variables();
     let token_url = plan
@@ -216,7 +216,7 @@ fn required(plan: &Plan) -> BTreeSet<String> {
     names
 }
 
-/// All that it may state.
+/// Returns the variables that a provider may state.
 fn known(plan: &Plan) -> BTreeSet<String> {
     let mut names = plan.exchange.known_variables();
     names.extend(plan.defaults.variables().map(str::to_owned));
@@ -224,7 +224,7 @@ fn known(plan: &Plan) -> BTreeSet<String> {
     names
 }
 
-/// What `cupbearer login` brings: the one-time inputs and what belongs to a code.
+/// Returns the variables that `cupbearer login` provides.
 fn by_login(plan: &ExchangePlan) -> BTreeSet<&str> {
     let mut names: BTreeSet<_> = plan.one_time.iter().map(String::as_str).collect();
     if names.contains("code") {
@@ -243,18 +243,14 @@ fn about(dialect: &DialectToml) -> &str {
     dialect.about.as_deref().unwrap_or_default()
 }
 
-/// The document, when the dialect was compared with it, and what it does not say.
+/// Describes the vendor's document, when the dialect was checked against it, and unverified facts.
 fn provenance(dialect: &DialectToml) -> String {
     let mut text = String::new();
-    let lines = [
-        ("Document", &dialect.document),
-        ("Compared with it", &dialect.checked),
-    ];
-    for (what, value) in lines {
-        if let Some(value) = value {
-            // A String takes everything, here and below.
-            let _ = writeln!(text, "{what}: {value}");
-        }
+    if let Some(document) = &dialect.document {
+        let _ = writeln!(text, "Document: {document}");
+    }
+    if let Some(checked) = &dialect.checked {
+        let _ = writeln!(text, "Compared with it: {checked}");
     }
     if !dialect.unverified.is_empty() {
         text.push_str("Not verified:\n");
@@ -285,26 +281,22 @@ fn add_keys(names: &mut Vec<String>, table: Option<&toml::Value>) {
     }
 }
 
-fn marked(names: &[String], default: Option<&str>) -> Vec<String> {
+fn marked(names: &[String], default: Option<&String>) -> Vec<String> {
+    let mark = |name| {
+        if default == Some(name) {
+            " (default)"
+        } else {
+            ""
+        }
+    };
     names
         .iter()
-        .map(|name| match default {
-            Some(default) if default == name => format!("{name} (default)"),
-            _ => name.clone(),
-        })
+        .map(|name| format!("{name}{}", mark(name)))
         .collect()
 }
 
-fn described_variable(name: &str, plan: &ExchangePlan) -> String {
-    if plan.one_time.iter().any(|spent| spent == name) {
-        format!("{name} (used once)")
-    } else {
-        name.to_owned()
-    }
-}
-
 fn example_value(dialect: &str, name: &str) -> String {
-    const SECRET: [&str; 6] = [
+    const SECRETS: [&str; 6] = [
         "secret",
         "password",
         "token",
@@ -312,11 +304,9 @@ fn example_value(dialect: &str, name: &str) -> String {
         "certificate",
         "sms",
     ];
-    if SECRET.iter().any(|word| name.contains(word)) {
-        let variable = format!("{dialect}_{name}")
-            .replace(['-', '.'], "_")
-            .to_uppercase();
-        return format!("{{ env = \"{variable}\" }}");
+    if SECRETS.iter().any(|word| name.contains(word)) {
+        let variable = format!("{dialect}_{name}").replace(['-', '.'], "_");
+        return format!("{{ env = \"{}\" }}", variable.to_uppercase());
     }
     format!("\"my-{}\"", name.replace('_', "-"))
 }
@@ -354,7 +344,7 @@ mod tests {
         }
     }
 
-    /// Whatever is asked for, and a key that signs where one is.
+    /// An environment in which every variable is set; private keys are real keys.
     struct Given;
 
     impl Environment for Given {
@@ -371,7 +361,7 @@ mod tests {
     #[test]
     fn every_example_is_a_configuration_that_check_accepts() {
         for (name, _) in dialect::builtin() {
-            let described = Described::read(name);
+            let described = Description::read(name);
             let grants = described.grants.iter().map(|grant| Some(grant.as_str()));
             for grant in grants.chain([None]) {
                 let example = described.example(name, grant);
@@ -384,9 +374,9 @@ mod tests {
     }
 
     #[test]
-    fn what_the_table_says_is_needed_is_needed() {
+    fn every_variable_listed_as_needed_is_required() {
         for (name, _) in dialect::builtin() {
-            let described = Described::read(name);
+            let described = Description::read(name);
             let example = described.example(name, None).unwrap();
             let plan = plan(name, None).unwrap();
             let by_login = by_login(&plan.exchange);
@@ -394,7 +384,7 @@ mod tests {
                 .iter()
                 .filter(|name| !by_login.contains(name.as_str()))
             {
-                // Another name in its place leaves it without a value.
+                // Renaming the key leaves the variable without a value.
                 let without = example.replace(&format!("{needed} "), &format!("x{needed} "));
                 assert_ne!(without, example, "{name}: {needed}");
                 let config = Config::from_toml(&without, &Given);
@@ -404,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn grants_say_what_they_need() {
+    fn grants_list_their_variables() {
         let text = explain("identityserver", None).unwrap();
         let line = |grant: &str| {
             text.lines()
@@ -418,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_may_be_chosen() {
+    fn the_example_uses_the_chosen_grant() {
         let text = explain("salesforce", Some("jwt_bearer")).unwrap();
         assert!(text.contains("grant         = \"jwt_bearer\""), "{text}");
         assert!(

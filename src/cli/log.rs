@@ -1,4 +1,4 @@
-//! `--log` and `--log-format`: everything that is told along the way goes to standard error.
+//! `--log` and `--log-format`: logs go to standard error.
 
 mod events;
 
@@ -18,7 +18,8 @@ use crate::app::LogControl;
 
 #[derive(Debug, Args)]
 pub(super) struct LogArgs {
-    /// off, error, warn, info, debug, trace (in a release the same as debug), or a filter such as `info,cupbearer::provider=debug`
+    /// off, error, warn, info, debug, trace (in a release the same as debug), or a filter such as
+    /// `info,cupbearer::provider=debug`
     #[arg(
         long,
         value_name = "LEVEL",
@@ -29,7 +30,7 @@ pub(super) struct LogArgs {
     )]
     log: Option<String>,
 
-    /// How log lines look [default: human on a terminal, json otherwise]
+    /// Format of log lines [default: human on a terminal, json otherwise]
     #[arg(
         long,
         value_name = "FORMAT",
@@ -47,35 +48,33 @@ enum LogFormat {
 }
 
 impl LogArgs {
-    /// Starts logging, at `default` where `--log` is not given.
+    /// Starts logging, with the filter `default` unless `--log` is given.
     pub(super) fn start(&self, default: &str) -> Result<Log, Failure> {
-        // An empty variable of the environment is one that is not set.
+        // An empty environment variable counts as unset.
         let written = self.log.as_deref().filter(|text| !text.trim().is_empty());
         let text = written.unwrap_or(default);
         let filter = filter(text).map_err(|error| Failure::Usage(format!("--log: {error}")))?;
         let terminal = io::stderr().is_terminal();
-        let format = self.log_format.unwrap_or(if terminal {
+        let usual = if terminal {
             LogFormat::Human
         } else {
             LogFormat::Json
-        });
+        };
         let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let lines = layer().with_writer(io::stderr);
         let (filter, handle) = reload::Layer::new(filter);
         let log = Events.with(filter);
-        let started = match format {
+        let started = match self.log_format.unwrap_or(usual) {
             LogFormat::Human => log.with(lines.with_ansi(colour)).try_init(),
             LogFormat::Json => log.with(lines.json().flatten_event(true)).try_init(),
         };
         started.map_err(|error| Failure::Runtime(format!("cannot start logging: {error}")))?;
-        Ok(Log {
-            directives: Mutex::new(text.to_owned()),
-            handle,
-        })
+        let directives = Mutex::new(text.to_owned());
+        Ok(Log { directives, handle })
     }
 }
 
-/// The running log.
+/// The log's filter, which can be changed while running.
 pub(super) struct Log {
     directives: Mutex<String>,
     handle: reload::Handle<Targets, Events>,
@@ -89,12 +88,11 @@ impl LogControl for Log {
     fn set(&self, directives: &str) -> Result<(), String> {
         let filter = filter(directives)?;
         let mut current = self.lock();
-        self.handle
-            .reload(filter)
-            .map_err(|error| error.to_string())?;
+        let reloaded = self.handle.reload(filter);
+        reloaded.map_err(|error| error.to_string())?;
         directives.clone_into(&mut current);
         drop(current);
-        tracing::warn!(directives, "what is logged was changed by the admin port");
+        tracing::warn!(directives, "log filter changed through the admin port");
         Ok(())
     }
 }
@@ -109,13 +107,13 @@ impl Log {
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// What `--log` takes, so that a wrong one is wrong usage for every verb.
+/// Validates `--log`, so that a wrong filter is wrong usage for every verb.
 fn directives(text: &str) -> Result<String, String> {
     filter(text).map(|_| text.to_owned())
 }
 
-/// A level alone is about Cupbearer; the libraries below it stay at `warn`, for they tell too much to be read,
-/// and headers among it.
+/// Parses a filter. A single level applies to Cupbearer only: libraries stay at `warn`, since their
+/// logs are long and include headers.
 fn filter(text: &str) -> Result<Targets, String> {
     let advice = || {
         format!(
@@ -123,9 +121,9 @@ fn filter(text: &str) -> Result<Targets, String> {
             LEVELS.join(", ")
         )
     };
-    // The filter would take a word for the name of a module, and an empty level for all of them.
+    // `Targets` would take an unknown word for a module's name and an empty level for all levels.
     if levels(text).any(|level| !LEVELS.contains(&level.to_ascii_lowercase().as_str())) {
-        return Err(format!("no level; {}", advice()));
+        return Err(format!("unknown level; {}", advice()));
     }
     let level = text.trim().to_ascii_lowercase();
     let directives = match level.as_str() {
@@ -133,16 +131,18 @@ fn filter(text: &str) -> Result<Targets, String> {
         _ if LEVELS.contains(&level.as_str()) => format!("warn,cupbearer={level}"),
         _ => text.to_owned(),
     };
-    // Not `EnvFilter`: it filters by spans as well, with two regular expression engines, a third of a megabyte of code.
+    // Not `EnvFilter`, whose regular expression engines take a third of a megabyte of code.
     directives
         .parse()
         .map_err(|error| format!("{error}; {}", advice()))
 }
 
-/// The level of each part of a filter: what follows its target, or all of it.
+/// Returns the level of each part of a filter: the text after the target, or the whole part.
 fn levels(text: &str) -> impl Iterator<Item = &str> {
-    let parts = text.split(',').map(str::trim);
-    let parts = parts.filter(|part| !part.is_empty());
+    let parts = text
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty());
     parts.map(|part| {
         part.rsplit_once('=')
             .map_or(part, |(_, level)| level.trim())
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_are_taken_as_written_and_nonsense_is_wrong_usage() {
+    fn filters_are_kept_as_written_and_invalid_ones_are_errors() {
         assert_eq!(filter("hyper=trace").unwrap().to_string(), "hyper=trace");
         assert!(filter("cupbearer=debug,hyper=warn").is_ok());
         assert!(filter("info,cupbearer::provider=debug").is_ok());
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_that_is_no_level_is_wrong_usage() {
+    fn an_unknown_level_is_wrong_usage() {
         for wrong in [
             "debgu",
             "verbose",

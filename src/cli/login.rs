@@ -48,7 +48,7 @@ pub(super) struct LoginArgs {
     #[arg(long, env = "CUPBEARER_NO_BROWSER")]
     no_browser: bool,
 
-    /// Read every answer from standard input, one per line, also the address the browser ends at
+    /// Read every answer from standard input, one per line, also the browser's final address
     #[arg(long, env = "CUPBEARER_FROM_STDIN")]
     from_stdin: bool,
 

@@ -10,7 +10,7 @@ fn the_command_is_well_formed() {
 }
 
 #[test]
-fn every_flag_has_its_environment_twin() {
+fn every_flag_has_a_hidden_environment_variable() {
     let mut flags = BTreeSet::new();
     let mut command = Cli::command();
     command.build();
@@ -20,10 +20,15 @@ fn every_flag_has_its_environment_twin() {
             if ["help", "version"].contains(&name) {
                 continue;
             }
-            let twin = format!("CUPBEARER_{}", name.replace('-', "_").to_uppercase());
+            let variable = format!("CUPBEARER_{}", name.replace('-', "_").to_uppercase());
             assert_eq!(
                 flag.get_env().and_then(|name| name.to_str()),
-                Some(twin.as_str()),
+                Some(variable.as_str()),
+                "{} --{name}",
+                verb.get_name()
+            );
+            assert!(
+                flag.is_hide_env_values_set(),
                 "{} --{name}",
                 verb.get_name()
             );
@@ -97,7 +102,7 @@ fn force_without_show_is_wrong_usage() {
 }
 
 #[test]
-fn a_provider_that_there_is_not_is_wrong_usage_and_the_others_are_named() {
+fn an_unknown_provider_is_wrong_usage_and_the_known_ones_are_listed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cupbearer.toml");
     std::fs::write(&path, "[providers.there]\naccess_token = 't'\n").unwrap();

@@ -234,20 +234,12 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::config::Environment;
+    use crate::cli::demo::NoEnvironment;
     use crate::demo::authority::Authority;
     use crate::demo::vendors::{Credential, FakeVendor, Kind, Options};
     use crate::metrics::Metrics;
     use crate::provider::outside::StoredToken;
     use crate::provider::{self, Deps};
-
-    struct NoEnvironment;
-
-    impl Environment for NoEnvironment {
-        fn var(&self, _name: &str) -> Option<String> {
-            None
-        }
-    }
 
     #[derive(Parser)]
     struct Words {

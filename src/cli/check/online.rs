@@ -169,7 +169,8 @@ fn plan(fetched: &Fetched, rules: &LifeCycle, now: Now) -> (Option<Duration>, Op
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Environment};
+    use crate::cli::demo::NoEnvironment;
+    use crate::config::Config;
     use crate::demo::setup::Setup;
     use crate::demo::vendors::{Credential, FakeVendor, Fault, Kind};
     use crate::dialect::Issued;
@@ -196,14 +197,6 @@ mod tests {
         let (usable, next) = plan(&fetched, &rules, now);
         assert_eq!(usable, Some(Duration::from_secs(3599)));
         assert_eq!(next, Some(Duration::from_secs(2880)));
-    }
-
-    struct NoEnvironment;
-
-    impl Environment for NoEnvironment {
-        fn var(&self, _name: &str) -> Option<String> {
-            None
-        }
     }
 
     #[tokio::test]

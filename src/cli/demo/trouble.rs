@@ -1,4 +1,4 @@
-//! `--fault`: vendors that misbehave on request, from the start or for a while, so that one can watch what the proxy makes of it.
+//! `--fault`: vendors that misbehave on request, from the start or for a while.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,58 +8,61 @@ use crate::demo::vendors::{FakeVendor, Fault, Kind, UnknownFault};
 
 /// `VENDOR=FAULT[@BEGIN[+LENGTH]]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Trouble {
+pub(super) struct PlannedFault {
     pub(super) vendor: Kind,
-    wrong: Wrong,
-    /// After the table; `None`: from the start.
+    effect: Effect,
+    /// Time after the table; `None` is from the start.
     begins: Option<Duration>,
-    /// `None`: until the end.
+    /// `None` is until the end.
     lasts: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wrong {
-    /// The token endpoint does not do what it should.
+enum Effect {
+    /// The token endpoint misbehaves.
     Endpoint(Fault),
-    /// All tokens issued so far are dead.
+    /// All tokens issued so far are revoked.
     Revoked,
 }
 
-/// Something that happens to a vendor while the demo is watched.
+/// A vendor's change during the demo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Change {
-    /// After the table.
+    /// Time after the table.
     pub(super) at: Duration,
     pub(super) vendor: Kind,
-    /// `None`: all is well again.
-    wrong: Option<Wrong>,
+    /// `None` repairs the token endpoint.
+    effect: Option<Effect>,
 }
 
-impl Trouble {
-    /// What is wrong before anything is asked.
-    pub(super) fn at_the_start(&self) -> Option<Fault> {
-        match (self.begins, self.wrong) {
-            (None, Wrong::Endpoint(fault)) => Some(fault),
+impl PlannedFault {
+    /// Returns the fault that holds from the start.
+    pub(super) fn initial(&self) -> Option<Fault> {
+        match (self.begins, self.effect) {
+            (None, Effect::Endpoint(fault)) => Some(fault),
             _ => None,
         }
     }
 }
 
-/// All that is to happen after the table, in its order.
-pub(super) fn changes(troubles: &[Trouble]) -> Vec<Change> {
+/// Returns the changes after the table, by time.
+pub(super) fn changes(planned: &[PlannedFault]) -> Vec<Change> {
     let mut changes = Vec::new();
-    for trouble in troubles {
-        let begins = trouble.begins.unwrap_or_default();
-        let change = |at, wrong| Change {
-            at,
-            vendor: trouble.vendor,
-            wrong,
-        };
-        if trouble.at_the_start().is_none() {
-            changes.push(change(begins, Some(trouble.wrong)));
+    for fault in planned {
+        let (vendor, begins) = (fault.vendor, fault.begins.unwrap_or_default());
+        if fault.initial().is_none() {
+            changes.push(Change {
+                at: begins,
+                vendor,
+                effect: Some(fault.effect),
+            });
         }
-        if let Some(lasts) = trouble.lasts {
-            changes.push(change(begins + lasts, None));
+        if let Some(lasts) = fault.lasts {
+            changes.push(Change {
+                at: begins + lasts,
+                vendor,
+                effect: None,
+            });
         }
     }
     changes.sort_by_key(|change| change.at);
@@ -67,11 +70,11 @@ pub(super) fn changes(troubles: &[Trouble]) -> Vec<Change> {
 }
 
 impl Change {
-    pub(super) fn make(&self, vendors: &[FakeVendor]) {
+    pub(super) fn apply(&self, vendors: &[FakeVendor]) {
         for vendor in vendors.iter().filter(|vendor| vendor.kind() == self.vendor) {
-            match self.wrong {
-                Some(Wrong::Endpoint(fault)) => vendor.set_fault(Some(fault)),
-                Some(Wrong::Revoked) => vendor.kill_tokens(),
+            match self.effect {
+                Some(Effect::Endpoint(fault)) => vendor.set_fault(Some(fault)),
+                Some(Effect::Revoked) => vendor.kill_tokens(),
                 None => vendor.set_fault(None),
             }
         }
@@ -80,15 +83,15 @@ impl Change {
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.wrong {
-            Some(Wrong::Endpoint(fault)) => write!(f, "*** its token endpoint: {fault:?}"),
-            Some(Wrong::Revoked) => f.write_str("*** all its tokens are revoked"),
+        match self.effect {
+            Some(Effect::Endpoint(fault)) => write!(f, "*** its token endpoint: {fault:?}"),
+            Some(Effect::Revoked) => f.write_str("*** all its tokens are revoked"),
             None => f.write_str("*** its token endpoint works again"),
         }
     }
 }
 
-impl FromStr for Trouble {
+impl FromStr for PlannedFault {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -100,13 +103,12 @@ impl FromStr for Trouble {
                 let names = Kind::ALL.map(Kind::name).join(", ");
                 format!("no vendor '{vendor}'; there are {names}")
             })?;
-        let (fault, when) = match rest.split_once('@') {
-            Some((fault, when)) => (fault, Some(when)),
-            None => (rest, None),
-        };
-        let wrong = match fault {
-            "revoked" => Wrong::Revoked,
-            fault => Wrong::Endpoint(fault.parse().map_err(|error: UnknownFault| {
+        let (fault, when) = rest
+            .split_once('@')
+            .map_or((rest, None), |(f, w)| (f, Some(w)));
+        let effect = match fault {
+            "revoked" => Effect::Revoked,
+            fault => Effect::Endpoint(fault.parse().map_err(|error: UnknownFault| {
                 format!("{error}; or revoked, which kills its tokens")
             })?),
         };
@@ -117,7 +119,7 @@ impl FromStr for Trouble {
         };
         Ok(Self {
             vendor,
-            wrong,
+            effect,
             begins,
             lasts,
         })
@@ -125,12 +127,9 @@ impl FromStr for Trouble {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let number = text
-        .strip_suffix('s')
-        .and_then(|number| number.parse().ok());
-    number
-        .map(Duration::from_secs)
-        .ok_or_else(|| "write times as in @5s+40s: from 5 s after the table, for 40 s".to_owned())
+    let number = text.strip_suffix('s').and_then(|text| text.parse().ok());
+    let time = number.map(Duration::from_secs);
+    time.ok_or_else(|| "write times as in @5s+40s: from 5 s after the table, for 40 s".to_owned())
 }
 
 #[cfg(test)]
@@ -139,18 +138,18 @@ mod tests {
 
     #[test]
     fn faults_are_written_as_vendor_fault_and_time() {
-        let trouble = |wrong, begins: Option<u64>, lasts: Option<u64>| Trouble {
+        let planned = |effect, begins: Option<u64>, lasts: Option<u64>| PlannedFault {
             vendor: Kind::Cncn,
-            wrong,
+            effect,
             begins: begins.map(Duration::from_secs),
             lasts: lasts.map(Duration::from_secs),
         };
-        let bad = Wrong::Endpoint(Fault::Status(503));
+        let bad = Effect::Endpoint(Fault::Status(503));
         for (text, expected) in [
-            ("cncn=503", trouble(bad, None, None)),
-            ("cncn=503@5s", trouble(bad, Some(5), None)),
-            ("cncn=503@5s+40s", trouble(bad, Some(5), Some(40))),
-            ("cncn=revoked@1s", trouble(Wrong::Revoked, Some(1), None)),
+            ("cncn=503", planned(bad, None, None)),
+            ("cncn=503@5s", planned(bad, Some(5), None)),
+            ("cncn=503@5s+40s", planned(bad, Some(5), Some(40))),
+            ("cncn=revoked@1s", planned(Effect::Revoked, Some(1), None)),
         ] {
             assert_eq!(text.parse(), Ok(expected), "{text}");
         }
@@ -161,20 +160,20 @@ mod tests {
             ("cncn=down@5", "@5s+40s"),
             ("cncn=down@5s+x", "@5s+40s"),
         ] {
-            let error = wrong.parse::<Trouble>().unwrap_err();
+            let error = wrong.parse::<PlannedFault>().unwrap_err();
             assert!(error.contains(why), "{error}");
         }
     }
 
     #[test]
-    fn what_begins_later_ends_later_and_all_is_in_its_order() {
-        let troubles: Vec<Trouble> = ["cncn=down@5s+40s", "ctcfile=revoked@10s", "passport=500"]
+    fn changes_are_sorted_by_time() {
+        let faults: Vec<PlannedFault> = ["cncn=down@5s+40s", "ctcfile=revoked@10s", "passport=500"]
             .iter()
             .map(|text| text.parse().unwrap())
             .collect();
-        let seen: Vec<_> = changes(&troubles)
+        let seen: Vec<_> = changes(&faults)
             .iter()
-            .map(|change| (change.at.as_secs(), change.vendor, change.wrong.is_some()))
+            .map(|change| (change.at.as_secs(), change.vendor, change.effect.is_some()))
             .collect();
         assert_eq!(
             seen,
@@ -184,7 +183,7 @@ mod tests {
                 (45, Kind::Cncn, false)
             ]
         );
-        assert_eq!(troubles[0].at_the_start(), None);
-        assert_eq!(troubles[2].at_the_start(), Some(Fault::Status(500)));
+        assert_eq!(faults[0].initial(), None);
+        assert_eq!(faults[2].initial(), Some(Fault::Status(500)));
     }
 }

@@ -1,11 +1,11 @@
-//! What stands below the log: a subscriber to events. tracing-subscriber's own, `Registry`, keeps spans as well, and 33 KiB for them;
-//! Cupbearer opens none, and in a release h2's one, `Connection`, tells nothing but its kind.
+//! A subscriber for events only. `tracing_subscriber::Registry` also keeps spans, and 33 KiB for
+//! them; Cupbearer opens none, and in a release h2's only span, `Connection`, holds nothing useful.
 
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::registry::{Extensions, ExtensionsMut, LookupSpan, SpanData};
 
-/// Takes part in events and enables no span, so that layers are never told of a new one.
+/// Accepts events and disables all spans, so that layers see no new span.
 pub(super) struct Events;
 
 impl Subscriber for Events {
@@ -13,7 +13,7 @@ impl Subscriber for Events {
         !metadata.is_span()
     }
 
-    /// Not called, for no span is enabled. (Layers would look for the span, and there is none.)
+    /// Never called, since no span is enabled.
     fn new_span(&self, _: &Attributes<'_>) -> Id {
         Id::from_u64(1)
     }
@@ -22,7 +22,7 @@ impl Subscriber for Events {
 
     fn record_follows_from(&self, _: &Id, _: &Id) {}
 
-    /// The layers above write.
+    /// Does nothing: the layers write.
     fn event(&self, _: &Event<'_>) {}
 
     fn enter(&self, _: &Id) {}
@@ -38,7 +38,7 @@ impl LookupSpan<'_> for Events {
     }
 }
 
-/// A span that there is none of.
+/// A span that cannot exist.
 pub(super) enum NoSpan {}
 
 impl SpanData<'_> for NoSpan {
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_written_and_spans_are_not_there() {
+    fn events_are_written_without_spans() {
         let written = Written::default();
         let writer = written.clone();
         let lines = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
