@@ -1,7 +1,7 @@
-//! The admin port: status page, `/status`, `/metrics`, probes, reload and refresh by hand (DESIGN.md §4).
+//! The admin port: status page, `/status`, `/metrics`, probes, reload and refresh by hand.
 //!
-//! Runs on the control thread; the proxy port never serves any of it. What it shows it gets from [`Control`], whose
-//! types hold no secret.
+//! Runs on the control thread; the proxy port serves none of its paths. All data comes from
+//! [`Control`], whose types hold no secret.
 
 mod guard;
 mod page;
@@ -29,23 +29,24 @@ use crate::provider::RefreshError;
 
 pub use report::{ProviderReport, ReloadReport, ReplayReport, Report, UpstreamReport};
 
-/// For a request's head, idle time before it included: a forgotten connection must not hold a place.
+/// Limit for reading a request head, including the idle time before it: frees the permits of
+/// forgotten connections.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A few probes, a scraper and some open status pages. More wait in the listener's backlog.
+/// Enough for probes, a scraper and some open status pages. More connections wait in the backlog.
 const MAX_CONNECTIONS: usize = 128;
 
-/// Then the connection ends after its current answer, and after as long again whatever it does: a client that does not
-/// read its answer must not hold a place for ever.
+/// A connection of this age ends after its current response, and at twice this age in any case: a
+/// client that does not read its response must not keep its permit.
 const MAX_AGE: Duration = Duration::from_secs(120);
 
-/// How long answers under way may take once the port shuts down.
-const LAST_ANSWERS: Duration = Duration::from_secs(2);
+/// How long responses in flight may take once the port shuts down.
+const LAST_RESPONSES: Duration = Duration::from_secs(2);
 
-/// After a failed accept: the usual cause, too many open files, does not go away at once.
+/// Pause after a failed accept, whose usual cause is too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What the admin port shows and sets in motion.
+/// The data that the admin port shows and the actions that it starts.
 pub trait Control: Send + Sync + 'static {
     fn metrics(&self) -> &Metrics;
 
@@ -56,52 +57,54 @@ pub trait Control: Send + Sync + 'static {
     /// `server.allow_hosts`: lower case, without port unless written with one.
     fn allow_hosts(&self) -> Vec<String>;
 
-    /// Fetches a token now; `None` if there is no such provider. The future is dropped when the client goes away.
+    /// Fetches a token now; `None` if the provider does not exist. The future is dropped when the
+    /// client disconnects.
     fn refresh(&self, provider: &str) -> Option<Work<Result<(), RefreshError>>>;
 
-    /// Ends the process as SIGINT does, requests in flight first. Whether the configuration allows it.
+    /// Ends the process as SIGINT does, after requests in flight. Returns whether the configuration
+    /// allows that.
     fn quit(&self) -> bool;
 
-    /// What is logged, as `--log` has it; `None` where that cannot be changed.
+    /// Returns the log directives in the syntax of `--log`; `None` if they cannot be changed.
     fn log(&self) -> Option<String>;
 
-    /// Changes it. The error says what is wrong with `directives`.
+    /// Replaces the log directives. The error says which part is invalid.
     fn set_log(&self, directives: &str) -> Result<(), String>;
 
-    /// Reads the configuration again. What was changed in words, or every problem of the new file.
+    /// Reloads the configuration. Returns the changes in words, or all problems of the new file.
     fn reload(&self) -> Work<Result<String, Vec<String>>>;
 }
 
-/// An answer that takes time.
+/// A result that takes time.
 pub type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Whether this replica should get requests.
+/// Whether this replica is to get requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Readiness {
-    /// What stands in the way, one line each; empty: ready. A required provider that had its first token never
-    /// comes back here, so that one vendor's outage does not take every replica out.
+    /// Reasons against, one line each; empty if ready. A required provider that had its first token
+    /// is never listed again, so that a vendor's outage does not make every replica unready.
     pub pending: Vec<String>,
-    /// The same without that memory: `/readyz?strict`.
+    /// The present reasons alone, for `/readyz?strict`.
     pub pending_now: Vec<String>,
 }
 
-/// Serves `listener` until `shutdown`; returns when the answers under way are out, after two seconds at most.
+/// Serves `listener` until `shutdown` resolves; then waits for responses in flight, two seconds at
+/// most.
 pub async fn serve(
     listener: TcpListener,
     control: Arc<dyn Control>,
     shutdown: impl Future<Output = ()>,
 ) {
-    // The listener is open: it has an address. Where it cannot be told, the narrower service is the safe one.
-    let local_only = match listener.local_addr() {
-        Ok(address) => address.ip().to_canonical().is_loopback(),
-        Err(_) => false,
-    };
+    // If the address is unknown, serving less is the safe choice.
+    let local_only = listener
+        .local_addr()
+        .is_ok_and(|address| address.ip().to_canonical().is_loopback());
     let (stop, stopping) = watch::channel(());
     let mut connections = JoinSet::new();
     let accept = async {
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
                 return;
             };
             let tcp = match listener.accept().await {
@@ -116,7 +119,7 @@ pub async fn serve(
                 serve_connection(tcp, Arc::clone(&control), local_only, stopping.clone());
             connections.spawn(async move {
                 connection.await;
-                drop(place);
+                drop(permit);
             });
             while connections.try_join_next().is_some() {}
         }
@@ -127,7 +130,7 @@ pub async fn serve(
     }
     drop(listener);
     drop(stop);
-    let _ = timeout(LAST_ANSWERS, async {
+    let _ = timeout(LAST_RESPONSES, async {
         while connections.join_next().await.is_some() {}
     })
     .await;
@@ -142,8 +145,8 @@ async fn serve_connection(
     let service = service_fn(move |request| {
         let control = Arc::clone(&control);
         async move {
-            let answer = routes::answer(&request.into_parts().0, &*control, local_only).await;
-            Ok::<_, Infallible>(answer)
+            let parts = request.into_parts().0;
+            Ok::<_, Infallible>(routes::respond_to(&parts, &*control, local_only).await)
         }
     });
     let mut connection = pin!(
@@ -152,7 +155,7 @@ async fn serve_connection(
             .header_read_timeout(HEADER_TIMEOUT)
             .serve_connection(TokioIo::new(tcp), service)
     );
-    // A connection's own error (a client that hangs up, a malformed request) concerns nobody else.
+    // Errors of a connection, such as a disconnect or a malformed request, need no log line.
     tokio::select! {
         _ = &mut connection => return,
         _ = stopping.changed() => {}

@@ -1,4 +1,4 @@
-//! The status page: one document that asks `/status` every two seconds.
+//! The status page: one document that fetches `/status` every two seconds.
 
 use std::sync::LazyLock;
 
@@ -12,23 +12,12 @@ use sha2::{Digest, Sha256};
 
 use super::routes::respond;
 
-/// A part of the page: bytes with a symbol, so that `src/link/build.rs` can put them where they are not memory of each sidecar.
-macro_rules! part {
-    ($file:literal) => {{
-        static TEXT: [u8; include_bytes!($file).len()] = *include_bytes!($file);
-        match str::from_utf8(&TEXT) {
-            Ok(text) => text,
-            Err(_) => panic!("a part of the page is not UTF-8"),
-        }
-    }};
-}
+const HTML: &str = include_str!("page/page.html");
+const CSS: &str = include_str!("page/page.css");
+const JS: &str = include_str!("page/page.js");
 
-static HTML: &str = part!("page/page.html");
-static CSS: &str = part!("page/page.css");
-static JS: &str = part!("page/page.js");
-
-/// Names in the page come from the configuration and errors from vendors: only this script and this style may run, and
-/// the script cannot turn text into markup.
+/// The page and its policy: only this script and this style may run, and the script cannot turn
+/// text into markup. Names in the page come from the configuration, and errors from vendors.
 static PAGE: LazyLock<(Bytes, HeaderValue)> = LazyLock::new(|| {
     let page = HTML.replace("/*CSS*/", CSS).replace("/*JS*/", JS);
     let policy = format!(
@@ -42,11 +31,10 @@ static PAGE: LazyLock<(Bytes, HeaderValue)> = LazyLock::new(|| {
     (Bytes::from(page), policy)
 });
 
-pub(super) fn answer() -> Response<Full<Bytes>> {
+pub(super) fn page() -> Response<Full<Bytes>> {
     let (page, policy) = &*PAGE;
-    let mut answer = respond(StatusCode::OK, "text/html; charset=utf-8", page.clone());
-    answer
-        .headers_mut()
-        .insert(CONTENT_SECURITY_POLICY, policy.clone());
-    answer
+    let mut response = respond(StatusCode::OK, "text/html; charset=utf-8", page.clone());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, policy.clone());
+    response
 }

@@ -1,4 +1,4 @@
-//! What `/status` says. The command line reads it back into the same types.
+//! The JSON document of `/status`. The command line parses it into the same types.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, SystemTime};
@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Listen, Route, Scheme, Upstream};
+use crate::config::{Route, Scheme, Upstream};
 use crate::metrics::UpstreamMetrics;
 use crate::provider::Status;
 
@@ -16,27 +16,29 @@ pub struct Report {
     pub version: String,
     pub uptime_seconds: u64,
     pub ready: bool,
-    /// What stands in the way of being ready.
+    /// Reasons for not being ready.
     pub pending: Vec<String>,
-    /// What the last reload found wrong: an older configuration is running. Empty when all is well.
+    /// Problems of the last reload, so that an older configuration is running; empty if it
+    /// succeeded.
     pub config_problems: Vec<String>,
-    /// Addresses of the proxy port, as bound.
+    /// Addresses of the proxy's listeners, as bound.
     pub listeners: Vec<String>,
     pub providers: Vec<ProviderReport>,
     pub upstreams: Vec<UpstreamReport>,
-    /// Upper bounds in seconds of what `latency` of each upstream counts; beyond the last there is one count more.
+    /// Upper bounds, in seconds, of the buckets in each upstream's `latency`; one more bucket
+    /// follows without a bound.
     pub latency_bounds: Vec<f64>,
-    /// The latest ones, newest first.
+    /// The latest reloads, newest first.
     pub reloads: Vec<ReloadReport>,
 }
 
-/// One attempt to bring a new configuration into force.
+/// One attempt to apply a new configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ReloadReport {
     pub at: Option<String>,
     pub seconds_ago: u64,
     pub ok: bool,
-    /// What was changed, or what was wrong.
+    /// The changes, or the problems.
     pub detail: String,
 }
 
@@ -46,18 +48,18 @@ pub struct ProviderReport {
     pub required: bool,
     /// Host and port of the token endpoint; `null` for a static token.
     pub token_endpoint: Option<String>,
-    /// A new token kills the old one.
+    /// A new token invalidates the previous one.
     pub single_active: bool,
     /// `valid`, `stale`, `expired`, `missing` or `login_required`.
     pub state: String,
     pub generation: u64,
-    /// `null`: the token does not expire, or there is none.
+    /// `null` if the token does not expire or there is none.
     pub expires_at: Option<String>,
     pub expires_in_seconds: Option<i64>,
     pub fetched_at: Option<String>,
     /// From the fetch to the expiry; `null` where either is unknown.
     pub life_seconds: Option<i64>,
-    /// `null`: a fetch is under way, or none will come.
+    /// `null` during a fetch, or if none is planned.
     pub next_fetch_at: Option<String>,
     pub next_fetch_in_seconds: Option<i64>,
     /// Failures in a row.
@@ -73,26 +75,27 @@ pub struct UpstreamReport {
     /// `path /cncn`, `host api.test`, `listen 127.0.0.1:8081` or `everything else`.
     pub route: String,
     pub requests: u64,
-    /// Answers that were errors of our own.
+    /// Responses that were Cupbearer's own errors.
     pub errors: u64,
     pub token_rejections: u64,
     pub replays: ReplayReport,
     pub in_flight: i64,
     pub connections: i64,
-    /// Requests answered, by class: `2xx` to `5xx`. The vendor's answers and our own errors alike.
+    /// Responses by class, `2xx` to `5xx`, including Cupbearer's own errors.
     pub answers: BTreeMap<String, u64>,
-    /// How many requests took how long, by [`Report::latency_bounds`]; empty before the first request.
+    /// Requests by duration, in the buckets of [`Report::latency_bounds`]; empty before the first
+    /// request.
     pub latency: Vec<u64>,
 }
 
-/// What became of requests whose token the API called dead.
+/// Requests that were repeated because the API rejected their token, by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplayReport {
-    /// Answered with a newer token.
+    /// Accepted with a newer token.
     pub ok: u64,
     /// Rejected again.
     pub rejected: u64,
-    /// Too much of the request's body was gone: the rejection was passed on.
+    /// Not repeated, because too much of the request body was gone: the app got the rejection.
     pub not_replayable: u64,
 }
 
@@ -105,10 +108,7 @@ impl ProviderReport {
         status: &Status,
         now: SystemTime,
     ) -> Self {
-        let life = status
-            .expires_at
-            .zip(status.fetched_at)
-            .map(|(expires, fetched)| seconds_until(expires, fetched));
+        let life = status.expires_at.zip(status.fetched_at);
         Self {
             name: name.to_owned(),
             required,
@@ -119,7 +119,7 @@ impl ProviderReport {
             expires_at: status.expires_at.and_then(rfc3339),
             expires_in_seconds: status.expires_at.map(|at| seconds_until(at, now)),
             fetched_at: status.fetched_at.and_then(rfc3339),
-            life_seconds: life,
+            life_seconds: life.map(|(expires, fetched)| seconds_until(expires, fetched)),
             next_fetch_at: status.next_fetch_at.and_then(rfc3339),
             next_fetch_in_seconds: status.next_fetch_at.map(|at| seconds_until(at, now)),
             failures: status.failures,
@@ -135,16 +135,15 @@ impl UpstreamReport {
         metrics: &UpstreamMetrics,
         errors: &HashMap<String, u64>,
     ) -> Self {
-        let scheme = match upstream.origin.scheme {
+        let origin = &upstream.origin;
+        let scheme = match origin.scheme {
             Scheme::Http => "http",
             Scheme::Https => "https",
         };
+        let answers = metrics.answers().into_iter();
         Self {
             name: upstream.name.clone(),
-            url: format!(
-                "{scheme}://{}{}",
-                upstream.origin.authority, upstream.base_path
-            ),
+            url: format!("{scheme}://{}{}", origin.authority, upstream.base_path),
             provider: upstream.provider.clone(),
             route: route(&upstream.route),
             requests: metrics.duration.get_sample_count(),
@@ -157,9 +156,7 @@ impl UpstreamReport {
             },
             in_flight: metrics.in_flight.get(),
             connections: metrics.connections.get(),
-            answers: metrics
-                .answers()
-                .into_iter()
+            answers: answers
                 .map(|(class, count)| (format!("{class}xx"), count))
                 .collect(),
             latency: metrics.latency(),
@@ -182,13 +179,12 @@ fn route(route: &Route) -> String {
     match route {
         Route::PathPrefix(prefix) => format!("path {prefix}"),
         Route::Host(host) => format!("host {host}"),
-        Route::Listen(Listen::Tcp(address)) => format!("listen {address}"),
-        Route::Listen(Listen::Unix(path)) => format!("listen unix:{}", path.display()),
+        Route::Listen(listen) => format!("listen {listen}"),
         Route::CatchAll => "everything else".to_owned(),
     }
 }
 
-/// To the second; `None` beyond the year 9999.
+/// Rounds down to the second; `None` beyond the year 9999.
 fn rfc3339(at: SystemTime) -> Option<String> {
     let seconds = Timestamp::try_from(at).ok()?.as_second();
     Some(Timestamp::from_second(seconds).ok()?.to_string())
@@ -205,6 +201,7 @@ fn seconds_until(at: SystemTime, now: SystemTime) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Listen;
     use crate::provider::State;
 
     fn status(expires_at: Option<SystemTime>) -> Status {
@@ -220,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn routes_are_told_in_words() {
+    fn routes_are_described_in_words() {
         let tcp = "127.0.0.1:8081".parse().unwrap();
         for (given, words) in [
             (Route::PathPrefix("/cncn".to_owned()), "path /cncn"),
@@ -237,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn times_that_no_calendar_holds_have_a_span_all_the_same() {
+    fn times_beyond_the_calendar_still_have_a_span() {
         let now = SystemTime::UNIX_EPOCH;
         let life = Duration::from_secs(400_000_000_000);
         let report = ProviderReport::new("x", true, None, false, &status(Some(now + life)), now);
@@ -246,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_without_expiry_says_null() {
+    fn a_token_without_expiry_has_null_times() {
         let now = SystemTime::UNIX_EPOCH;
         let report = ProviderReport::new("x", true, None, false, &status(None), now);
         let json = serde_json::to_value(&report).unwrap();

@@ -1,4 +1,4 @@
-//! Request → answer.
+//! Request → response.
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -11,9 +11,23 @@ use serde::Serialize;
 use super::{Control, Readiness, guard, page};
 use crate::provider::RefreshError;
 
-type Answer = Response<Full<Bytes>>;
+type AdminResponse = Response<Full<Bytes>>;
 
-/// What a path stands for.
+/// Status and code of an error, which is `urn:cupbearer:error:CODE` in the response.
+type ErrorCode = (StatusCode, &'static str);
+
+const BAD_REQUEST: ErrorCode = (StatusCode::BAD_REQUEST, "bad_request");
+const HOST_NOT_ALLOWED: ErrorCode = (StatusCode::MISDIRECTED_REQUEST, "host_not_allowed");
+const METHOD_NOT_ALLOWED: ErrorCode = (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed");
+const NOT_FOUND: ErrorCode = (StatusCode::NOT_FOUND, "not_found");
+const ORIGIN_NOT_ALLOWED: ErrorCode = (StatusCode::FORBIDDEN, "origin_not_allowed");
+const REFRESH_FAILED: ErrorCode = (StatusCode::BAD_GATEWAY, "refresh_failed");
+const RELOAD_FAILED: ErrorCode = (StatusCode::BAD_GATEWAY, "reload_failed");
+const REQUEST_NOT_ALLOWED: ErrorCode = (StatusCode::FORBIDDEN, "request_not_allowed");
+const TOO_SOON: ErrorCode = (StatusCode::TOO_MANY_REQUESTS, "too_soon");
+
+/// The action of a path.
+#[derive(PartialEq)]
 enum Endpoint {
     Live,
     Ready,
@@ -24,35 +38,35 @@ enum Endpoint {
     /// The provider's name.
     Refresh(String),
     Log,
-    /// What is to be logged from now on.
+    /// The new log directives.
     SetLog(String),
     Quit,
 }
 
-/// Why a request gets no answer.
-struct Refusal {
-    status: StatusCode,
-    code: &'static str,
-    detail: &'static str,
-}
-
-/// `local_only`: the port is on loopback, hence everything is served; off loopback only probes and metrics are.
-pub(super) async fn answer(request: &Parts, control: &dyn Control, local_only: bool) -> Answer {
+/// `local_only`: the listener is on loopback, so everything is served. Off loopback, only probes
+/// and metrics are.
+pub(super) async fn respond_to(
+    request: &Parts,
+    control: &dyn Control,
+    local_only: bool,
+) -> AdminResponse {
     let endpoint = Endpoint::of(request.uri.path());
     if !endpoint.as_ref().is_some_and(Endpoint::open_to_all)
-        && let Err(refusal) = admit(request, endpoint.as_ref(), control, local_only)
+        && let Err((code, detail)) = admit(request, endpoint.as_ref(), control, local_only)
     {
-        return problem(refusal.status, refusal.code, refusal.detail);
+        return problem(code, detail);
     }
     let Some(endpoint) = endpoint else {
         return problem(
-            StatusCode::NOT_FOUND,
-            "not_found",
-            "there is /, /status, /metrics, /livez, /readyz, /healthz, /-/reload, /-/refresh/PROVIDER and /-/log/LEVEL here",
+            NOT_FOUND,
+            "there is /, /status, /metrics, /livez, /readyz, /healthz, /-/reload, \
+             /-/refresh/PROVIDER and /-/log/LEVEL here",
         );
     };
-    if !endpoint.methods().contains(&request.method) {
-        return method_not_allowed(&endpoint);
+    let allow = endpoint.allow();
+    if !allow.split(", ").any(|method| request.method == method) {
+        let response = problem(METHOD_NOT_ALLOWED, &format!("this path takes {allow}"));
+        return with_header(response, header::ALLOW, allow);
     }
     match endpoint {
         Endpoint::Live => text(StatusCode::OK, "ok\n"),
@@ -61,8 +75,8 @@ pub(super) async fn answer(request: &Parts, control: &dyn Control, local_only: b
             let (samples, content_type) = control.metrics().render();
             respond(StatusCode::OK, content_type, samples)
         }
-        Endpoint::Page => page::answer(),
-        Endpoint::Status => json(StatusCode::OK, &control.report()),
+        Endpoint::Page => page::page(),
+        Endpoint::Status => json(&control.report()),
         Endpoint::Reload => reload(control).await,
         Endpoint::Refresh(provider) => refresh(control, &provider).await,
         Endpoint::Log => match control.log() {
@@ -74,74 +88,56 @@ pub(super) async fn answer(request: &Parts, control: &dyn Control, local_only: b
     }
 }
 
-/// Everything but probes and metrics: only from here, by a name that is ours, and changes only with the header that
-/// another site's page cannot send without asking first.
+/// Checks a request for anything but probes and metrics: it must come to a loopback listener, with
+/// a host name that is allowed. A change also needs the header that a page of another site cannot
+/// send without a preflight request.
 fn admit(
     request: &Parts,
     endpoint: Option<&Endpoint>,
     control: &dyn Control,
     local_only: bool,
-) -> Result<(), Refusal> {
+) -> Result<(), (ErrorCode, &'static str)> {
     if !local_only {
-        return Err(Refusal {
-            status: StatusCode::FORBIDDEN,
-            code: "request_not_allowed",
-            detail: "server.admin is not a loopback address: only /livez, /readyz, /healthz and /metrics are served there",
-        });
+        let detail = "server.admin is not a loopback address: \
+            only /livez, /readyz, /healthz and /metrics are served there";
+        return Err((REQUEST_NOT_ALLOWED, detail));
     }
-    let authority = guard::authority(request).ok_or(Refusal {
-        status: StatusCode::BAD_REQUEST,
-        code: "bad_request",
-        detail: "the request needs exactly one valid Host header",
-    })?;
+    let no_host = (
+        BAD_REQUEST,
+        "the request needs exactly one valid Host header",
+    );
+    let authority = guard::authority(request).ok_or(no_host)?;
     if !guard::host_allowed(&authority, || control.allow_hosts()) {
-        return Err(Refusal {
-            status: StatusCode::MISDIRECTED_REQUEST,
-            code: "host_not_allowed",
-            detail: "this Host is not one of ours: use localhost, or add it to server.allow_hosts",
-        });
+        let detail = "this Host is not allowed: use localhost, or add it to server.allow_hosts";
+        return Err((HOST_NOT_ALLOWED, detail));
     }
     if request.method != Method::POST {
         return Ok(());
     }
     if guard::cross_site(&request.headers, &authority) {
-        return Err(Refusal {
-            status: StatusCode::FORBIDDEN,
-            code: "origin_not_allowed",
-            detail: "the request comes from a page of another site",
-        });
+        return Err((
+            ORIGIN_NOT_ALLOWED,
+            "the request comes from a page of another site",
+        ));
     }
-    if endpoint.is_some_and(Endpoint::is_asked_for_bare) {
-        return Ok(());
-    }
-    if request
-        .headers
-        .get("x-cupbearer")
-        .is_none_or(|value| value != "1")
-    {
-        return Err(Refusal {
-            status: StatusCode::FORBIDDEN,
-            code: "request_not_allowed",
-            detail: "send the header X-Cupbearer: 1",
-        });
+    // Jobs call /quitquitquit without the header, as they do with other sidecars. The configuration
+    // must allow it.
+    let header = request.headers.get("x-cupbearer");
+    if endpoint != Some(&Endpoint::Quit) && header.is_none_or(|value| value != "1") {
+        return Err((REQUEST_NOT_ALLOWED, "send the header X-Cupbearer: 1"));
     }
     Ok(())
 }
 
-fn ready(readiness: Readiness, strict: bool) -> Answer {
-    let pending = if strict {
-        readiness.pending_now
-    } else {
-        readiness.pending
+fn ready(readiness: Readiness, strict: bool) -> AdminResponse {
+    let pending = match strict {
+        true => readiness.pending_now,
+        false => readiness.pending,
     };
     if pending.is_empty() {
         return text(StatusCode::OK, "ready\n");
     }
-    let mut body = "not ready\n".to_owned();
-    for line in pending {
-        body.push_str(&line);
-        body.push('\n');
-    }
+    let body = format!("not ready\n{}\n", pending.join("\n"));
     text(StatusCode::SERVICE_UNAVAILABLE, body)
 }
 
@@ -150,77 +146,55 @@ fn is_strict(request: &Parts) -> bool {
     form_urlencoded::parse(query.as_bytes()).any(|(key, _)| key == "strict")
 }
 
-async fn reload(control: &dyn Control) -> Answer {
+async fn reload(control: &dyn Control) -> AdminResponse {
     match control.reload().await {
-        Ok(detail) => json(StatusCode::OK, &Done { detail: &detail }),
-        Err(problems) => json_problem(&Problem {
-            problems: &problems,
-            ..Problem::new(
-                StatusCode::BAD_GATEWAY,
-                "reload_failed",
-                "the configuration was not reloaded; the old one goes on",
-            )
-        }),
+        Ok(detail) => done(&detail),
+        Err(problems) => {
+            let detail = "the configuration was not reloaded; the old one goes on";
+            problem_with(RELOAD_FAILED, detail, &problems)
+        }
     }
 }
 
-async fn refresh(control: &dyn Control, provider: &str) -> Answer {
+async fn refresh(control: &dyn Control, provider: &str) -> AdminResponse {
     let Some(work) = control.refresh(provider) else {
-        let detail = "there is no provider of this name; /status lists them";
-        return problem(StatusCode::NOT_FOUND, "not_found", detail);
+        return problem(
+            NOT_FOUND,
+            "there is no provider of this name; /status lists them",
+        );
     };
     match work.await {
-        Ok(()) => {
-            let detail = "a new token is in place";
-            json(StatusCode::OK, &Done { detail })
-        }
-        Err(RefreshError::Failed(reason)) => {
-            problem(StatusCode::BAD_GATEWAY, "refresh_failed", &reason)
-        }
+        Ok(()) => done("a new token is in place"),
+        Err(RefreshError::Failed(reason)) => problem(REFRESH_FAILED, &reason),
         Err(RefreshError::TooSoon { retry_after }) => {
-            // Rounded up: a client that comes back on time must not be too early again.
-            let seconds = retry_after.as_millis().div_ceil(1000).max(1);
+            // Rounded up, so that a client that waits as long is not too early again.
+            let seconds = retry_after.as_millis().div_ceil(1000).max(1).to_string();
             let detail = format!("min_interval is not over: try again in {seconds} s");
-            let mut answer = problem(StatusCode::TOO_MANY_REQUESTS, "too_soon", &detail);
-            if let Ok(value) = HeaderValue::try_from(seconds.to_string()) {
-                answer.headers_mut().insert(header::RETRY_AFTER, value);
-            }
-            answer
+            with_header(problem(TOO_SOON, &detail), header::RETRY_AFTER, &seconds)
         }
     }
 }
 
-fn set_log(control: &dyn Control, directives: &str) -> Answer {
+fn set_log(control: &dyn Control, directives: &str) -> AdminResponse {
     if control.log().is_none() {
         return no_log();
     }
     match control.set_log(directives) {
-        Ok(()) => json(
-            StatusCode::OK,
-            &Done {
-                detail: "logging is changed until the process ends",
-            },
-        ),
-        Err(reason) => problem(StatusCode::BAD_REQUEST, "bad_request", &reason),
+        Ok(()) => done("logging is changed until the process ends"),
+        Err(reason) => problem(BAD_REQUEST, &reason),
     }
 }
 
-fn no_log() -> Answer {
-    let detail = "this process does not log by itself";
-    problem(StatusCode::NOT_FOUND, "not_found", detail)
+fn no_log() -> AdminResponse {
+    problem(NOT_FOUND, "this process does not log by itself")
 }
 
-fn quit(control: &dyn Control) -> Answer {
+fn quit(control: &dyn Control) -> AdminResponse {
     if control.quit() {
-        return json(
-            StatusCode::OK,
-            &Done {
-                detail: "ending, requests in flight first",
-            },
-        );
+        return done("ending, requests in flight first");
     }
     let detail = "set server.quitquitquit = true if the process may be ended this way";
-    problem(StatusCode::FORBIDDEN, "request_not_allowed", detail)
+    problem(REQUEST_NOT_ALLOWED, detail)
 }
 
 // === impl Endpoint ===
@@ -247,7 +221,7 @@ impl Endpoint {
         })
     }
 
-    /// Kubelets and scrapers call by an IP address, and learn nothing that could hurt.
+    /// Kubelets and scrapers call by IP address; their endpoints reveal nothing sensitive.
     fn open_to_all(&self) -> bool {
         match self {
             Self::Live | Self::Ready | Self::Metrics => true,
@@ -256,108 +230,76 @@ impl Endpoint {
         }
     }
 
-    /// Without `X-Cupbearer`: everybody's Jobs call it as they call it of other sidecars. That no page of another site does has
-    /// been seen to by then, and the configuration must allow it.
-    fn is_asked_for_bare(&self) -> bool {
-        matches!(self, Self::Quit)
-    }
-
-    fn methods(&self) -> &'static [Method] {
+    /// Returns the value of `Allow`.
+    fn allow(&self) -> &'static str {
         match self {
-            Self::Live | Self::Ready | Self::Metrics | Self::Page | Self::Status | Self::Log => {
-                &[Method::GET, Method::HEAD]
-            }
-            Self::Reload | Self::Refresh(_) | Self::SetLog(_) | Self::Quit => &[Method::POST],
+            Self::Live | Self::Ready | Self::Metrics => "GET, HEAD",
+            Self::Page | Self::Status | Self::Log => "GET, HEAD",
+            Self::Reload | Self::Refresh(_) | Self::SetLog(_) | Self::Quit => "POST",
         }
     }
 }
 
-#[derive(Serialize)]
-struct Done<'a> {
-    detail: &'a str,
+fn done(detail: &str) -> AdminResponse {
+    json(&serde_json::json!({ "detail": detail }))
 }
 
-/// RFC 9457.
-#[derive(Serialize)]
-struct Problem<'a> {
-    r#type: String,
-    title: &'static str,
-    status: u16,
-    detail: &'a str,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    problems: &'a [String],
+fn problem(code: ErrorCode, detail: &str) -> AdminResponse {
+    problem_with(code, detail, &[])
 }
 
-impl<'a> Problem<'a> {
-    fn new(status: StatusCode, code: &str, detail: &'a str) -> Self {
-        Self {
-            r#type: format!("urn:cupbearer:error:{code}"),
-            title: status.canonical_reason().unwrap_or("Error"),
-            status: status.as_u16(),
-            detail,
-            problems: &[],
-        }
+/// Returns an error response as in RFC 9457.
+fn problem_with((status, code): ErrorCode, detail: &str, problems: &[String]) -> AdminResponse {
+    let mut body = serde_json::json!({
+        "type": format!("urn:cupbearer:error:{code}"),
+        "title": status.canonical_reason().unwrap_or("Error"),
+        "status": status.as_u16(),
+        "detail": detail,
+    });
+    if !problems.is_empty() {
+        body["problems"] = problems.into();
     }
+    respond(status, "application/problem+json", body.to_string())
 }
 
-fn problem(status: StatusCode, code: &str, detail: &str) -> Answer {
-    json_problem(&Problem::new(status, code, detail))
+fn json(body: &impl Serialize) -> AdminResponse {
+    let body = serde_json::to_vec(body).expect("structs of strings and numbers always encode");
+    respond(StatusCode::OK, "application/json", body)
 }
 
-fn json_problem(problem: &Problem<'_>) -> Answer {
-    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    respond(status, "application/problem+json", encode(problem))
-}
-
-fn method_not_allowed(endpoint: &Endpoint) -> Answer {
-    let allow = match endpoint.methods() {
-        [Method::POST] => "POST",
-        _ => "GET, HEAD",
-    };
-    let detail = format!("this path takes {allow}");
-    let mut answer = problem(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "method_not_allowed",
-        &detail,
-    );
-    answer
-        .headers_mut()
-        .insert(header::ALLOW, HeaderValue::from_static(allow));
-    answer
-}
-
-fn json(status: StatusCode, body: &impl Serialize) -> Answer {
-    respond(status, "application/json", encode(body))
-}
-
-fn encode(body: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(body).expect("structs of strings and numbers always encode")
-}
-
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+fn text(status: StatusCode, body: impl Into<Bytes>) -> AdminResponse {
     respond(status, "text/plain; charset=utf-8", body)
 }
 
-/// Every answer goes through here.
+fn with_header(
+    mut response: AdminResponse,
+    name: header::HeaderName,
+    value: &str,
+) -> AdminResponse {
+    if let Ok(value) = HeaderValue::try_from(value) {
+        response.headers_mut().insert(name, value);
+    }
+    response
+}
+
+/// Builds every response of the admin port.
 pub(super) fn respond(
     status: StatusCode,
     content_type: &'static str,
     body: impl Into<Bytes>,
-) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
-    *answer.status_mut() = status;
-    let headers = answer.headers_mut();
+) -> AdminResponse {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let resource_policy = header::HeaderName::from_static("cross-origin-resource-policy");
     for (name, value) in [
         (header::CONTENT_TYPE, content_type),
         (header::CACHE_CONTROL, "no-store"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
+        (resource_policy, "same-origin"),
     ] {
-        headers.insert(name, HeaderValue::from_static(value));
+        let value = HeaderValue::from_static(value);
+        response.headers_mut().insert(name, value);
     }
-    headers.insert(
-        "cross-origin-resource-policy",
-        HeaderValue::from_static("same-origin"),
-    );
-    answer
+    response
 }

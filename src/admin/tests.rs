@@ -1,4 +1,4 @@
-//! Over a real socket, against a control that is told what to say.
+//! Requests over a real socket, with a fake `Control`.
 
 use std::future::{pending, ready};
 use std::io::Write;
@@ -19,7 +19,7 @@ use super::*;
 use crate::provider::{State, Status};
 
 #[tokio::test]
-async fn probes_live_as_long_as_the_process() {
+async fn liveness_probes_succeed() {
     let admin = Admin::start(Fake::default()).await;
     for path in ["/livez", "/healthz"] {
         let answer = admin.get(path).await;
@@ -109,7 +109,7 @@ async fn the_page_is_self_contained_and_locked_down() {
 }
 
 #[tokio::test]
-async fn what_is_logged_can_be_changed() {
+async fn log_directives_can_be_read_and_replaced() {
     let admin = Admin::start(Fake::default()).await;
     assert_eq!(admin.get("/-/log").await.body, "info\n");
     let set = async |path: &str, more: &str| {
@@ -131,7 +131,7 @@ async fn what_is_logged_can_be_changed() {
 }
 
 #[tokio::test]
-async fn the_end_is_asked_for_without_a_key_but_not_from_another_site() {
+async fn quitquitquit_needs_no_header_but_is_refused_from_another_site() {
     let admin = Admin::start(Fake::default()).await;
     let quit = async |line: &str, more: &str| {
         admin
@@ -311,7 +311,7 @@ async fn changes_need_the_header_and_no_foreign_site() {
 }
 
 #[tokio::test]
-async fn refresh_answers_when_it_is_done() {
+async fn refresh_responds_when_the_fetch_has_ended() {
     let admin = Admin::start(Fake::default()).await;
     let answer = admin.post("/-/refresh/unknown").await;
     assert_eq!((answer.status, admin.fake.refreshed().len()), (404, 0));
@@ -340,7 +340,7 @@ async fn refresh_answers_when_it_is_done() {
 }
 
 #[tokio::test]
-async fn reload_tells_what_changed_or_every_problem() {
+async fn reload_reports_the_changes_or_all_problems() {
     let admin = Admin::start(Fake::default()).await;
     let answer = admin.post("/-/reload").await;
     assert_eq!(answer.status, 200);
@@ -389,7 +389,7 @@ async fn a_connection_serves_many_requests() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silent_connections_lose_their_places() {
+async fn silent_connections_release_their_permits() {
     let admin = Admin::start(Fake::default()).await;
     let started = Instant::now();
     let mut silent = Vec::new();
@@ -402,10 +402,10 @@ async fn silent_connections_lose_their_places() {
 }
 
 #[tokio::test]
-async fn shutdown_lets_the_answer_under_way_out() {
+async fn shutdown_waits_for_a_response_in_flight() {
     let (release, released) = oneshot::channel::<()>();
     let admin = Admin::start(Fake::default()).await;
-    let (asked, mut answering) = admin.ask_slow_reload(released).await;
+    let (asked, mut answering) = admin.start_slow_reload(released).await;
     asked.await.unwrap();
     let Admin {
         stop,
@@ -424,15 +424,15 @@ async fn shutdown_lets_the_answer_under_way_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_does_not_wait_for_ever() {
+async fn shutdown_waits_no_longer_than_its_limit() {
     let (_never, released) = oneshot::channel::<()>();
     let admin = Admin::start(Fake::default()).await;
-    let (asked, _answering) = admin.ask_slow_reload(released).await;
+    let (asked, _answering) = admin.start_slow_reload(released).await;
     asked.await.unwrap();
     let started = Instant::now();
     admin.stop.send(()).unwrap();
     admin.served.await.unwrap();
-    assert!(started.elapsed() >= LAST_ANSWERS && started.elapsed() < 2 * LAST_ANSWERS);
+    assert!(started.elapsed() >= LAST_RESPONSES && started.elapsed() < 2 * LAST_RESPONSES);
 }
 
 /// Prometheus's own linter is the judge of names, types and help texts.
@@ -554,8 +554,9 @@ impl Admin {
         Answer::parse(&text)
     }
 
-    /// A reload that ends when `released` says so; the first value tells that it has begun.
-    async fn ask_slow_reload(
+    /// Starts a reload that ends when `released` resolves. The first value resolves when it has
+    /// begun.
+    async fn start_slow_reload(
         &self,
         released: oneshot::Receiver<()>,
     ) -> (oneshot::Receiver<()>, TcpStream) {
