@@ -37,8 +37,8 @@ pub use failure::Failure;
 
 /// A reverse-proxy sidecar that puts a valid access token on every request.
 ///
-/// Your app speaks plain HTTP to Cupbearer on localhost; Cupbearer fetches tokens, keeps them fresh,
-/// adds them to the requests and forwards these over TLS. Every flag can also be given as
+/// Your app speaks plain HTTP to Cupbearer on localhost; Cupbearer fetches tokens, keeps them
+/// fresh, adds them to the requests and forwards these over TLS. Every flag can also be given as
 /// CUPBEARER_FLAG_NAME.
 #[derive(Debug, Parser)]
 #[command(
@@ -110,7 +110,8 @@ impl Cli {
     }
 }
 
-/// Hides the value of a flag's variable in `--help`. Switches also accept `1`, `yes` and `on` in it.
+/// Hides values of environment variables in `--help`. Variables of switches also accept `1`, `yes`
+/// and `on`.
 fn with_environment(arg: Arg) -> Arg {
     let arg = arg.hide_env_values(true);
     match arg.get_action() {
@@ -121,13 +122,14 @@ fn with_environment(arg: Arg) -> Arg {
 
 /// Returns a runtime that runs on the calling thread.
 fn tokio_runtime() -> Result<Runtime, Failure> {
-    let built = Builder::new_current_thread().enable_all().build();
-    built.map_err(Failure::runtime)
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::runtime)
 }
 
 /// Indents lines that are not empty, to show a file's text.
 fn indented(text: &str) -> String {
-    text.lines()
-        .map(|line| format!("    {line}").trim_end().to_owned() + "\n")
-        .collect()
+    let indent = |line| format!("    {line}").trim_end().to_owned() + "\n";
+    text.lines().map(indent).collect()
 }

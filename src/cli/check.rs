@@ -134,18 +134,17 @@ fn write_field(out: &mut dyn Write, what: &str, text: &str) -> Result<(), Failur
 fn summary(config: &Config) -> String {
     let mut providers = Table::new(["PROVIDER", "TOKEN FROM", "GRANT", "RENEWED"]);
     for provider in &config.providers {
-        let (from, grant, renewed) = match &provider.source {
-            TokenSource::Static { .. } => (
-                "the configuration".to_owned(),
-                "-",
-                "when it changes".to_owned(),
-            ),
-            TokenSource::Made(_) => ("local signing".to_owned(), "-", renewal(&provider.life)),
-            TokenSource::Endpoint(endpoint) => (
-                url(&endpoint.token_url, without_query(&endpoint.path_and_query)),
-                &*endpoint.plan.grant,
-                renewal(&provider.life),
-            ),
+        let (from, grant) = match &provider.source {
+            TokenSource::Static { .. } => ("the configuration".to_owned(), "-"),
+            TokenSource::Made(_) => ("local signing".to_owned(), "-"),
+            TokenSource::Endpoint(endpoint) => {
+                let path = without_query(&endpoint.path_and_query);
+                (url(&endpoint.token_url, path), &*endpoint.plan.grant)
+            }
+        };
+        let renewed = match &provider.source {
+            TokenSource::Static { .. } => "when it changes".to_owned(),
+            TokenSource::Made(_) | TokenSource::Endpoint(_) => renewal(&provider.life),
         };
         providers.row([provider.name.clone(), from, grant.to_owned(), renewed]);
     }
@@ -163,9 +162,7 @@ fn summary(config: &Config) -> String {
 
 /// Drops the query of a token URL, which may hold secrets.
 fn without_query(path_and_query: &str) -> &str {
-    path_and_query
-        .split_once('?')
-        .map_or(path_and_query, |(path, _)| path)
+    path_and_query.split('?').next().unwrap_or_default()
 }
 
 /// Describes when a token is renewed.
@@ -177,11 +174,8 @@ fn renewal(life: &LifeCycle) -> String {
             format!("after 4/5 of its life, at most {ahead} ahead")
         }
     };
-    if let Some(ttl) = life.ttl {
-        rule.push_str(&format!(
-            "; {} if no expiry is stated",
-            words::duration(ttl)
-        ));
+    if let Some(ttl) = life.ttl.map(words::duration) {
+        rule.push_str(&format!("; {ttl} if no expiry is stated"));
     }
     if life.single_active {
         rule.push_str("; single active");

@@ -13,7 +13,9 @@ use crate::provider::inputs;
 const DEFAULT_FILES: [&str; 2] = ["cupbearer.toml", "/etc/cupbearer/cupbearer.toml"];
 
 /// A first configuration, shown when there is none.
-const STARTER: &str = r#"upstreams.example = { url = "https://api.example.com", provider = "example" }
+const STARTER: &str = r#"[upstreams.example]
+url      = "https://api.example.com"
+provider = "example"
 [providers.example]
 token_url     = "https://login.example.com/oauth2/token"
 client_id     = "my-app"
@@ -73,9 +75,9 @@ impl ConfigArgs {
 }
 
 impl Loaded {
-    /// Runs every `command` of the configuration once, so that a failing one stops the start, not the
-    /// first fetch. Not part of [`ConfigArgs::load`]: verbs for one provider must not run others'
-    /// commands.
+    /// Runs every `command` of the configuration once, so that a failing one stops the start, not
+    /// the first fetch. Not part of [`ConfigArgs::load`]: verbs for one provider must not run other
+    /// providers' commands.
     pub(super) fn with_commands_checked(self) -> Result<Self, Failure> {
         // Saves the runtime's descriptors and memory.
         if !inputs::has_commands(&self.config) {

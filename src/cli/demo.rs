@@ -38,8 +38,8 @@ pub(super) struct DemoArgs {
     admin_port: u16,
 
     /// Make a vendor misbehave: VENDOR=down, half-closed, slow, 500 (any status), html, garbage,
-    /// empty, huge, control-bytes, reject, or revoked (its tokens die). From the start; with @5s from
-    /// 5 s after the table, with @5s+40s for 40 s. A request each second shows what the app sees
+    /// empty, huge, control-bytes, reject, or revoked (its tokens die). From the start; with @5s
+    /// from 5 s after the table, with @5s+40s for 40 s. A request each second shows the effect
     #[arg(
         long,
         value_name = "VENDOR=FAULT[@TIME]",
@@ -88,14 +88,8 @@ async fn play(args: &DemoArgs, signals: Signals, out: &mut dyn Write) -> Result<
         writeln!(out, "{}", suggestions(&front))?;
         // The table has shown the earlier events.
         while seen.try_recv().is_ok() {}
-        watch(
-            &setup,
-            &front.server,
-            &args.fault,
-            &mut seen,
-            &mut Timeline { started, out },
-        )
-        .await
+        let mut timeline = Timeline { started, out };
+        watch(&setup, &front.server, &args.fault, &mut seen, &mut timeline).await
     };
     let outcome = tokio::select! {
         outcome = tour => outcome,
@@ -190,7 +184,7 @@ async fn visit_all(setup: &Setup, front: &Front, out: &mut dyn Write) -> Result<
     if failures.is_empty() {
         writeln!(
             out,
-            "\nAll five worked. Tokens are fetched in the background: at start, and before they expire."
+            "\nAll five worked. Tokens are fetched in the background: at start and before expiry."
         )?;
         return Ok(());
     }
@@ -295,15 +289,15 @@ fn suggestions(front: &Front) -> String {
         "\nThe proxy keeps running. Try, from another terminal:\n\n    \
          curl -i http://{url}/cncn/orders/42\n    \
          curl -i http://{url}/besender/contacts -d '{{\"name\": \"测试\"}}'\n    \
-         curl -i http://{url}/nobody              # an error of Cupbearer itself, marked as such\n    \
+         curl -i http://{url}/unknown             # an error of Cupbearer itself\n    \
          cupbearer status --admin http://{admin}\n    \
          http://{admin}/            # the admin page, for a browser; /metrics for Prometheus\n\n\
          What the vendors see from now on (tokens live for seconds here; Ctrl-C ends the demo):\n"
     )
 }
 
-/// Prints vendor events, injected faults and what the app gets from faulty vendors, until cancelled.
-/// Faulty vendors get a request each second.
+/// Prints vendor events, planned faults and their effect on the app, until cancelled. Faulty
+/// vendors get a request each second.
 async fn watch(
     setup: &Setup,
     server: &Server,

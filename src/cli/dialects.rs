@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::failure::Failure;
 use super::table::Table;
-use crate::dialect::{self, DialectToml, ExchangePlan, Overrides, Plan, Source, UrlTemplate};
+use crate::dialect::{self, DialectToml, ExchangePlan, Overrides, Plan, Source};
 
 #[derive(Debug, Args)]
 pub(super) struct DialectsArgs {
@@ -51,10 +51,8 @@ fn list() -> String {
 
 fn explain(name: &str, grant: Option<&str>) -> Result<String, Failure> {
     let (Some(toml), Some(dialect)) = (source(name), dialect::find_builtin(name)) else {
-        return Err(Failure::Usage(format!(
-            "no dialect '{name}'; {}",
-            hint(name)
-        )));
+        let hint = hint(name);
+        return Err(Failure::Usage(format!("no dialect '{name}'; {hint}")));
     };
     let described = Description::read(name);
     let Some(example) = described.example(name, grant) else {
@@ -160,10 +158,8 @@ impl Description {
             None => line("token_url", "\"https://login.example.com/token\""),
         }
         if by_login.contains("code") && plan.defaults.authorization_url.is_none() {
-            line(
-                "authorization_url",
-                "\"https://login.example.com/authorize\"",
-            );
+            let url = "\"https://login.example.com/authorize\"";
+            line("authorization_url", url);
         }
         let (top, vars): (Vec<_>, Vec<_>) = (required(&plan).into_iter())
             .filter(|name| !by_login.contains(name.as_str()))
@@ -172,13 +168,9 @@ impl Description {
             line(&name, &example_value(dialect, &name));
         }
         if !vars.is_empty() {
-            let vars = vars
-                .iter()
-                .map(|name| format!("{name} = {}", example_value(dialect, name)));
-            line(
-                "vars",
-                &format!("{{ {} }}", vars.collect::<Vec<_>>().join(", ")),
-            );
+            let entry = |name: &String| format!("{name} = {}", example_value(dialect, name));
+            let entries: Vec<_> = vars.iter().map(entry).collect();
+            line("vars", &format!("{{ {} }}", entries.join(", ")));
         }
         let store = match by_login.is_empty() {
             true => String::new(),
@@ -201,16 +193,9 @@ impl Description {
 /// Returns the variables that a provider must state for its requests, token URL and injection.
 fn required(plan: &Plan) -> BTreeSet<String> {
     let mut names = plan.exchange.required_variables();
-    let token_url = plan
-        .defaults
-        .token_url
-        .iter()
-        .filter(|_| plan.exchange.made.is_none());
-    names.extend(
-        token_url
-            .flat_map(UrlTemplate::required_variables)
-            .map(str::to_owned),
-    );
+    if let (None, Some(url)) = (&plan.exchange.made, &plan.defaults.token_url) {
+        names.extend(url.required_variables().map(str::to_owned));
+    }
     let inject = plan.inject.variables().filter(|(_, required)| *required);
     names.extend(inject.map(|(name, _)| name.to_owned()));
     names
@@ -234,9 +219,8 @@ fn by_login(plan: &ExchangePlan) -> BTreeSet<&str> {
 }
 
 fn source(name: &str) -> Option<&'static str> {
-    dialect::builtin()
-        .iter()
-        .find_map(|(known, toml)| (*known == name).then_some(*toml))
+    let mut builtin = dialect::builtin().iter();
+    builtin.find_map(|(known, toml)| (*known == name).then_some(*toml))
 }
 
 fn about(dialect: &DialectToml) -> &str {
@@ -282,29 +266,16 @@ fn add_keys(names: &mut Vec<String>, table: Option<&toml::Value>) {
 }
 
 fn marked(names: &[String], default: Option<&String>) -> Vec<String> {
-    let mark = |name| {
-        if default == Some(name) {
-            " (default)"
-        } else {
-            ""
-        }
+    let mark = |name: &String| match default {
+        Some(default) if default == name => format!("{name} (default)"),
+        _ => name.clone(),
     };
-    names
-        .iter()
-        .map(|name| format!("{name}{}", mark(name)))
-        .collect()
+    names.iter().map(mark).collect()
 }
 
 fn example_value(dialect: &str, name: &str) -> String {
-    const SECRETS: [&str; 6] = [
-        "secret",
-        "password",
-        "token",
-        "private_key",
-        "certificate",
-        "sms",
-    ];
-    if SECRETS.iter().any(|word| name.contains(word)) {
+    const SECRETS: &str = "secret password token private_key certificate sms";
+    if SECRETS.split(' ').any(|word| name.contains(word)) {
         let variable = format!("{dialect}_{name}").replace(['-', '.'], "_");
         return format!("{{ env = \"{}\" }}", variable.to_uppercase());
     }

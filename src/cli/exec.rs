@@ -18,13 +18,13 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::admin::reachable;
 use super::background::Proxy;
-use super::config_file::{ConfigArgs, Loaded};
+use super::config_file::ConfigArgs;
 use super::core_dumps;
 use super::failure::Failure;
 use super::http::Server;
 use super::log::LogArgs;
 use super::progress::Progress;
-use crate::admin::Report;
+use crate::admin::{ProviderReport, Report};
 use crate::config::{
     self, ClientAuth, Config, Environment, Listen, ProcessEnvironment, Route, TokenSource,
     Upstream, Value,
@@ -73,10 +73,8 @@ pub(super) struct ExecArgs {
 
 pub(super) fn run(args: &ExecArgs, log: &LogArgs) -> Result<(), Failure> {
     let environment = RecordingEnvironment::default();
-    let Loaded { config, .. } = args
-        .config
-        .load_with(&environment)?
-        .with_commands_checked()?;
+    let loaded = args.config.load_with(&environment)?;
+    let config = loaded.with_commands_checked()?.config;
     log.start("warn")?;
     core_dumps::disable();
     warn_of_kills(&config, &mut io::stderr());
@@ -122,11 +120,8 @@ async fn refuse_harm(config: &Config, admin: SocketAddr) -> Result<(), Failure> 
 /// Returns the status of the proxy at `admin`; `None` if there is none.
 async fn report(admin: SocketAddr) -> Option<Report> {
     let server = Server::parse(&admin.to_string()).ok()?;
-    let answer = timeout(STATUS_TIMEOUT, server.get("/status"))
-        .await
-        .ok()?
-        .ok()?;
-    serde_json::from_slice(&answer.body).ok()
+    let answer = timeout(STATUS_TIMEOUT, server.get("/status")).await;
+    serde_json::from_slice(&answer.ok()?.ok()?.body).ok()
 }
 
 async fn run_with_proxy(args: &ExecArgs, config: Config, hidden: &[String]) -> Result<(), Failure> {
@@ -175,11 +170,8 @@ async fn wait_for_tokens(admin: SocketAddr, limit: Duration) -> Result<(), Failu
             return Ok(());
         }
         let mut reasons = Vec::new();
-        for provider in report
-            .providers
-            .iter()
-            .filter(|it| it.required && it.generation == 0)
-        {
+        let waiting = |it: &&ProviderReport| it.required && it.generation == 0;
+        for provider in report.providers.iter().filter(waiting) {
             let name = &provider.name;
             if provider.state == "login_required" {
                 return Err(Failure::Runtime(format!(
@@ -206,18 +198,17 @@ async fn wait_for_tokens(admin: SocketAddr, limit: Duration) -> Result<(), Failu
 fn warn_of_kills(config: &Config, to: &mut dyn io::Write) {
     for provider in &config.providers {
         if provider.life.single_active && matches!(provider.source, TokenSource::Endpoint(_)) {
+            let name = &provider.name;
             // The command runs even if standard error is closed.
             let _ = writeln!(
                 to,
-                "warning: fetching a token of provider {} here kills one in use elsewhere",
-                provider.name
+                "warning: fetching a token of provider {name} kills the one in use elsewhere"
             );
         }
     }
 }
 
-/// Moves all listeners to free ports. Upstreams that no URL on the common port can select get their
-/// own.
+/// Moves all listeners to free ports. Upstreams without a URL on the common port get their own.
 fn on_free_ports(mut config: Config, http_proxy: bool) -> Result<Config, Failure> {
     if matches!(config.server.client_auth, Some(ClientAuth::PeerUid(_))) {
         return Err(Failure::runtime(
@@ -370,7 +361,7 @@ mod tests {
         let moved = on_free_ports(config(), false).unwrap();
         assert_eq!(moved.server.listen, [Listen::Tcp(ANY_PORT)]);
         let [Route::Listen(a), Route::Listen(b), Route::PathPrefix(_)] = &routes(moved)[..] else {
-            panic!("not what was asked for");
+            panic!("wrong routes");
         };
         assert_ne!(a, b);
         let kept = routes(on_free_ports(config(), true).unwrap());

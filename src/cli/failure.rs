@@ -53,16 +53,15 @@ impl Failure {
         })
     }
 
-    /// Writes `error: …`; for an invalid configuration its path, then a line and a hint per problem.
+    /// Writes `error: …`; for an invalid configuration its path, then a line and hint per problem.
     pub fn report(&self, to: &mut dyn Write) {
         // If standard error is closed, only the exit code is left.
         let _ = match self {
             Self::Exit(_) => Ok(()),
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             Self::BadConfig { problems, .. } => writeln!(to, "{self}:").and_then(|()| {
-                problems
-                    .iter()
-                    .try_for_each(|problem| write_problem(to, "error", problem))
+                let mut problems = problems.iter();
+                problems.try_for_each(|problem| write_problem(to, "error", problem))
             }),
             _ => writeln!(to, "error: {self}"),
         };

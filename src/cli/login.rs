@@ -1,4 +1,4 @@
-//! `cupbearer login`: asks a person for one-time input and stores the token where the proxy finds it.
+//! `cupbearer login`: asks a person for one-time input and stores the token for the proxy.
 
 mod browser;
 mod prompt;
@@ -130,7 +130,9 @@ async fn log_in(
 }
 
 /// Opens the store; as a visitor if another process holds it.
-async fn open_store(config: &Config) -> Result<(Arc<dyn Store>, Option<VisitorStore>), Failure> {
+pub(super) async fn open_store(
+    config: &Config,
+) -> Result<(Arc<dyn Store>, Option<VisitorStore>), Failure> {
     let opened = store::beside(&config.store).await;
     Ok(match opened.map_err(Failure::runtime)? {
         Beside::Ours(store) => (Arc::new(store), None),
@@ -160,29 +162,20 @@ async fn wait_for_device(
         code.verification_uri,
         code.user_code
     );
-    login
-        .poll(
-            code,
-            given,
-            Arc::clone(fetcher),
-            Clock::System,
-            tokens.clone(),
-        )
-        .await
-        .map_err(Failure::runtime)
+    let (fetcher, tokens) = (Arc::clone(fetcher), tokens.clone());
+    let polled = login
+        .poll(code, given, fetcher, Clock::System, tokens)
+        .await;
+    polled.map_err(Failure::runtime)
 }
 
 async fn authorize(args: &LoginArgs, login: &Login, prompt: &Prompt) -> Result<Variables, Failure> {
-    let authorization = login
-        .authorize(args.port, args.from_stdin)
-        .await
-        .map_err(Failure::runtime)?;
+    let authorization = login.authorize(args.port, args.from_stdin).await;
+    let authorization = authorization.map_err(Failure::runtime)?;
     let url = &authorization.url;
     let opened = !args.no_browser && browser::open(url);
-    eprintln!(
-        "{}\n\n    {url}\n",
-        instruction(opened, "Open this in your browser:")
-    );
+    let instruction = instruction(opened, "Open this in your browser:");
+    eprintln!("{instruction}\n\n    {url}\n");
     let variables = match &authorization.back {
         Return::Loopback(address) => {
             eprintln!(
@@ -225,10 +218,8 @@ async fn wait_for_adoption(store: &VisitorStore) -> &'static str {
 
 fn describe(logged_in: &LoggedIn) -> String {
     let now = Clock::System.now().wall;
-    let left = logged_in
-        .expires_at
-        .and_then(|at| at.duration_since(now).ok());
-    let life = match left {
+    let left = logged_in.expires_at.map(|at| at.duration_since(now));
+    let life = match left.and_then(Result::ok) {
         Some(left) => format!("the token is valid for {}", words::duration(left)),
         None => "the token states no expiry".to_owned(),
     };

@@ -16,7 +16,7 @@ pub(super) struct Signals {
 
 impl Signals {
     /// Registers the handlers, outside of any runtime and before anything is opened that needs a
-    /// clean shutdown. Signals in `others` no longer end the process either; their listeners follow.
+    /// clean shutdown. Signals in `others` no longer end the process; their listeners follow.
     pub(super) fn listen(others: &[SignalKind]) -> Result<Self, Failure> {
         Self::try_listen(others)
             .map_err(|error| Failure::Runtime(format!("cannot listen to signals: {error}")))
@@ -36,8 +36,8 @@ impl Signals {
         })
     }
 
-    /// Waits for the first signal. A second one ends the process at once, with exit code 1, while the
-    /// calling runtime still runs.
+    /// Waits for the first signal. While the calling runtime still runs, a second signal ends the
+    /// process at once, with exit code 1.
     pub(super) async fn first(mut self) -> Shutdown {
         let shutdown = self.next().await;
         tokio::spawn(async move {

@@ -223,7 +223,7 @@ mod tests {
             upstreams: vec![UpstreamReport {
                 name: "cncn".to_owned(),
                 route: "path /cncn".to_owned(),
-                url: "https://api.example.cn/api".to_owned(),
+                url: "https://a.test/api".to_owned(),
                 provider: "cncn".to_owned(),
                 requests: 7,
                 ..UpstreamReport::default()
@@ -251,8 +251,8 @@ mod tests {
                 "cncn      valid    3    in 14 s    now         0         -",
                 "x         expired  0    1 min ago  -           2         HTTP 400: 用户名或密码错误",
                 "",
-                "UPSTREAM  ROUTE       URL                         PROVIDER  REQUESTS  ERRORS  REJECTED",
-                "cncn      path /cncn  https://api.example.cn/api  cncn      7         0       0",
+                "UPSTREAM  ROUTE       URL                 PROVIDER  REQUESTS  ERRORS  REJECTED",
+                "cncn      path /cncn  https://a.test/api  cncn      7         0       0",
             ]
         );
     }

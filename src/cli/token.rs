@@ -1,4 +1,4 @@
-//! `cupbearer token`: the state of a provider's token; with `--show`, the token itself for a script.
+//! `cupbearer token`: the state of a provider's token; with `--show`, the token for a script.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -20,7 +20,6 @@ use crate::config::{Config, Provider, StoreKind, TokenSource};
 use crate::provider::chain::Tokens;
 use crate::provider::exchange::HttpFetch;
 use crate::provider::outside::{self, Harm, Stored};
-use crate::provider::store::{self, Beside, Store};
 use crate::secret::Secret;
 use crate::upstream::tls::TlsProfiles;
 
@@ -63,7 +62,7 @@ pub(super) fn run(args: &TokenArgs, log: &LogArgs, out: &mut dyn Write) -> Resul
     })
 }
 
-/// What the admin port of this configuration's proxy reports on the provider.
+/// The provider's state at the admin port of this configuration's proxy.
 enum Running {
     Yes(Box<ProviderReport>),
     /// No process listens on the admin port.
@@ -114,16 +113,11 @@ async fn token(
     }
     let (store, in_use) = match &config.store.kind {
         StoreKind::Memory => (None, !matches!(running(args).await, Running::No)),
-        StoreKind::File { .. } => {
-            match store::beside(&config.store)
-                .await
-                .map_err(Failure::runtime)?
-            {
-                Beside::Ours(store) => (Some(Arc::new(store) as Arc<dyn Store>), false),
-                // A proxy holds the store, whatever the admin port says.
-                Beside::Visited { .. } => (None, true),
-            }
-        }
+        StoreKind::File { .. } => match login::open_store(config).await? {
+            (store, None) => (Some(store), false),
+            // A proxy holds the store, whatever the admin port says.
+            (_, Some(_)) => (None, true),
+        },
     };
     let harm = outside::harm(&provider);
     if store.is_none() {
@@ -201,21 +195,19 @@ fn describe_stored(stored: &Stored, now: SystemTime) -> String {
     let mut text = match &stored.access {
         None => "no access token".to_owned(),
         Some(access) => {
-            let age = now.duration_since(access.fetched_at).unwrap_or_default();
+            let age = words::duration(now.duration_since(access.fetched_at).unwrap_or_default());
             let expiry = match access.expires_at.map(|at| at.duration_since(now)) {
                 None => "no expiry stated".to_owned(),
                 Some(Ok(left)) => format!("expires in {}", words::duration(left)),
                 Some(Err(_)) => "expired".to_owned(),
             };
-            format!(
-                "access token fetched {} ago, {expiry}",
-                words::duration(age)
-            )
+            let outdated = match access.outdated {
+                true => ", bought with a token that has been replaced",
+                false => "",
+            };
+            format!("access token fetched {age} ago, {expiry}{outdated}")
         }
     };
-    if stored.access.as_ref().is_some_and(|access| access.outdated) {
-        text.push_str(", bought with a token that has been replaced");
-    }
     text.push_str(match stored.has_refresh_token {
         true => "; a refresh token",
         false => "; no refresh token",
@@ -239,7 +231,7 @@ mod tests {
     use crate::demo::vendors::{Credential, FakeVendor, Kind, Options};
     use crate::metrics::Metrics;
     use crate::provider::outside::StoredToken;
-    use crate::provider::{self, Deps};
+    use crate::provider::{self, Deps, store};
 
     #[derive(Parser)]
     struct Words {

@@ -17,7 +17,7 @@ use crate::provider::{inputs, static_token};
 use crate::secret::Secret;
 use crate::upstream::tls::TlsProfiles;
 
-/// What happened, as (label, text). Holds no secret.
+/// Report lines as (label, text). Hold no secret.
 type Lines = Vec<(&'static str, String)>;
 
 /// Fetches one token. The caller may only use it to buy other tokens.

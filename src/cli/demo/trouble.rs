@@ -49,21 +49,16 @@ impl PlannedFault {
 pub(super) fn changes(planned: &[PlannedFault]) -> Vec<Change> {
     let mut changes = Vec::new();
     for fault in planned {
-        let (vendor, begins) = (fault.vendor, fault.begins.unwrap_or_default());
+        let begins = fault.begins.unwrap_or_default();
+        let change = |at, effect| Change {
+            at,
+            vendor: fault.vendor,
+            effect,
+        };
         if fault.initial().is_none() {
-            changes.push(Change {
-                at: begins,
-                vendor,
-                effect: Some(fault.effect),
-            });
+            changes.push(change(begins, Some(fault.effect)));
         }
-        if let Some(lasts) = fault.lasts {
-            changes.push(Change {
-                at: begins + lasts,
-                vendor,
-                effect: None,
-            });
-        }
+        changes.extend(fault.lasts.map(|lasts| change(begins + lasts, None)));
     }
     changes.sort_by_key(|change| change.at);
     changes
@@ -96,16 +91,15 @@ impl FromStr for PlannedFault {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (vendor, rest) = text.split_once('=').ok_or("write VENDOR=FAULT")?;
-        let vendor = Kind::ALL
-            .into_iter()
-            .find(|kind| kind.name() == vendor)
-            .ok_or_else(|| {
-                let names = Kind::ALL.map(Kind::name).join(", ");
-                format!("no vendor '{vendor}'; there are {names}")
-            })?;
-        let (fault, when) = rest
-            .split_once('@')
-            .map_or((rest, None), |(f, w)| (f, Some(w)));
+        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == vendor);
+        let vendor = kind.ok_or_else(|| {
+            let names = Kind::ALL.map(Kind::name).join(", ");
+            format!("no vendor '{vendor}'; there are {names}")
+        })?;
+        let (fault, when) = match rest.split_once('@') {
+            Some((fault, when)) => (fault, Some(when)),
+            None => (rest, None),
+        };
         let effect = match fault {
             "revoked" => Effect::Revoked,
             fault => Effect::Endpoint(fault.parse().map_err(|error: UnknownFault| {

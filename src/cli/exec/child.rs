@@ -17,7 +17,7 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// Starts `command` (program and arguments) with `variables` added and the `hidden` ones removed.
+    /// Starts `command` (program and arguments), with `variables` added and `hidden` ones removed.
     pub(super) fn start(
         command: &[OsString],
         variables: &BTreeMap<String, String>,

@@ -42,7 +42,7 @@ impl Prompt {
     }
 }
 
-/// Reads on its own thread: a read of a terminal cannot be cancelled, and exit must not wait for it.
+/// Reads on its own thread: a read of a terminal cannot be cancelled and must not delay the exit.
 async fn read() -> Result<Option<Zeroizing<String>>, Failure> {
     let (sender, line) = oneshot::channel();
     let unreadable = |error: io::Error| Failure::Runtime(format!("cannot read an answer: {error}"));
