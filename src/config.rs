@@ -1,7 +1,7 @@
-//! Configuration: the file as it is written (`config/file.rs`) becomes a typed, cross-checked [`Config`].
+//! Parses the configuration file (`config/file.rs`) into a typed, cross-checked [`Config`].
 //!
-//! Everything that can be wrong is found here, all of it in one go, each with its key path and a hint and
-//! never with a value; what the rest of the program gets cannot be wrong any more.
+//! One pass reports every problem with its key path and a hint, and never quotes a value. A
+//! [`Config`] is valid: the rest of the program checks nothing again.
 
 mod assemble;
 mod chain;
@@ -23,7 +23,7 @@ mod units;
 mod upstream;
 mod value;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -45,22 +45,22 @@ pub use origin::is_loopback;
 pub struct Config {
     pub server: Server,
     pub store: Store,
-    /// In the order of their names.
+    /// Sorted by name.
     pub providers: Vec<Arc<Provider>>,
-    /// In the order of their names.
+    /// Sorted by name.
     pub upstreams: Vec<Arc<Upstream>>,
-    /// Worth telling the user, no reason to stop.
+    /// Problems that do not prevent the start.
     pub warnings: Vec<Problem>,
 }
 
-/// Something wrong in the configuration, and where.
+/// A mistake in the configuration and its place.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     /// Dotted key path: `providers.cncn.client_secret`.
     pub path: String,
-    /// What is wrong; never quotes a value.
+    /// Never quotes a value.
     pub message: String,
-    /// What to do about it.
+    /// The remedy.
     pub hint: Option<String>,
 }
 
@@ -70,37 +70,36 @@ pub struct Server {
     /// `None` for `admin = "off"`.
     pub admin: Option<SocketAddr>,
     pub workers: usize,
-    /// Client connections of the whole process.
+    /// Limit on client connections of the whole process.
     pub max_connections: usize,
-    /// For a request's head, from its first byte; also how long a fresh connection may stay silent.
+    /// Limit from the first byte of a request head to its last, and from accept to the first byte.
     pub header_timeout: Duration,
-    /// How long the app may neither send more of a body nor take more of one.
+    /// Limit on a stalled transfer of a request or response body with the app.
     pub body_timeout: Patience,
-    /// How long a keep-alive connection of the app may stay idle between requests.
+    /// Limit on an app's keep-alive connection without a request.
     pub idle_timeout: Duration,
-    /// After SIGTERM: how long connections are still accepted while `/readyz` already says no.
+    /// Time after SIGTERM in which listeners still accept while `/readyz` already fails.
     pub shutdown_delay: Duration,
-    /// How long requests in flight may take to end after that.
+    /// Limit on draining requests in flight after `shutdown_delay`.
     pub shutdown_grace: Duration,
-    /// More `Host` values to accept, lower case, without port unless written with one.
+    /// Additional `Host` values to accept: lower case, with a port only if the file states one.
     pub allow_hosts: Vec<String>,
     /// Cross-site `Origin` values to accept.
     pub allow_origins: Vec<String>,
     pub client_auth: Option<ClientAuth>,
-    /// Whether `Via` is sent.
+    /// Whether the proxy sends `Via`.
     pub via: bool,
-    /// Whether each request is logged.
     pub access_log: bool,
     /// Whether `POST /quitquitquit` on the admin port ends the process.
     pub quitquitquit: bool,
 }
 
-/// How long a body may stand still.
+/// Limits on a body transfer in which no bytes move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
-    /// Where its length was stated before.
+    /// Limit for a body whose length was announced.
     pub known: Duration,
-    /// Where it was not. `None`: for ever; events, gRPC streams and the like are quiet for as long as there is nothing to say.
+    /// Limit for any other body. `None` means unlimited: event and gRPC streams may stay silent.
     pub unknown: Option<Duration>,
 }
 
@@ -111,7 +110,7 @@ pub enum Listen {
 }
 
 impl fmt::Display for Listen {
-    /// As it is written in the file.
+    /// Writes the address as the file does.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
@@ -120,19 +119,19 @@ impl fmt::Display for Listen {
     }
 }
 
-/// How an app proves that it may use the proxy.
+/// The proof that an app may use the proxy.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ClientAuth {
-    /// The header must hold this value; it is not forwarded.
+    /// A header that must hold this value; the proxy does not forward the header.
     Header { name: HeaderName, value: Value },
-    /// Only these users may connect to a Unix socket listener.
+    /// User ids that may connect to a Unix socket listener.
     PeerUid(Vec<u32>),
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Store {
     pub kind: StoreKind,
-    /// 32-byte keys; the first seals, all open.
+    /// 32-byte keys. The first key seals; every key opens.
     pub keys: Vec<Value>,
 }
 
@@ -159,62 +158,63 @@ pub enum TokenSource {
         access_token: Value,
     },
     Endpoint(Box<Endpoint>),
-    /// A JWT that signs for itself: made here, afresh for every renewal.
+    /// A JWT that the proxy signs itself, a new one for every renewal.
     Made(Box<MadePlan>),
 }
 
 #[derive(Clone, PartialEq)]
 pub struct Endpoint {
+    /// The issuer's own URL, together with `path_and_query`, until discovery replaces both.
     pub token_url: Origin,
-    /// Path and query of the token URL, starting with `/`. Never logged with its query.
+    /// Path and query of the token URL, starting with `/`. The query may hold credentials; do not
+    /// log it.
     pub path_and_query: String,
-    /// RFC 6749 §3.1, where `login` sends the browser; whole, with its query. Only for grants with a `code`.
+    /// RFC 6749 §3.1 authorization endpoint with its query, for grants with a `code`.
     pub authorization_url: Option<String>,
-    /// RFC 8628 §3.1, where `login` asks for a device code.
+    /// RFC 8628 §3.1 device authorization endpoint.
     pub device_authorization_url: Option<String>,
-    /// Where the addresses are found instead (RFC 8414). Until then `token_url` and path are the issuer's own.
+    /// Source of the endpoint URLs (RFC 8414), instead of configured ones.
     pub issuer: Option<Box<Issuer>>,
-    /// Whether plain HTTP off loopback is permitted.
+    /// Permits plain HTTP off loopback.
     pub allow_http: bool,
     pub plan: ExchangePlan,
-    /// Of one whole token request, dial included.
+    /// Limit on one token request, including the dial.
     pub timeout: Duration,
     pub tls: Tls,
     pub egress: Option<EgressProxy>,
-    /// For hosts that the issuer states.
+    /// Chooses the egress proxy for hosts that the issuer states.
     pub egress_later: Egress,
-    /// Of the issuer's metadata, what the browser's part of a login needs.
     pub browser: BrowserRules,
-    /// token_url, grant, client_id, subject variables, scope, audience, resource (DESIGN.md §2). Providers of
-    /// one identity share a cell and a refresher. Holds no secret; hash it before it becomes a file name.
+    /// token_url, grant, client_id, subject variables, scope, audience, resource. Providers of one
+    /// identity share a cell and a refresher. Holds no secret; hash it for use as a file name.
     pub identity: String,
 }
 
-/// What an issuer says of its authorization endpoint besides where it is.
+/// Issuer metadata that constrains the authorization request and its redirect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BrowserRules {
-    /// It lists its challenge methods, and S256 (RFC 7636 §4.2) is not among them.
+    /// The issuer lists its challenge methods without S256 (RFC 7636 §4.2).
     pub lacks_s256: bool,
-    /// The issuer, where it is known: another one's redirect is not taken (RFC 9207 §2.4).
+    /// The only issuer whose redirect is accepted, if known (RFC 9207 §2.4).
     pub issuer: Option<String>,
-    /// It says that each redirect names it.
+    /// The issuer promises to name itself in every redirect.
     pub names_issuer: bool,
 }
 
-/// An authorization server that says itself where its endpoints are.
+/// An authorization server that publishes its endpoints.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Issuer {
-    /// As it is written, which is how its metadata must write it (RFC 8414 §3.3).
+    /// The identifier as the file writes it; the metadata must repeat it exactly (RFC 8414 §3.3).
     pub text: String,
-    /// Paths of its metadata, in the order in which they are tried: RFC 8414 §3.1, OpenID Connect Discovery 1.0 §4.
+    /// Metadata paths in trial order: RFC 8414 §3.1, OpenID Connect Discovery 1.0 §4.
     pub well_known: [String; 2],
-    /// What could be sent, by `auth_method`, in the order of preference; empty where the provider says which one.
+    /// Usable `auth_method`s and their plans, preferred first; empty if the provider sets the key.
     pub choices: Vec<(String, ExchangePlan)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct LifeCycle {
-    /// `None`: the default of DESIGN.md §2, by the token's life.
+    /// `None` derives the margin from the token's lifetime.
     pub refresh_before: Option<Duration>,
     pub min_interval: Duration,
     pub ttl: Option<Duration>,
@@ -222,23 +222,23 @@ pub struct LifeCycle {
     pub required: bool,
 }
 
-/// A credential or variable: where it comes from.
+/// The source of a credential or variable.
 #[derive(Clone, PartialEq)]
 pub enum Value {
     Literal(Var),
-    /// Read once, when the configuration is loaded: a process's environment does not change.
+    /// Read once, with the configuration: a process's environment does not change.
     Env {
         name: String,
         value: Secret,
     },
-    /// Read again at every fetch; one trailing newline is dropped.
+    /// Read again at every fetch, less one trailing newline.
     File(PathBuf),
-    /// Run at every fetch, without a shell; its standard output, one trailing newline dropped.
+    /// Run at every fetch without a shell; the value is stdout less one trailing newline.
     Command(Vec<String>),
-    /// The token of another provider, as of the moment of the fetch.
+    /// The token that another provider holds at the moment of the fetch.
     Provider {
         name: String,
-        /// Of that provider: what it shares its token by.
+        /// The [`Provider::identity`] of that provider.
         identity: String,
     },
 }
@@ -249,28 +249,27 @@ pub enum Scheme {
     Https,
 }
 
-/// Where connections go and what the peer is called.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
     pub scheme: Scheme,
-    /// Lower case; an IPv6 address without brackets.
+    /// Lower case; an IPv6 address has no brackets.
     pub host: String,
     pub port: u16,
-    /// For `Host` and `:authority`: brackets around IPv6, the port only if it is not the scheme's default.
+    /// For `Host` and `:authority`: IPv6 in brackets, the port only if it is not the default.
     pub authority: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Tls {
-    /// Instead of the system's roots.
+    /// Roots to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
-    /// Certificate and key for mTLS: both or neither.
+    /// Certificate and key for mTLS.
     pub client_cert: Option<(PathBuf, PathBuf)>,
-    /// For SNI and the name check, instead of the URL's host.
+    /// Name for SNI and certificate verification, instead of the URL's host.
     pub server_name: Option<String>,
 }
 
-/// An HTTP proxy that is asked to `CONNECT` to the origin.
+/// An HTTP proxy that opens tunnels with `CONNECT`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EgressProxy {
     pub host: String,
@@ -285,26 +284,26 @@ pub struct Upstream {
     pub origin: Origin,
     /// Path of the upstream's URL without a trailing slash; empty for the root.
     pub base_path: String,
-    /// A provider of [`Config::providers`].
+    /// Name of a provider in [`Config::providers`].
     pub provider: String,
     pub route: Route,
-    /// Empty: everything is allowed.
+    /// An empty list allows every request.
     pub allow: Vec<AllowRule>,
     pub http: HttpVersion,
-    /// Dial this instead of the origin; names and `Host` stay the origin's.
+    /// Host and port to dial; names and `Host` stay the origin's.
     pub connect_to: Option<(String, u16)>,
     pub tls: Tls,
     pub egress: Option<EgressProxy>,
-    /// For DNS, TCP and TLS together.
+    /// Limit on DNS, TCP and TLS together.
     pub connect_timeout: Duration,
-    /// From the end of the request to the head of the response.
+    /// Limit from the end of the request to the response head.
     pub response_timeout: Duration,
-    /// How long the upstream may send nothing in the middle of a body.
+    /// Limit on a stalled body transfer with the upstream.
     pub body_timeout: Patience,
-    /// How long an unused connection is kept.
+    /// Lifetime of an unused pooled connection.
     pub idle_timeout: Duration,
     pub token_wait: Duration,
-    /// Bytes of request body that are kept for a replay; 0 = never replay.
+    /// Bytes of a request body to buffer for a replay; 0 disables replays.
     pub replay_limit: usize,
     pub max_in_flight: Option<usize>,
     pub existing_credential: ExistingCredential,
@@ -317,20 +316,20 @@ pub struct Upstream {
 pub enum Route {
     /// Starts with `/`, has no trailing slash.
     PathPrefix(String),
-    /// Lower case; without port unless written with one.
+    /// Lower case; with a port only if the file states one.
     Host(String),
-    /// A listener of its own.
+    /// A listener that serves only this upstream.
     Listen(Listen),
     CatchAll,
 }
 
-/// One `"GET /v1/**"`.
+/// One entry of `allow`, such as `"GET /v1/**"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllowRule {
     /// `None` for `*`.
     pub method: Option<Method>,
-    /// Path segments: a literal as it is written in requests (percent-encoded where need be), `*` for one segment,
-    /// `**` (last only) for any number. The last is empty where the path ends in a slash; `/` alone is one such.
+    /// Percent-encoded literals, `*` for one segment, a final `**` for any number. A trailing slash
+    /// is an empty last segment.
     pub segments: Vec<String>,
 }
 
@@ -350,7 +349,7 @@ pub enum ExistingCredential {
 }
 
 impl Provider {
-    /// What providers have in common that share a token. One that asks nobody for it shares its own with nobody.
+    /// Returns the key by which providers share a token; unique for static and self-made tokens.
     pub fn identity(&self) -> String {
         match &self.source {
             TokenSource::Endpoint(endpoint) => endpoint.identity.clone(),
@@ -359,28 +358,33 @@ impl Provider {
         }
     }
 
-    /// The providers whose tokens this one's is bought with.
+    /// Returns the names of the providers whose tokens this provider's variables use, each once.
     pub fn bought_with(&self) -> Vec<String> {
-        chain::needed(self)
+        let names = self.variables.values().filter_map(|value| match value {
+            Value::Provider { name, .. } => Some(name.clone()),
+            _ => None,
+        });
+        BTreeSet::from_iter(names).into_iter().collect()
     }
 }
 
 impl Endpoint {
-    /// The same with another token URL, which the issuer states. The error completes "its … ".
+    /// Returns a copy with the token URL that the issuer states.
     ///
-    /// What belongs to a host is that host's: the way out is chosen anew, and `tls.server_name` is only for the host that it
-    /// was written for. `ca_file` and client certificate are the provider's, wherever it goes.
+    /// Host-specific settings do not move to another host: `at` chooses the egress proxy again and
+    /// drops `tls.server_name`. `ca_file` and the client certificate stay.
+    ///
+    /// # Errors
+    ///
+    /// The error completes "its … ".
     pub fn at(&self, url: &str) -> Result<Self, &'static str> {
         let url = <origin::Url as units::Written>::from_text(url).map_err(|_| "is no URL")?;
         if url.origin.needs_permission() && !self.allow_http {
             return Err("is a plain http:// URL, which would send credentials unencrypted");
         }
-        let egress = self.egress_later.to(&url.origin, self.egress.as_ref())?;
-        let mut found = Self {
-            path_and_query: url.path_and_query(),
-            egress,
-            ..self.clone()
-        };
+        let mut found = self.clone();
+        found.path_and_query = url.path_and_query();
+        found.egress = self.egress_later.to(&url.origin, self.egress.as_ref())?;
         if url.origin.host != self.token_url.host {
             found.tls.server_name = None;
         }
@@ -388,7 +392,7 @@ impl Endpoint {
         Ok(found)
     }
 
-    /// The token URL without its query.
+    /// Returns the token URL without its query.
     pub fn address(&self) -> String {
         let path = self.path_and_query.split('?').next().unwrap_or_default();
         format!("{}{path}", self.token_url.url())
@@ -396,12 +400,10 @@ impl Endpoint {
 }
 
 impl fmt::Debug for Endpoint {
-    /// Without the token URL's query: some vendors take credentials there.
+    /// Omits the token URL's query: some vendors take credentials there.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self.path_and_query.split('?').next().unwrap_or_default();
         f.debug_struct("Endpoint")
-            .field("token_url", &self.token_url)
-            .field("path", &path)
+            .field("token_url", &self.address())
             .field("plan", &self.plan)
             .field("timeout", &self.timeout)
             .field("tls", &self.tls)
@@ -412,7 +414,7 @@ impl fmt::Debug for Endpoint {
 }
 
 impl fmt::Debug for Value {
-    /// Where the value comes from, never what it is: of a command only the program, lest an argument is a secret.
+    /// Shows the source, not the value; of a command only the program, as arguments may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Literal(_) => f.write_str("Literal([redacted])"),
@@ -424,12 +426,11 @@ impl fmt::Debug for Value {
     }
 }
 
-/// The process environment, so that tests can bring their own.
+/// Access to environment variables; tests supply their own.
 pub trait Environment {
     fn var(&self, name: &str) -> Option<String>;
 }
 
-/// The real one.
 #[derive(Clone, Copy, Debug)]
 pub struct ProcessEnvironment;
 
@@ -439,17 +440,17 @@ impl Environment for ProcessEnvironment {
     }
 }
 
-/// A duration as the file writes it (`30s`, `250ms`), for flags. The error says what is expected.
+/// Parses a duration such as `30s` or `250ms`, for flags. The error says what is expected.
 pub fn duration(text: &str) -> Result<Duration, String> {
     units::duration(text).map_err(|complaint| complaint.message)
 }
 
 impl Config {
-    /// Reads and checks a configuration. Relative paths in it are taken relative to the working directory.
+    /// Parses and checks a configuration. Relative paths start at the working directory.
     ///
     /// # Errors
     ///
-    /// All problems at once, in the order of their paths; at least one.
+    /// Every problem, sorted by path; at least one.
     pub fn from_toml(text: &str, env: &dyn Environment) -> Result<Self, Vec<Problem>> {
         assemble::config(text, env)
     }

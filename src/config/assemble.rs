@@ -1,4 +1,4 @@
-//! The sections put together, and what only shows when they are side by side.
+//! Assembles the sections and checks rules that span sections.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::chain;
 use super::context::Context;
 use super::dialects::Dialects;
 use super::file::{SECTIONS, ServerToml, StoreToml, UpstreamToml};
-use super::identity::{is_credential, place};
+use super::identity::{is_credential, source};
 use super::problems::{KeyPath, complaint, did_you_mean};
 use super::provider::{Checked, provider};
 use super::read::{self, Tree, section};
@@ -31,7 +31,7 @@ pub(super) fn config(text: &str, env: &dyn Environment) -> Result<Config, Vec<Pr
     let store_at = at.key("store");
     let store_toml: StoreToml = take_section(&mut root, "store", &mut cx);
     let store = store(store_toml, &store_at, &mut cx);
-    // A store that is not understood gets the benefit of the doubt: its mistake is told already.
+    // An invalid store has its own problem; do not also report it as not durable.
     let durable = store.kind != StoreKind::Memory || cx.problems.has_any_in(&store_at);
 
     let dialects = take_tables(&mut root, "dialects", &mut cx);
@@ -48,7 +48,7 @@ pub(super) fn config(text: &str, env: &dyn Environment) -> Result<Config, Vec<Pr
     let (routes, upstreams) = check_upstreams(upstreams, &providers, &mut cx);
     check_routes(&routes, &exposure, &mut listeners, &mut cx);
     if server.listen.is_empty() && !has_own_listeners(&routes) {
-        let hint = "only where every upstream has a listener of its own can there be none";
+        let hint = "it can be empty only if every upstream has its own listener";
         let listen = at.key("server").key("listen");
         cx.problem(&listen, complaint("is an empty list").hint(hint));
     }
@@ -67,20 +67,16 @@ pub(super) fn config(text: &str, env: &dyn Environment) -> Result<Config, Vec<Pr
 }
 
 fn refuse_unknown(root: &Tree, cx: &mut Context<'_>) {
-    let unknown = root.0.as_table().into_iter().flatten();
-    for (name, _) in unknown.filter(|(name, _)| !SECTIONS.contains(&name.as_str())) {
-        let hint = did_you_mean(name, SECTIONS, || {
-            format!("known here: {}", SECTIONS.join(", "))
-        });
-        let at = KeyPath::root().key(name);
-        cx.problems
-            .strike_out(&at, complaint("unknown key").hint(hint));
+    let known = || format!("known keys: {}", SECTIONS.join(", "));
+    let names = root.0.as_table().into_iter().flat_map(|table| table.keys());
+    for name in names.filter(|name| !SECTIONS.contains(&name.as_str())) {
+        let unknown = complaint("unknown key").hint(did_you_mean(name, SECTIONS, known));
+        cx.problems.add_unread(&KeyPath::root().key(name), unknown);
     }
 }
 
 fn take(root: &mut Tree, name: &str) -> Option<Tree> {
-    let table = root.0.as_table_mut()?;
-    table.remove(name).map(Tree)
+    root.0.as_table_mut()?.remove(name).map(Tree)
 }
 
 fn take_section<T: DeserializeOwned + Default>(
@@ -93,23 +89,20 @@ fn take_section<T: DeserializeOwned + Default>(
         .unwrap_or_default()
 }
 
-/// The tables of `[name.*]`, in the order of their names.
+/// Takes the tables of `[name.*]`, sorted by name.
 fn take_tables(root: &mut Tree, name: &str, cx: &mut Context<'_>) -> Vec<(String, Tree)> {
     let at = KeyPath::root().key(name);
     let Some(mut tree) = take(root, name) else {
         return Vec::new();
     };
     let Value::Table(tables) = &mut tree.0 else {
-        let hint = format!("each has a table and a name of its own: [{name}.NAME]");
-        cx.problems
-            .strike_out(&at, complaint("expected a table").hint(hint));
+        let hint = format!("write each entry as a table with a name: [{name}.NAME]");
+        let expected = complaint("expected a table").hint(hint);
+        cx.problems.add_unread(&at, expected);
         return Vec::new();
     };
-    let tables = std::mem::take(tables);
-    let mut named: Vec<_> = tables
-        .into_iter()
-        .map(|(name, value)| (name, Tree(value)))
-        .collect();
+    let tables = std::mem::take(tables).into_iter();
+    let mut named: Vec<_> = tables.map(|(name, value)| (name, Tree(value))).collect();
     named.sort_by(|(a, _), (b, _)| a.cmp(b));
     for (name, _) in &named {
         check_name(name, &at, cx);
@@ -117,19 +110,17 @@ fn take_tables(root: &mut Tree, name: &str, cx: &mut Context<'_>) -> Vec<(String
     named
 }
 
-/// Names become labels of metrics, paths of the admin port and names of environment variables.
+/// Restricts names: metric labels, admin paths and environment variables hold them.
 fn check_name(name: &str, at: &KeyPath, cx: &mut Context<'_>) {
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
-        cx.problem(
-            &at.key(name),
-            complaint("a name is made of letters, digits, `-` and `_`, at most 64 of them")
-                .hint("choose a short one: it shows in metrics and log lines"),
-        );
+        let wrong = complaint("a name is 1 to 64 letters, digits, `-` or `_`");
+        let hint = "choose a short name: metrics and log lines show it";
+        cx.problem(&at.key(name), wrong.hint(hint));
     }
 }
 
-/// The providers without a mistake of their own, by name.
+/// Returns the valid providers by name.
 fn check_providers(
     tables: Vec<(String, Tree)>,
     names: &BTreeSet<String>,
@@ -152,7 +143,7 @@ fn check_providers(
         .collect()
 }
 
-/// The routes that can be read, by upstream, and the upstreams without a mistake of their own.
+/// Returns the readable routes by upstream, and the valid upstreams.
 fn check_upstreams(
     tables: Vec<(String, Tree)>,
     providers: &Providers<'_>,
@@ -182,8 +173,8 @@ fn check_routes(
     let mut routes = Routes::default();
     for (upstream, route) in written {
         let at = all.key(upstream).key("route");
-        // What could not be read is no catch-all.
-        if cx.problems.is_struck_out(&at) {
+        // An unreadable route is not a catch-all.
+        if cx.problems.has_unread(&at) {
             continue;
         }
         routes.add(upstream, route, &at, &mut cx.problems);
@@ -198,7 +189,7 @@ fn has_own_listeners(routes: &[(String, Route)]) -> bool {
     !routes.is_empty() && routes.iter().all(own)
 }
 
-/// Providers of one identity share a refresher: it can send only one kind of request.
+/// Providers of one identity share a refresher, which sends only one kind of request.
 fn check_shared(checked: &[Checked], at: &KeyPath, cx: &mut Context<'_>) {
     let mut first_of: HashMap<&str, &Checked> = HashMap::new();
     for checked in checked {
@@ -209,35 +200,28 @@ fn check_shared(checked: &[Checked], at: &KeyPath, cx: &mut Context<'_>) {
             first_of.insert(&endpoint.identity, checked);
             continue;
         };
-        let (name, other) = (&checked.provider.name, &first.provider.name);
+        let at = at.key(&checked.provider.name);
+        let same = format!("fetches the same token as `{}`", first.provider.name);
         if checked.exchange != first.exchange {
-            cx.problem(
-                &at.key(name),
-                complaint(format!(
-                    "asks for the same token as `{other}`, but with another dialect, auth_method, request or response"
-                ))
-                .hint("make them equal, or let both upstreams name one provider"),
-            );
+            let what = "dialect, auth_method, request or response";
+            let differs = complaint(format!("{same}, but with another {what}"));
+            let hint = "make them equal, or let both upstreams name one provider";
+            cx.problem(&at, differs.hint(hint));
         } else if let Some(what) = differing(&checked.provider, &first.provider) {
-            cx.problem(
-                &at.key(name),
-                complaint(format!(
-                    "asks for the same token as `{other}`, but with another {what}"
-                ))
-                .hint("let both upstreams name one provider; a dialect whose tokens go by it lists it in `identity`"),
-            );
+            let differs = complaint(format!("{same}, but with another {what}"));
+            let hint = "let both upstreams name one provider; if the key makes another token, \
+                        list the variable in `identity` of the dialect";
+            cx.problem(&at, differs.hint(hint));
         } else if settings(&checked.provider) != settings(&first.provider) {
-            cx.warnings.add(
-                &at.key(name),
-                complaint(format!(
-                    "shares its token with `{other}`, whose variables and life-cycle keys are the ones that count"
-                )),
-            );
+            let ignored = "whose variables and life-cycle keys apply to both";
+            cx.warnings
+                .add(&at, complaint(format!("{same}, {ignored}")));
         }
     }
 }
 
-/// What decides whose token it is, or to whom the secrets go: which of two is used must not be left to the order of names.
+/// Finds a difference in the subject or in the receiver of secrets. The order of names must not
+/// decide which of two providers wins.
 fn differing<'a>(provider: &'a Provider, first: &'a Provider) -> Option<&'a str> {
     let (TokenSource::Endpoint(endpoint), TokenSource::Endpoint(other)) =
         (&provider.source, &first.source)
@@ -254,20 +238,16 @@ fn differing<'a>(provider: &'a Provider, first: &'a Provider) -> Option<&'a str>
         (of.variables.iter())
             .filter(|(name, _)| is_credential(name, &endpoint.plan))
             .filter(|(name, _)| !endpoint.plan.one_time.contains(name))
-            .map(|(name, value)| (name.as_str(), place(value)))
+            .map(|(name, value)| (name.as_str(), source(value)))
             .collect::<BTreeMap<_, _>>()
     };
     let (ours, theirs) = (credentials(provider), credentials(first));
     let mut names = ours.keys().chain(theirs.keys()).copied();
-    names
-        .find(|name| ours.get(name) != theirs.get(name))
-        .or_else(|| {
-            let mut keys = keys.iter();
-            keys.find(|(_, equal)| !*equal).map(|(key, _)| *key)
-        })
+    let name = names.find(|name| ours.get(name) != theirs.get(name));
+    name.or_else(|| keys.iter().find(|(_, equal)| !equal).map(|(key, _)| *key))
 }
 
-/// What providers of one identity may differ in, though only one of them can have its way.
+/// Returns what providers of one identity may differ in, although only the first one's values apply.
 fn settings(provider: &Provider) -> impl PartialEq {
     let timeout = match &provider.source {
         TokenSource::Endpoint(endpoint) => Some(endpoint.timeout),
@@ -282,25 +262,18 @@ fn warn_unused(
     cx: &mut Context<'_>,
 ) {
     if upstreams.is_empty() {
-        let message = complaint("there is none, so every request is answered with `no_route`");
+        let message = complaint("there is none, so every request fails with `no_route`");
         cx.warnings.add(&KeyPath::root().key("upstreams"), message);
         return;
     }
-    let named: BTreeSet<_> = upstreams
-        .iter()
-        .map(|upstream| &upstream.provider)
-        .collect();
-    let chained: BTreeSet<_> = (providers.values())
-        .flat_map(|provider| provider.bought_with())
-        .collect();
-    let mut unused: Vec<_> = providers
-        .keys()
-        .filter(|name| !chained.contains(*name))
-        .collect();
-    unused.retain(|name| !named.contains(name));
-    for name in unused {
-        let message = complaint("no upstream uses it; its token is fetched all the same");
-        cx.warnings
-            .add(&KeyPath::root().key("providers").key(name), message);
+    let named = upstreams.iter().map(|upstream| upstream.provider.clone());
+    let chained = providers
+        .values()
+        .flat_map(|provider| provider.bought_with());
+    let used: BTreeSet<_> = named.chain(chained).collect();
+    for name in providers.keys().filter(|name| !used.contains(*name)) {
+        let message = complaint("no upstream uses it; its token is fetched nevertheless");
+        let at = KeyPath::root().key("providers").key(name);
+        cx.warnings.add(&at, message);
     }
 }

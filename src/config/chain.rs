@@ -1,4 +1,4 @@
-//! Providers whose token is bought with the token of another (`{provider.NAME}`): who needs whom, and no circles.
+//! Checks `{provider.NAME}`, the token of another provider: every name exists, without cycles.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,11 +6,11 @@ use super::context::Context;
 use super::identity::of_chain;
 use super::problems::{KeyPath, complaint, did_you_mean};
 use super::provider::Checked;
-use super::{Provider, TokenSource, Value};
+use super::{TokenSource, Value};
 use crate::dialect::order;
 
-/// Checks that those named exist, and makes the identity of what is bought depend on what it is bought with. `names` are
-/// all providers of the file, those with mistakes included.
+/// Checks the references and adds the identities of referenced providers to each identity. `names`
+/// also holds the providers with mistakes.
 pub(super) fn link(
     checked: &mut [Checked],
     names: &BTreeSet<String>,
@@ -18,7 +18,10 @@ pub(super) fn link(
     cx: &mut Context<'_>,
 ) {
     let needs: BTreeMap<String, Vec<String>> = (checked.iter())
-        .map(|checked| (checked.provider.name.clone(), needed(&checked.provider)))
+        .map(|checked| {
+            let provider = &checked.provider;
+            (provider.name.clone(), provider.bought_with())
+        })
         .filter(|(_, needed)| !needed.is_empty())
         .collect();
     for (name, needed) in &needs {
@@ -34,47 +37,30 @@ pub(super) fn link(
         let needed = needs.get(name).into_iter().flatten();
         needed.map(String::as_str)
     });
-    // Each circle once, at its first name.
-    let mut circles = BTreeMap::new();
-    for circle in &order.circles {
-        let first = circle.iter().copied().min().unwrap_or_default();
-        circles.entry(first).or_insert(circle);
+    // Report each cycle once, at its first name.
+    let mut cycles = BTreeMap::new();
+    for cycle in &order.circles {
+        let first = cycle.iter().copied().min().unwrap_or_default();
+        cycles.entry(first).or_insert(cycle);
     }
-    for (name, circle) in &circles {
-        cx.problem(
-            &at.key(name),
-            complaint(format!(
-                "each token would be bought with the other: {}",
-                circle.join(" → ")
-            ))
-            .hint("one of them must be had without the others"),
-        );
+    for (name, cycle) in &cycles {
+        let path = cycle.join(" → ");
+        let cyclic = complaint(format!("each of these tokens needs the next one: {path}"));
+        cx.problem(&at.key(name), cyclic.hint("remove one of the references"));
     }
-    if circles.is_empty() {
+    if cycles.is_empty() {
         set_identities(checked, &order.names);
     }
 }
 
-/// The providers whose tokens this one needs, each once.
-pub(super) fn needed(provider: &Provider) -> Vec<String> {
-    let values = provider.variables.values();
-    let names: BTreeSet<_> = values
-        .filter_map(|value| match value {
-            Value::Provider { name, .. } => Some(name.clone()),
-            _ => None,
-        })
-        .collect();
-    names.into_iter().collect()
-}
-
-/// `order`: the needed providers before the providers that need them.
+/// `order` lists the needed providers before the providers that need them.
 fn set_identities(checked: &mut [Checked], order: &[&str]) {
     let mut identities: BTreeMap<String, String> = (checked.iter())
         .map(|checked| (checked.provider.name.clone(), checked.provider.identity()))
         .collect();
     for name in order {
-        let found = checked.iter_mut().find(|it| it.provider.name == *name);
-        let Some(Checked { provider, .. }) = found else {
+        let mut providers = checked.iter_mut().map(|checked| &mut checked.provider);
+        let Some(provider) = providers.find(|provider| provider.name == *name) else {
             continue;
         };
         let mut inner = BTreeMap::new();

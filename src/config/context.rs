@@ -1,7 +1,7 @@
-//! What every section needs while it is checked: the environment, the problems so far, and files already looked at.
+//! State that the checks of all sections share: environment, problems and checked PEM files.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::egress::{Egress, EnvironmentProxy};
@@ -17,7 +17,7 @@ pub(super) struct Context<'a> {
     pub(super) problems: Problems,
     pub(super) warnings: Problems,
     environment_proxy: Arc<EnvironmentProxy>,
-    /// Thousands of upstreams may name the same CA file: it is read once for each use.
+    /// Results per file: thousands of upstreams may name the same CA file.
     pem_files: HashMap<(PathBuf, Pem), Result<(), Complaint>>,
 }
 
@@ -51,7 +51,7 @@ impl<'a> Context<'a> {
         self.problems.keep(at, written.resolve(empty, self.env))
     }
 
-    /// A URL that a token or a credential is sent to. `at` is the table with `key` and `allow_http`.
+    /// Checks a URL that receives credentials. `at` is the table with `key` and `allow_http`.
     pub(super) fn url(
         &mut self,
         at: &KeyPath,
@@ -59,22 +59,19 @@ impl<'a> Context<'a> {
         written: Option<Text<Url>>,
         allow_http: Option<bool>,
     ) -> Option<Url> {
-        let Some(Text(url)) = written else {
-            // A URL that cannot be read is a problem already, and is struck out.
-            return None;
-        };
+        let Text(url) = written?;
         if url.origin.needs_permission() && allow_http != Some(true) {
             self.problem(
                 &at.key(key),
                 complaint("a plain http:// URL off loopback would send credentials unencrypted")
-                    .hint("use https://, or set allow_http = true beside it"),
+                    .hint("use https://, or set allow_http = true in the same table"),
             );
             return None;
         }
         Some(url)
     }
 
-    /// `origin` is what TLS is spoken with, where that is known.
+    /// Checks the `tls` table of a connection to `origin`, if the origin is known.
     pub(super) fn tls(
         &mut self,
         at: &KeyPath,
@@ -87,32 +84,24 @@ impl<'a> Context<'a> {
         if origin.is_some_and(|origin| origin.scheme == Scheme::Http) {
             self.problem(
                 at,
-                complaint("has no meaning for an http:// URL, which has no TLS")
-                    .hint("remove `tls`, or make it https://"),
+                complaint("has no effect on an http:// URL").hint("remove `tls`, or use https://"),
             );
         }
-        let ca_file = self.pem(&at.key("ca_file"), written.ca_file, Pem::Certificate);
+        let (cert, key) = (written.client_cert_file, written.client_key_file);
         let (cert_at, key_at) = (at.key("client_cert_file"), at.key("client_key_file"));
-        let (has_cert, has_key) = (
-            written.client_cert_file.is_some(),
-            written.client_key_file.is_some(),
-        );
-        if has_cert && !has_key {
-            self.problem(
-                &cert_at,
-                complaint("needs `client_key_file` beside it").hint("both or neither"),
-            );
+        let lone = match (&cert, &key) {
+            (Some(_), None) => Some((&cert_at, "client_key_file")),
+            (None, Some(_)) => Some((&key_at, "client_cert_file")),
+            _ => None,
+        };
+        if let Some((at, other)) = lone {
+            let lone = complaint(format!("needs `{other}` in the same table"));
+            self.problem(at, lone.hint("set both or neither"));
         }
-        if has_key && !has_cert {
-            self.problem(
-                &key_at,
-                complaint("needs `client_cert_file` beside it").hint("both or neither"),
-            );
-        }
-        let cert = self.pem(&cert_at, written.client_cert_file, Pem::Certificate);
-        let key = self.pem(&key_at, written.client_key_file, Pem::PrivateKey);
+        let cert = self.pem(&cert_at, cert, Pem::Certificate);
+        let key = self.pem(&key_at, key, Pem::PrivateKey);
         Tls {
-            ca_file,
+            ca_file: self.pem(&at.key("ca_file"), written.ca_file, Pem::Certificate),
             client_cert: cert.zip(key),
             server_name: written.server_name.map(|Text(name)| name.0),
         }
@@ -127,7 +116,7 @@ impl<'a> Context<'a> {
         self.problems.keep(at, checked.clone()).map(|()| path)
     }
 
-    /// The proxy on the way to `origin`, or to what is dialled instead of it.
+    /// Returns the proxy for connections to `origin`, or to `connect_to` in its place.
     pub(super) fn egress(
         &mut self,
         at: &KeyPath,
@@ -147,17 +136,14 @@ impl<'a> Context<'a> {
         self.problems.keep(at, proxy).flatten()
     }
 
-    /// The same for hosts that are known later. `written`: the provider has a `proxy`.
+    /// Returns the choice for hosts known later. `written`: the provider has a `proxy` for all hosts.
     pub(super) fn egress_later(&self, written: bool) -> Egress {
-        match written {
-            true => Egress::default(),
-            false => Egress::by_environment(&self.environment_proxy),
-        }
+        Egress((!written).then(|| Arc::clone(&self.environment_proxy)))
     }
 }
 
-/// Only that the right kind of PEM is there: certificates and keys are parsed where TLS is set up.
-fn check_pem(path: &std::path::Path, kind: Pem) -> Result<(), Complaint> {
+/// Checks for the right kind of PEM block; the TLS setup parses certificates and keys.
+fn check_pem(path: &Path, kind: Pem) -> Result<(), Complaint> {
     let bytes = read_file(path)?;
     let (label, missing) = match kind {
         Pem::Certificate => ("CERTIFICATE-----", "holds no certificate in PEM form"),

@@ -1,4 +1,4 @@
-//! `[dialects.NAME]`, and how a provider's dialect, overrides and grant are compiled.
+//! `[dialects.NAME]`: compiles a provider's dialect, overrides and grant.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,21 +13,21 @@ use crate::dialect::{self, DialectToml, Extent, InjectPlan, Overrides, Plan, Rej
 #[derive(Debug, Default)]
 pub(super) struct Dialects {
     user: BTreeMap<String, DialectToml>,
-    /// Those in which something could not be read: what is compiled from one may lack it.
+    /// Dialects with unreadable keys, which their plans may lack.
     broken: BTreeSet<String>,
-    /// As they are written.
+    /// The tables of the file.
     written: BTreeMap<String, Tree>,
 }
 
-/// How one provider uses a dialect.
+/// One provider's use of a dialect.
 #[derive(Debug)]
 pub(super) struct Use<'a> {
     pub(super) at: &'a KeyPath,
     pub(super) dialect: &'a str,
     pub(super) overrides: &'a Overrides,
-    /// The overrides as they are written.
+    /// The tables of the overrides.
     pub(super) written: &'a Table,
-    /// Something in the overrides could not be read.
+    /// Whether a key of the overrides could not be read.
     pub(super) broken: bool,
     pub(super) grant: Option<&'a str>,
     pub(super) auth_method: Option<&'a str>,
@@ -39,7 +39,7 @@ impl Dialects {
         for (name, mut tree) in tables {
             let at = at.key(&name);
             let dialect = section(&mut tree, &at, &mut cx.problems).unwrap_or_default();
-            if cx.problems.is_struck_out(&at) {
+            if cx.problems.has_unread(&at) {
                 dialects.broken.insert(name.clone());
             }
             dialects.user.insert(name.clone(), dialect);
@@ -48,41 +48,38 @@ impl Dialects {
         dialects
     }
 
-    /// Compiles a provider's plan; `None` if there are problems, which are then told in the place they come from.
+    /// Compiles a provider's plan. Problems are reported at the dialect or provider they come from.
     pub(super) fn compile(&self, used: &Use<'_>, cx: &mut Context<'_>) -> Option<Plan> {
         let extent = self.extent(used.dialect);
         let with_overrides = if used.broken { Extent::Part } else { extent };
         let compile = |source: &Source<'_>| dialect::compile_as(source, with_overrides);
         let plan = self.run(used, compile, cx);
-        // The plan of a dialect that lacks something would only lead to complaints that are none.
+        // An incomplete plan would cause false problems in later checks.
         plan.filter(|_| extent == Extent::Whole)
     }
 
-    /// The plan with another auth method, where there is one and nothing is wrong with it.
+    /// Compiles with another auth method, if the dialect has one.
     pub(super) fn compile_with(&self, used: &Use<'_>, auth_method: &str) -> Option<Plan> {
         let source = Source {
-            dialect: used.dialect,
-            user: &self.user,
-            overrides: used.overrides,
-            grant: used.grant,
             auth_method: Some(auth_method),
+            ..self.source(used)
         };
         dialect::compile(&source).ok()
     }
 
-    /// [`Self::compile`] for a provider that is given its token.
+    /// Compiles for a provider with a configured `access_token`.
     pub(super) fn compile_static(
         &self,
         used: &Use<'_>,
         cx: &mut Context<'_>,
     ) -> Option<(InjectPlan, RejectRules)> {
-        match self.extent(used.dialect) {
-            Extent::Whole => self.run(used, dialect::compile_static, cx),
-            Extent::Base | Extent::Part => None,
+        if self.extent(used.dialect) != Extent::Whole {
+            return None;
         }
+        self.run(used, dialect::compile_static, cx)
     }
 
-    /// Compiles every grant of every dialect, used or not, so that a mistake shows when it is made.
+    /// Compiles every grant of every dialect, so that unused dialects report their mistakes, too.
     pub(super) fn check(&self, at: &KeyPath, cx: &mut Context<'_>) {
         for (name, dialect) in &self.user {
             let extent = self.extent(name).max(Extent::Base);
@@ -107,71 +104,66 @@ impl Dialects {
         compile: impl FnOnce(&Source<'_>) -> Result<T, Vec<dialect::Problem>>,
         cx: &mut Context<'_>,
     ) -> Option<T> {
-        let source = Source {
+        let report = |problems: Vec<dialect::Problem>| {
+            for problem in problems {
+                let at = self.writer(used, &problem.path);
+                cx.problem(&at.dotted(&problem.path), complaint(problem.message));
+            }
+        };
+        compile(&self.source(used)).map_err(report).ok()
+    }
+
+    fn source<'a>(&'a self, used: &Use<'a>) -> Source<'a> {
+        Source {
             dialect: used.dialect,
             user: &self.user,
             overrides: used.overrides,
             grant: used.grant,
             auth_method: used.auth_method,
-        };
-        let problems = match compile(&source) {
-            Ok(compiled) => return Some(compiled),
-            Err(problems) => problems,
-        };
-        for problem in problems {
-            let at = self.writer(used, &problem.path);
-            cx.problem(&at.dotted(&problem.path), complaint(problem.message));
         }
-        None
     }
 
-    /// Who wrote a key: the provider, its dialect, or a dialect that this one extends.
+    /// Returns the table that holds a key: the provider, its dialect, or one that this extends.
     fn writer(&self, used: &Use<'_>, path: &str) -> KeyPath {
         let of_provider = matches!(path, "" | "dialect" | "grant" | "auth_method");
         if of_provider || !self.user.contains_key(used.dialect) || wrote(used.written, path) {
             return used.at.clone();
         }
-        let wrote_it = |name: &&str| {
-            let tree = self.written.get(*name);
-            tree.and_then(|tree| tree.0.as_table())
-                .is_some_and(|table| wrote(table, path))
-        };
-        let writer = self.chain(used.dialect).find(wrote_it);
+        let table = |name: &str| self.written.get(name)?.0.as_table();
+        let writer = (self.chain(used.dialect))
+            .find(|name| table(name).is_some_and(|table| wrote(table, path)));
         let dialects = KeyPath::root().key("dialects");
         dialects.key(writer.unwrap_or(used.dialect))
     }
 
-    /// Whether the dialect or one that it extends could not be read whole.
     fn extent(&self, dialect: &str) -> Extent {
-        if self.chain(dialect).any(|name| self.broken.contains(name)) {
-            return Extent::Part;
+        match self.chain(dialect).any(|name| self.broken.contains(name)) {
+            true => Extent::Part,
+            false => Extent::Whole,
         }
-        Extent::Whole
     }
 
-    /// The user's dialects that this one is made of, nearest first.
+    /// Returns the dialect and those of the user that it extends, nearest first.
     fn chain<'a>(&'a self, dialect: &'a str) -> impl Iterator<Item = &'a str> {
         let extends = |name: &&'a str| self.user.get(*name)?.extends.as_deref();
-        // Circles are for the compiler to tell; here they only have to end.
+        // The limit ends a cycle; the compiler reports it.
         std::iter::successors(Some(dialect), extends).take(self.user.len() + 1)
     }
 }
 
-/// Whether a table holds the key of this path: its table and its name, and of `grants` and `auth` one more. The rest of
-/// a path cannot be told apart from a name with dots in it.
+/// Returns whether a table holds the first two keys of `path`, or three in `grants` and `auth`. The
+/// rest is ambiguous: names may contain dots.
 fn wrote(table: &Table, path: &str) -> bool {
     let mut keys = path.split('.');
-    let Some(first) = keys.next() else {
-        return false;
+    let first = keys.next().unwrap_or_default();
+    let depth = match first {
+        "grants" | "auth" => 2,
+        _ => 1,
     };
-    let depth = if matches!(first, "grants" | "auth") {
-        2
-    } else {
-        1
-    };
-    let mut found = table.get(first);
-    for key in keys.take(depth) {
-        found = found.and_then(|value| value.get(key));
-    }
+    let found = table.get(first);
+    let found = found.and_then(|value| {
+        keys.take(depth)
+            .try_fold(value, |value, key| value.get(key))
+    });
     found.is_some()
 }

@@ -1,4 +1,4 @@
-//! The way out: `proxy` of a provider or upstream, or `HTTPS_PROXY` and `NO_PROXY` of the environment.
+//! Egress proxies: `proxy` of a provider or upstream, or `HTTPS_PROXY` and `NO_PROXY`.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,14 +15,12 @@ use super::value::ValueToml;
 use super::{EgressProxy, Environment, Origin, Scheme};
 use crate::secret::Secret;
 
-/// The way out to a host that is known only later: an issuer states it.
+/// Chooses the proxy for a host that an issuer states later: by the environment, or `None` if the
+/// provider's own `proxy` covers all hosts.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Egress {
-    /// `None`: the provider writes its `proxy`, which is for all hosts.
-    by_environment: Option<Arc<EnvironmentProxy>>,
-}
+pub struct Egress(pub(super) Option<Arc<EnvironmentProxy>>);
 
-/// What the environment says of proxies, read once.
+/// The environment's proxy settings, read once.
 #[derive(Debug, PartialEq)]
 pub(super) struct EnvironmentProxy {
     proxy: Option<Result<EgressProxy, Complaint>>,
@@ -31,7 +29,7 @@ pub(super) struct EnvironmentProxy {
 
 impl EnvironmentProxy {
     pub(super) fn read(env: &dyn Environment) -> Self {
-        // Lower case first, as curl does.
+        // Lower case first, as in curl.
         let first = |names: [&str; 2]| {
             let mut values = names.into_iter().filter_map(|name| env.var(name));
             values.find(|value| !value.is_empty())
@@ -40,14 +38,14 @@ impl EnvironmentProxy {
             proxy: first(["https_proxy", "HTTPS_PROXY"]).map(|url| {
                 parse(&url).map_err(|wrong| {
                     complaint(format!("HTTPS_PROXY in the environment: {}", wrong.message))
-                        .hint("change it, or set `proxy` here, to \"off\" for none")
+                        .hint("change the variable, or set `proxy` here, \"off\" for none")
                 })
             }),
             exempt: NoProxy::parse(&first(["no_proxy", "NO_PROXY"]).unwrap_or_default()),
         }
     }
 
-    /// The proxy for connections to this host, which is the one that is dialled.
+    /// Returns the proxy for connections to the dialled host.
     pub(super) fn to(
         &self,
         scheme: Scheme,
@@ -62,50 +60,42 @@ impl EnvironmentProxy {
 }
 
 impl Egress {
-    pub(super) fn by_environment(proxies: &Arc<EnvironmentProxy>) -> Self {
-        Self {
-            by_environment: Some(Arc::clone(proxies)),
-        }
-    }
-
-    /// `written` is what another host of the same provider has.
+    /// `written` is the proxy of the provider's first host.
     pub(super) fn to(
         &self,
         origin: &Origin,
         written: Option<&EgressProxy>,
     ) -> Result<Option<EgressProxy>, &'static str> {
-        match &self.by_environment {
-            None => Ok(written.cloned()),
-            Some(proxies) => proxies
-                .to(origin.scheme, &origin.host, origin.port)
-                .map_err(|_| "is reached through HTTPS_PROXY of the environment, which is no URL that can be used"),
-        }
+        let Some(proxies) = &self.0 else {
+            return Ok(written.cloned());
+        };
+        let proxy = proxies.to(origin.scheme, &origin.host, origin.port);
+        proxy.map_err(|_| "needs HTTPS_PROXY of the environment, which is no usable URL")
     }
 }
 
-/// The `proxy` key: a URL, or "off" against the environment's.
+/// Parses the `proxy` key: a URL, or "off" to ignore the environment.
 pub(super) fn written(
     value: ValueToml,
     env: &dyn Environment,
 ) -> Result<Option<EgressProxy>, Complaint> {
     let url = value.resolve_fixed(env)?;
-    if url.expose() == "off" {
-        return Ok(None);
+    match url.expose() {
+        "off" => Ok(None),
+        url => parse(url).map(Some),
     }
-    parse(url.expose()).map(Some)
 }
 
-const EXPECTED: &str =
-    r#"expected a URL such as "http://proxy.example.com:3128", with user:password@ if need be"#;
-
 fn parse(text: &str) -> Result<EgressProxy, Complaint> {
-    let wrong = || complaint(EXPECTED);
-    // Often written without a scheme in the environment.
-    let url = if text.contains("://") {
-        Zeroizing::new(text.to_owned())
-    } else {
-        Zeroizing::new(format!("http://{text}"))
+    let wrong = || {
+        complaint(
+            "expected a URL such as \"http://proxy.example.com:3128\", optionally with \
+             user:password@",
+        )
     };
+    // Environments often hold the URL without a scheme.
+    let scheme = if text.contains("://") { "" } else { "http://" };
+    let url = Zeroizing::new(format!("{scheme}{text}"));
     let uri: Uri = url.parse().map_err(|_| wrong())?;
     if uri.scheme_str() != Some("http") {
         return Err(wrong().hint("only http:// proxies are supported"));
@@ -126,7 +116,7 @@ fn parse(text: &str) -> Result<EgressProxy, Complaint> {
     })
 }
 
-/// RFC 7617, from the percent-encoded userinfo of a URL.
+/// Encodes a URL's percent-encoded userinfo as in RFC 7617.
 fn basic(userinfo: &str) -> Secret {
     let (user, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
     let mut plain = Zeroizing::new(Vec::with_capacity(userinfo.len() + 1));
@@ -137,7 +127,7 @@ fn basic(userinfo: &str) -> Secret {
     Secret::new(format!("Basic {}", *encoded))
 }
 
-/// `NO_PROXY`: names cover their subdomains, addresses may be networks, `*` is everything.
+/// `NO_PROXY`: a name covers its subdomains, an address may be a network, `*` covers all hosts.
 #[derive(Debug, Default, PartialEq)]
 struct NoProxy {
     everything: bool,
@@ -146,7 +136,7 @@ struct NoProxy {
 }
 
 impl NoProxy {
-    /// Entries that cannot be read are passed over, as every other program does.
+    /// Skips unreadable entries, as other programs do.
     fn parse(text: &str) -> Self {
         let mut list = Self::default();
         for entry in text.split([',', ' ']).filter(|entry| !entry.is_empty()) {
@@ -164,18 +154,16 @@ impl NoProxy {
     }
 
     fn covers(&self, host: &str, port: u16) -> bool {
-        let address: Option<IpAddr> = host.parse().ok();
-        self.everything
-            || address.is_some_and(|address| {
-                let mut networks = self.networks.iter();
-                networks.any(|(network, bits)| same_network(*network, address, *bits))
-            })
-            || self.names.iter().any(|(name, only)| {
-                only.is_none_or(|only| only == port)
-                    && host
-                        .strip_suffix(name.as_str())
-                        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-            })
+        let in_network = |address: IpAddr| {
+            let mut networks = self.networks.iter();
+            networks.any(|(network, bits)| same_network(*network, address, *bits))
+        };
+        let in_domain = |(name, only): &(String, Option<u16>)| {
+            let rest = host.strip_suffix(name.as_str());
+            only.is_none_or(|only| only == port)
+                && rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
+        self.everything || host.parse().is_ok_and(in_network) || self.names.iter().any(in_domain)
     }
 }
 
@@ -196,7 +184,7 @@ fn same_network(a: IpAddr, b: IpAddr, bits: u8) -> bool {
         (IpAddr::V6(a), IpAddr::V6(b)) => a.to_bits() ^ b.to_bits(),
         _ => return false,
     };
-    u8::try_from(differing.leading_zeros()).is_ok_and(|same| same >= bits)
+    differing.leading_zeros() >= u32::from(bits)
 }
 
 #[cfg(test)]
@@ -213,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn proxy_urls() {
+    fn only_plain_http_proxy_urls_are_accepted() {
         let proxy = parse("http://us%40er:p%3Aw@proxy.example.com:3128/").unwrap();
         assert_eq!(
             (proxy.host.as_str(), proxy.port),
@@ -238,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_is_for_remote_https_only() {
+    fn the_environment_proxy_serves_remote_https_only() {
         let env = Fixed(&[
             ("HTTPS_PROXY", "http://p:1"),
             (
@@ -268,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn lower_case_wins_and_a_star_is_everything() {
+    fn lower_case_wins_and_a_star_exempts_every_host() {
         let env = Fixed(&[
             ("https_proxy", "http://lower:1"),
             ("HTTPS_PROXY", "http://upper:1"),
@@ -281,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_environment_is_an_error_only_where_it_counts() {
+    fn an_invalid_environment_proxy_fails_only_connections_that_need_it() {
         let env = Fixed(&[("HTTPS_PROXY", "socks5://user:hunter2@p:1")]);
         let proxies = EnvironmentProxy::read(&env);
         let wrong = proxies.to(Scheme::Https, "h", 443).unwrap_err();

@@ -1,5 +1,5 @@
-//! The file as it is written: every key of DESIGN.md §2, none of them required here, so that a missing key never
-//! hides another mistake.
+//! The keys of the configuration file. No key is required here: a missing key must not hide other
+//! mistakes.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use super::value::{FilePath, ValueToml};
 use super::{AllowRule, ExistingCredential, HttpVersion, Listen};
 use crate::dialect::OneOrMany;
 
-/// The tables at the top of the file.
+/// Top-level tables.
 pub(super) const SECTIONS: [&str; 5] = ["server", "store", "dialects", "providers", "upstreams"];
 
 #[derive(Debug, Default, Deserialize)]
@@ -95,7 +95,7 @@ pub(super) struct ProviderToml {
     pub(super) timeout: Option<Text<Limit>>,
     pub(super) tls: Option<TlsToml>,
     pub(super) proxy: Option<ValueToml>,
-    /// Read as [`crate::dialect::Overrides`]; here so that they are known keys.
+    /// Parsed as [`crate::dialect::Overrides`]; listed here as known keys.
     pub(super) assertion: Option<IgnoredAny>,
     pub(super) client_assertion: Option<IgnoredAny>,
     pub(super) request: Option<IgnoredAny>,
@@ -158,7 +158,7 @@ pub(super) struct HeadersToml {
     pub(super) remove: Vec<Text<HeaderName>>,
 }
 
-/// Where the admin port is; `None` for "off".
+/// Address of the admin port; `None` for "off".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Admin(pub(super) Option<std::net::SocketAddr>);
 
@@ -169,11 +169,8 @@ impl Written for Admin {
         if text == "off" {
             return Ok(Self(None));
         }
-        text.parse()
-            .map(|address| Self(Some(address)))
-            .map_err(|_| {
-                complaint(format!("expected {}", Self::EXPECTED)).hint("an IP address, not a name")
-            })
+        let wrong = |_| Self::expected().hint("write `IP:port`; host names are not resolved");
+        text.parse().map(Some).map(Self).map_err(wrong)
     }
 }
 
@@ -185,7 +182,7 @@ impl Written for HttpVersion {
             "auto" => Ok(Self::Auto),
             "1.1" => Ok(Self::Http1),
             "2" => Ok(Self::Http2),
-            _ => Err(complaint(format!("expected {}", Self::EXPECTED)).hint("in quotes")),
+            _ => Err(Self::expected().hint("in quotes")),
         }
     }
 }
@@ -194,17 +191,16 @@ impl Written for HeaderName {
     const EXPECTED: &'static str = "the name of a header";
 
     fn from_text(text: &str) -> Result<Self, Complaint> {
-        text.parse().map_err(|_| {
-            complaint(format!("expected {}", Self::EXPECTED)).hint("letters, digits and `-`")
-        })
+        let wrong = |_| Self::expected().hint("letters, digits and `-`");
+        text.parse().map_err(wrong)
     }
 }
 
-/// A header's value, marked sensitive: it may come from the environment, and nothing needs to print it.
+/// Parses a header value and marks it sensitive: it may hold a secret from the environment.
 pub(super) fn header_value(text: &str) -> Result<HeaderValue, Complaint> {
     let mut value = HeaderValue::from_str(text).map_err(|_| {
-        complaint("holds a character that no header value can hold")
-            .hint("visible ASCII characters, spaces and tabs")
+        complaint("holds a character that is not allowed in a header value")
+            .hint("use visible ASCII characters, spaces and tabs")
     })?;
     value.set_sensitive(true);
     Ok(value)

@@ -1,9 +1,9 @@
-//! Fuzz targets: the configuration file, and what the environment says of proxies.
+//! Fuzz targets: the configuration file, and the proxy variables of the environment.
 
 use super::egress::EnvironmentProxy;
 use super::{Config, Environment, Scheme};
 
-/// Variables of the test's own; most are not set.
+/// A fixed environment.
 struct Variables<'a>(&'a [(&'a str, &'a str)]);
 
 impl Environment for Variables<'_> {
@@ -13,7 +13,7 @@ impl Environment for Variables<'_> {
     }
 }
 
-/// A whole file.
+/// Input: a configuration file.
 pub fn file(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -25,7 +25,7 @@ pub fn file(data: &[u8]) {
             assert!(!problems.is_empty(), "refused without a reason");
             for problem in problems {
                 assert!(!problem.message.is_empty());
-                // What is in the environment is nowhere quoted, unless the file has it too.
+                // A value of the environment is never quoted, unless the file holds it too.
                 let quoted = problem.message.contains("hunter2");
                 assert!(!quoted || text.contains("hunter2"), "{}", problem.path);
             }
@@ -33,7 +33,7 @@ pub fn file(data: &[u8]) {
     }
 }
 
-/// Lines: `HTTPS_PROXY`, `NO_PROXY`, a host.
+/// Input lines: `HTTPS_PROXY`, `NO_PROXY`, a host.
 pub fn egress_proxy(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -57,7 +57,7 @@ pub fn egress_proxy(data: &[u8]) {
             assert!(encoded.is_some_and(visible));
         }
     }
-    // A host that the list names to the letter is exempt.
+    // A host that the list names exactly is exempt.
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' || c == '-';
     let named = exempt.split([',', ' ']).any(|entry| entry == host);
     let is_name = host.starts_with(|c: char| c.is_ascii_lowercase()) && host.chars().all(plain);

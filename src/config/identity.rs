@@ -1,4 +1,4 @@
-//! Which providers are the same to their vendor: they share one token (DESIGN.md §2, "Providers").
+//! The identity of a provider at its vendor; providers of one identity share one token.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,15 @@ use super::Value;
 use super::origin::Url;
 use crate::dialect::{ExchangePlan, Var};
 
-/// The identity's parts as a JSON array, so that no two lists of parts are written alike.
+/// Returns the identity as a JSON array, so that different parts never yield the same text.
 ///
-/// Secrets, one-time inputs and life-cycle keys are left out: they change while the token stays good. Variables of
-/// the user's own may name the subject (`open_id`, a tenant) or be half a secret, which cannot be told apart: they
-/// are in it as digests, so that two tenants never share a token and nothing can be read back.
+/// Secrets, one-time inputs and life-cycle keys change while the token stays valid, so the identity
+/// omits them. The user's own variables may name the subject (`open_id`, a tenant) or be half a
+/// secret. The identity holds them as digests: two tenants never share a token, and no value can be
+/// read back. Secrets that the dialect lists in its `identity` appear by their [source].
 ///
-/// Where a person decides whose token it is, nothing else tells two logins of one client apart: there, the provider's
-/// `name` does. Secrets that the dialect lists in its `identity` are in it by their [place].
+/// Grants with a person's login cannot tell two logins of one client apart, so the provider's
+/// `name` is added.
 pub(super) fn identity(
     name: &str,
     url: &Url,
@@ -26,12 +27,12 @@ pub(super) fn identity(
     let part = |name: &str| variables.get(name).map_or(Json::Null, plain);
     let own: Vec<_> = variables
         .iter()
-        .filter(|(name, _)| !is_named_part(name))
+        .filter(|(name, _)| !PARTS.contains(&name.as_str()))
         .filter(|(name, _)| !is_credential(name, plan))
         .filter(|(name, _)| !plan.one_time.contains(name))
         .map(|(name, value)| {
             let value = if BEARERS.contains(&name.as_str()) || plan.identity.contains(name) {
-                place(value)
+                source(value)
             } else if SUBJECTS.contains(&name.as_str()) {
                 plain(value)
             } else {
@@ -55,13 +56,13 @@ pub(super) fn identity(
     .to_string()
 }
 
-/// Of a provider whose endpoint is found by its issuer.
+/// Marks the identity of a provider that discovers its endpoint.
 pub(super) fn of_issuer(identity: &str) -> String {
     json!(["issuer", identity]).to_string()
 }
 
-/// Of a provider that buys its token with others: by variable, the digests of theirs. As they are, each link of a chain
-/// would double what is to be escaped of the one before.
+/// Adds the identities of the providers whose tokens are used, by variable. Digests keep the text
+/// short: nested JSON would double its escapes with every link of a chain.
 pub(super) fn of_chain(identity: &str, inner: &BTreeMap<String, String>) -> String {
     let inner: Vec<_> = (inner.iter())
         .map(|(variable, identity)| json!([variable, digest(identity)]))
@@ -69,33 +70,31 @@ pub(super) fn of_chain(identity: &str, inner: &BTreeMap<String, String>) -> Stri
     json!([identity, inner]).to_string()
 }
 
-/// Whether a variable is a secret that the identity leaves out.
+/// Returns whether a variable is a secret that the identity omits.
 pub(super) fn is_credential(name: &str, plan: &ExchangePlan) -> bool {
     is_secret(name)
         && !BEARERS.contains(&name)
         && !plan.identity.iter().any(|listed| listed == name)
 }
 
-/// Who is logged in is known only by what a person brought: a code, or a refresh token got elsewhere.
+/// Returns whether a person's input, a code or a refresh token, decides who the subject is.
 fn is_personal(plan: &ExchangePlan) -> bool {
     plan.required_variables().contains("refresh_token")
         || plan.begins_with("code")
         || plan.begins_with("device_code")
 }
 
-/// Variables that are known to name who the token is for.
+/// Variables with a fixed position in the identity.
+const PARTS: [&str; 4] = ["client_id", "scope", "audience", "resource"];
+
+/// Variables that name the subject.
 const SUBJECTS: [&str; 3] = ["username", "phone", "open_id"];
 
-/// Tokens that say who the bought token is for (RFC 8693, RFC 7523). What they are changes all the time; where they come from
-/// does not.
+/// Tokens that name the subject (RFC 8693, RFC 7523). Their values change, their sources do not.
 const BEARERS: [&str; 3] = ["subject_token", "actor_token", "assertion"];
 
-fn is_named_part(name: &str) -> bool {
-    matches!(name, "client_id" | "scope" | "audience" | "resource")
-}
-
-/// By the end of the name: `app_secret` is one, `requested_token_type` says which token is wanted. One that is not known as
-/// such only joins the identity, as a digest.
+/// Decides by the end of the name: `app_secret` is a secret, `requested_token_type` is not. A secret
+/// that is not recognized joins the identity as a digest.
 fn is_secret(name: &str) -> bool {
     const ENDS: [&str; 6] = [
         "secret",
@@ -113,20 +112,20 @@ fn is_secret(name: &str) -> bool {
 fn plain(value: &Value) -> Json {
     match value {
         Value::Literal(Var::Text(text)) => json!(text.expose()),
-        // As text: the vendor sees no difference in a form.
+        // As text: a form shows the vendor no difference.
         Value::Literal(Var::Integer(number)) => json!(number.to_string()),
         Value::Literal(Var::Boolean(flag)) => json!(flag.to_string()),
         Value::Env { value, .. } => json!(value.expose()),
         Value::File(path) => json!({ "file": path.to_string_lossy() }),
-        // Its arguments may be secrets.
+        // Arguments may be secrets.
         Value::Command(command) => json!({ "command": digest(&json!(command).to_string()) }),
-        // Whose, is added when all identities are known.
+        // Empty here; [`of_chain`] adds the final identity.
         Value::Provider { name: _, identity } => json!({ "provider": identity }),
     }
 }
 
-/// Where a value comes from; of one that is written down, the digest.
-pub(super) fn place(value: &Value) -> Json {
+/// Describes where a value comes from; a literal by its digest.
+pub(super) fn source(value: &Value) -> Json {
     match value {
         Value::Env { name, .. } => json!({ "env": name }),
         other => digested(other),
@@ -136,7 +135,7 @@ pub(super) fn place(value: &Value) -> Json {
 fn digested(value: &Value) -> Json {
     match plain(value) {
         Json::String(text) => json!({ "sha256": digest(&text) }),
-        place => place,
+        source => source,
     }
 }
 

@@ -1,4 +1,4 @@
-//! URLs, hosts and ports: parsed strictly, because a token is sent to what is written here.
+//! Strict parsers for URLs, hosts and ports: tokens are sent to these addresses.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -17,14 +17,14 @@ pub(super) struct Url {
     pub(super) query: Option<String>,
 }
 
-/// `host:port`; an IPv6 address without its brackets.
+/// `host:port`; an IPv6 address has no brackets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct HostPort {
     pub(super) host: String,
     pub(super) port: u16,
 }
 
-/// A host with an optional port, in the form of a `Host` header: lower case, brackets around IPv6.
+/// A host with an optional port as in a `Host` header: lower case, IPv6 in brackets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct HostText(pub(super) String);
 
@@ -32,11 +32,11 @@ pub(super) struct HostText(pub(super) String);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct OriginText(pub(super) String);
 
-/// A name for SNI and the certificate's check: a DNS name or an IP address.
+/// A DNS name or IP address for SNI and certificate verification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ServerName(pub(super) String);
 
-/// An issuer identifier (RFC 8414 §2), and the same as a URL.
+/// An issuer identifier (RFC 8414 §2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct IssuerText {
     pub(super) text: String,
@@ -59,7 +59,7 @@ impl Written for IssuerText {
 }
 
 impl IssuerText {
-    /// RFC 8414 §3.1 puts it in front of the issuer's path, OpenID Connect Discovery 1.0 §4 behind it.
+    /// RFC 8414 §3.1 prefixes the issuer's path, OpenID Connect Discovery 1.0 §4 appends to it.
     pub(super) fn well_known(&self) -> [String; 2] {
         let path = self.url.path.trim_end_matches('/');
         [
@@ -76,37 +76,29 @@ impl Scheme {
             Self::Https => 443,
         }
     }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Https => "https",
-        }
-    }
 }
 
 impl Origin {
     fn new(scheme: Scheme, host: String, port: u16) -> Self {
-        let bracketed = bracketed(&host);
-        let authority = if port == scheme.default_port() {
-            bracketed
-        } else {
-            format!("{bracketed}:{port}")
-        };
+        let stated = Some(port).filter(|port| *port != scheme.default_port());
         Self {
             scheme,
+            authority: authority(&host, stated),
             host,
             port,
-            authority,
         }
     }
 
     /// `https://api.example.com:8443`
     pub(super) fn url(&self) -> String {
-        format!("{}://{}", self.scheme.name(), self.authority)
+        let scheme = match self.scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        };
+        format!("{scheme}://{}", self.authority)
     }
 
-    /// Plain HTTP may carry credentials only where nobody can listen, or where the user says so.
+    /// Returns whether the user must permit credentials here: plain HTTP off loopback.
     pub(super) fn needs_permission(&self) -> bool {
         self.scheme == Scheme::Http && !is_loopback(&self.host)
     }
@@ -125,11 +117,11 @@ pub fn is_loopback(host: &str) -> bool {
     host == "localhost" || address.is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
-fn bracketed(host: &str) -> String {
-    if host.contains(':') {
-        format!("[{host}]")
-    } else {
-        host.to_owned()
+fn authority(host: &str, port: Option<u16>) -> String {
+    let port = port.map_or_else(String::new, |port| format!(":{port}"));
+    match host.contains(':') {
+        true => format!("[{host}]{port}"),
+        false => format!("{host}{port}"),
     }
 }
 
@@ -146,28 +138,27 @@ impl Written for Url {
     const EXPECTED: &'static str = r#"a URL such as "https://api.example.com/v1""#;
 
     fn from_text(text: &str) -> Result<Self, Complaint> {
-        let wrong = || complaint(format!("expected {}", Self::EXPECTED));
-        // `Uri` drops a fragment without a word.
+        // `Uri` drops a fragment silently.
         if text.contains('#') {
             return Err(
                 complaint("a URL with a fragment (`#…`) cannot be used here")
-                    .hint("remove it; a `#` that is part of the path is written %23"),
+                    .hint("remove the fragment; write a `#` of the path as %23"),
             );
         }
         if !text.is_ascii() {
             return Err(complaint("a URL holds ASCII characters only")
                 .hint("write the host in punycode and percent-encode the path"));
         }
-        let uri: Uri = text.parse().map_err(|_| wrong())?;
+        let uri: Uri = text.parse().map_err(|_| Self::expected())?;
         let scheme = match uri.scheme_str() {
             Some("https") => Scheme::Https,
             Some("http") => Scheme::Http,
-            _ => return Err(wrong().hint("it starts with https:// or http://")),
+            _ => return Err(Self::expected().hint("start with https:// or http://")),
         };
-        let authority = uri.authority().ok_or_else(wrong)?.as_str();
+        let authority = uri.authority().ok_or_else(Self::expected)?.as_str();
         if authority.contains('@') {
             return Err(
-                complaint("a URL with a user name or password in it cannot be used here")
+                complaint("a URL with a user name or password cannot be used here")
                     .hint("use client_id and client_secret, or username and password"),
             );
         }
@@ -188,10 +179,9 @@ impl Written for HostPort {
     const EXPECTED: &'static str = r#"a host and port such as "10.0.0.7:443""#;
 
     fn from_text(text: &str) -> Result<Self, Complaint> {
-        let wrong = || complaint(format!("expected {}", Self::EXPECTED));
-        match split_authority(text).map_err(|_| wrong())? {
+        match split_authority(text).map_err(|_| Self::expected())? {
             (host, Some(port)) => Ok(Self { host, port }),
-            (_, None) => Err(wrong().hint("the port is missing")),
+            (_, None) => Err(Self::expected().hint("add the port")),
         }
     }
 }
@@ -200,14 +190,9 @@ impl Written for HostText {
     const EXPECTED: &'static str = r#"a host such as "api.local" or "api.local:8080""#;
 
     fn from_text(text: &str) -> Result<Self, Complaint> {
-        let (host, port) = split_authority(text).map_err(|wrong| {
-            complaint(format!("expected {}", Self::EXPECTED)).hint(wrong.message)
-        })?;
-        let host = bracketed(&host);
-        Ok(Self(port.map_or_else(
-            || host.clone(),
-            |port| format!("{host}:{port}"),
-        )))
+        let (host, port) =
+            split_authority(text).map_err(|wrong| Self::expected().hint(wrong.message))?;
+        Ok(Self(authority(&host, port)))
     }
 }
 
@@ -215,22 +200,17 @@ impl Written for OriginText {
     const EXPECTED: &'static str = r#"an origin such as "https://app.example.com""#;
 
     fn from_text(text: &str) -> Result<Self, Complaint> {
-        let wrong = || complaint(format!("expected {}", Self::EXPECTED));
-        let (scheme, authority) = text.split_once("://").ok_or_else(wrong)?;
-        // Not only http: browser extensions have origins of their own.
+        let (scheme, authority) = text.split_once("://").ok_or_else(Self::expected)?;
+        // Any scheme: browser extensions have their own.
         let named = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
         if scheme.is_empty() || !scheme.chars().all(named) {
-            return Err(wrong());
+            return Err(Self::expected());
         }
         if authority.contains('/') {
-            return Err(wrong().hint("an origin has no path and no trailing slash"));
+            return Err(Self::expected().hint("an origin has no path and no trailing slash"));
         }
-        let host = HostText::from_text(authority).map_err(|_| wrong())?;
-        Ok(Self(format!(
-            "{}://{}",
-            scheme.to_ascii_lowercase(),
-            host.0
-        )))
+        let HostText(host) = HostText::from_text(authority).map_err(|_| Self::expected())?;
+        Ok(Self(format!("{}://{host}", scheme.to_ascii_lowercase())))
     }
 }
 
@@ -238,39 +218,37 @@ impl Written for ServerName {
     const EXPECTED: &'static str = "a DNS name or an IP address";
 
     fn from_text(text: &str) -> Result<Self, Complaint> {
-        let wrong =
-            || complaint(format!("expected {}", Self::EXPECTED)).hint("without scheme and port");
         if text.parse::<Ipv6Addr>().is_ok() {
             return Ok(Self(text.to_ascii_lowercase()));
         }
-        match split_authority(text).map_err(|_| wrong())? {
-            (host, None) => Ok(Self(host)),
-            (_, Some(_)) => Err(wrong().hint("without a port")),
+        match split_authority(text) {
+            Ok((host, None)) => Ok(Self(host)),
+            _ => Err(Self::expected().hint("without scheme and port")),
         }
     }
 }
 
-/// `host`, `host:port`, `[v6]`, `[v6]:port` → lower-case host without brackets, and the port.
+/// Splits `host`, `host:port`, `[v6]` or `[v6]:port` into a lower-case host without brackets, and
+/// the port.
 pub(super) fn split_authority(text: &str) -> Result<(String, Option<u16>), Complaint> {
+    let wrong_ipv6 = |message| complaint(message).hint("[::1]:443");
     if let Some(rest) = text.strip_prefix('[') {
         let (address, port) = rest
             .split_once(']')
-            .ok_or_else(|| complaint("`]` is missing after the IPv6 address").hint("[::1]:443"))?;
-        let address: Ipv6Addr = address.parse().map_err(|_| {
-            complaint("what stands between `[` and `]` is no IPv6 address").hint("[::1]:443")
-        })?;
+            .ok_or_else(|| wrong_ipv6("`]` is missing after the IPv6 address"))?;
+        let address: Ipv6Addr = address
+            .parse()
+            .map_err(|_| wrong_ipv6("the brackets hold no IPv6 address"))?;
         let port = match port.strip_prefix(':') {
             Some(port) => Some(parse_port(port)?),
             None if port.is_empty() => None,
-            None => {
-                return Err(complaint("only a port can follow an IPv6 address").hint("[::1]:443"));
-            }
+            None => return Err(wrong_ipv6("only a port can follow an IPv6 address")),
         };
         return Ok((address.to_string(), port));
     }
     let (host, port) = match text.split_once(':') {
         Some((_, port)) if port.contains(':') => {
-            return Err(complaint("an IPv6 address stands in brackets").hint("[::1]:443"));
+            return Err(wrong_ipv6("an IPv6 address needs brackets"));
         }
         Some((host, port)) => (host, Some(parse_port(port)?)),
         None => (text, None),
@@ -288,7 +266,7 @@ fn parse_port(text: &str) -> Result<u16, Complaint> {
     }
 }
 
-/// RFC 1123 §2.1, and underscores, which exist in private DNS. A trailing dot is fine (it stops search lists).
+/// RFC 1123 §2.1, with underscores as in private DNS, and a trailing dot that stops search lists.
 fn check_name(host: &str) -> Result<(), Complaint> {
     let labels = host.strip_suffix('.').unwrap_or(host);
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
@@ -300,13 +278,12 @@ fn check_name(host: &str) -> Result<(), Complaint> {
                 && !label.ends_with('-')
         });
     if good {
-        Ok(())
-    } else {
-        Err(
-            complaint("the host is neither a DNS name nor an IP address")
-                .hint("as in api.example.com, 192.0.2.1 or [2001:db8::1]"),
-        )
+        return Ok(());
     }
+    Err(
+        complaint("the host is neither a DNS name nor an IP address")
+            .hint("as in api.example.com, 192.0.2.1 or [2001:db8::1]"),
+    )
 }
 
 #[cfg(test)]

@@ -1,8 +1,7 @@
-//! What is wrong and where: collected, so that an operator mends everything in one round.
+//! Collects every problem and its place, so that one run reports all of them.
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::ops::Bound;
 
 use super::Problem;
 use crate::dialect::nearest;
@@ -20,7 +19,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A dotted key path, `providers.cncn.client_secret`, quoted as TOML would where a key is not bare.
+/// A dotted key path such as `providers.cncn.client_secret`; keys are quoted as in TOML.
 #[derive(Clone, Debug, Default)]
 pub(super) struct KeyPath(String);
 
@@ -30,32 +29,29 @@ impl KeyPath {
     }
 
     pub(super) fn key(&self, key: &str) -> Self {
-        let mut path = self.0.clone();
-        if !path.is_empty() {
-            path.push('.');
-        }
         let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
         if !key.is_empty() && key.chars().all(bare) {
-            path.push_str(key);
-        } else {
-            // Escaped, so that a key cannot forge a line of its own in a log.
-            path.push_str(&format!("\"{}\"", key.escape_debug()));
+            return self.join(key);
         }
-        Self(path)
+        // Escaped: a key must not forge a log line.
+        self.join(&format!("\"{}\"", key.escape_debug()))
     }
 
     pub(super) fn index(&self, index: usize) -> Self {
         Self(format!("{}[{index}]", self.0))
     }
 
-    /// Adds a path that is dotted already.
+    /// Appends a path that is already dotted.
     pub(super) fn dotted(&self, rest: &str) -> Self {
-        let rest = rest.replace(char::is_control, "?");
-        match (self.0.is_empty(), rest.is_empty()) {
-            (_, true) => self.clone(),
-            (true, false) => Self(rest),
-            (false, false) => Self(format!("{}.{rest}", self.0)),
+        if rest.is_empty() {
+            return self.clone();
         }
+        self.join(&rest.replace(char::is_control, "?"))
+    }
+
+    fn join(&self, rest: &str) -> Self {
+        let dot = if self.0.is_empty() { "" } else { "." };
+        Self(format!("{}{dot}{rest}", self.0))
     }
 }
 
@@ -65,7 +61,7 @@ impl fmt::Display for KeyPath {
     }
 }
 
-/// A mistake whose place is known only to the caller.
+/// A mistake whose key path only the caller knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Complaint {
     pub(super) message: String,
@@ -79,7 +75,7 @@ impl Complaint {
     }
 }
 
-/// Neither part may quote a value of the file.
+/// Neither message nor hint may quote a value of the file.
 pub(super) fn complaint(message: impl Into<String>) -> Complaint {
     Complaint {
         message: message.into(),
@@ -90,37 +86,41 @@ pub(super) fn complaint(message: impl Into<String>) -> Complaint {
 #[derive(Debug, Default)]
 pub(super) struct Problems {
     found: Vec<Problem>,
-    /// What could not be read and was taken out. It is not missing, so nothing more is said of it.
-    struck_out: BTreeSet<String>,
+    /// Keys that could not be read. They are not missing, so no later check complains about them.
+    unread: BTreeSet<String>,
 }
 
 impl Problems {
     pub(super) fn add(&mut self, at: &KeyPath, complaint: Complaint) {
-        if !self.is_struck_out(at) {
+        if !self.has_unread(at) {
             self.push(at, complaint);
         }
     }
 
-    pub(super) fn strike_out(&mut self, at: &KeyPath, complaint: Complaint) {
+    pub(super) fn add_unread(&mut self, at: &KeyPath, complaint: Complaint) {
         self.push(at, complaint);
-        self.struck_out.insert(at.0.clone());
+        self.unread.insert(at.0.clone());
     }
 
-    /// Whether this key, or anything beneath it, could not be read.
-    pub(super) fn is_struck_out(&self, at: &KeyPath) -> bool {
-        let mut from_here = self
-            .struck_out
-            .range::<str, _>((Bound::Included(at.0.as_str()), Bound::Unbounded));
-        // Siblings such as `a-b` sort between `a` and `a.c`, hence not only the next one.
-        from_here
-            .by_ref()
+    fn push(&mut self, at: &KeyPath, complaint: Complaint) {
+        self.found.push(Problem {
+            path: at.0.clone(),
+            message: complaint.message,
+            hint: complaint.hint,
+        });
+    }
+
+    /// Returns whether this key, or any key below, could not be read.
+    pub(super) fn has_unread(&self, at: &KeyPath) -> bool {
+        // Siblings such as `a-b` sort between `a` and `a.c`: more than the next path counts.
+        (self.unread.range(at.0.clone()..))
             .take_while(|path| path.starts_with(&at.0))
             .any(|path| matches!(path.as_bytes().get(at.0.len()), None | Some(b'.' | b'[')))
     }
 
-    /// The keys of this table that could not be read, or in which something could not be.
-    pub(super) fn struck_out_in(&self, table: &KeyPath) -> impl Iterator<Item = &str> {
-        let inside = self.struck_out.iter().filter_map(|path| {
+    /// Returns the keys of this table for which [`Self::has_unread`] holds.
+    pub(super) fn unread_in(&self, table: &KeyPath) -> impl Iterator<Item = &str> {
+        let inside = self.unread.iter().filter_map(|path| {
             let rest = path.strip_prefix(&table.0)?.strip_prefix('.')?;
             rest.split(['.', '[']).next()
         });
@@ -128,24 +128,13 @@ impl Problems {
     }
 
     pub(super) fn has_any_in(&self, table: &KeyPath) -> bool {
-        let inside = |path: &str| {
-            path.strip_prefix(&table.0)
-                .is_some_and(|rest| rest.starts_with('.'))
-        };
-        self.found
-            .iter()
-            .any(|problem| problem.path == table.0 || inside(&problem.path))
+        self.found.iter().any(|problem| {
+            let rest = problem.path.strip_prefix(&table.0);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        })
     }
 
-    fn push(&mut self, at: &KeyPath, complaint: Complaint) {
-        self.found.push(Problem {
-            path: at.to_string(),
-            message: complaint.message,
-            hint: complaint.hint,
-        });
-    }
-
-    /// The value, or `None` and one more problem.
+    /// Returns the value, or adds a problem.
     pub(super) fn keep<T>(&mut self, at: &KeyPath, result: Result<T, Complaint>) -> Option<T> {
         result.map_err(|complaint| self.add(at, complaint)).ok()
     }
@@ -154,7 +143,7 @@ impl Problems {
         self.found.is_empty()
     }
 
-    /// By path, each once: two providers of one faulty dialect find the same mistake.
+    /// Sorts by path and removes duplicates: two providers of a faulty dialect find one mistake.
     pub(super) fn into_sorted(mut self) -> Vec<Problem> {
         self.found.sort();
         self.found.dedup();
@@ -162,7 +151,7 @@ impl Problems {
     }
 }
 
-/// The known name that `wrong` was probably meant to be, as a hint; or `otherwise`.
+/// Returns a hint with the known name that is closest to `wrong`, or `otherwise`.
 pub(super) fn did_you_mean<'a>(
     wrong: &str,
     known: impl IntoIterator<Item = &'a str>,
@@ -176,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_quoted_where_toml_would_quote() {
+    fn paths_are_quoted_as_in_toml() {
         let path = KeyPath::root().key("providers").key("a.b").key("c\nd");
         assert_eq!(path.to_string(), r#"providers."a.b"."c\nd""#);
         assert_eq!(KeyPath::root().key("").to_string(), "\"\"");
@@ -203,11 +192,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_struck_out_is_not_complained_about_again() {
+    fn unread_keys_get_no_second_problem() {
         let mut problems = Problems::default();
         let at = KeyPath::root().key("a");
-        problems.strike_out(&at.key("b"), complaint("expected an integer"));
-        problems.strike_out(&KeyPath::root().key("a-b"), complaint("unknown key"));
+        problems.add_unread(&at.key("b"), complaint("expected an integer"));
+        problems.add_unread(&KeyPath::root().key("a-b"), complaint("unknown key"));
         problems.add(&at, complaint("needs one of b and c"));
         problems.add(&at.key("b"), complaint("is missing"));
         problems.add(&at.key("bb"), complaint("is empty"));
@@ -216,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn problems_are_sorted_and_told_once() {
+    fn problems_are_sorted_and_reported_once() {
         let mut problems = Problems::default();
         for key in ["b", "a", "b"] {
             problems.add(&KeyPath::root().key(key), complaint("is missing"));

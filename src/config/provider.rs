@@ -1,4 +1,4 @@
-//! `[providers.NAME]`: where tokens come from.
+//! `[providers.NAME]`.
 
 mod addresses;
 mod checks;
@@ -12,14 +12,13 @@ use super::context::Context;
 use super::dialects::{Dialects, Use};
 use super::file::ProviderToml;
 use super::identity::{identity, of_issuer};
-use super::origin::{IssuerText, Url};
+use super::origin::Url;
 use super::problems::{KeyPath, Problems, complaint};
 use super::read::{Tree, section};
-use super::server::{limit, span};
+use super::server::limit;
 use super::units::{Text, Written};
 use super::value::EmptyLiteral;
 use super::{BrowserRules, Endpoint, Issuer, LifeCycle, Provider, Tls, TokenSource, Value};
-use crate::dialect::schema::{AssertionToml, RequestToml, ResponseToml};
 use crate::dialect::{
     ExchangePlan, InjectPlan, Overrides, Plan, UrlTemplate, Var, WELL_KNOWN, nearest,
 };
@@ -28,17 +27,17 @@ use variables::{Variables, check_unused, injected, variables};
 
 const DEFAULT_DIALECT: &str = "oauth2";
 
-/// Of a whole token request. Slow vendors take seconds; one that takes longer is better asked again.
+/// Limit on one token request. Slow vendors take seconds; a longer request is better retried.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A broken API cannot make us fetch more often than this; a healed one is noticed soon enough.
+/// Bounds the fetch rate when an API is broken, and still notices soon that the API works again.
 const DEFAULT_MIN_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Variables of the authorization request (RFC 6749 §4.1.1, RFC 8707; `audience` is Auth0's and others').
+/// Variables of the authorization request: RFC 6749 §4.1.1, RFC 8707, and Auth0's `audience`.
 const AUTHORIZATION_REQUEST: [&str; 5] =
     ["client_id", "redirect_uri", "scope", "audience", "resource"];
 
-/// Parts of the dialect that a provider may override.
+/// Dialect tables that a provider may override.
 const OVERRIDES: [&str; 6] = [
     "assertion",
     "client_assertion",
@@ -48,23 +47,21 @@ const OVERRIDES: [&str; 6] = [
     "reject",
 ];
 
-/// A provider and what the checks across providers need to know of it.
+/// A provider, and the input of checks across providers.
 #[derive(Debug)]
 pub(super) struct Checked {
     pub(super) provider: Provider,
-    /// What must be equal where the identity is.
     pub(super) exchange: Exchange,
 }
 
-/// All that decides how the token request looks, besides variables.
-#[derive(Debug, PartialEq)]
+/// The settings, other than variables, that shape the token request. Providers of one identity must
+/// agree on them; only endpoints can share an identity.
+#[derive(Debug, Default, PartialEq)]
 pub(super) struct Exchange {
-    pub(super) dialect: String,
+    dialect: String,
     auth_method: Option<String>,
-    assertion: Option<AssertionToml>,
-    client_assertion: Option<AssertionToml>,
-    request: RequestToml,
-    response: ResponseToml,
+    /// Without `inject` and `reject`.
+    overrides: Overrides,
 }
 
 pub(super) fn provider(
@@ -81,29 +78,23 @@ pub(super) fn provider(
     let parts = Parts {
         name,
         at,
+        table: written.0.as_table()?,
         overrides,
         override_tables: override_tables.0.as_table()?,
         dialects,
         durable_store,
         unread: Unread::of(at, &cx.problems),
     };
-    let is_endpoint = toml.token_url.is_some() || cx.problems.is_struck_out(&at.key("token_url"));
-    let is_endpoint = is_endpoint || toml.issuer.is_some();
-    let is_static =
-        toml.access_token.is_some() || cx.problems.is_struck_out(&at.key("access_token"));
-    match (is_endpoint, is_static) {
-        (_, false) => parts.endpoint(toml, cx),
-        (false, true) => parts.fixed(toml, cx),
-        (true, true) => {
-            cx.problem(
-                &at.key("access_token"),
-                complaint("stands beside `token_url`").hint(
-                    "a provider either fetches its tokens or is given one; remove either key",
-                ),
-            );
-            None
-        }
+    if !parts.table.contains_key("access_token") {
+        return parts.endpoint(toml, cx);
     }
+    if !parts.table.contains_key("token_url") && toml.issuer.is_none() {
+        return parts.fixed(toml, cx);
+    }
+    let both = complaint("cannot be used together with `token_url` or `issuer`");
+    let hint = "a provider either fetches its tokens or has a given token; remove one of the keys";
+    cx.problem(&at.key("access_token"), both.hint(hint));
+    None
 }
 
 fn take_overrides(Tree(written): &mut Tree) -> Tree {
@@ -118,74 +109,73 @@ fn dialect_of(toml: &ProviderToml) -> &str {
     toml.dialect.as_deref().unwrap_or(DEFAULT_DIALECT)
 }
 
-/// A provider on its way.
+/// The input for one provider.
 struct Parts<'a> {
     name: &'a str,
     at: &'a KeyPath,
+    /// The keys of the file, unreadable ones included, without the overrides.
+    table: &'a Table,
     overrides: Overrides,
     override_tables: &'a Table,
     dialects: &'a Dialects,
     durable_store: bool,
-    /// What could not be read may be what asks for a variable.
     unread: Unread,
 }
 
 impl Parts<'_> {
     fn endpoint(self, mut toml: ProviderToml, cx: &mut Context<'_>) -> Option<Checked> {
-        let at = self.at;
-        let mut variables = variables(&mut toml, at, cx);
+        let mut variables = variables(&mut toml, self.at, cx);
         let mut plan = self.dialects.compile(&self.used(&toml), cx);
         if let Some(plan) = &plan {
-            variables.add_chained(&plan.exchange, at);
+            variables.add_chained(&plan.exchange, self.at);
         }
         let choices = self.auth_choices(&toml, plan.as_mut(), &variables);
-        let is_made = plan
-            .as_ref()
-            .is_some_and(|plan| plan.exchange.made.is_some());
-        if is_made {
-            return self.made(toml, plan?, variables, cx);
+        match plan {
+            Some(plan) if plan.exchange.made.is_some() => self.made(&toml, plan, variables, cx),
+            plan => self.fetched(toml, plan, variables, choices, cx),
         }
-        // One that cannot be used is told; that there is no token_url either is no second mistake.
-        let by_issuer = toml.issuer.is_some() || cx.problems.is_struck_out(&at.key("issuer"));
-        let issuer = self.issuer(&mut toml, choices, cx);
-        let url = match &issuer {
-            Some((issuer, _)) => Some(issuer.url.clone()),
-            None if by_issuer => None,
-            None => self.token_url(&mut toml, plan.as_ref(), &variables, cx),
+    }
+
+    fn fetched(
+        self,
+        mut toml: ProviderToml,
+        plan: Option<Plan>,
+        variables: Variables,
+        choices: Vec<(String, ExchangePlan)>,
+        cx: &mut Context<'_>,
+    ) -> Option<Checked> {
+        let at = self.at;
+        let (url, issuer) = match self.issuer(&mut toml, choices, cx) {
+            Some((url, issuer)) => (Some(url), Some(Box::new(issuer))),
+            // An invalid issuer has its own problem; do not also report a missing token_url.
+            None if self.table.contains_key("issuer") => (None, None),
+            None => {
+                let url = self.token_url(&mut toml, plan.as_ref(), &variables, cx);
+                (url, None)
+            }
         };
         let origin = url.as_ref().map(|url| &url.origin);
         let tls = cx.tls(&at.key("tls"), toml.tls.take(), origin);
         let egress_later = cx.egress_later(toml.proxy.is_some());
         let egress = cx.egress(&at.key("proxy"), toml.proxy.take(), origin, None);
         let plan = plan?;
-        let authorization_url = self.authorization_url(&mut toml, &plan, &variables, cx);
-        let device_authorization_url = self.device_url(&mut toml, &plan, &variables, cx);
-        self.check_client_certificate(&toml, &plan.exchange, &tls, cx);
-        self.check_variables(
-            &plan,
-            dialect_of(&toml),
-            &variables,
-            authorization_url.is_some() || (issuer.is_some() && plan.exchange.begins_with("code")),
-            cx,
-        );
+        let [authorization_url, device_authorization_url] =
+            self.login_urls(&mut toml, &plan, &variables, cx);
+        self.check_client_certificate(&plan.exchange, &tls, cx);
+        let asks_for_authorization =
+            authorization_url.is_some() || (issuer.is_some() && plan.exchange.begins_with("code"));
+        let dialect = dialect_of(&toml);
+        self.check_variables(&plan, dialect, &variables, asks_for_authorization, cx);
         let url = url?;
         let variables = variables.into_values();
-        let life = life(&mut toml, &plan);
-        let exchange = Exchange {
-            dialect: dialect_of(&toml).to_owned(),
-            auth_method: toml.auth_method,
-            assertion: self.overrides.assertion,
-            client_assertion: self.overrides.client_assertion,
-            request: self.overrides.request,
-            response: self.overrides.response,
-        };
+        let life = life(&toml, &plan);
         let identity = identity(self.name, &url, &plan.exchange, &variables);
         let endpoint = Endpoint {
             identity: match &issuer {
                 Some(_) => of_issuer(&identity),
                 None => identity,
             },
-            issuer: issuer.map(|(_, issuer)| Box::new(issuer)),
+            issuer,
             device_authorization_url,
             allow_http: toml.allow_http == Some(true),
             path_and_query: url.path_and_query(),
@@ -198,53 +188,63 @@ impl Parts<'_> {
             browser: BrowserRules::default(),
             plan: plan.exchange,
         };
-        Some(Checked {
-            exchange,
-            provider: Provider {
-                name: self.name.to_owned(),
-                source: TokenSource::Endpoint(Box::new(endpoint)),
-                inject: plan.inject,
-                reject: plan.reject,
-                variables,
-                life,
+        let exchange = Exchange {
+            dialect: dialect.to_owned(),
+            auth_method: toml.auth_method,
+            overrides: Overrides {
+                inject: Default::default(),
+                reject: Default::default(),
+                ..self.overrides
             },
-        })
+        };
+        let provider = Provider {
+            name: self.name.to_owned(),
+            source: TokenSource::Endpoint(Box::new(endpoint)),
+            inject: plan.inject,
+            reject: plan.reject,
+            variables,
+            life,
+        };
+        Some(Checked { provider, exchange })
     }
 
     fn fixed(self, mut toml: ProviderToml, cx: &mut Context<'_>) -> Option<Checked> {
+        const FETCHING: [&str; 12] = [
+            "grant",
+            "auth_method",
+            "authorization_url",
+            "device_authorization_url",
+            "allow_http",
+            "refresh_before",
+            "min_interval",
+            "ttl",
+            "single_active",
+            "timeout",
+            "tls",
+            "proxy",
+        ];
         let at = self.at;
-        self.check_fixed_keys(&toml, cx);
+        self.refuse_keys(&FETCHING, "has no effect together with `access_token`", cx);
         let access_token = toml.access_token.take();
         let variables = variables(&mut toml, at, cx);
-        // They are told to be out of place already; compiling with them would only say so again.
+        // Both are reported already; the compiler would report them again.
         (toml.grant, toml.auth_method) = (None, None);
         let compiled = self.dialects.compile_static(&self.used(&toml), cx);
         let token_at = at.key("access_token");
         let access_token = cx.value(&token_at, access_token?, EmptyLiteral::Refused)?;
-        if matches!(
-            &access_token,
-            Value::Literal(Var::Integer(_) | Var::Boolean(_))
-        ) {
-            cx.problem(
-                &token_at,
-                complaint("expected text in quotes").hint("access_token = \"…\""),
-            );
+        if let Value::Literal(Var::Integer(_) | Var::Boolean(_)) = access_token {
+            let expected = complaint("expected text in quotes");
+            cx.problem(&token_at, expected.hint("access_token = \"…\""));
         }
         let (inject, reject) = compiled?;
-        let used_by = format!("`inject` of dialect `{}`", dialect_of(&toml));
         if !self.unread.request && !self.unread.inject {
-            self.check_injected(&inject, dialect_of(&toml), &variables, cx);
+            let dialect = dialect_of(&toml);
+            self.check_injected(&inject, dialect, &variables, cx);
+            let used_by = format!("`inject` of dialect `{dialect}`");
             check_unused(&variables, &injected(&inject, false), &used_by, cx);
         }
         Some(Checked {
-            exchange: Exchange {
-                dialect: dialect_of(&toml).to_owned(),
-                auth_method: None,
-                assertion: None,
-                client_assertion: None,
-                request: RequestToml::default(),
-                response: ResponseToml::default(),
-            },
+            exchange: Exchange::default(),
             provider: Provider {
                 name: self.name.to_owned(),
                 source: TokenSource::Static { access_token },
@@ -262,61 +262,44 @@ impl Parts<'_> {
         })
     }
 
-    /// A token that the dialect makes by itself.
+    /// Checks a provider whose dialect signs the token itself.
     fn made(
         self,
-        mut toml: ProviderToml,
+        toml: &ProviderToml,
         plan: Plan,
         variables: Variables,
         cx: &mut Context<'_>,
     ) -> Option<Checked> {
-        let written = [
-            ("token_url", toml.token_url.is_some()),
-            ("issuer", toml.issuer.is_some()),
-            ("authorization_url", toml.authorization_url.is_some()),
-            ("single_active", toml.single_active.is_some()),
-            ("timeout", toml.timeout.is_some()),
-            ("tls", toml.tls.is_some()),
-            ("proxy", toml.proxy.is_some()),
+        const ENDPOINT: [&str; 7] = [
+            "token_url",
+            "issuer",
+            "authorization_url",
+            "single_active",
+            "timeout",
+            "tls",
+            "proxy",
         ];
-        for (key, _) in written.iter().filter(|(_, written)| *written) {
-            let hint = "remove the key";
-            let complaint = complaint(format!(
-                "has no meaning: grant `{}` makes its token without asking anybody",
-                plan.exchange.grant
-            ));
-            cx.problem(&self.at.key(key), complaint.hint(hint));
-        }
+        let grant = format!("grant `{}`", plan.exchange.grant);
+        let message = format!("has no effect: {grant} makes its token without a token endpoint");
+        self.refuse_keys(&ENDPOINT, &message, cx);
         for name in plan.exchange.known_variables() {
             if let Some(at) = variables.at(&name).filter(|_| variables.is_chained(&name)) {
-                let complaint = complaint(format!(
-                    "is signed with the token of another provider, but grant `{}` buys nothing",
-                    plan.exchange.grant
-                ));
-                cx.problem(
-                    &at,
-                    complaint.hint("take a grant that asks a token endpoint"),
-                );
+                let chained =
+                    format!("uses the token of another provider, but {grant} has no use for it");
+                let hint = "choose a grant with a token endpoint";
+                cx.problem(&at, complaint(chained).hint(hint));
             }
         }
-        self.check_variables(&plan, dialect_of(&toml), &variables, false, cx);
-        let life = life(&mut toml, &plan);
+        self.check_variables(&plan, dialect_of(toml), &variables, false, cx);
         Some(Checked {
-            exchange: Exchange {
-                dialect: dialect_of(&toml).to_owned(),
-                auth_method: toml.auth_method,
-                assertion: self.overrides.assertion,
-                client_assertion: self.overrides.client_assertion,
-                request: self.overrides.request,
-                response: self.overrides.response,
-            },
+            exchange: Exchange::default(),
             provider: Provider {
                 name: self.name.to_owned(),
+                life: life(toml, &plan),
                 source: TokenSource::Made(Box::new(plan.exchange.made?)),
                 inject: plan.inject,
                 reject: plan.reject,
                 variables: variables.into_values(),
-                life,
             },
         })
     }
@@ -361,54 +344,32 @@ impl Parts<'_> {
         check_unused(variables, &known, &grant, cx);
     }
 
-    /// Keys that say how tokens are fetched mean nothing where none is.
-    fn check_fixed_keys(&self, toml: &ProviderToml, cx: &mut Context<'_>) {
-        let written = [
-            ("grant", toml.grant.is_some()),
-            ("auth_method", toml.auth_method.is_some()),
-            ("issuer", toml.issuer.is_some()),
-            ("authorization_url", toml.authorization_url.is_some()),
-            (
-                "device_authorization_url",
-                toml.device_authorization_url.is_some(),
-            ),
-            ("allow_http", toml.allow_http.is_some()),
-            ("refresh_before", toml.refresh_before.is_some()),
-            ("min_interval", toml.min_interval.is_some()),
-            ("ttl", toml.ttl.is_some()),
-            ("single_active", toml.single_active.is_some()),
-            ("timeout", toml.timeout.is_some()),
-            ("tls", toml.tls.is_some()),
-            ("proxy", toml.proxy.is_some()),
-        ];
-        for (key, _) in written.iter().filter(|(_, written)| *written) {
-            cx.problem(
-                &self.at.key(key),
-                complaint("has no meaning beside `access_token`")
-                    .hint("a provider that is given its token fetches none; remove the key"),
-            );
+    fn refuse_keys(&self, keys: &[&str], message: &str, cx: &mut Context<'_>) {
+        for key in keys.iter().filter(|key| self.table.contains_key(**key)) {
+            let refused = complaint(message).hint("remove the key");
+            cx.problem(&self.at.key(key), refused);
         }
     }
 }
 
-/// The provider's own keys, then the dialect's, then ours.
-fn life(toml: &mut ProviderToml, plan: &Plan) -> LifeCycle {
+/// The provider's keys take precedence over the dialect's defaults.
+fn life(toml: &ProviderToml, plan: &Plan) -> LifeCycle {
     let defaults = &plan.defaults;
-    let min_interval = defaults.min_interval.unwrap_or(DEFAULT_MIN_INTERVAL);
-    let refresh_before = toml.refresh_before.as_ref().map(|text| text.0.0);
+    let refresh_before = toml.refresh_before.map(|Text(span)| span.0);
+    let min_interval = toml.min_interval.map(|Text(span)| span.0);
     LifeCycle {
         refresh_before: refresh_before.or(defaults.refresh_before),
-        min_interval: span(toml.min_interval.take(), min_interval),
-        ttl: toml.ttl.as_ref().map(|text| text.0.0).or(defaults.ttl),
+        min_interval: (min_interval.or(defaults.min_interval)).unwrap_or(DEFAULT_MIN_INTERVAL),
+        ttl: toml.ttl.map(|Text(limit)| limit.0).or(defaults.ttl),
         single_active: toml.single_active.unwrap_or(plan.exchange.single_active),
         required: toml.required.unwrap_or(true),
     }
 }
 
-/// Parts of a provider that could not be read: what they are about is not known.
+/// Which keys could not be read; checks that depend on them are skipped.
 #[derive(Clone, Copy, Debug)]
 struct Unread {
-    /// What is asked for, and how.
+    /// Keys that shape the token request.
     request: bool,
     inject: bool,
     /// `response` or `reject`.
@@ -417,12 +378,11 @@ struct Unread {
 
 impl Unread {
     fn of(at: &KeyPath, problems: &Problems) -> Self {
-        let unread: Vec<_> = problems.struck_out_in(at).collect();
-        // A misspelt `grant` decides as much as one of the wrong type.
+        let unread: Vec<_> = problems.unread_in(at).collect();
+        // A misspelt `grant` counts like a `grant` of the wrong type.
         let any = |keys: &[&str]| {
-            unread
-                .iter()
-                .any(|key| nearest(key, keys.iter().copied()).is_some())
+            let similar = |key: &&str| nearest(key, keys.iter().copied()).is_some();
+            unread.iter().any(similar)
         };
         Self {
             request: any(&[

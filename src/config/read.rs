@@ -1,8 +1,8 @@
-//! TOML text → tables → serde structs, with every mistake found and none of them quoting a value.
+//! Deserializes TOML tables into serde structs, reports every mistake and quotes no value.
 //!
-//! serde's and toml's own messages quote what they found ("invalid type: string \"hunter2\""), and a deserialiser
-//! stops at the first mistake. So the tables are walked by a deserialiser whose error type never sees a value; what a
-//! pass stumbles over is struck out, and the next pass goes on from there, until one gets through.
+//! The messages of serde and toml quote what they found (`invalid type: string "hunter2"`), and a
+//! deserializer stops at the first mistake. The error type of this deserializer never holds a
+//! value. Each pass removes the value of its first mistake, until one pass succeeds.
 
 use std::fmt::{self, Display};
 
@@ -18,8 +18,9 @@ use zeroize::Zeroize;
 
 use super::Problem;
 use super::problems::{Complaint, KeyPath, Problems, complaint, did_you_mean};
+use super::units::FORMS;
 
-/// Values as they are written, wiped after use: literals among them were copied into secrets.
+/// TOML values, wiped after use: secrets were copied from the literals.
 #[derive(Debug)]
 pub(super) struct Tree(pub(super) Value);
 
@@ -34,28 +35,28 @@ fn wipe(value: &mut Value) {
         Value::String(text) => text.zeroize(),
         Value::Array(items) => items.iter_mut().for_each(wipe),
         Value::Table(table) => table.iter_mut().for_each(|(_, value)| wipe(value)),
-        Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) => {}
+        _ => {}
     }
 }
 
-/// Parses the text. Syntax errors are told by line and column (in characters, from 1), never with the line.
+/// Parses the text. A syntax error names line and column, in characters from 1, and no text.
 pub(super) fn parse(text: &str) -> Result<Tree, Vec<Problem>> {
-    let table = text.parse::<Table>();
-    table
-        .map(|table| Tree(Value::Table(table)))
-        .map_err(|error| {
-            let start = error.span().map_or(0, |span| span.start);
-            let (line, column) = position(text, start);
-            vec![Problem {
-                path: format!("line {line}, column {column}"),
-                // Grammar only: toml's messages say what was expected, its Display adds the line.
-                message: format!("not valid TOML: {}", error.message()),
-                hint: None,
-            }]
-        })
+    let error = match text.parse() {
+        Ok(table) => return Ok(Tree(Value::Table(table))),
+        Err(error) => error,
+    };
+    let error: toml::de::Error = error;
+    let start = error.span().map_or(0, |span| span.start);
+    let (line, column) = position(text, start);
+    Err(vec![Problem {
+        path: format!("line {line}, column {column}"),
+        // `message` is about the grammar only; `Display` would quote the line.
+        message: format!("not valid TOML: {}", error.message()),
+        hint: None,
+    }])
 }
 
-/// Reads one section. `None`: nothing of it could be used.
+/// Deserializes one section; `None` if it is unusable as a whole.
 pub(super) fn section<T: DeserializeOwned>(
     Tree(value): &mut Tree,
     at: &KeyPath,
@@ -63,11 +64,8 @@ pub(super) fn section<T: DeserializeOwned>(
 ) -> Option<T> {
     refuse_dates(value, at, problems);
     loop {
-        let result = T::deserialize(Node {
-            value,
-            trail: &Trail::Root,
-        });
-        let mistake = match result {
+        let trail = &Trail::Root;
+        let mistake = match T::deserialize(Node { value, trail }) {
             Ok(section) => return Some(section),
             Err(mistake) => mistake,
         };
@@ -76,17 +74,17 @@ pub(super) fn section<T: DeserializeOwned>(
             Step::Key(key) => path.key(key),
             Step::Index(index) => path.index(*index),
         });
-        problems.strike_out(&place, mistake.complaint);
-        // Also ends the loop should a place be reported that is struck out already.
-        if steps.is_empty() || !strike_out(value, &steps) {
+        problems.add_unread(&place, mistake.complaint);
+        // A place that was removed before must end the loop, too.
+        if steps.is_empty() || !remove(value, &steps) {
             return None;
         }
     }
 }
 
-/// Stands where something was struck out, so that later items of a list keep their index. Dates can serve: no key
-/// takes one, and `refuse_dates` has told the user about theirs.
-const STRUCK_OUT: Value = Value::Datetime(Datetime {
+/// Replaces a removed value, so that later list items keep their index. No key takes a date, and
+/// `refuse_dates` has reported the dates of the file.
+const REMOVED: Value = Value::Datetime(Datetime {
     date: None,
     time: None,
     offset: None,
@@ -94,10 +92,10 @@ const STRUCK_OUT: Value = Value::Datetime(Datetime {
 
 fn refuse_dates(value: &Value, at: &KeyPath, problems: &mut Problems) {
     match value {
-        Value::Datetime(_) => problems.strike_out(
-            at,
-            complaint("dates and times are not used here").hint("put it in quotes to make it text"),
-        ),
+        Value::Datetime(_) => {
+            let date = complaint("dates and times are not used here");
+            problems.add_unread(at, date.hint("put it in quotes to make it text"));
+        }
         Value::Array(items) => {
             for (index, item) in items.iter().enumerate() {
                 refuse_dates(item, &at.index(index), problems);
@@ -108,24 +106,21 @@ fn refuse_dates(value: &Value, at: &KeyPath, problems: &mut Problems) {
                 refuse_dates(value, &at.key(key), problems);
             }
         }
-        Value::String(_) | Value::Integer(_) | Value::Float(_) | Value::Boolean(_) => {}
+        _ => {}
     }
 }
 
-fn strike_out(value: &mut Value, steps: &[Step]) -> bool {
-    let mut place = Some(value);
-    for step in steps {
-        place = place.and_then(|value| match step {
-            Step::Key(key) => value.get_mut(key),
-            Step::Index(index) => value.get_mut(index),
-        });
-    }
-    match place {
-        Some(Value::Datetime(_)) | None => false,
+fn remove(value: &mut Value, steps: &[Step]) -> bool {
+    let place = steps.iter().try_fold(value, |value, step| match step {
+        Step::Key(key) => value.get_mut(key),
+        Step::Index(index) => value.get_mut(index),
+    });
+    match place.filter(|value| !value.is_datetime()) {
         Some(value) => {
-            *value = STRUCK_OUT;
+            *value = REMOVED;
             true
         }
+        None => false,
     }
 }
 
@@ -136,11 +131,11 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
     (line, column.chars().count() + 1)
 }
 
-/// A deserialiser's error. Holds no value: serde hands those to `invalid_type` and friends, which drop them.
+/// A deserialization error without a value: `invalid_type` and the like drop what serde passes.
 #[derive(Debug)]
 pub(super) struct Mistake {
     complaint: Complaint,
-    /// From the section's root to the mistake; `None` until a table or list has been left.
+    /// Path from the section's root; `None` until the innermost table or list records it.
     steps: Option<Vec<Step>>,
 }
 
@@ -162,11 +157,11 @@ impl Display for Mistake {
 impl std::error::Error for Mistake {}
 
 impl de::Error for Mistake {
-    /// Of our own types only; a line break parts the message from the hint.
+    /// Called by this module's types; a line break separates message and hint.
     fn custom<T: Display>(message: T) -> Self {
         let text = message.to_string();
         if text.starts_with("data did not match any variant") {
-            return Self::new(complaint("is in none of the forms that are allowed here"));
+            return Self::new(complaint("has none of the allowed forms"));
         }
         Self::new(match text.split_once('\n') {
             Some((message, hint)) => complaint(message).hint(hint),
@@ -188,21 +183,17 @@ impl de::Error for Mistake {
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
         let all = || format!("one of {}", list(expected));
-        Self::new(
-            complaint("is not a word that is known here").hint(did_you_mean(
-                variant,
-                expected.iter().copied(),
-                all,
-            )),
-        )
+        let hint = did_you_mean(variant, expected.iter().copied(), all);
+        Self::new(complaint("is not a known value").hint(hint))
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
         let all = || match expected {
-            [] => "no keys are known here".to_owned(),
-            _ => format!("known here: {}", list(expected)),
+            [] => "this table has no keys".to_owned(),
+            _ => format!("known keys: {}", list(expected)),
         };
-        Self::new(complaint("unknown key").hint(did_you_mean(field, expected.iter().copied(), all)))
+        let hint = did_you_mean(field, expected.iter().copied(), all);
+        Self::new(complaint("unknown key").hint(hint))
     }
 
     fn missing_field(field: &'static str) -> Self {
@@ -210,7 +201,7 @@ impl de::Error for Mistake {
     }
 
     fn duplicate_field(field: &'static str) -> Self {
-        Self::new(complaint(format!("`{field}` is there twice")))
+        Self::new(complaint(format!("`{field}` is set twice")))
     }
 }
 
@@ -219,7 +210,7 @@ fn list(names: &[&str]) -> String {
     names.join(", ")
 }
 
-/// What serde expects, in an operator's words, and how that is written.
+/// Translates serde's expectation into TOML terms, with an example.
 fn expected_complaint(expected: &dyn Expected) -> Complaint {
     let text = expected.to_string();
     let (plain, form) = match text.as_str() {
@@ -232,7 +223,7 @@ fn expected_complaint(expected: &dyn Expected) -> Complaint {
             ("an integer, 0 or greater", "digits without quotes: key = 1")
         }
         _ if text.starts_with("struct ") => ("a table", TABLE),
-        // Those of our own types show the form themselves.
+        // This crate's types describe their form themselves.
         _ => return complaint(format!("expected {text}")).hint(FORMS),
     };
     complaint(format!("expected {plain}")).hint(form)
@@ -240,16 +231,13 @@ fn expected_complaint(expected: &dyn Expected) -> Complaint {
 
 const TABLE: &str = "in braces: key = { … }";
 
-/// For what may be written in more ways than one.
-const FORMS: &str = "text stands in quotes; numbers, true and false do not";
-
 #[derive(Debug)]
 enum Step {
     Key(String),
     Index(usize),
 }
 
-/// Where a node is, for its mistakes.
+/// The path of a node.
 enum Trail<'t> {
     Root,
     Key(&'t Self, &'t str),
@@ -257,7 +245,7 @@ enum Trail<'t> {
 }
 
 impl Trail<'_> {
-    /// The innermost place is the one to report.
+    /// Keeps a path that is already set: the innermost one is reported.
     fn mark(&self, mut mistake: Mistake) -> Mistake {
         mistake.steps.get_or_insert_with(|| self.steps());
         mistake
@@ -322,10 +310,10 @@ impl<'de> Deserializer<'de> for Node<'de, '_> {
             Value::Table(table) if table.len() == 1 => {
                 visitor.visit_enum(MapAccessDeserializer::new(Entries::new(table, self.trail)))
             }
-            _ => Err(Mistake::new(complaint(format!(
-                "expected one of {}",
-                list(variants)
-            )))),
+            _ => {
+                let expected = format!("expected one of {}", list(variants));
+                Err(Mistake::new(complaint(expected)))
+            }
         }
     }
 
@@ -334,8 +322,8 @@ impl<'de> Deserializer<'de> for Node<'de, '_> {
     }
 
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct
-        seq tuple tuple_struct map struct identifier
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf
+        unit unit_struct seq tuple tuple_struct map struct identifier
     }
 }
 
@@ -354,13 +342,9 @@ impl<'de> SeqAccess<'de> for Items<'de, '_> {
         let Some((index, value)) = self.items.find(|(_, value)| !value.is_datetime()) else {
             return Ok(None);
         };
-        let trail = Trail::Index(self.trail, index);
-        seed.deserialize(Node {
-            value,
-            trail: &trail,
-        })
-        .map(Some)
-        .map_err(|mistake| trail.mark(mistake))
+        let trail = &Trail::Index(self.trail, index);
+        let item = seed.deserialize(Node { value, trail });
+        item.map(Some).map_err(|mistake| trail.mark(mistake))
     }
 }
 
@@ -391,7 +375,7 @@ impl<'de> MapAccess<'de> for Entries<'de, '_> {
             return Ok(None);
         };
         self.current = Some((key, value));
-        // An unknown key is found here: the place is the key itself.
+        // Reports an unknown key at the key itself.
         seed.deserialize(BorrowedStrDeserializer::new(key))
             .map(Some)
             .map_err(|mistake| Trail::Key(self.trail, key).mark(mistake))
@@ -399,14 +383,11 @@ impl<'de> MapAccess<'de> for Entries<'de, '_> {
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Mistake> {
         let Some((key, value)) = self.current.take() else {
-            return Err(Mistake::new(complaint("is not in order")));
+            return Err(Mistake::new(complaint("value read before its key")));
         };
-        let trail = Trail::Key(self.trail, key);
-        seed.deserialize(Node {
-            value,
-            trail: &trail,
-        })
-        .map_err(|mistake| trail.mark(mistake))
+        let trail = &Trail::Key(self.trail, key);
+        let item = seed.deserialize(Node { value, trail });
+        item.map_err(|mistake| trail.mark(mistake))
     }
 }
 

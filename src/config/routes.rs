@@ -1,4 +1,4 @@
-//! Where requests come in and which upstream they are for: listeners, routes, allow-lists.
+//! Listeners, routes and allow-lists.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -19,21 +19,18 @@ impl Written for Listen {
         if let Some(path) = text.strip_prefix("unix:") {
             return unix(path);
         }
-        text.parse().map(Self::Tcp).map_err(|_| {
-            complaint(format!("expected {}", Self::EXPECTED)).hint("an IP address, not a name")
-        })
+        let wrong = |_| Self::expected().hint("write `IP:port`; host names are not resolved");
+        text.parse().map(Self::Tcp).map_err(wrong)
     }
 }
 
-/// `sun_path` of unix(7), less its final NUL.
+/// `sun_path` of unix(7) without the final NUL.
 const LONGEST_SOCKET_PATH: usize = 107;
 
 fn unix(path: &str) -> Result<Listen, Complaint> {
     if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
-        return Err(
-            complaint("after `unix:` the absolute path of a socket is expected")
-                .hint("as in \"unix:/run/cupbearer/proxy.sock\""),
-        );
+        return Err(complaint("`unix:` needs the absolute path of a socket")
+            .hint("as in \"unix:/run/cupbearer/proxy.sock\""));
     }
     if path.len() > LONGEST_SOCKET_PATH {
         return Err(complaint("the path is too long for a socket")
@@ -43,7 +40,7 @@ fn unix(path: &str) -> Result<Listen, Complaint> {
 }
 
 impl Listen {
-    /// Whether others than this machine's processes can reach it.
+    /// Returns whether other machines can connect.
     pub(super) fn is_remote(&self) -> bool {
         match self {
             Self::Tcp(address) => !address.ip().to_canonical().is_loopback(),
@@ -62,22 +59,20 @@ impl Written for PathPrefix {
     fn from_text(text: &str) -> Result<Self, Complaint> {
         if text == "/" {
             return Err(complaint("is every path")
-                .hint("leave `route` out: an upstream without one gets whatever no other takes"));
+                .hint("omit `route`: an upstream without one gets all remaining requests"));
         }
         let Some(path) = text.strip_prefix('/') else {
-            return Err(
-                complaint(format!("expected {}", Self::EXPECTED)).hint("it starts with `/`")
-            );
+            return Err(Self::expected().hint("start with `/`"));
         };
         if path.ends_with('/') {
             return Err(complaint("a path prefix has no trailing slash")
-                .hint("it takes all that is below it without one"));
+                .hint("a prefix covers all paths below without one"));
         }
         check_segments(path.split('/'))?;
-        // Requests are matched byte by byte: what could be written in two ways would match in one of them only.
+        // Requests are matched bytewise, so an encoded prefix would miss its other spellings.
         if path.contains('%') {
             return Err(complaint("a path prefix holds no percent-encoding")
-                .hint("choose another one: it is only between the app and here"));
+                .hint("choose another prefix: only the app and the proxy see it"));
         }
         Ok(Self(text.to_owned()))
     }
@@ -87,50 +82,40 @@ impl Written for AllowRule {
     const EXPECTED: &'static str = r#"a method and a path such as "GET /v1/**""#;
 
     fn from_text(text: &str) -> Result<Self, Complaint> {
-        let wrong = || complaint(format!("expected {}", Self::EXPECTED));
-        let (method, path) = text.split_once(' ').ok_or_else(wrong)?;
+        let (method, path) = text.split_once(' ').ok_or_else(Self::expected)?;
         let method = match method {
             "*" => None,
             // Methods are case-sensitive (RFC 9110 §9.1); `get` would never match.
             _ if method.chars().any(|c| c.is_ascii_lowercase()) => {
-                return Err(wrong().hint("the method is written in capitals"));
+                return Err(Self::expected().hint("write the method in capitals"));
             }
-            _ => Some(Method::from_bytes(method.as_bytes()).map_err(|_| wrong())?),
+            _ => Some(Method::from_bytes(method.as_bytes()).map_err(|_| Self::expected())?),
         };
         let path = path.trim_start_matches(' ');
-        let path = path.strip_prefix('/').ok_or_else(wrong)?;
+        let path = path.strip_prefix('/').ok_or_else(Self::expected)?;
         let segments: Vec<_> = path.split('/').map(str::to_owned).collect();
         let last = segments.len() - 1;
         // `/` and a trailing slash are an empty last segment.
-        let named = if segments[last].is_empty() {
-            &segments[..last]
-        } else {
-            &segments[..]
-        };
-        check_segments(named.iter().map(String::as_str))?;
-        for (index, segment) in segments.iter().enumerate() {
-            match segment.as_str() {
-                "**" if index != last => {
-                    return Err(complaint("`**` can only be the last segment of a path")
-                        .hint("`*` stands for one segment anywhere"));
-                }
-                "*" | "**" => {}
-                _ if segment.contains('*') => {
-                    return Err(complaint(
-                        "`*` stands for a whole segment, never for a part of one",
-                    )
-                    .hint("write `*` for the whole segment"));
-                }
-                _ => {}
-            }
+        let named = last + usize::from(!segments[last].is_empty());
+        check_segments(segments[..named].iter().map(String::as_str))?;
+        if segments[..last].iter().any(|segment| segment == "**") {
+            return Err(complaint("`**` can only be the last segment of a path")
+                .hint("`*` stands for one segment anywhere"));
+        }
+        let partial = |it: &String| it.contains('*') && !matches!(it.as_str(), "*" | "**");
+        if segments.iter().any(partial) {
+            return Err(complaint("`*` stands for a whole segment, not for a part")
+                .hint("write `*` for the whole segment"));
         }
         Ok(Self { method, segments })
     }
 }
 
-const NO_DOTS: &str = "write the path that it leads to";
+fn dot_segment() -> Complaint {
+    complaint("the path holds a `.` or `..` segment").hint("write the resolved path")
+}
 
-/// RFC 3986 `pchar`s, and nothing that servers read in different ways.
+/// Accepts RFC 3986 `pchar`s, without forms that servers interpret differently.
 fn check_segments<'a>(segments: impl IntoIterator<Item = &'a str>) -> Result<(), Complaint> {
     for segment in segments {
         if segment.is_empty() {
@@ -138,30 +123,28 @@ fn check_segments<'a>(segments: impl IntoIterator<Item = &'a str>) -> Result<(),
         }
         let name = segment.split(';').next().unwrap_or_default();
         let dots = decode(name)?;
-        if dots == b"." || dots == b".." {
-            return Err(complaint("the path holds a `.` or `..` segment").hint(NO_DOTS));
+        if matches!(&*dots, b"." | b"..") {
+            return Err(dot_segment());
         }
         if dots.iter().any(|b| matches!(b, b'/' | b'\\')) {
             return Err(complaint("the path holds an encoded slash or backslash")
-                .hint("servers read it in different ways: leave it out"));
+                .hint("remove it: servers interpret it differently"));
         }
         let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%".contains(&b);
         if !segment.bytes().all(allowed) {
-            return Err(
-                complaint("the path holds a character that no path can hold")
-                    .hint("percent-encode it; a path here has no query"),
-            );
+            return Err(complaint("the path holds a character that is not allowed")
+                .hint("percent-encode it; a path here has no query"));
         }
     }
     Ok(())
 }
 
-/// For the path of an upstream's URL, which may hold anything else.
+/// Checks the path of an upstream's URL, whose only forbidden segments are `.` and `..`.
 pub(super) fn check_dots(path: &str) -> Result<(), Complaint> {
     for segment in path.split('/') {
         let name = decode(segment.split(';').next().unwrap_or_default())?;
-        if name == b"." || name == b".." {
-            return Err(complaint("the path holds a `.` or `..` segment").hint(NO_DOTS));
+        if matches!(&*name, b"." | b"..") {
+            return Err(dot_segment());
         }
     }
     Ok(())
@@ -187,7 +170,7 @@ fn decode(segment: &str) -> Result<Vec<u8>, Complaint> {
     Ok(decoded)
 }
 
-/// The one key of `route`; `None` for a catch-all.
+/// Returns the route; a missing table is the catch-all.
 pub(super) fn route(written: Option<RouteToml>) -> Result<Route, Complaint> {
     let Some(written) = written else {
         return Ok(Route::CatchAll);
@@ -198,66 +181,61 @@ pub(super) fn route(written: Option<RouteToml>) -> Result<Route, Complaint> {
         (None, None, Some(Text(listen))) => Ok(Route::Listen(listen)),
         _ => Err(
             complaint("needs exactly one of `path_prefix`, `host` and `listen`")
-                .hint("an upstream without `route` gets whatever no other takes"),
+                .hint("an upstream without `route` gets all remaining requests"),
         ),
     }
 }
 
-/// Finds routes that tie.
+/// Finds equal routes.
 #[derive(Default)]
 pub(super) struct Routes {
-    /// The upstream that came first, by what it takes.
+    /// First upstream of each route.
     taken: HashMap<(&'static str, String), String>,
 }
 
 impl Routes {
-    /// `at` is the place of `upstream`'s route.
+    /// Adds the route that `upstream` has at `at`.
     pub(super) fn add(&mut self, upstream: &str, route: &Route, at: &KeyPath, out: &mut Problems) {
         let key = match route {
             Route::PathPrefix(prefix) => ("path_prefix", prefix.clone()),
             Route::Host(host) => ("host", host.clone()),
             Route::CatchAll => ("", String::new()),
-            // Among the listeners.
+            // `Listeners` checks these.
             Route::Listen(_) => return,
         };
         let kind = key.0;
         let Some(first) = self.taken.insert(key, upstream.to_owned()) else {
             return;
         };
-        out.add(
-            &at.dotted(kind),
-            match kind {
-                "" => complaint(format!(
-                    "upstreams `{first}` and `{upstream}` both have no `route`"
-                ))
+        let both = format!("upstreams `{first}` and `{upstream}`");
+        let same = match kind {
+            "" => complaint(format!("{both} both have no `route`"))
                 .hint("only one can be the catch-all: route = { path_prefix = \"/name\" }"),
-                _ => complaint(format!(
-                    "upstreams `{first}` and `{upstream}` have the same {kind}"
-                ))
+            _ => complaint(format!("{both} have the same {kind}"))
                 .hint("a request could go to either: change one of them"),
-            },
-        );
+        };
+        out.add(&at.dotted(kind), same);
     }
 }
 
 /// Finds listeners that cannot both be bound.
 #[derive(Default)]
 pub(super) struct Listeners {
-    /// By port, or path of a socket; with the key that asked for it.
+    /// Listeners and their keys, by port or socket path.
     taken: HashMap<String, Vec<(Listen, KeyPath)>>,
 }
 
 impl Listeners {
     pub(super) fn add(&mut self, listen: &Listen, at: &KeyPath, out: &mut Problems) {
         let key = match listen {
-            // Each gets a port of its own.
+            // The kernel assigns a free port.
             Listen::Tcp(address) if address.port() == 0 => return,
             Listen::Tcp(address) => address.port().to_string(),
             Listen::Unix(path) => path.display().to_string(),
         };
         let others = self.taken.entry(key).or_default();
         if let Some((_, other)) = others.iter().find(|(other, _)| overlap(other, listen)) {
-            let taken = complaint(format!("is the address of `{other}` too"));
+            let taken = complaint(format!("is also the address of `{other}`"));
             out.add(at, taken.hint("choose another port or socket"));
             return;
         }

@@ -12,31 +12,31 @@ use super::value::{EmptyLiteral, FilePath, check_key};
 use super::{ClientAuth, Listen, Patience, Server, Store, StoreKind};
 use crate::dialect::OneOrMany;
 
-/// 8080 is what apps expect of a proxy on their own machine.
+/// The usual port of a local proxy.
 const DEFAULT_LISTEN: SocketAddr = loopback(8080);
 
-/// Near the admin ports of other sidecars (9090 to 9199), and none of theirs.
+/// A free port near the admin ports of other sidecars (9090 to 9199).
 const DEFAULT_ADMIN: SocketAddr = loopback(9180);
 
-/// One core carries more than a sidecar gets.
+/// One core serves more traffic than a sidecar gets.
 const DEFAULT_WORKERS: usize = 1;
 
-/// Two sockets each, within the usual hard limit of open files; an app that keeps more is leaking them.
+/// Two sockets per connection stay within the usual hard limit on open files.
 const DEFAULT_MAX_CONNECTIONS: usize = 10_000;
 
-/// A local app writes a head at once; ten seconds forgive a machine that swaps.
+/// A local app writes a head at once; 10 s tolerate a machine that swaps.
 const DEFAULT_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Whoever is in the middle of a body of a known length and moves none of it for so long is gone.
+/// A peer that moves no byte of an announced body for 5 min is gone.
 const DEFAULT_BODY_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Longer than apps' own pools keep connections (90 s and less), so that it is they who close.
+/// Longer than the apps' own pools (90 s and less), so that the app closes first.
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// As long as Kubernetes may take to stop sending new connections.
+/// Kubernetes may send new connections for this long.
 const DEFAULT_SHUTDOWN_DELAY: Duration = Duration::from_secs(5);
 
-/// With the delay, close to Kubernetes' own 30 s; slow answers are given most of it.
+/// Together with the delay close to Kubernetes' own 30 s.
 const DEFAULT_SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
 
 const fn loopback(port: u16) -> SocketAddr {
@@ -53,7 +53,7 @@ impl Patience {
     }
 }
 
-/// How the rest of the file is allowed to listen.
+/// Rules for the listeners of the whole file.
 pub(super) struct Exposure {
     pub(super) allow_remote: bool,
     pub(super) peer_uid_only: bool,
@@ -72,9 +72,9 @@ pub(super) fn server(
         allow_remote: written.allow_remote.unwrap_or(false),
         peer_uid_only: matches!(client_auth, Some(ClientAuth::PeerUid(_))),
     };
-    let Admin(admin) = written
+    let admin = written
         .admin
-        .map_or(Admin(Some(DEFAULT_ADMIN)), |Text(admin)| admin);
+        .map_or(Some(DEFAULT_ADMIN), |Text(Admin(admin))| admin);
     if let Some(address) = admin {
         let at = at.key("admin");
         let listen = Listen::Tcp(address);
@@ -112,7 +112,7 @@ pub(super) fn server(
     (server, exposure)
 }
 
-/// A listener of the proxy, `server.listen`'s or a route's.
+/// Checks a listener of `server.listen` or of a route.
 pub(super) fn check_listen(
     listen: &Listen,
     at: &KeyPath,
@@ -134,7 +134,7 @@ pub(super) fn check_listen(
 }
 
 fn off_loopback() -> Complaint {
-    complaint("whoever can reach an address off loopback can use the tokens")
+    complaint("any process that can connect to this address can use the tokens")
         .hint("listen on 127.0.0.1, or set server.allow_remote = true")
 }
 
@@ -145,20 +145,15 @@ fn client_auth(written: ClientAuthToml, at: &KeyPath, cx: &mut Context<'_>) -> O
             Some(ClientAuth::Header { name, value })
         }
         (None, None, Some(users)) if users.is_empty() => {
-            cx.problem(
-                &at.key("peer_uid"),
-                complaint("names no user, so nobody could connect").hint("peer_uid = [1000]"),
-            );
+            let none = complaint("names no user, so every connection would be refused");
+            cx.problem(&at.key("peer_uid"), none.hint("peer_uid = [1000]"));
             None
         }
         (None, None, Some(users)) => Some(ClientAuth::PeerUid(users)),
         _ => {
-            cx.problem(
-                at,
-                complaint("needs either `header` and `value`, or `peer_uid`").hint(
-                    "client_auth = { header = \"X-Cupbearer-Key\", value = { env = \"NAME\" } }",
-                ),
-            );
+            let incomplete = complaint("needs either `header` and `value`, or `peer_uid`");
+            let hint = "client_auth = { header = \"X-Cupbearer-Key\", value = { env = \"NAME\" } }";
+            cx.problem(at, incomplete.hint(hint));
             None
         }
     }
@@ -167,16 +162,14 @@ fn client_auth(written: ClientAuthToml, at: &KeyPath, cx: &mut Context<'_>) -> O
 pub(super) fn store(written: StoreToml, at: &KeyPath, cx: &mut Context<'_>) -> Store {
     let kind = written.kind.unwrap_or(StoreKindToml::Memory);
     if kind == StoreKindToml::Redis {
-        cx.problem(
-            &at.key("kind"),
-            complaint("`redis` comes in a later version").hint("use \"file\" until then"),
-        );
+        let later = complaint("`redis` is not supported yet").hint("use \"file\"");
+        cx.problem(&at.key("kind"), later);
     }
     match (kind, &written.path) {
-        (StoreKindToml::File, None) => cx.problem(
-            &at.key("path"),
-            complaint("is missing").hint("the folder for the state: path = \"/var/lib/cupbearer\""),
-        ),
+        (StoreKindToml::File, None) => {
+            let hint = "name the state directory: path = \"/var/lib/cupbearer\"";
+            cx.problem(&at.key("path"), complaint("is missing").hint(hint));
+        }
         (StoreKindToml::Memory, Some(_)) => cx.problem(&at.key("path"), only_for("file")),
         _ => {}
     }
@@ -184,38 +177,32 @@ pub(super) fn store(written: StoreToml, at: &KeyPath, cx: &mut Context<'_>) -> S
         cx.problem(&at.key("url"), only_for("redis"));
     }
     let at = at.key("key");
-    let keys = match written.key {
-        Some(OneOrMany(keys)) if keys.is_empty() => {
-            cx.problem(
-                &at,
-                complaint("is an empty list").hint("leave `key` out to store unsealed"),
-            );
-            Vec::new()
-        }
-        Some(OneOrMany(keys)) => keys,
-        None => Vec::new(),
-    };
-    let single = keys.len() == 1;
-    let mut resolved = Vec::with_capacity(keys.len());
-    for (index, key) in keys.into_iter().enumerate() {
+    let written_keys = written.key.map(|OneOrMany(keys)| keys);
+    if written_keys.as_ref().is_some_and(Vec::is_empty) {
+        let empty = complaint("is an empty list").hint("omit `key` to store unsealed");
+        cx.problem(&at, empty);
+    }
+    let written_keys = written_keys.unwrap_or_default();
+    let single = written_keys.len() == 1;
+    let mut keys = Vec::with_capacity(written_keys.len());
+    for (index, key) in written_keys.into_iter().enumerate() {
         let at = if single { at.clone() } else { at.index(index) };
-        let Some(key) = cx.value(&at, key, EmptyLiteral::Refused) else {
-            continue;
-        };
-        cx.problems.keep(&at, check_key(&key));
-        resolved.push(key);
+        if let Some(key) = cx.value(&at, key, EmptyLiteral::Refused) {
+            cx.problems.keep(&at, check_key(&key));
+            keys.push(key);
+        }
     }
     Store {
         kind: match (kind, written.path) {
             (StoreKindToml::File, Some(Text(FilePath(path)))) => StoreKind::File { path },
             _ => StoreKind::Memory,
         },
-        keys: resolved,
+        keys,
     }
 }
 
 fn only_for(kind: &str) -> Complaint {
-    complaint(format!("has a meaning for kind = \"{kind}\" only"))
+    complaint(format!("has an effect only with kind = \"{kind}\""))
         .hint(format!("remove it, or set kind = \"{kind}\""))
 }
 

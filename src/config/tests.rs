@@ -1,4 +1,4 @@
-//! The whole file, good and bad. What one kind of value may look like is tested beside its parser.
+//! Tests of whole files; the tests of single values are next to their parsers.
 
 mod endpoints;
 mod example;
@@ -30,7 +30,7 @@ impl Environment for Env {
     }
 }
 
-/// A provider and an upstream that are all right.
+/// A valid provider and upstream.
 const PLAIN: &str = r#"
 [providers.p]
 token_url = "https://auth.example.com/token"
@@ -55,7 +55,7 @@ fn good(text: &str) -> Config {
     load(text).unwrap_or_else(|problems| panic!("{text}\n{problems:#?}"))
 }
 
-/// The file has exactly the problems that start so, in this order.
+/// Asserts that the file has exactly the problems that start with `expected`, in this order.
 #[track_caller]
 fn bad(text: &str, expected: &[&str]) {
     let Err(problems) = Config::from_toml(text, &Env::default()) else {
@@ -82,7 +82,7 @@ fn shows_how(message: &str) -> bool {
         .any(|words| message.contains(words))
 }
 
-/// The dialect compiler puts its advice into the message.
+/// Messages of the dialect compiler contain their advice.
 fn is_of_a_dialect(problem: &Problem) -> bool {
     let tables = [
         ".request",

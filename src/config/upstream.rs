@@ -1,4 +1,4 @@
-//! `[upstreams.NAME]`: where requests go.
+//! `[upstreams.NAME]`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,30 +16,30 @@ use super::units::{Text, Written};
 use super::{ExistingCredential, HttpVersion, Patience, Provider, Route, Upstream};
 use crate::fields::is_hop_by_hop;
 
-/// DNS, TCP and TLS over the slowest of networks; longer means that nobody is there.
+/// Enough for DNS, TCP and TLS over slow networks.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Reports and language models take minutes; what takes longer is streamed.
+/// Reports and language models take minutes; longer responses are streamed.
 const DEFAULT_RESPONSE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// What hyper's and Go's clients use; most load balancers close after 60 s or more, and a race is retried.
+/// The default of hyper and Go. Most load balancers close after 60 s or more; races are retried.
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Less than the 30 s that most HTTP clients give an answer.
+/// Less than the usual 30 s timeout of HTTP clients.
 const DEFAULT_TOKEN_WAIT: Duration = Duration::from_secs(10);
 
-/// Covers nearly every JSON request; memory of that size is used only while a request is in flight.
+/// Covers nearly every JSON request; allocated only while a request is in flight.
 const DEFAULT_REPLAY_LIMIT: usize = 64 * 1024;
 
-/// What providers are there, for the upstreams that name them.
+/// The providers that upstreams may name.
 pub(super) struct Providers<'a> {
-    /// All that are written.
+    /// Every provider of the file.
     pub(super) names: &'a BTreeSet<String>,
-    /// Those without a mistake.
+    /// Providers without mistakes.
     pub(super) good: &'a BTreeMap<String, Arc<Provider>>,
 }
 
-/// Its route comes by itself, for whatever other mistakes there are: the caller checks it against the other upstreams'.
+/// Returns the route even of an invalid upstream: the caller compares the routes of all upstreams.
 pub(super) fn upstream(
     name: &str,
     mut toml: UpstreamToml,
@@ -105,7 +105,7 @@ fn routed(
     })
 }
 
-/// The URL and the path in it that is put in front of requests' paths.
+/// Returns the URL and its path as a prefix for request paths.
 fn url(toml: &mut UpstreamToml, at: &KeyPath, cx: &mut Context<'_>) -> Option<(Url, String)> {
     let url_at = at.key("url");
     if toml.url.is_none() {
@@ -114,10 +114,8 @@ fn url(toml: &mut UpstreamToml, at: &KeyPath, cx: &mut Context<'_>) -> Option<(U
     }
     let url = cx.url(at, "url", toml.url.take(), toml.allow_http)?;
     if url.query.is_some() {
-        cx.problem(
-            &url_at,
-            complaint("the URL of an upstream has no query").hint("requests bring their own"),
-        );
+        let query = complaint("the URL of an upstream has no query");
+        cx.problem(&url_at, query.hint("each request has its own"));
         return None;
     }
     let base_path = url.path.trim_end_matches('/').to_owned();
@@ -133,19 +131,14 @@ fn provider_name(
 ) -> Option<String> {
     let at = at.key("provider");
     let Some(name) = written else {
-        cx.problem(
-            &at,
-            complaint("is missing").hint("the name of one of [providers]"),
-        );
+        cx.problem(&at, complaint("is missing").hint("name one of [providers]"));
         return None;
     };
     if providers.names.contains(&name) {
         return Some(name);
     }
     let known = providers.names.iter().map(String::as_str);
-    let hint = did_you_mean(&name, known, || {
-        "add a table [providers.NAME] for it".to_owned()
-    });
+    let hint = did_you_mean(&name, known, || "add a table [providers.NAME]".to_owned());
     cx.problem(&at, complaint("no such provider").hint(hint));
     None
 }
@@ -173,10 +166,8 @@ fn headers(
         let value = cx.problems.keep(&at, value);
         let name = HeaderName::from_text(&name).and_then(|name| {
             if headers.set.iter().any(|(known, _)| *known == name) {
-                return Err(
-                    complaint("is set twice; header names do not care about case")
-                        .hint("remove one"),
-                );
+                let twice = complaint("is set twice; header names are case-insensitive");
+                return Err(twice.hint("remove one"));
             }
             check_header(name, injected)
         });
@@ -199,13 +190,12 @@ fn check_header(name: HeaderName, injected: &[HeaderName]) -> Result<HeaderName,
         header::TRAILER,
     ];
     if framing.contains(&name) || is_hop_by_hop(&name) {
-        return Err(
-            complaint("belongs to the connection and cannot be changed here").hint("remove it"),
-        );
+        let framing = complaint("is a hop-by-hop or framing field and cannot be changed here");
+        return Err(framing.hint("remove it"));
     }
     if injected.contains(&name) {
-        return Err(complaint("is the header that the token is sent in")
-            .hint("the provider's `inject` says how it is sent"));
+        return Err(complaint("is the header that carries the token")
+            .hint("change `inject` of the provider instead"));
     }
     Ok(name)
 }

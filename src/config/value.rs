@@ -1,7 +1,6 @@
-//! Credentials and variables: written in place, or where they are to be found.
+//! Credentials and variables: literals, or the source that holds the value.
 //!
-//! What can be looked at when the configuration is loaded is looked at: a missing variable or an empty file stops
-//! the start, not the first fetch an hour later.
+//! A missing variable or an empty file fails the start, not the first fetch an hour later.
 
 use std::fmt;
 use std::io;
@@ -20,17 +19,16 @@ use super::{Environment, Value};
 use crate::dialect::Var;
 use crate::secret::Secret;
 
-/// A value as it is written.
 #[derive(Clone, Debug)]
 pub(super) enum ValueToml {
     Literal(Var),
-    Place(PlaceToml),
+    Source(SourceToml),
 }
 
 /// `{ env = … }`, `{ file = … }`, `{ command = … }` or `{ provider = … }`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct PlaceToml {
+pub(super) struct SourceToml {
     env: Option<String>,
     file: Option<Text<FilePath>>,
     command: Option<Vec<String>>,
@@ -41,19 +39,19 @@ pub(super) struct PlaceToml {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FilePath(pub(super) PathBuf);
 
-/// Whether `key = ""` may stand in the file. Empty variables and files are refused in any case.
+/// Whether `key = ""` is allowed. Empty environment variables and files never are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EmptyLiteral {
     Refused,
-    /// `scope = ""` is sent as it is written.
+    /// A variable such as `scope = ""` is sent empty.
     Allowed,
 }
 
 impl ValueToml {
-    /// The provider whose token is meant, where that may be.
+    /// Returns the provider that `{ provider = … }` names.
     pub(super) fn chained(&self) -> Option<&str> {
         match self {
-            Self::Place(PlaceToml {
+            Self::Source(SourceToml {
                 env: None,
                 file: None,
                 command: None,
@@ -63,32 +61,37 @@ impl ValueToml {
         }
     }
 
-    /// Resolves the value as far as that can be done now.
+    /// Resolves environment variables; checks files, and leaves their content and commands for later.
     pub(super) fn resolve(
         self,
         empty: EmptyLiteral,
         env: &dyn Environment,
     ) -> Result<Value, Complaint> {
-        let place = match self {
+        let source = match self {
             Self::Literal(Var::Text(text)) if text.is_empty() && empty == EmptyLiteral::Refused => {
                 return Err(complaint("is empty").hint(
-                    "put the value in, or where it is: { env = \"NAME\" }, { file = \"/path\" }",
+                    "write the value or its source: { env = \"NAME\" }, { file = \"/path\" }",
                 ));
             }
             Self::Literal(literal) => return Ok(Value::Literal(literal)),
-            Self::Place(place) => place,
+            Self::Source(source) => source,
         };
-        if place.provider.is_some() {
+        if source.provider.is_some() {
             return Err(complaint("cannot be the token of another provider")
-                .hint("`provider` is for what a token is bought with: a variable of a provider"));
+                .hint("`provider` is only for variables of a provider"));
         }
-        match (place.env, place.file, place.command) {
+        match (source.env, source.file, source.command) {
             (Some(name), None, None) => from_env(name, env),
             (None, Some(Text(FilePath(path))), None) => {
                 read(&path)?;
                 Ok(Value::File(path))
             }
-            (None, None, Some(command)) => from_command(command),
+            (None, None, Some(command)) if command.first().is_some_and(|it| !it.is_empty()) => {
+                Ok(Value::Command(command))
+            }
+            (None, None, Some(_)) => {
+                Err(complaint("`command` names no program").hint("command = [\"prog\", \"arg\"]"))
+            }
             _ => Err(
                 complaint("needs exactly one of `env`, `file` and `command`")
                     .hint("as in { env = \"NAME\" }"),
@@ -96,20 +99,20 @@ impl ValueToml {
         }
     }
 
-    /// For values that are fixed once the configuration is loaded, where a file would be a false promise.
+    /// Resolves a value that is never read again, so a file or command would be misleading.
     pub(super) fn resolve_fixed(self, env: &dyn Environment) -> Result<Secret, Complaint> {
         match self.resolve(EmptyLiteral::Refused, env)? {
             Value::Literal(literal) => Ok(var_text(&literal)),
             Value::Env { value, .. } => Ok(value),
             Value::File(_) | Value::Command(_) | Value::Provider { .. } => {
                 Err(complaint("can only be text or `{ env = \"NAME\" }` here")
-                    .hint("it is read once; files and commands are for what may change"))
+                    .hint("the value is read once; files and commands are for values that change"))
             }
         }
     }
 }
 
-/// The text of a value that is known when the configuration is loaded; `None` for commands.
+/// Returns the text of a value that is known without running a command or fetching a token.
 pub(super) fn known_text(value: &Value) -> Option<Secret> {
     match value {
         Value::Literal(literal) => Some(var_text(literal)),
@@ -119,7 +122,7 @@ pub(super) fn known_text(value: &Value) -> Option<Secret> {
     }
 }
 
-/// A sealing key: 32 bytes in base64. A command is not run for it, so its answer is not checked.
+/// Checks a sealing key: 32 bytes in base64. A key from a command is not checked.
 pub(super) fn check_key(value: &Value) -> Result<(), Complaint> {
     let Some(text) = known_text(value) else {
         return Ok(());
@@ -141,63 +144,47 @@ fn var_text(var: &Var) -> Secret {
 }
 
 fn from_env(name: String, env: &dyn Environment) -> Result<Value, Complaint> {
-    // The name is not quoted: it is where people paste the secret itself by mistake.
-    let hint = "`env` takes the name of a variable of the process's environment";
-    match env.var(&name) {
-        None => Err(complaint("the environment variable that it names is not set").hint(hint)),
-        Some(value) if value.is_empty() => {
-            Err(complaint("the environment variable that it names is empty").hint(hint))
-        }
-        Some(value) => Ok(Value::Env {
-            name,
-            value: Secret::new(value),
-        }),
-    }
+    // Errors do not quote the name: people paste the secret itself there by mistake.
+    let message = match env.var(&name).map(Secret::new) {
+        Some(value) if !value.is_empty() => return Ok(Value::Env { name, value }),
+        Some(_) => "names an environment variable that is empty",
+        None => "names an environment variable that is not set",
+    };
+    Err(complaint(message).hint("`env` takes a variable name of the process environment"))
 }
 
-fn from_command(command: Vec<String>) -> Result<Value, Complaint> {
-    match command.first() {
-        Some(program) if !program.is_empty() => Ok(Value::Command(command)),
-        _ => Err(complaint("`command` names no program").hint("command = [\"prog\", \"arg\"]")),
-    }
-}
+const ONE_VALUE: &str = "the file holds only the value, as text";
 
-const ONE_VALUE: &str = "it holds the value alone, as text";
-
-/// More than any credential holds, tokens with a page of claims included.
+/// Far above any credential, even tokens with many claims.
 const LARGEST_FILE: u64 = 1 << 20;
 
 fn read(path: &Path) -> Result<Secret, Complaint> {
     let bytes = read_file(path)?;
     let text = std::str::from_utf8(&bytes)
-        .map_err(|_| complaint("the file that it names is not UTF-8 text").hint(ONE_VALUE))?;
+        .map_err(|_| complaint("names a file that is not UTF-8 text").hint(ONE_VALUE))?;
     let text = text.strip_suffix('\n').unwrap_or(text);
     let text = text.strip_suffix('\r').unwrap_or(text);
     if text.is_empty() {
-        return Err(complaint("the file that it names is empty").hint(ONE_VALUE));
+        return Err(complaint("names an empty file").hint(ONE_VALUE));
     }
     Ok(Secret::new(text))
 }
 
-/// A whole file, wiped after use. A device or a pipe is refused: reading one may never end.
+/// Reads a regular file into wiped memory. Reading a device or a pipe might never end.
 pub(super) fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Complaint> {
     let unreadable = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => complaint("the file that it names does not exist").hint(
-            "check the path: one that does not start with `/` counts from the working directory",
-        ),
-        io::ErrorKind::PermissionDenied => {
-            complaint("the file that it names may not be read by this user")
-                .hint("change its owner or mode, or those of the folders above it")
-        }
-        kind => complaint("the file that it names cannot be read").hint(kind.to_string()),
+        io::ErrorKind::NotFound => complaint("names a file that does not exist")
+            .hint("check the path; a relative path starts at the working directory"),
+        io::ErrorKind::PermissionDenied => complaint("names a file that this user may not read")
+            .hint("change the owner or mode of the file or of its parent directories"),
+        kind => complaint("names a file that cannot be read").hint(kind.to_string()),
     };
     let metadata = std::fs::metadata(path).map_err(unreadable)?;
     if !metadata.is_file() {
-        return Err(complaint("what it names is not a file")
-            .hint("a folder, a device or a pipe cannot stand here"));
+        return Err(complaint("must name a regular file").hint("not a directory, device or pipe"));
     }
     if metadata.len() > LARGEST_FILE {
-        return Err(complaint("the file that it names is larger than 1 MiB").hint(ONE_VALUE));
+        return Err(complaint("names a file that is larger than 1 MiB").hint(ONE_VALUE));
     }
     std::fs::read(path).map(Zeroizing::new).map_err(unreadable)
 }
@@ -207,16 +194,11 @@ impl Written for FilePath {
 
     fn from_text(text: &str) -> Result<Self, Complaint> {
         if text.is_empty() || text.contains('\0') {
-            return Err(
-                complaint(format!("expected {}", Self::EXPECTED)).hint("as in \"/run/secrets/x\"")
-            );
+            return Err(Self::expected().hint("as in \"/run/secrets/x\""));
         }
         Ok(Self(text.into()))
     }
 }
-
-const EXPECTED: &str =
-    "text, an integer, true or false, or a table with one of `env`, `file` and `command`";
 
 impl<'de> Deserialize<'de> for ValueToml {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -230,7 +212,9 @@ impl<'de> Visitor<'de> for ValueVisitor {
     type Value = ValueToml;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(EXPECTED)
+        f.write_str(
+            "text, an integer, true or false, or a table with one of `env`, `file` and `command`",
+        )
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<ValueToml, E> {
@@ -246,7 +230,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ValueToml, A::Error> {
-        PlaceToml::deserialize(MapAccessDeserializer::new(map)).map(ValueToml::Place)
+        SourceToml::deserialize(MapAccessDeserializer::new(map)).map(ValueToml::Source)
     }
 }
 

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 #[test]
-fn urls() {
+fn urls_are_normalized() {
     for (text, authority, path, query) in [
         ("https://api.example.com", "api.example.com", "/", None),
         (
@@ -35,7 +35,7 @@ fn urls() {
 }
 
 #[test]
-fn bad_urls() {
+fn invalid_urls_are_refused() {
     for text in [
         "",
         "api.example.com",
@@ -66,7 +66,7 @@ fn bad_urls() {
 }
 
 #[test]
-fn loopback() {
+fn only_loopback_addresses_and_localhost_are_loopback() {
     for host in [
         "localhost",
         "127.0.0.1",
@@ -95,7 +95,7 @@ fn loopback() {
 }
 
 #[test]
-fn hosts_and_ports() {
+fn hosts_are_lower_case_and_ports_valid() {
     let at = HostPort::from_text("[::1]:8443").unwrap();
     assert_eq!((at.host.as_str(), at.port), ("::1", 8443));
     for text in [
@@ -120,7 +120,7 @@ fn hosts_and_ports() {
 }
 
 #[test]
-fn origins() {
+fn origins_have_no_path() {
     let text = |text| OriginText::from_text(text).map(|origin| origin.0);
     assert_eq!(text("HTTPS://App.example").unwrap(), "https://app.example");
     assert_eq!(
@@ -141,7 +141,7 @@ fn origins() {
 }
 
 #[test]
-fn server_names() {
+fn server_names_have_no_port() {
     for good in ["a.example", "10.0.0.1", "::1", "[::1]"] {
         assert!(ServerName::from_text(good).is_ok(), "{good}");
     }
@@ -152,7 +152,7 @@ fn server_names() {
 
 proptest! {
     #[test]
-    fn nothing_panics(text in "\\PC*") {
+    fn parsing_never_panics(text in "\\PC*") {
         let _ = Url::from_text(&text);
         let _ = Url::from_text(&format!("https://{text}"));
         let _ = HostPort::from_text(&text);
@@ -160,7 +160,7 @@ proptest! {
     }
 
     #[test]
-    fn an_origin_reads_back(host in "[a-z]{1,9}", port in 1_u16.., tls: bool) {
+    fn an_origin_survives_a_round_trip(host in "[a-z]{1,9}", port in 1_u16.., tls: bool) {
         let scheme = if tls { "https" } else { "http" };
         let origin = Url::from_text(&format!("{scheme}://{host}:{port}/")).unwrap().origin;
         prop_assert_eq!(Url::from_text(&origin.url()).unwrap().origin, origin);

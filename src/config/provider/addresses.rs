@@ -1,12 +1,12 @@
-//! Where a provider's token endpoint is, and who says so: the provider, its dialect, or an issuer.
+//! A provider's endpoint URLs: from the provider, its dialect, or an issuer.
 
 use super::*;
 use crate::config::context::Context;
 
 const NO_TOKEN_URL: &str =
-    "token_url = \"https://…\"; a provider with a ready token has `access_token` instead";
+    "token_url = \"https://…\"; a provider with a given token has `access_token` instead";
 
-/// RFC 7591 §2 and RFC 8705 §2, the stronger ones first.
+/// RFC 7591 §2 and RFC 8705 §2, stronger methods first.
 const AUTH_METHODS: [&str; 7] = [
     "private_key_jwt",
     "tls_client_auth",
@@ -18,7 +18,7 @@ const AUTH_METHODS: [&str; 7] = [
 ];
 
 impl Parts<'_> {
-    /// The provider's own, or its dialect's.
+    /// Returns the provider's token URL, or its dialect's.
     pub(super) fn token_url(
         &self,
         toml: &mut ProviderToml,
@@ -29,7 +29,7 @@ impl Parts<'_> {
         let at = self.at.key("token_url");
         let written = match toml.token_url.take() {
             Some(written) => written,
-            None if cx.problems.is_struck_out(&at) => return None,
+            None if cx.problems.has_unread(&at) => return None,
             None => match &plan?.defaults.token_url {
                 Some(template) => self.default_url(template, &at, variables, cx)?,
                 None => {
@@ -41,8 +41,8 @@ impl Parts<'_> {
         cx.url(self.at, "token_url", Some(written), toml.allow_http)
     }
 
-    /// Of the dialect, with this provider's variables.
-    pub(super) fn default_url(
+    /// Fills the dialect's URL template with this provider's variables.
+    fn default_url(
         &self,
         template: &UrlTemplate,
         at: &KeyPath,
@@ -50,67 +50,49 @@ impl Parts<'_> {
         cx: &mut Context<'_>,
     ) -> Option<Text<Url>> {
         let known = variables.fixed();
-        let late: Vec<_> = template
-            .variables()
-            .filter(|name| variables.has(name))
-            .collect();
-        for name in late.into_iter().filter(|name| !known.contains_key(*name)) {
-            cx.problem(
-                &variables.at(name)?,
-                complaint(
-                    "can only be text or `{ env = \"NAME\" }`: the token URL is made with it",
-                )
-                .hint("where tokens come from is known from the start"),
-            );
+        let late = |name: &&str| variables.has(name) && !known.contains_key(*name);
+        for name in template.variables().filter(late) {
+            let message = "can only be text or `{ env = \"NAME\" }`: it is part of a URL";
+            let hint = "endpoint URLs must be known at the start";
+            cx.problem(&variables.at(name)?, complaint(message).hint(hint));
         }
-        match template.fill(&known) {
-            Ok(text) => match Url::from_text(&text) {
-                Ok(url) => Some(Text(url)),
-                Err(_) => {
-                    cx.problem(
-                        at,
-                        complaint("what the dialect makes of its variables is no URL")
-                            .hint("write token_url = \"https://…\" here"),
-                    );
-                    None
-                }
-            },
-            Err(_) => {
-                for name in template.variables().filter(|name| !variables.has(name)) {
-                    self.missing(name, "the token_url of the dialect", cx);
-                }
-                None
+        let Ok(text) = template.fill(&known) else {
+            for name in template.variables().filter(|name| !variables.has(name)) {
+                self.missing(name, "the token_url of the dialect", cx);
             }
-        }
+            return None;
+        };
+        let url = Url::from_text(&text).map(Text).map_err(|_| {
+            complaint("the dialect and its variables give an invalid URL")
+                .hint("write token_url = \"https://…\" here")
+        });
+        cx.problems.keep(at, url)
     }
 
-    /// Who says itself where its endpoints are, instead of `token_url`.
+    /// Returns the issuer that replaces `token_url`.
     pub(super) fn issuer(
         &self,
         toml: &mut ProviderToml,
         choices: Vec<(String, ExchangePlan)>,
         cx: &mut Context<'_>,
-    ) -> Option<(IssuerText, Issuer)> {
+    ) -> Option<(Url, Issuer)> {
         let Text(written) = toml.issuer.take()?;
         if toml.token_url.is_some() {
-            cx.problem(
-                &self.at.key("issuer"),
-                complaint("stands beside `token_url`")
-                    .hint("remove either key: one finds the other"),
-            );
+            let both = complaint("cannot be used together with `token_url`");
+            let hint = "remove one of the keys: the issuer states its token URL";
+            cx.problem(&self.at.key("issuer"), both.hint(hint));
         }
-        let url = Some(Text(written.url.clone()));
-        cx.url(self.at, "issuer", url, toml.allow_http)?;
         let issuer = Issuer {
             well_known: written.well_known(),
-            text: written.text.clone(),
+            text: written.text,
             choices,
         };
-        Some((written, issuer))
+        let url = cx.url(self.at, "issuer", Some(Text(written.url)), toml.allow_http)?;
+        Some((url, issuer))
     }
 
-    /// How the client could authenticate with the variables that there are, where the issuer is to decide. The plan becomes
-    /// the first of them.
+    /// Returns the auth methods that the variables allow, if the issuer is to choose one. The first
+    /// becomes the plan.
     pub(super) fn auth_choices(
         &self,
         toml: &ProviderToml,
@@ -122,24 +104,19 @@ impl Parts<'_> {
         };
         let has_certificate = (toml.tls.as_ref()).is_some_and(|tls| tls.client_cert_file.is_some());
         let usual = plan.exchange.auth_method.clone();
-        let names = usual.iter().map(String::as_str).chain(AUTH_METHODS);
         let mut choices: Vec<(String, ExchangePlan)> = Vec::new();
-        for name in names {
+        for name in usual.as_deref().into_iter().chain(AUTH_METHODS) {
             let known = choices.iter().any(|(known, _)| known == name);
             if known || (name.contains("tls_client_auth") && !has_certificate) {
                 continue;
             }
-            let Some(choice) = self.dialects.compile_with(&self.used(toml), name) else {
+            let Some(Plan { exchange, .. }) = self.dialects.compile_with(&self.used(toml), name)
+            else {
                 continue;
             };
-            let missing = choice
-                .exchange
-                .missing_variables(&|name| variables.has(name));
-            if missing
-                .iter()
-                .all(|name| self.comes_later(&choice.exchange, name))
-            {
-                choices.push((name.to_owned(), choice.exchange));
+            let missing = exchange.missing_variables(&|name| variables.has(name));
+            if missing.iter().all(|name| self.comes_later(&exchange, name)) {
+                choices.push((name.to_owned(), exchange));
             }
         }
         if let Some((_, first)) = choices.first() {
@@ -148,91 +125,66 @@ impl Parts<'_> {
         choices
     }
 
-    /// RFC 8705 §2: the certificate is what authenticates.
+    /// Requires a client certificate for the methods of RFC 8705 §2.
     pub(super) fn check_client_certificate(
         &self,
-        toml: &ProviderToml,
         plan: &ExchangePlan,
         tls: &Tls,
         cx: &mut Context<'_>,
     ) {
         let method = plan.auth_method.as_deref().unwrap_or_default();
-        let wants = matches!(method, "tls_client_auth" | "self_signed_tls_client_auth");
-        let at = self.at.key("tls").key("client_cert_file");
-        let is_told = cx.problems.has_any_in(&self.at.key("tls"));
-        if wants && tls.client_cert.is_none() && toml.issuer.is_none() && !is_told {
-            cx.problem(
-                &at,
-                complaint(format!(
-                    "is missing: auth_method `{method}` is done with it"
-                ))
-                .hint("tls = { client_cert_file = \"…\", client_key_file = \"…\" }"),
-            );
+        let required = matches!(method, "tls_client_auth" | "self_signed_tls_client_auth");
+        let at = self.at.key("tls");
+        if required && tls.client_cert.is_none() && !cx.problems.has_any_in(&at) {
+            let missing = complaint(format!("is missing: auth_method `{method}` needs it"));
+            let hint = "tls = { client_cert_file = \"…\", client_key_file = \"…\" }";
+            cx.problem(&at.key("client_cert_file"), missing.hint(hint));
         }
     }
 
-    /// Where `login` asks for a device code. Only a grant with one begins there.
-    pub(super) fn device_url(
+    /// Returns `authorization_url` and `device_authorization_url`, at which a login begins.
+    pub(super) fn login_urls(
         &self,
         toml: &mut ProviderToml,
         plan: &Plan,
         variables: &Variables,
         cx: &mut Context<'_>,
-    ) -> Option<String> {
-        const KEY: &str = "device_authorization_url";
-        let at = self.at.key(KEY);
-        let wants = plan.exchange.begins_with("device_code");
-        let written = match toml.device_authorization_url.take() {
-            Some(written) => written,
-            None => {
-                let template = plan.defaults.device_authorization_url.as_ref();
-                self.default_url(template.filter(|_| wants)?, &at, variables, cx)?
-            }
-        };
-        let url = cx.url(self.at, KEY, Some(written), toml.allow_http)?;
-        if !wants {
-            let grant = &plan.exchange.grant;
-            cx.problem(
-                &at,
-                complaint(format!(
-                    "grant `{grant}` has no device code to be asked for"
-                ))
-                .hint("it belongs to grant = \"device_code\"; remove the key"),
-            );
-        }
-        Some(format!("{}{}", url.origin.url(), url.path_and_query()))
-    }
-
-    /// Where `login` sends the browser. Only a grant with a code begins there.
-    pub(super) fn authorization_url(
-        &self,
-        toml: &mut ProviderToml,
-        plan: &Plan,
-        variables: &Variables,
-        cx: &mut Context<'_>,
-    ) -> Option<String> {
+    ) -> [Option<String>; 2] {
+        let (code, device) = (
+            toml.authorization_url.take(),
+            toml.device_authorization_url.take(),
+        );
         let defaults = &plan.defaults;
-        let plan = &plan.exchange;
-        let wants = plan.begins_with("code");
-        let written = match toml.authorization_url.take() {
-            Some(written) => written,
-            None => {
-                let at = self.at.key("authorization_url");
-                let template = defaults.authorization_url.as_ref().filter(|_| wants)?;
-                self.default_url(template, &at, variables, cx)?
+        let code = (
+            "authorization_url",
+            code,
+            &defaults.authorization_url,
+            "code",
+        );
+        let device = (
+            "device_authorization_url",
+            device,
+            &defaults.device_authorization_url,
+            "device_code",
+        );
+        [code, device].map(|(key, written, template, input)| {
+            let at = self.at.key(key);
+            let is_used = plan.exchange.begins_with(input);
+            let written = match written {
+                Some(written) => written,
+                None => {
+                    let template = template.as_ref().filter(|_| is_used)?;
+                    self.default_url(template, &at, variables, cx)?
+                }
+            };
+            let url = cx.url(self.at, key, Some(written), toml.allow_http)?;
+            if !is_used {
+                let grant = &plan.exchange.grant;
+                let unused =
+                    complaint(format!("has no effect: grant `{grant}` needs no `{input}`"));
+                cx.problem(&at, unused.hint("remove the key"));
             }
-        };
-        let url = cx.url(self.at, "authorization_url", Some(written), toml.allow_http)?;
-        if !wants {
-            cx.problem(
-                &self.at.key("authorization_url"),
-                complaint(format!(
-                    "grant `{}` has no code to be authorized",
-                    plan.grant
-                ))
-                .hint("it belongs to grant = \"authorization_code\"; remove the key"),
-            );
-        }
-        Some(format!("{}{}", url.origin.url(), url.path_and_query()))
+            Some(format!("{}{}", url.origin.url(), url.path_and_query()))
+        })
     }
 }

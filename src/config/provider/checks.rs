@@ -1,4 +1,4 @@
-//! Whether a provider has all that its dialect asks for, and nothing that it does not.
+//! Checks that a provider has every variable its dialect needs.
 
 use super::*;
 use crate::config::context::Context;
@@ -8,13 +8,12 @@ impl Parts<'_> {
         if plan.one_time.is_empty() || self.durable_store {
             return;
         }
+        let (name, grant) = (self.name, &plan.grant);
+        let lost = "whose one-time input is lost without a persistent store";
+        let message = format!("provider `{name}` uses grant `{grant}`, {lost}");
         cx.problem(
             &KeyPath::root().key("store").key("kind"),
-            complaint(format!(
-                "provider `{}` uses grant `{}`, whose one-time input must outlive a restart",
-                self.name, plan.grant
-            ))
-            .hint("set store.kind = \"file\" and store.path"),
+            complaint(message).hint("set store.kind = \"file\" and store.path"),
         );
     }
 
@@ -25,9 +24,9 @@ impl Parts<'_> {
         variables: &Variables,
         cx: &mut Context<'_>,
     ) {
+        let grant = format!("grant `{}` of dialect `{dialect}`", plan.grant);
         for name in plan.missing_variables(&|name| variables.has(name)) {
             if !variables.has(&name) && !self.comes_later(plan, &name) {
-                let grant = format!("grant `{}` of dialect `{dialect}`", plan.grant);
                 self.missing(&name, &grant, cx);
             }
         }
@@ -41,14 +40,10 @@ impl Parts<'_> {
         cx: &mut Context<'_>,
     ) {
         for name in injected(inject, false) {
-            if variables.is_chained(&name)
-                && let Some(at) = variables.at(&name)
-            {
-                cx.problem(
-                    &at,
-                    complaint("the token of another provider is only for token requests")
-                        .hint("`inject` is for the provider's own token"),
-                );
+            if let Some(at) = variables.at(&name).filter(|_| variables.is_chained(&name)) {
+                let message = "the token of another provider is only for token requests";
+                let hint = "`inject` carries the provider's own token";
+                cx.problem(&at, complaint(message).hint(hint));
             }
         }
         for name in injected(inject, true) {
@@ -70,8 +65,7 @@ impl Parts<'_> {
         cx.problem(&at, missing.hint(hint));
     }
 
-    /// Whether `cupbearer login` provides the variable: one-time inputs and what belongs to them, and a refresh
-    /// token that the store keeps.
+    /// Returns whether `cupbearer login` or the store provides the variable.
     pub(super) fn comes_later(&self, plan: &ExchangePlan, name: &str) -> bool {
         match name {
             "refresh_token" => self.durable_store,

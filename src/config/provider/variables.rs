@@ -1,4 +1,4 @@
-//! A provider's variables: the well-known ones at the top of its table, and those of `vars`.
+//! A provider's variables: well-known keys of its table, and the keys of `vars`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,10 +9,10 @@ use crate::config::problems::{KeyPath, complaint, did_you_mean};
 use crate::config::value::{EmptyLiteral, ValueToml, known_text};
 use crate::dialect::{self, BUILT_INS, CHAINED, ExchangePlan, InjectPlan, Var, WELL_KNOWN};
 
-/// A provider's variables, resolved; `None` where that failed.
+/// Variables with their key paths; a value is `None` if it could not be resolved.
 pub(super) struct Variables(BTreeMap<String, (KeyPath, Option<Value>)>);
 
-/// The token of that provider. Its identity is not known yet.
+/// `chain::link` sets the identity later.
 fn chained(name: &str) -> Value {
     Value::Provider {
         name: name.to_owned(),
@@ -21,17 +21,16 @@ fn chained(name: &str) -> Value {
 }
 
 impl Variables {
-    /// The tokens of other providers that a plan names itself: `{provider.NAME}`.
+    /// Adds the variables `{provider.NAME}` that the plan's templates use.
     pub(super) fn add_chained(&mut self, plan: &ExchangePlan, at: &KeyPath) {
         for name in plan.known_variables() {
-            if let Some(provider) = name.strip_prefix(CHAINED) {
-                let value = chained(provider);
+            if let Some(value) = name.strip_prefix(CHAINED).map(chained) {
                 self.0.insert(name, (at.clone(), Some(value)));
             }
         }
     }
 
-    /// Whether it is the token of another provider.
+    /// Returns whether the value is the token of another provider.
     pub(super) fn is_chained(&self, name: &str) -> bool {
         matches!(self.0.get(name), Some((_, Some(Value::Provider { .. }))))
     }
@@ -40,26 +39,21 @@ impl Variables {
         self.0.contains_key(name)
     }
 
-    /// Where it is written.
     pub(super) fn at(&self, name: &str) -> Option<KeyPath> {
         self.0.get(name).map(|(at, _)| at.clone())
     }
 
-    /// Those that cannot change while the program runs.
+    /// Returns the values that cannot change while the program runs.
     pub(super) fn fixed(&self) -> dialect::Variables {
         self.known(|value| matches!(value, Value::Literal(_) | Value::Env { .. }))
     }
 
-    /// Signing keys that can be looked at now and cannot sign: told here, not by the first fetch.
+    /// Reports unusable signing keys now instead of at the first fetch.
     pub(super) fn check_keys(&self, plan: &ExchangePlan, cx: &mut Context<'_>) {
-        let known = self.known(|_| true);
-        for (name, message) in plan.unusable_keys(&known) {
+        let hint = "the dialect signs with this key and reads it again at every fetch";
+        for (name, message) in plan.unusable_keys(&self.known(|_| true)) {
             if let Some(at) = self.at(&name) {
-                cx.problem(
-                    &at,
-                    complaint(message)
-                        .hint("the dialect signs with it; keys are read again at every fetch"),
-                );
+                cx.problem(&at, complaint(message).hint(hint));
             }
         }
     }
@@ -88,7 +82,7 @@ pub(super) fn variables(toml: &mut ProviderToml, at: &KeyPath, cx: &mut Context<
     let mut all = BTreeMap::new();
     for (name, value) in take_well_known(toml) {
         let Some(value) = value else { continue };
-        // What a vendor wants to be sent empty can be written so; a credential is never empty.
+        // Some vendors expect an empty parameter; a credential is never empty.
         let empty = match name {
             "scope" | "audience" | "resource" => EmptyLiteral::Allowed,
             _ => EmptyLiteral::Refused,
@@ -100,20 +94,13 @@ pub(super) fn variables(toml: &mut ProviderToml, at: &KeyPath, cx: &mut Context<
     for (name, value) in std::mem::take(&mut toml.vars) {
         let in_vars = at.key("vars").key(&name);
         if WELL_KNOWN.contains(&name.as_str()) {
-            cx.problem(
-                &in_vars,
-                complaint("is a well-known variable").hint(format!(
-                    "write it as `{}`, outside of `vars`",
-                    at.key(&name)
-                )),
-            );
+            let hint = format!("write it as `{}`, outside of `vars`", at.key(&name));
+            cx.problem(&in_vars, complaint("is a well-known variable").hint(hint));
             continue;
         }
         if name.starts_with(CHAINED) || BUILT_INS.contains(&name.as_str()) {
-            cx.problem(
-                &in_vars,
-                complaint("has a meaning already").hint("choose another name"),
-            );
+            let reserved = complaint("is a reserved name").hint("choose another name");
+            cx.problem(&in_vars, reserved);
             continue;
         }
         let value = read(&in_vars, value, EmptyLiteral::Allowed, cx);
@@ -149,16 +136,14 @@ fn take_well_known(toml: &mut ProviderToml) -> [(&'static str, Option<ValueToml>
     ]
 }
 
-/// Variables that forwarded requests hold besides the token.
+/// Returns the variables that forwarded requests carry in addition to the token.
 pub(super) fn injected(inject: &InjectPlan, required_only: bool) -> BTreeSet<String> {
-    let variables = inject.variables();
-    variables
-        .filter(|(_, required)| *required || !required_only)
-        .map(|(name, _)| name.to_owned())
-        .collect()
+    let wanted = |(_, required): &(&str, bool)| *required || !required_only;
+    let variables = inject.variables().filter(wanted);
+    variables.map(|(name, _)| name.to_owned()).collect()
 }
 
-/// A variable that is never sent is a typo, or a setting that does not do what its author believes.
+/// Reports variables that are never sent: typos, or settings without the intended effect.
 pub(super) fn check_unused(
     variables: &Variables,
     known: &BTreeSet<String>,
@@ -166,7 +151,7 @@ pub(super) fn check_unused(
     cx: &mut Context<'_>,
 ) {
     for (name, (at, _)) in &variables.0 {
-        // A refresh token may be kept for the day when the grant is changed.
+        // A refresh token may stay in the file for a later change of the grant.
         if known.contains(name) || name == "refresh_token" {
             continue;
         }
@@ -174,11 +159,11 @@ pub(super) fn check_unused(
         let hint = did_you_mean(name, others.map(String::as_str), || {
             let all: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
             match &all[..] {
-                [] => "it uses no variables".to_owned(),
-                all => format!("it uses {}", all.join(", ")),
+                [] => "remove the variable".to_owned(),
+                all => format!("variables in use: {}", all.join(", ")),
             }
         });
-        let unused = complaint(format!("is used by nothing: not by {used_by}"));
+        let unused = complaint(format!("is not used by {used_by}"));
         cx.problem(at, unused.hint(hint));
     }
 }

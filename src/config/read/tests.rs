@@ -40,7 +40,7 @@ fn read(text: &str) -> (Option<Sample>, Vec<String>) {
 }
 
 #[test]
-fn good_sections_are_read_whole() {
+fn a_valid_section_is_read_completely() {
     let (sample, problems) = read(
         "number = 1\nflag = true\ntext = 'x'\nlist = ['a', 'b']\ncounts = [1]\nword = 'pear'\n\
          inner = { number = 2 }\nmany = { a = { needed = 1 } }",
@@ -54,7 +54,7 @@ fn good_sections_are_read_whole() {
 }
 
 #[test]
-fn every_mistake_is_found_in_one_go() {
+fn one_run_reports_every_mistake() {
     let (sample, problems) = read(
         "number = 'hunter2'\nflag = 'hunter2'\ntext = 1\nlist = ['a', 1, 'b', { x = 'hunter2' }]\n\
          counts = [0, 1, 'hunter2']\nword = 'hunter2'\nnumbr = 1\n\
@@ -68,7 +68,7 @@ fn every_mistake_is_found_in_one_go() {
             "top.counts[2]: expected an integer, 1 or greater (digits without quotes)",
             "top.flag: expected true or false (without quotes: key = true)",
             "top.inner.inner.number: expected an integer, 0 or greater (digits without quotes: key = 1)",
-            "top.inner.other: unknown key (known here: `number`, `flag`, `text`, `list`, `counts`, `word`, `inner`, `many`)",
+            "top.inner.other: unknown key (known keys: `number`, `flag`, `text`, `list`, `counts`, `word`, `inner`, `many`)",
             "top.inner.text: expected text in quotes (key = \"text\")",
             "top.list[1]: expected text in quotes (key = \"text\")",
             "top.list[3]: expected text in quotes (key = \"text\")",
@@ -76,17 +76,17 @@ fn every_mistake_is_found_in_one_go() {
             "top.number: expected an integer, 0 or greater (digits without quotes: key = 1)",
             "top.numbr: unknown key (did you mean `number`?)",
             "top.text: expected text in quotes (key = \"text\")",
-            "top.word: is not a word that is known here (one of `apple`, `pear`)",
+            "top.word: is not a known value (one of `apple`, `pear`)",
         ]
     );
-    // What was good is still there.
+    // Valid values are kept.
     let sample = sample.unwrap();
     assert_eq!(sample.list, ["a", "b"]);
     assert_eq!(sample.many.len(), 1);
 }
 
 #[test]
-fn dates_are_told_as_such() {
+fn dates_are_refused() {
     let (_, problems) = read("text = 2020-01-01\nlist = [07:32:00]");
     assert_eq!(problems.len(), 2);
     assert!(
@@ -100,7 +100,7 @@ fn dates_are_told_as_such() {
 }
 
 #[test]
-fn a_section_that_is_no_table() {
+fn a_section_must_be_a_table() {
     let mut problems = Problems::default();
     let mut tree = Tree(Value::String("hunter2".into()));
     let sample: Option<Sample> = section(&mut tree, &KeyPath::root().key("top"), &mut problems);
@@ -112,7 +112,7 @@ fn a_section_that_is_no_table() {
 }
 
 #[test]
-fn syntax_errors_have_a_place_and_no_text() {
+fn syntax_errors_name_a_position_and_quote_nothing() {
     for (text, place) in [
         ("a = 1\nsecret = hunter2", "line 2, column "),
         ("a = \"hunter2", "line 1, column "),

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 #[test]
-fn listeners() {
+fn listeners_are_ip_addresses_or_socket_paths() {
     for good in [
         "127.0.0.1:8080",
         "[::1]:0",
@@ -43,7 +43,7 @@ fn listeners() {
 }
 
 #[test]
-fn overlapping_listeners() {
+fn overlapping_listeners_are_refused() {
     for (a, b, clash) in [
         ("127.0.0.1:1", "127.0.0.1:1", true),
         ("127.0.0.1:1", "127.0.0.1:2", false),
@@ -66,7 +66,7 @@ fn overlapping_listeners() {
 }
 
 #[test]
-fn prefixes() {
+fn prefixes_have_one_spelling() {
     for good in ["/a", "/a/b", "/a-b_c~d", "/.well-known", "/a;v=1", "/..."] {
         assert!(PathPrefix::from_text(good).is_ok(), "{good}");
     }
@@ -79,7 +79,7 @@ fn prefixes() {
 }
 
 #[test]
-fn allow_rules() {
+fn allow_rules_hold_a_method_and_a_path() {
     let rule = AllowRule::from_text("GET /v1/*/x/**").unwrap();
     assert_eq!(rule.method, Some(Method::GET));
     assert_eq!(rule.segments, ["v1", "*", "x", "**"]);
@@ -112,14 +112,14 @@ fn allow_rules() {
 
 proptest! {
     #[test]
-    fn nothing_panics(text in "\\PC*") {
+    fn parsing_never_panics(text in "\\PC*") {
         let _ = Listen::from_text(&text);
         let _ = PathPrefix::from_text(&format!("/{text}"));
         let _ = AllowRule::from_text(&format!("GET /{text}"));
     }
 
     #[test]
-    fn a_good_prefix_has_only_good_segments(text in "[/a.;%2e]{0,9}") {
+    fn accepted_prefixes_have_no_empty_or_dot_segments(text in "[/a.;%2e]{0,9}") {
         if let Ok(PathPrefix(prefix)) = PathPrefix::from_text(&text) {
             for segment in prefix[1..].split('/') {
                 let name = segment.split(';').next().unwrap();

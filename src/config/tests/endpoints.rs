@@ -1,4 +1,4 @@
-//! Where tokens come from beyond a URL and a secret: signing keys, other providers, issuers, certificates, devices.
+//! Token sources other than a URL and a secret: signing keys, other providers, issuers, devices.
 
 use super::*;
 
@@ -14,7 +14,7 @@ const URL: &str = "token_url = 'https://id.example.com/token'\nclient_id = 'c'\n
 const JWK: &str = r#"{"kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
 
 #[test]
-fn signing_keys_are_looked_at_when_the_configuration_is_read() {
+fn signing_keys_are_checked_at_load() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("key");
     let text = with(&format!(
@@ -40,14 +40,14 @@ fn signing_keys_are_looked_at_when_the_configuration_is_read() {
         &with(&format!("{URL}auth_method = 'private_key_jwt'")),
         &["providers.p.vars.private_key: is missing"],
     );
-    // From somewhere else already: a projected token, say.
+    // A ready assertion, such as a projected token, needs no key.
     good(&with(&format!(
         "{URL}auth_method = 'private_key_jwt'\nvars = {{ client_assertion = {{ file = {path:?} }} }}"
     )));
 }
 
 #[test]
-fn a_provider_may_be_bought_with_another() {
+fn a_provider_may_use_the_token_of_another() {
     let text = |inner_id: &str| {
         with(&format!(
             "{URL}grant = 'token_exchange'\nclient_secret = 's'\nvars = {{ subject_token = {{ provider = 'a' }} }}\n\
@@ -55,7 +55,7 @@ fn a_provider_may_be_bought_with_another() {
         ))
     };
     let config = good(&text("one"));
-    // Used by nobody but another provider, which is use enough.
+    // Use by another provider counts as use.
     assert_eq!(config.warnings, []);
     assert_eq!(config.providers[1].bought_with(), ["a"]);
     let identity = |text: &str| endpoint(&good(text), 1).identity.clone();
@@ -67,7 +67,7 @@ fn a_provider_may_be_bought_with_another() {
 }
 
 #[test]
-fn who_acts_for_whom_makes_another_token() {
+fn exchanged_subject_and_actor_make_another_identity() {
     let exchange = |subject: &str, actor: &str| {
         format!(
             "{URL}grant = 'token_exchange'\nclient_secret = 's'\n\
@@ -112,7 +112,7 @@ fn identities_of_long_chains_stay_short() {
 }
 
 #[test]
-fn chains_that_cannot_be_are_told() {
+fn impossible_chains_are_refused() {
     let chained = |name: &str, of: &str| {
         format!(
             "[providers.{name}]\n{URL}client_secret = 's'\nrequest = {{ headers = {{ X = '{{provider.{of}}}' }} }}\n"
@@ -131,11 +131,11 @@ fn chains_that_cannot_be_are_told() {
     );
     bad(
         &all(&[("a", "b"), ("b", "c"), ("c", "a")]),
-        &["providers.a: each token would be bought with the other: a → b → c → a"],
+        &["providers.a: each of these tokens needs the next one: a → b → c → a"],
     );
     bad(
         &all(&[("a", "a")]),
-        &["providers.a: each token would be bought with the other: a → a"],
+        &["providers.a: each of these tokens needs the next one: a → a"],
     );
     bad(
         &with(&format!(
@@ -152,12 +152,12 @@ fn chains_that_cannot_be_are_told() {
         &with(&format!(
             "{URL}client_secret = 's'\nvars = {{ unix = 'x' }}"
         )),
-        &["providers.p.vars.unix: has a meaning already"],
+        &["providers.p.vars.unix: is a reserved name"],
     );
 }
 
 #[test]
-fn subjects_of_an_exchange_share_no_token() {
+fn different_subjects_of_an_exchange_have_different_identities() {
     let identity = |subject: &str| {
         let text = with(&format!(
             "{URL}grant = 'token_exchange'\nauth_method = 'none'\nvars = {{ subject_token = {subject} }}"
@@ -169,7 +169,7 @@ fn subjects_of_an_exchange_share_no_token() {
 }
 
 #[test]
-fn an_issuer_instead_of_a_token_url() {
+fn an_issuer_replaces_the_token_url() {
     let id = "client_id = 'c'\nclient_secret = 's'\n";
     let config = good(&with(&format!(
         "issuer = 'https://id.example.com/realm/'\n{id}"
@@ -198,7 +198,7 @@ fn an_issuer_instead_of_a_token_url() {
             "none"
         ]
     );
-    // Who says how to authenticate is not second-guessed.
+    // An explicit auth_method leaves no choice.
     let stated = good(&with(&format!(
         "issuer = 'https://id.example.com'\nauth_method = 'client_secret_post'\n{id}"
     )));
@@ -210,7 +210,7 @@ fn an_issuer_instead_of_a_token_url() {
             .choices
             .is_empty()
     );
-    // Without a secret, with a key: no complaint that the secret is missing.
+    // A key makes the secret optional.
     let key = toml::Value::from(JWK);
     good(&with(&format!(
         "issuer = 'https://id.example.com'\nclient_id = 'c'\nvars = {{ private_key = {key} }}"
@@ -218,7 +218,7 @@ fn an_issuer_instead_of_a_token_url() {
     for (lines, problem) in [
         (
             "issuer = 'https://a.example'\ntoken_url = 'https://a.example'\n",
-            "providers.p.issuer: stands beside `token_url`",
+            "providers.p.issuer: cannot be used together with `token_url`",
         ),
         (
             "issuer = 'http://a.example'\n",
@@ -238,7 +238,7 @@ fn an_issuer_instead_of_a_token_url() {
 }
 
 #[test]
-fn an_address_that_an_issuer_states_has_the_rules_of_token_url() {
+fn a_discovered_token_url_obeys_the_rules_of_a_configured_one() {
     let config = good(&with(&format!("{URL}client_secret = 's'")));
     let endpoint = endpoint(&config, 0);
     let at = endpoint.at("https://other.example/t?x=1").unwrap();
@@ -250,15 +250,15 @@ fn an_address_that_an_issuer_states_has_the_rules_of_token_url() {
 }
 
 #[test]
-fn a_client_certificate_where_it_is_the_credential() {
+fn tls_client_auth_needs_a_certificate() {
     bad(
         &with(&format!("{URL}auth_method = 'tls_client_auth'")),
-        &["providers.p.tls.client_cert_file: is missing: auth_method `tls_client_auth`"],
+        &["providers.p.tls.client_cert_file: is missing: auth_method `tls_client_auth` needs it"],
     );
 }
 
 #[test]
-fn a_device_grant_needs_a_durable_store_and_its_url_only_there() {
+fn a_device_grant_needs_a_durable_store_and_alone_has_a_device_url() {
     let device = "grant = 'device_code'\nauth_method = 'none'\ndevice_authorization_url = 'https://id.example.com/d'\n";
     bad(
         &with(&format!("{URL}{device}")),
@@ -270,12 +270,12 @@ fn a_device_grant_needs_a_durable_store_and_its_url_only_there() {
         &with(&format!(
             "{URL}client_secret = 's'\ndevice_authorization_url = 'https://id.example.com/d'"
         )),
-        &["providers.p.device_authorization_url: grant `client_credentials` has no device code"],
+        &["providers.p.device_authorization_url: has no effect: grant `client_credentials`"],
     );
 }
 
 #[test]
-fn a_token_that_is_made_here_asks_nobody() {
+fn a_self_made_token_has_no_endpoint_settings() {
     let dialect = "[dialects.d.assertion]\nkey = '{private_key}'\n[dialects.d.grants.key_pair]\ntoken = '{assertion}'\n";
     let key = toml::Value::from(JWK);
     let config = good(&format!(
@@ -290,9 +290,9 @@ fn a_token_that_is_made_here_asks_nobody() {
                 "dialect = 'd'\ntoken_url = 'https://a.example'\nvars = {{ private_key = {key} }}"
             ))
         ),
-        &["providers.p.token_url: has no meaning: grant `key_pair` makes its token"],
+        &["providers.p.token_url: has no effect: grant `key_pair` makes its token"],
     );
-    // Nobody waits for the other's token there.
+    // This grant never fetches the other provider's token.
     let dialect = dialect.replace("{assertion}", "{assertion}.{provider.q}");
     bad(
         &format!(
@@ -300,13 +300,13 @@ fn a_token_that_is_made_here_asks_nobody() {
             with(&format!("dialect = 'd'\nvars = {{ private_key = {key} }}"))
         ),
         &[
-            "providers.p: is signed with the token of another provider, but grant `key_pair` buys nothing",
+            "providers.p: uses the token of another provider, but grant `key_pair` has no use for it",
         ],
     );
 }
 
 #[test]
-fn addresses_of_a_dialect_are_filled_in_with_what_is_known() {
+fn dialect_urls_are_filled_with_fixed_variables_only() {
     let dialect = "[dialects.d]\nextends = 'oauth2'\ntoken_url = 'https://{region}.example.com/{tenant}/token'\nttl = '2h'\n";
     let text = |vars: &str| {
         let provider = with(&format!(
@@ -329,7 +329,7 @@ fn addresses_of_a_dialect_are_filled_in_with_what_is_known() {
     );
     bad(
         &text("{ region = 'a b', tenant = 't' }"),
-        &["providers.p.token_url: what the dialect makes of its variables is no URL"],
+        &["providers.p.token_url: the dialect and its variables give an invalid URL"],
     );
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tenant");

@@ -13,7 +13,7 @@ use crate::config::file::{
     ClientAuthToml, HeadersToml, ProviderToml, RouteToml, SECTIONS, ServerToml, StoreToml,
     TimeoutsToml, TlsToml, UpstreamToml,
 };
-use crate::config::value::PlaceToml;
+use crate::config::value::SourceToml;
 use crate::dialect::schema::{
     CredentialsToml, DialectToml, GrantToml, InjectToml, Overrides, RejectToml, RequestToml,
     ResponseToml,
@@ -21,7 +21,7 @@ use crate::dialect::schema::{
 
 const EXAMPLE: &str = include_str!("../../../config.example.toml");
 
-/// The variables that the example names.
+/// Sets the variables that the example names.
 pub(super) fn environment() -> Env {
     Env::of(&[
         ("CNCN_CLIENT_SECRET", "s"),
@@ -36,7 +36,7 @@ pub(super) fn environment() -> Env {
     ])
 }
 
-/// The example, with the files that it names in a folder of their own.
+/// Returns the example, with its files in a temporary directory.
 fn example() -> (String, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in [
@@ -62,7 +62,7 @@ enum Setting {
     Example,
 }
 
-/// A commented-out setting: the line without its `#` and remark.
+/// Parses a commented-out setting: the line without its `#` and remark.
 fn setting(line: &str) -> Option<(Setting, &str)> {
     let line = line
         .strip_prefix('#')
@@ -79,7 +79,7 @@ fn key(line: &str) -> Option<&str> {
     line.split_once('=').map(|(key, _)| key.trim())
 }
 
-/// The example with everything uncommented; of two lines for one key the last counts.
+/// Returns the example with every setting uncommented; a later line replaces an earlier one.
 pub(super) fn all_settings() -> (String, TempDir) {
     let (text, folder) = example();
     let mut lines: Vec<&str> = Vec::new();
@@ -104,7 +104,6 @@ pub(super) fn all_settings() -> (String, TempDir) {
 fn the_example_loads_as_it_is() {
     let (text, _folder) = example();
     let problems = Config::from_toml(&text, &environment()).map(|config| config.warnings);
-    // Its `portal` may log in by a code; as it stands it uses client_credentials.
     assert_eq!(problems, Ok(vec![]));
 }
 
@@ -118,7 +117,7 @@ fn the_example_loads_with_everything_uncommented() {
 }
 
 #[test]
-fn what_the_example_calls_defaults_are_the_defaults() {
+fn commented_out_defaults_are_the_real_defaults() {
     let (text, _folder) = example();
     let env = environment();
     let shown = |text: &str| format!("{:?}", Config::from_toml(text, &env).unwrap());
@@ -137,7 +136,7 @@ fn what_the_example_calls_defaults_are_the_defaults() {
         }
     }
     assert!(defaults >= 25, "only {defaults} defaults");
-    // The control: another value would be seen.
+    // Control: another value changes the result.
     for (line, other) in [
         ("#token_wait = \"10s\"", "token_wait = \"11s\""),
         ("#workers = 1", "workers = 2"),
@@ -154,7 +153,7 @@ fn no_key_is_missing_from_the_example() {
     for name in SECTIONS {
         assert!(EXAMPLE.contains(&format!("[{name}")), "[{name}]");
     }
-    // Each struct with the tables of the example in which its keys are to be found.
+    // Each struct with the table of the example that shows its keys.
     for (table, keys) in [
         ("server", keys::<ServerToml>()),
         ("server", keys::<ClientAuthToml>()),
@@ -162,7 +161,7 @@ fn no_key_is_missing_from_the_example() {
         ("providers", keys::<ProviderToml>()),
         ("providers", keys::<TlsToml>()),
         ("providers", keys::<Overrides>()),
-        ("", keys::<PlaceToml>()),
+        ("", keys::<SourceToml>()),
         ("upstreams", keys::<UpstreamToml>()),
         ("upstreams", keys::<RouteToml>()),
         ("upstreams", keys::<TimeoutsToml>()),
@@ -186,7 +185,7 @@ fn no_key_is_missing_from_the_example() {
     }
 }
 
-/// Every key of the tables `[name]` and `[name.…]`, settings and remarks alike.
+/// Returns every key of the tables `[name]` and `[name.…]`, remarks included.
 fn shown_keys(table: &str) -> BTreeSet<String> {
     let mut inside = table.is_empty();
     let mut shown = BTreeSet::new();
@@ -215,7 +214,7 @@ fn shown_keys(table: &str) -> BTreeSet<String> {
     shown
 }
 
-/// The keys that a struct knows, as its derived `Deserialize` tells them.
+/// Returns the keys that a struct's derived `Deserialize` accepts.
 fn keys<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
     match T::deserialize(FieldProbe) {
         Ok(_) => panic!("the probe holds no value"),
@@ -259,18 +258,21 @@ impl<'de> Deserializer<'de> for FieldProbe {
     }
 
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
-        newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
+        unit unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Bytes of the example replaced, removed and doubled.
+    /// Replaces, removes and inserts characters of the example.
     #[test]
     fn a_broken_example_is_read_without_a_panic(
-        edits in prop::collection::vec((any::<prop::sample::Index>(), "\\PC{0,3}", 0..30_usize), 1..6)
+        edits in prop::collection::vec(
+            (any::<prop::sample::Index>(), "\\PC{0,3}", 0..30_usize),
+            1..6,
+        )
     ) {
         let (text, _folder) = all_settings();
         let mut text: Vec<char> = text.chars().collect();

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 #[test]
-fn defaults() {
+fn omitted_keys_have_defaults() {
     let config = good(PLAIN);
     let server = &config.server;
     assert_eq!(
@@ -36,14 +36,14 @@ fn defaults() {
 }
 
 #[test]
-fn an_empty_file_is_no_mistake() {
+fn an_empty_file_is_valid() {
     let config = good("");
     assert_eq!(config.warnings.len(), 1);
     assert_eq!(config.warnings[0].path, "upstreams");
 }
 
 #[test]
-fn all_problems_at_once_in_the_order_of_their_paths() {
+fn one_run_reports_all_problems_sorted_by_path() {
     bad(
         r#"
         colour = "red"
@@ -62,7 +62,7 @@ fn all_problems_at_once_in_the_order_of_their_paths() {
         [upstreams.v]
         "#,
         &[
-            "colour: unknown key (known here: server",
+            "colour: unknown key (known keys: server",
             "providers.p.client_id: is empty",
             "providers.p.client_secret: is missing: grant `client_credentials` of dialect `oauth2` needs it",
             "providers.p.client_secrt: unknown key (did you mean `client_secret`?)",
@@ -102,18 +102,18 @@ fn sections_must_be_tables() {
 }
 
 #[test]
-fn names_are_plain() {
+fn names_hold_only_letters_digits_and_dashes() {
     bad(
         "[providers.'a b']\naccess_token = 't'\n[upstreams.'']\nurl = 'https://h'\nprovider = 'a b'",
         &[
-            "providers.\"a b\": a name is made of",
-            "upstreams.\"\": a name is made of",
+            "providers.\"a b\": a name is 1 to 64 letters",
+            "upstreams.\"\": a name is 1 to 64 letters",
         ],
     );
 }
 
 #[test]
-fn server() {
+fn server_keys_are_read() {
     let config = good(&format!(
         "{PLAIN}\n[server]\nlisten = ['127.0.0.1:1', 'unix:/run/p.sock']\nadmin = 'off'\nworkers = 4\n\
          max_connections = 7\nheader_timeout = '1s'\nidle_timeout = '2s'\nshutdown_delay = '0s'\nshutdown_grace = '3s'\n\
@@ -132,27 +132,27 @@ fn server() {
 }
 
 #[test]
-fn workers_as_many_as_the_process_may_use() {
+fn auto_workers_use_the_available_parallelism() {
     let config = good(&format!("{PLAIN}\n[server]\nworkers = 'auto'"));
     let usable = std::thread::available_parallelism().unwrap().get();
     assert_eq!(config.server.workers, usable);
 }
 
 #[test]
-fn bad_servers() {
+fn invalid_server_keys_are_refused() {
     for (lines, problem) in [
         (
             "listen = '0.0.0.0:8080'",
-            "server.listen: whoever can reach",
+            "server.listen: any process that can connect",
         ),
         (
             "listen = ['127.0.0.1:1', '10.0.0.1:1']",
-            "server.listen: whoever can reach",
+            "server.listen: any process that can connect",
         ),
         ("listen = []", "server.listen: is an empty list"),
         (
             "listen = ['127.0.0.1:1', '127.0.0.1:1']",
-            "server.listen: is the address of `server.listen` too",
+            "server.listen: is also the address of `server.listen`",
         ),
         ("listen = 8080", "server.listen: expected an address"),
         (
@@ -161,9 +161,12 @@ fn bad_servers() {
         ),
         (
             "listen = '127.0.0.1:9180'",
-            "server.listen: is the address of `server.admin` too",
+            "server.listen: is also the address of `server.admin`",
         ),
-        ("admin = '0.0.0.0:9180'", "server.admin: whoever can reach"),
+        (
+            "admin = '0.0.0.0:9180'",
+            "server.admin: any process that can connect",
+        ),
         (
             "admin = 'on'",
             "server.admin: expected an address such as \"127.0.0.1:9180\", or \"off\"",
@@ -233,7 +236,7 @@ fn bad_servers() {
 }
 
 #[test]
-fn remote_listeners_with_permission_and_peers_on_sockets() {
+fn remote_listeners_need_permission_and_peer_uids_need_sockets() {
     good(&format!(
         "{PLAIN}\n[server]\nlisten = '0.0.0.0:8080'\nadmin = '[::]:9180'\nallow_remote = true"
     ));
@@ -244,13 +247,13 @@ fn remote_listeners_with_permission_and_peers_on_sockets() {
         config.server.client_auth,
         Some(ClientAuth::PeerUid(vec![0, 1000]))
     );
-    // Without listeners of the server's own, where each upstream has one.
+    // `listen` may be empty if each upstream has a listener.
     let own = with_upstream("route = { listen = '127.0.0.1:9000' }\n[server]\nlisten = []");
     assert_eq!(good(&own).server.listen, []);
 }
 
 #[test]
-fn stores() {
+fn store_keys_fit_the_kind_of_store() {
     let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     let config = good(&format!(
         "{PLAIN}\n[store]\nkind = 'file'\npath = '/var/lib/c'\nkey = ['{key}', {{ command = ['k'] }}]"
@@ -266,19 +269,19 @@ fn stores() {
         ("kind = 'file'", &["store.path: is missing"][..]),
         (
             "kind = 'disk'",
-            &["store.kind: is not a word that is known here (one of `memory`, `file`, `redis`)"],
+            &["store.kind: is not a known value (one of `memory`, `file`, `redis`)"],
         ),
         (
             "kind = 'redis'\nurl = 'redis://h'",
-            &["store.kind: `redis` comes in a later version"],
+            &["store.kind: `redis` is not supported yet"],
         ),
         (
             "path = '/x'",
-            &["store.path: has a meaning for kind = \"file\" only"],
+            &["store.path: has an effect only with kind = \"file\""],
         ),
         (
             "url = 'x'",
-            &["store.url: has a meaning for kind = \"redis\" only"],
+            &["store.url: has an effect only with kind = \"redis\""],
         ),
         (
             "kind = 'file'\npath = 5",
@@ -291,7 +294,7 @@ fn stores() {
             "key = ['short', { env = 'NO' }]",
             &[
                 "store.key[0]: is not 32 bytes",
-                "store.key[1]: the environment",
+                "store.key[1]: names an environment variable",
             ],
         ),
     ] {
@@ -300,7 +303,7 @@ fn stores() {
 }
 
 #[test]
-fn token_urls() {
+fn plain_http_token_urls_need_loopback_or_permission() {
     for (url, lines, origin, path) in [
         ("https://h/t?a=b", "", "https://h", "/t?a=b"),
         ("http://127.0.0.1:9/t", "", "http://127.0.0.1:9", "/t"),
@@ -336,7 +339,7 @@ fn token_urls() {
 }
 
 #[test]
-fn either_fetched_or_given() {
+fn tokens_are_either_fetched_or_given() {
     let given =
         "[providers.p]\naccess_token = 't0ken'\n[upstreams.u]\nurl = 'https://h'\nprovider = 'p'\n";
     let config = good(given);
@@ -349,17 +352,17 @@ fn either_fetched_or_given() {
     for (line, problems) in [
         (
             "token_url = 'https://h'",
-            &["providers.p.access_token: stands beside `token_url`"][..],
+            &["providers.p.access_token: cannot be used together with `token_url`"][..],
         ),
         (
             "grant = 'password'",
-            &["providers.p.grant: has no meaning beside `access_token`"],
+            &["providers.p.grant: has no effect together with `access_token`"],
         ),
         (
             "ttl = '1h'\ntls = {}",
             &[
-                "providers.p.tls: has no meaning",
-                "providers.p.ttl: has no meaning",
+                "providers.p.tls: has no effect",
+                "providers.p.ttl: has no effect",
             ],
         ),
         (
@@ -368,7 +371,7 @@ fn either_fetched_or_given() {
         ),
         (
             "client_id = 'x'",
-            &["providers.p.client_id: is used by nothing: not by `inject` of dialect"],
+            &["providers.p.client_id: is not used by `inject` of dialect"],
         ),
         (
             "inject = { headers = { X = '{access_token}', Y = '{tenant}' } }",
@@ -398,7 +401,7 @@ fn either_fetched_or_given() {
 }
 
 #[test]
-fn variables() {
+fn variables_must_be_known_and_used() {
     let config = good(&with_provider("scope = ''\naudience = 'a'"));
     assert_eq!(config.providers[0].variables.len(), 4);
     let typed = good(&PLAIN.replace("\"id\"", "4711"));
@@ -419,13 +422,13 @@ fn variables() {
         (
             "username = 'x'",
             &[
-                "providers.p.username: is used by nothing: not by grant `client_credentials` of dialect `oauth2`",
+                "providers.p.username: is not used by grant `client_credentials` of dialect `oauth2`",
             ],
         ),
         (
             "vars = { scop = 'x' }",
             &[
-                "providers.p.vars.scop: is used by nothing: not by grant `client_credentials` of dialect `oauth2` (did you mean `scope`?)",
+                "providers.p.vars.scop: is not used by grant `client_credentials` of dialect `oauth2` (did you mean `scope`?)",
             ],
         ),
         (
@@ -435,7 +438,7 @@ fn variables() {
         ("vars = { a = [] }", &["providers.p.vars.a: expected text"]),
         (
             "audience = { env = 'NO' }",
-            &["providers.p.audience: the environment variable"],
+            &["providers.p.audience: names an environment variable"],
         ),
         (
             "dialect = 'oauth3'",
@@ -455,9 +458,9 @@ fn one_time_inputs_need_a_durable_store() {
     );
     bad(
         &sms,
-        &["store.kind: provider `p` uses grant `sms`, whose one-time input must outlive a restart"],
+        &["store.kind: provider `p` uses grant `sms`, whose one-time input is lost without"],
     );
-    // The one-time input itself is asked for by `login`.
+    // `login` asks for the one-time input.
     good(&format!("{sms}\n[store]\nkind = 'file'\npath = '/x'"));
     bad(
         &format!("{sms}\n[store]\nkind = 'file'"),
@@ -471,7 +474,7 @@ fn one_time_inputs_need_a_durable_store() {
 }
 
 #[test]
-fn an_authorization_url_belongs_to_a_code() {
+fn an_authorization_url_needs_a_grant_with_a_code() {
     let url = "authorization_url = 'https://auth.example.com/authorize?tenant=1'";
     let store = "[store]\nkind = 'file'\npath = '/x'";
     let lines = format!("grant = 'authorization_code'\nscope = 'a b'\n{url}");
@@ -482,7 +485,9 @@ fn an_authorization_url_belongs_to_a_code() {
     );
     bad(
         &with_provider(url),
-        &["providers.p.authorization_url: grant `client_credentials` has no code to be authorized"],
+        &[
+            "providers.p.authorization_url: has no effect: grant `client_credentials` needs no `code`",
+        ],
     );
     let plain = url.replace("https", "http");
     let lines = format!("grant = 'authorization_code'\n{plain}");
@@ -493,7 +498,7 @@ fn an_authorization_url_belongs_to_a_code() {
 }
 
 #[test]
-fn life_cycle_keys() {
+fn life_cycle_keys_override_the_dialect() {
     let config = good(&with_provider(
         "refresh_before = '5m'\nmin_interval = '1s'\nttl = '1h'\nsingle_active = true\nrequired = false\ntimeout = '3s'",
     ));
@@ -523,7 +528,7 @@ fn life_cycle_keys() {
 }
 
 #[test]
-fn overrides_and_dialects_are_blamed_where_they_are_written() {
+fn mistakes_in_overrides_and_dialects_are_reported_at_their_keys() {
     good(&with_provider(
         "request = { headers = { X-A = '{scope?}' } }\nresponse = { token = '/t' }",
     ));
@@ -550,7 +555,7 @@ fn overrides_and_dialects_are_blamed_where_they_are_written() {
         &format!("{wrong}{}", with_provider("dialect = 'd'")),
         &["dialects.d.response.token"],
     );
-    // Also where no provider uses it.
+    // An unused dialect is checked, too.
     bad(&format!("{wrong}{PLAIN}"), &["dialects.d.response.token"]);
     bad(
         "[dialects.d]\nextends = 'oauth3'",
@@ -604,7 +609,7 @@ fn one_mistake_in_a_table_hides_no_other() {
 }
 
 #[test]
-fn dialects_that_nobody_uses_are_checked() {
+fn unused_dialects_are_checked() {
     for (text, problems) in [
         (
             "[dialects.a]\nextends = 'b'\n[dialects.b]\nextends = 'a'",
@@ -613,19 +618,20 @@ fn dialects_that_nobody_uses_are_checked() {
                 "dialects.b.extends: the dialects extend each other in a circle",
             ][..],
         ),
-        // Told once, and where it is written.
+        // Reported once, at the dialect that holds the key.
         (
             "[dialects.a]\nextends = 'b'\n[dialects.b]\nextends = 'oauth2'\nresponse = { error = 'x' }",
             &["dialects.b.response.error: a selector is"],
         ),
-        // A base for others may leave to them what it does not know.
+        // A base dialect may omit what extending dialects supply.
         (
-            "[dialects.a]\nextends = 'b'\nresponse = { token = '/t' }\n[dialects.b.grants.a]\n[dialects.b.grants.b]",
+            "[dialects.a]\nextends = 'b'\nresponse = { token = '/t' }\n\
+             [dialects.b.grants.a]\n[dialects.b.grants.b]",
             &[],
         ),
         (
             "[dialects.a.assertion]\nalg = 'RS257'",
-            &["dialects.a.assertion.alg: is not a word that is known here (did you mean `RS256`?)"],
+            &["dialects.a.assertion.alg: is not a known value (did you mean `RS256`?)"],
         ),
     ] {
         let text = format!("{text}\n{PLAIN}");
@@ -637,7 +643,7 @@ fn dialects_that_nobody_uses_are_checked() {
 }
 
 #[test]
-fn what_cannot_be_read_makes_nothing_else_wrong() {
+fn an_unreadable_key_causes_no_second_problem() {
     bad(
         &with_provider("grnt = 'password'\nusername = 'u'\npassword = 'p'"),
         &["providers.p.grnt: unknown key (did you mean `grant`?)"],
@@ -664,7 +670,7 @@ fn second_provider(lines: &str) -> String {
 }
 
 #[test]
-fn providers_of_one_identity() {
+fn providers_of_one_identity_must_send_the_same_request() {
     let equal = |lines: &str| second_provider(lines).replace("'other'", "'s3cret'");
     let config = good(&equal("client_id = 'id'"));
     assert_eq!(endpoint(&config, 0).identity, endpoint(&config, 1).identity);
@@ -674,7 +680,7 @@ fn providers_of_one_identity() {
     assert_eq!(config.warnings[0].path, "providers.q");
     bad(
         &second_provider("client_id = 'id'"),
-        &["providers.q: asks for the same token as `p`, but with another client_secret"],
+        &["providers.q: fetches the same token as `p`, but with another client_secret"],
     );
     for (key, line) in [
         ("tls", "tls = { server_name = 'x.internal' }"),
@@ -682,7 +688,7 @@ fn providers_of_one_identity() {
         ("allow_http", "allow_http = true"),
     ] {
         let problem =
-            format!("providers.q: asks for the same token as `p`, but with another `{key}`");
+            format!("providers.q: fetches the same token as `p`, but with another `{key}`");
         bad(&equal(&format!("client_id = 'id'\n{line}")), &[&problem]);
     }
     for different in [
@@ -701,15 +707,15 @@ fn providers_of_one_identity() {
     }
     bad(
         &second_provider("client_id = 'id'\nauth_method = 'client_secret_post'"),
-        &["providers.q: asks for the same token as `p`, but with another"],
+        &["providers.q: fetches the same token as `p`, but with another"],
     );
     bad(
         &second_provider("client_id = 'id'\nresponse = { token = '/t' }"),
-        &["providers.q: asks for the same token as `p`"],
+        &["providers.q: fetches the same token as `p`"],
     );
 }
 
-/// The identities of two providers of one client.
+/// Returns the identities of two providers of one client.
 fn identities(first: &str, second: &str) -> [String; 2] {
     let head = "token_url = 'https://h/t'\nclient_id = 'id'\n";
     let config = good(&format!(
@@ -738,7 +744,7 @@ fn two_accounts_of_one_client_share_no_token() {
 }
 
 #[test]
-fn the_kind_of_token_is_no_secret() {
+fn the_requested_token_type_is_part_of_the_identity() {
     let exchange = |kind: &str| {
         format!(
             "client_secret = 's'\ngrant = 'token_exchange'\nvars = {{ subject_token = 't', requested_token_type = '{kind}' }}"
@@ -761,7 +767,7 @@ fn identities_hold_no_secret_and_do_not_collide() {
     assert_eq!(identity, &endpoint(&changed, 0).identity);
     let other = good(&text.replace("open_id = 'o'", "open_id = 'p'"));
     assert_ne!(identity, &endpoint(&other, 0).identity);
-    // Parts that would be alike if they were only put one after the other.
+    // Parts that would collide if they were only concatenated.
     let id = |id: &str, scope: &str| {
         let config = good(&PLAIN.replace(
             "client_id = \"id\"",
@@ -774,7 +780,7 @@ fn identities_hold_no_secret_and_do_not_collide() {
 }
 
 #[test]
-fn upstreams() {
+fn upstream_keys_are_read() {
     let config = good(&with_upstream(
         "route = { host = 'API.local' }\nallow = ['GET /v1/**']\nhttp = '2'\nconnect_to = '[::1]:8443'\n\
          tls = { server_name = 'x.internal' }\ntimeouts = { connect = '1s' }\ntoken_wait = '0s'\nreplay_limit = 0\n\
@@ -806,7 +812,7 @@ fn upstreams() {
 }
 
 #[test]
-fn bad_upstreams() {
+fn invalid_upstream_keys_are_refused() {
     for (lines, problem) in [
         ("route = {}", "upstreams.u.route: needs exactly one of"),
         (
@@ -831,15 +837,15 @@ fn bad_upstreams() {
         ),
         (
             "route = { listen = '0.0.0.0:9000' }",
-            "upstreams.u.route.listen: whoever can reach",
+            "upstreams.u.route.listen: any process that can connect",
         ),
         (
             "route = { listen = '127.0.0.1:8080' }",
-            "upstreams.u.route.listen: is the address of `server.listen` too",
+            "upstreams.u.route.listen: is also the address of `server.listen`",
         ),
         (
             "route = { listen = '127.0.0.1:9180' }",
-            "upstreams.u.route.listen: is the address of `server.admin` too",
+            "upstreams.u.route.listen: is also the address of `server.admin`",
         ),
         (
             "allow = ['GET /a', 'get /a']",
@@ -869,11 +875,11 @@ fn bad_upstreams() {
         ),
         (
             "existing_credential = 'replce'",
-            "upstreams.u.existing_credential: is not a word that is known here (did you mean `replace`?)",
+            "upstreams.u.existing_credential: is not a known value (did you mean `replace`?)",
         ),
         (
             "headers = { set = { Host = 'h' } }",
-            "upstreams.u.headers.set.Host: belongs to the connection",
+            "upstreams.u.headers.set.Host: is a hop-by-hop or framing field",
         ),
         (
             "headers = { set = { 'X Y' = 'h' } }",
@@ -893,11 +899,11 @@ fn bad_upstreams() {
         ),
         (
             "headers = { set = { authorization = 'h' } }",
-            "upstreams.u.headers.set.authorization: is the header that the token",
+            "upstreams.u.headers.set.authorization: is the header that carries the token",
         ),
         (
             "headers = { remove = ['Content-Length'] }",
-            "upstreams.u.headers.remove[0]: belongs to",
+            "upstreams.u.headers.remove[0]: is a hop-by-hop",
         ),
         (
             "headers = { remove = ['Authorization'] }",
@@ -909,7 +915,7 @@ fn bad_upstreams() {
         ),
         (
             "tls = { ca_file = '/no/such/file' }",
-            "upstreams.u.tls.ca_file: the file that it names does not exist",
+            "upstreams.u.tls.ca_file: names a file that does not exist",
         ),
         (
             "tls = { server_name = 'a b' }",
@@ -944,12 +950,12 @@ fn tls_needs_https() {
     let text = with_upstream("tls = { server_name = 'x' }");
     bad(
         &text.replace("https://api.example.com", "http://127.0.0.1"),
-        &["upstreams.u.tls: has no meaning for an http:// URL"],
+        &["upstreams.u.tls: has no effect on an http:// URL"],
     );
 }
 
 #[test]
-fn routes_that_tie_are_named_together() {
+fn equal_routes_are_refused() {
     let two = |a: &str, b: &str| {
         format!(
             "{}{b}",
@@ -973,11 +979,11 @@ fn routes_that_tie_are_named_together() {
         ),
         (
             "route = { listen = '127.0.0.1:1' }",
-            "upstreams.v.route.listen: is the address of `upstreams.u.route.listen` too",
+            "upstreams.v.route.listen: is also the address of `upstreams.u.route.listen`",
         ),
     ] {
         bad(&two(route, route), &[problem]);
-        // Whatever else is wrong with one of them.
+        // Another mistake does not hide the tie.
         let more = two(route, route).replace("'https://v'", "'nonsense'");
         bad(&more, &[problem, "upstreams.v.url: "]);
     }
@@ -990,7 +996,7 @@ fn routes_that_tie_are_named_together() {
         "route = { listen = '127.0.0.1:0' }",
         "route = { listen = '127.0.0.1:0' }",
     ));
-    // A route that cannot be read is no second catch-all.
+    // An unreadable route is not a second catch-all.
     bad(
         &two("", "route = 5"),
         &["upstreams.v.route: expected a table"],
@@ -998,7 +1004,7 @@ fn routes_that_tie_are_named_together() {
 }
 
 #[test]
-fn tls_files() {
+fn tls_files_must_hold_the_right_pem() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
         let path = folder.path().join(name);
@@ -1022,7 +1028,7 @@ fn tls_files() {
         ),
         (
             format!("ca_file = '{}'", folder.path().display()),
-            "upstreams.u.tls.ca_file: what it names is not a file",
+            "upstreams.u.tls.ca_file: must name a regular file",
         ),
         (
             format!("client_cert_file = '{ca}'"),
@@ -1042,7 +1048,7 @@ fn tls_files() {
 }
 
 #[test]
-fn the_environments_proxy() {
+fn the_environment_proxy_depends_on_the_dialled_host() {
     let env = Env::of(&[
         ("HTTPS_PROXY", "http://proxy:3128"),
         ("NO_PROXY", "api.example.com"),
@@ -1052,7 +1058,7 @@ fn the_environments_proxy() {
     assert_eq!(config.upstreams[0].egress, None);
     let config = load_in(&with_provider("proxy = 'off'"), &env).unwrap();
     assert_eq!(endpoint(&config, 0).egress, None);
-    // What is dialled counts, not what the URL says.
+    // The dialled host counts, not the URL's.
     let env = Env::of(&[("HTTPS_PROXY", "http://proxy:3128")]);
     let config = load_in(&with_upstream("connect_to = '127.0.0.1:1'"), &env).unwrap();
     assert_eq!(config.upstreams[0].egress, None);
@@ -1067,7 +1073,7 @@ fn the_environments_proxy() {
 }
 
 #[test]
-fn thousands_of_upstreams() {
+fn ten_thousand_upstreams_load_in_linear_time() {
     let providers = (0..1000).map(|p| {
         format!("[providers.p{p}]\ntoken_url = 'https://h/t'\nclient_id = 'id{p}'\nclient_secret = 's'\n")
     });
@@ -1081,7 +1087,7 @@ fn thousands_of_upstreams() {
     let started = std::time::Instant::now();
     assert_eq!(good(&text).upstreams.len(), 10_000);
     let took = started.elapsed();
-    // Far above what it takes in a debug build, far below what anything quadratic takes.
+    // Far above the time of a debug build, far below quadratic time.
     assert!(took < Duration::from_secs(30), "{took:?}");
 }
 
@@ -1097,7 +1103,7 @@ fn an_unused_provider_is_a_warning() {
 }
 
 #[test]
-fn every_built_in_dialect_works_with_what_it_needs() {
+fn built_in_dialects_load_with_their_required_variables() {
     for (name, grant, vars) in [
         ("oauth2", "password", "username = 'u'\npassword = 'p'"),
         ("oauth2-post", "client_credentials", ""),

@@ -1,4 +1,4 @@
-//! No value is ever quoted back, wherever in the file it stands.
+//! No problem quotes a value, at any place of the file.
 
 use toml::Value as Toml;
 
@@ -7,7 +7,7 @@ use super::*;
 
 const SECRET: &str = "hunter2-hunter2";
 
-/// Every place of the example that holds a value, as a path of keys and indexes.
+/// Collects the path of every value, as keys and indexes.
 fn places(value: &Toml, here: &[String], out: &mut Vec<Vec<String>>) {
     if !here.is_empty() {
         out.push(here.to_vec());
@@ -33,8 +33,8 @@ fn place<'a>(root: &'a mut Toml, path: &[String]) -> &'a mut Toml {
     })
 }
 
-/// The secret in every shape that a mistaken user could give it. Not as `{name}` in a template: names are keys, and
-/// the one that is missing must be told.
+/// Returns the secret in every shape of a user's mistake. Template names such as `{name}` are keys,
+/// which problems must name.
 fn plants() -> Vec<Toml> {
     let text = Toml::String(SECRET.into());
     let table = |key: &str, value: &Toml| {
@@ -61,7 +61,7 @@ fn plants() -> Vec<Toml> {
 }
 
 #[test]
-fn a_secret_in_any_wrong_place_is_never_quoted() {
+fn no_problem_quotes_a_misplaced_secret() {
     let (text, folder) = all_settings();
     let root: Toml = Toml::Table(text.parse().unwrap());
     let mut all = Vec::new();
@@ -92,7 +92,7 @@ fn a_secret_in_any_wrong_place_is_never_quoted() {
         }
     }
     assert_eq!(leaks, Vec::<String>::new());
-    // The control: the plants really were mistakes.
+    // Control: most plants were mistakes.
     assert!(
         refused > all.len() * 8,
         "{refused} of {} refused",
@@ -102,7 +102,7 @@ fn a_secret_in_any_wrong_place_is_never_quoted() {
 }
 
 #[test]
-fn a_secret_in_broken_toml_is_never_quoted() {
+fn no_syntax_error_quotes_a_secret() {
     let (text, _folder) = all_settings();
     let lines: Vec<&str> = text.lines().collect();
     for broken in [
@@ -138,7 +138,7 @@ fn a_loaded_configuration_shows_no_secret() {
         .replace("example.cn/v2/token", "example.cn/v2/token?key=hunter2")
         .replace("tenant = \"eu-1\"", "tenant = 918273645");
     let mut shown = Config::from_toml(&text, &env).unwrap();
-    // A client id names who the token is for, and stands in the identity as it is.
+    // The identity holds the client id as plain text, because it names the subject.
     for provider in &mut shown.providers {
         if let TokenSource::Endpoint(endpoint) = &mut Arc::make_mut(provider).source {
             endpoint.identity = endpoint.identity.replace(SECRET, "");
@@ -154,8 +154,8 @@ fn a_loaded_configuration_shows_no_secret() {
 
 #[test]
 fn an_identity_shows_no_argument_of_a_command() {
-    let text = "[providers.p]\ntoken_url = 'https://h/t'\nclient_id = 'id'\nclient_secret = 's'\ngrant = 'password'\n\
-                username = { command = ['show', 'hunter2'] }\npassword = 'p'";
+    let text = "[providers.p]\ntoken_url = 'https://h/t'\nclient_id = 'id'\nclient_secret = 's'\n\
+                grant = 'password'\nusername = { command = ['show', 'hunter2'] }\npassword = 'p'";
     let config = Config::from_toml(text, &environment()).unwrap();
     let shown = format!("{config:?}");
     assert!(

@@ -1,8 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::config::problems::KeyPath;
-use crate::config::problems::Problems;
+use crate::config::problems::{KeyPath, Problems};
 use crate::config::read::{parse, section};
 
 struct Env;
@@ -37,7 +36,7 @@ fn resolve(toml: &str, empty: EmptyLiteral) -> Result<Value, Vec<String>> {
 }
 
 #[test]
-fn the_four_ways_to_write_a_value() {
+fn literals_and_sources_resolve() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("secret");
     std::fs::write(&path, "from file\n").unwrap();
@@ -108,11 +107,11 @@ fn mistakes_name_the_key_and_never_the_value() {
         ),
         (
             "{ env = 'hunter2' }".to_owned(),
-            "v: the environment variable that it names is not set",
+            "v: names an environment variable that is not set",
         ),
         (
             "{ env = 'EMPTY' }".to_owned(),
-            "v: the environment variable that it names is empty",
+            "v: names an environment variable that is empty",
         ),
         ("{ env = 5 }".to_owned(), "v.env: expected text in quotes"),
         (
@@ -131,11 +130,11 @@ fn mistakes_name_the_key_and_never_the_value() {
             "{ command = 'hunter2' }".to_owned(),
             "v.command: expected a list",
         ),
-        (file("hunter2"), "v: the file that it names does not exist"),
-        (file("empty"), "v: the file that it names is empty"),
-        (file("newline"), "v: the file that it names is empty"),
-        (file("binary"), "v: the file that it names is not UTF-8"),
-        (file(""), "v: what it names is not a file"),
+        (file("hunter2"), "v: names a file that does not exist"),
+        (file("empty"), "v: names an empty file"),
+        (file("newline"), "v: names an empty file"),
+        (file("binary"), "v: names a file that is not UTF-8"),
+        (file(""), "v: must name a regular file"),
     ] {
         let problems = resolve(&toml, EmptyLiteral::Refused).unwrap_err();
         assert_eq!(problems.len(), 1, "{toml}: {problems:?}");
@@ -145,7 +144,7 @@ fn mistakes_name_the_key_and_never_the_value() {
 }
 
 #[test]
-fn only_a_literal_may_be_empty_and_only_where_that_means_something() {
+fn only_a_literal_may_be_empty_and_only_if_allowed() {
     assert!(resolve("''", EmptyLiteral::Allowed).is_ok());
     assert!(resolve("{ env = 'EMPTY' }", EmptyLiteral::Allowed).is_err());
 }
@@ -180,12 +179,12 @@ fn keys_are_32_bytes() {
 }
 
 #[test]
-fn fixed_values_are_not_read_again() {
+fn fixed_values_take_no_command() {
     let literal = ValueToml::Literal(Var::Integer(7));
     assert_eq!(literal.resolve_fixed(&Env).unwrap().expose(), "7");
-    let command = ValueToml::Place(PlaceToml {
+    let command = ValueToml::Source(SourceToml {
         command: Some(vec!["x".into()]),
-        ..PlaceToml::default()
+        ..SourceToml::default()
     });
     assert!(command.resolve_fixed(&Env).is_err());
 }
