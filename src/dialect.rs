@@ -1,10 +1,11 @@
-//! How token endpoints speak: data, never code.
+//! Dialects: how a vendor's token endpoint is asked and answers, as data rather than code.
 //!
-//! A dialect is a TOML table ([`DialectToml`]). [`compile`] merges it with what it extends and with the
-//! provider's own overrides (DESIGN.md §2, merge rule) into a [`Plan`]: parsed templates and selectors
-//! that turn variables into a [`TokenRequest`], and a vendor's [`Answer`] into [`Issued`] or a [`Refusal`].
+//! [`compile`] merges a dialect ([`DialectToml`]) with the dialects that it extends and with the
+//! provider's overrides into a [`Plan`]: parsed templates that turn variables into a
+//! [`TokenRequest`], and selectors that turn an [`Answer`] into [`Issued`] or a [`Refusal`].
 //!
-//! Pure: no I/O and no clock. Whatever varies from fetch to fetch comes in through [`Frozen`].
+//! This module does no I/O and reads no clock; values that differ per fetch come in through
+//! [`Frozen`].
 
 pub mod schema;
 
@@ -55,7 +56,7 @@ pub use schema::{DialectToml, Overrides};
 pub use suggest::nearest;
 pub use template::{BUILT_INS, CHAINED, WELL_KNOWN};
 
-/// A variable's value. TOML's types are kept, so that a JSON body can hold them as written.
+/// A variable's value. Keeps TOML's type, so that a JSON body sends the value as it was written.
 #[derive(Clone, PartialEq)]
 pub enum Var {
     Text(Secret),
@@ -64,7 +65,7 @@ pub enum Var {
 }
 
 impl Var {
-    /// As it stands in a header, a form or a query.
+    /// The value as a header, form or query carries it.
     pub fn to_text(&self) -> Secret {
         match self {
             Self::Text(text) => text.clone(),
@@ -75,19 +76,19 @@ impl Var {
 }
 
 impl fmt::Debug for Var {
-    /// A number may be a secret as well as a text.
+    /// Redacts every type: a number can be a secret as well as a text can.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[redacted]")
     }
 }
 
-/// The longest access token that is taken: the head of a request, which holds it, is at most 64 KiB.
+/// The longest accepted access token in bytes. A request head, which carries it, is at most 64 KiB.
 pub const LONGEST_TOKEN: usize = 48 * 1024;
 
 /// Variables by name: `client_id`, `client_secret`, … and the provider's own `vars`.
 pub type Variables = BTreeMap<String, Var>;
 
-/// Something wrong with a dialect or with a provider's use of it.
+/// An error in a dialect or in a provider's use of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// Dotted path inside the dialect or provider table: `grants.sms.form.phone`. May be empty.
@@ -96,34 +97,43 @@ pub struct Problem {
     pub message: String,
 }
 
-/// What [`compile`] works from.
+impl Problem {
+    fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            message: message.into(),
+        }
+    }
+}
+
+/// The input of [`compile`].
 #[derive(Debug)]
 pub struct Source<'a> {
-    /// A name among `user` or the built-in dialects; `user` wins. "" for none: the defaults and `overrides`.
+    /// A name in `user` or of a built-in dialect; `user` wins. "" stands for the defaults alone.
     pub dialect: &'a str,
     /// The configuration's `[dialects.*]`.
     pub user: &'a BTreeMap<String, DialectToml>,
     /// The provider's own `[request]`, `[response]`, `[inject]`, `[reject]`.
     pub overrides: &'a Overrides,
-    /// The provider's `grant`; the dialect's `default_grant` otherwise.
+    /// The provider's `grant`; `None` selects the dialect's `default_grant`.
     pub grant: Option<&'a str>,
-    /// The provider's `auth_method`; the dialect's `default_auth` otherwise.
+    /// The provider's `auth_method`; `None` selects the dialect's `default_auth`.
     pub auth_method: Option<&'a str>,
 }
 
-/// How much of what [`compile_as`] reads is there: what is not there is then no mistake.
+/// How complete the input of [`compile_as`] is; only a complete input is checked for missing keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Extent {
-    /// All that a provider needs.
+    /// Everything that a provider needs.
     Whole,
-    /// A dialect by itself: providers, and dialects that extend it, may yet say where the token is and which grant is
-    /// meant.
+    /// A dialect without a provider: providers and extending dialects may still name the token's
+    /// selector and the grant.
     Base,
-    /// Something that was written could not be read: a name may be that of a grant or variable that was in it.
+    /// Some tables could not be read: an unknown name may be a grant or variable of those tables.
     Part,
 }
 
-/// How one provider gets a token and how the token rides on requests.
+/// How one provider gets a token and how requests carry the token.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub exchange: ExchangePlan,
@@ -132,26 +142,26 @@ pub struct Plan {
     pub reject: RejectRules,
 }
 
-/// The token request and how to read its answer.
+/// The token requests and how to read their answers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExchangePlan {
     /// The grant's name, as in `[grants.NAME]`.
     pub grant: String,
-    /// The auth method's name, as in `[auth]`; `None` where the dialect has no choice.
+    /// The auth method's name, as in `[auth]`; `None` where the dialect offers no choice.
     pub auth_method: Option<String>,
     pub request: RequestPlan,
     /// Present only if the dialect has `[refresh]`.
     pub refresh: Option<RequestPlan>,
-    /// Present only if the dialect has `[device]`.
+    /// Present only if the dialect has `[device]` and the grant spends a `device_code`.
     pub device: Option<RequestPlan>,
-    /// The token is made here: no request is sent.
+    /// Builds the token locally, in place of `request`.
     pub made: Option<MadePlan>,
     pub response: ResponseRules,
     /// Variables that the first exchange spends.
     pub one_time: Vec<String>,
-    /// The dialect's own word; the provider's `single_active` beats it.
+    /// The dialect's default; the provider's `single_active` overrides it.
     pub single_active: bool,
-    /// Secrets that tell tokens apart.
+    /// Names of secrets that identify the token's owner.
     pub identity: Vec<String>,
 }
 
@@ -159,7 +169,7 @@ pub struct ExchangePlan {
 #[derive(Clone, Debug, PartialEq)]
 pub struct RequestPlan {
     method: Method,
-    /// Instead of that of the URL.
+    /// Replaces the URL's path and query.
     path: Option<layer::Field<(), template::Template>>,
     basic: Option<layer::Basic>,
     query: Vec<layer::TextField>,
@@ -168,7 +178,7 @@ pub struct RequestPlan {
     computed: computed::Computed,
 }
 
-/// A token that nobody is asked for: `[grants.NAME] token`.
+/// A token that is built locally, from `[grants.NAME] token`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MadePlan {
     token: layer::Field<(), template::Template>,
@@ -178,23 +188,24 @@ pub struct MadePlan {
 /// A token request, ready to be sent to the provider's `token_url`.
 pub struct TokenRequest {
     pub method: Method,
-    /// Path and query instead of those of `token_url`, percent-encoded; `None` where they stay.
+    /// Percent-encoded path and query that replace those of `token_url`.
     pub path: Option<Zeroizing<String>>,
-    /// Percent-encoded query to add to that of `token_url`; `None` where there is none.
+    /// Percent-encoded query to append to that of `token_url`.
     pub query: Option<Zeroizing<String>>,
-    /// `Accept`, `Content-Type`, `Authorization`, … Credentials are marked sensitive. No `Host`, no framing.
+    /// `Accept`, `Content-Type`, `Authorization`, … without `Host` and framing fields. Credentials
+    /// are marked sensitive.
     pub headers: HeaderMap,
     /// Empty for requests without a body; the exchange then sends `Content-Length: 0` for a POST.
     pub body: Zeroizing<Vec<u8>>,
 }
 
-/// What is frozen once per fetch: the same in every template of one request.
+/// Built-in variables, frozen once per fetch: the same in every template of one request.
 #[derive(Clone, Debug)]
 pub struct Frozen {
     pub now: SystemTime,
     pub nonce: String,
     pub uuid: String,
-    /// Where the request goes, without its query: what most vendors want as `aud` of an assertion.
+    /// The request's URL without its query: most vendors expect it as an assertion's `aud`.
     pub token_url: String,
 }
 
@@ -204,75 +215,76 @@ pub struct Answer<'a> {
     pub status: http::StatusCode,
     pub headers: &'a HeaderMap,
     pub body: &'a [u8],
-    /// When it came, by the local clock: what a `Retry-After` date is counted from where the answer has no `Date`.
+    /// Local time of arrival; a `Retry-After` date counts from `now` if the answer has no `Date`.
     pub now: SystemTime,
 }
 
+/// `[response]`, parsed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ResponseRules {
     token: Vec<selector::Selector>,
     expires: Vec<selector::Selector>,
     expires_unit: Option<schema::ExpiresUnit>,
     refresh_token: Vec<selector::Selector>,
-    /// With the texts that mean success.
+    /// Selectors with the texts that mean success.
     ok: Vec<(selector::Selector, Vec<String>)>,
     error: Vec<selector::Selector>,
     error_description: Vec<selector::Selector>,
     permanent: Vec<String>,
     transient: Vec<String>,
-    /// The dialect says nothing of it.
+    /// The dialect does not list `transient`.
     transient_is_default: bool,
 }
 
-/// A vendor's yes.
+/// A token that the vendor issued.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Issued {
-    /// Checked: non-empty, every byte in 0x21–0x7E, at most [`LONGEST_TOKEN`].
+    /// Checked: non-empty, every byte in 0x21–0x7E, at most [`LONGEST_TOKEN`] bytes.
     pub access_token: Secret,
     /// `None` for absent, null and "".
     pub refresh_token: Option<Secret>,
     pub expiry: Expiry,
-    /// Oddities that were forgiven (a token broken over lines), one line each, free of secrets.
+    /// Tolerated oddities (a token broken over lines), one line each, free of secrets.
     pub warnings: Vec<String>,
 }
 
-/// What the vendor says of the token's life.
+/// The token's lifetime as the vendor states it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expiry {
-    /// Nothing, or 0: the provider's `ttl` decides.
+    /// Absent or 0: the provider's `ttl` decides.
     Unstated,
     /// Counted from before the request was sent.
     In(Duration),
-    /// A point of the vendor's clock; `date` is the answer's `Date`, by which it is corrected.
+    /// A time of the vendor's clock; the answer's `Date`, in `date`, corrects for clock skew.
     At {
         at: SystemTime,
         date: Option<SystemTime>,
     },
 }
 
-/// A vendor's no, or an answer that cannot be read.
+/// An error answer, or an answer that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub class: Class,
     pub status: u16,
     /// The vendor's own error code.
     pub code: Option<String>,
-    /// The vendor's words: escaped, capped by characters, the request's secrets masked.
+    /// The vendor's description: escaped, capped by characters, the request's secrets masked.
     pub description: Option<String>,
-    /// From `Retry-After`; the HTTP-date form is counted from the answer's `Date`, without one from [`Answer::now`].
+    /// From `Retry-After`; an HTTP date counts from the answer's `Date`, or else [`Answer::now`].
     pub retry_after: Option<Duration>,
-    /// What was odd about the answer where there is no code: "no token at /access_token (keys: code, data)".
+    /// The oddity of an answer without a code: "no token at /access_token (keys: code, data)".
     pub detail: Option<String>,
 }
 
-/// How to go on after a failure (DESIGN.md §2, error classes).
+/// Whether a failed fetch is worth repeating with the same inputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     Transient,
     Permanent,
 }
 
-/// Where the token goes on a forwarded request.
+/// Where a forwarded request carries the token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InjectPlan {
     headers: Vec<layer::HeaderField>,
@@ -291,28 +303,28 @@ pub struct Injection {
     pub query: Zeroizing<String>,
 }
 
-/// How the API says that a token is dead.
+/// How the API reports a dead token.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RejectRules {
     pub status: Vec<u16>,
     pub grpc_status: Vec<u16>,
-    /// With the texts that mean a dead token.
+    /// Selectors with the texts that mean a dead token.
     body: Vec<(selector::Selector, Vec<String>)>,
 }
 
 impl ExchangePlan {
-    /// Whether the grant begins with such a one-time input: a `code`, a `device_code`.
+    /// Whether the first exchange spends this one-time input: a `code`, a `device_code`.
     pub fn begins_with(&self, input: &str) -> bool {
         self.one_time.iter().any(|name| name == input)
     }
 
-    /// Variables without which no token can be asked for, by name, over request, refresh excluded.
+    /// Names of the variables without which no token can be fetched; a refresh may need others.
     pub fn required_variables(&self) -> BTreeSet<String> {
         self.missing_variables(&|_| false)
     }
 
-    /// As [`Self::required_variables`], of a provider that has those that are `given`: what a computed variable is made of is
-    /// not missed where the variable itself is given.
+    /// [`Self::required_variables`] less those that are `given`; a given computed variable needs
+    /// none of its inputs.
     pub fn missing_variables(&self, given: &dyn Fn(&str) -> bool) -> BTreeSet<String> {
         let needs = match &self.made {
             Some(made) => made.needs(given),
@@ -326,39 +338,30 @@ impl ExchangePlan {
 
     /// Every variable that request, refresh or device authorization can use.
     pub fn known_variables(&self) -> BTreeSet<String> {
-        let requests = [
-            Some(&self.request),
-            self.refresh.as_ref(),
-            self.device.as_ref(),
-        ];
-        let requests = requests.into_iter().flatten();
-        let mut known: BTreeSet<_> = requests
-            .flat_map(|request| request.needs(&|_| false))
-            .collect();
-        known.extend(self.made.iter().flat_map(|made| made.needs(&|_| false)));
-        known.into_iter().map(|(name, _)| name.to_owned()).collect()
+        let sent = self
+            .requests()
+            .flat_map(|request| request.needs(&|_| false));
+        let made = self.made.iter().flat_map(|made| made.needs(&|_| false));
+        sent.chain(made).map(|(name, _)| name.to_owned()).collect()
     }
 
-    /// Signing keys among the variables that cannot sign what the dialect signs: the variable, and what is wrong with it,
-    /// without quoting it. Those that are not among `variables` are not looked at.
+    /// Signing keys in `variables` that cannot sign their assertion: the variable's name and the
+    /// reason, which does not quote the key.
     pub fn unusable_keys(&self, variables: &Variables) -> BTreeMap<String, String> {
-        let requests = [
-            Some(&self.request),
-            self.refresh.as_ref(),
-            self.device.as_ref(),
-        ];
-        let computed = (requests
-            .into_iter()
-            .flatten()
-            .map(|request| &request.computed))
-        .chain(self.made.iter().map(|made| &made.computed));
-        computed
+        let sent = self.requests().map(|request| &request.computed);
+        sent.chain(self.made.iter().map(|made| &made.computed))
             .flat_map(computed::Computed::recipes)
             .filter_map(|recipe| match recipe {
                 computed::Recipe::Assertion(plan) => plan.check_key(variables)?.err(),
                 computed::Recipe::Template(_) => None,
             })
             .collect()
+    }
+
+    fn requests(&self) -> impl Iterator<Item = &RequestPlan> {
+        std::iter::once(&self.request)
+            .chain(&self.refresh)
+            .chain(&self.device)
     }
 }
 

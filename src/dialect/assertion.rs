@@ -1,4 +1,5 @@
-//! `[assertion]` and `[client_assertion]`: JWTs that stand for a grant or a client (RFC 7521, RFC 7523).
+//! `[assertion]` and `[client_assertion]`: JWTs that represent a grant or a client (RFC 7521,
+//! RFC 7523).
 
 use std::time::Duration;
 
@@ -8,18 +9,18 @@ use super::duration::parse_duration;
 use super::filter::Value;
 use super::json::{JsonField, json_fields, json_object, json_scalar, wipe};
 use super::jwt::SigningKey;
-use super::layer::{Field, join, template};
+use super::layer::{Field, field, join};
 use super::schema::{Alg, AssertionToml};
 use super::template::{Place, Scope, Template};
 use super::{Problem, Variables};
 
-/// Short, because it is made anew for each request; long enough for clocks that differ.
+/// Default lifetime: short, as each request signs a new JWT, but long enough for clock skew.
 const LIFETIME: Duration = Duration::from_secs(5 * 60);
 
-/// RFC 8725 §3.9 and RFC 7523 §3 want an end; nobody takes one that is a day away.
+/// Longest lifetime; RFC 7523 §3 lets servers refuse an `exp` that is far in the future.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
-/// A table as it was written: what is `None` is inherited.
+/// One table; `None` is inherited.
 #[derive(Clone, Debug, Default)]
 pub(super) struct AssertionLayer {
     alg: Option<Alg>,
@@ -39,18 +40,10 @@ pub(super) struct AssertionPlan {
     pub(super) lifetime: Duration,
 }
 
-// === impl AssertionLayer ===
-
 impl AssertionLayer {
     pub(super) fn parse(toml: &AssertionToml, path: &str, problems: &mut Vec<Problem>) -> Self {
-        let key_at = join(path, "key");
         let key = (toml.key.as_ref())
-            .and_then(|text| template(text, &key_at, Place::Exchange, problems))
-            .map(|value| Field {
-                name: (),
-                value,
-                path: key_at,
-            });
+            .and_then(|text| field(text, join(path, "key"), Place::Exchange, problems));
         let mut table = |name: &str, table: &Option<toml::Table>| {
             let table = table.as_ref()?;
             Some(json_fields(table, &join(path, name), problems))
@@ -59,7 +52,7 @@ impl AssertionLayer {
         let claims = table("claims", &toml.claims);
         for field in header.iter().flatten() {
             if field.name == "alg" {
-                problems.push(field.problem("is written by `alg`, beside `header`"));
+                problems.push(field.problem("is set by the table's `alg`, not in `header`"));
             }
         }
         Self {
@@ -71,7 +64,7 @@ impl AssertionLayer {
         }
     }
 
-    /// What is not written here is taken from `other`.
+    /// Inherits missing keys from `other`.
     pub(super) fn over(mut self, other: &Self) -> Self {
         self.alg = self.alg.or(other.alg);
         self.key = self.key.or_else(|| other.key.clone());
@@ -81,7 +74,7 @@ impl AssertionLayer {
         self
     }
 
-    /// `None` where no key is written: there is nothing to sign with.
+    /// `None` without a signing key.
     pub(super) fn plan(self) -> Option<AssertionPlan> {
         Some(AssertionPlan {
             alg: self.alg,
@@ -100,18 +93,14 @@ fn parse_lifetime(
 ) -> Option<Duration> {
     let text = toml.lifetime.as_deref()?;
     match parse_duration(text) {
-        Ok(lifetime) if lifetime >= Duration::from_secs(1) && lifetime <= LONGEST => Some(lifetime),
+        Ok(lifetime) if (Duration::from_secs(1)..=LONGEST).contains(&lifetime) => Some(lifetime),
         Ok(_) | Err(_) => {
-            problems.push(Problem {
-                path: join(path, "lifetime"),
-                message: "expected a duration from \"1s\" to \"24h\", such as \"5m\"".to_owned(),
-            });
+            let message = "expected a duration from \"1s\" to \"24h\", such as \"5m\"";
+            problems.push(Problem::new(join(path, "lifetime"), message));
             None
         }
     }
 }
-
-// === impl AssertionPlan ===
 
 impl AssertionPlan {
     pub(super) fn templates(&self) -> Vec<&Template> {
@@ -136,8 +125,8 @@ impl AssertionPlan {
         Ok(Value::Text(token.expose().to_owned()))
     }
 
-    /// Whether these variables hold a key that can sign; `None` while one that it is made of is not among them. The problem
-    /// is about the variable that is named.
+    /// Checks the signing key; the error is the variable's name and the reason. Returns `None` if a
+    /// variable of the key is missing.
     pub(super) fn check_key(&self, variables: &Variables) -> Option<Result<(), (String, String)>> {
         let scope = Scope::of(variables);
         let text = self.key.value.fill(scope).ok()??;
@@ -154,12 +143,12 @@ impl AssertionPlan {
                 .value
                 .variables()
                 .map(|(name, _)| format!("`{name}`"));
-            let names: Vec<_> = names.collect();
-            self.key.problem(format!("{} {message}", names.join(", ")))
+            let names = names.collect::<Vec<_>>().join(", ");
+            self.key.problem(format!("{names} {message}"))
         })
     }
 
-    /// `alg` and `typ` first, then what the dialect writes; a JWK's own `kid` where that writes none.
+    /// The header: `alg`, `typ` and a JWK's `kid`, all overridden by the dialect's `header`.
     fn head(&self, key: &SigningKey, written: JsonValue) -> JsonValue {
         let mut header = serde_json::Map::new();
         header.insert("alg".to_owned(), format!("{:?}", key.alg).into());
@@ -174,9 +163,9 @@ impl AssertionPlan {
         JsonValue::Object(header)
     }
 
-    /// With `iat`, `exp` and `jti` (RFC 7523 §3) where the dialect says nothing of them; `false` leaves one out.
+    /// The claims, with default `iat`, `exp` and `jti` (RFC 7523 §3); `false` leaves one out.
     fn claims(&self, scope: Scope<'_>, written: JsonValue) -> JsonValue {
-        const OURS: [&str; 3] = ["iat", "exp", "jti"];
+        const DEFAULTS: [&str; 3] = ["iat", "exp", "jti"];
         let mut claims = match written {
             JsonValue::Object(claims) => claims,
             _ => serde_json::Map::new(),
@@ -184,17 +173,17 @@ impl AssertionPlan {
         if let Some(frozen) = scope.frozen {
             let now = frozen.unix();
             let lifetime = i64::try_from(self.lifetime.as_secs()).unwrap_or(i64::MAX);
-            let ours = [
+            let values = [
                 json!(now),
                 json!(now.saturating_add(lifetime)),
                 json!(frozen.uuid),
             ];
-            for (name, value) in OURS.into_iter().zip(ours) {
+            for (name, value) in DEFAULTS.into_iter().zip(values) {
                 claims.entry(name).or_insert(value);
             }
         }
         claims.retain(|name, value| {
-            !(OURS.contains(&name.as_str()) && *value == JsonValue::Bool(false))
+            !(DEFAULTS.contains(&name.as_str()) && *value == JsonValue::Bool(false))
         });
         JsonValue::Object(claims)
     }

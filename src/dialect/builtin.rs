@@ -1,25 +1,17 @@
-//! The dialects that come with the program.
+//! The built-in dialects.
 
-use std::sync::{LazyLock, OnceLock};
+use std::sync::OnceLock;
 
 use super::schema::DialectToml;
 
-/// Names with the texts of `builtin/NAME.toml`. These are bytes with a symbol each, so that `src/link/build.rs` can put them where they are
-/// not memory of each sidecar.
+/// Names with the texts of `builtin/NAME.toml`.
 macro_rules! builtin {
     ($($name:literal),+ $(,)?) => {
-        [$(($name, {
-            static TEXT: [u8; include_bytes!(concat!("builtin/", $name, ".toml")).len()] =
-                *include_bytes!(concat!("builtin/", $name, ".toml"));
-            match str::from_utf8(&TEXT) {
-                Ok(text) => text,
-                Err(_) => panic!("a dialect is not UTF-8"),
-            }
-        })),+]
+        [$(($name, include_str!(concat!("builtin/", $name, ".toml")))),+]
     };
 }
 
-/// By group, in the order in which they are listed to users.
+/// By group, in the order of the list that users see.
 static TEXTS: &[(&str, &str)] = &builtin![
     // OAuth 2.0 servers
     "oauth2",
@@ -94,36 +86,32 @@ static TEXTS: &[(&str, &str)] = &builtin![
     "zoom",
 ];
 
-static SHELF: LazyLock<Shelf> = LazyLock::new(Shelf::new);
+static PARSED: Parsed = Parsed::new();
 
-/// Each is parsed when a configuration first names it: a running proxy holds only those that it uses.
-struct Shelf {
-    /// A dialect is 3 KB, so those that nobody names are no more than their place.
-    parsed: Vec<OnceLock<Box<DialectToml>>>,
-}
+/// Dialects that are parsed on first use: a running proxy holds only those that its configuration
+/// names. Boxed, as a parsed dialect is 3 KB.
+struct Parsed([OnceLock<Box<DialectToml>>; TEXTS.len()]);
 
-/// The built-in dialects as (name, TOML text), in the order in which they are listed to users.
+/// The built-in dialects as (name, TOML text), in the order of the list that users see.
 pub fn builtin() -> &'static [(&'static str, &'static str)] {
     TEXTS
 }
 
-/// One of them, as it is written; `None` if there is none of this name.
+/// The built-in dialect of this name.
 pub fn find_builtin(name: &str) -> Option<&'static DialectToml> {
-    SHELF.find(name)
+    PARSED.find(name)
 }
 
-impl Shelf {
-    fn new() -> Self {
-        Self {
-            parsed: TEXTS.iter().map(|_| OnceLock::new()).collect(),
-        }
+impl Parsed {
+    const fn new() -> Self {
+        Self([const { OnceLock::new() }; TEXTS.len()])
     }
 
     fn find(&self, name: &str) -> Option<&DialectToml> {
         let at = TEXTS.iter().position(|(known, _)| *known == name)?;
-        let parse = || toml::from_str(TEXTS[at].1);
-        let dialect = self.parsed[at].get_or_init(|| {
-            Box::new(parse().expect("a built-in dialect, each of which a test reads"))
+        let dialect = self.0[at].get_or_init(|| {
+            let dialect = toml::from_str(TEXTS[at].1);
+            Box::new(dialect.expect("a built-in dialect, each of which a test reads"))
         });
         Some(dialect)
     }
@@ -138,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_says_what_it_is_and_where_that_is_written() {
+    fn every_dialect_has_its_descriptive_keys() {
         for (name, _) in builtin() {
             let dialect = find_builtin(name).unwrap();
             let about = dialect.about.as_deref().unwrap_or_default();
@@ -157,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_stand_together() {
+    fn groups_are_contiguous() {
         let mut groups: Vec<_> = (builtin().iter())
             .map(|(name, _)| find_builtin(name).unwrap().group.as_deref())
             .collect();
@@ -167,10 +155,10 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_named_is_parsed() {
-        let shelf = Shelf::new();
-        assert!(shelf.find("wechat").is_some() && shelf.find("none").is_none());
-        let parsed = shelf.parsed.iter().zip(TEXTS);
+    fn only_named_dialects_are_parsed() {
+        let dialects = Parsed::new();
+        assert!(dialects.find("wechat").is_some() && dialects.find("none").is_none());
+        let parsed = dialects.0.iter().zip(TEXTS);
         let parsed = parsed.filter(|(dialect, _)| dialect.get().is_some());
         let names: Vec<_> = parsed.map(|(_, (name, _))| *name).collect();
         assert_eq!(names, ["wechat"]);

@@ -1,8 +1,8 @@
-//! From tables to a [`Plan`]: the dialect, what it extends, and the provider's overrides.
+//! Compiling tables to a [`Plan`]: the dialect, the dialects that it extends, and overrides.
 //!
-//! A dialect is laid over what it extends: every key that it writes beats an inherited one. Inside one
-//! dialect the grant (or `[refresh]`) beats the auth method, which beats `[request]`. The provider's own
-//! tables beat them all.
+//! Nearer tables win: the provider's own tables, then the dialect, then the dialects that it
+//! extends. Inside one dialect the grant (or `[refresh]`) overrides the auth method, which
+//! overrides `[request]`.
 
 mod choose;
 
@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 
 use choose::{choose_auth, choose_grant};
 
-use super::computed::{Recipe, Recipes, field, parse_var};
-use super::layer::{Assertions, Field, Kind, Layer, join, merge};
+use super::computed::{Recipe, Recipes, parse_var};
+use super::layer::{Assertions, Field, Kind, Layer, field, join, merge};
 use super::one_or_many::OneOrMany;
 use super::schema::{DialectToml, InjectToml, Ordered, RejectToml, ResponseToml};
 use super::suggest::hint;
@@ -21,8 +21,11 @@ use super::{
     ResponseRules, Source, builtin,
 };
 
-/// One dialect of the chain of `extends`, its request tables parsed: all of them, so that a mistake in a grant
-/// shows before somebody uses it.
+/// A dialect and its name.
+type Named<'a> = (&'a str, &'a DialectToml);
+
+/// One dialect of the chain of `extends`. All request tables are parsed, so that errors in unused
+/// grants are reported, too.
 struct Level<'a> {
     toml: &'a DialectToml,
     request: Layer,
@@ -35,12 +38,21 @@ struct Level<'a> {
     tokens: BTreeMap<&'a str, Field<(), Template>>,
 }
 
-/// Merges and parses; reports every problem, not just the first.
+/// The tables that all requests of one provider share.
+struct Merger<'a> {
+    own: Layer,
+    /// The dialect and the dialects that it extends, nearest first.
+    levels: Vec<Level<'a>>,
+    auth: Option<String>,
+    vars: Recipes,
+}
+
+/// Merges and parses the tables; reports every problem, not just the first.
 pub fn compile(source: &Source<'_>) -> Result<Plan, Vec<Problem>> {
     compile_as(source, Extent::Whole)
 }
 
-/// Like [`compile`], of what need not be whole; a plan that lacks something is then an error without problems.
+/// [`compile`] for a source that may be incomplete; an incomplete plan is an error with no problems.
 pub fn compile_as(source: &Source<'_>, extent: Extent) -> Result<Plan, Vec<Problem>> {
     let mut problems = Vec::new();
     let own = Layer::parse(&source.overrides.request, "request", &mut problems);
@@ -51,73 +63,23 @@ pub fn compile_as(source: &Source<'_>, extent: Extent) -> Result<Plan, Vec<Probl
         &mut problems,
     ));
     let chain = chain(source, &mut problems)?;
-    let levels: Vec<_> = chain
-        .iter()
-        .map(|(name, toml)| Level::parse(name, toml, &mut problems))
-        .collect();
+    let levels = parse_levels(&chain, &mut problems);
     let grant = choose_grant(source, &levels, extent, &mut problems);
     let auth = choose_auth(source, &levels, extent, &mut problems);
     let vars = vars(&levels, &mut problems);
-    // Merged even so if a name was wrong: what else is wrong should show.
-    let mut clashes = Vec::new();
-    let auth_name = auth.as_deref();
-    let request = request_plan(
-        &own,
-        &levels,
-        grant.as_deref(),
-        auth_name,
-        &vars,
-        &mut clashes,
-    );
-    let extra = |written, clashes: &mut Vec<Problem>| {
-        extra_plan(&own, &levels, written, auth_name, &vars, clashes)
+    let merger = Merger {
+        own,
+        levels,
+        auth,
+        vars,
     };
-    let refresh = extra(|level| level.refresh.as_ref(), &mut clashes);
-    let spends = |input: &str| {
-        let written = written_one_time(&levels, grant.as_deref()?)?;
-        written.iter().any(|name| name == input).then_some(())
-    };
-    let device =
-        spends("device_code").and_then(|()| extra(|level| level.device.as_ref(), &mut clashes));
-    let made = made_plan(
-        &own,
-        &levels,
-        grant.as_deref(),
-        auth_name,
-        &vars,
-        &mut clashes,
-    );
-    // Not every grant of a dialect is meant for its default auth method: only a provider says which two go together.
-    if extent == Extent::Whole {
-        problems.append(&mut clashes);
-    }
-    let response = response_rules(source, &chain, &request, refresh.is_some(), &mut problems);
-    if extent == Extent::Whole && made.is_none() {
-        response.check_token(&mut problems);
-    }
-    let one_time = one_time(&levels, grant.as_deref(), &request, extent, &mut problems);
-    let (inject, reject) = inject_and_reject(source, &chain, &vars, extent, &mut problems);
+    let exchange = merger.exchange(source, grant, extent, &mut problems);
+    let (inject, reject) = inject_and_reject(source, &chain, &merger.vars, extent, &mut problems);
     let defaults = Defaults::parse(&chain, &mut problems);
-    let brings_token = response.finds_token() || made.is_some();
-    match grant {
-        Some(grant) if problems.is_empty() && brings_token => Ok(Plan {
+    match exchange {
+        Some(exchange) if problems.is_empty() => Ok(Plan {
+            exchange,
             defaults,
-            exchange: ExchangePlan {
-                grant,
-                auth_method: auth,
-                request,
-                refresh,
-                device,
-                made,
-                response,
-                one_time,
-                single_active: (chain.iter())
-                    .find_map(|(_, toml)| toml.single_active)
-                    .unwrap_or(false),
-                identity: (chain.iter())
-                    .find_map(|(_, toml)| toml.identity.clone())
-                    .unwrap_or_default(),
-            },
             inject,
             reject,
         }),
@@ -125,29 +87,22 @@ pub fn compile_as(source: &Source<'_>, extent: Extent) -> Result<Plan, Vec<Probl
     }
 }
 
-/// Like [`compile`] for a provider that has a ready `access_token`: no grant, no request.
+/// [`compile`] for a provider with a fixed `access_token`, which needs no grant and no request.
 pub fn compile_static(source: &Source<'_>) -> Result<(InjectPlan, RejectRules), Vec<Problem>> {
-    let mut problems = Vec::new();
+    let own = source.overrides;
     let written = [
-        ("request", source.overrides.request != Default::default()),
-        ("assertion", source.overrides.assertion.is_some()),
-        (
-            "client_assertion",
-            source.overrides.client_assertion.is_some(),
-        ),
-        ("response", source.overrides.response != Default::default()),
+        ("request", own.request != Default::default()),
+        ("assertion", own.assertion.is_some()),
+        ("client_assertion", own.client_assertion.is_some()),
+        ("response", own.response != Default::default()),
     ];
-    for (table, _) in written.iter().filter(|(_, written)| *written) {
-        problems.push(Problem {
-            path: (*table).to_owned(),
-            message: "a provider with `access_token` asks for no token; take this table away"
-                .into(),
-        });
-    }
-    let chain = chain(source, &mut problems)?;
-    let levels: Vec<_> = (chain.iter())
-        .map(|(name, toml)| Level::parse(name, toml, &mut Vec::new()))
+    let message = "a provider with `access_token` sends no token request; remove this table";
+    let useless = written.into_iter().filter(|(_, written)| *written);
+    let mut problems: Vec<_> = useless
+        .map(|(table, _)| Problem::new(table, message))
         .collect();
+    let chain = chain(source, &mut problems)?;
+    let levels = parse_levels(&chain, &mut Vec::new());
     let vars = vars(&levels, &mut problems);
     let plans = inject_and_reject(source, &chain, &vars, Extent::Whole, &mut problems);
     if problems.is_empty() {
@@ -156,18 +111,18 @@ pub fn compile_static(source: &Source<'_>) -> Result<(InjectPlan, RejectRules), 
     Err(problems)
 }
 
-/// The dialect and what it extends, nearest first. An unknown name ends everything: what else would be
-/// reported might only follow from it.
+/// The dialect and the dialects that it extends, nearest first. Returns on an unknown name, from
+/// which other problems might only follow.
 fn chain<'a>(
     source: &Source<'a>,
     problems: &mut Vec<Problem>,
-) -> Result<Vec<(&'a str, &'a DialectToml)>, Vec<Problem>> {
-    let mut chain: Vec<(&str, &DialectToml)> = Vec::new();
+) -> Result<Vec<Named<'a>>, Vec<Problem>> {
+    let mut chain: Vec<Named<'_>> = Vec::new();
     let mut next = Some(source.dialect).filter(|name| !name.is_empty());
     while let Some(name) = next {
-        // `[dialects.oauth2]` with `extends = "oauth2"` stands on the built-in one.
-        let of_its_own_name = chain.last().is_some_and(|(child, _)| *child == name);
-        let user = source.user.get(name).filter(|_| !of_its_own_name);
+        // `[dialects.oauth2]` with `extends = "oauth2"` extends the built-in one.
+        let is_own_name = chain.last().is_some_and(|(child, _)| *child == name);
+        let user = source.user.get(name).filter(|_| !is_own_name);
         let message = match user.or_else(|| builtin::find_builtin(name)) {
             Some(toml) if chain.iter().any(|(_, known)| std::ptr::eq(*known, toml)) => {
                 "the dialects extend each other in a circle".to_owned()
@@ -177,7 +132,7 @@ fn chain<'a>(
                 next = toml.extends.as_deref();
                 continue;
             }
-            None if of_its_own_name => "a dialect cannot extend itself".to_owned(),
+            None if is_own_name => "a dialect cannot extend itself".to_owned(),
             None => {
                 let user = source.user.keys().map(String::as_str);
                 let known = user.chain(builtin().iter().map(|(name, _)| *name));
@@ -185,18 +140,19 @@ fn chain<'a>(
             }
         };
         problems.push(match chain.last() {
-            Some((child, _)) => Problem {
-                path: "extends".to_owned(),
-                message: format!("{message} (dialect `{child}`)"),
-            },
-            None => Problem {
-                path: "dialect".to_owned(),
-                message,
-            },
+            Some((child, _)) => Problem::new("extends", format!("{message} (dialect `{child}`)")),
+            None => Problem::new("dialect", message),
         });
         return Err(std::mem::take(problems));
     }
     Ok(chain)
+}
+
+fn parse_levels<'a>(chain: &[Named<'a>], problems: &mut Vec<Problem>) -> Vec<Level<'a>> {
+    let levels = chain
+        .iter()
+        .map(|(name, toml)| Level::parse(name, toml, problems));
+    levels.collect()
 }
 
 impl<'a> Level<'a> {
@@ -230,10 +186,8 @@ impl<'a> Level<'a> {
             tokens: (toml.grants.iter())
                 .filter_map(|(name, grant)| {
                     let at = join(&join("grants", name), "token");
-                    Some((
-                        name,
-                        field(grant.token.as_deref()?, at, Place::Exchange, &mut found)?,
-                    ))
+                    let token = grant.token.as_deref()?;
+                    Some((name, field(token, at, Place::Exchange, &mut found)?))
                 })
                 .collect(),
         };
@@ -245,14 +199,14 @@ impl<'a> Level<'a> {
     }
 }
 
-/// `[vars]`, each as the nearest dialect writes it.
+/// `[vars]`; the nearest dialect wins.
 fn vars(levels: &[Level<'_>], problems: &mut Vec<Problem>) -> Recipes {
     let mut vars = Recipes::default();
     for (name, field) in levels.iter().flat_map(|level| &level.vars) {
         let recipe = || Recipe::Template(field.clone());
         vars.0.entry((*name).to_owned()).or_insert_with(recipe);
     }
-    vars.break_circles(problems);
+    vars.break_cycles(problems);
     vars
 }
 
@@ -269,24 +223,119 @@ fn recipes(layers: &[(Kind, Layer)], vars: &Recipes, problems: &mut Vec<Problem>
             recipes.0.insert(name.to_owned(), recipe);
         }
     }
-    recipes.break_circles(problems);
+    recipes.break_cycles(problems);
     recipes
 }
 
-fn request_plan(
-    own: &Layer,
-    levels: &[Level<'_>],
-    grant: Option<&str>,
-    auth: Option<&str>,
-    vars: &Recipes,
-    problems: &mut Vec<Problem>,
-) -> RequestPlan {
-    let mut layers = vec![(Kind::Provider, own.clone())];
-    for level in levels {
-        let grant = grant.and_then(|grant| level.grants.get(grant));
-        layers.extend(in_order(level, grant, auth));
+impl Merger<'_> {
+    /// Returns `None` for an incomplete source.
+    fn exchange(
+        &self,
+        source: &Source<'_>,
+        grant: Option<String>,
+        extent: Extent,
+        problems: &mut Vec<Problem>,
+    ) -> Option<ExchangePlan> {
+        let name = grant.as_deref();
+        let one_time = name.and_then(|grant| {
+            let mut grants = self.levels.iter().map(|level| level.toml.grants.get(grant));
+            grants.find_map(|grant| grant?.one_time.clone())
+        });
+        let one_time = one_time.unwrap_or_default();
+        // Merged even after an unknown name, so that the other problems show.
+        let mut clashes = Vec::new();
+        let layers = self.layers(&self.own, |level| level.grants.get(name?));
+        let request = finish(&layers, &self.vars, &mut clashes);
+        let refresh = self.extra(|level| level.refresh.as_ref(), &mut clashes);
+        let spends_device_code = one_time.iter().any(|name| name == "device_code");
+        let device = spends_device_code
+            .then(|| self.extra(|level| level.device.as_ref(), &mut clashes))
+            .flatten();
+        let made = name.and_then(|grant| self.made(grant, &layers, &mut clashes));
+        // A dialect's grants need not all fit its default auth method: only a provider combines them.
+        if extent == Extent::Whole {
+            problems.append(&mut clashes);
+        }
+        let tomls = self.levels.iter().map(|level| level.toml);
+        let response = response_rules(source, tomls.clone(), &request, refresh.is_some(), problems);
+        if extent == Extent::Whole && made.is_none() {
+            response.check_token(problems);
+        }
+        if extent != Extent::Part {
+            check_one_time(&one_time, name, &request, problems);
+        }
+        if made.is_none() && !response.finds_token() {
+            return None;
+        }
+        Some(ExchangePlan {
+            grant: grant?,
+            auth_method: self.auth.clone(),
+            request,
+            refresh,
+            device,
+            made,
+            response,
+            one_time,
+            single_active: tomls
+                .clone()
+                .find_map(|toml| toml.single_active)
+                .unwrap_or(false),
+            identity: tomls
+                .clone()
+                .find_map(|toml| toml.identity.clone())
+                .unwrap_or_default(),
+        })
     }
-    finish(&layers, vars, problems)
+
+    /// All layers of one request, nearest first; `table` selects the grant, `[refresh]` or `[device]`.
+    fn layers<'s>(
+        &'s self,
+        own: &Layer,
+        table: impl Fn(&'s Level<'_>) -> Option<&'s Layer>,
+    ) -> Vec<(Kind, Layer)> {
+        let mut layers = vec![(Kind::Provider, own.clone())];
+        for level in &self.levels {
+            let auth = self.auth.as_deref().and_then(|auth| level.auth.get(auth));
+            layers.extend(table(level).map(|layer| (Kind::Table, layer.clone())));
+            layers.extend(auth.map(|layer| (Kind::Auth, layer.clone())));
+            layers.push((Kind::Table, level.request.clone()));
+        }
+        layers
+    }
+
+    /// The refresh or device authorization request, if the dialect has one. Shares the provider's
+    /// credentials, but not its parameters, which belong to the grant.
+    fn extra(
+        &self,
+        table: for<'s> fn(&'s Level<'_>) -> Option<&'s Layer>,
+        problems: &mut Vec<Problem>,
+    ) -> Option<RequestPlan> {
+        self.levels.iter().find_map(table)?;
+        let layers = self.layers(&self.own.clone().without_parameters(), table);
+        // Problems of tables that both requests share are already reported for the grant.
+        let mut found = Vec::new();
+        let plan = finish(&layers, &self.vars, &mut found);
+        found.retain(|problem| !problems.contains(problem));
+        problems.append(&mut found);
+        Some(plan)
+    }
+
+    fn made(
+        &self,
+        grant: &str,
+        layers: &[(Kind, Layer)],
+        problems: &mut Vec<Problem>,
+    ) -> Option<MadePlan> {
+        let token = self
+            .levels
+            .iter()
+            .find_map(|level| level.tokens.get(grant))?;
+        let recipes = recipes(layers, &self.vars, &mut Vec::new());
+        Some(MadePlan {
+            computed: recipes.for_templates([&token.value], Place::Exchange, problems),
+            token: token.clone(),
+        })
+    }
 }
 
 fn finish(layers: &[(Kind, Layer)], vars: &Recipes, problems: &mut Vec<Problem>) -> RequestPlan {
@@ -296,134 +345,57 @@ fn finish(layers: &[(Kind, Layer)], vars: &Recipes, problems: &mut Vec<Problem>)
     plan
 }
 
-/// The refresh or device authorization request, if the vendor offers it. Of the provider's own `[request]` it takes who asks,
-/// but not what is asked: those are the grant's parameters.
-fn extra_plan(
-    own: &Layer,
-    levels: &[Level<'_>],
-    written: for<'a> fn(&'a Level<'_>) -> Option<&'a Layer>,
-    auth: Option<&str>,
-    vars: &Recipes,
-    problems: &mut Vec<Problem>,
-) -> Option<RequestPlan> {
-    if levels.iter().all(|level| written(level).is_none()) {
-        return None;
-    }
-    let mut layers = vec![(Kind::Provider, own.clone().without_parameters())];
-    for level in levels {
-        layers.extend(in_order(level, written(level), auth));
-    }
-    // What is wrong with the tables that both share was reported with the grant.
-    let mut found = Vec::new();
-    let plan = finish(&layers, vars, &mut found);
-    problems.extend(
-        found
-            .into_iter()
-            .filter(|problem| !problems.contains(problem))
-            .collect::<Vec<_>>(),
-    );
-    Some(plan)
-}
-
-/// A token that the grant makes by itself.
-fn made_plan(
-    own: &Layer,
-    levels: &[Level<'_>],
-    grant: Option<&str>,
-    auth: Option<&str>,
-    vars: &Recipes,
-    problems: &mut Vec<Problem>,
-) -> Option<MadePlan> {
-    let grant = grant?;
-    let token = levels.iter().find_map(|level| level.tokens.get(grant))?;
-    let mut layers = vec![(Kind::Provider, own.clone())];
-    for level in levels {
-        layers.extend(in_order(level, level.grants.get(grant), auth));
-    }
-    let recipes = recipes(&layers, vars, &mut Vec::new());
-    Some(MadePlan {
-        computed: recipes.for_templates([&token.value], Place::Exchange, problems),
-        token: token.clone(),
-    })
-}
-
-fn in_order(level: &Level<'_>, grant: Option<&Layer>, auth: Option<&str>) -> Vec<(Kind, Layer)> {
-    let auth = auth.and_then(|auth| level.auth.get(auth));
-    let mut layers = Vec::new();
-    layers.extend(grant.map(|layer| (Kind::Table, layer.clone())));
-    layers.extend(auth.map(|layer| (Kind::Auth, layer.clone())));
-    layers.push((Kind::Table, level.request.clone()));
-    layers
-}
-
-fn written_one_time<'a>(levels: &[Level<'a>], grant: &str) -> Option<&'a Vec<String>> {
-    let mut levels = levels.iter();
-    levels.find_map(|level| level.toml.grants.get(grant)?.one_time.as_ref())
-}
-
-fn one_time(
-    levels: &[Level<'_>],
+fn check_one_time(
+    one_time: &[String],
     grant: Option<&str>,
     request: &RequestPlan,
-    extent: Extent,
     problems: &mut Vec<Problem>,
-) -> Vec<String> {
-    let Some(grant) = grant else {
-        return Vec::new();
-    };
-    let written = written_one_time(levels, grant).cloned().unwrap_or_default();
+) {
     let known: Vec<_> = request.needs(&|_| false).into_keys().collect();
-    for name in &written {
-        if !known.contains(&name.as_str()) && extent != Extent::Part {
-            problems.push(Problem {
-                path: join(&join("grants", grant), "one_time"),
-                message: format!(
-                    "names a variable that the grant does not use{}",
-                    hint(name, known.iter().copied())
-                ),
-            });
-        }
+    for name in one_time
+        .iter()
+        .filter(|name| !known.contains(&name.as_str()))
+    {
+        let hint = hint(name, known.iter().copied());
+        let message = format!("names a variable that the grant does not use{hint}");
+        let path = join(&join("grants", grant.unwrap_or_default()), "one_time");
+        problems.push(Problem::new(path, message));
     }
-    written
 }
 
-fn response_rules(
+fn response_rules<'a>(
     source: &Source<'_>,
-    chain: &[(&str, &DialectToml)],
+    tomls: impl Iterator<Item = &'a DialectToml>,
     request: &RequestPlan,
     has_refresh: bool,
     problems: &mut Vec<Problem>,
 ) -> ResponseRules {
     let mut merged = source.overrides.response.clone();
-    for (_, toml) in chain {
-        inherit_response(&mut merged, &toml.response);
-    }
-    // A refresh token that nothing here can spend is not kept: a vendor may send one and offer no refresh.
+    tomls.for_each(|toml| inherit_response(&mut merged, &toml.response));
+    // A refresh token that no request can spend is dropped: some vendors send one needlessly.
     let spends = request.needs(&|_| false).contains_key("refresh_token");
-    merged.refresh_token = if has_refresh || spends {
+    merged.refresh_token = (has_refresh || spends).then(|| {
         let default = || OneOrMany(vec!["/refresh_token".to_owned()]);
-        Some(merged.refresh_token.unwrap_or_else(default))
-    } else {
-        None
-    };
+        merged.refresh_token.take().unwrap_or_else(default)
+    });
     ResponseRules::parse(&merged, problems)
 }
 
-fn inherit_response(own: &mut ResponseToml, inherited: &ResponseToml) {
-    inherit(&mut own.token, &inherited.token);
-    inherit(&mut own.expires, &inherited.expires);
-    inherit(&mut own.expires_unit, &inherited.expires_unit);
-    inherit(&mut own.refresh_token, &inherited.refresh_token);
-    inherit(&mut own.ok, &inherited.ok);
-    inherit(&mut own.error, &inherited.error);
-    inherit(&mut own.error_description, &inherited.error_description);
-    inherit(&mut own.permanent, &inherited.permanent);
-    inherit(&mut own.transient, &inherited.transient);
+fn inherit_response(own: &mut ResponseToml, from: &ResponseToml) {
+    inherit(&mut own.token, &from.token);
+    inherit(&mut own.expires, &from.expires);
+    inherit(&mut own.expires_unit, &from.expires_unit);
+    inherit(&mut own.refresh_token, &from.refresh_token);
+    inherit(&mut own.ok, &from.ok);
+    inherit(&mut own.error, &from.error);
+    inherit(&mut own.error_description, &from.error_description);
+    inherit(&mut own.permanent, &from.permanent);
+    inherit(&mut own.transient, &from.transient);
 }
 
 fn inject_and_reject(
     source: &Source<'_>,
-    chain: &[(&str, &DialectToml)],
+    chain: &[Named<'_>],
     vars: &Recipes,
     extent: Extent,
     problems: &mut Vec<Problem>,

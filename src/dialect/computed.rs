@@ -1,31 +1,32 @@
-//! Variables that a dialect makes of others: `[vars]`, `{assertion}`, `{client_assertion}`. Each is made once per fetch.
+//! Variables computed from others: `[vars]`, `{assertion}`, `{client_assertion}`. Each is computed
+//! once per fetch.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::assertion::AssertionPlan;
 use super::filter::Value;
-use super::layer::{Field, join, template};
+use super::layer::{Field, field, join};
 use super::needs::order;
 use super::schema::Scalar;
 use super::template::{Place, Scope, Template, check_use, is_name};
 use super::{BUILT_INS, CHAINED, Problem};
 
-/// How one of them is made.
+/// How a variable is computed.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Recipe {
     Template(Field<(), Template>),
     Assertion(Box<AssertionPlan>),
 }
 
-/// By name. Not in a circle: see [`Recipes::break_circles`].
+/// Recipes by name, without cycles after [`Recipes::break_cycles`].
 #[derive(Clone, Debug, Default)]
 pub(super) struct Recipes(pub(super) BTreeMap<String, Recipe>);
 
-/// Those that some templates need, each after the ones that it needs itself.
+/// The recipes that some templates need, each after its own inputs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Computed(Vec<(String, Recipe)>);
 
-/// Their values. What lacks a variable is not there.
+/// Computed values by name, without those that lack a required input.
 pub(super) type Values = BTreeMap<String, Value>;
 
 // === impl Recipe ===
@@ -46,27 +47,25 @@ impl Recipe {
 // === impl Recipes ===
 
 impl Recipes {
-    /// Removes the variables that need themselves, and reports each circle once.
-    pub(super) fn break_circles(&mut self, problems: &mut Vec<Problem>) {
+    /// Removes the variables that need themselves, and reports each cycle once.
+    pub(super) fn break_cycles(&mut self, problems: &mut Vec<Problem>) {
         let order = order(self.0.keys().map(String::as_str), |name| {
             let variables = self.0.get(name).into_iter().flat_map(Recipe::variables);
             variables.map(|(needed, _)| needed)
         });
         let mut circular = BTreeSet::new();
-        for circle in order.circles {
-            problems.push(Problem {
-                path: path_of(circle[0]),
-                message: format!(
-                    "the variables need each other in a circle: {}",
-                    circle.join(" → ")
-                ),
-            });
-            circular.extend(circle.into_iter().map(str::to_owned));
+        for cycle in order.circles {
+            let message = format!(
+                "the variables need each other in a circle: {}",
+                cycle.join(" → ")
+            );
+            problems.push(Problem::new(path_of(cycle[0]), message));
+            circular.extend(cycle.into_iter().map(str::to_owned));
         }
         self.0.retain(|name, _| !circular.contains(name));
     }
 
-    /// What `templates` need, and whether all of it may stand where they do.
+    /// The recipes that `templates` need; reports recipes that use variables unknown at `place`.
     pub(super) fn for_templates<'a>(
         &self,
         templates: impl IntoIterator<Item = &'a Template>,
@@ -89,10 +88,9 @@ impl Recipes {
         }
         for template in recipe.templates() {
             if let Err(message) = check_use(template, place) {
-                let path = path_of(name);
-                let known = |problem: &Problem| problem.path == path && problem.message == message;
-                if !problems.iter().any(known) {
-                    problems.push(Problem { path, message });
+                let problem = Problem::new(path_of(name), message);
+                if !problems.contains(&problem) {
+                    problems.push(problem);
                 }
             }
         }
@@ -113,35 +111,18 @@ pub(super) fn parse_var(
     let message = match name {
         _ if !is_name(name) => "a variable's name is made of letters, digits, `_`, `-` and `.`",
         "assertion" | "client_assertion" => "is made by the table of that name",
-        "access_token" => "is the token itself, which nothing can be put in place of",
+        "access_token" => "is the token itself, which no variable can replace",
         _ if BUILT_INS.contains(&name) || name.starts_with(CHAINED) => {
             "has a meaning already: choose another name"
         }
         _ => return field(&value.to_string(), path, Place::Computed, problems),
     };
-    problems.push(Problem {
-        path,
-        message: message.to_owned(),
-    });
+    problems.push(Problem::new(path, message));
     None
 }
 
-pub(super) fn field(
-    text: &str,
-    path: String,
-    place: Place,
-    problems: &mut Vec<Problem>,
-) -> Option<Field<(), Template>> {
-    let value = template(text, &path, place, problems)?;
-    Some(Field {
-        name: (),
-        value,
-        path,
-    })
-}
-
-/// Where it is written.
-pub(super) fn path_of(name: &str) -> String {
+/// The variable's path in the dialect.
+fn path_of(name: &str) -> String {
     match name {
         "assertion" | "client_assertion" => name.to_owned(),
         name => format!("vars.{name}"),
@@ -156,17 +137,14 @@ impl Computed {
         all.find_map(|(known, recipe)| (known == name).then_some(recipe))
     }
 
-    /// Makes them all. The provider's own value of the same name beats a computed one, which is then not made.
+    /// Computes all values except those that the provider gives itself.
     pub(super) fn values(&self, scope: Scope<'_>) -> Result<Values, Problem> {
         let mut values = Values::new();
         for (name, recipe) in &self.0 {
             if scope.variables.contains_key(name) {
                 continue;
             }
-            let scope = Scope {
-                computed: Some(&values),
-                ..scope
-            };
+            let scope = scope.with(&values);
             let lacks = |(name, needed): (&str, bool)| needed && !scope.has(name);
             if recipe.variables().any(lacks) {
                 continue;
@@ -184,8 +162,8 @@ impl Computed {
         Ok(values)
     }
 
-    /// What `templates` need of a provider that has `given`: every name that can be of use, and whether nothing can be sent
-    /// without it.
+    /// The variables that `templates` can use, each with whether the templates require it from a
+    /// provider that has the `given` ones.
     pub(super) fn needs<'a>(
         &'a self,
         templates: &[&'a Template],
@@ -206,12 +184,7 @@ impl Computed {
         needs: &mut BTreeMap<&'a str, bool>,
     ) {
         let recipe = self.get(name);
-        let own = required && recipe.is_none();
-        let before = needs.insert(name, own);
-        if before == Some(true) {
-            needs.insert(name, true);
-        }
-        // Looked at twice only where it turns out to be required.
+        *needs.entry(name).or_default() |= required && recipe.is_none();
         if let Some(recipe) = recipe
             && !given(name)
         {
@@ -225,7 +198,7 @@ impl Computed {
         self.0.iter().map(|(_, recipe)| recipe)
     }
 
-    /// The names of those that hold something else than text of the dialect.
+    /// Names of the values that hold more than literal text of the dialect.
     pub(super) fn made_of_variables(&self) -> impl Iterator<Item = &str> {
         let all = self.0.iter();
         all.filter(|(_, recipe)| recipe.templates().iter().any(|it| it.has_holes()))

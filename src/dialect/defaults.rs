@@ -1,15 +1,15 @@
-//! What a dialect says for providers that say nothing of it themselves: addresses and life-cycle keys.
+//! A dialect's defaults for providers: URLs and life-cycle durations.
 
 use std::time::Duration;
 
 use super::duration::parse_duration;
-use super::layer::{Field, template};
+use super::layer::{Field, field, report};
 use super::request::encode_segment;
 use super::schema::DialectToml;
 use super::template::{Place, Scope, Template};
 use super::{Problem, Variables};
 
-/// Each is `None` where the dialect does not say.
+/// A dialect's defaults; `None` where the dialect has none.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Defaults {
     pub token_url: Option<UrlTemplate>,
@@ -20,19 +20,19 @@ pub struct Defaults {
     pub refresh_before: Option<Duration>,
 }
 
-/// A URL with variables in it, which have to be known when the configuration is read: where tokens go is no secret, and does
-/// not change while the program runs.
+/// A URL with variables, which must be known when the configuration is read: a token's destination
+/// is not secret and does not change while the program runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UrlTemplate(Field<(), Template>);
 
 // === impl Defaults ===
 
 impl Defaults {
-    /// `chain` is the dialect and what it extends, nearest first.
+    /// `chain` is the dialect and the dialects that it extends, nearest first.
     pub(super) fn parse(chain: &[(&str, &DialectToml)], problems: &mut Vec<Problem>) -> Self {
         let mut url = |path: &str, written: fn(&DialectToml) -> &Option<String>| {
             let text = chain.iter().find_map(|(_, toml)| written(toml).as_ref())?;
-            UrlTemplate::parse(text, path, problems)
+            field(text, path.to_owned(), Place::Fixed, problems).map(UrlTemplate)
         };
         let token_url = url("token_url", |toml| &toml.token_url);
         let authorization_url = url("authorization_url", |toml| &toml.authorization_url);
@@ -41,14 +41,9 @@ impl Defaults {
         });
         let mut span = |path: &str, written: fn(&DialectToml) -> &Option<String>| {
             let text = chain.iter().find_map(|(_, toml)| written(toml).as_ref())?;
-            let span = parse_duration(text).ok();
-            if span.is_none() {
-                problems.push(Problem {
-                    path: path.to_owned(),
-                    message: "expected a duration such as \"30s\" (units: ms, s, m, h, d)".into(),
-                });
-            }
-            span
+            let message = "expected a duration such as \"30s\" (units: ms, s, m, h, d)";
+            let span = parse_duration(text).map_err(|_| message.to_owned());
+            report(span, path, problems)
         };
         Self {
             token_url,
@@ -59,10 +54,8 @@ impl Defaults {
             refresh_before: span("refresh_before", |toml| &toml.refresh_before),
         }
     }
-}
 
-impl Defaults {
-    /// The variables that the addresses are made with.
+    /// The URLs' variables.
     pub fn variables(&self) -> impl Iterator<Item = &str> {
         let urls = [
             &self.token_url,
@@ -76,37 +69,24 @@ impl Defaults {
 // === impl UrlTemplate ===
 
 impl UrlTemplate {
-    fn parse(text: &str, path: &str, problems: &mut Vec<Problem>) -> Option<Self> {
-        let value = template(text, path, Place::Fixed, problems)?;
-        Some(Self(Field {
-            name: (),
-            value,
-            path: path.to_owned(),
-        }))
-    }
-
-    /// The variables that it names.
     pub fn variables(&self) -> impl Iterator<Item = &str> {
         self.0.value.variables().map(|(name, _)| name)
     }
 
-    /// Those without which there is no URL.
+    /// Variables without a default.
     pub fn required_variables(&self) -> impl Iterator<Item = &str> {
         let required = self.0.value.variables().filter(|(_, required)| *required);
         required.map(|(name, _)| name)
     }
 
-    /// `http://`, which a provider has to allow.
+    /// Whether the scheme is `http`, which a provider has to allow.
     pub fn is_plain_http(&self) -> bool {
         self.0.value.starts_with("http://")
     }
 
     /// The URL, each value percent-encoded as one segment.
     pub fn fill(&self, variables: &Variables) -> Result<String, Problem> {
-        let filled = self
-            .0
-            .value
-            .fill_with(Scope::of(variables), &encode_segment);
+        let filled = (self.0.value).fill_with(Scope::of(variables), &encode_segment);
         let filled = filled.map_err(|message| self.0.problem(message))?;
         let filled = filled.ok_or_else(|| self.0.problem("one of its variables has no value"))?;
         Ok(filled.to_string())

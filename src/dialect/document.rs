@@ -1,13 +1,11 @@
-//! An answer's body: JSON if it is, a form if it looks like one, otherwise just text.
-
-use std::borrow::Cow;
+//! An answer's body as JSON, a form, or plain text.
 
 use http::{HeaderMap, header};
 use serde::de::IgnoredAny;
 use serde_json::Value as JsonValue;
 
 pub(super) struct Document {
-    /// An object or array; of a form-encoded answer a flat object.
+    /// An object or array; a form becomes a flat object.
     pub(super) json: Option<JsonValue>,
     pub(super) text: String,
     /// Whether raw line breaks were dropped from JSON strings.
@@ -15,10 +13,10 @@ pub(super) struct Document {
 }
 
 impl Document {
-    /// The body decides, not `Content-Type`: JSON comes as text/plain, and HTML as application/json.
-    /// `token_key` is a name by which a form-encoded answer is known.
+    /// Trusts the body more than `Content-Type`: vendors send JSON as text/plain and HTML as
+    /// application/json. A form is recognized by the key `token_key`.
     pub(super) fn read(body: &[u8], headers: &HeaderMap, token_key: Option<&str>) -> Self {
-        // Error texts come in GBK from some; what they say is lost, but not their code.
+        // Some vendors' error texts are GBK: the text is lost, but the code survives.
         let text = String::from_utf8_lossy(body);
         let text = text.trim_start_matches('\u{feff}').trim();
         let (json, mended) = match parse_json(text) {
@@ -32,12 +30,12 @@ impl Document {
         }
     }
 
-    /// Whether it is JSON of any kind, a bare `null` or number included.
+    /// Whether the body is JSON of any kind, including a bare `null` or number.
     pub(super) fn is_json(&self) -> bool {
         self.json.is_some() || serde_json::from_str::<IgnoredAny>(&self.text).is_ok()
     }
 
-    /// The body as one bare value. JSON objects, `null`, HTML and XML are none.
+    /// The body as a bare value; `None` for JSON objects, arrays and `null`, HTML and XML.
     pub(super) fn bare_text(&self) -> Option<String> {
         if self.json.is_some() || self.text.starts_with('<') || self.text == "null" {
             return None;
@@ -47,15 +45,16 @@ impl Document {
     }
 
     /// The names of the top-level members.
-    pub(super) fn keys(&self) -> Vec<&str> {
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
         let object = self.json.as_ref().and_then(JsonValue::as_object);
-        object.map_or_else(Vec::new, |object| {
-            object.keys().map(String::as_str).collect()
-        })
+        object
+            .into_iter()
+            .flat_map(|object| object.keys().map(String::as_str))
     }
 }
 
-/// Objects and arrays only. If the text is not JSON, it is tried again with line breaks mended.
+/// Parses an object or array, if need be with [line breaks](drop_line_breaks_in_strings) mended.
+/// Returns whether line breaks were mended.
 fn parse_json(text: &str) -> Option<(JsonValue, bool)> {
     if !text.starts_with(['{', '[']) {
         return None;
@@ -64,15 +63,12 @@ fn parse_json(text: &str) -> Option<(JsonValue, bool)> {
         return Some((json, false));
     }
     let mended = drop_line_breaks_in_strings(text);
-    let Cow::Owned(mended) = mended else {
-        return None;
-    };
     Some((serde_json::from_str(&mended).ok()?, true))
 }
 
-/// Drops CR, LF and the indentation after them inside strings, where RFC 8259 §7 forbids them: a vendor's
-/// documented sample breaks its tokens over lines.
-fn drop_line_breaks_in_strings(text: &str) -> Cow<'_, str> {
+/// Drops CR, LF and the indentation after them inside strings, where RFC 8259 §7 forbids them: a
+/// vendor's documented sample breaks its tokens over lines.
+fn drop_line_breaks_in_strings(text: &str) -> String {
     let mut kept = String::with_capacity(text.len());
     let (mut in_string, mut escaped, mut after_break) = (false, false, false);
     for c in text.chars() {
@@ -84,35 +80,26 @@ fn drop_line_breaks_in_strings(text: &str) -> Cow<'_, str> {
             continue;
         }
         after_break = false;
-        match c {
-            '"' if !escaped => {
-                in_string = !in_string;
-            }
-            _ => {}
-        }
+        in_string ^= c == '"' && !escaped;
         escaped = in_string && c == '\\' && !escaped;
         kept.push(c);
     }
-    if kept.len() == text.len() {
-        return Cow::Borrowed(text);
-    }
-    Cow::Owned(kept)
+    kept
 }
 
 fn read_form(text: &str, headers: &HeaderMap, token_key: Option<&str>) -> Option<JsonValue> {
     let content_type = headers.get(header::CONTENT_TYPE);
-    let says_form = content_type
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| {
-            let essence = value.split(';').next().unwrap_or_default().trim();
-            essence.eq_ignore_ascii_case("application/x-www-form-urlencoded")
-        });
+    let content_type = content_type.and_then(|value| value.to_str().ok());
+    let says_form = content_type.is_some_and(|value| {
+        let essence = value.split(';').next().unwrap_or_default().trim();
+        essence.eq_ignore_ascii_case("application/x-www-form-urlencoded")
+    });
     let looks_like_form = || {
         !text.contains(char::is_whitespace)
             && (text.split('&').filter_map(|pair| pair.split_once('=')))
                 .any(|(name, _)| Some(name) == token_key || name == "error")
     };
-    // A token in base64 ends so, too.
+    // A trailing `=` may be the padding of a base64 token.
     if !text.trim_end_matches('=').contains('=')
         || text.starts_with('<')
         || !(says_form || looks_like_form())
@@ -138,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn the_body_decides() {
+    fn the_body_overrides_the_content_type() {
         for (body, content_type, json) in [
             (r#"{"a":1}"#, "text/plain", Some(json!({"a": 1}))),
             (
@@ -194,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_not_utf8_do_not_hide_the_code() {
+    fn invalid_utf8_does_not_hide_the_code() {
         let document = read(
             b"{\"error\":\"bad\",\"message\":\"\xd3\xc3\"}",
             "application/json",
@@ -214,7 +201,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_json_is_not_touched(text in any::<String>()) {
+        fn valid_json_is_not_changed(text in any::<String>()) {
             let json = json!({ "text": text });
             prop_assert_eq!(parse_json(&json.to_string()), Some((json.clone(), false)));
             let pretty = serde_json::to_string_pretty(&json).unwrap();

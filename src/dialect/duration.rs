@@ -1,25 +1,25 @@
-//! Durations as they are written: `"30s"`, `"250ms"`.
+//! Durations as text: `"30s"`, `"250ms"`.
 
 use std::time::Duration;
 
-/// A century: longer than any token lives, short enough to be added to any point in time.
+/// 100 years: longer than any token's life, and safe to add to any time.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// Why a text is no duration.
+/// Why a text is not a duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DurationError {
     Unreadable,
-    /// Than a century.
+    /// Longer than 100 years.
     TooLong,
 }
 
-/// Digits and one of `ms`, `s`, `m`, `h`, `d`, at most one space between.
+/// Parses digits and `ms`, `s`, `m`, `h` or `d`, with at most one space between.
 pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
-    let end = text
-        .find(|c: char| !c.is_ascii_digit())
-        .filter(|end| *end > 0)
-        .ok_or(DurationError::Unreadable)?;
-    let (digits, unit) = text.split_at(end);
+    let end = text.find(|c: char| !c.is_ascii_digit());
+    let (digits, unit) = text.split_at(
+        end.filter(|end| *end > 0)
+            .ok_or(DurationError::Unreadable)?,
+    );
     let millis = match unit.strip_prefix(' ').unwrap_or(unit) {
         "ms" => 1,
         "s" => 1000,
@@ -28,11 +28,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
         "d" => 86_400_000,
         _ => return Err(DurationError::Unreadable),
     };
-    digits
+    let millis = digits
         .parse()
         .ok()
-        .and_then(|number: u64| number.checked_mul(millis))
-        .map(Duration::from_millis)
+        .and_then(|number: u64| number.checked_mul(millis));
+    let duration = millis.map(Duration::from_millis);
+    duration
         .filter(|duration| *duration <= LONGEST)
         .ok_or(DurationError::TooLong)
 }

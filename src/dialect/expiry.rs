@@ -1,4 +1,4 @@
-//! What a vendor means by its `expires` (DESIGN.md §2): the form is inferred from the value.
+//! Reading a vendor's `expires`, whose form is inferred from the value.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,18 +8,18 @@ use jiff::{Timestamp, tz::TimeZone};
 use super::Expiry;
 use super::schema::ExpiresUnit;
 
-/// From here on a number of seconds is a point in time: nobody's token lives for 31 years, and 2001 is over.
+/// Smallest number of seconds that is a Unix time (in 2001) rather than a lifetime (of 31 years).
 const ABSOLUTE_FROM: f64 = 1e9;
 
-/// From here on it is in milliseconds: 1e11 seconds would be the year 5138.
+/// Smallest number that is in milliseconds: 1e11 seconds would be the year 5138.
 const MILLISECONDS_FROM: f64 = 1e11;
 
-/// The year 9999: further away is as good as never, and no clock overflows.
+/// The end of the year 9999. Later times are cut to it, so that no clock overflows.
 const LATEST: f64 = 253_402_300_799.0;
 
-/// Reads the text of an `expires` field. `None`: it cannot be understood.
+/// Reads the text of an `expires` field; `None` if the text is neither a number nor a time.
 ///
-/// With a `unit`, numbers count in it; whether they are a life or a point in time still follows from their size.
+/// `unit` is the unit of numbers; their size still decides between a lifetime and a time.
 pub(super) fn read(
     text: &str,
     unit: Option<ExpiresUnit>,
@@ -27,7 +27,7 @@ pub(super) fn read(
 ) -> Option<Expiry> {
     let text = text.trim();
     match text.parse::<f64>() {
-        // 0 is how some say that they do not know; below it, nobody knows what is meant.
+        // Some vendors send 0 for an unknown lifetime; a negative number has no known meaning.
         Ok(number) if number.is_finite() && number >= 0.0 => Some(from_number(number, unit, date)),
         Ok(_) => None,
         Err(_) => {
@@ -37,9 +37,9 @@ pub(super) fn read(
     }
 }
 
-/// A point in time in Unix seconds, whatever its size.
+/// A time in Unix seconds.
 pub(super) fn at_unix(seconds: f64, date: Option<SystemTime>) -> Expiry {
-    // To the millisecond, as vendors count; the cast saturates, and before the epoch is the epoch.
+    // Rounds to milliseconds; the cast saturates, so that times before the epoch become the epoch.
     let since_epoch = Duration::from_millis((seconds.min(LATEST) * 1e3).round() as u64);
     let at = UNIX_EPOCH.checked_add(since_epoch).unwrap_or(UNIX_EPOCH);
     Expiry::At { at, date }
@@ -62,7 +62,7 @@ fn from_number(number: f64, unit: Option<ExpiresUnit>, date: Option<SystemTime>)
     }
 }
 
-/// ISO-8601, without an offset UTC; also the date of RFC 9110 §5.6.7.
+/// ISO-8601, in UTC if it has no offset, or an HTTP date (RFC 9110 §5.6.7).
 fn from_timestamp(text: &str) -> Option<SystemTime> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Some(at.into());
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn infers() {
+    fn the_size_of_a_number_decides_its_meaning() {
         for (text, expected) in [
             ("3600", life(3600)),
             ("\u{20}3599 ", life(3599)),
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_overrides() {
+    fn a_unit_overrides_the_inferred_one() {
         use ExpiresUnit::{Milliseconds, Minutes, Seconds};
         for (text, unit, expected) in [
             ("7200000", Milliseconds, life(7200)),
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn the_far_future_is_the_year_9999() {
+    fn later_times_are_cut_to_the_year_9999() {
         for text in ["1e300", "99999999999999999999999999", "9223372036854775807"] {
             let Some(Expiry::At { at, .. }) = read(text, None, None) else {
                 panic!("{text}")
@@ -171,7 +171,9 @@ mod tests {
         }
 
         #[test]
-        fn texts_like_dates_never_panic(text in "[-+]?[0-9]{1,6}-[0-9]{2}-[0-9]{2}[T ]?[0-9:.]{0,12}[-+Z]?[0-9:]{0,6}") {
+        fn texts_like_dates_never_panic(
+            text in "[-+]?[0-9]{1,6}(-[0-9]{2}){2}[T ]?[0-9:.]{0,12}[-+Z]?[0-9:]{0,6}",
+        ) {
             let _ = read(&text, None, None);
         }
     }

@@ -1,135 +1,125 @@
-//! What an answer looks like beside what a dialect expects of it: for somebody who adapts a dialect to a vendor. Names and
-//! places, never values.
+//! Explaining to the author of a dialect how an answer differs from the dialect's selectors.
+//! Explanations contain names and JSON pointers, never values.
 
-use http::{HeaderMap, StatusCode};
 use serde_json::Value as JsonValue;
 
-use super::document::Document;
+use super::response::Reading;
 use super::selector::Selector;
 use super::telling;
 use super::{Answer, ResponseRules};
 use crate::secret::Secret;
 
-/// Of a body that may be a token as a whole.
+/// Shortest text that counts as a token when no name suggests one.
 const SHORTEST_TOKEN: usize = 16;
 
-/// Places in an answer that are listed.
+/// JSON pointers that are listed.
 const LISTED: usize = 24;
 
-/// How deep they are looked for.
+/// Nesting depth down to which values are listed.
 const DEPTH: usize = 5;
 
-/// Whether a key's name, in lower case and without `_` and `-`, is one for such a value.
+/// Whether a key's normalized name ([`last_name`]) suggests a kind of value.
 type LooksLike = fn(&str) -> bool;
 
 impl ResponseRules {
-    /// A line each: what kind of answer it was, what is in it, which selector found nothing, and what to write instead.
-    /// `secrets` are masked should they be keys.
+    /// One line each for the kind of answer, its contents, and every selector that found nothing,
+    /// with a proposal. `secrets` are masked in keys.
     pub fn explain(&self, answer: Answer<'_>, secrets: &[&Secret]) -> Vec<String> {
-        let token_key = self.token.iter().find_map(Selector::first_key);
-        let document = Document::read(answer.body, answer.headers, token_key);
         let content_type = match telling::content_type(answer.headers) {
             Some(content_type) => format!("content type {content_type}"),
             None => "no content type".to_owned(),
         };
-        let coding = match telling::content_coding(answer.headers) {
-            Some(coding) => format!(", content coding {coding}, which was not asked for"),
-            None => String::new(),
-        };
+        let coding = telling::content_coding(answer.headers)
+            .map(|coding| format!(", unrequested content coding {coding}"));
         let status = answer.status.as_u16();
+        let coding = coding.unwrap_or_default();
         let mut lines = vec![format!("HTTP {status}, {content_type}{coding}")];
-        let mut places = Vec::new();
-        match &document.json {
-            Some(json) => places_in(json, &mut String::new(), DEPTH, &mut places),
-            None if document.text.is_empty() => lines.push("the body is empty".to_owned()),
+        let mut seen = Seen {
+            answer: self.reading(answer, secrets),
+            places: Vec::new(),
+        };
+        match &seen.answer.document.json {
+            Some(json) => places_in(json, &mut String::new(), DEPTH, &mut seen.places),
+            None if seen.answer.document.text.is_empty() => {
+                lines.push("the body is empty".to_owned());
+            }
             None => lines.push(format!(
                 "the body is neither JSON nor a form, but {} bytes of something else",
                 answer.body.len()
             )),
         }
-        if !places.is_empty() {
-            let shown = places.iter().take(LISTED);
+        if !seen.places.is_empty() {
+            let shown = seen.places.iter().take(LISTED);
             let shown: Vec<_> = shown
                 .map(|place| telling::place(place, secrets).0)
                 .collect();
-            let more = match places.len().saturating_sub(LISTED) {
+            let more = match seen.places.len().saturating_sub(LISTED) {
                 0 => String::new(),
                 more => format!(" and {more} more"),
             };
             lines.push(format!("it has {}{more}", shown.join(", ")));
         }
-        let seen = Seen {
-            status: answer.status,
-            headers: answer.headers,
-            document: &document,
-            places: &places,
-            secrets,
-        };
-        self.misses(&seen, &mut lines);
+        seen.explain(&mut lines);
         lines
-    }
-
-    fn misses(&self, seen: &Seen<'_>, lines: &mut Vec<String>) {
-        for (selector, values) in &self.ok {
-            if let Some(found) = selector.found(seen.headers, seen.document)
-                && !values.contains(&found)
-            {
-                lines.push(format!(
-                    "response.ok: what is at {selector} is not one of the values that mean success"
-                ));
-            }
-        }
-        let is_yes = seen.status.is_success();
-        if is_yes {
-            let token = seen
-                .place(looks_like_token)
-                .or_else(|| seen.token_elsewhere());
-            seen.miss("token", &self.token, token, lines);
-            let expiry = seen.place(looks_like_expiry);
-            seen.miss("expires", &self.expires, expiry, lines);
-        }
-        // What an answer is not about, it need not have.
-        let code = seen.place(looks_like_code);
-        let words = seen.place(looks_like_words);
-        if seen.misses(&self.error)
-            && is_yes
-            && self.ok.is_empty()
-            && let Some(code) = &code
-        {
-            lines.push(format!(
-                "response.ok: there is none; if it is {code} that says whether all went well, write ok = {{ \"{code}\" = [0] }} \
-                 with what it is then"
-            ));
-        }
-        for (key, selectors, proposal) in [
-            ("error", &self.error, code),
-            ("error_description", &self.error_description, words),
-        ] {
-            if proposal.is_some() || !is_yes && !seen.places.is_empty() {
-                seen.miss(key, selectors, proposal, lines);
-            }
-        }
     }
 }
 
-/// An answer under examination.
+/// An answer and the JSON pointers of its values.
 struct Seen<'a> {
-    status: StatusCode,
-    headers: &'a HeaderMap,
-    document: &'a Document,
-    places: &'a [String],
-    secrets: &'a [&'a Secret],
+    answer: Reading<'a>,
+    places: Vec<String>,
 }
 
 impl Seen<'_> {
-    fn misses(&self, selectors: &[Selector]) -> bool {
-        let finds = |selector: &Selector| {
-            selector.is_jwt_exp() || selector.text(self.headers, self.document).is_some()
-        };
-        !selectors.is_empty() && !selectors.iter().any(finds)
+    fn explain(&self, lines: &mut Vec<String>) {
+        let rules = self.answer.rules;
+        for (selector, values) in &rules.ok {
+            if let Some(found) = selector.found(self.answer.headers, &self.answer.document)
+                && !values.contains(&found)
+            {
+                lines.push(format!(
+                    "response.ok: the value at {selector} is not one of those that mean success"
+                ));
+            }
+        }
+        let is_success = self.answer.status.is_success();
+        if is_success {
+            let token = self.place(looks_like_token);
+            let token = token.or_else(|| self.token_by_value());
+            self.explain_miss("token", &rules.token, token, lines);
+            let expiry = self.place(looks_like_expiry);
+            self.explain_miss("expires", &rules.expires, expiry, lines);
+        }
+        let code = self.place(looks_like_code);
+        let description = self.place(looks_like_description);
+        if self.misses(&rules.error)
+            && is_success
+            && rules.ok.is_empty()
+            && let Some(code) = &code
+        {
+            lines.push(format!(
+                "response.ok: missing; if {code} tells success from failure, \
+                 write ok = {{ \"{code}\" = [0] }} with its value on success"
+            ));
+        }
+        // A successful answer needs no error fields.
+        for (key, selectors, proposal) in [
+            ("error", &rules.error, code),
+            ("error_description", &rules.error_description, description),
+        ] {
+            if proposal.is_some() || !is_success && !self.places.is_empty() {
+                self.explain_miss(key, selectors, proposal, lines);
+            }
+        }
     }
 
-    fn miss(
+    fn misses(&self, selectors: &[Selector]) -> bool {
+        !selectors.is_empty()
+            && !selectors.iter().any(Selector::is_jwt_exp)
+            && self.answer.first(selectors).is_none()
+    }
+
+    fn explain_miss(
         &self,
         key: &str,
         selectors: &[Selector],
@@ -140,38 +130,40 @@ impl Seen<'_> {
             return;
         }
         let looked: Vec<_> = selectors.iter().map(ToString::to_string).collect();
-        // What is there is empty, or no single value: where was not the mistake.
+        // A selector that found an empty value or an object is no misspelling: propose nothing.
         let proposal = proposal.filter(|place| !looked.contains(place));
-        let perhaps = match proposal {
-            Some(place) => format!("; perhaps {key} = \"{place}\""),
-            None => String::new(),
-        };
-        let looked = looked.join(", ");
-        lines.push(format!("response.{key}: nothing at {looked}{perhaps}"));
+        let proposal = proposal.map(|place| format!("; perhaps {key} = \"{place}\""));
+        lines.push(format!(
+            "response.{key}: nothing at {}{}",
+            looked.join(", "),
+            proposal.unwrap_or_default()
+        ));
     }
 
-    /// The first place with such a name that may be told as a whole.
+    /// The first place whose name matches and is safe to show in full.
     fn place(&self, looks_like: LooksLike) -> Option<String> {
-        let places = self.places.iter();
-        places
-            .filter(|place| looks_like(&last_name(place)))
-            .find_map(|place| self.told(place))
+        let mut places = self
+            .places
+            .iter()
+            .filter(|place| looks_like(&last_name(place)));
+        places.find_map(|place| self.shown(place))
     }
 
-    fn told(&self, place: &str) -> Option<String> {
-        let (place, all) = telling::place(place, self.secrets);
+    fn shown(&self, place: &str) -> Option<String> {
+        let (place, all) = telling::place(place, self.answer.secrets);
         all.then_some(place)
     }
 
-    /// Where no name says so: by what is there.
-    fn token_elsewhere(&self) -> Option<String> {
-        let field = telling::header_names(self.headers)
+    /// Finds a token that has no telling JSON name: in a header field, as the whole body, or as the
+    /// longest token-like JSON value.
+    fn token_by_value(&self) -> Option<String> {
+        let field = telling::header_names(self.answer.headers)
             .find(|name| looks_like_token(&name.as_str().replace('-', "")));
         if let Some(name) = field {
             return Some(format!("header:{name}"));
         }
-        let Some(json) = &self.document.json else {
-            let text = self.document.bare_text()?;
+        let Some(json) = &self.answer.document.json else {
+            let text = self.answer.document.bare_text()?;
             return could_be_token(&text).then(|| "body".to_owned());
         };
         let length = |place: &&String| match json.pointer(place) {
@@ -186,27 +178,24 @@ impl Seen<'_> {
         let longest = places
             .max_by_key(length)
             .filter(|place| length(place) > 0)?;
-        self.told(longest)
+        self.shown(longest)
     }
 }
 
-/// In lower case and without `_` and `-`.
+/// The pointer's last name, in lower case and without `_` and `-`.
 fn last_name(place: &str) -> String {
     let name = place.rsplit('/').next().unwrap_or_default();
     name.to_ascii_lowercase().replace(['_', '-'], "")
 }
 
-/// RFC 7235's token68, and long enough.
+/// Whether the text is a token68 (RFC 7235) of at least [`SHORTEST_TOKEN`] bytes.
 fn could_be_token(text: &str) -> bool {
     let body = text.trim_end_matches('=');
-    text.len() >= SHORTEST_TOKEN
-        && !body.starts_with('/')
-        && body
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte))
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
+    text.len() >= SHORTEST_TOKEN && !body.starts_with('/') && body.bytes().all(allowed)
 }
 
-/// JSON pointers (RFC 6901) of every single value.
+/// Collects the JSON pointers (RFC 6901) of every scalar; an array's first item stands for all.
 fn places_in(json: &JsonValue, at: &mut String, depth: usize, places: &mut Vec<String>) {
     let mut inside = |name: &str, value: &JsonValue| {
         let length = at.len();
@@ -219,17 +208,8 @@ fn places_in(json: &JsonValue, at: &mut String, depth: usize, places: &mut Vec<S
         at.truncate(length);
     };
     match json {
-        JsonValue::Object(object) => {
-            for (name, value) in object {
-                inside(name, value);
-            }
-        }
-        // One shows how they all are.
-        JsonValue::Array(items) => {
-            if let Some(first) = items.first() {
-                inside("0", first);
-            }
-        }
+        JsonValue::Object(object) => object.iter().for_each(|(name, value)| inside(name, value)),
+        JsonValue::Array(items) => items.iter().take(1).for_each(|first| inside("0", first)),
         _ if at.is_empty() => {}
         _ => places.push(at.clone()),
     }
@@ -246,41 +226,22 @@ fn looks_like_expiry(name: &str) -> bool {
 }
 
 fn looks_like_code(name: &str) -> bool {
-    matches!(
-        name,
-        "error"
-            | "errcode"
-            | "errorcode"
-            | "code"
-            | "ret"
-            | "retcode"
-            | "resultcode"
-            | "status"
-            | "subcode"
-    )
+    "error errcode errorcode code ret retcode resultcode status subcode"
+        .split(' ')
+        .any(|known| known == name)
 }
 
-fn looks_like_words(name: &str) -> bool {
-    matches!(
-        name,
-        "errordescription"
-            | "errormessage"
-            | "errormsg"
-            | "errmsg"
-            | "msg"
-            | "message"
-            | "desc"
-            | "description"
-            | "detail"
-            | "reason"
-    )
+fn looks_like_description(name: &str) -> bool {
+    "errordescription errormessage errormsg errmsg msg message desc description detail reason"
+        .split(' ')
+        .any(|known| known == name)
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::UNIX_EPOCH;
 
-    use http::header;
+    use http::{HeaderMap, StatusCode, header};
     use proptest::prelude::*;
 
     use super::*;
@@ -303,17 +264,20 @@ mod tests {
     }
 
     #[test]
-    fn it_says_what_is_there_and_what_to_write() {
+    fn every_missed_selector_gets_a_proposal() {
         let lines = explain(
             "token = '/access_token'\nexpires = '/expires_in'\nok = { '/code' = [0] }",
-            r#"{"code":17,"data":{"app-token":"hunter2","expireTime":"hunter2","a/b":[{"x":1}]},"hunter2":1,"e":[]}"#,
+            concat!(
+                r#"{"code":17,"data":{"app-token":"hunter2","expireTime":"hunter2","#,
+                r#""a/b":[{"x":1}]},"hunter2":1,"e":[]}"#
+            ),
         );
         assert_eq!(
             lines,
             [
                 "HTTP 200, content type text/json",
                 "it has /code, /data/app-token, /data/expireTime, /data/a~1b/0/x, /[masked]",
-                "response.ok: what is at /code is not one of the values that mean success",
+                "response.ok: the value at /code is not one of those that mean success",
                 "response.token: nothing at /access_token; perhaps token = \"/data/app-token\"",
                 "response.expires: nothing at /expires_in; perhaps expires = \"/data/expireTime\"",
                 "response.error: nothing at /error; perhaps error = \"/code\"",
@@ -322,9 +286,12 @@ mod tests {
     }
 
     #[test]
-    fn where_no_name_says_so_the_value_does() {
+    fn the_longest_token_like_value_is_proposed_if_no_name_fits() {
         let rules = "token = '/t'\nexpires = '/e'";
-        let body = r#"{"tkn":"8f3k2jd9x0lq92zz","refresh":"8f3k2jd9x0lq92zz8f3k2jd9x0lq92zz","link":"https://x.example/a?b","validFor":9}"#;
+        let body = concat!(
+            r#"{"tkn":"8f3k2jd9x0lq92zz","refresh":"8f3k2jd9x0lq92zz8f3k2jd9x0lq92zz","#,
+            r#""link":"https://x.example/a?b","validFor":9}"#
+        );
         let lines = explain(rules, body);
         assert_eq!(
             lines[2..],
@@ -333,13 +300,13 @@ mod tests {
                 "response.expires: nothing at /e; perhaps expires = \"/validFor\"",
             ]
         );
-        // Half an answer is no token.
+        // A truncated answer is no token.
         let lines = explain(rules, "{\"access_token\":\"8f3k2jd9x0lq92zz");
         assert_eq!(lines[2], "response.token: nothing at /t");
     }
 
     #[test]
-    fn where_it_looks_already_is_not_proposed() {
+    fn a_selector_in_use_is_not_proposed() {
         let body = r#"{"access_token":"","expires_in":null,"error":"","message":""}"#;
         let lines = explain("token = '/access_token'\nexpires = '/expires_in'", body);
         assert_eq!(lines[2], "response.token: nothing at /access_token");
@@ -348,21 +315,23 @@ mod tests {
     }
 
     #[test]
-    fn a_code_in_the_body_is_proposed_for_what_it_may_be() {
+    fn a_code_in_the_body_is_proposed_for_ok_and_error() {
         let lines = explain("token = '/t'", r#"{"errcode":40013,"errmsg":"no"}"#);
         assert_eq!(
             lines[2..],
             [
                 "response.token: nothing at /t",
-                "response.ok: there is none; if it is /errcode that says whether all went well, write ok = { \"/errcode\" = [0] } with what it is then",
+                "response.ok: missing; if /errcode tells success from failure, \
+                 write ok = { \"/errcode\" = [0] } with its value on success",
                 "response.error: nothing at /error; perhaps error = \"/errcode\"",
-                "response.error_description: nothing at /error_description, /message; perhaps error_description = \"/errmsg\"",
+                "response.error_description: nothing at /error_description, /message; \
+                 perhaps error_description = \"/errmsg\"",
             ]
         );
     }
 
     #[test]
-    fn what_is_no_json_shows_nothing_of_itself() {
+    fn a_body_that_is_not_json_is_not_quoted() {
         for (body, told) in [
             ("", "the body is empty"),
             (
@@ -387,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_elsewhere_than_in_json_is_pointed_at() {
+    fn a_body_that_is_a_token_is_proposed() {
         let bare = "aG9sZCBtZSBjbG9zZQ==";
         for body in [bare, &format!("\"{bare}\"")] {
             let lines = explain("token = '/t'", body);
@@ -397,7 +366,7 @@ mod tests {
         }
     }
 
-    /// Bodies and header fields with `TOKEN` in every kind of place.
+    /// Bodies with `TOKEN` in every kind of place.
     const PLACES: [&str; 24] = [
         "TOKEN",
         "TOKEN=",
@@ -425,7 +394,7 @@ mod tests {
         "{\"access_token\":\"TOKEN",
     ];
 
-    /// Checks that neither the explanation nor the refusal tells a part of the token.
+    /// Checks that neither the explanation nor the refusal contains a part of the token.
     fn check_no_token(token: &str, place: &str, content_type: &str, rules: &str) {
         let toml: ResponseToml = toml::from_str(rules).unwrap();
         let rules = ResponseRules::parse(&toml, &mut Vec::new());
@@ -449,7 +418,6 @@ mod tests {
             told.push_str(&format!("{refusal:?}"));
         }
         let told = told.to_ascii_lowercase();
-        // A part of it is as bad.
         for part in token.to_ascii_lowercase().as_bytes().windows(16) {
             let part = std::str::from_utf8(part).unwrap();
             assert!(!told.contains(part), "{told}");
@@ -457,16 +425,15 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_token_that_is_called_json_is_not_told() {
+    fn a_bare_token_with_a_json_content_type_is_not_shown() {
         let rules = "token = 'header:x-token'\nerror = 'body'\nerror_description = 're:(.*)'";
         let token = "0+aAa+-00+++0aA0a0aA0-A+";
         check_no_token(token, "TOKEN", "application/json", rules);
     }
 
     proptest! {
-        /// Wherever a dialect that is wrong for it looks, and whatever the answer calls itself.
         #[test]
-        fn a_token_in_an_answer_is_never_told(
+        fn a_token_in_an_answer_is_never_shown(
             token in "[A-Za-z0-9_.+/-]{24,64}",
             place in proptest::sample::select(&PLACES[..]),
             content_type in proptest::sample::select(&[

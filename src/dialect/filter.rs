@@ -18,6 +18,7 @@ use super::json::wipe;
 use super::jwt::SigningKey;
 use super::selector::scalar_text;
 use super::suggest::hint;
+use super::template::is_name;
 
 /// One step of a hole's pipeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,32 +28,32 @@ pub(super) enum Filter {
     Sha256,
     Sha384,
     Sha512,
-    /// With the name of the variable that holds the key.
+    /// HMAC with the named variable as key.
     Hmac(Hash, String),
     Hex,
     Base64,
     /// Without padding, as in RFC 7515.
     Base64Url,
-    /// Of either alphabet, padded or not.
+    /// Accepts both alphabets, with and without padding.
     Unbase64,
-    /// Percent-encoding, for what is encoded once more when it is sent.
+    /// Percent-encoding, for values that are encoded once more when they are sent.
     UrlEncode,
     /// The bytes of a PEM block (RFC 7468).
     Der,
     /// The public half of a private key, as SubjectPublicKeyInfo (RFC 5280 §4.1.2.7) in DER.
     Spki,
-    /// A digest's bytes rather than its hex form, for hashing it again.
+    /// A digest's bytes in place of its hex form, for hashing it again.
     Raw,
     /// A value inside a JSON text, by RFC 6901 pointer.
     Json(String),
     Upper,
     Lower,
     Int,
-    /// To an integer.
+    /// Adds to an integer.
     Add(i64),
 }
 
-/// What an HMAC is made with.
+/// The hash function of an HMAC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hash {
     Md5,
@@ -61,7 +62,7 @@ pub(super) enum Hash {
     Sha512,
 }
 
-/// What flows from filter to filter.
+/// A filter's input or output.
 #[derive(Clone, PartialEq, Zeroize, ZeroizeOnDrop)]
 pub(super) enum Value {
     Text(String),
@@ -69,116 +70,100 @@ pub(super) enum Value {
     Boolean(bool),
     /// A raw digest: lower hex, unless the next filter is an encoder.
     Digest(Vec<u8>),
-    /// What was decoded: hashed and encoded as it is, text if it is text.
+    /// Decoded bytes: hashed and encoded verbatim; text if they are UTF-8.
     Bytes(Vec<u8>),
 }
 
-const NAMES: [&str; 23] = [
-    "md5",
-    "sha1",
-    "sha256",
-    "sha384",
-    "sha512",
-    "hmac_md5",
-    "hmac_sha1",
-    "hmac_sha256",
-    "hmac_sha512",
-    "hex",
-    "base64",
-    "base64url",
-    "unbase64",
-    "urlencode",
-    "der",
-    "spki",
-    "raw",
-    "json",
-    "upper",
-    "lower",
-    "int",
-    "add",
-    "or",
+/// Filters without an argument, by name.
+static PLAIN: [(&str, Filter); 16] = [
+    ("md5", Filter::Md5),
+    ("sha1", Filter::Sha1),
+    ("sha256", Filter::Sha256),
+    ("sha384", Filter::Sha384),
+    ("sha512", Filter::Sha512),
+    ("hex", Filter::Hex),
+    ("base64", Filter::Base64),
+    ("base64url", Filter::Base64Url),
+    ("unbase64", Filter::Unbase64),
+    ("urlencode", Filter::UrlEncode),
+    ("der", Filter::Der),
+    ("spki", Filter::Spki),
+    ("raw", Filter::Raw),
+    ("upper", Filter::Upper),
+    ("lower", Filter::Lower),
+    ("int", Filter::Int),
 ];
 
-/// RFC 3986 §2.3: all but the unreserved characters.
-const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+const HMACS: [(&str, Hash); 4] = [
+    ("hmac_md5", Hash::Md5),
+    ("hmac_sha1", Hash::Sha1),
+    ("hmac_sha256", Hash::Sha256),
+    ("hmac_sha512", Hash::Sha512),
+];
+
+/// All but the unreserved characters of RFC 3986 §2.3.
+pub(super) const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
 impl Filter {
-    /// Reads `name` or `name:argument`. (`or` is no filter of values and is read by the template.)
+    /// Reads `name` or `name:argument`. The template itself reads `or`, which is no filter.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let (name, argument) = match text.split_once(':') {
             Some((name, argument)) => (name, Some(argument)),
             None => (text, None),
         };
-        let key = || match argument {
-            Some(key) if super::template::is_name(key) => Ok(key.to_owned()),
-            _ => Err(format!(
-                "write {name}:k, k being the variable that holds the key"
-            )),
-        };
-        let hmac = |hash| key().map(|key| Self::Hmac(hash, key));
-        let filter = match name {
-            "hmac_md5" => return hmac(Hash::Md5),
-            "hmac_sha1" => return hmac(Hash::Sha1),
-            "hmac_sha256" => return hmac(Hash::Sha256),
-            "hmac_sha512" => return hmac(Hash::Sha512),
-            "json" => return json_pointer(argument),
-            "add" => return addend(argument),
-            "md5" => Self::Md5,
-            "sha1" => Self::Sha1,
-            "sha256" => Self::Sha256,
-            "sha384" => Self::Sha384,
-            "sha512" => Self::Sha512,
-            "hex" => Self::Hex,
-            "base64" => Self::Base64,
-            "base64url" => Self::Base64Url,
-            "unbase64" => Self::Unbase64,
-            "urlencode" => Self::UrlEncode,
-            "der" => Self::Der,
-            "spki" => Self::Spki,
-            "raw" => Self::Raw,
-            "upper" => Self::Upper,
-            "lower" => Self::Lower,
-            "int" => Self::Int,
-            "or" => return Err("`or:` must be the first filter".to_owned()),
-            _ => return Err(format!("unknown filter{}", hint(name, NAMES))),
-        };
-        if argument.is_some() {
-            return Err(format!("the filter `{name}` takes no argument"));
+        if let Some((_, filter)) = PLAIN.iter().find(|(known, _)| *known == name) {
+            return match argument {
+                None => Ok(filter.clone()),
+                Some(_) => Err(format!("the filter `{name}` takes no argument")),
+            };
         }
-        Ok(filter)
+        if let Some((_, hash)) = HMACS.iter().find(|(known, _)| *known == name) {
+            return match argument {
+                Some(key) if is_name(key) => Ok(Self::Hmac(*hash, key.to_owned())),
+                _ => Err(format!(
+                    "write {name}:k, k being the variable that holds the key"
+                )),
+            };
+        }
+        Err(match (name, argument) {
+            ("json", Some(pointer)) if pointer.starts_with('/') => {
+                return Ok(Self::Json(pointer.to_owned()));
+            }
+            ("json", _) => "write json:/like/this".to_owned(),
+            ("add", _) => match argument.and_then(|number| number.parse().ok()) {
+                Some(number) => return Ok(Self::Add(number)),
+                None => "write add:N, N being an integer".to_owned(),
+            },
+            ("or", _) => "`or:` must be the first filter".to_owned(),
+            _ => {
+                let plain = PLAIN.iter().map(|(name, _)| *name);
+                let known = plain
+                    .chain(HMACS.map(|(name, _)| name))
+                    .chain(["json", "add", "or"]);
+                format!("unknown filter{}", hint(name, known))
+            }
+        })
     }
 
-    /// As it is written in a template.
+    /// The filter as a template writes it.
     pub(super) fn source(&self) -> String {
-        match self {
-            Self::Hmac(hash, key) => return format!("{}:{key}", hash.hmac_name()),
+        let name = match self {
+            Self::Hmac(hash, key) => {
+                let name = HMACS.iter().find(|(_, known)| known == hash);
+                return format!("{}:{key}", name.map_or("", |(name, _)| name));
+            }
             Self::Json(pointer) => return format!("json:{pointer}"),
             Self::Add(number) => return format!("add:{number}"),
-            Self::Md5 => "md5",
-            Self::Sha1 => "sha1",
-            Self::Sha256 => "sha256",
-            Self::Sha384 => "sha384",
-            Self::Sha512 => "sha512",
-            Self::Hex => "hex",
-            Self::Base64 => "base64",
-            Self::Base64Url => "base64url",
-            Self::Unbase64 => "unbase64",
-            Self::UrlEncode => "urlencode",
-            Self::Der => "der",
-            Self::Spki => "spki",
-            Self::Raw => "raw",
-            Self::Upper => "upper",
-            Self::Lower => "lower",
-            Self::Int => "int",
-        }
-        .to_owned()
+            plain => PLAIN.iter().find(|(_, known)| known == plain),
+        };
+        name.map_or("", |(name, _)| name).to_owned()
     }
 
-    /// The variable that holds the key, where there is one.
+    /// The variable that holds the key.
     pub(super) fn key(&self) -> Option<&str> {
         match self {
             Self::Hmac(_, key) => Some(key),
@@ -186,7 +171,7 @@ impl Filter {
         }
     }
 
-    /// `key` is the value of [`Self::key`]; it is not looked at by filters without one.
+    /// Applies the filter. `key` is the value of [`Self::key`], or anything for other filters.
     pub(super) fn apply(&self, value: &Value, key: &[u8]) -> Result<Value, String> {
         let text = || value.text();
         let hashed = || value.hashed();
@@ -221,15 +206,6 @@ impl Filter {
 }
 
 impl Hash {
-    fn hmac_name(self) -> &'static str {
-        match self {
-            Self::Md5 => "hmac_md5",
-            Self::Sha1 => "hmac_sha1",
-            Self::Sha256 => "hmac_sha256",
-            Self::Sha512 => "hmac_sha512",
-        }
-    }
-
     fn hmac(self, key: &[u8], data: &[u8]) -> Vec<u8> {
         fn mac<M: Mac + KeyInit>(key: &[u8], data: &[u8]) -> Vec<u8> {
             let mac = <M as KeyInit>::new_from_slice(key).expect("HMAC takes keys of any length");
@@ -244,20 +220,6 @@ impl Hash {
     }
 }
 
-fn json_pointer(argument: Option<&str>) -> Result<Filter, String> {
-    match argument {
-        Some(pointer) if pointer.starts_with('/') => Ok(Filter::Json(pointer.to_owned())),
-        _ => Err("write json:/like/this".to_owned()),
-    }
-}
-
-fn addend(argument: Option<&str>) -> Result<Filter, String> {
-    let number = argument.and_then(|text| text.parse().ok());
-    number
-        .map(Filter::Add)
-        .ok_or_else(|| "write add:N, N being an integer".to_owned())
-}
-
 fn unbase64(text: &str) -> Result<Vec<u8>, String> {
     let config =
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
@@ -267,8 +229,8 @@ fn unbase64(text: &str) -> Result<Vec<u8>, String> {
     decoded.map_err(|_| "`unbase64` needs base64".to_owned())
 }
 
-/// The first certificate, or the public key alone. Never a private key: files hold both, often the key first, and a digest
-/// of the key names nothing.
+/// The first certificate, or else the first public key. Never a private key: a file may hold the
+/// key before the certificate, and a digest of the key identifies nothing.
 fn der(pem: &str) -> Result<Vec<u8>, String> {
     let public = |wanted| {
         let blocks = <(SectionKind, Vec<u8>) as PemObject>::pem_slice_iter(pem.as_bytes());
@@ -299,14 +261,14 @@ impl Value {
             Self::Integer(number) => number.to_string(),
             Self::Boolean(truth) => truth.to_string(),
             Self::Digest(bytes) => lower_hex(bytes),
-            Self::Bytes(bytes) => match std::str::from_utf8(bytes) {
-                Ok(text) => text.to_owned(),
-                Err(_) => lower_hex(bytes),
-            },
+            Self::Bytes(bytes) => {
+                std::str::from_utf8(bytes).map_or_else(|_| lower_hex(bytes), str::to_owned)
+            }
         })
     }
 
-    /// What a digest is made of, and what a key is: the customary md5(md5(x)) of Chinese APIs hashes the hex form.
+    /// The input of a digest, or the bytes of a key. A digest counts as its hex form: the customary
+    /// md5(md5(x)) of Chinese APIs hashes hex.
     pub(super) fn hashed(&self) -> Zeroizing<Vec<u8>> {
         match self {
             Self::Bytes(bytes) => Zeroizing::new(bytes.clone()),
@@ -314,13 +276,11 @@ impl Value {
         }
     }
 
-    /// What an encoder encodes: the digest itself, not its hex form.
+    /// The input of an encoder: a digest counts as its bytes, not as its hex form.
     fn bytes(&self) -> Zeroizing<Vec<u8>> {
         match self {
             Self::Digest(bytes) | Self::Bytes(bytes) => Zeroizing::new(bytes.clone()),
-            Self::Text(_) | Self::Integer(_) | Self::Boolean(_) => {
-                Zeroizing::new(self.text().as_bytes().to_vec())
-            }
+            Self::Text(_) | Self::Integer(_) | Self::Boolean(_) => self.hashed(),
         }
     }
 }
@@ -358,8 +318,9 @@ mod tests {
     }
 
     #[test]
-    fn known_values() {
-        // Digests of "abc": RFC 1321 §A.5, FIPS 180-4 examples; HMAC: RFC 2202 §3 and RFC 4231 §4.3, key "Jefe".
+    fn filters_give_the_published_values() {
+        // Digests of "abc": RFC 1321 §A.5, FIPS 180-4 examples.
+        // HMAC: RFC 2202 §3 and RFC 4231 §4.3, key "Jefe".
         let jefe = "what do ya want for nothing?";
         for (input, filters, expected) in [
             ("abc", &["md5"][..], "900150983cd24fb0d6963f7d28e17f72"),
@@ -469,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_decoded_is_told_without_its_text() {
+    fn decoding_errors_do_not_quote_the_input() {
         for (input, filter, message) in [
             ("!!", "unbase64", "`unbase64` needs base64"),
             (
@@ -492,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_filters_are_refused_with_the_nearest() {
+    fn unknown_filters_are_refused_with_the_nearest_name() {
         for (text, message) in [
             ("md4", "unknown filter; did you mean `md5`?"),
             ("md5:x", "the filter `md5` takes no argument"),

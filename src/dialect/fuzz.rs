@@ -1,4 +1,4 @@
-//! Fuzz targets: dialects' templates and selectors, and token endpoints' answers.
+//! Fuzz targets: templates, selectors, and token endpoints' answers.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,14 +12,14 @@ use super::template::{Place, Scope, Template};
 use super::{Answer, Expiry, Frozen, Refusal, ResponseRules, Var, Variables, expiry};
 use crate::secret::Secret;
 
-/// Not to be made up by chance.
+/// Too long for a fuzzer to produce by chance.
 const SECRET: &str = "hunter2-hunter2";
 
 fn now() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_450_675_309)
 }
 
-/// Three parts, divided by lines of `---`: a dialect's `[response]`, status and header fields, the body.
+/// Reads three parts, separated by lines of `---`: `[response]`, status and header fields, body.
 pub fn token_answer(data: &[u8]) {
     let mut parts = [&b""[..]; 3];
     let mut rest = data;
@@ -70,16 +70,17 @@ fn parse_rules(text: &str) -> Option<ResponseRules> {
     problems.is_empty().then_some(rules)
 }
 
-/// What a vendor echoes is masked; what is told stays short. A detail also quotes the dialect, which may hold anything.
+/// Echoed secrets are masked and texts stay short. A detail also quotes the dialect's selectors,
+/// which may contain anything.
 fn check_refusal(refusal: &Refusal, rules: &ResponseRules) {
     for text in [&refusal.code, &refusal.description].into_iter().flatten() {
-        assert!(!text.contains(SECRET), "a secret is told");
+        assert!(!text.contains(SECRET), "a secret is shown");
         assert!(text.chars().count() < 400);
         assert!(!text.chars().any(char::is_control), "{text:?}");
     }
     if let Some(detail) = &refusal.detail {
-        let of_dialect = format!("{:?}", (&rules.token, &rules.error)).contains(SECRET);
-        assert!(of_dialect || !detail.contains(SECRET), "a secret is told");
+        let in_dialect = format!("{:?}", (&rules.token, &rules.error)).contains(SECRET);
+        assert!(in_dialect || !detail.contains(SECRET), "a secret is shown");
     }
 }
 
@@ -89,7 +90,7 @@ fn check_expiry(expiry: &Expiry) {
     }
 }
 
-/// A template, as it could stand in a dialect.
+/// Parses and fills a template.
 pub fn template(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -138,7 +139,7 @@ pub fn template(data: &[u8]) {
     assert!(literal.is_ok_and(|literal| !literal.has_holes()));
 }
 
-/// A selector, a line break, and the document that it looks into; the document as a JWT and an expiry, too.
+/// Reads a selector, a line break and a document; reads the document as a JWT and an expiry, too.
 pub fn selector(data: &[u8]) {
     let at = data.iter().position(|byte| *byte == b'\n');
     let (first, body) = at.map_or((data, &b""[..]), |at| (&data[..at], &data[at + 1..]));

@@ -1,12 +1,12 @@
-//! The token on a forwarded request, and how an API says that it is dead.
+//! Putting the token on forwarded requests, and recognizing that an API rejects the token.
 
-use http::{HeaderName, HeaderValue};
-use zeroize::Zeroizing;
+use http::HeaderName;
 
 use super::computed::{Computed, Recipe, Recipes};
-use super::layer::{HeaderField, TextField, header_fields, join, text_fields};
-use super::request::{cannot_stand_in_a_header, push_query_pair};
-use super::response::{check_token, parse_selector, texts};
+use super::layer::{header_fields, join, report, text_fields};
+use super::one_or_many::OneOrMany;
+use super::request::{header_value, render_query};
+use super::response::{check_token, texts};
 use super::schema::{InjectToml, Ordered, RejectToml, Scalar};
 use super::selector::Selector;
 use super::suggest::nearest;
@@ -14,8 +14,8 @@ use super::template::{Place, Scope, Template};
 use super::{Extent, InjectPlan, Injection, Problem, RejectRules, Variables};
 use crate::secret::Secret;
 
-/// 401 everywhere; UNAUTHENTICATED in gRPC.
 const REJECT_STATUS: u16 = 401;
+/// UNAUTHENTICATED.
 const REJECT_GRPC_STATUS: u16 = 16;
 
 impl InjectPlan {
@@ -25,7 +25,7 @@ impl InjectPlan {
         extent: Extent,
         problems: &mut Vec<Problem>,
     ) -> Self {
-        // RFC 6750 §2: never two methods at once; so the default stands in only for nothing at all.
+        // RFC 6750 §2 forbids two methods at once, so `query` alone disables the default header.
         let default = Ordered(vec![(
             "Authorization".to_owned(),
             Scalar::Text("Bearer {access_token}".to_owned()),
@@ -52,13 +52,13 @@ impl InjectPlan {
         let computed = plan.computed.recipes().flat_map(Recipe::templates);
         let carries_token = (plan.templates().chain(computed)).any(Template::names_access_token);
         if !carries_token && problems.len() == found_before {
-            plan.blame(extent, problems);
+            plan.report_missing_token(extent, problems);
         }
         plan
     }
 
-    /// Says where the token was probably meant to be, or that it is nowhere.
-    fn blame(&self, extent: Extent, problems: &mut Vec<Problem>) {
+    /// Points at a misspelt `access_token`, or reports that no template uses the token.
+    fn report_missing_token(&self, extent: Extent, problems: &mut Vec<Problem>) {
         let places = || {
             let headers = self.headers.iter().map(|field| (&field.path, &field.value));
             headers.chain(self.query.iter().map(|field| (&field.path, &field.value)))
@@ -70,14 +70,10 @@ impl InjectPlan {
         };
         let message = "nothing here carries `{access_token}`";
         let found_before = problems.len();
-        problems.extend(
-            places()
-                .filter(|(_, template)| misspelt(template))
-                .map(|(path, _)| Problem {
-                    path: path.clone(),
-                    message: format!("{message}; did you mean `access_token`?"),
-                }),
-        );
+        let misspelt = places().filter(|(_, template)| misspelt(template));
+        problems.extend(misspelt.map(|(path, _)| {
+            Problem::new(&**path, format!("{message}; did you mean `access_token`?"))
+        }));
         if problems.len() > found_before || extent == Extent::Part {
             return;
         }
@@ -86,73 +82,52 @@ impl InjectPlan {
             (Some((only, _)), None) => only.as_str(),
             _ => "inject",
         };
-        problems.push(Problem {
-            path: path.to_owned(),
-            message: message.to_owned(),
-        });
+        problems.push(Problem::new(path, message));
     }
 
-    /// Fails where the token cannot be sent ([`check_token`]).
+    /// Fails if the token cannot be sent ([`check_token`]).
     pub fn build(
         &self,
         access_token: &Secret,
         variables: &Variables,
     ) -> Result<Injection, Problem> {
-        check_token(access_token.expose()).map_err(|reason| Problem {
-            path: "inject".to_owned(),
-            message: reason.to_owned(),
-        })?;
+        check_token(access_token.expose()).map_err(|reason| Problem::new("inject", reason))?;
         let scope = Scope {
             access_token: Some(access_token),
             ..Scope::of(variables)
         };
         let values = self.computed.values(scope)?;
-        let scope = Scope {
-            computed: Some(&values),
-            ..scope
-        };
+        let scope = scope.with(&values);
         let mut headers = Vec::with_capacity(self.headers.len());
         for field in &self.headers {
             if let Some(text) = field.fill(scope)? {
-                headers.push((field.name.clone(), sensitive(field, &text)?));
+                headers.push((field.name.clone(), header_value(field, &text, true)?));
             }
         }
-        let mut query = Zeroizing::new(String::new());
-        for field in &self.query {
-            if let Some(value) = field.fill(scope)? {
-                push_query_pair(&mut query, &field.name, &value);
-            }
-        }
+        let query = render_query(&self.query, scope)?;
         Ok(Injection { headers, query })
     }
 
-    /// Headers that the proxy strips from the app's request because the token goes there.
+    /// Headers that the token replaces in the app's request.
     pub fn header_names(&self) -> &[HeaderName] {
         &self.header_names
     }
 
-    /// Query keys (decoded) that the proxy strips from the app's request.
+    /// Decoded query keys that the token replaces in the app's request.
     pub fn query_names(&self) -> &[String] {
         &self.query_names
     }
 
-    /// Variables that it uses, and whether no request can be sent without them.
+    /// Variables of the plan, each with whether requests require it.
     pub fn variables(&self) -> impl Iterator<Item = (&str, bool)> {
         let templates: Vec<_> = self.templates().collect();
         self.computed.needs(&templates, &|_| false).into_iter()
     }
 
     fn templates(&self) -> impl Iterator<Item = &Template> {
-        let headers = self.headers.iter().map(|field: &HeaderField| &field.value);
-        headers.chain(self.query.iter().map(|field: &TextField| &field.value))
+        let headers = self.headers.iter().map(|field| &field.value);
+        headers.chain(self.query.iter().map(|field| &field.value))
     }
-}
-
-fn sensitive(field: &HeaderField, text: &str) -> Result<HeaderValue, Problem> {
-    let mut value = HeaderValue::from_str(text)
-        .map_err(|_| field.problem(cannot_stand_in_a_header(&field.value)))?;
-    value.set_sensitive(true);
-    Ok(value)
 }
 
 impl RejectRules {
@@ -160,40 +135,35 @@ impl RejectRules {
         let body = toml.body.iter().flat_map(Ordered::iter);
         let body = body.filter_map(|(text, values)| {
             let path = join("reject.body", text);
-            let selector = parse_selector(text, Selector::parse_pointer, &path, problems)?;
+            let selector = report(Selector::parse_pointer(text), &path, problems)?;
             Some((selector, texts(Some(values), &[])))
         });
         let body = body.collect();
-        let status = match &toml.status {
-            Some(status) => status.0.clone(),
-            None => vec![REJECT_STATUS],
+        let statuses = |written: &Option<OneOrMany<u16>>, default| {
+            written
+                .as_ref()
+                .map_or_else(|| vec![default], |list| list.0.clone())
         };
+        let status = statuses(&toml.status, REJECT_STATUS);
         if status.iter().any(|status| !(100..600).contains(status)) {
-            problems.push(Problem {
-                path: "reject.status".to_owned(),
-                message: "an HTTP status is between 100 and 599".to_owned(),
-            });
+            let message = "an HTTP status is between 100 and 599";
+            problems.push(Problem::new("reject.status", message));
         }
         Self {
             status,
-            grpc_status: match &toml.grpc_status {
-                Some(status) => status.0.clone(),
-                None => vec![REJECT_GRPC_STATUS],
-            },
+            grpc_status: statuses(&toml.grpc_status, REJECT_GRPC_STATUS),
             body,
         }
     }
 
-    /// Whether bodies need to be looked into at all.
+    /// Whether response bodies must be inspected.
     pub fn reads_bodies(&self) -> bool {
         !self.body.is_empty()
     }
 
     pub fn body_matches(&self, body: &serde_json::Value) -> bool {
-        self.body.iter().any(|(selector, values)| {
-            selector
-                .in_json(body)
-                .is_some_and(|found| values.contains(&found))
+        (self.body.iter()).any(|(selector, values)| {
+            (selector.in_json(body)).is_some_and(|found| values.contains(&found))
         })
     }
 }
@@ -227,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bearer_header_where_nothing_is_written() {
+    fn an_empty_table_injects_a_bearer_header() {
         let plan = inject("").unwrap();
         assert_eq!(plan.header_names(), ["authorization"]);
         let injection = plan.build(&"tok".into(), &Variables::new()).unwrap();
@@ -271,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn problems() {
+    fn bad_plans_are_reported_with_their_path() {
         for (toml, path, message) in [
             (
                 "headers = {}",
@@ -306,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_that_reject() {
+    fn bodies_match_by_pointer_and_text() {
         let rules = reject("body = { '/errcode' = [40001, '42001'], '/d/ok' = false }");
         assert!(rules.reads_bodies());
         assert_eq!(

@@ -1,4 +1,4 @@
-//! A JSON body: values as TOML has them, strings being templates.
+//! JSON bodies, from TOML tables whose strings are templates.
 
 use serde_json::Value as JsonValue;
 use zeroize::Zeroize;
@@ -19,7 +19,7 @@ pub(super) enum Json {
 
 pub(super) type JsonField = Field<String, Json>;
 
-/// What a template becomes: its value, or a mask. `None`: the key is dropped.
+/// Fills or masks a template; `None` drops the key.
 pub(super) type FillJson<'a> = dyn Fn(&Template) -> Result<Option<JsonValue>, String> + 'a;
 
 pub(super) fn json_fields(
@@ -38,17 +38,11 @@ pub(super) fn json_fields(
     fields.collect()
 }
 
-pub(super) fn json_object(
-    fields: &[Field<String, Json>],
-    fill: &FillJson<'_>,
-) -> Result<JsonValue, Problem> {
+pub(super) fn json_object(fields: &[JsonField], fill: &FillJson<'_>) -> Result<JsonValue, Problem> {
     let mut object = serde_json::Map::new();
     for field in fields {
-        let value = field
-            .value
-            .build(fill)
-            .map_err(|message| field.problem(message))?;
-        if let Some(value) = value {
+        let value = field.value.build(fill);
+        if let Some(value) = value.map_err(|message| field.problem(message))? {
             object.insert(field.name.clone(), value);
         }
     }
@@ -63,7 +57,7 @@ pub(super) fn json_scalar(value: &Value) -> JsonValue {
     }
 }
 
-/// Wipes what was filled in: serde_json's strings do not do so themselves.
+/// Wipes filled-in strings, which serde_json does not do on drop.
 pub(super) fn wipe(value: &mut JsonValue) {
     match value {
         JsonValue::String(text) => text.zeroize(),
@@ -78,20 +72,12 @@ impl Json {
         match self {
             Self::Literal(_) => {}
             Self::Text(template) => into.push(template),
-            Self::Array(items) => {
-                for item in items {
-                    item.templates(into);
-                }
-            }
-            Self::Object(entries) => {
-                for (_, value) in entries {
-                    value.templates(into);
-                }
-            }
+            Self::Array(items) => items.iter().for_each(|item| item.templates(into)),
+            Self::Object(entries) => entries.iter().for_each(|(_, value)| value.templates(into)),
         }
     }
 
-    /// `None`: the key is dropped.
+    /// `None` drops the key.
     fn build(&self, fill: &FillJson<'_>) -> Result<Option<JsonValue>, String> {
         Ok(Some(match self {
             Self::Literal(value) => value.clone(),
@@ -118,10 +104,7 @@ fn json(value: &toml::Value, path: &str, problems: &mut Vec<Problem>) -> Option<
         toml::Value::String(text) => Json::Text(template(text, path, Place::Exchange, problems)?),
         toml::Value::Integer(number) => Json::Literal((*number).into()),
         toml::Value::Float(number) if !number.is_finite() => {
-            problems.push(Problem {
-                path: path.to_owned(),
-                message: "JSON has no infinity and no NaN".to_owned(),
-            });
+            problems.push(Problem::new(path, "JSON has no infinity and no NaN"));
             return None;
         }
         toml::Value::Float(number) => Json::Literal((*number).into()),

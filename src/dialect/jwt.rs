@@ -12,6 +12,7 @@ use aws_lc_rs::{error::KeyRejected, hmac};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustls_pki_types::pem::{PemObject, SectionKind};
+use serde::Deserialize as _;
 use serde_json::Value as JsonValue;
 use zeroize::Zeroizing;
 
@@ -19,10 +20,10 @@ use super::json::wipe;
 use super::schema::Alg;
 use crate::secret::Secret;
 
-/// A private key, and the algorithm that it signs with.
+/// A private key and its signature algorithm.
 pub(super) struct SigningKey {
     pub(super) alg: Alg,
-    /// Of a JWK that states it.
+    /// From a JWK.
     pub(super) kid: Option<String>,
     key: Key,
 }
@@ -31,19 +32,20 @@ enum Key {
     Rsa(Box<RsaKeyPair>),
     Ec(EcdsaKeyPair),
     Ed25519(Ed25519KeyPair),
-    /// As it is: which hash it is for is the algorithm's to say.
+    /// An HMAC secret; the algorithm decides the hash.
     Shared(Zeroizing<Vec<u8>>),
 }
 
-/// What a shared secret looks like when it is not one: said without it.
-const NO_KEY: &str = "is neither a PEM private key (PKCS#8, PKCS#1, SEC1) nor a JWK; with a shared secret, state `alg` as HS256, \
-                      HS384 or HS512";
+const NO_KEY: &str = "is neither a PEM private key (PKCS#8, PKCS#1, SEC1) nor a JWK; \
+                      with a shared secret, state `alg` as HS256, HS384 or HS512";
 
-// === impl SigningKey ===
+const NO_CURVE: &str = "is no EC key on P-256, P-384 or P-521";
 
 impl SigningKey {
-    /// Reads PEM, a JWK, or with HS* the secret itself. Without `alg` the key decides: RS256, the ES of its curve, EdDSA, or a
-    /// JWK's own `alg`. Errors hold nothing of the key.
+    /// Reads PEM, a JWK, or with HS* the secret itself.
+    ///
+    /// Without `alg` the key decides: a JWK's own `alg`, RS256, the ES* of the curve, or EdDSA.
+    /// Errors do not quote the key.
     pub(super) fn parse(text: &str, alg: Option<Alg>) -> Result<Self, String> {
         let trimmed = text.trim();
         let (key, stated, kid) = if trimmed.contains("-----BEGIN ") {
@@ -51,11 +53,8 @@ impl SigningKey {
         } else if trimmed.starts_with('{') {
             from_jwk(trimmed)?
         } else if alg.is_some_and(Alg::is_hmac) {
-            (
-                Key::Shared(Zeroizing::new(text.as_bytes().to_vec())),
-                None,
-                None,
-            )
+            let secret = Zeroizing::new(text.as_bytes().to_vec());
+            (Key::Shared(secret), None, None)
         } else {
             return Err(NO_KEY.to_owned());
         };
@@ -69,7 +68,6 @@ impl SigningKey {
         Ok(Self { alg, kid, key })
     }
 
-    /// A JWT of this header and these claims.
     pub(super) fn sign(&self, header: &JsonValue, claims: &JsonValue) -> Result<Secret, String> {
         let encode = |json: &JsonValue| {
             let bytes = Zeroizing::new(serde_json::to_vec(json).expect("JSON without odd keys"));
@@ -120,8 +118,6 @@ impl fmt::Debug for SigningKey {
     }
 }
 
-// === impl Key ===
-
 impl Key {
     fn fits(&self, alg: Alg) -> bool {
         match self {
@@ -129,18 +125,17 @@ impl Key {
                 alg,
                 Alg::RS256 | Alg::RS384 | Alg::RS512 | Alg::PS256 | Alg::PS384 | Alg::PS512
             ),
-            // RFC 7518 §3.4: each goes with one curve.
+            // RFC 7518 §3.4: each curve has one algorithm.
             Self::Ec(_) | Self::Ed25519(_) => self.usual() == Some(alg),
             Self::Shared(_) => alg.is_hmac(),
         }
     }
 
-    /// `None` where the key does not tell.
+    /// The default algorithm; a shared secret has none.
     fn usual(&self) -> Option<Alg> {
         match self {
             Self::Rsa(_) => Some(Alg::RS256),
-            Self::Ec(key) => CURVES
-                .iter()
+            Self::Ec(key) => (CURVES.iter())
                 .find(|curve| *key.algorithm() == *curve.algorithm)
                 .map(|curve| curve.alg),
             Self::Ed25519(_) => Some(Alg::EdDSA),
@@ -200,7 +195,7 @@ fn rsa_encoding(alg: Alg) -> &'static dyn RsaEncoding {
         Alg::PS256 => &signature::RSA_PSS_SHA256,
         Alg::PS384 => &signature::RSA_PSS_SHA384,
         Alg::PS512 => &signature::RSA_PSS_SHA512,
-        // The others never meet an RSA key: `parse` has checked.
+        // `parse` refuses all other algorithms for an RSA key.
         _ => &signature::RSA_PKCS1_SHA256,
     }
 }
@@ -213,39 +208,33 @@ fn hmac_algorithm(alg: Alg) -> hmac::Algorithm {
     }
 }
 
-/// The first private key of a file that may hold certificates and curve parameters besides.
+/// The first private key of a file that may also hold certificates and curve parameters.
 fn from_pem(text: &str) -> Result<Key, String> {
     if text.contains("ENCRYPTED") {
-        return Err(
-            "is encrypted: decrypt it first, as with `openssl pkey -in key.pem`".to_owned(),
-        );
+        let message = "is encrypted: decrypt it first, as with `openssl pkey -in key.pem`";
+        return Err(message.to_owned());
     }
+    use SectionKind::{EcPrivateKey, PrivateKey, RsaPrivateKey};
     let blocks = <(SectionKind, Vec<u8>) as PemObject>::pem_slice_iter(text.as_bytes());
     let blocks = blocks.filter_map(Result::ok);
-    let mut blocks = blocks.map(|(kind, der)| (kind, Zeroizing::new(der)));
-    let private = |kind: &SectionKind| {
-        matches!(
-            kind,
-            SectionKind::PrivateKey | SectionKind::RsaPrivateKey | SectionKind::EcPrivateKey
-        )
-    };
     let (kind, der) = blocks
-        .find(|(kind, _)| private(kind))
+        .map(|(kind, der)| (kind, Zeroizing::new(der)))
+        .find(|(kind, _)| matches!(kind, PrivateKey | RsaPrivateKey | EcPrivateKey))
         .ok_or("holds no private key (PKCS#8, PKCS#1, SEC1) that can be read")?;
     let rsa = |result: Result<RsaKeyPair, KeyRejected>| result.map(|key| Key::Rsa(Box::new(key)));
     let rejected = |error: KeyRejected| format!("is a private key that cannot be used: {error}");
     match kind {
-        SectionKind::RsaPrivateKey => rsa(RsaKeyPair::from_der(&der)).map_err(rejected),
-        SectionKind::EcPrivateKey => ec_key(&der).ok_or_else(|| NO_CURVE.to_owned()),
-        _ => Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der)
-            .map(Key::Ed25519)
-            .ok()
-            .or_else(|| ec_key(&der))
-            .map_or_else(|| rsa(RsaKeyPair::from_pkcs8(&der)).map_err(rejected), Ok),
+        RsaPrivateKey => rsa(RsaKeyPair::from_der(&der)).map_err(rejected),
+        EcPrivateKey => ec_key(&der).ok_or_else(|| NO_CURVE.to_owned()),
+        _ => match Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der) {
+            Ok(key) => Ok(Key::Ed25519(key)),
+            Err(_) => match ec_key(&der) {
+                Some(key) => Ok(key),
+                None => rsa(RsaKeyPair::from_pkcs8(&der)).map_err(rejected),
+            },
+        },
     }
 }
-
-const NO_CURVE: &str = "is no EC key on P-256, P-384 or P-521";
 
 fn ec_key(der: &[u8]) -> Option<Key> {
     let read = |curve: &Curve| EcdsaKeyPair::from_private_key_der(curve.algorithm, der).ok();
@@ -265,11 +254,9 @@ fn from_jwk(text: &str) -> Result<FromJwk, String> {
 fn read_jwk(jwk: &JsonValue) -> Result<FromJwk, String> {
     let text = |name: &str| jwk.get(name).and_then(JsonValue::as_str);
     let part = |name: &str| {
-        let bytes =
-            text(name).and_then(|text| URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok());
-        bytes
-            .map(Zeroizing::new)
-            .ok_or_else(|| format!("is a JWK without a usable `{name}`"))
+        let decode = |text: &str| URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok();
+        let bytes = text(name).and_then(decode).map(Zeroizing::new);
+        bytes.ok_or_else(|| format!("is a JWK without a usable `{name}`"))
     };
     let rejected = |error: KeyRejected| format!("is a JWK that cannot be used: {error}");
     let key = match text("kty") {
@@ -279,22 +266,18 @@ fn read_jwk(jwk: &JsonValue) -> Result<FromJwk, String> {
             let curve = curve.ok_or(NO_CURVE)?;
             // SEC1 §2.3.3, uncompressed.
             let point = [&[4][..], &part("x")?, &part("y")?].concat();
-            let key =
-                EcdsaKeyPair::from_private_key_and_public_key(curve.algorithm, &part("d")?, &point);
+            let d = part("d")?;
+            let key = EcdsaKeyPair::from_private_key_and_public_key(curve.algorithm, &d, &point);
             Key::Ec(key.map_err(rejected)?)
         }
-        Some("OKP") if text("crv") == Some("Ed25519") => Key::Ed25519(
-            Ed25519KeyPair::from_seed_and_public_key(&part("d")?, &part("x")?).map_err(rejected)?,
-        ),
+        Some("OKP") if text("crv") == Some("Ed25519") => {
+            let key = Ed25519KeyPair::from_seed_and_public_key(&part("d")?, &part("x")?);
+            Key::Ed25519(key.map_err(rejected)?)
+        }
         Some("oct") => Key::Shared(part("k")?),
         _ => return Err("is a JWK of another kind than RSA, EC, OKP (Ed25519) and oct".to_owned()),
     };
-    let alg = text("alg").and_then(|name| {
-        serde::Deserialize::deserialize(
-            serde::de::value::StrDeserializer::<serde::de::value::Error>::new(name),
-        )
-        .ok()
-    });
+    let alg = jwk.get("alg").and_then(|alg| Alg::deserialize(alg).ok());
     Ok((key, alg, text("kid").map(str::to_owned)))
 }
 
@@ -315,15 +298,17 @@ fn rsa_of_jwk(
         qInv: bytes("qi")?,
     };
     let key = RsaKeyPair::from_components(&components);
-    let private = [
-        components.d,
-        components.p,
-        components.q,
-        components.dP,
-        components.dQ,
-        components.qInv,
-    ];
-    private.into_iter().map(Zeroizing::new).for_each(drop);
+    let KeyPairComponents {
+        d,
+        p,
+        q,
+        dP,
+        dQ,
+        qInv,
+        ..
+    } = components;
+    // Wipes the private parts.
+    drop([d, p, q, dP, dQ, qInv].map(Zeroizing::new));
     key.map_err(|error| format!("is a JWK that cannot be used: {error}"))
 }
 

@@ -1,4 +1,4 @@
-//! One request table with its templates parsed, and how such tables are laid over each other.
+//! Parsed request tables and how they are merged.
 
 use http::{HeaderName, HeaderValue, Method, header};
 
@@ -9,7 +9,7 @@ use super::schema::{AssertionToml, BasicToml, Encoding, Ordered, RequestToml, Sc
 use super::template::{Place, Template};
 use super::{Problem, RequestPlan};
 
-/// A named value and where it was written.
+/// A named value and its path in the configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Field<N, V> {
     pub(super) name: N,
@@ -20,11 +20,11 @@ pub(super) struct Field<N, V> {
 pub(super) type TextField = Field<String, Template>;
 pub(super) type HeaderField = Field<HeaderName, Template>;
 
-/// A table as it was written: what is `None` is inherited.
+/// One request table; `None` is inherited.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Layer {
     method: Option<Method>,
-    /// `Some(None)`: an inherited one is taken away.
+    /// `Some(None)` removes an inherited one.
     basic: Option<Option<Basic>>,
     query: Option<Vec<TextField>>,
     headers: Option<Vec<HeaderField>>,
@@ -33,7 +33,7 @@ pub(super) struct Layer {
     assertions: Assertions,
 }
 
-/// `[assertion]` and `[client_assertion]`, as far as one table writes them.
+/// `[assertion]` and `[client_assertion]` of one table.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Assertions {
     pub(super) grant: AssertionLayer,
@@ -48,7 +48,7 @@ pub(super) struct Basic {
     pub(super) path: String,
 }
 
-/// `form`, `json` and `body` are one slot: who writes one of them replaces whichever was inherited.
+/// `form`, `json` or `body`: each replaces an inherited body of any kind.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) enum Body {
     #[default]
@@ -58,20 +58,20 @@ pub(super) enum Body {
     Raw(Field<(), Template>),
 }
 
-/// What a layer is, which decides how its body goes together with the others.
+/// Where a layer comes from, which decides how its body is merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// The provider's own: its body is sent as it is.
+    /// The provider's `[request]`: its body is sent without the auth method's entries.
     Provider,
     /// A grant, `[refresh]` or `[request]`.
     Table,
-    /// An `[auth]` entry: its form or JSON entries join the body.
+    /// An `[auth]` entry: its form or JSON entries are added to the body.
     Auth,
 }
 
 const METHODS: [Method; 4] = [Method::GET, Method::POST, Method::PUT, Method::PATCH];
 
-/// What the connection decides, never a dialect.
+/// Fields that the connection sets, never a dialect.
 const FRAMING: [HeaderName; 8] = [
     header::HOST,
     header::CONTENT_LENGTH,
@@ -104,13 +104,13 @@ impl Layer {
         }
     }
 
-    /// Takes what it does not write itself from tables that stand beside it.
+    /// Inherits from the assertion tables at the same level as this request table.
     pub(super) fn with_assertions(mut self, beside: &Assertions) -> Self {
         self.assertions = self.assertions.over(beside);
         self
     }
 
-    /// What a provider's `[request]` gives to a refresh: who asks, not what is asked.
+    /// The part of a provider's `[request]` that a refresh shares: credentials, not parameters.
     pub(super) fn without_parameters(self) -> Self {
         Self {
             basic: self.basic,
@@ -145,45 +145,38 @@ impl Assertions {
         }
     }
 
-    /// What tables say together; the first of them beats the second, and so on.
+    /// Merges the tables of `layers`; earlier layers win.
     pub(super) fn merged(layers: &[(Kind, Layer)]) -> Self {
-        (layers.iter()).fold(Self::default(), |merged, (_, layer)| {
-            merged.over(&layer.assertions)
-        })
+        let tables = layers.iter().map(|(_, layer)| &layer.assertions);
+        tables.fold(Self::default(), Self::over)
     }
 }
 
-/// Lays tables over each other; the first of `layers` beats the second, and so on.
+/// Merges request tables; earlier layers win.
 pub(super) fn merge(layers: &[(Kind, Layer)], problems: &mut Vec<Problem>) -> RequestPlan {
-    let basic = layers.iter().find_map(|(_, layer)| layer.basic.clone());
-    let headers = layers.iter().find_map(|(_, layer)| layer.headers.clone());
+    fn first<T: Clone>(layers: &[(Kind, Layer)], get: fn(&Layer) -> &Option<T>) -> Option<T> {
+        layers.iter().find_map(|(_, layer)| get(layer).clone())
+    }
     let plan = RequestPlan {
-        method: (layers.iter())
-            .find_map(|(_, layer)| layer.method.clone())
-            .unwrap_or(Method::POST),
-        basic: basic.flatten(),
-        query: (layers.iter())
-            .find_map(|(_, layer)| layer.query.clone())
-            .unwrap_or_default(),
-        headers: headers.unwrap_or_else(default_headers),
+        method: first(layers, |layer| &layer.method).unwrap_or(Method::POST),
+        basic: first(layers, |layer| &layer.basic).flatten(),
+        query: first(layers, |layer| &layer.query).unwrap_or_default(),
+        headers: first(layers, |layer| &layer.headers).unwrap_or_else(default_headers),
         body: merge_bodies(layers, problems),
-        path: layers.iter().find_map(|(_, layer)| layer.path.clone()),
+        path: first(layers, |layer| &layer.path),
         computed: Computed::default(),
     };
     let authorization = |field: &&HeaderField| field.name == header::AUTHORIZATION;
     if let Some(field) = plan.headers.iter().find(authorization)
         && plan.basic.is_some()
     {
-        problems.push(Problem {
-            path: field.path.clone(),
-            message: "`basic` writes Authorization already; take it away with `basic = false`"
-                .into(),
-        });
+        problems.push(
+            field.problem("`basic` writes Authorization already; remove it with `basic = false`"),
+        );
     }
     plan
 }
 
-/// `Accept: application/json`, where no table writes `headers`.
 fn default_headers() -> Vec<HeaderField> {
     vec![Field {
         name: header::ACCEPT,
@@ -214,22 +207,20 @@ fn merge_bodies(layers: &[(Kind, Layer)], problems: &mut Vec<Problem>) -> Body {
             Body::Json(join_fields(entries, body, auth_wins))
         }
         (Some(entries), Some(body)) => {
-            problems.push(Problem {
-                path: entries.path().to_owned(),
-                message: format!(
-                    "the auth method's entries are for a {} body, but {} states a {} body",
-                    entries.kind(),
-                    body.path(),
-                    body.kind(),
-                ),
-            });
+            let message = format!(
+                "the auth method's entries are for a {} body, but {} states a {} body",
+                entries.kind(),
+                body.path(),
+                body.kind(),
+            );
+            problems.push(Problem::new(entries.path(), message));
             body
         }
         (None, _) | (_, None) => Body::Empty,
     }
 }
 
-/// The auth method's entries come first, as in the vendors' samples; a name that both write is sent once.
+/// Puts the auth method's entries first, as in the vendors' samples; a name in both is sent once.
 fn join_fields<V>(
     auth: Vec<Field<String, V>>,
     body: Vec<Field<String, V>>,
@@ -256,7 +247,7 @@ impl Body {
         }
     }
 
-    /// Of the table that holds it: `grants.sms.form`.
+    /// Path of the body's table: `grants.sms.form`.
     fn path(&self) -> &str {
         let path = match self {
             Self::Empty => None,
@@ -273,10 +264,8 @@ fn parse_method(toml: &RequestToml, path: &str, problems: &mut Vec<Problem>) -> 
     let written = toml.method.as_deref()?;
     let known = METHODS.iter().find(|method| method.as_str() == written);
     if known.is_none() {
-        problems.push(Problem {
-            path: join(path, "method"),
-            message: "must be GET, POST, PUT or PATCH".to_owned(),
-        });
+        let message = "must be GET, POST, PUT or PATCH";
+        problems.push(Problem::new(join(path, "method"), message));
     }
     known.cloned()
 }
@@ -296,10 +285,10 @@ fn parse_basic(
         match text {
             Some(text) => template(text, &path, Place::Exchange, problems),
             None => {
-                problems.push(Problem {
+                problems.push(Problem::new(
                     path,
-                    message: format!("missing: `basic` needs a {name}"),
-                });
+                    format!("missing: `basic` needs a {name}"),
+                ));
                 None
             }
         }
@@ -322,18 +311,10 @@ fn parse_path(
     let at = join(path, "path");
     let text = toml.path.as_deref()?;
     if !text.starts_with('/') || text.starts_with("//") || text.contains('#') {
-        problems.push(Problem {
-            path: at,
-            message: "must be a path: /like/this".to_owned(),
-        });
+        problems.push(Problem::new(at, "must be a path: /like/this"));
         return None;
     }
-    let value = template(text, &at, Place::Exchange, problems)?;
-    Some(Field {
-        name: (),
-        value,
-        path: at,
-    })
+    field(text, at, Place::Exchange, problems)
 }
 
 fn parse_body(toml: &RequestToml, path: &str, problems: &mut Vec<Problem>) -> Option<Body> {
@@ -344,27 +325,18 @@ fn parse_body(toml: &RequestToml, path: &str, problems: &mut Vec<Problem>) -> Op
     ];
     let mut written = written.iter().filter(|(_, written)| *written);
     if let (Some((first, _)), Some((second, _))) = (written.next(), written.next()) {
-        problems.push(Problem {
-            path: join(path, second),
-            message: format!("at most one of form, json and body; there is `{first}` already"),
-        });
+        let message = format!("at most one of form, json and body; there is `{first}` already");
+        problems.push(Problem::new(join(path, second), message));
     }
-    // All that is written is parsed, so that every problem shows.
+    // All three are parsed, so that every problem shows.
     let form = (toml.form.as_ref())
         .map(|table| text_fields(table, &join(path, "form"), Place::Exchange, problems));
     let json = (toml.json.as_ref()).map(|table| json_fields(table, &join(path, "json"), problems));
     let raw = (toml.body.as_ref())
-        .and_then(|text| template(text, &join(path, "body"), Place::Exchange, problems));
-    let raw = raw.map(|value| {
-        Body::Raw(Field {
-            name: (),
-            value,
-            path: join(path, "body"),
-        })
-    });
+        .and_then(|text| field(text, join(path, "body"), Place::Exchange, problems));
     (form.map(Body::Form))
-        .or_else(|| json.map(Body::Json))
-        .or(raw)
+        .or(json.map(Body::Json))
+        .or(raw.map(Body::Raw))
 }
 
 pub(super) fn text_fields(
@@ -398,34 +370,26 @@ pub(super) fn header_fields(
             Err(_) => "not a header name",
             Ok(name) if FRAMING.contains(&name) => "is set by the connection itself",
             Ok(name) if fields.iter().any(|field| field.name == name) => {
-                "is written twice; header names do not care about case"
+                "is written twice; header names are case-insensitive"
             }
             Ok(name) => {
                 if let Some(value) = template {
-                    check_header_literal(&value, &path, problems);
-                    fields.push(Field { name, value, path });
+                    let field = Field { name, value, path };
+                    problems.extend(bad_literal(&field));
+                    fields.push(field);
                 }
                 continue;
             }
         };
-        problems.push(Problem {
-            path,
-            message: message.to_owned(),
-        });
+        problems.push(Problem::new(path, message));
     }
     fields
 }
 
 /// A header value without variables can be checked before the first fetch.
-fn check_header_literal(template: &Template, path: &str, problems: &mut Vec<Problem>) {
-    if let Some(text) = template.as_literal()
-        && HeaderValue::from_str(text).is_err()
-    {
-        problems.push(Problem {
-            path: path.to_owned(),
-            message: "holds a character that cannot stand in a header".to_owned(),
-        });
-    }
+fn bad_literal(field: &HeaderField) -> Option<Problem> {
+    HeaderValue::from_str(field.value.as_literal()?).err()?;
+    Some(field.problem("contains a character that a header cannot carry"))
 }
 
 pub(super) fn template(
@@ -434,16 +398,32 @@ pub(super) fn template(
     place: Place,
     problems: &mut Vec<Problem>,
 ) -> Option<Template> {
-    match Template::parse(text, place) {
-        Ok(template) => Some(template),
-        Err(message) => {
-            problems.push(Problem {
-                path: path.to_owned(),
-                message,
-            });
-            None
-        }
-    }
+    report(Template::parse(text, place), path, problems)
+}
+
+/// [`template`] with its path.
+pub(super) fn field(
+    text: &str,
+    path: String,
+    place: Place,
+    problems: &mut Vec<Problem>,
+) -> Option<Field<(), Template>> {
+    let value = template(text, &path, place, problems)?;
+    Some(Field {
+        name: (),
+        value,
+        path,
+    })
+}
+
+/// Returns the value, or adds the error to `problems`.
+pub(super) fn report<T>(
+    result: Result<T, String>,
+    path: &str,
+    problems: &mut Vec<Problem>,
+) -> Option<T> {
+    let report = |message| problems.push(Problem::new(path, message));
+    result.map_err(report).ok()
 }
 
 pub(super) fn join(path: &str, key: &str) -> String {

@@ -1,4 +1,4 @@
-//! A token that is made here: a JWT that signs for itself. Nobody is asked for it.
+//! A token that is built locally, such as a self-signed JWT.
 
 use std::collections::BTreeMap;
 
@@ -9,17 +9,11 @@ use super::{Expiry, Frozen, Issued, MadePlan, Problem, Variables, expiry};
 use crate::secret::Secret;
 
 impl MadePlan {
-    /// Makes one. Its life is what its own `exp` says; without one, the provider's `ttl` decides.
+    /// Builds a token. Its `exp` gives the expiry; without `exp` the provider's `ttl` decides.
     pub fn make(&self, variables: &Variables, frozen: &Frozen) -> Result<Issued, Problem> {
-        let scope = Scope {
-            frozen: Some(frozen),
-            ..Scope::of(variables)
-        };
+        let scope = Scope::of_request(variables, frozen);
         let values = self.computed.values(scope)?;
-        let scope = Scope {
-            computed: Some(&values),
-            ..scope
-        };
+        let scope = scope.with(&values);
         let token = self.token.fill(scope)?.unwrap_or_default();
         check_token(&token).map_err(|reason| self.token.problem(reason))?;
         let exp = jwt_exp(&token);

@@ -1,4 +1,5 @@
-//! A vendor's words, made fit for logs and pages: secrets masked, control characters escaped, length capped.
+//! Cleaning a vendor's text for logs and pages: secrets are masked, control characters escaped, and
+//! the length is capped.
 
 use std::borrow::Cow;
 
@@ -6,10 +7,10 @@ use crate::secret::Secret;
 
 const MASK: &str = "[masked]";
 
-/// A secret shorter than this is masked only where it stands as a word of its own: `a` is in every word.
+/// Characters of the shortest secret that is masked inside words, too: `a` occurs in most words.
 const SHORTEST_INSIDE_WORDS: usize = 4;
 
-/// Masks first: an escaped or cut secret would no longer be found.
+/// Masks first, as an escaped or cut secret would no longer match.
 pub(super) fn clean(text: &str, secrets: &[&Secret], most_chars: usize) -> String {
     cap(&escape(&mask(text, secrets)), most_chars)
 }
@@ -18,12 +19,12 @@ fn mask<'a>(text: &'a str, secrets: &[&Secret]) -> Cow<'a, str> {
     let mut forms: Vec<String> = Vec::new();
     for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
         let plain = secret.expose();
-        // As it went over the wire in a query or form, should the vendor quote the request.
+        // The forms on the wire, in case the vendor quotes a query or form.
         let encoded: String = form_urlencoded::byte_serialize(plain.as_bytes()).collect();
         let percent_encoded = encoded.replace('+', "%20");
         forms.extend([plain.to_owned(), encoded, percent_encoded]);
     }
-    // Longest first: a secret may hold another one.
+    // Longest first, as a secret may contain another one.
     forms.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
     forms.dedup();
     let mut text = Cow::Borrowed(text);
@@ -45,11 +46,8 @@ fn mask_one(text: &str, secret: &str) -> String {
         let end = start + secret.len();
         let before = text[..start].chars().next_back();
         let after = text[end..].chars().next();
-        if ![before, after]
-            .into_iter()
-            .flatten()
-            .any(char::is_alphanumeric)
-        {
+        let mut around = before.into_iter().chain(after);
+        if !around.any(char::is_alphanumeric) {
             masked.push_str(&text[done..start]);
             masked.push_str(MASK);
             done = end;
@@ -59,21 +57,22 @@ fn mask_one(text: &str, secret: &str) -> String {
     masked
 }
 
-/// Escapes what could forge a log line or hide text in a terminal.
+/// Escapes characters that could forge a log line or hide text in a terminal.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
-        let invisible = matches!(
-            c,
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}'
-        );
-        if c.is_control() || invisible {
+        if c.is_control() || is_invisible(c) {
             escaped.extend(c.escape_default());
         } else {
             escaped.push(c);
         }
     }
     escaped
+}
+
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}')
+        || c == '\u{feff}'
 }
 
 fn cap(text: &str, most_chars: usize) -> String {
@@ -95,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn cleans() {
+    fn texts_are_masked_escaped_and_capped() {
         for (text, secrets, expected) in [
             ("用户名或密码错误", &[][..], "用户名或密码错误"),
             ("no hunter2!", &["hunter2"], "no [masked]!"),

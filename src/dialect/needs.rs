@@ -1,15 +1,15 @@
-//! Names that need other names: the order to make them in, and the circles that prevent it.
+//! Topological order of names that need other names, and the cycles among them.
 
-/// What [`order`] has found.
+/// The result of [`order`].
 #[derive(Debug, Default)]
 pub struct Order<'a> {
-    /// The roots and all that they need, each name once and after the names that it needs.
+    /// The roots and the names that they need, each once and after the names that it needs.
     pub names: Vec<&'a str>,
-    /// The circles met on the way. Each begins and ends with the same name.
+    /// The cycles. Each begins and ends with the same name.
     pub circles: Vec<Vec<&'a str>>,
 }
 
-/// Walks from each root, depth first, to the names that it needs.
+/// Walks the names that the roots need, depth first.
 pub fn order<'a, Names: IntoIterator<Item = &'a str>>(
     roots: impl IntoIterator<Item = &'a str>,
     needs: impl Fn(&'a str) -> Names,
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn circles_are_told_from_the_name_where_the_walk_met_them() {
+    fn cycles_begin_at_the_first_visited_name() {
         let (_, circles) = found(&[("x", &["b"]), ("b", &["c"]), ("c", &["b", "c"])]);
         assert_eq!(circles, ["b c b", "c c"]);
     }

@@ -1,4 +1,4 @@
-//! A list in TOML that may be written as its only element.
+//! A TOML list that may be written as its only element.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -11,7 +11,8 @@ use serde::{Deserialize, Deserializer};
 #[derive(Clone, Debug, PartialEq)]
 pub struct OneOrMany<T>(pub Vec<T>);
 
-// By hand: serde's `untagged` loses the path to an error, and says only that no variant matched.
+// Written by hand: serde's `untagged` loses the path to an error and reports only that no variant
+// matched.
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(OneOrManyVisitor(PhantomData))

@@ -1,15 +1,15 @@
-//! A token request: the merged tables, filled in.
+//! Filling in a token request.
 
 use std::collections::BTreeMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderValue, header};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, utf8_percent_encode};
 use serde_json::Value as JsonValue;
 use zeroize::Zeroizing;
 
-use super::computed::Values;
+use super::filter::RESERVED;
 use super::json::{json_object, json_scalar, wipe};
 use super::layer::{Basic, Body, Field, HeaderField, TextField, join};
 use super::schema::Encoding;
@@ -17,54 +17,48 @@ use super::template::{Scope, Template};
 use super::{Frozen, Problem, RequestPlan, TokenRequest, Variables};
 use crate::secret::Secret;
 
-/// Everything but the unreserved characters of RFC 3986 §2.3.
-const QUERY: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
-
 const FORM_TYPE: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
 const JSON_TYPE: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT_TYPE: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 impl RequestPlan {
-    /// Fills the templates in. Fails on a missing variable, or a value that cannot stand where it is put
-    /// (a line break in a header); the problem names the place and the variable, never the value.
+    /// Fills the templates in.
+    ///
+    /// Fails on a missing variable or an unsendable value (a line break in a header); the problem
+    /// names the path and the variable, never the value.
     pub fn render(&self, variables: &Variables, frozen: &Frozen) -> Result<TokenRequest, Problem> {
-        let values = self.computed.values(scope(variables, frozen, None))?;
-        let scope = scope(variables, frozen, Some(&values));
+        let scope = Scope::of_request(variables, frozen);
+        let values = self.computed.values(scope)?;
+        let scope = scope.with(&values);
         let mut headers = HeaderMap::new();
         for field in &self.headers {
             if let Some(text) = field.fill(scope)? {
-                headers.insert(field.name.clone(), header_value(field, &text)?);
+                let value = header_value(field, &text, field.value.has_holes())?;
+                headers.insert(field.name.clone(), value);
             }
         }
         if let Some(basic) = &self.basic {
             headers.insert(header::AUTHORIZATION, basic.render(scope)?);
         }
-        if let Some(content_type) = self.content_type()
-            && !headers.contains_key(header::CONTENT_TYPE)
-        {
-            headers.insert(header::CONTENT_TYPE, content_type);
+        if let Some(content_type) = self.content_type() {
+            headers.entry(header::CONTENT_TYPE).or_insert(content_type);
         }
+        let path = self.path.as_ref().map(|path| render_path(path, scope));
+        let query = render_query(&self.query, scope)?;
         Ok(TokenRequest {
             method: self.method.clone(),
-            path: self
-                .path
-                .as_ref()
-                .map(|path| render_path(path, scope))
-                .transpose()?,
-            query: render_query(&self.query, scope)?,
+            path: path.transpose()?,
+            query: (!query.is_empty()).then_some(query),
             headers,
             body: self.body.render(scope)?,
         })
     }
 
-    /// For `check --online`: method, header names and body with every variable's value masked.
+    /// The request for `check --online`, with `<name>` in place of each value.
     pub fn redacted(&self, variables: &Variables, frozen: &Frozen) -> Result<String, Problem> {
-        let values = self.computed.values(scope(variables, frozen, None))?;
-        let scope = scope(variables, frozen, Some(&values));
+        let scope = Scope::of_request(variables, frozen);
+        let values = self.computed.values(scope)?;
+        let scope = scope.with(&values);
         let mut text = self.method.to_string();
         if let Some(path) = &self.path {
             text.push_str(&format!(" {}", path.redacted(scope)?.unwrap_or_default()));
@@ -86,7 +80,7 @@ impl RequestPlan {
         if let Some(content_type) = self.content_type()
             && !self.headers.iter().any(names_type)
         {
-            let content_type = String::from_utf8_lossy(content_type.as_bytes()).into_owned();
+            let content_type = String::from_utf8_lossy(content_type.as_bytes());
             text.push_str(&format!("\ncontent-type: {content_type}"));
         }
         let body = match &self.body {
@@ -102,32 +96,28 @@ impl RequestPlan {
         Ok(text)
     }
 
-    /// What filters make of the variables (a digest of the secret, say): to be masked like the secrets
-    /// themselves wherever a vendor echoes it.
+    /// Values derived from the variables (such as a digest of the secret), to be masked in answers
+    /// like the secrets themselves.
     pub fn derived_secrets(&self, variables: &Variables, frozen: &Frozen) -> Vec<Secret> {
-        // What cannot be made is not sent, and so not echoed.
-        let values = self.computed.values(scope(variables, frozen, None));
-        let values = values.unwrap_or_default();
-        let scope = scope(variables, frozen, Some(&values));
+        // Values that cannot be computed are not sent, and so not echoed.
+        let scope = Scope::of_request(variables, frozen);
+        let values = self.computed.values(scope).unwrap_or_default();
+        let scope = scope.with(&values);
         let mut secrets = Vec::new();
         for template in self.templates() {
             template.derived(scope, &mut secrets);
         }
         let computed = self.computed.made_of_variables();
-        secrets.extend(
-            computed
-                .filter_map(|name| values.get(name))
-                .map(|value| Secret::new(value.text().as_str())),
-        );
+        let computed = computed.filter_map(|name| values.get(name));
+        secrets.extend(computed.map(|value| Secret::new(value.text().as_str())));
         secrets
     }
 
-    /// The variables that it is made of, and whether it cannot be made without them.
+    /// Variables of the request, each with whether the request requires it.
     pub(super) fn needs(&self, given: &dyn Fn(&str) -> bool) -> BTreeMap<&str, bool> {
         self.computed.needs(&self.templates(), given)
     }
 
-    /// Every template that a request is made from.
     pub(super) fn templates(&self) -> Vec<&Template> {
         let mut templates: Vec<_> = self.query.iter().map(|field| &field.value).collect();
         templates.extend(self.headers.iter().map(|field| &field.value));
@@ -139,9 +129,9 @@ impl RequestPlan {
             Body::Empty => {}
             Body::Form(fields) => templates.extend(fields.iter().map(|field| &field.value)),
             Body::Json(fields) => {
-                for field in fields {
-                    field.value.templates(&mut templates);
-                }
+                fields
+                    .iter()
+                    .for_each(|field| field.value.templates(&mut templates));
             }
             Body::Raw(field) => templates.push(&field.value),
         }
@@ -182,25 +172,25 @@ impl Body {
 impl Basic {
     fn render(&self, scope: Scope<'_>) -> Result<HeaderValue, Problem> {
         let part = |name: &str, template: &Template| {
-            let text = template
-                .fill(scope)
-                .map_err(|message| self.problem(name, message))?;
-            Ok(text.unwrap_or_default())
+            let text = template.fill(scope);
+            Ok(text
+                .map_err(|message| self.problem(name, message))?
+                .unwrap_or_default())
         };
         let username = part("username", &self.username)?;
         let password = part("password", &self.password)?;
         let pair = match self.encoding {
             Encoding::Raw if username.contains(':') => {
-                let message = "a colon cannot stand in the user name (RFC 7617); \
+                let message = "a user name cannot contain a colon (RFC 7617); \
                                use `encoding = \"form\"` if the vendor decodes it";
-                return Err(self.problem("username", message.to_owned()));
+                return Err(self.problem("username", message));
             }
             Encoding::Raw => format!("{}:{}", *username, *password),
             Encoding::Form => format!("{}:{}", *form_encode(&username), *form_encode(&password)),
         };
         let pair = Zeroizing::new(pair);
         let text = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
-        let mut value = HeaderValue::from_str(&text).expect("base64 can stand in a header");
+        let mut value = HeaderValue::from_str(&text).expect("base64 is a valid header value");
         value.set_sensitive(true);
         Ok(value)
     }
@@ -208,8 +198,9 @@ impl Basic {
     fn redacted(&self, scope: Scope<'_>) -> Result<(String, String), Problem> {
         let part = |name: &str, template: &Template| {
             let text = template.redacted(scope);
-            let text = text.map_err(|message| self.problem(name, message))?;
-            Ok(text.unwrap_or_default())
+            Ok(text
+                .map_err(|message| self.problem(name, message))?
+                .unwrap_or_default())
         };
         Ok((
             part("username", &self.username)?,
@@ -217,73 +208,69 @@ impl Basic {
         ))
     }
 
-    fn problem(&self, name: &str, message: String) -> Problem {
-        Problem {
-            path: join(&self.path, name),
-            message,
-        }
+    fn problem(&self, name: &str, message: impl Into<String>) -> Problem {
+        Problem::new(join(&self.path, name), message)
     }
 }
 
 impl<N> Field<N, Template> {
     pub(super) fn fill(&self, scope: Scope<'_>) -> Result<Option<Zeroizing<String>>, Problem> {
-        self.value
-            .fill(scope)
-            .map_err(|message| self.problem(message))
+        let filled = self.value.fill(scope);
+        filled.map_err(|message| self.problem(message))
     }
 
     fn redacted(&self, scope: Scope<'_>) -> Result<Option<String>, Problem> {
-        self.value
-            .redacted(scope)
-            .map_err(|message| self.problem(message))
+        let redacted = self.value.redacted(scope);
+        redacted.map_err(|message| self.problem(message))
     }
 }
 
 impl<N, V> Field<N, V> {
     pub(super) fn problem(&self, message: impl Into<String>) -> Problem {
-        Problem {
-            path: self.path.clone(),
-            message: message.into(),
-        }
+        Problem::new(&*self.path, message)
     }
 }
 
-fn header_value(field: &HeaderField, text: &str) -> Result<HeaderValue, Problem> {
-    let mut value = HeaderValue::from_str(text)
-        .map_err(|_| field.problem(cannot_stand_in_a_header(&field.value)))?;
-    value.set_sensitive(field.value.has_holes());
+/// The error names the variables, one of which must be at fault.
+pub(super) fn header_value(
+    field: &HeaderField,
+    text: &str,
+    sensitive: bool,
+) -> Result<HeaderValue, Problem> {
+    let mut value = HeaderValue::from_str(text).map_err(|_| {
+        let names = field.value.variables().map(|(name, _)| format!("`{name}`"));
+        let names = names.collect::<Vec<_>>().join(" or ");
+        field.problem(format!(
+            "{names} contains a character that a header cannot carry"
+        ))
+    })?;
+    value.set_sensitive(sensitive);
     Ok(value)
 }
 
-/// Names the variables, one of which must be at fault.
-pub(super) fn cannot_stand_in_a_header(template: &Template) -> String {
-    let names: Vec<_> = template
-        .variables()
-        .map(|(name, _)| format!("`{name}`"))
-        .collect();
-    format!(
-        "{} holds a character that cannot stand in a header",
-        names.join(" or ")
-    )
-}
-
-fn render_query(
+/// `name=value&name=value`, percent-encoded.
+pub(super) fn render_query(
     fields: &[TextField],
     scope: Scope<'_>,
-) -> Result<Option<Zeroizing<String>>, Problem> {
+) -> Result<Zeroizing<String>, Problem> {
     let mut query = Zeroizing::new(String::new());
     for field in fields {
         if let Some(value) = field.fill(scope)? {
-            push_query_pair(&mut query, &field.name, &value);
+            if !query.is_empty() {
+                query.push('&');
+            }
+            query.extend(utf8_percent_encode(&field.name, RESERVED));
+            query.push('=');
+            query.extend(utf8_percent_encode(&value, RESERVED));
         }
     }
-    Ok((!query.is_empty()).then_some(query))
+    Ok(query)
 }
 
-/// What a value keeps in a path, or in a host: as in a query, and the colon before a port (RFC 3986 §3.3).
-const SEGMENT: &AsciiSet = &QUERY.remove(b':');
+/// As in a query, except the colon, which a host needs before a port (RFC 3986 §3.3).
+const SEGMENT: &AsciiSet = &RESERVED.remove(b':');
 
-/// Of a URL's path. One that would climb out of its place is refused.
+/// Percent-encodes a path segment; refuses segments that would change the path's structure.
 pub(super) fn encode_segment(text: &str) -> Result<String, String> {
     match text {
         "" | "." | ".." => Err("a part of the path would be empty, `.` or `..`".to_owned()),
@@ -295,15 +282,6 @@ fn render_path(path: &Field<(), Template>, scope: Scope<'_>) -> Result<Zeroizing
     let text = path.value.fill_with(scope, &encode_segment);
     let text = text.map_err(|message| path.problem(message))?;
     text.ok_or_else(|| path.problem("a variable of the path has no value"))
-}
-
-pub(super) fn push_query_pair(query: &mut String, name: &str, value: &str) {
-    if !query.is_empty() {
-        query.push('&');
-    }
-    query.extend(utf8_percent_encode(name, QUERY));
-    query.push('=');
-    query.extend(utf8_percent_encode(value, QUERY));
 }
 
 fn render_form(fields: &[TextField], scope: Scope<'_>) -> Result<Zeroizing<Vec<u8>>, Problem> {
@@ -334,17 +312,4 @@ fn redacted_pairs(fields: &[TextField], scope: Scope<'_>) -> Result<String, Prob
         }
     }
     Ok(pairs.join("&"))
-}
-
-fn scope<'a>(
-    variables: &'a Variables,
-    frozen: &'a Frozen,
-    computed: Option<&'a Values>,
-) -> Scope<'a> {
-    Scope {
-        variables,
-        frozen: Some(frozen),
-        access_token: None,
-        computed,
-    }
 }

@@ -1,11 +1,11 @@
-//! Reading a token endpoint's answer: a yes, a no, or nothing that can be understood.
+//! Reading a token endpoint's answer into [`Issued`] or a [`Refusal`].
 
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode, header};
 
 use super::document::Document;
-use super::layer::join;
+use super::layer::{join, report};
 use super::mask::clean;
 use super::one_or_many::OneOrMany;
 use super::schema::{Ordered, ResponseToml, Scalar};
@@ -16,49 +16,51 @@ use super::{
 };
 use crate::secret::Secret;
 
-/// Of a vendor's description, by characters.
+/// Characters of a vendor's description that are kept.
 const DESCRIPTION_CHARS: usize = 300;
 
-/// Of a code or a header value in a detail.
+/// Characters of a code or key in a detail that are kept.
 const WORD_CHARS: usize = 100;
 
-/// Names of members that a detail lists.
+/// Keys that a detail lists.
 const LISTED_KEYS: usize = 12;
 
-/// What no dialect has to say: RFC 6749 §5.2, and Laravel's `message`.
+/// RFC 6749 §5.2.
 const DEFAULT_ERROR: [&str; 1] = ["/error"];
+
+/// RFC 6749 §5.2, and Laravel's `message`.
 const DEFAULT_DESCRIPTION: [&str; 2] = ["/error_description", "/message"];
 
-/// Codes of RFC 6749 §4.1.2.1 and RFC 8628 §3.5 by which a server asks to be asked again.
+/// Codes of RFC 6749 §4.1.2.1 and RFC 8628 §3.5 that ask for a retry.
 const DEFAULT_TRANSIENT: [&str; 3] = ["temporarily_unavailable", "server_error", "slow_down"];
 
-/// What comes before an HTTP status in a list of codes: `status:404`.
+/// Prefix of an HTTP status in a list of codes: `status:404`.
 const STATUS: &str = "status:";
 
-/// Why an answer is no yes.
+/// Why an answer gives no token.
 enum Fault {
-    /// HTTP says so.
+    /// The HTTP status is no success.
     Status,
-    /// A selector of `ok` found something else; what it found.
+    /// The text at a selector of `ok`, which does not mean success.
     NotOk(String),
     /// 2xx without a token.
     NoToken,
-    /// A token that cannot be sent, and why.
+    /// The reason why the token cannot be sent.
     UnsendableToken(&'static str),
 }
 
-/// An answer under examination.
-struct Reading<'a> {
-    rules: &'a ResponseRules,
-    status: StatusCode,
-    headers: &'a HeaderMap,
-    document: Document,
-    secrets: &'a [&'a Secret],
+/// An answer with the rules to read it by.
+pub(super) struct Reading<'a> {
+    pub(super) rules: &'a ResponseRules,
+    pub(super) status: StatusCode,
+    pub(super) headers: &'a HeaderMap,
+    pub(super) document: Document,
+    pub(super) secrets: &'a [&'a Secret],
     now: SystemTime,
 }
 
 impl ResponseRules {
-    /// Expects what a dialect and its overrides say together.
+    /// Parses the merged `[response]` of a dialect and its overrides.
     pub(super) fn parse(toml: &ResponseToml, problems: &mut Vec<Problem>) -> Self {
         let rules = Self {
             token: selectors(toml.token.as_ref(), "token", &[], problems),
@@ -77,18 +79,15 @@ impl ResponseRules {
             transient: texts(toml.transient.as_ref(), &DEFAULT_TRANSIENT),
             transient_is_default: toml.transient.is_none(),
         };
-        let not_in_expires = [
+        for (key, selectors) in [
             ("token", &rules.token),
             ("refresh_token", &rules.refresh_token),
             ("error", &rules.error),
             ("error_description", &rules.error_description),
-        ];
-        for (key, selectors) in not_in_expires {
+        ] {
             if selectors.iter().any(Selector::is_jwt_exp) {
-                problems.push(Problem {
-                    path: join("response", key),
-                    message: "`jwt:exp` can stand only in `expires`".to_owned(),
-                });
+                let message = "`jwt:exp` is a selector of `expires` only";
+                problems.push(Problem::new(join("response", key), message));
             }
         }
         for (key, codes) in [
@@ -97,57 +96,52 @@ impl ResponseRules {
         ] {
             let mut statuses = codes.iter().filter_map(|code| code.strip_prefix(STATUS));
             if statuses.any(|status| StatusCode::from_bytes(status.as_bytes()).is_err()) {
-                problems.push(Problem {
-                    path: join("response", key),
-                    message: "after `status:` comes an HTTP status, as in \"status:404\""
-                        .to_owned(),
-                });
+                let message = "`status:` needs an HTTP status, as in \"status:404\"";
+                problems.push(Problem::new(join("response", key), message));
             }
         }
-        if rules
-            .permanent
-            .iter()
-            .any(|code| rules.transient.contains(code))
-        {
-            problems.push(Problem {
-                path: "response.permanent".to_owned(),
-                message: "a code is in `permanent` and in `transient`".to_owned(),
-            });
+        if (rules.permanent.iter()).any(|code| rules.transient.contains(code)) {
+            let message = "a code is in `permanent` and in `transient`";
+            problems.push(Problem::new("response.permanent", message));
         }
         rules
     }
 
-    /// Whether `code` is listed as one that asking again does not help against.
+    /// Whether `permanent` lists the code.
     pub fn is_permanent(&self, code: &str) -> bool {
         self.permanent.iter().any(|listed| listed == code)
     }
 
-    /// Whether there is a place in the answer where the token is.
     pub(super) fn finds_token(&self) -> bool {
         !self.token.is_empty()
     }
 
-    /// The one key that every provider needs, its own or its dialect's.
+    /// Checks for `token`, the one key that every provider needs.
     pub(super) fn check_token(&self, problems: &mut Vec<Problem>) {
         let path = "response.token";
-        // One that cannot be read is told already.
-        if self.finds_token() || problems.iter().any(|problem| problem.path == path) {
-            return;
+        // An unreadable selector is already reported.
+        if !self.finds_token() && problems.iter().all(|problem| problem.path != path) {
+            let message = "missing: write the token's selector, as in \"/access_token\"";
+            problems.push(Problem::new(path, message));
         }
-        problems.push(Problem {
-            path: path.to_owned(),
-            message: "missing: say where the token is in the answer, as in \"/access_token\""
-                .to_owned(),
-        });
     }
 
-    /// Reads an answer. `secrets` are masked wherever the vendor echoes them.
+    /// Reads an answer; masks `secrets` where the vendor echoes them.
     pub fn read(&self, answer: Answer<'_>, secrets: &[&Secret]) -> Result<Issued, Refusal> {
         let reading = self.reading(answer, secrets);
         reading.issued().map_err(|fault| reading.refusal(&fault))
     }
 
-    fn reading<'a>(&'a self, answer: Answer<'a>, secrets: &'a [&'a Secret]) -> Reading<'a> {
+    /// Reads the error answer of an endpoint that issues no tokens, such as device authorization.
+    pub fn refused(&self, answer: Answer<'_>, secrets: &[&Secret]) -> Refusal {
+        self.reading(answer, secrets).refusal(&Fault::Status)
+    }
+
+    pub(super) fn reading<'a>(
+        &'a self,
+        answer: Answer<'a>,
+        secrets: &'a [&'a Secret],
+    ) -> Reading<'a> {
         let token_key = self.token.iter().find_map(Selector::first_key);
         Reading {
             rules: self,
@@ -157,13 +151,6 @@ impl ResponseRules {
             secrets,
             now: answer.now,
         }
-    }
-}
-
-impl ResponseRules {
-    /// Reads an answer that is a no, of an endpoint that gives something else than tokens.
-    pub fn refused(&self, answer: Answer<'_>, secrets: &[&Secret]) -> Refusal {
-        self.reading(answer, secrets).refusal(&Fault::Status)
     }
 }
 
@@ -182,14 +169,10 @@ impl Reading<'_> {
         let token = self.first(&self.rules.token).ok_or(Fault::NoToken)?;
         check_token(&token).map_err(Fault::UnsendableToken)?;
         let access_token = Secret::new(token);
-        let mut warnings = Vec::new();
-        if self.document.mended {
-            warnings.push(
-                "the answer had raw line breaks inside JSON strings (RFC 8259 §7 forbids them); \
-                 they were dropped with the indentation after them"
-                    .to_owned(),
-            );
-        }
+        let mended = "the answer had raw line breaks inside JSON strings (RFC 8259 §7 forbids \
+                      them); they were dropped with the indentation after them";
+        let mended = self.document.mended.then(|| mended.to_owned());
+        let mut warnings = Vec::from_iter(mended);
         Ok(Issued {
             expiry: self.expiry(&access_token, &mut warnings),
             refresh_token: self.first(&self.rules.refresh_token).map(Secret::new),
@@ -214,7 +197,8 @@ impl Reading<'_> {
                 Some(Expiry::Unstated) => {}
                 Some(stated) => return stated,
                 None => warnings.push(format!(
-                    "the expiry at {selector} cannot be read: neither a number, 0 or greater, nor an ISO-8601 time"
+                    "the expiry at {selector} cannot be read: \
+                     neither a number, 0 or greater, nor an ISO-8601 time"
                 )),
             }
         }
@@ -224,8 +208,8 @@ impl Reading<'_> {
     fn refusal(&self, fault: &Fault) -> Refusal {
         let code = self.code(fault);
         let description = self.first(&self.rules.error_description);
-        // Where the vendor does not say no, there may be a token anywhere.
-        let told = |text: String| match fault {
+        // Without an explicit error from the vendor, any text may contain a token.
+        let redact = |text: String| match fault {
             Fault::Status | Fault::NotOk(_) => text,
             Fault::NoToken | Fault::UnsendableToken(_) => telling::text(&text),
         };
@@ -233,14 +217,14 @@ impl Reading<'_> {
             class: self.class(fault, code.as_deref()),
             status: self.status.as_u16(),
             detail: self.detail(fault, code.is_some()),
-            code: code.map(|code| clean(&told(code), self.secrets, WORD_CHARS)),
+            code: code.map(|code| clean(&redact(code), self.secrets, WORD_CHARS)),
             description: description
-                .map(|text| clean(&told(text), self.secrets, DESCRIPTION_CHARS)),
+                .map(|text| clean(&redact(text), self.secrets, DESCRIPTION_CHARS)),
             retry_after: self.retry_after(),
         }
     }
 
-    /// The vendor's code; one that means success is none.
+    /// The vendor's code, unless it means success.
     fn code(&self, fault: &Fault) -> Option<String> {
         let means_success = |code: &String| {
             (self.rules.ok.iter()).any(|(selector, values)| {
@@ -252,7 +236,7 @@ impl Reading<'_> {
             .first(&self.rules.error)
             .filter(|code| !means_success(code));
         match fault {
-            // What `ok` looks at may be the token of a dialect that is wrong, and an object may hold it.
+            // In a wrong dialect, `ok` may select the token, or an object that contains it.
             Fault::NotOk(found) => code.or_else(|| {
                 let scalar = Some(found).filter(|found| !found.starts_with(['{', '[']));
                 scalar.map(|found| telling::text(found))
@@ -262,11 +246,11 @@ impl Reading<'_> {
         }
     }
 
-    /// DESIGN.md §2, error classes. The vendor's code says more than the status.
+    /// Classifies by the vendor's code first, then by the status.
     fn class(&self, fault: &Fault, code: Option<&str>) -> Class {
         let status = format!("{STATUS}{}", self.status.as_str());
-        // Whatever the code's name, 401 is about who asks (RFC 6749 §5.2): there are servers that call a wrong password
-        // `server_error`, and lock the account of whoever tries it soon again.
+        // 401 means wrong credentials (RFC 6749 §5.2), whatever the code: some servers report a
+        // wrong password as `server_error` and lock the account after a few retries.
         let by_default = self.rules.transient_is_default && self.status == StatusCode::UNAUTHORIZED;
         for word in code.into_iter().chain([status.as_str()]) {
             if !by_default && self.rules.transient.iter().any(|listed| listed == word) {
@@ -279,10 +263,10 @@ impl Reading<'_> {
         let transient = match fault {
             Fault::Status => match self.status {
                 status if asks_to_retry(status.as_str()) || !status.is_client_error() => true,
-                // RFC 6749 §5.2, and servers that use 403 for the same.
+                // RFC 6749 §5.2; some servers use 403 in place of 400 or 401.
                 StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => false,
-                // 404 and the like come from whatever answers at a wrong or not yet right address, unless the vendor's
-                // own words say otherwise.
+                // 404 and similar statuses may come from a server other than the vendor's, unless
+                // the vendor's own code is in the answer.
                 _ => self.document.json.is_none() || code.is_none(),
             },
             Fault::NotOk(found) => asks_to_retry(found) || code.is_some_and(asks_to_retry),
@@ -296,28 +280,18 @@ impl Reading<'_> {
         }
     }
 
-    /// What was odd; a code speaks for itself.
+    /// The answer's oddity; `None` if the vendor's code explains the failure.
     fn detail(&self, fault: &Fault, has_code: bool) -> Option<String> {
         if self.status.is_redirection() {
-            return Some(
-                "the token endpoint redirects, and token requests follow no redirects: \
-                 put the final address into token_url"
-                    .to_owned(),
-            );
+            let detail = "the token endpoint redirects, but token requests follow no redirects: \
+                          write the final URL as token_url";
+            return Some(detail.to_owned());
         }
-        if let Fault::UnsendableToken(reason) = fault {
-            return Some((*reason).to_owned());
-        }
-        if has_code {
-            return None;
-        }
-        let missed = match fault {
-            Fault::NoToken => &self.rules.token,
-            Fault::Status | Fault::NotOk(_) | Fault::UnsendableToken(_) => &self.rules.error,
-        };
-        let what = match fault {
-            Fault::NoToken => "token",
-            Fault::Status | Fault::NotOk(_) | Fault::UnsendableToken(_) => "error code",
+        let (what, missed) = match fault {
+            Fault::UnsendableToken(reason) => return Some((*reason).to_owned()),
+            _ if has_code => return None,
+            Fault::NoToken => ("token", &self.rules.token),
+            Fault::Status | Fault::NotOk(_) => ("error code", &self.rules.error),
         };
         let missed: Vec<_> = missed.iter().map(ToString::to_string).collect();
         Some(format!(
@@ -327,19 +301,20 @@ impl Reading<'_> {
         ))
     }
 
-    /// What kind of body it was, without any value of it.
+    /// The kind of body, without any value of it.
     fn shape(&self) -> String {
         if self.document.json.is_some() {
-            let mut keys = self.document.keys();
-            if keys.is_empty() {
-                return "JSON without keys".to_owned();
-            }
-            keys.truncate(LISTED_KEYS);
-            let keys = keys.into_iter().map(|key| match telling::is_plain(key) {
-                true => clean(key, self.secrets, WORD_CHARS),
-                false => format!("<a name of {} characters>", key.chars().count()),
-            });
-            return format!("keys: {}", keys.collect::<Vec<_>>().join(", "));
+            let keys = self.document.keys().take(LISTED_KEYS);
+            let keys: Vec<_> = keys
+                .map(|key| match telling::is_plain(key) {
+                    true => clean(key, self.secrets, WORD_CHARS),
+                    false => format!("<a name of {} characters>", key.chars().count()),
+                })
+                .collect();
+            return match &keys[..] {
+                [] => "JSON without keys".to_owned(),
+                keys => format!("keys: {}", keys.join(", ")),
+            };
         }
         if self.document.text.is_empty() {
             return "the body is empty".to_owned();
@@ -348,9 +323,7 @@ impl Reading<'_> {
             return "the body is JSON, but no object".to_owned();
         }
         if let Some(coding) = telling::content_coding(self.headers) {
-            return format!(
-                "the body is not JSON; content coding {coding}, which was not asked for"
-            );
+            return format!("the body is not JSON; unrequested content coding {coding}");
         }
         match telling::content_type(self.headers) {
             Some(value) => format!("the body is not JSON; content type {value}"),
@@ -358,11 +331,12 @@ impl Reading<'_> {
         }
     }
 
-    /// The first that is there and not empty.
-    fn first(&self, selectors: &[Selector]) -> Option<String> {
-        selectors
+    /// The first text that is present and not empty.
+    pub(super) fn first(&self, selectors: &[Selector]) -> Option<String> {
+        let mut texts = selectors
             .iter()
-            .find_map(|selector| selector.text(self.headers, &self.document))
+            .map(|selector| selector.text(self.headers, &self.document));
+        texts.find_map(|text| text)
     }
 
     fn date(&self) -> Option<SystemTime> {
@@ -370,7 +344,7 @@ impl Reading<'_> {
         httpdate::parse_http_date(date).ok()
     }
 
-    /// RFC 9110 §10.2.3. The vendor's own clock counts where it is told.
+    /// RFC 9110 §10.2.3. An HTTP date counts from the vendor's clock, if the answer has a `Date`.
     fn retry_after(&self) -> Option<Duration> {
         let text = self.headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
         if let Ok(seconds) = text.parse() {
@@ -382,25 +356,22 @@ impl Reading<'_> {
     }
 }
 
-/// 408, 425, 429 and 5xx, as a status or as a code in the body: the server, not the request, is at fault.
+/// 408, 425, 429 and 5xx, as a status or as a code in the body: the server is at fault.
 fn asks_to_retry(code: &str) -> bool {
-    matches!(code, "408" | "425" | "429")
-        || code
-            .parse()
-            .is_ok_and(|code: u16| (500..600).contains(&code))
+    matches!(code.parse(), Ok(408 | 425 | 429 | 500..600))
 }
 
-/// Whether a token can be sent: visible ASCII is what every header accepts, and what cannot end one. The reason holds
-/// nothing of it.
+/// Checks that a token can be sent: only visible ASCII is safe in every header. The reason does not
+/// quote the token.
 pub fn check_token(token: &str) -> Result<(), &'static str> {
     if token.is_empty() {
         return Err("the token is empty");
     }
     if token.len() > LONGEST_TOKEN {
-        return Err("the token is longer than 48 KiB: no request could carry it");
+        return Err("the token is longer than 48 KiB, too long for a request head");
     }
     if !token.bytes().all(|byte| (0x21..=0x7e).contains(&byte)) {
-        return Err("the token holds a byte that cannot stand in a header");
+        return Err("the token contains a byte that a header cannot carry");
     }
     Ok(())
 }
@@ -409,7 +380,7 @@ fn parse_ok(toml: &ResponseToml, problems: &mut Vec<Problem>) -> Vec<(Selector, 
     let table = toml.ok.iter().flat_map(Ordered::iter);
     let entries = table.filter_map(|(text, values)| {
         let path = join("response.ok", text);
-        let selector = parse_selector(text, Selector::parse, &path, problems)?;
+        let selector = report(Selector::parse(text), &path, problems)?;
         Some((selector, texts(Some(values), &[])))
     });
     entries.collect()
@@ -422,34 +393,13 @@ fn selectors(
     problems: &mut Vec<Problem>,
 ) -> Vec<Selector> {
     let path = join("response", key);
-    let parse = |text: &str| parse_selector(text, Selector::parse, &path, problems);
-    match written {
-        Some(list) => list
-            .0
-            .iter()
-            .map(String::as_str)
-            .filter_map(parse)
-            .collect(),
-        None => default.iter().copied().filter_map(parse).collect(),
-    }
-}
-
-pub(super) fn parse_selector(
-    text: &str,
-    parse: fn(&str) -> Result<Selector, String>,
-    path: &str,
-    problems: &mut Vec<Problem>,
-) -> Option<Selector> {
-    match parse(text) {
-        Ok(selector) => Some(selector),
-        Err(message) => {
-            problems.push(Problem {
-                path: path.to_owned(),
-                message,
-            });
-            None
-        }
-    }
+    let texts: Vec<_> = match written {
+        Some(list) => list.0.iter().map(String::as_str).collect(),
+        None => default.to_vec(),
+    };
+    let selectors = texts.into_iter();
+    let selectors = selectors.filter_map(|text| report(Selector::parse(text), &path, problems));
+    selectors.collect()
 }
 
 pub(super) fn texts(written: Option<&OneOrMany<Scalar>>, default: &[&str]) -> Vec<String> {

@@ -1,48 +1,51 @@
-//! A dialect as it is written in TOML (DESIGN.md §2, "Dialects").
+//! `[dialects.NAME]` as TOML.
 //!
-//! Only the shape is checked here. Every key is optional, so that one missing key does not hide the other
-//! errors of a file: what must be there is for [`compile`](super::compile) to say.
+//! Only the shape is checked here. Every key is optional, so that one missing key does not hide
+//! the file's other errors; [`compile`](super::compile) reports missing keys.
 //!
-//! # What a dialect can say, beyond plain requests
+//! # Keys for more than plain requests
 //!
 //! ```toml
-//! token_url = "https://api.example/{tenant}/token"     # for providers that write none; also authorization_url,
-//!                                                      # device_authorization_url. `{x}` is text or env of the provider
-//! ttl = "2h"                                           # and min_interval, refresh_before: for providers that write none
+//! # Defaults for providers, as are authorization_url, device_authorization_url, min_interval and
+//! # refresh_before. `{tenant}` is a text or environment variable of the provider.
+//! token_url = "https://api.example/{tenant}/token"
+//! ttl = "2h"
 //!
-//! [vars]                                               # computed, or defaults: a provider's own value beats them
-//! plain = "{client_id}{unix_ms}{client_secret}"        # may name each other, but not in a circle
-//! sign  = "{plain|sha256}"                             # keeps its type and its bytes: {sign|base64} encodes the digest
+//! [vars]                       # computed, or defaults: a provider's own value overrides them
+//! plain = "{client_id}{unix_ms}{client_secret}"   # may use other vars, but not in a cycle
+//! sign  = "{plain|sha256}"     # keeps its type and bytes: {sign|base64} encodes the digest
 //! region = "cn-north-4"
 //!
-//! [assertion]                                          # RFC 7521 §4.1, as {assertion}
-//! key      = "{private_key}"                           # PEM (PKCS#8, PKCS#1, SEC1), JWK, or with HS* the secret itself
-//! alg      = "RS256"                                   # RS PS ES HS 256 384 512, EdDSA; by the key where it is left out
+//! [assertion]                  # RFC 7521 §4.1, as {assertion}
+//! key      = "{private_key}"   # PEM (PKCS#8, PKCS#1, SEC1), JWK, or with HS* the secret itself
+//! alg      = "RS256"           # RS PS ES HS 256 384 512, EdDSA; the key decides if absent
 //! header   = { kid = "{kid?}", "x5t#S256" = "{certificate|der|sha256|base64url}" }
-//! claims   = { iss = "{client_id}", aud = "{token_url}", nbf = "{unix}" }   # typed like JSON bodies
-//! lifetime = "5m"                                      # iat, exp and jti are added; `jti = false` leaves one out
-//! [client_assertion]                                   # RFC 7521 §4.2, as {client_assertion}; the same keys
+//! claims   = { iss = "{client_id}", aud = "{token_url}", nbf = "{unix}" }   # typed as in JSON
+//! lifetime = "5m"              # iat, exp and jti are added; `jti = false` leaves jti out
+//! [client_assertion]           # RFC 7521 §4.2, as {client_assertion}; the same keys
 //!
-//! [auth]                                               # every request table may have its own, laid over those above
-//! client_secret_jwt = { form = { client_assertion = "{client_assertion}" }, client_assertion = { alg = "HS256", key = "{client_secret}" } }
+//! [auth.client_secret_jwt]     # a request table's assertions override the top-level ones
+//! form = { client_assertion = "{client_assertion}" }
+//! client_assertion = { alg = "HS256", key = "{client_secret}" }
 //!
-//! [grants.installation]
-//! path = "/app/installations/{installation}/access_tokens"   # instead of the path and query of token_url
+//! [grants.installation]        # `path` replaces the path and query of token_url
+//! path = "/app/installations/{installation}/access_tokens"
 //! [grants.key_pair]
-//! token = "{assertion}"                                # made here, nobody is asked; it lives as long as the assertion
+//! token = "{assertion}"        # built locally, no request; lives as long as the assertion
 //!
-//! [device]                                             # RFC 8628 §3.1, sent to device_authorization_url by `login`
+//! [device]                     # RFC 8628 §3.1: `login` sends it to device_authorization_url
 //! form = { client_id = "{client_id}", scope = "{scope?}" }
 //! [grants.device_code]
-//! form     = { grant_type = "urn:ietf:params:oauth:grant-type:device_code", device_code = "{device_code}", client_id = "{client_id}" }
+//! form = { grant_type = "urn:ietf:params:oauth:grant-type:device_code", device_code = "{device_code}" }
 //! one_time = ["device_code"]
 //! ```
 //!
-//! Built-in variables: `unix unix_ms now nonce uuid token_url`. `{provider.NAME}` is the token of another provider, as is a
-//! provider's `vars = { subject_token = { provider = "NAME" } }`. Filters: `md5 sha1 sha256 sha384 sha512`,
-//! `hmac_md5:k hmac_sha1:k hmac_sha256:k hmac_sha512:k` (k is a variable), `hex base64 base64url unbase64 urlencode`,
-//! `der` (a PEM block's bytes), `spki` (a private key's public half, DER), `upper lower int add:N`; `or:text` comes first.
-//! A digest is written in lower hex unless an encoder follows; hashing it again hashes the hex.
+//! Built-in variables: `unix unix_ms now nonce uuid token_url`. `{provider.NAME}` is the token of
+//! another provider, as is a provider's `vars = { subject_token = { provider = "NAME" } }`.
+//! Filters: `md5 sha1 sha256 sha384 sha512`, `hmac_md5:k hmac_sha1:k hmac_sha256:k hmac_sha512:k`
+//! (k is a variable), `hex base64 base64url unbase64 urlencode`, `der` (a PEM block's bytes),
+//! `spki` (a private key's public half, DER), `upper lower int add:N`; `or:text` comes first.
+//! A digest is written in lower hex unless an encoder follows; hashing a digest hashes the hex.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -57,28 +60,29 @@ use super::one_or_many::OneOrMany;
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DialectToml {
-    /// What it is, in one line. This key and the next four are for people; none is inherited.
+    /// Description in one line. This key and the next four are for people and are not inherited.
     pub about: Option<String>,
-    /// Under which it is listed.
+    /// Heading of the list of dialects.
     pub group: Option<String>,
     /// Address of the vendor's public document.
     pub document: Option<String>,
-    /// When the dialect was last compared with the document, or with which version of it.
+    /// Date or document version of the last comparison with the document.
     pub checked: Option<String>,
-    /// What the document does not say, or could not be seen to be so.
+    /// Properties that the document leaves open or that no test has confirmed.
     pub unverified: Vec<String>,
-    /// The dialect that this one is laid over.
+    /// The dialect whose keys this one inherits.
     pub extends: Option<String>,
     pub default_grant: Option<String>,
     pub default_auth: Option<String>,
     pub single_active: Option<bool>,
-    /// Secrets that say whose the token is, as a tenant's id would: providers that differ in one share no token.
+    /// Names of secrets that identify the token's owner, such as a tenant's id: providers that
+    /// differ in one of them share no token.
     pub identity: Option<Vec<String>>,
-    /// For providers that write none of their own: a template of what is known when the configuration is read.
+    /// Default URL template, filled in when the configuration is read.
     pub token_url: Option<String>,
     pub authorization_url: Option<String>,
     pub device_authorization_url: Option<String>,
-    /// Durations for providers that write none of their own.
+    /// Default durations.
     pub ttl: Option<String>,
     pub min_interval: Option<String>,
     pub refresh_before: Option<String>,
@@ -98,8 +102,7 @@ pub struct DialectToml {
     pub reject: RejectToml,
 }
 
-/// What a provider may override in place: `[providers.NAME.request]`, `.assertion`, `.client_assertion`, `.response`,
-/// `.inject`, `.reject`.
+/// The dialect tables that a provider may override, as in `[providers.NAME.request]`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Overrides {
@@ -122,15 +125,15 @@ pub struct RequestToml {
     pub form: Option<Ordered<Scalar>>,
     pub json: Option<toml::Table>,
     pub body: Option<String>,
-    /// Instead of the path and query of the URL.
+    /// Replaces the URL's path and query.
     pub path: Option<String>,
     pub assertion: Option<AssertionToml>,
     pub client_assertion: Option<AssertionToml>,
 }
 
-/// `[grants.NAME]`: a request and what it spends.
+/// `[grants.NAME]`: a request and the one-time variables that it spends.
 ///
-/// The keys of [`RequestToml`] are repeated because serde cannot flatten and refuse unknown keys at once.
+/// Repeats the keys of [`RequestToml`]: serde cannot combine `flatten` and `deny_unknown_fields`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GrantToml {
@@ -141,18 +144,18 @@ pub struct GrantToml {
     pub form: Option<Ordered<Scalar>>,
     pub json: Option<toml::Table>,
     pub body: Option<String>,
-    /// Instead of the path and query of the URL.
+    /// Replaces the URL's path and query.
     pub path: Option<String>,
     pub assertion: Option<AssertionToml>,
     pub client_assertion: Option<AssertionToml>,
     /// Variables that the first exchange spends; they are never sent twice.
     pub one_time: Option<Vec<String>>,
-    /// The token itself, made here: no request is sent.
+    /// Template of a token that is built locally, without a request.
     pub token: Option<String>,
 }
 
 impl GrantToml {
-    /// The grant without what only a grant has.
+    /// The keys that a grant shares with other request tables.
     pub fn request(&self) -> RequestToml {
         RequestToml {
             method: self.method.clone(),
@@ -169,17 +172,18 @@ impl GrantToml {
     }
 }
 
-/// `[assertion]` and `[client_assertion]`: a JWT (RFC 7519) that is made anew for each request. Strings are templates.
+/// `[assertion]` and `[client_assertion]`: a JWT (RFC 7519), signed per request. Strings are
+/// templates.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AssertionToml {
-    /// RFC 7518 §3.1, RFC 8037; by the key where it is not stated.
+    /// RFC 7518 §3.1, RFC 8037; the key decides if absent.
     pub alg: Option<Alg>,
     /// PEM, JWK, or with HS* the shared secret.
     pub key: Option<String>,
-    /// Besides `alg` and `typ`.
+    /// In addition to `alg` and `typ`.
     pub header: Option<toml::Table>,
-    /// Besides `iat`, `exp` and `jti`, which `false` leaves out.
+    /// In addition to `iat`, `exp` and `jti`; `false` leaves one of those out.
     pub claims: Option<toml::Table>,
     /// A duration such as "5m".
     pub lifetime: Option<String>,
@@ -203,7 +207,7 @@ pub enum Alg {
     HS512,
 }
 
-/// `basic = { username, password, encoding }`, or `basic = false` to take an inherited one away.
+/// `basic = { username, password, encoding }`, or `basic = false` to remove an inherited one.
 #[derive(Clone, Debug, PartialEq)]
 pub enum BasicToml {
     Removed,
@@ -218,14 +222,14 @@ pub struct CredentialsToml {
     pub encoding: Encoding,
 }
 
-/// How user name and password are put together for Basic authentication.
+/// Encoding of user name and password for Basic authentication.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Encoding {
     /// Each is form-encoded first, RFC 6749 §2.3.1.
     #[default]
     Form,
-    /// As they are, RFC 7617.
+    /// Verbatim, RFC 7617.
     Raw,
 }
 
@@ -245,7 +249,7 @@ pub struct ResponseToml {
     pub transient: Option<OneOrMany<Scalar>>,
 }
 
-/// What `expires` counts in, where its size does not tell.
+/// Unit of `expires`, where the number's size does not determine it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub enum ExpiresUnit {
     #[serde(rename = "s")]
@@ -274,14 +278,14 @@ pub struct RejectToml {
     pub body: Option<Ordered<OneOrMany<Scalar>>>,
 }
 
-/// A table in the order in which it is written: what one reads is what is sent.
+/// A table that keeps its written order, which is the order on the wire.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ordered<T>(pub Vec<(String, T)>);
 
 impl<T> Ordered<T> {
     pub fn get(&self, key: &str) -> Option<&T> {
-        let entry = self.0.iter().find(|(name, _)| name == key)?;
-        Some(&entry.1)
+        self.iter()
+            .find_map(|(name, value)| (name == key).then_some(value))
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
@@ -293,7 +297,7 @@ impl<T> Ordered<T> {
     }
 }
 
-// Not derived: a derive would ask for `T: Default`.
+// Not derived: a derive would require `T: Default`.
 impl<T> Default for Ordered<T> {
     fn default() -> Self {
         Self(Vec::new())
@@ -320,27 +324,27 @@ impl fmt::Display for Scalar {
     }
 }
 
-// The visitors below are written by hand because serde's `untagged` loses the path to an error and says
-// only that no variant matched.
+// The visitors are written by hand: serde's `untagged` loses the path to an error and reports only
+// that no variant matched.
 
 impl<'de> Deserialize<'de> for BasicToml {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const EXPECTED: &str = "a table with `username` and `password`, or `false`";
+
         struct BasicVisitor;
 
         impl<'de> Visitor<'de> for BasicVisitor {
             type Value = BasicToml;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a table with `username` and `password`, or `false`")
+                f.write_str(EXPECTED)
             }
 
             fn visit_bool<E: Error>(self, on: bool) -> Result<BasicToml, E> {
-                if on {
-                    return Err(E::custom(
-                        "expected a table with `username` and `password`, or `false`",
-                    ));
+                match on {
+                    true => Err(E::custom(format_args!("expected {EXPECTED}"))),
+                    false => Ok(BasicToml::Removed),
                 }
-                Ok(BasicToml::Removed)
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<BasicToml, A::Error> {
@@ -426,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_schema_is_read() {
+    fn every_key_is_read() {
         let dialect = read(
             r#"
             extends = "oauth2"

@@ -1,4 +1,5 @@
-//! Selectors: where in an answer a value is. `/json/pointer`, `header:Name`, `body`, `jwt:exp`, `re:…(group)…`.
+//! Selectors of values in an answer: `/json/pointer`, `header:Name`, `body`, `jwt:exp`,
+//! `re:…(group)…`.
 
 use std::fmt;
 
@@ -10,7 +11,7 @@ use serde_json::Value as JsonValue;
 
 use super::document::Document;
 
-/// One selector, and its text for messages.
+/// One selector with its text for messages.
 #[derive(Clone, Debug)]
 pub(super) struct Selector {
     source: String,
@@ -29,7 +30,7 @@ enum Target {
 }
 
 impl PartialEq for Selector {
-    /// By what is written: a compiled pattern has no equality of its own.
+    /// Compares the texts: a compiled pattern has no equality.
     fn eq(&self, other: &Self) -> bool {
         self.source == other.source
     }
@@ -43,14 +44,12 @@ impl Selector {
         })
     }
 
-    /// A JSON pointer and nothing else.
+    /// Like [`Self::parse`], but refuses everything except JSON pointers.
     pub(super) fn parse_pointer(text: &str) -> Result<Self, String> {
         let selector = Self::parse(text)?;
         match selector.target {
             Target::Pointer => Ok(selector),
-            Target::Header(_) | Target::Body | Target::JwtExp | Target::Regex(_) => {
-                Err("only a JSON pointer can stand here: /like/this".to_owned())
-            }
+            _ => Err("must be a JSON pointer: /like/this".to_owned()),
         }
     }
 
@@ -58,7 +57,7 @@ impl Selector {
         matches!(self.target, Target::JwtExp)
     }
 
-    /// The value as text; `None` for absent, null, "", and what is no single value.
+    /// The value as text; `None` for absent, null, "", objects and arrays.
     pub(super) fn text(&self, headers: &HeaderMap, document: &Document) -> Option<String> {
         let text = match &self.target {
             Target::Pointer => return scalar_text(document.json.as_ref()?.pointer(&self.source)?),
@@ -70,7 +69,7 @@ impl Selector {
         (!text.is_empty()).then_some(text)
     }
 
-    /// What is there, of whatever type; for `ok`, where an object is no success either.
+    /// Like [`Self::text`], but an object or array counts, too: for `ok`, it is no success.
     pub(super) fn found(&self, headers: &HeaderMap, document: &Document) -> Option<String> {
         if let Target::Pointer = self.target {
             return match document.json.as_ref()?.pointer(&self.source)? {
@@ -86,11 +85,11 @@ impl Selector {
         scalar_text(body.pointer(&self.source)?)
     }
 
-    /// The first member that a pointer goes through: a form-encoded answer is known by it.
+    /// A pointer's first key, by which a form-encoded answer is recognized.
     pub(super) fn first_key(&self) -> Option<&str> {
         match self.target {
             Target::Pointer => self.source[1..].split('/').next(),
-            Target::Header(_) | Target::Body | Target::JwtExp | Target::Regex(_) => None,
+            _ => None,
         }
     }
 }
@@ -101,7 +100,7 @@ impl fmt::Display for Selector {
     }
 }
 
-/// `exp` of a JWT's payload in Unix seconds; the signature is for the API to check.
+/// `exp` of a JWT's payload in Unix seconds. The signature is not verified: only the API can.
 pub(super) fn jwt_exp(token: &str) -> Option<f64> {
     let payload = token.split('.').nth(1)?.trim_end_matches('=');
     let payload = URL_SAFE_NO_PAD.decode(payload).ok()?;
@@ -109,7 +108,7 @@ pub(super) fn jwt_exp(token: &str) -> Option<f64> {
     payload.get("exp")?.as_f64()
 }
 
-/// Numbers as TOML would write them: 200.0 and 200 are the same.
+/// A scalar as text, numbers as TOML writes them: 200.0 becomes 200.
 pub(super) fn scalar_text(value: &JsonValue) -> Option<String> {
     match value {
         JsonValue::String(text) => (!text.is_empty()).then(|| text.clone()),
@@ -126,7 +125,7 @@ pub(super) fn scalar_text(value: &JsonValue) -> Option<String> {
 
 fn parse_target(text: &str) -> Result<Target, String> {
     if text.starts_with('/') {
-        // RFC 6901 §3. Such a pointer points at nothing, for ever.
+        // RFC 6901 §3: `~` without 0 or 1 is no pointer.
         let mut escapes = text.split('~').skip(1);
         return match escapes.all(|rest| rest.starts_with(['0', '1'])) {
             true => Ok(Target::Pointer),
@@ -134,14 +133,11 @@ fn parse_target(text: &str) -> Result<Target, String> {
         };
     }
     if let Some(name) = text.strip_prefix("header:") {
-        let name = HeaderName::from_bytes(name.trim().as_bytes());
-        return name
-            .map(Target::Header)
-            .map_err(|_| "not a header name after `header:`".to_owned());
+        let name = HeaderName::from_bytes(name.trim().as_bytes()).map(Target::Header);
+        return name.map_err(|_| "not a header name after `header:`".to_owned());
     }
     if let Some(pattern) = text.strip_prefix("re:") {
-        let regex =
-            Regex::new(pattern).map_err(|_| "not a regular expression after `re:`".to_owned())?;
+        let regex = Regex::new(pattern).map_err(|_| "not a regular expression after `re:`")?;
         if regex.captures_len() != 2 {
             return Err("`re:` needs exactly one (group)".to_owned());
         }
@@ -168,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn selects() {
+    fn selectors_find_scalars() {
         let json = r#"{"a":{"b":["x",{"c/d":1.0}]},"e":"","n":null,"t":true,"f":1.5,"big":1e300}"#;
         for (selector, body, expected) in [
             ("/a/b/0", json, Some("x")),
@@ -198,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_selector_is_refused() {
+    fn malformed_selectors_are_refused() {
         for selector in [
             "",
             "token",
@@ -225,7 +221,7 @@ mod tests {
             jwt_exp("eyJhbGciOiJub25lIn0.eyJleHAiOjE1NzA1MzYyMTZ9."),
             Some(1_570_536_216.0)
         );
-        // Padding, which RFC 7515 forbids, does no harm.
+        // Padding, which RFC 7515 forbids, is accepted.
         assert_eq!(jwt_exp("e30.eyJleHAiOjEyfQ==."), Some(12.0));
         for token in ["", "a", "a.b", "a.!!.c", "eyJ9.e30.x"] {
             assert_eq!(jwt_exp(token), None, "{token}");

@@ -1,4 +1,4 @@
-//! "Did you mean": the nearest known name for one that is unknown.
+//! "Did you mean": the nearest known name for an unknown name.
 
 /// The known name that `name` is most likely a misspelling of.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -10,8 +10,8 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
         .map(|(_, candidate)| candidate)
 }
 
-/// `; did you mean …` or `; known: …`, to be put behind the error. The unknown name itself is not repeated:
-/// it may be a credential in the wrong place.
+/// `; did you mean …` or `; known: …`, to append to an error. Does not repeat the unknown name,
+/// which may be a misplaced credential.
 pub(super) fn hint<'a>(name: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> String {
     if let Some(nearest) = nearest(name, known.clone()) {
         return format!("; did you mean `{nearest}`?");
@@ -23,16 +23,13 @@ pub(super) fn hint<'a>(name: &str, known: impl IntoIterator<Item = &'a str> + Cl
     format!("; known: {}", known.join(", "))
 }
 
-/// Edit distance that takes `ClientID`, `client-id` and `client_id` for the same.
+/// Edit distance, 0 between `ClientID`, `client-id` and `client_id`.
 fn distance(a: &str, b: &str) -> usize {
+    let plain = |name: &str| {
+        name.to_ascii_lowercase()
+            .replace(|c: char| !c.is_alphanumeric(), "")
+    };
     strsim::damerau_levenshtein(&plain(a), &plain(b))
-}
-
-fn plain(name: &str) -> String {
-    name.chars()
-        .filter(|c| c.is_alphanumeric())
-        .map(|c| c.to_ascii_lowercase())
-        .collect()
 }
 
 #[cfg(test)]

@@ -1,123 +1,71 @@
-//! What of an answer may be told: words that cannot be a secret.
+//! Redaction: the parts of a vendor's answer that cannot be a secret.
 //!
-//! An answer that a dialect does not understand may hold a live token anywhere, also where names are: as the key of an object,
-//! or as the whole body under a content type that makes a form of it. So only what looks like a word is told of it, and of the rest
-//! that it is there.
+//! An answer that a dialect does not match may contain a live token anywhere, even as an object's
+//! key, or as a whole body under the content type of a form. So messages quote only texts that look
+//! like words, and replace all others by a placeholder.
 
 use http::{HeaderMap, HeaderName, header};
 
 use super::mask::clean;
 use crate::secret::Secret;
 
-/// Anything up to this length may be told: no token is that short.
+/// Longest text that is always shown: no token is that short.
 const SHORT: usize = 12;
 
-/// No key of the answers that are known is longer.
+/// Longest name that is shown: no key of a known vendor is longer.
 const LONGEST: usize = 40;
 
-/// Of the longest word that a name is made of: "authentication".
+/// Length of the longest word in a known name: "authentication".
 const LONGEST_WORD: usize = 14;
 
-/// What a longer name is about, in lower case. Four letters at least: three stand in random text by chance.
-const ABOUT: [&str; 58] = [
-    "access",
-    "account",
-    "address",
-    "algorithm",
-    "auth",
-    "before",
-    "body",
-    "client",
-    "code",
-    "company",
-    "corp",
-    "count",
-    "creat",
-    "credential",
-    "customer",
-    "data",
-    "date",
-    "descr",
-    "detail",
-    "device",
-    "domain",
-    "duration",
-    "error",
-    "expir",
-    "grant",
-    "info",
-    "instance",
-    "issue",
-    "lease",
-    "life",
-    "list",
-    "login",
-    "message",
-    "name",
-    "open",
-    "policy",
-    "refresh",
-    "region",
-    "request",
-    "response",
-    "result",
-    "return",
-    "scope",
-    "secret",
-    "secur",
-    "server",
-    "session",
-    "sign",
-    "status",
-    "stamp",
-    "success",
-    "tenant",
-    "ticket",
-    "time",
-    "token",
-    "type",
-    "user",
-    "valid",
-];
+/// Word stems, one of which a name over [`SHORT`] contains. None is shorter than four letters: three
+/// letters occur in random text by chance.
+const STEMS: &str = "access account address algorithm auth before body client code company corp \
+    count creat credential customer data date descr detail device domain duration error expir \
+    grant info instance issue lease life list login message name open policy refresh region \
+    request response result return scope secret secur server session sign status stamp success \
+    tenant ticket time token type user valid";
+
+const KINDS: &str = "application audio image multipart text video";
+
+const SUBTYPES: &str = "csv gzip html javascript json jwt octet-stream plain x-javascript \
+    x-www-form-urlencoded xhtml+xml xml";
+
+const CHARSETS: &str = "utf-8 utf8 gbk gb2312 gb18030 iso-8859-1 us-ascii big5";
+
+const CODINGS: [&str; 6] = ["gzip", "x-gzip", "deflate", "br", "zstd", "compress"];
 
 const NOT_SHOWN: &str = "[not shown]";
 
-/// Whether a name is made of words, as names are and tokens are not.
+/// Whether a name consists of words, as keys do and tokens do not.
 pub(super) fn is_plain(name: &str) -> bool {
     let length = name.chars().count();
-    // A token is visible ASCII: other letters are no part of one.
+    // Tokens are visible ASCII, so other letters cannot be part of one.
     let allowed = |c: char| c.is_alphanumeric() || (c.is_ascii() && " _-.:$@#[]+".contains(c));
     if length > LONGEST || !name.chars().all(allowed) {
         return false;
     }
     let words = words(name);
-    let numbers = words
-        .iter()
-        .filter(|word| word.starts_with(|c: char| c.is_ascii_digit()));
-    let letters = || {
-        words
-            .iter()
-            .filter(|word| word.starts_with(char::is_alphabetic))
-    };
+    let (numbers, letters): (Vec<_>, Vec<_>) =
+        (words.iter()).partition(|word| word.starts_with(|c: char| c.is_ascii_digit()));
     if length <= SHORT {
-        return numbers.count() <= 2;
+        return numbers.len() <= 2;
     }
     let lower = name.to_lowercase();
-    let single = letters().filter(|word| word.chars().count() == 1).count();
-    numbers.count() <= 1
-        && single <= 1
-        && letters().count() <= 6
+    let single = letters.iter().filter(|word| word.chars().count() == 1);
+    numbers.len() <= 1
+        && single.count() <= 1
+        && letters.len() <= 6
         && words.iter().all(|word| is_word(word))
-        && (ABOUT.iter().any(|about| lower.contains(about)) || !name.is_ascii())
+        && (STEMS.split(' ').any(|stem| lower.contains(stem)) || !name.is_ascii())
 }
 
-/// A place in an answer, with the names that may be told; whether those are all.
+/// Returns a JSON pointer with unsafe names replaced, and whether no name was replaced.
 pub(super) fn place(pointer: &str, secrets: &[&Secret]) -> (String, bool) {
     let mut all = true;
     let mut told = String::new();
     for name in pointer.split('/').skip(1) {
         told.push('/');
-        // A mask is ours, and no secret.
         if is_plain(&name.replace("~1", "").replace("~0", "")) {
             told.push_str(&clean(name, secrets, LONGEST));
         } else {
@@ -128,7 +76,7 @@ pub(super) fn place(pointer: &str, secrets: &[&Secret]) -> (String, bool) {
     (told, all)
 }
 
-/// A vendor's words beside what may be a token: those that may be one are left out.
+/// Replaces the words that may be a token.
 pub(super) fn text(text: &str) -> String {
     let mut told = String::new();
     let mut rest = text;
@@ -149,80 +97,43 @@ pub(super) fn text(text: &str) -> String {
     told
 }
 
-/// Media type and charset.
+/// Media type and charset, with unknown parts left out.
 pub(super) fn content_type(headers: &HeaderMap) -> Option<String> {
+    let known = |list: &str, text: &str| list.split(' ').any(|known| known == text);
     let value = headers.get(header::CONTENT_TYPE)?;
     let value = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
     let mut parts = value.split(';').map(str::trim);
     let essence = parts.next().unwrap_or_default();
     let (kind, subtype) = essence.split_once('/').unwrap_or((essence, ""));
-    const KINDS: [&str; 6] = [
-        "application",
-        "audio",
-        "image",
-        "multipart",
-        "text",
-        "video",
-    ];
-    const SUBTYPES: [&str; 12] = [
-        "csv",
-        "gzip",
-        "html",
-        "javascript",
-        "json",
-        "jwt",
-        "octet-stream",
-        "plain",
-        "x-javascript",
-        "x-www-form-urlencoded",
-        "xhtml+xml",
-        "xml",
-    ];
-    let Some(kind) = KINDS.iter().find(|known| **known == kind) else {
+    if !known(KINDS, kind) {
         return Some("of an unknown kind".to_owned());
-    };
+    }
     let subtype = match subtype.rsplit_once('+') {
-        _ if SUBTYPES.contains(&subtype) => subtype,
+        _ if known(SUBTYPES, subtype) => subtype,
         Some((_, "json")) => "…+json",
         Some((_, "xml")) => "…+xml",
         _ => "…",
     };
-    const CHARSETS: [&str; 8] = [
-        "utf-8",
-        "utf8",
-        "gbk",
-        "gb2312",
-        "gb18030",
-        "iso-8859-1",
-        "us-ascii",
-        "big5",
-    ];
     let charset = parts.find_map(|part| part.strip_prefix("charset="));
     let charset = charset.map(|charset| charset.trim_matches('"'));
-    Some(match charset.filter(|charset| CHARSETS.contains(charset)) {
+    Some(match charset.filter(|charset| known(CHARSETS, charset)) {
         Some(charset) => format!("{kind}/{subtype}; charset={charset}"),
         None => format!("{kind}/{subtype}"),
     })
 }
 
-/// A coding that nobody asked for.
+/// The content coding, which no token request accepts.
 pub(super) fn content_coding(headers: &HeaderMap) -> Option<&'static str> {
-    let value = headers.get(header::CONTENT_ENCODING)?;
-    const CODINGS: [&str; 6] = ["gzip", "x-gzip", "deflate", "br", "zstd", "compress"];
-    let is = |known: &&&str| value.as_bytes().eq_ignore_ascii_case(known.as_bytes());
-    if value.as_bytes().eq_ignore_ascii_case(b"identity") {
+    let value = headers.get(header::CONTENT_ENCODING)?.as_bytes();
+    if value.eq_ignore_ascii_case(b"identity") {
         return None;
     }
-    Some(
-        CODINGS
-            .iter()
-            .find(is)
-            .copied()
-            .unwrap_or("of an unknown kind"),
-    )
+    let mut codings = CODINGS.into_iter();
+    let known = codings.find(|known| value.eq_ignore_ascii_case(known.as_bytes()));
+    Some(known.unwrap_or("of an unknown kind"))
 }
 
-/// Header fields by their names.
+/// The names of header fields that are safe to show.
 pub(super) fn header_names(headers: &HeaderMap) -> impl Iterator<Item = &HeaderName> {
     headers.keys().filter(|name| is_plain(name.as_str()))
 }
@@ -236,7 +147,7 @@ fn is_word(word: &str) -> bool {
     length <= LONGEST_WORD && (length < 4 || has_vowel || !word.is_ascii())
 }
 
-/// `accessToken2_id` is access, Token, 2, id.
+/// Splits `accessToken2_id` into access, Token, 2, id.
 fn words(name: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let mut last = ' ';
@@ -262,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_answers_are_plain() {
+    fn keys_of_known_answers_are_plain() {
         for name in [
             "code",
             "errcode",
@@ -301,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_a_token_is_not() {
+    fn possible_tokens_are_not_plain() {
         for name in [
             "eyJhbGciOiJub25lIn0",
             "ya29.a0AfH6SMBx",
@@ -322,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_lose_what_may_be_a_token_and_nothing_else() {
+    fn texts_lose_only_possible_tokens() {
         for (given, told) in [
             ("success", "success"),
             (
@@ -338,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn content_types_without_what_else_is_in_them() {
+    fn content_types_lose_unknown_parts() {
         for (given, told) in [
             (
                 "application/json;charset=UTF-8",

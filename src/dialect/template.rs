@@ -1,7 +1,7 @@
 //! Templates: `Bearer {access_token}`, `{scope?}`, `{client_secret|md5|upper}`, `{scope|or:}`.
 //!
-//! A template is parsed once, when the configuration is read. What is filled in is never parsed again, so a
-//! secret may hold braces.
+//! A template is parsed once, when the configuration is read. Filled-in values are never parsed
+//! again, so a secret may contain braces.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -14,13 +14,13 @@ use super::filter::{Filter, Value};
 use super::{Frozen, Variables, suggest};
 use crate::secret::Secret;
 
-/// Names that every token request knows without being told.
+/// Variables that every token request defines.
 pub const BUILT_INS: [&str; 6] = ["unix", "unix_ms", "now", "nonce", "uuid", "token_url"];
 
-/// What comes before the name of the provider whose token is meant.
+/// Prefix of a variable that stands for another provider's token: `{provider.NAME}`.
 pub const CHAINED: &str = "provider.";
 
-/// Variables that stand at the top of a provider's table, under their RFC names.
+/// Variables that are keys of a provider's table, under their RFC names.
 pub const WELL_KNOWN: [&str; 10] = [
     "client_id",
     "client_secret",
@@ -50,29 +50,29 @@ struct Hole {
     filters: Vec<Filter>,
 }
 
-/// What happens where a hole's variable has no value.
+/// What to do if a hole's variable has no value.
 #[derive(Clone, PartialEq, Eq)]
 enum Unset {
-    /// `{name}`: nothing can be sent.
+    /// `{name}`: the request fails.
     Fail,
     /// `{name?}`: the key is left out.
     DropKey,
-    /// `{name|or:text}`: the text stands in.
+    /// `{name|or:text}`: the text is used.
     Or(String),
 }
 
-/// Where a template stands, which decides what it may name.
+/// Where a template is used, which decides the variables that it may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     Exchange,
     Inject,
-    /// A computed variable: where it is used decides.
+    /// A computed variable, checked again where it is used.
     Computed,
-    /// What is filled in when the configuration is read.
+    /// Filled in when the configuration is read.
     Fixed,
 }
 
-/// What a template is filled from.
+/// The values that a template is filled from.
 #[derive(Clone, Copy)]
 pub(super) struct Scope<'a> {
     pub(super) variables: &'a Variables,
@@ -80,12 +80,12 @@ pub(super) struct Scope<'a> {
     pub(super) frozen: Option<&'a Frozen>,
     /// Only for injection.
     pub(super) access_token: Option<&'a Secret>,
-    /// What the dialect makes of the variables; `variables` beat them.
+    /// Computed variables; `variables` override them.
     pub(super) computed: Option<&'a Values>,
 }
 
 impl Template {
-    /// Errors give the position by characters and never quote the text.
+    /// Errors give the position in characters and never quote the text.
     pub(super) fn parse(text: &str, place: Place) -> Result<Self, String> {
         let mut pieces = Vec::new();
         let mut literal = String::new();
@@ -135,7 +135,7 @@ impl Template {
         self.fill_with(scope, &|text| Ok(text.to_owned()))
     }
 
-    /// Like [`Self::fill`], each value as `encode` writes it.
+    /// Like [`Self::fill`], with each value encoded by `encode`.
     pub(super) fn fill_with(
         &self,
         scope: Scope<'_>,
@@ -157,7 +157,7 @@ impl Template {
         Ok(Some(text))
     }
 
-    /// Like [`Self::fill`], but a template that is nothing but one hole keeps its value's type.
+    /// Like [`Self::fill`], but a template of a single hole keeps its value's type.
     pub(super) fn fill_typed(&self, scope: Scope<'_>) -> Result<Option<Value>, String> {
         if let [Piece::Hole(hole)] = &self.0[..]
             && !self.is_dropped(scope)
@@ -168,9 +168,9 @@ impl Template {
         Ok(filled.map(|text| Value::Text(text.as_str().to_owned())))
     }
 
-    /// Like [`Self::fill`], with `<name>` in the place of every value.
+    /// Like [`Self::fill`], with `<name>` in place of every value.
     pub(super) fn redacted(&self, scope: Scope<'_>) -> Result<Option<String>, String> {
-        // Filled as well, so that what cannot be sent is not shown as if it could.
+        // Filled first, so that a template that cannot be sent fails here, too.
         if self.fill(scope)?.is_none() {
             return Ok(None);
         }
@@ -181,18 +181,14 @@ impl Template {
         Ok(Some(shown.collect()))
     }
 
-    /// Adds the values of holes with filters: as secret as what they were made from, and not to be found by
-    /// looking for it.
+    /// Adds the filtered values: as secret as their variables, but different from them.
     pub(super) fn derived(&self, scope: Scope<'_>, into: &mut Vec<Secret>) {
         let holes = self.holes().filter(|hole| !hole.filters.is_empty());
-        into.extend(
-            holes
-                .filter_map(|hole| hole.value(scope).ok())
-                .map(|value| Secret::new(value.text().as_str())),
-        );
+        let values = holes.filter_map(|hole| hole.value(scope).ok());
+        into.extend(values.map(|value| Secret::new(value.text().as_str())));
     }
 
-    /// The variables it names, and whether nothing can be sent without them. Built-in names are left out.
+    /// Its variables except built-in ones, each with whether the template requires it.
     pub(super) fn variables(&self) -> impl Iterator<Item = (&str, bool)> {
         let droppable = self.holes().any(|hole| hole.unset == Unset::DropKey);
         self.holes()
@@ -204,17 +200,16 @@ impl Template {
             .filter(|(name, _)| !BUILT_INS.contains(name) && *name != "access_token")
     }
 
-    /// Whether a value other than its own text goes into it.
     pub(super) fn has_holes(&self) -> bool {
         self.holes().next().is_some()
     }
 
-    /// Whether it begins with this text, whatever is filled in.
+    /// Whether the template begins with this literal text.
     pub(super) fn starts_with(&self, text: &str) -> bool {
         matches!(self.0.first(), Some(Piece::Literal(literal)) if literal.starts_with(text))
     }
 
-    /// The whole text, where there is nothing to fill in.
+    /// The whole text of a template without holes.
     pub(super) fn as_literal(&self) -> Option<&str> {
         match &self.0[..] {
             [] => Some(""),
@@ -240,7 +235,7 @@ impl Template {
     }
 }
 
-/// Literal text is left out: someone may have written a secret where a variable belongs.
+/// Omits literal text: a user may have written a secret where a variable belongs.
 impl fmt::Debug for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
@@ -265,7 +260,6 @@ impl Hole {
                 "a variable's name is made of letters, digits, `_`, `-` and `.`".to_owned(),
             );
         }
-        check_place(name, place)?;
         if let Some(default) = parts.peek().and_then(|part| part.strip_prefix("or:")) {
             if unset == Unset::DropKey {
                 return Err("`?` and `or:` exclude each other".to_owned());
@@ -274,14 +268,19 @@ impl Hole {
             parts.next();
         }
         let filters = parts.map(Filter::parse).collect::<Result<Vec<_>, _>>()?;
-        for key in filters.iter().filter_map(Filter::key) {
-            check_place(key, place)?;
-        }
-        Ok(Self {
+        let hole = Self {
             name: name.to_owned(),
             unset,
             filters,
-        })
+        };
+        hole.check(place)?;
+        Ok(hole)
+    }
+
+    fn check(&self, place: Place) -> Result<(), String> {
+        check_name(&self.name, place)?;
+        let mut keys = self.filters.iter().filter_map(Filter::key);
+        keys.try_for_each(|key| check_name(key, place))
     }
 
     fn value(&self, scope: Scope<'_>) -> Result<Value, String> {
@@ -303,7 +302,7 @@ impl Hole {
         Ok(value)
     }
 
-    /// `<name>`; an empty value and a stand-in of the dialect's own are no secrets, and shown as they are.
+    /// `<name>`; an empty value and the text of `or:` are not secret and appear verbatim.
     fn redacted(&self, scope: Scope<'_>) -> String {
         let value = scope.get(&self.name);
         match (&self.unset, value) {
@@ -313,7 +312,7 @@ impl Hole {
         }
     }
 
-    /// As it is written between the braces, less `?` and `or:`.
+    /// The text between the braces without `?` and `or:`.
     fn source(&self) -> String {
         let mut source = self.name.clone();
         for filter in &self.filters {
@@ -325,7 +324,7 @@ impl Hole {
 }
 
 impl<'a> Scope<'a> {
-    /// Nothing but a provider's variables.
+    /// A provider's variables alone.
     pub(super) fn of(variables: &'a Variables) -> Self {
         Self {
             variables,
@@ -335,14 +334,27 @@ impl<'a> Scope<'a> {
         }
     }
 
+    /// The scope of a token request.
+    pub(super) fn of_request(variables: &'a Variables, frozen: &'a Frozen) -> Self {
+        Self {
+            frozen: Some(frozen),
+            ..Self::of(variables)
+        }
+    }
+
+    pub(super) fn with(self, computed: &'a Values) -> Self {
+        Self {
+            computed: Some(computed),
+            ..self
+        }
+    }
+
     pub(super) fn has(&self, name: &str) -> bool {
         self.get(name).is_some()
     }
 
     fn get(&self, name: &str) -> Option<Value> {
-        if let Some(frozen) = self.frozen
-            && let Some(value) = frozen.get(name)
-        {
+        if let Some(value) = self.frozen.and_then(|frozen| frozen.get(name)) {
             return Some(value);
         }
         if name == "access_token" {
@@ -355,21 +367,17 @@ impl<'a> Scope<'a> {
 
     fn missing(&self, name: &str) -> String {
         let set = self.variables.keys().map(String::as_str);
-        let known = set
-            .chain(BUILT_INS)
-            .chain(WELL_KNOWN)
-            .filter(|&known| known != name);
-        match suggest::nearest(name, known) {
-            Some(nearest) => format!("variable `{name}` has no value; did you mean `{nearest}`?"),
-            None => format!("variable `{name}` has no value"),
-        }
+        let known = set.chain(BUILT_INS).chain(WELL_KNOWN);
+        let nearest = suggest::nearest(name, known.filter(|&known| known != name));
+        let hint = nearest.map(|nearest| format!("; did you mean `{nearest}`?"));
+        format!("variable `{name}` has no value{}", hint.unwrap_or_default())
     }
 }
 
 impl Frozen {
     fn get(&self, name: &str) -> Option<Value> {
         Some(match name {
-            "unix" => Value::Integer(timestamp(self.now).as_second()),
+            "unix" => Value::Integer(self.unix()),
             "unix_ms" => Value::Integer(timestamp(self.now).as_millisecond()),
             "now" => Value::Text(format!("{:.0}", timestamp(self.now))),
             "nonce" => Value::Text(self.nonce.clone()),
@@ -379,39 +387,30 @@ impl Frozen {
         })
     }
 
-    /// Seconds since 1970.
+    /// Seconds since the Unix epoch.
     pub(super) fn unix(&self) -> i64 {
         timestamp(self.now).as_second()
     }
 }
 
 pub(super) fn is_name(text: &str) -> bool {
-    let mut chars = text.chars();
-    chars
-        .next()
-        .is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
-        && chars.all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
+    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && (text.chars()).all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
 }
 
-/// Whether all that a template names is known where it stands.
+/// Checks that every variable of the template is defined at `place`.
 pub(super) fn check_use(template: &Template, place: Place) -> Result<(), String> {
-    for hole in template.holes() {
-        check_place(&hole.name, place)?;
-        for key in hole.filters.iter().filter_map(Filter::key) {
-            check_place(key, place)?;
-        }
-    }
-    Ok(())
+    template.holes().try_for_each(|hole| hole.check(place))
 }
 
-fn check_place(name: &str, place: Place) -> Result<(), String> {
+fn check_name(name: &str, place: Place) -> Result<(), String> {
     match (place, name) {
-        (_, name) if name == CHAINED => Err(
-            "write {provider.NAME}, NAME being that of a provider of this configuration".to_owned(),
-        ),
+        (_, name) if name == CHAINED => {
+            Err("write {provider.NAME}, NAME being a provider of this configuration".to_owned())
+        }
         (Place::Computed, _) => Ok(()),
         (Place::Fixed, name) if !is_fixed(name) => {
-            Err("can name only variables that are known from the start".to_owned())
+            Err("can use only variables that are known from the start".to_owned())
         }
         (Place::Exchange, "access_token") => {
             Err("`{access_token}` is known only in [inject]".to_owned())
@@ -429,7 +428,7 @@ fn check_place(name: &str, place: Place) -> Result<(), String> {
     }
 }
 
-/// Whether it may have a value before the first fetch.
+/// Whether the variable can have a value before the first fetch.
 fn is_fixed(name: &str) -> bool {
     const LATER: [&str; 4] = [
         "access_token",
@@ -440,7 +439,7 @@ fn is_fixed(name: &str) -> bool {
     !BUILT_INS.contains(&name) && !LATER.contains(&name) && !name.starts_with(CHAINED)
 }
 
-/// Clocks outside jiff's years -9999 to 9999 read as the epoch: no server would accept either.
+/// Times outside jiff's years -9999 to 9999 become the epoch: no server would accept either.
 fn timestamp(now: SystemTime) -> Timestamp {
     Timestamp::try_from(now).unwrap_or(Timestamp::UNIX_EPOCH)
 }

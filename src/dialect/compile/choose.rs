@@ -1,8 +1,8 @@
-//! Which grant and which auth method a provider means.
+//! Choosing a provider's grant and auth method.
 
 use super::*;
 
-/// The grant of a dialect that has none: its `[request]` is all there is.
+/// Name of the grant of a dialect that has only `[request]`.
 const ONLY_REQUEST: &str = "default";
 
 pub(super) fn choose_grant(
@@ -12,9 +12,8 @@ pub(super) fn choose_grant(
     problems: &mut Vec<Problem>,
 ) -> Option<String> {
     let names = names(levels, |level| &level.toml.grants);
-    let default = levels
-        .iter()
-        .find_map(|level| level.toml.default_grant.as_deref());
+    let mut tomls = levels.iter().map(|level| level.toml);
+    let default = tomls.find_map(|toml| toml.default_grant.as_deref());
     let (path, chosen) = match (source.grant, default, &names[..]) {
         (Some(grant), _, _) => ("grant", grant),
         (None, Some(default), _) => ("default_grant", default),
@@ -22,10 +21,8 @@ pub(super) fn choose_grant(
         (None, None, []) => return Some(ONLY_REQUEST.to_owned()),
         (None, None, several) => {
             if extent == Extent::Whole {
-                problems.push(Problem {
-                    path: "grant".to_owned(),
-                    message: format!("missing: choose one of {}", several.join(", ")),
-                });
+                let message = format!("missing: choose one of {}", several.join(", "));
+                problems.push(Problem::new("grant", message));
             }
             return None;
         }
@@ -40,14 +37,10 @@ pub(super) fn choose_auth(
     problems: &mut Vec<Problem>,
 ) -> Option<String> {
     let names = names(levels, |level| &level.toml.auth);
-    let default = levels
-        .iter()
-        .find_map(|level| level.toml.default_auth.as_deref());
-    let (path, chosen) = match (source.auth_method, default) {
-        (Some(auth), _) => ("auth_method", auth),
-        (None, Some(auth)) => ("default_auth", auth),
-        (None, None) => return None,
-    };
+    let mut tomls = levels.iter().map(|level| level.toml);
+    let default = tomls.find_map(|toml| toml.default_auth.as_deref());
+    let chosen = source.auth_method.map(|auth| ("auth_method", auth));
+    let (path, chosen) = chosen.or_else(|| Some(("default_auth", default?)))?;
     choose("auth method", path, chosen, &names, extent, problems)
 }
 
@@ -68,15 +61,10 @@ fn choose(
     let message = if names.is_empty() {
         format!("the dialect offers no choice of {what}; leave this out")
     } else {
-        format!(
-            "the dialect has no such {what}{}",
-            hint(chosen, names.iter().copied())
-        )
+        let hint = hint(chosen, names.iter().copied());
+        format!("the dialect has no such {what}{hint}")
     };
-    problems.push(Problem {
-        path: path.to_owned(),
-        message,
-    });
+    problems.push(Problem::new(path, message));
     None
 }
 

@@ -187,7 +187,7 @@ fn a_token_that_cannot_be_sent_is_refused_and_not_shown() {
                 code: None,
                 description: None,
                 retry_after: None,
-                detail: Some("the token holds a byte that cannot stand in a header".into()),
+                detail: Some("the token contains a byte that a header cannot carry".into()),
             }
         );
     }
@@ -237,7 +237,7 @@ fn details_say_what_was_odd_and_show_no_value() {
             307,
             &[("location", "https://s3cret/")],
             "",
-            "the token endpoint redirects, and token requests follow no redirects: put the final address into token_url",
+            "the token endpoint redirects, but token requests follow no redirects: write the final URL as token_url",
         ),
     ] {
         let refusal = read(&rules(""), status, headers, body.as_bytes()).unwrap_err();
@@ -252,7 +252,7 @@ fn an_unasked_content_coding_is_told() {
     assert_eq!(refusal.class, Class::Transient);
     let detail = refusal.detail.unwrap();
     assert!(
-        detail.contains("content coding gzip, which was not asked for"),
+        detail.contains("unrequested content coding gzip"),
         "{detail}"
     );
 }

@@ -448,7 +448,7 @@ fn bad_dialects_are_told_with_the_place() {
         (
             "[x.assertion]\nkey = '{k}'\nheader = { alg = 'none' }",
             "assertion.header.alg",
-            "is written by `alg`",
+            "is set by the table",
         ),
         (
             "[x.assertion]\nkey = '{k}'\nclaims = { a = ['{access_token}'] }",
@@ -469,7 +469,7 @@ fn bad_dialects_are_told_with_the_place() {
         (
             "[x]\ntoken_url = 'https://x/{unix}'",
             "token_url",
-            "can name only variables that are known from the start",
+            "can use only variables that are known from the start",
         ),
         (
             "[x]\ntoken_url = 'https://x/{a'",

@@ -333,12 +333,12 @@ fn rendering_names_the_place_and_the_variable_and_never_the_value() {
         (
             "x.request.headers = { A = 'x {bad}' }",
             "request.headers.A",
-            "`bad` holds a character that cannot stand in a header",
+            "`bad` contains a character that a header cannot carry",
         ),
         (
             "x.request.basic = { username = '{colon}', password = '', encoding = 'raw' }",
             "request.basic.username",
-            "a colon cannot stand in the user name (RFC 7617); use `encoding = \"form\"` if the vendor decodes it",
+            "a user name cannot contain a colon (RFC 7617); use `encoding = \"form\"` if the vendor decodes it",
         ),
     ] {
         let variables = vars(&[
