@@ -18,7 +18,7 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::clock::{Clock, Now};
+use crate::clock::Clock;
 use crate::dialect::{Class, Injection};
 use crate::provider::schedule::Deadline;
 
@@ -33,12 +33,6 @@ pub struct Token {
     pub injections: Box<[Injection]>,
     /// The end of use, safety margin included.
     pub deadline: Deadline,
-}
-
-impl Token {
-    pub fn usable(&self, now: Now) -> bool {
-        self.deadline.is_ahead(now)
-    }
 }
 
 /// The state of fetching, as requests that wait for a token see it.
@@ -179,8 +173,7 @@ impl CellWriter {
 
     /// Whether the gate was last [opened](Gatekeeper::open) with this token as suspect.
     pub fn is_suspect(&self) -> bool {
-        let slot = self.shared.slot.load();
-        slot.as_ref().is_some_and(|slot| slot.suspect)
+        self.shared.suspect().is_some()
     }
 
     fn open_gate(&self) -> Gate {
@@ -240,7 +233,7 @@ impl CellReader {
         let slot = self.shared.slot.load();
         let token = slot.as_ref().map(|slot| &slot.token);
         token
-            .filter(|token| token.usable(self.shared.clock.now()))
+            .filter(|token| token.deadline.is_ahead(self.shared.clock.now()))
             .cloned()
     }
 
@@ -294,7 +287,7 @@ impl CellReader {
     fn look(&self, traveller: Traveller, than: u64) -> Result<Arc<Slot>, Entry> {
         let slot = self.shared.slot.load();
         let usable = slot.as_ref().filter(|slot| {
-            slot.token.generation > than && slot.token.usable(self.shared.clock.now())
+            slot.token.generation > than && slot.token.deadline.is_ahead(self.shared.clock.now())
         });
         let Some(slot) = usable else {
             return Err(Entry::NoToken);
@@ -345,7 +338,7 @@ impl CellReader {
                 None => self.shared.wake.notify_one(),
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if self.is_too_late(status, left) && !self.is_suspect(than) {
+            if self.is_too_late(status, left) && self.shared.suspect() != Some(than) {
                 return Err(self.unavailable(status));
             }
             match timeout_at(deadline, watch.changed()).await {
@@ -361,13 +354,6 @@ impl CellReader {
     pub fn reject(&self, generation: u64) {
         self.shared.rejected.fetch_max(generation, Ordering::AcqRel);
         self.shared.wake.notify_one();
-    }
-
-    /// Whether the cell holds this generation and a rejection renews it at once.
-    fn is_suspect(&self, generation: u64) -> bool {
-        let slot = self.shared.slot.load();
-        slot.as_ref()
-            .is_some_and(|slot| slot.suspect && slot.token.generation == generation)
     }
 
     /// Whether no fetch can bring a token within `left`.
@@ -399,6 +385,13 @@ impl CellReader {
 }
 
 impl Shared {
+    /// The generation in the cell, if suspect: a rejection renews it at once.
+    fn suspect(&self) -> Option<u64> {
+        let slot = self.slot.load();
+        let suspect = slot.as_ref().filter(|slot| slot.suspect);
+        suspect.map(|slot| slot.token.generation)
+    }
+
     fn store(&self, token: Arc<Token>, gate: Gate, suspect: bool) {
         let slot = Slot::after(self.slot.load().as_deref(), token, gate, suspect);
         self.slot.store(Some(Arc::new(slot)));

@@ -22,6 +22,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
@@ -139,45 +140,6 @@ impl HttpFetch {
     pub fn check(&self, endpoint: &Endpoint) -> Result<(), TlsConfigError> {
         Connector::new(destination(endpoint), &self.profiles).map(drop)
     }
-
-    /// Reads the TLS files again at each fetch: client certificates are renewed at run time.
-    async fn connector(&self, endpoint: &Endpoint) -> Result<Connector, FetchError> {
-        let destination = destination(endpoint);
-        let profiles = self.profiles.clone();
-        let made = tokio::task::spawn_blocking(move || Connector::new(destination, &profiles));
-        let made = made.await.map_err(|_| FetchError::Broken {
-            host: host(endpoint),
-            reason: "this process is shutting down".to_owned(),
-        })?;
-        Ok(made?)
-    }
-
-    async fn open(
-        &self,
-        endpoint: &Endpoint,
-        deadline: Instant,
-    ) -> Result<Box<dyn Line>, FetchError> {
-        let connector = self.connector(endpoint).await?;
-        let left = deadline.saturating_duration_since(Instant::now());
-        let connected = connector.connect(left).await?;
-        let handshake = http1::Builder::new()
-            // Some old servers compare field names byte by byte or send malformed heads. Lenient
-            // parsing is safe here: each exchange has its own connection.
-            .title_case_headers(true)
-            .allow_obsolete_multiline_headers_in_responses(true)
-            .allow_spaces_after_header_name_in_responses(true)
-            .ignore_invalid_headers_in_responses(true)
-            .max_headers(256)
-            .max_buf_size(MAX_HEAD)
-            .handshake(TokioIo::new(connected.io));
-        let (sender, connection) = handshake.await.map_err(broken(endpoint))?;
-        // Ends once the sender and the body are dropped. The request returns the same error.
-        tokio::spawn(connection);
-        Ok(Box::new(HttpLine {
-            sender,
-            clock: self.clock.clone(),
-        }))
-    }
 }
 
 impl Fetch for HttpFetch {
@@ -190,7 +152,33 @@ impl Fetch for HttpFetch {
         endpoint: &'a Endpoint,
         deadline: Instant,
     ) -> Pending<'a, Result<Box<dyn Line>, FetchError>> {
-        Box::pin(self.open(endpoint, deadline))
+        Box::pin(async move {
+            let destination = destination(endpoint);
+            let profiles = self.profiles.clone();
+            // Reads the TLS files at each fetch: client certificates are renewed at run time.
+            let made = spawn_blocking(move || Connector::new(destination, &profiles));
+            let connector = made.await.map_err(|_| FetchError::Broken {
+                host: host(endpoint),
+                reason: "this process is shutting down".to_owned(),
+            })??;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let connected = connector.connect(left).await?;
+            let handshake = http1::Builder::new()
+                // Some old servers compare field names byte by byte or send malformed heads.
+                // Lenient parsing is safe here: each exchange has its own connection.
+                .title_case_headers(true)
+                .allow_obsolete_multiline_headers_in_responses(true)
+                .allow_spaces_after_header_name_in_responses(true)
+                .ignore_invalid_headers_in_responses(true)
+                .max_headers(256)
+                .max_buf_size(MAX_HEAD)
+                .handshake(TokioIo::new(connected.io));
+            let (sender, connection) = handshake.await.map_err(broken(endpoint))?;
+            // Ends once the sender and the body are dropped. The request returns the same error.
+            tokio::spawn(connection);
+            let clock = self.clock.clone();
+            Ok(Box::new(HttpLine { sender, clock }) as Box<dyn Line>)
+        })
     }
 }
 
@@ -211,11 +199,25 @@ struct HttpLine {
 
 impl Line for HttpLine {
     fn send<'a>(
-        self: Box<Self>,
+        mut self: Box<Self>,
         call: Call<'a>,
         deadline: Instant,
     ) -> Pending<'a, Result<Fetched, FetchError>> {
-        Box::pin(self.exchange(call, deadline))
+        Box::pin(async move {
+            let endpoint = call.endpoint;
+            let sent = self.clock.now();
+            let frozen = frozen(sent, endpoint.address());
+            let asked = prepare(endpoint, call.request, call.variables, &frozen)?;
+            let answer = self.round_trip(endpoint, asked.request, deadline).await?;
+            let secrets: Vec<&Secret> = asked.secrets.iter().collect();
+            let read = (endpoint.plan.response).read(answer.answer(self.clock.now()), &secrets);
+            log(endpoint, answer.status, &read);
+            let issued = read.map_err(|refusal| FetchError::Refused {
+                host: host(endpoint),
+                refusal,
+            })?;
+            Ok(Fetched { issued, sent })
+        })
     }
 
     fn ask<'a>(
@@ -229,26 +231,6 @@ impl Line for HttpLine {
 }
 
 impl HttpLine {
-    async fn exchange(
-        mut self: Box<Self>,
-        call: Call<'_>,
-        deadline: Instant,
-    ) -> Result<Fetched, FetchError> {
-        let endpoint = call.endpoint;
-        let sent = self.clock.now();
-        let frozen = frozen(sent, endpoint.address());
-        let asked = prepare(endpoint, call.request, call.variables, &frozen)?;
-        let answer = self.round_trip(endpoint, asked.request, deadline).await?;
-        let secrets: Vec<&Secret> = asked.secrets.iter().collect();
-        let read = (endpoint.plan.response).read(answer.answer(self.clock.now()), &secrets);
-        log(endpoint, answer.status, &read);
-        let issued = read.map_err(|refusal| FetchError::Refused {
-            host: host(endpoint),
-            refusal,
-        })?;
-        Ok(Fetched { issued, sent })
-    }
-
     async fn round_trip(
         &mut self,
         endpoint: &Endpoint,
@@ -398,14 +380,13 @@ async fn read_body(
     let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(broken(endpoint))?;
-        let Some(data) = frame.data_ref() else {
-            continue;
-        };
+        // Empty for trailers.
+        let data = frame.into_data().unwrap_or_default();
         if bytes.len() + data.len() > MAX_ANSWER {
             let host = host(endpoint);
             return Err(FetchError::TooLarge { host });
         }
-        bytes.extend_from_slice(data);
+        bytes.extend_from_slice(&data);
     }
     Ok(Answered {
         status: head.status,
@@ -422,12 +403,10 @@ fn host(endpoint: &Endpoint) -> String {
 fn broken(endpoint: &Endpoint) -> impl Fn(hyper::Error) -> FetchError {
     move |error| {
         let causes = successors(Some(&error as &dyn Error), |&error| error.source());
+        let causes: Vec<_> = causes.map(ToString::to_string).collect();
         FetchError::Broken {
             host: host(endpoint),
-            reason: causes
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join(": "),
+            reason: causes.join(": "),
         }
     }
 }

@@ -179,13 +179,9 @@ impl Refresher {
             provider = self.lead().name,
             "the token of a chained provider has changed"
         );
-        let answers_blame = self.source.inner_seen();
-        if self.schedule.usable(self.deps.clock.now()) && !self.source.renews_by_itself() {
-            return;
-        }
-        match answers_blame {
-            true => self.schedule.blamed_input_changed(),
-            false => self.schedule.input_changed(),
+        let blamed = self.source.inner_seen();
+        if self.source.renews_by_itself() || !self.schedule.usable(self.deps.clock.now()) {
+            self.schedule.input_changed(blamed);
         }
     }
 
@@ -419,8 +415,7 @@ impl Refresher {
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::Refresh(reply) => self.askers.push(reply),
-                Command::Reconfigure(asked) => self.reconfigure = Some(asked),
-                Command::Stop => self.stopping = true,
+                other => self.command(Some(other)),
             }
         }
         for asker in self.askers.drain(..) {

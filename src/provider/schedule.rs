@@ -171,10 +171,10 @@ impl Schedule {
         let refused = refused_before || class == Class::Permanent;
         let steps = match self.failing {
             Some(failing) if refused_before == refused => failing.steps.saturating_add(1),
-            _ => 1,
+            _ => 0,
         };
         let pause = if refused {
-            PERMANENT.step(steps)
+            PERMANENT.pause(steps)
         } else {
             self.transient_pause(steps, now, random)
         };
@@ -199,8 +199,13 @@ impl Schedule {
             return None;
         }
         let min = self.rules.min_interval;
-        let pause = doubled(min, self.unchanged_renewals, MAX_UNCHANGED_PAUSE.max(min));
-        let at = self.earliest(pause).max(now.boot);
+        let backoff = Backoff {
+            first: min,
+            last: MAX_UNCHANGED_PAUSE.max(min),
+        };
+        let at = self
+            .earliest(backoff.pause(self.unchanged_renewals))
+            .max(now.boot);
         self.wanted = Some(self.wanted.map_or(at, |wanted| wanted.min(at)));
         self.wanted
     }
@@ -245,20 +250,14 @@ impl Schedule {
         self.wanted = Some(Duration::ZERO);
     }
 
-    /// The chained provider's token was renewed on its own schedule. A refusal may have had another
-    /// cause, so after one the next attempt uses the new token but comes no sooner.
-    pub fn input_changed(&mut self) {
-        if !self.waits_for_credentials() {
-            self.credentials_changed();
-        }
-    }
-
-    /// As [`Self::input_changed`], after this provider reported the old input as refused: one
-    /// immediate attempt. If that attempt fails, the backoff continues at its old step.
-    pub fn blamed_input_changed(&mut self) {
+    /// The token of a chained provider was renewed. After a refusal, which may have had another
+    /// cause, that makes the next attempt no sooner. But if this provider reported the old token
+    /// as refused (`blamed`), one attempt follows at once, and the backoff then continues.
+    pub fn input_changed(&mut self, blamed: bool) {
         match self.waits_for_credentials() {
-            true => self.wanted = Some(Duration::ZERO),
             false => self.credentials_changed(),
+            true if blamed => self.wanted = Some(Duration::ZERO),
+            true => {}
         }
     }
 
@@ -286,7 +285,7 @@ impl Schedule {
 
     /// Full jitter; but while the old token is usable, the retry comes before its end.
     fn transient_pause(&self, steps: u32, now: Now, random: f64) -> Duration {
-        let pause = TRANSIENT.step(steps).mul_f64(random.clamp(0.0, 1.0));
+        let pause = TRANSIENT.pause(steps).mul_f64(random.clamp(0.0, 1.0));
         match self.life.and_then(|life| life.left(now)) {
             Some(left) if !left.is_zero() => pause.min((left / 2).max(TRANSIENT.first)),
             _ => pause,
@@ -310,14 +309,10 @@ impl Schedule {
 }
 
 impl Backoff {
-    /// The pause after failure `number`, from 1.
-    fn step(&self, number: u32) -> Duration {
-        doubled(self.first, number.saturating_sub(1), self.last)
+    /// The pause after `steps` earlier ones.
+    fn pause(&self, steps: u32) -> Duration {
+        self.first.saturating_mul(1 << steps.min(16)).min(self.last)
     }
-}
-
-fn doubled(first: Duration, times: u32, most: Duration) -> Duration {
-    first.saturating_mul(1 << times.min(16)).min(most)
 }
 
 #[cfg(test)]

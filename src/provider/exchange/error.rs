@@ -1,6 +1,5 @@
 //! Errors of a token request.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::dialect::{Class, Problem, Refusal};
@@ -91,12 +90,6 @@ impl FetchError {
     /// one under `single_active`. A clear refusal issues none; after a server error, this is open.
     pub fn may_have_issued(&self) -> bool {
         match self {
-            Self::Timeout { .. }
-            | Self::Broken { .. }
-            | Self::TooLarge { .. }
-            | Self::DeadOnArrival
-            | Self::Inject(_)
-            | Self::Defect => true,
             Self::Refused { refusal, .. } => {
                 refusal.class == Class::Transient && refusal.retry_after.is_none()
             }
@@ -109,6 +102,7 @@ impl FetchError {
             | Self::Dial(_)
             | Self::Ending
             | Self::Store(_) => false,
+            _ => true,
         }
     }
 
@@ -145,15 +139,9 @@ impl FetchError {
 
     /// Whether the vendor refused the refresh token itself rather than the client.
     pub fn kills_refresh_token(&self) -> bool {
-        let Self::Refused { refusal, .. } = self else {
-            return false;
-        };
-        refusal.class == Class::Permanent
-            // RFC 6749 §5.2: these two refuse the client, and with it every request.
-            && !matches!(
-                refusal.code.as_deref(),
-                Some("invalid_client" | "unauthorized_client")
-            )
+        // RFC 6749 §5.2: these two codes refuse the client, and with it every request.
+        let refuses_client = matches!(self.code(), Some("invalid_client" | "unauthorized_client"));
+        matches!(self, Self::Refused { .. }) && self.class() == Class::Permanent && !refuses_client
     }
 }
 
@@ -167,20 +155,19 @@ fn is_wrong_url(refusal: &Refusal) -> bool {
 fn refusal_text(host: &str, refusal: &Refusal) -> String {
     let mut text = format!("the token endpoint {host} answered HTTP {}", refusal.status);
     if is_wrong_url(refusal) {
-        text.push_str(": check token_url");
+        text += ": check token_url";
     }
-    // Writing to a String cannot fail.
     if let Some(code) = &refusal.code {
-        let _ = write!(text, ", {code}");
+        text += &format!(", {code}");
     }
     if let Some(description) = &refusal.description {
-        let _ = write!(text, ": {description}");
+        text += &format!(": {description}");
     }
     if let Some(detail) = &refusal.detail {
-        let _ = write!(text, " ({detail})");
+        text += &format!(" ({detail})");
     }
     if (300..400).contains(&refusal.status) {
-        text.push_str("; redirects are never followed: correct token_url");
+        text += "; redirects are never followed: correct token_url";
     }
     text
 }

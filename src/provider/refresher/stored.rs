@@ -69,15 +69,12 @@ impl Refresher {
                 command = self.commands.recv() => command,
             };
             match command {
-                None | Some(Command::Stop) => {
-                    self.stopping = true;
-                    return;
-                }
                 Some(Command::Refresh(reply)) => {
                     let reason = self.last_error.clone().unwrap_or_default();
                     let _ = reply.send(Err(RefreshError::Failed(reason)));
                 }
                 Some(Command::Reconfigure(asked)) => self.reconfigure(asked).await,
+                None | Some(Command::Stop) => return self.command(command),
             }
         }
     }

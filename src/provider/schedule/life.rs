@@ -98,6 +98,8 @@ impl Life {
         let deadline = |after: Option<Duration>| {
             Deadline::after(after.map(|after| after.saturating_sub(age)), now)
         };
+        // The safety margin is 5 % of the life, at most 1 s.
+        let margin = |life: Duration| (life / 20).min(Duration::from_secs(1));
         Self {
             expires_at: deadline(life).wall,
             deadline: deadline(life.map(|life| life.saturating_sub(margin(life)))),
@@ -144,8 +146,4 @@ fn refresh_before(life: Duration, rules: &LifeCycle) -> Duration {
             fifth.min(Duration::from_secs(most)).min(life / 2)
         }
     }
-}
-
-fn margin(life: Duration) -> Duration {
-    (life / 20).min(Duration::from_secs(1))
 }
