@@ -1,7 +1,8 @@
-//! DATA, the far side: [`connect`] (DNS, TCP, TLS, ALPN) → [`pool`] (HTTP/1.1 connections, HTTP/2 streams) →
-//! a response whose body gives its connection back when it ends.
+//! The upstream side of the data plane: [`connect`] opens connections (DNS, TCP, TLS, ALPN), and
+//! [`pool`] keeps HTTP/1.1 connections and HTTP/2 streams. A response body returns its connection
+//! to the pool when it ends.
 //!
-//! A [`Pool`] belongs to one upstream and one worker; only its counters are seen elsewhere.
+//! A [`Pool`] belongs to one upstream and one worker; only its metrics are shared.
 
 pub mod body;
 pub mod connect;
@@ -16,7 +17,7 @@ pub mod stall;
 pub mod tee;
 pub mod tls;
 
-/// Limits of a head, on every leg.
+/// Limits of message heads, in bytes and fields, for apps and upstreams.
 pub const MAX_HEAD: usize = 64 * 1024;
 pub const MAX_FIELDS: usize = 256;
 

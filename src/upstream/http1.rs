@@ -1,11 +1,11 @@
-//! HTTP/1.1 connections of a pool: one request at a time, given back when the response has been read.
+//! HTTP/1.1 connections of a pool: one request at a time, returned after the response was read.
 //!
-//! The only HTTP codec of this crate. The task that uses a connection owns it and polls both halves,
-//! without channels and wake-ups; dropping the connection closes it. An idle connection is checked
-//! right before its next use, and by the pool's sweep. This module knows neither the pool nor the
-//! type of a request's body.
+//! The only HTTP codec of this crate. The task of a request owns the connection and polls both
+//! halves without channels and wake-ups; dropping the connection closes it. An idle connection is
+//! checked right before its next use, and by the pool's sweep. This module knows neither the pool
+//! nor the type of request bodies.
 //!
-//! The rejected alternative is hyper's client, which cost 12,000 instructions a request more.
+//! The rejected alternative, hyper's client, costs 12,000 instructions more per request.
 
 mod decode;
 mod encode;
@@ -38,23 +38,24 @@ use super::connect::Stream;
 use super::counted::Open;
 use super::error::{BodyError, Cause, SendError, SendFailure};
 
+pub(super) use fields::parse_length;
 pub(super) use output::WrongLength;
 pub use tunnel::Tunnel;
 
-/// How the end of a body that is read is known.
+/// How a response body ends (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Framing {
-    /// There is none.
+    /// No body.
     Empty,
     Length(u64),
     Chunked,
-    /// With the connection.
+    /// The body ends with the connection.
     Close,
-    /// 101: what follows is not HTTP.
+    /// 101: the bytes after the head are not HTTP.
     Tunnel,
 }
 
-/// The upstream broke the rules of HTTP/1.1.
+/// A violation of HTTP/1.1 by the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 enum Malformed {
     #[error("{0} in a head")]
@@ -63,48 +64,46 @@ enum Malformed {
     Rule(&'static str),
 }
 
-/// How much is read at once: the first of them, doubled while reads fill what they are given. A new buffer is had when less
-/// than a quarter is left of the old one.
+/// Read size: starts at the first, and doubles while reads fill the buffer. A buffer is replaced
+/// when less than a quarter of the read size is free.
 const FIRST_READ: usize = 8 * 1024;
 const LARGEST_READ: usize = 64 * 1024;
 
-/// Interim responses before the final one. They are skipped: hyper's server cannot forward one, and
-/// RFC 9110 §15.2 lets a proxy drop them.
+/// Limit of interim responses before the final one. They are skipped: hyper's server cannot forward
+/// them, and RFC 9110 §15.2 lets a proxy drop them.
 pub(super) const MAX_INTERIM: u32 = 64;
 
-/// A connection, with what is left of its last exchange; `B` is the body of a request.
+/// A connection with the state of its current exchange; `B` is the request body.
 pub(super) struct Connection<B> {
     io: Stream,
-    /// Read, and not used yet.
+    /// Bytes read and not consumed yet.
     read: BytesMut,
-    /// How much to read at once.
     read_size: usize,
-    /// How much of `read` is known not to be a whole head.
+    /// Length of the prefix of `read` that was parsed and is an incomplete head.
     seen: usize,
     interim: u32,
     upload: Upload<B>,
     app_broke_off: Option<Cause>,
     download: Decoder,
     keep_alive: bool,
-    /// Lives as long as the connection: moving a registered timer on costs next to nothing, while a new one for every
-    /// request has to be put into the timer wheel and taken out again.
+    /// Kept for the whole connection: a reset is almost free, while a timer per request would enter
+    /// and leave the timer wheel.
     timer: Pin<Box<Sleep>>,
-    /// From then on it carries no new requests.
-    dies: Instant,
-    /// Since when it has been idle.
+    /// End of the time in which the connection takes new requests.
+    expires: Instant,
     pub(super) idle_since: Instant,
     pub(super) reused: bool,
-    /// Made for an upgrade that may not come about: HTTP/1.1 even where the upstream's connections are HTTP/2, so that
-    /// nobody else gets it.
+    /// Dialled for an upgrade. HTTP/1.1 even if the upstream's other connections are HTTP/2, so the
+    /// connection never enters the pool.
     pub(super) for_upgrade: bool,
     open: Open,
 }
 
-/// What has come with a response's head.
+/// The part of a response that arrived with its head.
 pub(super) enum Received<B> {
     /// The whole body, and the connection if it can carry another request.
     Whole(Bytes, Option<Box<Connection<B>>>),
-    /// The body comes by [`Connection::poll_frame`].
+    /// [`Connection::poll_frame`] returns the body.
     Partly(Box<Connection<B>>),
     /// 101: no body, and another protocol.
     Tunnel(Tunnel),
@@ -124,7 +123,7 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Connection<B> {
             download: Decoder::DONE,
             keep_alive: false,
             timer: Box::pin(tokio::time::sleep_until(now)),
-            dies: now + life,
+            expires: now + life,
             idle_since: now,
             reused: false,
             for_upgrade: false,
@@ -132,40 +131,37 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Connection<B> {
         })
     }
 
-    /// Whether a request may be put on it. The peer can still close it in the same instant.
+    /// Returns whether a request may use the connection. The peer may still close it at any time.
     pub(super) fn usable(&mut self, now: Instant, idle: Duration) -> bool {
-        self.is_young(now, idle) && self.is_alive()
+        let unused = now.saturating_duration_since(self.idle_since);
+        now < self.expires && unused < idle && self.is_alive()
     }
 
-    fn is_young(&self, now: Instant, idle: Duration) -> bool {
-        now < self.dies && now.saturating_duration_since(self.idle_since) < idle
-    }
-
-    /// Whether it is worth keeping. `now` is taken from `idle_since`: nobody looks at the clock for this.
+    /// Returns whether the connection had not expired at `idle_since`, which saves a clock read.
     pub(super) fn lasts(&self) -> bool {
-        self.idle_since < self.dies
+        self.idle_since < self.expires
     }
 
-    /// Whatever there is to be read without having asked for it, the end above all, means that it is dead. No system call
-    /// is made unless the kernel has said that there is something.
+    /// Returns whether there is nothing to read: unrequested bytes, or the end, mean a dead
+    /// connection. Makes a system call only if the kernel has reported readiness.
     ///
-    /// Not by the task's share of turns: of a task that has used it up, tokio says that there is nothing to read, whatever there is,
-    /// and a pool that looks through many dead connections uses it up.
+    /// Ignores tokio's coop budget: a task without budget sees no bytes, and a pool uses its budget
+    /// up while it checks many dead connections.
     fn is_alive(&mut self) -> bool {
-        let mut nobody = Context::from_waker(Waker::noop());
+        let mut cx = Context::from_waker(Waker::noop());
         let mut byte = [0];
         let mut buf = ReadBuf::new(&mut byte);
         let read = poll_fn(|cx| Pin::new(&mut self.io).poll_read(cx, &mut buf));
-        pin!(unconstrained(read)).poll(&mut nobody).is_pending()
+        pin!(unconstrained(read)).poll(&mut cx).is_pending()
     }
 
-    /// Gives memory back that an idle connection can do without.
+    /// Frees memory that an idle connection does not need.
     pub(super) fn shrink(&mut self) {
         self.read = BytesMut::new();
         self.upload.shrink();
     }
 
-    /// Sends and waits up to `wait` for the head of the response, counted from the upload's last
+    /// Sends a request and waits up to `wait` for the response head, counted from the upload's last
     /// progress.
     ///
     /// Dropping the future closes the connection: HTTP/1.1 has no other way to abort a request.
@@ -179,7 +175,7 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Connection<B> {
         self.upload.begin(head, body);
         self.seen = 0;
         self.interim = 0;
-        match poll_fn(|cx| self.poll_answer(cx, head, wait)).await {
+        match poll_fn(|cx| self.poll_response(cx, head, wait)).await {
             Ok(head) => Ok(self.respond(head)),
             Err(failure) => Err(SendError {
                 failure,
@@ -189,16 +185,16 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Connection<B> {
         }
     }
 
-    /// Reads first: a dead connection is found before anything is written on it, and the waker is
-    /// registered for whatever the write brings about.
-    fn poll_answer(
+    /// Reads first: this finds a dead connection before the first write, and registers the waker
+    /// before the write can trigger a response.
+    fn poll_response(
         &mut self,
         cx: &mut Context<'_>,
-        asked: &Parts,
+        request: &Parts,
         wait: Duration,
     ) -> Poll<Result<Head, SendFailure>> {
-        let mut answer = self.poll_head(cx, asked);
-        if self.upload.is_active() && !matches!(answer, Poll::Ready(Err(_))) {
+        let mut response = self.poll_head(cx, request);
+        if self.upload.is_active() && !matches!(response, Poll::Ready(Err(_))) {
             match self.upload.poll(cx, &mut self.io) {
                 Poll::Pending | Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(UploadError::App(cause))) => {
@@ -208,21 +204,21 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Connection<B> {
                     if !self.upload.has_started() {
                         return Poll::Ready(Err(SendFailure::Closed(error.into())));
                     }
-                    // It takes no more, but may have said why.
+                    // The upstream takes no more bytes, but may have sent a response.
                     self.upload.abandon();
-                    if answer.is_pending() {
-                        answer = self.poll_head(cx, asked);
+                    if response.is_pending() {
+                        response = self.poll_head(cx, request);
                     }
                 }
             }
         }
-        match &answer {
+        match &response {
             Poll::Pending if self.is_overdue(cx, wait) => Poll::Ready(Err(SendFailure::Timeout)),
             Poll::Ready(Ok(head)) if head.framing == Framing::Tunnel && !self.upload.is_done() => {
                 let fault = Malformed::Rule("101 before the request was complete");
                 Poll::Ready(Err(protocol(fault)))
             }
-            _ => answer,
+            _ => response,
         }
     }
 
@@ -240,15 +236,15 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Connection<B> {
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
-        asked: &Parts,
+        request: &Parts,
     ) -> Poll<Result<Head, SendFailure>> {
         loop {
             if self.read.len() > self.seen {
                 if !self.upload.has_started() {
-                    let unasked = "it sent something before it was asked";
-                    return Poll::Ready(Err(SendFailure::Closed(unasked.into())));
+                    let early = "it sent bytes before the request";
+                    return Poll::Ready(Err(SendFailure::Closed(early.into())));
                 }
-                match head::parse(&mut self.read, asked).map_err(protocol)? {
+                match head::parse(&mut self.read, request).map_err(protocol)? {
                     Parsed::Final(head) => return Poll::Ready(Ok(head)),
                     Parsed::Partial => self.seen = self.read.len(),
                     Parsed::Interim => {
@@ -273,14 +269,14 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Connection<B> {
         }
     }
 
-    /// Reads once. 0 is the end.
+    /// Reads once; returns 0 at the end.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut room = self.read.capacity() - self.read.len();
         if room < self.read_size / 4 {
             self.read.reserve(self.read_size);
             room = self.read.capacity() - self.read.len();
         }
-        // `ReadBuf` keeps nothing from one poll to the next.
+        // `ReadBuf` keeps no state between polls.
         let read = ready!(pin!(self.io.read_buf(&mut self.read)).poll(cx))?;
         if read == room && self.read_size < LARGEST_READ {
             self.read_size *= 2;
@@ -289,31 +285,29 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Connection<B> {
     }
 
     fn respond(mut self: Box<Self>, head: Head) -> (Response<()>, Received<B>) {
-        let Head {
-            response,
-            framing,
-            keep_alive,
-        } = head;
-        self.keep_alive = keep_alive;
-        let received = match framing {
+        self.keep_alive = head.keep_alive;
+        let received = match head.framing {
             Framing::Tunnel => Received::Tunnel(Tunnel::new(self.io, self.read, self.open)),
             Framing::Empty => Received::Whole(Bytes::new(), self.into_idle()),
-            // Small answers come with their heads.
+            // Small bodies arrive with their heads.
             Framing::Length(length) if length <= self.read.len() as u64 => {
-                // Not longer than what is in memory.
                 let whole = self.read.split_to(length as usize).freeze();
                 Received::Whole(whole, self.into_idle())
             }
-            Framing::Length(_) | Framing::Chunked | Framing::Close => {
+            framing => {
+                if let Framing::Length(length) = framing {
+                    // A small first read would only show that there is more.
+                    let size = length.min(LARGEST_READ as u64) as usize;
+                    self.read_size = self.read_size.max(size);
+                }
                 self.download = Decoder::new(framing);
-                self.read_size = self.read_size.max(first_read(framing));
                 Received::Partly(self)
             }
         };
-        (response, received)
+        (head.response, received)
     }
 
-    /// The next frame of the body; `None` at its end. What is left of the upload goes on meanwhile.
+    /// Returns the next frame of the body; `None` at its end. Continues the upload.
     pub(super) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -338,7 +332,7 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Connection<B> {
         }
     }
 
-    /// What is left of the upload goes on; how it fails is told by [`Self::poll_frame`].
+    /// Continues the upload. [`Self::poll_frame`] reports failures of the app.
     pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) {
         if !self.upload.is_active() || self.app_broke_off.is_some() {
             return;
@@ -354,18 +348,18 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Connection<B> {
         self.upload.is_active()
     }
 
-    /// Every frame was handed out.
+    /// Returns whether every frame has been returned.
     pub(super) fn is_end_stream(&self) -> bool {
         self.download.is_done()
     }
 
-    /// Bytes of the body that are still to come, if that is known.
+    /// Bytes of the body that are still to come, if known.
     pub(super) fn remaining(&self) -> Option<u64> {
         self.download.remaining()
     }
 
-    /// Returns the connection if it can carry another request (RFC 9112 §9.3); closes it otherwise.
-    /// An upload that goes on after its response is complete is not awaited.
+    /// Returns the connection if it can carry another request (RFC 9112 §9.3); closes it otherwise,
+    /// also while an upload is incomplete.
     pub(super) fn into_idle(mut self: Box<Self>) -> Option<Box<Self>> {
         if !self.keep_alive || !self.upload.is_done() || !self.read.is_empty() {
             return None;
@@ -377,14 +371,6 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Connection<B> {
         }
         self.idle_since = Instant::now();
         Some(self)
-    }
-}
-
-/// Of a body of known length, a little is not read first to find out that there is more.
-fn first_read(framing: Framing) -> usize {
-    match framing {
-        Framing::Length(length) => length.min(LARGEST_READ as u64) as usize,
-        Framing::Empty | Framing::Chunked | Framing::Close | Framing::Tunnel => FIRST_READ,
     }
 }
 

@@ -1,21 +1,20 @@
-//! HTTP/2 connections of a pool: many streams on one connection, as many as the peer allows.
+//! HTTP/2 connections of a pool, with as many streams per connection as the peer allows.
 //!
-//! [`h2`] does framing, HPACK, flow control and the defence against floods. One task ([`driver`])
-//! runs each connection. A request ([`exchange`]) polls its own upload while it waits for the
-//! response head and while the response body is read.
+//! [`h2`] does framing, HPACK, flow control and flood defence. One task ([`driver`]) runs each
+//! connection. A request ([`exchange`]) polls its own upload while it waits for the response head
+//! and while the response body is read.
 //!
-//! * *A response that is not read holds up no other response:* the connection window is larger
-//!   than all stream windows together.
-//! * *An upload that breaks off never looks complete:* END_STREAM is sent only after the end of the
-//!   body, and only if its length is right. Every other end of an upload is RST_STREAM.
-//! * *A request counts as unsent* if none of it was written, or if the peer says that it did not
-//!   process it: REFUSED_STREAM, or GOAWAY with a lower stream ID (RFC 9113 §8.7).
+//! * *An unread response delays no other response:* the connection window is larger than all stream
+//!   windows together.
+//! * *A cut-off upload never looks complete:* END_STREAM follows only a body of the right length.
+//!   Every other end of an upload is RST_STREAM.
+//! * *A request counts as unsent* if no byte was written, or if the peer did not process the
+//!   request: REFUSED_STREAM, or GOAWAY with a lower stream ID (RFC 9113 §8.7).
 //!
-//! The rejected alternative is `hyper::client::conn::http2`. It polls an upload in a task of its
-//! own, which hides the app's failure and the upload's progress from the request. It also takes
-//! RST_STREAM with NO_ERROR for the end of a response body. A request costs 7,300 instructions more
-//! with it (callgrind, the mix of `cargo bench --bench cost -- --quick`). A codec of our own cost
-//! 9,900 fewer, at the price of 2,900 lines.
+//! Rejected alternatives: `hyper::client::conn::http2` polls uploads in a separate task, which hides
+//! the app's failures and the upload's progress. It takes RST_STREAM with NO_ERROR for the end of a
+//! response body, and costs 7,300 instructions more per request (callgrind, the mix of
+//! `cargo bench --bench cost -- --quick`). An own codec saved 9,900 more, but took 2,900 lines.
 
 mod driver;
 mod exchange;
@@ -28,37 +27,33 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
-use http::Response;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use self::driver::{Driver, Socket, Traffic};
-use super::body::{RequestBody, UpstreamBody};
 use super::connect::Stream;
 use super::counted::Open;
-use super::error::SendError;
 use super::pool::PoolShared;
-use super::send::Ask;
 use crate::upstream::MAX_HEAD;
 
 pub(super) use exchange::Exchange;
 
-/// Until the peer's SETTINGS arrive: more could be over its limit, and it would refuse them
-/// (RFC 9113 §5.1.2), which is an error for a request that may not be sent twice.
+/// Streams before the peer's SETTINGS arrive. The peer could refuse more (RFC 9113 §5.1.2), which
+/// would fail requests that must not be sent twice.
 const INITIAL_STREAMS: usize = 1;
 
-/// Bytes of a response that may lie in memory unread. Large enough for 10 MiB bodies at a few
-/// milliseconds of round trip.
+/// Limit of unread response bytes per stream. Large enough for 10 MiB bodies at a few milliseconds
+/// of round trip.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 
-/// As large as Go's: 1,024 full stream windows.
+/// 1,024 full stream windows, as in Go.
 const CONNECTION_WINDOW: u32 = 1 << 30;
 
-/// Bytes of an upload that wait in h2 for the socket.
+/// Limit of upload bytes per stream that h2 buffers for the socket.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// Frames of the peer for a stream that was reset may still be under way. h2 ignores them while it
-/// remembers the stream, and counts them as errors of the peer afterwards.
+/// The peer's frames may cross a reset on the wire. h2 ignores such frames while it remembers the
+/// stream, and counts them as peer errors afterwards.
 const RESETS_REMEMBERED: usize = 1024;
 const RESET_MEMORY: Duration = Duration::from_secs(30);
 
@@ -68,20 +63,20 @@ pub(super) struct Connection {
     in_flight: AtomicUsize,
     /// The peer's SETTINGS_MAX_CONCURRENT_STREAMS, kept current by the driver.
     max_streams: AtomicUsize,
-    /// No new streams: the path may be dead.
+    /// Takes no new streams, because the path may be dead.
     retired: AtomicBool,
     /// The peer did not answer a PING.
     silent: AtomicBool,
     /// A stream was taken since the last [`Self::age`].
     used: AtomicBool,
-    /// How many times in a row [`Self::age`] found it unused.
+    /// Number of consecutive calls of [`Self::age`] that found no use.
     unused: AtomicU32,
-    born: Instant,
-    /// Dropped with the connection, which tells the driver that no request can come.
+    created: Instant,
+    /// Its drop tells the driver that no request can follow.
     _released: oneshot::Sender<()>,
 }
 
-/// The right to one stream. Dropping it makes room for the next.
+/// Permit for one stream. Dropping the permit frees the stream for the next request.
 pub(super) struct StreamPermit {
     connection: Arc<Connection>,
     pool: Arc<PoolShared>,
@@ -89,15 +84,18 @@ pub(super) struct StreamPermit {
 }
 
 impl Connection {
-    /// Sends the preface and starts the driver. The second value resolves when the peer's SETTINGS
-    /// have come, or when the connection has ended without.
+    /// Sends the preface and starts the driver. The receiver resolves when the peer's SETTINGS have
+    /// arrived, or when the connection has ended without SETTINGS.
     pub(super) async fn open(
         io: Stream,
         open: Open,
         pool: &Arc<PoolShared>,
     ) -> Result<(Arc<Self>, oneshot::Receiver<()>), h2::Error> {
         let traffic = Arc::<Traffic>::default();
-        let socket = Socket::new(io, Arc::clone(&traffic));
+        let socket = Socket {
+            io,
+            traffic: Arc::clone(&traffic),
+        };
         let (requests, h2) = Builder::new()
             .enable_push(false)
             .initial_max_send_streams(INITIAL_STREAMS)
@@ -119,7 +117,7 @@ impl Connection {
             silent: AtomicBool::new(false),
             used: AtomicBool::new(true),
             unused: AtomicU32::new(0),
-            born: Instant::now(),
+            created: Instant::now(),
             _released,
         });
         let (driver, settings) = Driver::new(h2, &connection, pool, open);
@@ -127,29 +125,27 @@ impl Connection {
         Ok((connection, settings))
     }
 
-    /// Whether it takes no new streams: retired, going away, closed, or out of stream IDs.
+    /// Returns whether the connection takes no new streams: retired, going away, closed, or out of
+    /// stream IDs.
     pub(super) fn is_closed(&self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        self.retired.load(Ordering::Relaxed)
-            || matches!(
-                self.requests.clone().poll_ready(&mut cx),
-                Poll::Ready(Err(_))
-            )
+        let mut ready = || self.requests.clone().poll_ready(&mut cx);
+        self.retired.load(Ordering::Relaxed) || matches!(ready(), Poll::Ready(Err(_)))
     }
 
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Too old for new streams; the ones under way go on.
+    /// Returns whether the connection is too old for new streams. Open streams continue.
     pub(super) fn outlived(&self, now: Instant, life: Duration) -> bool {
-        now.saturating_duration_since(self.born) >= life
+        now.saturating_duration_since(self.created) >= life
     }
 
-    /// Returns how many calls in a row, this one included, have found no stream now and none
-    /// since the call before.
+    /// Returns the number of consecutive calls, this one included, with no open stream and no new
+    /// stream since the call before.
     ///
-    /// Counting calls costs a request one store; noting the time would cost it a look at the clock.
+    /// A flag costs a request one store; a timestamp would cost each request a clock read.
     pub(super) fn age(&self) -> u32 {
         let used = self.used.swap(false, Ordering::Relaxed);
         if used || self.in_flight() > 0 {
@@ -159,7 +155,7 @@ impl Connection {
         self.unused.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Takes a stream, if the peer allows one more. Only called under the pool's lock.
+    /// Takes a stream, if the peer allows one more. The caller holds the pool's lock.
     pub(super) fn reserve(
         self: &Arc<Self>,
         pool: &Arc<PoolShared>,
@@ -179,20 +175,6 @@ impl Connection {
 
     fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
-    }
-}
-
-impl StreamPermit {
-    /// Sends and waits up to `ask.wait` for the head of the response, counted from the last
-    /// progress of the upload.
-    ///
-    /// Dropping the future resets the stream; the connection lives on.
-    pub(super) async fn send(
-        self,
-        ask: &Ask<'_>,
-        body: RequestBody,
-    ) -> Result<Response<UpstreamBody>, SendError> {
-        exchange::send(self, ask, body).await
     }
 }
 

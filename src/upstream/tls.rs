@@ -1,7 +1,7 @@
-//! TLS profiles: which roots are trusted and which client certificate is shown.
+//! TLS profiles: trusted roots and client certificates.
 //!
-//! Connectors with the same files share one rustls configuration and with it the resumption store, whatever
-//! upstream, provider or worker they belong to. Verification is always on; nothing here can turn it off.
+//! Connectors with the same files share one rustls configuration and its session store, across
+//! upstreams, providers and workers. Verification cannot be turned off.
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
@@ -20,34 +20,26 @@ use zeroize::Zeroizing;
 
 use crate::config::Tls;
 
-/// The profiles in use. Cheap to clone; the clones share everything.
+/// The profiles in use. Cheap to clone; the clones share all profiles.
 #[derive(Clone)]
 pub struct TlsProfiles {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
     provider: Arc<CryptoProvider>,
-    cache: Mutex<Cache>,
+    cache: Arc<Mutex<Cache>>,
 }
 
 #[derive(Default)]
 struct Cache {
-    /// Parsing the system's roots takes tens of milliseconds: done once, and only when somebody needs them.
+    /// Loaded once, on first use: parsing takes tens of milliseconds.
     system_roots: Option<Arc<RootCertStore>>,
-    /// By what the files held, so that a reload sees a changed file behind an unchanged path.
-    /// Weak: a profile lives as long as somebody connects with it.
+    /// Keyed by file content, so that a reload sees a changed file behind an unchanged path.
+    /// Weak: a profile lives as long as its connectors.
     profiles: HashMap<Fingerprint, Weak<ClientConfig>>,
 }
 
-/// SHA-256 of the CA file, of the certificate file and of the key file.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Fingerprint {
-    ca: Option<[u8; 32]>,
-    client: Option<([u8; 32], [u8; 32])>,
-}
+/// SHA-256 of the CA file, and of the client certificate and key files.
+type Fingerprint = (Option<[u8; 32]>, Option<([u8; 32], [u8; 32])>);
 
-/// What is wrong with a `tls` table: a start-up error.
+/// A start-up error in a `tls` table.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsConfigError {
     #[error("{key} {}: cannot be read: {source}", path.display())]
@@ -63,40 +55,46 @@ pub enum TlsConfigError {
         reason: String,
     },
     #[error(
-        "no CA certificates found on this system{detail}: install its ca-certificates package or set ca_file"
+        "no CA certificates found on this system{detail}: \
+         install the ca-certificates package or set ca_file"
     )]
     NoSystemRoots { detail: String },
-    #[error("{0} is not a name that a certificate can be checked against: set server_name")]
+    #[error("{0} is not a host name that a certificate can hold: set server_name")]
     ServerName(String),
 }
 
 impl TlsProfiles {
     pub fn new() -> Self {
         Self {
-            shared: Arc::new(Shared {
-                provider: Arc::new(provider()),
-                cache: Mutex::default(),
-            }),
+            provider: Arc::new(provider()),
+            cache: Arc::default(),
         }
     }
 
-    /// The configuration for these files, read now. Blocks on the file system.
+    /// Reads the files and returns their configuration. Blocks on the file system.
     pub fn get(&self, tls: &Tls) -> Result<Arc<ClientConfig>, TlsConfigError> {
-        let files = Files::read(tls)?;
-        let fingerprint = files.fingerprint();
-        let mut cache = self
-            .shared
-            .cache
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let ca = tls.ca_file.as_ref();
+        let ca = ca.map(|path| PemFile::read("ca_file", path)).transpose()?;
+        let client = match &tls.client_cert {
+            Some((certificate, key)) => Some((
+                PemFile::read("client_cert_file", certificate)?,
+                PemFile::read("client_key_file", key)?,
+            )),
+            None => None,
+        };
+        let client_digests = client
+            .as_ref()
+            .map(|(cert, key)| (cert.digest(), key.digest()));
+        let fingerprint = (ca.as_ref().map(PemFile::digest), client_digests);
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(config) = cache.profiles.get(&fingerprint).and_then(Weak::upgrade) {
             return Ok(config);
         }
-        let roots = match &files.ca {
+        let roots = match ca {
             Some(file) => Arc::new(file.roots()?),
             None => cache.system_roots()?,
         };
-        let config = Arc::new(self.build(roots, files.client)?);
+        let config = Arc::new(self.build(roots, client)?);
         cache.profiles.retain(|_, known| known.strong_count() > 0);
         cache.profiles.insert(fingerprint, Arc::downgrade(&config));
         Ok(config)
@@ -107,30 +105,29 @@ impl TlsProfiles {
         roots: Arc<RootCertStore>,
         client: Option<(PemFile, PemFile)>,
     ) -> Result<ClientConfig, TlsConfigError> {
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&self.shared.provider))
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_safe_default_protocol_versions()
             .expect("the provider has cipher suites for TLS 1.2 and 1.3")
             .with_root_certificates(roots);
         let Some((certificate, key)) = client else {
             return Ok(builder.with_no_client_auth());
         };
-        let loader = self.shared.provider.key_provider;
-        let loaded = loader
+        let loaded = (self.provider.key_provider)
             .load_private_key(key.private_key()?)
             .map_err(|error| key.content(format!("cannot be used: {error}")))?;
         let certified = CertifiedKey::new(certificate.certificates()?, loaded);
-        if !fits(&certified) {
+        if !key_may_match(&certified) {
             return Err(key.content("is not the key of the certificate in client_cert_file"));
         }
         Ok(builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified))))
     }
 }
 
-/// Returns whether the private key can be the one of the first certificate.
+/// Returns whether the private key may belong to the first certificate.
 ///
-/// rustls cannot parse every certificate, X.509 version 1 among others. Such a certificate is sent
-/// all the same, for the server to judge, unless the key's public half is nowhere in it.
-fn fits(certified: &CertifiedKey) -> bool {
+/// rustls cannot parse every certificate, such as X.509 version 1. The server judges such a
+/// certificate, unless the certificate does not contain the public key.
+fn key_may_match(certified: &CertifiedKey) -> bool {
     use rustls::{Error, InconsistentKeys};
     match certified.keys_match() {
         Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => true,
@@ -148,8 +145,9 @@ fn fits(certified: &CertifiedKey) -> bool {
     }
 }
 
-/// rustls' own, with AES-128 offered before AES-256, as browsers and Go do: servers without a preference of their own take the first, and
-/// it costs less, most of all in memory, since aws-lc's AES-GCM is 100 KiB of code for each length of key.
+/// Returns rustls' provider with AES-128 before AES-256, as browsers and Go offer. Servers without
+/// a preference take the first. AES-128 costs less, mostly in memory: aws-lc's AES-GCM has 100 KiB
+/// of code for each key length.
 fn provider() -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
     provider
@@ -178,10 +176,11 @@ impl fmt::Debug for TlsProfiles {
     }
 }
 
-/// Why a TLS connection failed, in words for an operator.
+/// Why a TLS connection failed, for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFailure {
-    /// The peer's certificate was not accepted: RFC 9209's `tls_certificate_error`, otherwise `tls_protocol_error`.
+    /// The peer's certificate was not accepted: `tls_certificate_error` of RFC 9209; otherwise
+    /// `tls_protocol_error`.
     pub certificate: bool,
     pub reason: String,
 }
@@ -189,15 +188,15 @@ pub struct TlsFailure {
 impl TlsFailure {
     /// Looks for a TLS error in `error` and its sources.
     ///
-    /// Useful after the handshake too: with TLS 1.3 a server's refusal of the client certificate arrives with
-    /// the first read.
+    /// Applies after the handshake too: with TLS 1.3 a refusal of the client certificate arrives
+    /// with the first read.
     pub fn find(error: &(dyn StdError + 'static)) -> Option<Self> {
         let mut next = Some(error);
         while let Some(error) = next {
             if let Some(tls) = error.downcast_ref::<rustls::Error>() {
                 return Some(Self::from(tls));
             }
-            // An io::Error's source() is its inner error's source: the inner error itself would be skipped.
+            // `source()` of an `io::Error` skips its inner error.
             next = match error.downcast_ref::<io::Error>() {
                 Some(io) => io.get_ref().map(|inner| inner as &(dyn StdError + 'static)),
                 None => error.source(),
@@ -223,24 +222,25 @@ impl From<&rustls::Error> for TlsFailure {
             Error::PeerIncompatible(_) => {
                 format!("no TLS version or cipher in common ({error}): TLS 1.2 or newer is needed")
             }
-            Error::AlertReceived(Alert::NoApplicationProtocol) => {
-                "it speaks none of the HTTP versions that were offered (ALPN)".to_owned()
-            }
-            Error::AlertReceived(
-                alert @ (Alert::CertificateRequired
+            Error::AlertReceived(alert) => match alert {
+                Alert::NoApplicationProtocol => {
+                    "it supports none of the offered HTTP versions (ALPN)".to_owned()
+                }
+                Alert::CertificateRequired
                 | Alert::BadCertificate
                 | Alert::UnsupportedCertificate
                 | Alert::CertificateRevoked
                 | Alert::CertificateExpired
                 | Alert::CertificateUnknown
                 | Alert::UnknownCA
-                | Alert::AccessDenied),
-            ) => format!(
-                "it did not accept our client certificate ({alert:?}): check client_cert_file"
-            ),
-            Error::AlertReceived(Alert::UnrecognisedName) => {
-                "it does not know the name that was asked for: check server_name".to_owned()
-            }
+                | Alert::AccessDenied => format!(
+                    "it did not accept our client certificate ({alert:?}): check client_cert_file"
+                ),
+                Alert::UnrecognisedName => {
+                    "it does not know the requested name: check server_name".to_owned()
+                }
+                _ => error.to_string(),
+            },
             other => other.to_string(),
         };
         Self {
@@ -251,57 +251,55 @@ impl From<&rustls::Error> for TlsFailure {
 }
 
 fn certificate_reason(error: &CertificateError) -> String {
-    match error {
-        CertificateError::UnknownIssuer => {
-            "certificate not trusted: signed by a CA that is not among the roots; set ca_file to that CA"
-                .to_owned()
+    use CertificateError as Reason;
+    let untrusted = match error {
+        Reason::Expired | Reason::ExpiredContext { .. } => {
+            return "certificate has expired, or this machine's clock is wrong".to_owned();
         }
-        // What a renewed CA looks like whose old certificate is still in ca_file.
-        CertificateError::BadSignature => {
-            "certificate not trusted: signed with another key than that of the CA of the same name \
-             in the roots; is ca_file out of date?"
-                .to_owned()
+        Reason::NotValidYet | Reason::NotValidYetContext { .. } => {
+            return "certificate is not valid yet, or this machine's clock is wrong".to_owned();
         }
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            "certificate has expired, or this machine's clock is wrong".to_owned()
+        Reason::NotValidForName => {
+            return "certificate is for another name; set server_name if that name is right"
+                .to_owned();
         }
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "certificate is not valid yet, or this machine's clock is wrong".to_owned()
-        }
-        CertificateError::NotValidForName => {
-            "certificate is for another name; set server_name if that name is right".to_owned()
-        }
-        CertificateError::NotValidForNameContext {
+        Reason::NotValidForNameContext {
             expected,
             presented,
-        } => format!(
-            "certificate is not for {} but for {}; set server_name if that name is right",
-            expected.to_str(),
-            list(presented)
-        ),
-        CertificateError::BadEncoding => {
-            "certificate not trusted: it is damaged, or no X.509 certificate".to_owned()
+        } => {
+            return format!(
+                "certificate is not for {} but for {}; set server_name if that name is right",
+                expected.to_str(),
+                list(presented)
+            );
         }
-        CertificateError::Revoked => "certificate not trusted: its CA has revoked it".to_owned(),
-        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
-            "certificate not trusted: it is not meant for servers (extended key usage)".to_owned()
+        Reason::UnknownIssuer => {
+            "signed by a CA that is not among the roots; set ca_file to that CA"
         }
-        CertificateError::UnhandledCriticalExtension => {
-            "certificate not trusted: it has a critical extension that is not known here".to_owned()
+        // The likely cause: a renewed CA whose old certificate is still in `ca_file`.
+        Reason::BadSignature => {
+            "signed with another key than the root of the same name; is ca_file out of date?"
         }
-        CertificateError::Other(other) => format!(
-            "certificate not trusted: {}",
-            other_reason(&format!("{:?}", other.0))
-        ),
-        _ => "certificate not trusted: it breaks a rule of RFC 5280".to_owned(),
-    }
+        Reason::BadEncoding => "it is damaged, or no X.509 certificate",
+        Reason::Revoked => "its CA has revoked it",
+        Reason::InvalidPurpose | Reason::InvalidPurposeContext { .. } => {
+            "it is not meant for servers (extended key usage)"
+        }
+        Reason::UnhandledCriticalExtension => UNKNOWN_EXTENSION,
+        Reason::Other(other) => other_reason(&format!("{:?}", other.0)),
+        _ => BROKEN_RULE,
+    };
+    format!("certificate not trusted: {untrusted}")
 }
 
-/// webpki's reasons that rustls has no variant for, known only by their names.
+const UNKNOWN_EXTENSION: &str = "it has an unsupported critical extension";
+const BROKEN_RULE: &str = "it breaks a rule of RFC 5280";
+
+/// Explains webpki errors that have no rustls variant, by their names.
 fn other_reason(name: &str) -> &'static str {
     match name {
         "CaUsedAsEndEntity" => {
-            "it is a CA's own certificate: the server needs one that a CA has signed for it"
+            "it is a CA's own certificate: the server needs a certificate that a CA has signed"
         }
         "EndEntityUsedAsCa" => "it is signed by a certificate that is not a CA's",
         "NameConstraintViolation" => "its CA may not sign for that name",
@@ -309,12 +307,12 @@ fn other_reason(name: &str) -> &'static str {
             "there are more intermediate CAs than its CA allows"
         }
         "UnsupportedCertVersion" => "it is not of X.509 version 3",
-        "UnsupportedCriticalExtension" => "it has a critical extension that is not known here",
-        _ => "it breaks a rule of RFC 5280",
+        "UnsupportedCriticalExtension" => UNKNOWN_EXTENSION,
+        _ => BROKEN_RULE,
     }
 }
 
-/// At most five: certificates of content networks hold hundreds.
+/// Lists at most five names: certificates of content networks hold hundreds.
 fn list(names: &[String]) -> String {
     let names: Vec<_> = names.iter().map(|name| plain_name(name)).collect();
     match &names[..] {
@@ -324,7 +322,7 @@ fn list(names: &[String]) -> String {
     }
 }
 
-/// `other.test` of rustls' `DnsName("other.test")`, and `192.0.2.1` of its `IpAddress(192.0.2.1)`.
+/// Returns `a.test` for rustls' `DnsName("a.test")`, and `192.0.2.1` for `IpAddress(192.0.2.1)`.
 fn plain_name(name: &str) -> &str {
     let inner = name
         .split_once('(')
@@ -339,7 +337,7 @@ impl Cache {
         }
         let found = rustls_native_certs::load_native_certs();
         let mut roots = RootCertStore::empty();
-        // Some systems ship a root that does not parse; that is no reason to refuse the others.
+        // Some systems ship a root that does not parse, next to good ones.
         let (_added, _ignored) = roots.add_parsable_certificates(found.certs);
         if roots.is_empty() {
             let detail = found
@@ -353,57 +351,23 @@ impl Cache {
     }
 }
 
-struct Files {
-    ca: Option<PemFile>,
-    client: Option<(PemFile, PemFile)>,
-}
-
 struct PemFile {
+    /// Name of the configuration key, for errors.
     key: &'static str,
     path: PathBuf,
     pem: Zeroizing<Vec<u8>>,
 }
 
-impl Files {
-    fn read(tls: &Tls) -> Result<Self, TlsConfigError> {
-        let ca = match &tls.ca_file {
-            Some(path) => Some(PemFile::read("ca_file", path)?),
-            None => None,
-        };
-        let client = match &tls.client_cert {
-            Some((certificate, key)) => Some((
-                PemFile::read("client_cert_file", certificate)?,
-                PemFile::read("client_key_file", key)?,
-            )),
-            None => None,
-        };
-        Ok(Self { ca, client })
-    }
-
-    fn fingerprint(&self) -> Fingerprint {
-        Fingerprint {
-            ca: self.ca.as_ref().map(PemFile::digest),
-            client: self
-                .client
-                .as_ref()
-                .map(|(certificate, key)| (certificate.digest(), key.digest())),
-        }
-    }
-}
-
 impl PemFile {
     fn read(key: &'static str, path: &Path) -> Result<Self, TlsConfigError> {
-        match std::fs::read(path) {
+        let path = path.to_owned();
+        match std::fs::read(&path) {
             Ok(pem) => Ok(Self {
                 key,
-                path: path.to_owned(),
+                path,
                 pem: Zeroizing::new(pem),
             }),
-            Err(source) => Err(TlsConfigError::Read {
-                key,
-                path: path.to_owned(),
-                source,
-            }),
+            Err(source) => Err(TlsConfigError::Read { key, path, source }),
         }
     }
 
@@ -425,7 +389,7 @@ impl PemFile {
     fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, TlsConfigError> {
         let found = CertificateDer::pem_slice_iter(&self.pem)
             .collect::<Result<Vec<_>, _>>()
-            // Without the parser's reason: it quotes the file, which may hold the key as well.
+            // Without the parser's reason, which quotes the file and so perhaps a private key.
             .map_err(|_| self.content("is damaged: not a series of whole PEM sections"))?;
         if found.is_empty() {
             return Err(self.content("holds no PEM certificate (-----BEGIN CERTIFICATE-----)"));

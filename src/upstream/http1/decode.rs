@@ -1,4 +1,4 @@
-//! Bodies that come in (RFC 9112 §6.3 and §7.1): frames that are slices of what was read.
+//! Decodes response bodies (RFC 9112 §6.3 and §7.1). Frames are slices of the read buffer.
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -7,33 +7,32 @@ use super::fields::ends_lines_in_crlf;
 use super::{Framing, Malformed};
 use crate::fields::is_trailer;
 
-/// Of a chunk's size in hexadecimal digits: as many as 64 bits have.
+/// Hexadecimal digits of a chunk's size: as many as 64 bits have.
 const MAX_DIGITS: usize = 16;
 
-/// Of all chunk extensions of a body together, and spaces that pad a size, beyond what data there is. Hardly anybody sends any.
+/// Limit of chunk extensions and padding of a whole body, beyond the length of its data.
 const MAX_EXTENSIONS: usize = 16 * 1024;
 
-/// Of the trailer section.
+/// Limits of the trailer section.
 const MAX_TRAILERS: usize = 16 * 1024;
 const MAX_TRAILER_FIELDS: usize = 64;
 
-/// Where in a body we are.
 #[derive(Debug)]
 pub(super) struct Decoder {
     state: DecoderState,
-    /// Bytes of chunk extensions so far, less those of data.
+    /// Bytes of chunk extensions so far, minus bytes of data.
     extensions: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum DecoderState {
-    /// So many bytes are still to come.
+    /// Bytes of the body that are still to come.
     Length(u64),
     UntilClose,
     ChunkSize,
-    /// So many bytes of this chunk are still to come.
+    /// Bytes of this chunk that are still to come.
     Chunk(u64),
-    /// The line break after a chunk.
+    /// Before the line break after a chunk.
     ChunkEnd,
     Trailers,
     Done,
@@ -44,12 +43,11 @@ pub(super) enum Step {
     Data(Bytes),
     Trailers(HeaderMap),
     End,
-    /// More has to be read.
+    /// `read` needs more bytes.
     More,
 }
 
 impl Decoder {
-    /// Of no body.
     pub(super) const DONE: Self = Self {
         state: DecoderState::Done,
         extensions: 0,
@@ -68,12 +66,11 @@ impl Decoder {
         }
     }
 
-    /// Everything was handed out.
     pub(super) fn is_done(&self) -> bool {
         self.state == DecoderState::Done
     }
 
-    /// How much is still to come, if that is known.
+    /// Bytes that are still to come, if known.
     pub(super) fn remaining(&self) -> Option<u64> {
         match self.state {
             DecoderState::Length(left) => Some(left),
@@ -109,14 +106,15 @@ impl Decoder {
                     0 => DecoderState::ChunkEnd,
                     left => DecoderState::Chunk(left),
                 };
-                // An end that is here already is seen now: nobody has to come back for it. A fault is found again.
+                // Makes `is_done` true with the last data, if the end is in `read`. The next step
+                // finds an error again.
                 let _ = self.pass_framing(read);
                 Ok(Step::Data(data))
             }
         }
     }
 
-    /// The peer closed the connection. An error if there had to be more.
+    /// Called when the peer closed the connection. Fails if the body is incomplete.
     pub(super) fn close(&mut self) -> Result<(), std::io::ErrorKind> {
         if self.state != DecoderState::UntilClose {
             return Err(std::io::ErrorKind::UnexpectedEof);
@@ -125,7 +123,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Goes on over what is between chunks, as far as it is there.
+    /// Consumes the available bytes between chunks.
     fn pass_framing(&mut self, read: &mut BytesMut) -> Result<(), Malformed> {
         loop {
             match self.state {
@@ -154,7 +152,7 @@ impl Decoder {
         }
     }
 
-    /// The length of the line that states a chunk's size, and the size. `None` if the line is not all there.
+    /// Returns the length of the chunk-size line, and the size; `None` if the line is incomplete.
     fn chunk_size(&mut self, read: &[u8]) -> Result<Option<(usize, u64)>, Malformed> {
         const INVALID: Malformed = Malformed::Rule("an invalid chunk size");
         let mut digits = 0;
@@ -219,17 +217,13 @@ impl Decoder {
     }
 }
 
-/// As much of `left` bytes as is there, and how many are left then.
+/// Takes up to `left` bytes; returns them, and how many are left.
 fn take(read: &mut BytesMut, left: u64) -> (Bytes, u64) {
-    let available = read.len() as u64;
-    if available <= left {
-        return (read.split().freeze(), left - available);
-    }
-    // Less than what is in memory.
-    (read.split_to(left as usize).freeze(), 0)
+    let length = left.min(read.len() as u64);
+    (read.split_to(length as usize).freeze(), left - length)
 }
 
-/// Whether `read` starts with a line break; `false` if it may become one.
+/// Returns whether `read` starts with a line break; `false` if a line break is still possible.
 fn line_break(read: &[u8], fault: &'static str) -> Result<bool, Malformed> {
     match read {
         [b'\r', b'\n', ..] => Ok(true),
@@ -238,7 +232,7 @@ fn line_break(read: &[u8], fault: &'static str) -> Result<bool, Malformed> {
     }
 }
 
-/// Copied: they are few, and would hold a large buffer. Those that are for heads only are left out.
+/// Copies the fields that are allowed as trailers: slices would keep a large buffer alive.
 fn trailers(fields: &[httparse::Header<'_>]) -> Result<HeaderMap, Malformed> {
     const INVALID: Malformed = Malformed::Rule("an invalid trailer field");
     let mut trailers = HeaderMap::new();

@@ -1,6 +1,6 @@
-//! Requests as bytes (RFC 9112 §3, §5 and §7.1): heads, chunks and trailers.
+//! Encodes request heads, chunks and trailers (RFC 9112 §3, §5 and §7.1).
 //!
-//! Names and values come from [`http`]'s types, which hold nothing that could end a line.
+//! [`http`]'s types guarantee that names and values contain no line breaks.
 
 use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
 use http::request::Parts;
@@ -9,20 +9,20 @@ use http_body::Body;
 
 use crate::fields::is_trailer;
 
-/// How the reader knows where a body that we write ends.
+/// How a request body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// No body. Nothing is said about it, unless the head did already.
+    /// No body, and no framing field unless the app's head has a `Content-Length`.
     None,
-    /// So many bytes are still to be sent.
+    /// Bytes still to be sent.
     Length(u64),
     Chunked,
 }
 
-/// The end of a body in chunks, without trailers.
+/// The end of a chunked body without trailers.
 pub(super) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// [`LAST_CHUNK`] after the end of the last chunk but it.
+/// The line break after a chunk's data, and [`LAST_CHUNK`].
 pub(super) const CHUNK_END_AND_LAST: &[u8] = b"\r\n0\r\n\r\n";
 
 /// Appends the line before a chunk's data.
@@ -34,7 +34,7 @@ pub(super) fn chunk_size(out: &mut Vec<u8>, size: usize) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends the end of a body in chunks.
+/// Appends the end of a chunked body.
 pub(super) fn last_chunk(out: &mut Vec<u8>, trailers: &HeaderMap) {
     out.extend_from_slice(b"0\r\n");
     for (name, value) in trailers {
@@ -45,8 +45,8 @@ pub(super) fn last_chunk(out: &mut Vec<u8>, trailers: &HeaderMap) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends the field that says how the body is framed.
-pub(super) fn framing_field(out: &mut Vec<u8>, framing: Framing) {
+/// Appends `Content-Length` or `Transfer-Encoding`.
+fn framing_field(out: &mut Vec<u8>, framing: Framing) {
     match framing {
         Framing::None => {}
         Framing::Length(length) => {
@@ -57,15 +57,14 @@ pub(super) fn framing_field(out: &mut Vec<u8>, framing: Framing) {
     }
 }
 
-/// Appends one field line.
-pub(super) fn field(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
+fn field(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
     out.extend_from_slice(name.as_str().as_bytes());
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
 }
 
-/// By the body alone: whatever the head says about its length is about how it came to us.
+/// Returns the framing of `body`. The head's framing fields describe only the app's connection.
 pub(super) fn framing(head: &Parts, body: &impl Body) -> Framing {
     if !body.is_end_stream() {
         return body
@@ -73,7 +72,8 @@ pub(super) fn framing(head: &Parts, body: &impl Body) -> Framing {
             .exact()
             .map_or(Framing::Chunked, Framing::Length);
     }
-    // RFC 9110 §8.6: methods that define a meaning for a body say that it is empty, others only if the app did.
+    // RFC 9110 §8.6: an empty body is announced if the method defines a meaning for a body; for
+    // other methods, `head` announces it if the app did.
     match head.method {
         Method::POST | Method::PUT | Method::PATCH => Framing::Length(0),
         _ => Framing::None,
@@ -88,7 +88,7 @@ pub(super) fn head(out: &mut Vec<u8>, head: &Parts, framing: Framing) {
         .uri
         .path_and_query()
         .map_or("/", |target| target.as_str());
-    // A query without a path is the one thing that `PathAndQuery` starts with besides `/` and `*`.
+    // `PathAndQuery` starts with `/`, `*`, or with the query if the path is empty.
     if target.starts_with('?') {
         out.push(b'/');
     }
@@ -97,7 +97,6 @@ pub(super) fn head(out: &mut Vec<u8>, head: &Parts, framing: Framing) {
     let mut framing = Some(framing);
     for (name, value) in &head.headers {
         if *name == CONTENT_LENGTH {
-            // Ours stands in its place.
             match framing.take() {
                 Some(Framing::None) => framing_field(out, Framing::Length(0)),
                 Some(framing) => framing_field(out, framing),

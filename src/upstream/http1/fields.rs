@@ -1,4 +1,5 @@
-//! Fields of a head (RFC 9112 §5): their values not copied, and what they say about framing and the connection.
+//! Header fields (RFC 9112 §5): collects them without copying values, and reads framing and
+//! connection options.
 
 use std::ops::Range;
 
@@ -8,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Malformed;
 
-/// Where the parts of a field are in the head.
+/// Byte ranges of a field in the head.
 pub(super) struct Field {
     name: Range<u32>,
     value: Range<u32>,
@@ -21,70 +22,69 @@ impl Field {
     };
 }
 
-/// Notes where the `headers` are that were found in `head`, and checks that all lines end in CRLF: httparse takes a bare LF for
-/// as much, and other readers do not (RFC 9112 §2.2). Returns how many there are.
+/// Stores the byte ranges of `headers` within `head`; returns their number.
 pub(super) fn locate(
     head: &[u8],
     headers: &[httparse::Header<'_>],
     fields: &mut [Field],
 ) -> Result<usize, Malformed> {
+    if !ends_lines_in_crlf(head, headers) {
+        return Err(Malformed::Syntax(httparse::Error::NewLine));
+    }
     let base = head.as_ptr() as usize;
-    let mut good = head.ends_with(b"\r\n\r\n");
     for (field, header) in fields.iter_mut().zip(headers) {
-        let name = position(base, header.name.as_bytes());
-        good &= follows_crlf(head, name.start as usize);
         *field = Field {
-            name,
+            name: position(base, header.name.as_bytes()),
             value: position(base, header.value),
         };
     }
-    match good {
-        true => Ok(headers.len()),
-        false => Err(Malformed::Syntax(httparse::Error::NewLine)),
-    }
+    Ok(headers.len())
 }
 
-/// The LF is there, or there would be no line.
-fn follows_crlf(head: &[u8], start: usize) -> bool {
-    start == 0 || start >= 2 && head[start - 2] == b'\r'
-}
-
-/// The same for a section of which no more is to be known.
+/// Returns whether every line ends in CRLF. httparse also accepts a bare LF, where other parsers
+/// may not see a line end (RFC 9112 §2.2).
 pub(super) fn ends_lines_in_crlf(section: &[u8], headers: &[httparse::Header<'_>]) -> bool {
     let base = section.as_ptr() as usize;
-    section.ends_with(b"\r\n\r\n")
-        && headers.iter().all(|header| {
-            follows_crlf(
-                section,
-                position(base, header.name.as_bytes()).start as usize,
-            )
-        })
+    let follows_crlf = |header: &httparse::Header<'_>| {
+        let start = position(base, header.name.as_bytes()).start as usize;
+        // httparse has found the LF.
+        start == 0 || start >= 2 && section[start - 2] == b'\r'
+    };
+    section.ends_with(b"\r\n\r\n") && headers.iter().all(follows_crlf)
 }
 
-/// Returns where `part` lies in a buffer that starts at `base` and is not much larger than
+/// Returns the range of `part` in a buffer at address `base`, whose size is near
 /// [`crate::upstream::MAX_HEAD`].
 pub(super) fn position(base: usize, part: &[u8]) -> Range<u32> {
     let start = (part.as_ptr() as usize).wrapping_sub(base) as u32;
     start..start.wrapping_add(part.len() as u32)
 }
 
+/// Parses `Content-Length` digits (RFC 9110 §8.6).
+pub(in crate::upstream) fn parse_length(value: &[u8]) -> Option<u64> {
+    let digits = std::str::from_utf8(value).ok()?;
+    // `u64::from_str` accepts a plus sign.
+    digits.parse().ok().filter(|_| !digits.starts_with('+'))
+}
+
 pub(super) fn slice(range: &Range<u32>) -> Range<usize> {
     range.start as usize..range.end as usize
 }
 
-/// What a head says about its body and its connection.
+/// Framing and connection options of a head.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Notes {
     pub(super) length: Option<u64>,
     pub(super) chunked: bool,
-    /// Options of `Connection`.
+    /// `Connection: close`.
     pub(super) close: bool,
+    /// `Connection: keep-alive`.
     pub(super) keep: bool,
 }
 
 impl Notes {
-    /// All fields but those that are about this connection alone (`Keep-Alive`, `Transfer-Encoding`, and `Connection` where it
-    /// names nothing else).
+    /// Collects all fields but `Keep-Alive`, `Transfer-Encoding`, and a `Connection` field without
+    /// other options.
     pub(super) fn take_fields(
         &mut self,
         bytes: &Bytes,
@@ -93,9 +93,10 @@ impl Notes {
         let mut headers = HeaderMap::with_capacity(fields.len());
         for field in fields {
             let name = &bytes[slice(&field.name)];
-            // `Connection` and `Keep-Alive`, `Content-Length`, `Transfer-Encoding`: no other has to be compared with them.
+            // Only names as long as `Connection` and `Keep-Alive`, `Content-Length` or
+            // `Transfer-Encoding` need a comparison.
             let framing = matches!(name.len(), 10 | 14 | 17);
-            // Not one of the names that http knows: it would be copied.
+            // Compared as bytes: http has no constant for the name, and would allocate a copy.
             if framing && name.eq_ignore_ascii_case(b"keep-alive") {
                 continue;
             }
@@ -112,6 +113,7 @@ impl Notes {
         Ok(headers)
     }
 
+    /// Reads a framing field. Returns whether the field is forwarded.
     fn passes_on(&mut self, name: &HeaderName, value: &[u8]) -> Result<bool, Malformed> {
         if *name == CONTENT_LENGTH {
             self.note_length(value)?;
@@ -124,31 +126,17 @@ impl Notes {
         Ok(true)
     }
 
-    /// RFC 9110 §8.6. Equal values twice are refused, too: whoever sends them does not know what it frames.
+    /// Rejects repeated values too, even equal ones (RFC 9110 §8.6).
     fn note_length(&mut self, value: &[u8]) -> Result<(), Malformed> {
-        const INVALID: Malformed = Malformed::Rule("an invalid Content-Length");
         if self.length.is_some() {
             return Err(Malformed::Rule("more than one Content-Length"));
         }
-        if value.is_empty() {
-            return Err(INVALID);
-        }
-        let mut length = 0_u64;
-        for digit in value {
-            if !digit.is_ascii_digit() {
-                return Err(INVALID);
-            }
-            length = length
-                .checked_mul(10)
-                .and_then(|length| length.checked_add(u64::from(digit - b'0')))
-                .ok_or(INVALID)?;
-        }
+        let length = parse_length(value).ok_or(Malformed::Rule("an invalid Content-Length"))?;
         self.length = Some(length);
         Ok(())
     }
 
-    /// `chunked`, once, is all that there can be (RFC 9112 §6.1, §7.4): upstreams are sent no `TE`, and of apps no other coding
-    /// could be passed on.
+    /// Accepts only a single `chunked` (RFC 9112 §6.1, §7.4): requests to upstreams have no `TE`.
     fn note_coding(&mut self, value: &[u8]) -> Result<(), Malformed> {
         if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
             return Err(Malformed::Rule(
@@ -159,9 +147,9 @@ impl Notes {
         Ok(())
     }
 
-    /// Whether there is more in it than how long the connection lives.
+    /// Reads `Connection`. Returns whether it has options besides `close` and `keep-alive`.
     fn note_options(&mut self, value: &[u8]) -> bool {
-        // What almost everybody says, at a tenth of the cost of taking it apart.
+        // The most common value, at a tenth of the cost of splitting.
         if value == b"keep-alive" {
             self.keep = true;
             return false;
@@ -180,7 +168,7 @@ impl Notes {
         others
     }
 
-    /// RFC 9112 §6.1 and §6.3: a message that two readers could frame differently is refused.
+    /// Rejects a message that two parsers could frame differently (RFC 9112 §6.1 and §6.3).
     pub(super) fn check(&self, http11: bool) -> Result<(), Malformed> {
         if self.chunked && self.length.is_some() {
             return Err(Malformed::Rule("both Transfer-Encoding and Content-Length"));
@@ -191,7 +179,7 @@ impl Notes {
         Ok(())
     }
 
-    /// RFC 9112 §9.3, as far as the head says.
+    /// Returns whether the head lets the connection persist (RFC 9112 §9.3).
     pub(super) fn keep_alive(&self, http11: bool) -> bool {
         !self.close && (http11 || self.keep)
     }

@@ -1,6 +1,6 @@
-//! Response heads (RFC 9112 §4, §5 and §6.3): parsed strictly, their values not copied.
+//! Parses response heads strictly and without copying values (RFC 9112 §4, §5 and §6.3).
 //!
-//! What is about this connection only (`Connection`, `Keep-Alive`, `Transfer-Encoding`) is used up here.
+//! Removes `Connection`, `Keep-Alive` and `Transfer-Encoding`, which concern this connection only.
 
 use std::mem::MaybeUninit;
 
@@ -14,12 +14,12 @@ use super::fields::{self, Field, Notes};
 use super::{Framing, Malformed};
 use crate::upstream::{MAX_FIELDS, MAX_HEAD};
 
-/// Fields of most heads. A head with more is parsed again, with room for [`MAX_FIELDS`].
+/// Enough fields for most heads. A larger head is parsed again with room for [`MAX_FIELDS`].
 const FEW_FIELDS: usize = 64;
 
 #[derive(Debug)]
 pub(super) enum Parsed {
-    /// More has to be read.
+    /// The head is incomplete.
     Partial,
     /// 1xx: another head follows.
     Interim,
@@ -30,20 +30,20 @@ pub(super) enum Parsed {
 pub(super) struct Head {
     pub(super) response: Response<()>,
     pub(super) framing: Framing,
-    /// The connection may be used again once the body has been read.
+    /// The connection is reusable after the body has been read.
     pub(super) keep_alive: bool,
 }
 
-/// Takes the head of the response to `asked` off the front of `read`. Leaves `read` unchanged while the
-/// head is not complete.
-pub(super) fn parse(read: &mut BytesMut, asked: &Parts) -> Result<Parsed, Malformed> {
-    // httparse skips empty lines; here they would be what is left of another message.
+/// Takes the head of the response to `request` off the front of `read`. Leaves an incomplete head in
+/// `read`.
+pub(super) fn parse(read: &mut BytesMut, request: &Parts) -> Result<Parsed, Malformed> {
+    // httparse skips empty lines, but here they would belong to another message.
     if read.first().is_some_and(|first| *first != b'H') {
         return Err(Malformed::Syntax(httparse::Error::Version));
     }
-    match parse_up_to::<FEW_FIELDS>(read, asked) {
+    match parse_up_to::<FEW_FIELDS>(read, request) {
         Err(Malformed::Syntax(httparse::Error::TooManyHeaders)) => {
-            parse_up_to::<MAX_FIELDS>(read, asked)
+            parse_up_to::<MAX_FIELDS>(read, request)
         }
         parsed => parsed,
     }
@@ -51,7 +51,7 @@ pub(super) fn parse(read: &mut BytesMut, asked: &Parts) -> Result<Parsed, Malfor
 
 fn parse_up_to<const FIELDS: usize>(
     read: &mut BytesMut,
-    asked: &Parts,
+    request: &Parts,
 ) -> Result<Parsed, Malformed> {
     let mut slots = [const { MaybeUninit::uninit() }; FIELDS];
     let mut fields = [const { Field::NONE }; FIELDS];
@@ -68,7 +68,7 @@ fn parse_up_to<const FIELDS: usize>(
         StatusCode::from_u16(code).map_err(|_| Malformed::Syntax(httparse::Error::Status))?;
     let count = fields::locate(&read[..length], head.headers, &mut fields)?;
     let reason = own_reason(status, head.reason.unwrap_or_default());
-    let message = Message::new(status, head.version == Some(1), asked)?;
+    let message = Message::new(status, head.version == Some(1), request)?;
     let bytes = read.split_to(length).freeze();
     if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Parsed::Interim);
@@ -88,7 +88,7 @@ fn parse_up_to<const FIELDS: usize>(
     }))
 }
 
-/// A reason phrase that says more than the status code does; it is passed on.
+/// Returns a reason phrase that differs from the status code's standard phrase.
 fn own_reason(status: StatusCode, reason: &str) -> Option<ReasonPhrase> {
     if reason.is_empty() || status.canonical_reason() == Some(reason) {
         return None;
@@ -96,7 +96,7 @@ fn own_reason(status: StatusCode, reason: &str) -> Option<ReasonPhrase> {
     ReasonPhrase::try_from(reason.as_bytes()).ok()
 }
 
-/// What frames the answer besides its fields.
+/// The parts of a response besides its fields that determine its framing.
 struct Message {
     status: StatusCode,
     http11: bool,
@@ -105,22 +105,20 @@ struct Message {
 }
 
 impl Message {
-    fn new(status: StatusCode, http11: bool, asked: &Parts) -> Result<Self, Malformed> {
+    fn new(status: StatusCode, http11: bool, request: &Parts) -> Result<Self, Malformed> {
         if status == StatusCode::SWITCHING_PROTOCOLS
-            && !(http11 && asked.headers.contains_key(UPGRADE))
+            && !(http11 && request.headers.contains_key(UPGRADE))
         {
-            return Err(Malformed::Rule(
-                "101 to a request that asked for no upgrade",
-            ));
+            return Err(Malformed::Rule("101 to a request without Upgrade"));
         }
         Ok(Self {
             status,
             http11,
-            head_only: asked.method == Method::HEAD,
+            head_only: request.method == Method::HEAD,
         })
     }
 
-    /// RFC 9112 §6.3, less its leniencies.
+    /// Applies RFC 9112 §6.3 without its leniencies.
     fn framing(&self, notes: &Notes) -> Result<Framing, Malformed> {
         notes.check(self.http11)?;
         if self.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -141,9 +139,10 @@ impl Message {
         })
     }
 
-    /// RFC 9112 §9.3.
+    /// Returns whether the connection persists (RFC 9112 §9.3).
     fn keep_alive(&self, notes: &Notes, framing: Framing) -> bool {
-        // A 204 has no body; who announces one may well send it, and it would be taken for the next response.
+        // A 204 has no body. A server that announces one may send it, and the bytes would be read as
+        // the next response.
         let announced = notes.chunked || notes.length.is_some_and(|length| length > 0);
         notes.keep_alive(self.http11)
             && !matches!(framing, Framing::Close | Framing::Tunnel)

@@ -1,4 +1,4 @@
-//! A message on its way out: its head together with what there is of its body, then the rest as it comes.
+//! The write buffer of a request: its head together with the first body bytes, then the rest.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -10,13 +10,16 @@ use tokio::io::AsyncWrite;
 
 use super::encode::{self, Framing};
 
-/// Frames up to this size are copied together, so that they leave as one TLS record and one system call.
+/// Frames up to this size are copied together, into one TLS record and one system call.
 pub(super) const SMALL_FRAME: usize = 2 * 1024;
 
-/// So much is copied together at most; also the largest TLS record.
+/// Limit of bytes copied together, and the largest TLS record.
 pub(super) const GATHER: usize = 16 * 1024;
 
-/// What is to be written: `text[written..]`, then `data`, then `tail`.
+/// Capacity that an idle connection keeps.
+const KEPT: usize = 4 * 1024;
+
+/// Bytes to write: `text[written..]`, then `data`, then `tail`.
 pub(super) struct Output {
     framing: Framing,
     /// Head, chunk sizes, small frames and trailers.
@@ -26,7 +29,6 @@ pub(super) struct Output {
     tail: &'static [u8],
 }
 
-/// The body is not as long as its `Content-Length`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it is not as long as its Content-Length")]
 pub(in crate::upstream) struct WrongLength;
@@ -42,7 +44,8 @@ impl Output {
         }
     }
 
-    /// For the next message, whose head goes into what is returned. The one before was written to its end.
+    /// Starts the next message; the caller appends the head to the returned buffer. The previous
+    /// message must be written completely.
     pub(super) fn begin(&mut self, framing: Framing) -> &mut Vec<u8> {
         self.framing = framing;
         self.text.clear();
@@ -50,22 +53,21 @@ impl Output {
         &mut self.text
     }
 
-    /// Whether everything was written.
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How much is to be written.
+    /// Bytes still to be written.
     pub(super) fn len(&self) -> usize {
         self.text.len() - self.written + self.data.len() + self.tail.len()
     }
 
-    /// Whether the next frame may be taken: the end of a chunk goes out before the next one's size.
+    /// Returns whether [`Self::put`] may take a frame: a chunk's end precedes the next chunk's size.
     pub(super) fn has_room(&self) -> bool {
         self.data.is_empty() && self.tail.is_empty() && self.text.len() - self.written < GATHER
     }
 
-    /// Takes a frame. Only if there is room.
+    /// Takes a frame. Requires [`Self::has_room`].
     pub(super) fn put(&mut self, data: Bytes) -> Result<(), WrongLength> {
         if data.is_empty() {
             return Ok(());
@@ -91,7 +93,7 @@ impl Output {
         Ok(())
     }
 
-    /// The body ends here.
+    /// Ends the body.
     pub(super) fn end(&mut self) -> Result<(), WrongLength> {
         match self.framing {
             Framing::None | Framing::Length(0) => {}
@@ -104,7 +106,7 @@ impl Output {
         Ok(())
     }
 
-    /// The body ends here, with trailers if it has chunks, and if there is room.
+    /// Ends the body, with trailers if the body is chunked. Requires [`Self::has_room`].
     pub(super) fn end_with(&mut self, trailers: &HeaderMap) -> Result<(), WrongLength> {
         if self.framing != Framing::Chunked {
             return self.end();
@@ -113,7 +115,7 @@ impl Output {
         Ok(())
     }
 
-    /// Writes once; returns how much.
+    /// Writes once; returns the number of bytes.
     pub(super) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
@@ -143,16 +145,16 @@ impl Output {
         let of_data = (wrote - of_text).min(self.data.len());
         self.data.advance(of_data);
         if self.data.is_empty() {
-            // Even an empty one holds on to the buffer that it was cut from, and whoever fills that needs a second one then.
+            // Even an empty `Bytes` keeps its buffer in use, so the app's reader would need another.
             self.data = Bytes::new();
         }
         self.tail = &self.tail[wrote - of_text - of_data..];
     }
 
-    /// Gives memory back, down to `kept` bytes. Only when everything was written.
-    pub(super) fn shrink(&mut self, kept: usize) {
+    /// Frees memory. Requires that all bytes were written.
+    pub(super) fn shrink(&mut self) {
         self.text.clear();
-        self.text.shrink_to(kept);
+        self.text.shrink_to(KEPT);
     }
 }
 
@@ -165,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_written_holds_no_buffer() {
+    fn a_written_frame_releases_its_buffer() {
         let mut buffer = BytesMut::zeroed(2 * SMALL_FRAME);
         let mut output = Output::new();
         output.begin(Framing::Length(2 * SMALL_FRAME as u64));

@@ -1,4 +1,4 @@
-//! What is left of a connection after `101 Switching Protocols`: bytes both ways (RFC 9110 §7.8).
+//! A connection after `101 Switching Protocols`: a byte stream (RFC 9110 §7.8).
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -10,10 +10,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::upstream::connect::Stream;
 use crate::upstream::counted::Open;
 
-/// The upstream's end of an upgraded connection, which counts as open until it is dropped.
+/// An upgraded connection to the upstream.
 pub struct Tunnel {
     io: Stream,
-    /// What came along with the head.
+    /// Bytes that arrived with the head, not returned yet.
     read: BytesMut,
     _open: Open,
 }
@@ -33,7 +33,6 @@ impl Tunnel {
 }
 
 impl AsyncRead for Tunnel {
-    /// First what came along with the head.
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -1,6 +1,4 @@
-//! A request on its way out: the head with what there is of the body, then the rest as it comes.
-//!
-//! A state machine to be polled beside the reading of the response, in the same task.
+//! The sending half of a connection: a state machine that the task which reads the response polls.
 
 use std::io;
 use std::pin::Pin;
@@ -17,18 +15,14 @@ use super::encode;
 use super::output::{GATHER, Output};
 use crate::upstream::error::Cause;
 
-/// What the buffer of a connection that nobody uses may hold on to.
-const KEPT: usize = 4 * 1024;
-
-/// The sending half of a connection.
 pub(super) struct Upload<B> {
-    /// `None` once it has ended.
+    /// `None` once the body has ended.
     body: Option<B>,
     state: UploadState,
     out: Output,
-    /// Something was written, or may have been.
+    /// Bytes were written, or may have been.
     started: bool,
-    /// When a frame was last taken from the app, or a part of it by the upstream.
+    /// When the app last sent a frame, or the upstream last took bytes of the body.
     moved: Option<Instant>,
     /// The upstream would take more, but the app has sent no more.
     waits_for_app: bool,
@@ -37,14 +31,14 @@ pub(super) struct Upload<B> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum UploadState {
     Body,
-    /// The body has ended, and is to be written to its end.
+    /// The body has ended; its last bytes are being written.
     Ending,
     Done,
-    /// Nothing more can be written; an answer may have been sent all the same.
+    /// The upstream takes no more bytes, but may have sent a response.
     Broken,
 }
 
-/// Why a request cannot be sent to its end.
+/// Why a request was not sent completely.
 #[derive(Debug)]
 pub(super) enum UploadError {
     App(Cause),
@@ -52,7 +46,6 @@ pub(super) enum UploadError {
 }
 
 impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Upload<B> {
-    /// Of a connection that has yet to carry a request.
     pub(super) const fn new() -> Self {
         Self {
             body: None,
@@ -64,7 +57,7 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Upload<B> {
         }
     }
 
-    /// Gets a request ready. The one before was sent to its end.
+    /// Prepares a request. The previous request must have been sent completely.
     pub(super) fn begin(&mut self, head: &Parts, body: B) {
         let framing = encode::framing(head, &body);
         encode::head(self.out.begin(framing), head, framing);
@@ -83,23 +76,21 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Upload<B> {
         self.started
     }
 
-    /// The whole request was written and flushed.
+    /// Returns whether the whole request was written and flushed.
     pub(super) fn is_done(&self) -> bool {
         self.state == UploadState::Done
     }
 
-    /// There is something left to do.
     pub(super) fn is_active(&self) -> bool {
         matches!(self.state, UploadState::Body | UploadState::Ending)
     }
 
-    /// Writes no more.
     pub(super) fn abandon(&mut self) {
         self.state = UploadState::Broken;
     }
 
-    /// When the upstream has had `wait` to take the next part, or to answer after the last one. An app that is slow to send
-    /// does not use up the upstream's time.
+    /// Returns when the upstream has had `wait` to take the next part, or to respond after the last
+    /// part; `None` if no body bytes moved. Time in which the app sends nothing does not count.
     pub(super) fn deadline(&self, now: Instant, wait: Duration) -> Option<Instant> {
         if self.waits_for_app {
             return Some(now + wait);
@@ -107,12 +98,12 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Upload<B> {
         self.moved.map(|moved| moved + wait)
     }
 
-    /// Memory that an idle connection can do without.
+    /// Frees memory that an idle connection does not need.
     pub(super) fn shrink(&mut self) {
-        self.out.shrink(KEPT);
+        self.out.shrink();
     }
 
-    /// Goes on as far as app and upstream let it.
+    /// Sends until the app or the upstream is pending.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -136,7 +127,7 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Upload<B> {
         }
     }
 
-    /// Takes what the app has sent.
+    /// Takes the available frames from the app.
     fn gather(&mut self, cx: &mut Context<'_>) -> Result<(), Cause> {
         while self.state == UploadState::Body && self.out.has_room() {
             let Some(body) = &mut self.body else { break };
@@ -180,7 +171,8 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Upload<B> {
     ) -> Poll<io::Result<()>> {
         let total = self.out.len();
         let wrote = ready!(self.out.poll_write(cx, Pin::new(io)));
-        // An error at the first try means that nothing can have been understood, unless there was more than one TLS record.
+        // After a failed first write the peer has at most a part of the request, unless the bytes
+        // filled more than one TLS record.
         self.started |= wrote.is_ok() || total > GATHER;
         wrote?;
         if self.moved.is_some() {

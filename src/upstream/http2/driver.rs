@@ -1,4 +1,4 @@
-//! The task that runs a connection.
+//! The task that runs an HTTP/2 connection.
 
 use std::future::{Future as _, poll_fn};
 use std::io::{self, IoSlice};
@@ -20,13 +20,13 @@ use crate::upstream::counted::Open;
 use crate::upstream::pool::PoolShared;
 
 /// A peer that sends nothing for five ticks while a stream is open gets a PING. gRPC servers close
-/// connections that send more than one in 5 minutes; short of that, TCP keep-alive and the response
-/// time-out watch the path.
+/// connections that send more than one PING in 5 minutes. Earlier failures are left to TCP
+/// keep-alive and the response timeout.
 const TICK: Duration = Duration::from_secs(64);
 const QUIET_TICKS: u32 = 5;
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long the peer may take to read the last frames of a connection without requests.
+/// How long the driver continues to flush frames after the last request.
 const LINGER: Duration = Duration::from_secs(1);
 
 pub(super) struct Driver {
@@ -35,12 +35,11 @@ pub(super) struct Driver {
     pool: Weak<PoolShared>,
     traffic: Arc<Traffic>,
     settled: Option<oneshot::Sender<()>>,
-    /// The connection counts for as long as its socket is open.
     _open: Open,
 }
 
 impl Driver {
-    /// The second value resolves when the peer's SETTINGS have come.
+    /// The receiver resolves when the peer's SETTINGS have arrived.
     pub(super) fn new(
         h2: h2::client::Connection<Socket, Bytes>,
         connection: &Arc<Connection>,
@@ -59,7 +58,7 @@ impl Driver {
         (driver, settings)
     }
 
-    /// Runs the connection to its end. `released` resolves when the connection has no users left.
+    /// Runs the connection to its end. `released` resolves when no [`Connection`] handle is left.
     pub(super) async fn run(mut self, released: oneshot::Receiver<()>) {
         let pings = self.h2.ping_pong().expect("taken only here");
         let silence = silence(pings, self.connection.clone(), Arc::clone(&self.traffic));
@@ -83,7 +82,7 @@ impl Driver {
         end
     }
 
-    /// Keeps the pool's view of the peer's stream limit current.
+    /// Copies the peer's current stream limit to the pool's handle.
     fn update_limit(&mut self) {
         if let Some(connection) = self.connection.upgrade() {
             let max = self.h2.max_concurrent_send_streams();
@@ -98,12 +97,12 @@ impl Driver {
         if self.traffic.read() > 0
             && let Some(settled) = self.settled.take()
         {
-            // The dial that waits for it may be gone.
+            // The waiting dial may have been dropped.
             let _ = settled.send(());
         }
     }
 
-    /// Closes a connection whose peer is silent; h2 fails the streams when it is dropped.
+    /// Closes a connection whose peer is silent. Dropping h2 fails the streams.
     fn give_up(self) {
         tracing::debug!("upstream connection ended: no answer to PING");
         if let Some(connection) = self.connection.upgrade() {
@@ -112,7 +111,7 @@ impl Driver {
     }
 }
 
-/// Resolves when the peer has sent nothing for long while a stream was open, nor answered a PING.
+/// Resolves when the peer has been quiet while a stream was open, and has not answered a PING.
 async fn silence(mut pings: PingPong, connection: Weak<Connection>, traffic: Arc<Traffic>) {
     let mut quiet = 0;
     loop {
@@ -158,16 +157,10 @@ impl Traffic {
     }
 }
 
-/// A connection's bytes, counted.
+/// A stream that counts its bytes.
 pub(super) struct Socket {
-    io: Stream,
-    traffic: Arc<Traffic>,
-}
-
-impl Socket {
-    pub(super) fn new(io: Stream, traffic: Arc<Traffic>) -> Self {
-        Self { io, traffic }
-    }
+    pub(super) io: Stream,
+    pub(super) traffic: Arc<Traffic>,
 }
 
 impl AsyncRead for Socket {
@@ -178,9 +171,8 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        let length = buf.filled().len() - before;
-        let read = &self.traffic.read;
-        read.fetch_add(length as u64, Ordering::Relaxed);
+        let length = (buf.filled().len() - before) as u64;
+        self.traffic.read.fetch_add(length, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 }

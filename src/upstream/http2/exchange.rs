@@ -1,4 +1,4 @@
-//! One request on its stream, polled by the task that waits for the response and then reads it.
+//! One request and response on a stream, polled by the task that reads the response.
 
 use std::future::{Future as _, poll_fn};
 use std::io;
@@ -19,20 +19,20 @@ use crate::upstream::error::{BodyError, Cause, SendError, SendFailure};
 use crate::upstream::http1::WrongLength;
 use crate::upstream::send::Ask;
 
-/// A request whose response head has come, as the rest of both bodies.
+/// The rest of both bodies, after the response head.
 pub(in crate::upstream) struct Exchange {
-    /// Dropped before `permit`: the stream is reset before its place is free.
+    /// Dropped before `_permit`, so that the stream is reset before the permit is free.
     upload: Upload,
     app_broke_off: Option<Cause>,
     response: RecvStream,
     /// Only trailers can follow.
     data_ended: bool,
-    /// Bytes of the response that are still to come, if it has a length.
+    /// Bytes of the response that are still to come, if the response has a length.
     remaining: Option<u64>,
     _permit: StreamPermit,
 }
 
-/// A request whose response head has not come.
+/// A request before its response head.
 struct Pending<'a> {
     upload: Upload,
     response: ResponseFuture,
@@ -50,24 +50,29 @@ struct Upload {
     open: bool,
     /// Bytes still to come, if the head announced a length.
     left: Option<u64>,
-    /// The part of the app's last frame that the upstream has no room for yet.
+    /// The part of the app's last frame that waits for flow-control window.
     frame: Bytes,
     /// The upstream would take more, but the app has sent no more.
     waits_for_app: bool,
-    /// When the app last sent something or the upstream last took something.
+    /// When the app last sent bytes or the upstream last took bytes.
     moved: Instant,
 }
 
-/// See [`StreamPermit::send`].
-pub(super) async fn send(
-    permit: StreamPermit,
-    ask: &Ask<'_>,
-    body: RequestBody,
-) -> Result<Response<UpstreamBody>, SendError> {
-    let mut pending = Pending::begin(permit, ask, body)?;
-    let mut timer = pin!(sleep_until(pending.upload.moved + ask.wait));
-    let response = poll_fn(|cx| pending.poll_head(cx, timer.as_mut())).await?;
-    pending.respond(response)
+impl StreamPermit {
+    /// Sends a request and waits up to `ask.wait` for the response head, counted from the last
+    /// progress of the upload.
+    ///
+    /// Dropping the future resets the stream; the connection stays open.
+    pub(in crate::upstream) async fn send(
+        self,
+        ask: &Ask<'_>,
+        body: RequestBody,
+    ) -> Result<Response<UpstreamBody>, SendError> {
+        let mut pending = Pending::begin(self, ask, body)?;
+        let mut timer = pin!(sleep_until(pending.upload.moved + ask.wait));
+        let response = poll_fn(|cx| pending.poll_head(cx, timer.as_mut())).await?;
+        pending.respond(response)
+    }
 }
 
 impl<'a> Pending<'a> {
@@ -117,7 +122,7 @@ impl<'a> Pending<'a> {
             return Poll::Ready(response.map_err(|error| self.failed(error)));
         }
         if self.upload.is_overdue(cx, timer, self.ask) {
-            // If the path is dead, every request on this connection would wait as long.
+            // On a dead path every request on this connection would time out.
             self.permit.connection.retire();
             return Poll::Ready(Err(self.error(SendFailure::Timeout, false)));
         }
@@ -135,29 +140,26 @@ impl<'a> Pending<'a> {
             || response.status() == StatusCode::NO_CONTENT
             || response.status() == StatusCode::NOT_MODIFIED;
         let (head, response) = response.into_parts();
-        if bodiless || response.is_end_stream() {
-            return Ok(Response::from_parts(
-                head,
-                UpstreamBody::new(Content::Whole(Bytes::new())),
-            ));
-        }
-        let exchange = Exchange {
-            upload: self.upload,
-            app_broke_off: None,
-            response,
-            data_ended: false,
-            remaining,
-            _permit: self.permit,
+        let content = if bodiless || response.is_end_stream() {
+            Content::Whole(Bytes::new())
+        } else {
+            Content::Http2(Box::new(Exchange {
+                upload: self.upload,
+                app_broke_off: None,
+                response,
+                data_ended: false,
+                remaining,
+                _permit: self.permit,
+            }))
         };
-        let body = UpstreamBody::new(Content::Http2(Box::new(exchange)));
-        Ok(Response::from_parts(head, body))
+        Ok(Response::from_parts(head, UpstreamBody::new(content)))
     }
 
     fn failed(&self, error: h2::Error) -> SendError {
         let connection = &self.permit.connection;
         let refused = error.is_remote()
             && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM));
-        // The head was behind everything that was written.
+        // The head was queued behind all earlier bytes.
         let unwritten = connection.traffic.written() == self.written_before;
         let failure = if connection.silent.load(super::Ordering::Relaxed) {
             SendFailure::Timeout
@@ -181,7 +183,7 @@ impl<'a> Pending<'a> {
 }
 
 impl Exchange {
-    /// Returns the next frame of the response body; `None` at its end. The upload goes on.
+    /// Returns the next frame of the response body; `None` at its end. Continues the upload.
     pub(in crate::upstream) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -204,7 +206,7 @@ impl Exchange {
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 
-    /// Gives the peer back as much of the window as is handed out.
+    /// Counts `data` and releases its flow-control window.
     fn take(&mut self, data: Bytes) -> Bytes {
         // Fails only for more than the window.
         let _ = self.response.flow_control().release_capacity(data.len());
@@ -214,7 +216,7 @@ impl Exchange {
         data
     }
 
-    /// Sends what the app has and the upstream takes. [`Self::poll_frame`] reports failures.
+    /// Continues the upload. [`Self::poll_frame`] reports failures.
     pub(in crate::upstream) fn poll_upload(&mut self, cx: &mut Context<'_>) {
         if self.app_broke_off.is_none() {
             self.app_broke_off = self.upload.poll(cx).err();
@@ -225,36 +227,33 @@ impl Exchange {
         self.upload.open
     }
 
-    /// Whether every frame was handed out.
+    /// Returns whether every frame has been returned.
     pub(in crate::upstream) fn is_end_stream(&self) -> bool {
         self.app_broke_off.is_none() && self.response.is_end_stream()
     }
 
-    /// Returns how many bytes of the body are still to come, if the response has a length.
     pub(in crate::upstream) fn remaining(&self) -> Option<u64> {
         self.remaining
     }
 }
 
 impl Upload {
-    /// Sends what the app has and the upstream takes. Fails if the app's body breaks off or has
-    /// the wrong length; the stream must then be dropped.
+    /// Sends until the app or the upstream is pending. Fails if the app's body is cut off or has
+    /// the wrong length; the caller must then drop the stream.
     fn poll(&mut self, cx: &mut Context<'_>) -> Result<(), Cause> {
         self.waits_for_app = false;
         while self.open {
             if !self.frame.is_empty() {
-                if self.poll_frame_sent(cx).is_pending() {
+                if self.poll_send_frame(cx).is_pending() {
                     break;
                 }
                 continue;
             }
-            match Pin::new(&mut self.body).poll_frame(cx) {
-                Poll::Ready(frame) => self.take(frame.transpose()?)?,
-                Poll::Pending => {
-                    self.waits_for_app = true;
-                    break;
-                }
-            }
+            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+                self.waits_for_app = true;
+                break;
+            };
+            self.take(frame.transpose()?)?;
         }
         Ok(())
     }
@@ -262,10 +261,7 @@ impl Upload {
     fn take(&mut self, frame: Option<Frame<Bytes>>) -> Result<(), WrongLength> {
         self.moved = Instant::now();
         match frame.map(Frame::into_data) {
-            None => {
-                self.check_end()?;
-                self.send(Bytes::new(), true);
-            }
+            None => self.end()?,
             Some(Ok(data)) => {
                 if let Some(left) = &mut self.left {
                     *left = left.checked_sub(data.len() as u64).ok_or(WrongLength)?;
@@ -273,8 +269,7 @@ impl Upload {
                 self.stream.reserve_capacity(data.len());
                 self.frame = data;
                 if self.frame.is_empty() && self.body.is_end_stream() {
-                    self.check_end()?;
-                    self.send(Bytes::new(), true);
+                    self.end()?;
                 }
             }
             Some(Err(frame)) => {
@@ -289,22 +284,27 @@ impl Upload {
         Ok(())
     }
 
-    /// Waits for room for the frame, and sends as much of it as there is room for.
-    fn poll_frame_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Waits for flow-control window, and sends as much of the frame as fits.
+    fn poll_send_frame(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let room = self.stream.capacity().min(self.frame.len());
         if room == 0 {
             if !matches!(ready!(self.stream.poll_capacity(cx)), Some(Ok(_))) {
-                // The peer has reset the stream, and the response tells why.
+                // The peer has reset the stream; the response future has the error.
                 self.close();
             }
             return Poll::Ready(());
         }
         self.moved = Instant::now();
         let part = self.frame.split_to(room);
-        let ends =
-            self.frame.is_empty() && self.body.is_end_stream() && self.left.unwrap_or(0) == 0;
+        let ends = self.frame.is_empty() && self.body.is_end_stream() && self.check_end().is_ok();
         self.send(part, ends);
         Poll::Ready(())
+    }
+
+    fn end(&mut self) -> Result<(), WrongLength> {
+        self.check_end()?;
+        self.send(Bytes::new(), true);
+        Ok(())
     }
 
     fn send(&mut self, data: Bytes, ends: bool) {
@@ -321,15 +321,15 @@ impl Upload {
         }
     }
 
-    /// Lets go of the app's body.
+    /// Drops the app's body.
     fn close(&mut self) {
         self.open = false;
         self.frame = Bytes::new();
         self.body = RequestBody::Empty;
     }
 
-    /// Whether the upstream has had `ask.wait` to take the next part, or to answer after the last
-    /// one. An app that is slow to send does not use up the upstream's time.
+    /// Returns whether the upstream has had `ask.wait` to take the next part, or to respond after
+    /// the last part. Time in which the app sends nothing does not count.
     fn is_overdue(&self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, ask: &Ask<'_>) -> bool {
         while timer.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
@@ -345,7 +345,7 @@ impl Upload {
 }
 
 impl Drop for Upload {
-    /// RST_STREAM, which h2 leaves out if both sides have ended the stream.
+    /// Sends RST_STREAM, which h2 omits if both sides have ended the stream.
     fn drop(&mut self) {
         self.stream.send_reset(Reason::CANCEL);
     }

@@ -1,4 +1,4 @@
-//! What differs between HTTP/2 heads and those of HTTP/1.1 (RFC 9113 §8).
+//! Converts heads between HTTP/1.1 and HTTP/2 (RFC 9113 §8).
 
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, TE};
 use http::request::Parts;
@@ -9,24 +9,25 @@ use http_body::Body as _;
 use crate::fields::{is_hop_by_hop, is_trailer};
 use crate::upstream::MAX_FIELDS;
 use crate::upstream::body::RequestBody;
+use crate::upstream::http1::parse_length;
 
-/// A response head that the proxy does not pass on.
+/// A response head that the proxy rejects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Malformed(&'static str);
 
-/// Returns the length that a request announces: that of its body, whatever the app's head says.
+/// Returns the length for the request's `Content-Length`. Only `body` counts, not the app's head.
 pub(super) fn length(head: &Parts, body: &RequestBody) -> Option<u64> {
     if !body.is_end_stream() {
         return body.size_hint().exact();
     }
-    // RFC 9110 §8.6: an empty body is announced where the method defines a meaning for a body, or
-    // where the app announced one.
+    // RFC 9110 §8.6: an empty body is announced if the method defines a meaning for a body, or if
+    // the app announced a length.
     let expected = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
     (expected || head.headers.contains_key(CONTENT_LENGTH)).then_some(0)
 }
 
-/// Returns the request as h2 takes it. Values that are sensitive stay so, and are never indexed.
+/// Returns the request for h2. Sensitive values stay sensitive, so HPACK never indexes them.
 pub(super) fn request(head: &Parts, length: Option<u64>) -> Request<()> {
     let mut request = Request::new(());
     *request.method_mut() = head.method.clone();
@@ -56,13 +57,13 @@ fn with_path(uri: &Uri) -> Uri {
     Uri::from_parts(parts).unwrap_or_else(|_| uri.clone())
 }
 
-/// Whether a field is about the connection (RFC 9113 §8.2.2), or is expressed otherwise.
+/// Returns whether a field is connection-specific (RFC 9113 §8.2.2) or has another form in HTTP/2.
 fn is_left_out(name: &HeaderName, value: &HeaderValue) -> bool {
     let is_te_trailers = *name == TE && value == "trailers";
     [HOST, EXPECT, CONTENT_LENGTH].contains(name) || is_hop_by_hop(name) && !is_te_trailers
 }
 
-/// Removes the fields that may not stand in a trailer section.
+/// Removes the fields that are not allowed in a trailer section.
 pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
     let wrong = |name: &&HeaderName| !is_trailer(name);
     let wrong: Vec<_> = trailers.keys().filter(wrong).cloned().collect();
@@ -71,25 +72,21 @@ pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
     }
 }
 
-/// Checks what h2 lets pass; returns the response's `Content-Length`.
+/// Returns the response's `Content-Length`. Checks only what h2 does not.
 ///
-/// h2 refuses connection-specific fields, heads over the size limit, and bodies that are not as
-/// long as their `Content-Length`.
+/// h2 rejects connection-specific fields, heads over the size limit, and bodies that do not match
+/// their `Content-Length`.
 pub(super) fn check(fields: &HeaderMap) -> Result<Option<u64>, Malformed> {
     if fields.len() > MAX_FIELDS {
         return Err(Malformed("too many fields"));
     }
     let mut lengths = fields.get_all(CONTENT_LENGTH).iter();
-    let Some(length) = lengths.next() else {
-        return Ok(None);
-    };
-    if lengths.next().is_some() {
-        return Err(Malformed("more than one content-length"));
-    }
-    let digits = length.to_str().unwrap_or_default();
-    match digits.parse() {
-        Ok(length) if !digits.starts_with('+') => Ok(Some(length)),
-        _ => Err(Malformed("an invalid content-length")),
+    match (lengths.next(), lengths.next()) {
+        (None, _) => Ok(None),
+        (Some(_), Some(_)) => Err(Malformed("more than one content-length")),
+        (Some(length), None) => parse_length(length.as_bytes())
+            .map(Some)
+            .ok_or(Malformed("an invalid content-length")),
     }
 }
 

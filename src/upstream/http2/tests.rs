@@ -9,9 +9,9 @@ use std::future::Future;
 use std::task::{Context, Poll, Waker};
 
 use super::*;
-use crate::upstream::{BodyError, SendFailure};
+use crate::upstream::{Ask, BodyError, RequestBody, SendError, SendFailure, UpstreamBody};
 use frames::*;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt as _;
 use support::*;

@@ -5,7 +5,7 @@ use rustls::SupportedCipherSuite;
 use super::*;
 
 #[test]
-fn the_systems_roots_are_left_alone_until_they_are_needed() {
+fn system_roots_are_loaded_only_when_needed() {
     let key = rcgen::KeyPair::generate().unwrap();
     let params = rcgen::CertificateParams::new(Vec::new()).unwrap();
     let folder = tempfile::TempDir::new().unwrap();
@@ -13,7 +13,7 @@ fn the_systems_roots_are_left_alone_until_they_are_needed() {
     std::fs::write(&ca_file, params.self_signed(&key).unwrap().pem()).unwrap();
     let profiles = TlsProfiles::new();
     let loaded = || {
-        let cache = profiles.shared.cache.lock().unwrap();
+        let cache = profiles.cache.lock().unwrap();
         cache.system_roots.is_some()
     };
 
@@ -30,7 +30,7 @@ fn the_systems_roots_are_left_alone_until_they_are_needed() {
 }
 
 #[test]
-fn aes_128_is_offered_first_and_nothing_is_lost() {
+fn aes_128_is_offered_first_and_no_suite_is_missing() {
     let offered: Vec<_> = provider()
         .cipher_suites
         .iter()
@@ -51,7 +51,7 @@ fn aes_128_is_offered_first_and_nothing_is_lost() {
 }
 
 #[test]
-fn long_lists_of_names_are_cut() {
+fn long_name_lists_are_shortened() {
     let names: Vec<_> = (1..=6).map(|n| n.to_string()).collect();
     assert_eq!(list(&[]), "no name at all");
     assert_eq!(list(&names[..5]), "1, 2, 3, 4, 5");
@@ -64,7 +64,7 @@ fn long_lists_of_names_are_cut() {
 }
 
 #[test]
-fn certificates_are_refused_in_words() {
+fn certificate_errors_are_explained() {
     #[derive(Debug)]
     struct CaUsedAsEndEntity;
     impl fmt::Display for CaUsedAsEndEntity {
@@ -94,7 +94,7 @@ fn certificates_are_refused_in_words() {
 }
 
 #[test]
-fn a_tls_error_is_found_under_others() {
+fn a_tls_error_is_found_inside_nested_io_errors() {
     let alert = rustls::AlertDescription::CertificateRequired;
     let inner = io::Error::other(rustls::Error::AlertReceived(alert));
     let outer = io::Error::other(inner);
