@@ -27,10 +27,14 @@ pub enum Clock {
 impl Clock {
     pub fn now(&self) -> Now {
         match self {
-            Self::System => Now {
-                wall: SystemTime::now(),
-                boot: boot_time(),
-            },
+            Self::System => {
+                let boot = clock_gettime(ClockId::Boottime);
+                Now {
+                    wall: SystemTime::now(),
+                    // The kernel's boot clock is never negative and its nanoseconds are below 1e9.
+                    boot: Duration::new(boot.tv_sec as u64, boot.tv_nsec as u32),
+                }
+            }
             Self::Test(clock) => clock.now(),
         }
     }
@@ -42,12 +46,6 @@ pub fn unix_seconds(at: SystemTime) -> f64 {
         Ok(after) => after.as_secs_f64(),
         Err(before) => -before.duration().as_secs_f64(),
     }
-}
-
-fn boot_time() -> Duration {
-    let time = clock_gettime(ClockId::Boottime);
-    // The kernel's boot clock is never negative and its nanoseconds are below 1e9.
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 pub mod test {

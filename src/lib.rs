@@ -1,11 +1,11 @@
 //! Cupbearer: a reverse-proxy sidecar that puts a valid access token on every request.
 //!
-//! A legacy app speaks plain HTTP to localhost. Cupbearer keeps one live token for each provider, fetched from whatever token
-//! endpoint the vendor invented and refreshed in the background, puts it on the request and forwards over TLS.
+//! A legacy app speaks plain HTTP to localhost. Cupbearer keeps one live token for each provider,
+//! refreshes it in the background, puts it on each request and forwards the request over TLS.
 //!
-//! # The two flows
+//! # Control flow and data flow
 //!
-//! They meet in one place, the token cell, and know nothing else of each other.
+//! The two flows share only the token cell.
 //!
 //! ```text
 //! CONTROL   config ──> provider::inputs ──> exchange ──> schedule ──> refresher ──┐ writes
@@ -16,89 +16,91 @@
 //!           (app)                                        (upstream)
 //! ```
 //!
-//! The refresher publishes a token in the form in which it is sent, headers and query ready made; a request loads it with one
-//! atomic read after it has an upstream connection in hand, and right before its head is written.
+//! The refresher publishes each token as ready-made headers and query. A request loads the token
+//! with one atomic read, after an upstream connection is ready and before its head is written.
 //!
-//! # Where things are
+//! # Modules
 //!
-//! * [`config`]: the file as written (serde), then typed and cross-checked; what leaves it cannot be wrong any more.
-//! * [`dialect`]: how token endpoints speak, as data. Pure: templates, computed variables, signed assertions, selectors, requests
-//!   out of variables, tokens out of answers. The built-in dialects are `src/dialect/builtin/*.toml`.
-//! * [`provider`]: one token request ([`provider::exchange`]), when the next one is due ([`provider::schedule`], pure), the loop
-//!   over both, and where state survives a restart ([`provider::store`]). A token may be bought with that of another provider
-//!   ([`provider::chain`]); an issuer may say itself where its endpoints are ([`provider::discovery`]).
-//!   A one-time grant begins with a person ([`provider::login`]); another process than the proxy reads the store and leaves
-//!   drop files in it ([`provider::outside`]).
-//! * [`upstream`]: DNS, TCP, TLS and ALPN ([`upstream::connect`]), and pools of HTTP/1.1 connections and HTTP/2 streams.
+//! * [`config`]: the configuration file (serde), then typed and cross-checked values.
+//! * [`dialect`]: the protocols of token endpoints as data. Pure: templates, computed variables,
+//!   assertions, selectors, requests and responses. Built-in ones: `src/dialect/builtin/*.toml`.
+//! * [`provider`]: token requests ([`provider::exchange`]), their schedule ([`provider::schedule`],
+//!   pure), the refresher, the store ([`provider::store`]), chained tokens ([`provider::chain`]),
+//!   issuer metadata ([`provider::discovery`]), interactive logins ([`provider::login`]), access
+//!   by other processes ([`provider::outside`]).
+//! * [`upstream`]: DNS, TCP, TLS and ALPN ([`upstream::connect`]), and pools of HTTP/1.1
+//!   connections and HTTP/2 streams.
 //! * [`proxy`]: a request's way from the app to the upstream and back, one file for each step.
-//! * [`admin`], [`metrics`]: what operators see.
-//! * [`app`], [`runtime`]: wiring and threads. [`cli`]: a file for each verb. [`demo`]: fake vendors and the proxy in front.
-//! * hyper speaks HTTP to apps, on the admin port and at token endpoints, and h2 speaks HTTP/2 to
-//!   upstreams. HTTP/1.1 to upstreams is the only HTTP that is written here (`upstream/http1`).
-//! * [`secret`], [`clock`], `catch_unwind`: under everything else.
+//! * [`admin`], [`metrics`]: output for operators.
+//! * [`app`], [`runtime`]: wiring and threads. [`cli`]: one file for each verb. [`demo`]: fake
+//!   vendors with the proxy in front.
+//! * [`secret`], [`clock`], `fields`, `catch_unwind`: used by all others.
 //!
-//! `tests/architecture.rs` checks who may import whom: `cli → app → {proxy, provider, admin, runtime}`; `proxy` sees of `provider`
-//! only the cell's reading half; `dialect` and `config` import nothing above them.
+//! hyper speaks HTTP to apps, on the admin port and to token endpoints; h2 speaks HTTP/2 to
+//! upstreams. Only HTTP/1.1 to upstreams is implemented here (`upstream/http1`).
+//! `tests/architecture.rs` checks the imports between modules.
 //!
 //! # Threads
 //!
-//! The control thread runs the refreshers, the admin port and the signals. Each worker (one by default) is a thread with a
-//! current-thread runtime, its own connections and its own upstream pools; workers share the configuration snapshot, the cells and
-//! the metric handles, all immutable or atomic. So load never delays a refresh, and a scrape never delays a request. One worker
-//! accepts for itself; several are dealt connections by an acceptor, to the one that has the fewest.
+//! The control thread runs the refreshers, the admin port and the signal handlers. Each worker (one
+//! by default) is a thread with a current-thread runtime, its own connections and its own upstream
+//! pools. Workers share the configuration snapshot, the cells and the metrics, which are immutable
+//! or atomic. So load never delays a refresh, and a scrape never delays a request. A single worker
+//! accepts its own connections; for several, an acceptor deals each to the least busy one.
 //!
-//! # What always holds
+//! # Invariants
 //!
-//! * A request leaves with a token that both clocks call valid at that moment, or it does not leave (fail closed). The one
-//!   exception is what `existing_credential = "keep"` asks for.
-//! * Only [`proxy`]'s `authorize::stamp` writes a credential on a request, and it replaces what the app sent in its place.
-//! * Only the refresher writes a cell, and each identity has one refresher: one fetch in flight, whatever the load.
-//! * A token goes to its upstream's configured origin. Redirects are passed back to the app, never followed.
-//! * A failed refresh takes nothing away: the old token serves until it expires.
-//! * A one-time input is marked as spent, on disk, before it is sent.
-//! * [`secret::Secret`] is the only form in which credentials travel; it cannot be printed.
-//! * Errors become responses in `proxy/respond.rs` only, by a match without a catch-all arm.
+//! * A request leaves only with a token that both clocks consider valid (fail closed), except under
+//!   `existing_credential = "keep"`.
+//! * Only `authorize::stamp` of [`proxy`] writes a credential on a request, replacing the app's.
+//! * Only the refresher writes a cell, and each identity has one refresher: one fetch in flight.
+//! * A token goes only to the configured origin of its upstream. Redirects are passed to the app.
+//! * A failed refresh keeps the old token until that token expires.
+//! * A one-time input is durably marked as spent before it is sent.
+//! * Credentials are always a [`secret::Secret`], which cannot be printed.
+//! * Only `proxy/respond.rs` turns errors into responses, by a match without a catch-all arm.
 //!
-//! # Tokens of which only one lives
+//! # Single-active tokens
 //!
-//! Such a vendor kills token g at the moment it issues g+1, which is before g+1 is known here. So the refresher dials, then closes the
-//! cell's gate to requests that cannot be repeated, waits at most 2 s for the response heads of those on the wire, closes it to all,
-//! writes the exchange, and publishes token and open gate in one store. What can happen in between:
+//! A single-active vendor invalidates token g when it issues g+1, before g+1 arrives here. So the
+//! refresher dials, closes the cell's gate to requests that cannot be replayed, waits at most 2 s
+//! for the response heads of those in flight, closes the gate to all requests, sends the exchange,
+//! and publishes token and open gate in one store. Possible races:
 //!
-//! * *A request reads the open gate while the refresher closes it.* It registers on the wire first and then looks at the gate again;
-//!   the refresher closes first and then looks at the wire. A fence stands between the two in both, so that at least one sees the other:
-//!   the request turns back and waits, or the refresher waits for it. Which worker the request is on makes no difference.
-//! * *A request that can be repeated is not counted.* It may have read the gate just before it shut, or be on the wire with g when the
-//!   vendor kills g. It is rejected, waits for the fetch in flight, and is sent again with g+1. Its report of g reaches the refresher after
-//!   g+1 is published, names a generation that is not current, and starts nothing: two rejections never make two fetches.
-//! * *The token and the gate disagree.* They cannot: both are in one allocation behind one pointer. Nobody sees g with the gate of
-//!   g+1 open, and whoever waits is woken after the store.
+//! * *A request reads an open gate while the refresher closes it.* The request registers as in
+//!   flight, then reads the gate again; the refresher closes the gate, then counts the requests in
+//!   flight. Both have a fence in between, so that at least one sees the other: the request waits
+//!   for the gate, or the refresher waits for the request.
+//! * *A replayable request is not counted.* It may be in flight with g when g dies. After the
+//!   rejection it waits for the fetch and is sent again with g+1. Its report names generation g,
+//!   which is no longer current, and so starts no second fetch.
+//! * *Token and gate disagree.* Impossible: both are in one allocation behind one pointer.
 //! * *The dial fails.* Nothing was closed.
-//! * *The answer is lost.* g may be dead, and g+1 is nobody's. The exchange is repeated at once, behind the closed gate; g+2 heals
-//!   all. If that fails, too, the gate opens with g, which may live, marked as suspect: its first rejection renews at once, whatever pauses
-//!   there are; after that the pauses rule, or a dead endpoint would be hammered. One-time inputs are not repeated. A plain refusal issues
-//!   nothing, so it is neither repeated nor makes g suspect.
-//! * *The 2 s are over.* Whoever is still on the wire and cannot be repeated may see a 401. It is of an older generation, and the next
-//!   exchange does not wait for it again. A response that has begun, or an upgraded connection, is never touched.
-//! * *The refresher fails in the middle.* A panic ends as a failed fetch and opens the gate; when the refresher is gone, so is the
-//!   process or the provider, and those who wait are told. No wait at the gate is longer than `token_wait`.
+//! * *The response is lost.* g may be dead and g+1 lost. The exchange is repeated at once with the
+//!   gate closed, unless it spends a one-time input. If the second exchange fails too, the gate
+//!   opens with g marked as suspect: its first rejection renews at once, later ones with backoff.
+//!   A plain refusal issues no token, and so is not repeated.
+//! * *The 2 s are over.* A request in flight that cannot be replayed may get a 401. The next
+//!   exchange does not wait for it again. Responses that have begun are never cut off.
+//! * *The refresher fails.* A panic counts as a failed fetch and opens the gate. If the refresher
+//!   ends, waiting requests fail. No request waits at the gate for longer than `token_wait`.
 //!
-//! `provider/cell/interleavings.rs` walks all orders of these steps on the real cell.
+//! `provider/cell/interleavings.rs` tests all orders of these steps on the real cell.
 //!
 //! # Reload
 //!
-//! A new configuration is read, checked and compared with the running one before anything changes (`app/reload.rs`). What did not change
-//! lives on: a target with its connections, a refresher with its token; a changed secret is handed to the running refresher. Requests
-//! keep the [`proxy::Snapshot`] that they started with. New listeners are bound before anything changes; one that is kept is not touched,
-//! and one that goes lets in whoever waits at it ([`proxy::door`]).
+//! A new configuration is read, checked and compared with the running one before anything changes
+//! (`app/reload.rs`). Unchanged targets keep their connections and unchanged refreshers their
+//! token; a changed secret is passed to the running refresher. Requests keep the
+//! [`proxy::Snapshot`] with which they started. New listeners are bound before anything changes,
+//! and removed ones first accept all waiting connections.
 //!
-//! # What is not here
+//! # Deliberately absent
 //!
-//! * No lock is taken to read a token, and none is held across an await.
-//! * No vendor has code of its own.
-//! * No timer is set for each request on the app's side: connections, while there are any, are looked at four times a second
-//!   (`proxy/watch.rs`).
-//! * No switch turns certificate verification off.
+//! * No lock to read a token, and no lock held across an await.
+//! * No code for single vendors.
+//! * No timer for each app request: connections are checked four times a second (`proxy/watch.rs`).
+//! * No switch to turn off certificate verification.
 //! * No `unsafe`.
 
 pub mod admin;

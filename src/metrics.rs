@@ -278,7 +278,7 @@ impl Default for Metrics {
 pub struct UpstreamMetrics {
     name: Arc<str>,
     requests: IntCounterVec,
-    /// Counters by first digit, then by the other two. Boxed: most upstreams use one or two classes.
+    /// Counters by first digit, then by the rest. Boxed: most upstreams use one or two classes.
     by_code: Arc<[OnceLock<Box<[OnceLock<IntCounter>; 100]>>; 5]>,
     pub duration: Histogram,
     pub in_flight: IntGauge,

@@ -190,8 +190,6 @@ pub fn groups(providers: &[Arc<Provider>]) -> Vec<Vec<Arc<Provider>>> {
     groups
 }
 
-// === impl Deps ===
-
 impl Deps {
     pub fn new(
         store: Arc<dyn Store>,
@@ -209,8 +207,6 @@ impl Deps {
         }
     }
 }
-
-// === impl Handle ===
 
 impl Handle {
     pub fn name(&self) -> &str {

@@ -28,7 +28,7 @@ use crate::secret::Secret;
 pub struct Tokens(Arc<Mutex<HashMap<String, Link>>>);
 
 /// Link between one provider and the buyers that use its token.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct Link {
     token: watch::Sender<Option<ChainedToken>>,
     /// Newest generation that a vendor refused for a buyer.
@@ -70,46 +70,32 @@ pub(super) struct Inner {
     reported: bool,
 }
 
-// === impl Tokens ===
-
 impl Tokens {
     pub(super) fn link(&self, identity: &str) -> Link {
         let mut links = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Drops links whose provider and buyers are gone.
         links.retain(|_, link| link.is_used());
-        links
-            .entry(identity.to_owned())
-            .or_insert_with(Link::new)
-            .clone()
+        links.entry(identity.to_owned()).or_default().clone()
     }
 
     /// Publishes a token that never changes, for processes without refreshers.
     pub fn tell(&self, identity: &str, token: Secret) {
-        let link = Link {
-            fixed: true,
-            ..Link::new()
-        };
-        link.token.send_replace(Some(ChainedToken {
+        let token = ChainedToken {
             token,
             generation: 1,
             life: None,
-        }));
+        };
+        let link = Link {
+            token: watch::Sender::new(Some(token)),
+            fixed: true,
+            ..Link::default()
+        };
         let mut links = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         links.insert(identity.to_owned(), link);
     }
 }
 
-// === impl Link ===
-
 impl Link {
-    fn new() -> Self {
-        Self {
-            token: watch::Sender::new(None),
-            refused: watch::Sender::new(0),
-            fixed: false,
-        }
-    }
-
     /// The map holds one sender.
     fn is_used(&self) -> bool {
         self.fixed || self.token.sender_count() > 1
@@ -150,8 +136,6 @@ impl Link {
         token.as_ref().filter(usable).cloned()
     }
 }
-
-// === impl Inner ===
 
 impl Inner {
     pub(super) fn new(provider: &Provider, key: StateKey, tokens: &Tokens) -> Self {
@@ -210,12 +194,13 @@ impl Inner {
                 continue;
             };
             let token = self.links.get(name).and_then(|link| link.usable(now));
-            let ChainedToken {
-                token, generation, ..
-            } = token.ok_or_else(|| name.clone())?;
-            let digest = digest(&self.key, name, &token);
-            self.used.insert(name.clone(), Used { digest, generation });
-            into.insert(variable.clone(), Var::Text(token));
+            let chained = token.ok_or_else(|| name.clone())?;
+            let used = Used {
+                digest: digest(&self.key, name, &chained.token),
+                generation: chained.generation,
+            };
+            self.used.insert(name.clone(), used);
+            into.insert(variable.clone(), Var::Text(chained.token));
         }
         Ok(())
     }
@@ -244,19 +229,18 @@ impl Inner {
             let mut tokens = link.token.subscribe();
             let used = self.used.get(name).map(|used| used.digest.clone());
             let missed = self.missed.get(name).copied();
-            if used.is_none() && missed.is_none() {
-                continue;
-            }
             let (key, name) = (self.key.clone(), name.clone());
             changes.push(Box::pin(async move {
-                let other = |token: &Option<ChainedToken>| {
-                    token.as_ref().is_some_and(|token| match (&used, missed) {
-                        (_, Some(missed)) => Some(token.generation) != missed,
-                        (Some(used), None) => digest(&key, &name, &token.token) != *used,
-                        (None, None) => false,
-                    })
+                let differs = |token: &ChainedToken| match (missed, &used) {
+                    (Some(missed), _) => Some(token.generation) != missed,
+                    (None, Some(used)) => digest(&key, &name, &token.token) != *used,
+                    (None, None) => false,
                 };
-                if tokens.wait_for(other).await.is_err() {
+                if (tokens
+                    .wait_for(|token| token.as_ref().is_some_and(differs))
+                    .await)
+                    .is_err()
+                {
                     std::future::pending::<()>().await;
                 }
             }));

@@ -28,8 +28,6 @@ const COMMANDS_AT_ONCE: usize = 16;
 /// Failure to read a value. Names the key, never the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InputError {
-    #[error("{key}: {} is empty", path.display())]
-    EmptyFile { key: String, path: PathBuf },
     #[error("{key}: the token of another provider cannot be used here")]
     OtherProvider { key: String },
     #[error("{key}: cannot read {}: {reason}", path.display())]
@@ -191,14 +189,7 @@ async fn read_file(key: &str, path: &Path) -> Result<Secret, InputError> {
         reason,
     };
     let bytes = (read_bytes(path).await).map_err(|error| failed(error.to_string()))?;
-    let secret = text(&bytes).map_err(|reason| failed(reason.to_owned()))?;
-    if secret.is_empty() {
-        return Err(InputError::EmptyFile {
-            key: key.to_owned(),
-            path: path.to_owned(),
-        });
-    }
-    Ok(secret)
+    text(&bytes).map_err(|content| failed(format!("the file holds {content}")))
 }
 
 async fn read_bytes(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
@@ -240,11 +231,7 @@ async fn output(words: &[String]) -> Result<Secret, String> {
             "failed ({status}); its standard error is not shown, as it may hold a secret"
         ));
     }
-    let secret = text(&bytes).map_err(str::to_owned)?;
-    if secret.is_empty() {
-        return Err("printed nothing".to_owned());
-    }
-    Ok(secret)
+    text(&bytes).map_err(|content| format!("printed {content}"))
 }
 
 async fn read_capped(source: impl AsyncRead + Unpin) -> std::io::Result<Zeroizing<Vec<u8>>> {
@@ -257,14 +244,16 @@ async fn read_capped(source: impl AsyncRead + Unpin) -> std::io::Result<Zeroizin
     }
 }
 
-/// Returns UTF-8 text without one trailing newline.
+/// Returns the text without one trailing newline, or what is there instead of a text.
 fn text(bytes: &[u8]) -> Result<Secret, &'static str> {
-    let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8 text")?;
+    let text = std::str::from_utf8(bytes).map_err(|_| "bytes that are not UTF-8")?;
     let text = text
-        .strip_suffix("\r\n")
-        .or_else(|| text.strip_suffix('\n'))
-        .unwrap_or(text);
-    Ok(Secret::new(text))
+        .strip_suffix('\n')
+        .map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
+    match text.is_empty() {
+        true => Err("nothing"),
+        false => Ok(Secret::new(text)),
+    }
 }
 
 #[cfg(test)]
@@ -320,8 +309,8 @@ mod tests {
     async fn errors_name_the_key_and_never_the_value() {
         let dir = tempfile::tempdir().unwrap();
         for (value, expected) in [
-            (file(&dir, "empty", ""), "is empty"),
-            (file(&dir, "newline", "\n"), "is empty"),
+            (file(&dir, "empty", ""), "holds nothing"),
+            (file(&dir, "newline", "\n"), "holds nothing"),
             (Value::File(dir.path().join("absent")), "cannot read"),
             (
                 command(&["/nonexistent/prog", "hunter2"]),

@@ -107,8 +107,6 @@ pub enum LoginError {
     NotKept(StoreError),
 }
 
-// === impl Login ===
-
 impl Login {
     /// Fails if the provider needs no input from a person.
     pub fn new(provider: Arc<Provider>) -> Result<Self, LoginError> {
@@ -213,10 +211,8 @@ async fn keep(
     rules: &LifeCycle,
 ) -> Result<LoggedIn, LoginError> {
     let life = Life::new(fetched.issued.expiry, rules, fetched.sent, 0.0);
-    source
-        .keep(fetched, &life)
-        .await
-        .map_err(LoginError::NotKept)?;
+    let kept = source.keep(fetched, &life).await;
+    kept.map_err(LoginError::NotKept)?;
     Ok(LoggedIn {
         expires_at: life.expires_at,
         renewable: source.has_refresh_token(),

@@ -15,7 +15,6 @@ mod seal;
 mod visitor;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -80,7 +79,7 @@ pub enum Beside {
 
 /// Name of an identity's record: a hash, because identities hold values that file names must not
 /// show.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StateKey(String);
 
 /// Record of one identity.
@@ -224,8 +223,6 @@ async fn read_keys(values: &[config::Value]) -> Result<Keys, StoreError> {
     Ok(Keys::new(keys))
 }
 
-// === impl Saved ===
-
 impl Saved {
     /// Applies an update of another process: its tokens replace these, and its spent inputs are
     /// added.
@@ -251,8 +248,6 @@ impl Saved {
     }
 }
 
-// === impl StateKey ===
-
 impl StateKey {
     pub fn new(identity: &str) -> Self {
         Self(hex(&Sha256::digest(identity.as_bytes())))
@@ -272,12 +267,6 @@ impl StateKey {
             hash.update(part);
         }
         hex(&hash.finalize())
-    }
-}
-
-impl fmt::Debug for StateKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 

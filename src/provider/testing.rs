@@ -1,4 +1,4 @@
-//! Providers, vendors and a captured log, for the tests of this flow.
+//! Providers, vendors and a captured log for the tests of the control flow.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
@@ -18,7 +18,7 @@ use crate::dialect::{Class, Source};
 use crate::provider::exchange::{Answered, Call, Fetch, FetchError, Fetched, Line, Pending};
 use crate::upstream::connect::{ConnectError, Peer};
 
-/// A provider of a dialect given in TOML, as `configure` leaves it.
+/// A provider of a dialect in TOML, changed by `configure`.
 pub(super) fn provider(
     name: &str,
     dialect: &str,
@@ -86,8 +86,10 @@ pub(super) fn literal(text: &str) -> Value {
 /// A repeatable grant without refresh.
 pub(super) const CLIENT_CREDENTIALS: &str = r#"
 default_grant = "main"
-[grants.main]
-form = { grant_type = "client_credentials", client_id = "{client_id}", client_secret = "{client_secret}" }
+[grants.main.form]
+grant_type = "client_credentials"
+client_id = "{client_id}"
+client_secret = "{client_secret}"
 [response]
 token = "/access_token"
 expires = "/expires_in"
@@ -163,7 +165,7 @@ fn compile(dialect: &str) -> Plan {
     .unwrap()
 }
 
-/// A vendor that does as it is told and writes down what it was asked.
+/// A scripted vendor that records its requests.
 pub(super) struct FakeVendor {
     clock: Clock,
     script: Mutex<Script>,
@@ -172,7 +174,7 @@ pub(super) struct FakeVendor {
 struct Script {
     calls: Vec<Asked>,
     answers: VecDeque<Reply>,
-    /// When the script is over.
+    /// Reply after the end of the script.
     always: Reply,
     takes: Duration,
     dialling_takes: Duration,
@@ -180,7 +182,7 @@ struct Script {
     most_in_flight: u32,
 }
 
-/// One request as the vendor saw it.
+/// One request that the vendor received.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Asked {
     /// Since the vendor was made.
@@ -193,17 +195,17 @@ pub(super) struct Asked {
 pub(super) enum Reply {
     /// Token and life in seconds.
     Token(&'static str, u64),
-    /// A token of its own each time, with this life in seconds.
+    /// A new token each time, with this life in seconds.
     Fresh(u64),
     /// Access token, refresh token, life in seconds.
     Pair(&'static str, &'static str, u64),
     Refuse(Class, &'static str),
     RetryAfter(u64),
-    /// Nothing answers: the dial fails, nothing is sent.
+    /// The dial fails; nothing is sent.
     NoDial,
-    /// The request is sent and the connection lost.
+    /// The connection is lost after the request.
     Lost,
-    /// A defect of ours.
+    /// The request panics.
     Panic,
 }
 
@@ -254,7 +256,7 @@ impl FakeVendor {
     }
 }
 
-/// So that the trait can be implemented for a shared vendor.
+/// Implements `Fetch` for a shared vendor.
 pub(super) struct FakeFetch(pub(super) Arc<FakeVendor>, pub(super) Instant);
 
 struct FakeLine {
@@ -385,12 +387,12 @@ impl Reply {
     }
 }
 
-/// Everything that is logged on this thread, at every level.
+/// All log lines of this thread, at every level.
 #[derive(Clone, Default)]
 pub(super) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
-    /// Logging goes here until the guard is dropped.
+    /// Captures logging until the guard is dropped.
     pub(super) fn capture(&self) -> tracing::subscriber::DefaultGuard {
         let log = self.clone();
         tracing::subscriber::set_default(

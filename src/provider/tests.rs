@@ -1,4 +1,4 @@
-//! The refresher over a vendor that does as it is told, on paused time.
+//! Tests of the refresher with a scripted vendor, on paused time.
 
 mod chained;
 mod issuer;
@@ -74,7 +74,7 @@ fn simple() -> Provider {
     provider("x", CLIENT_CREDENTIALS, |_| {})
 }
 
-/// What a request would send.
+/// The credential that a request would carry.
 fn sent(handle: &Handle, token: &Token) -> String {
     let reader = handle.reader();
     let (_, value) = &reader.injection(token).headers[0];
@@ -87,7 +87,7 @@ fn current(handle: &Handle) -> Option<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_token_is_fetched_unasked_and_wakes_who_waits() {
+async fn first_token_is_fetched_at_start_and_wakes_waiters() {
     let world = World::new(Reply::Token("t1", 3600));
     let handle = world.spawn(simple());
     assert_eq!(handle.status().state, State::Missing);
@@ -103,7 +103,7 @@ async fn the_first_token_is_fetched_unasked_and_wakes_who_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn refreshed_ahead_of_expiry_for_ever() {
+async fn token_is_refreshed_before_each_expiry() {
     let world = World::new(Reply::Fresh(100));
     let handle = world.spawn(simple());
     assert!(handle.first_token().await);
@@ -111,12 +111,12 @@ async fn refreshed_ahead_of_expiry_for_ever() {
         assert!(current(&handle).is_some());
         sleep(Duration::from_secs(1)).await;
     }
-    // A life of 100 s is refreshed after 79 s (a fifth before, and jitter).
+    // A token of 100 s is refreshed after 79 s: a fifth before the end, plus jitter.
     assert_eq!(world.vendor.count(), 13);
 }
 
 #[tokio::test(start_paused = true)]
-async fn lives_of_a_second_and_of_ten_years() {
+async fn token_lives_of_one_second_and_ten_years_work() {
     for (life, run, most) in [(1, 60, 130), (10 * 365 * 24 * 3600, 30 * 24 * 3600, 1)] {
         let world = World::new(Reply::Fresh(life));
         let handle = world.spawn(simple());
@@ -132,7 +132,7 @@ async fn lives_of_a_second_and_of_ten_years() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_refresh_keeps_the_token_until_it_expires_and_no_longer() {
+async fn failed_refresh_keeps_the_token_until_it_expires() {
     let world = World::new(Reply::Refuse(Class::Transient, "down"));
     world.vendor.then([Reply::Token("t1", 100)]);
     let handle = world.spawn(simple());
@@ -157,7 +157,7 @@ async fn a_failed_refresh_keeps_the_token_until_it_expires_and_no_longer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn transient_and_permanent_failures_are_paced_differently() {
+async fn permanent_failures_back_off_longer_than_transient_ones() {
     let an_hour = Duration::from_secs(3600);
     for (class, at_least, at_most) in [(Class::Transient, 80, 200), (Class::Permanent, 4, 4)] {
         let world = World::new(Reply::Refuse(class, "no"));
@@ -171,9 +171,9 @@ async fn transient_and_permanent_failures_are_paced_differently() {
     }
 }
 
-/// DESIGN.md §6.3: an account must not be locked out, whatever the vendor mixes in and however many requests come.
+/// An account must not be locked out, for any mix of failures and any number of requests.
 #[tokio::test(start_paused = true)]
-async fn a_wrong_password_is_sent_3_times_in_30_minutes_and_28_times_a_day() {
+async fn wrong_password_is_sent_3_times_in_30_minutes_and_28_times_a_day() {
     for mixed in [
         None,
         Some(Reply::Refuse(Class::Transient, "500")),
@@ -212,9 +212,9 @@ async fn a_wrong_password_is_sent_3_times_in_30_minutes_and_28_times_a_day() {
     }
 }
 
-/// A dial that fails has sent nothing: whoever holds the old token goes on with it, and nobody waits meanwhile.
+/// A failed dial sends nothing: the old token stays in use and no request waits.
 #[tokio::test(start_paused = true)]
-async fn a_failed_dial_never_closes_the_gate() {
+async fn failed_dial_keeps_the_gate_open() {
     let world = World::new(Reply::Fresh(3600));
     let handle = world.spawn(single_active());
     assert!(handle.first_token().await);
@@ -232,14 +232,14 @@ async fn a_failed_dial_never_closes_the_gate() {
     }
     assert!(refreshing.await.unwrap().is_err());
     assert!(!is_closed(&handle));
-    // Nor does it make anybody suspect the token: its rejection waits as long as any other.
+    // The token is not suspect either: its rejection waits for the backoff.
     handle.reader().reject(1);
     sleep(Duration::from_millis(100)).await;
     assert_eq!(world.vendor.count(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_after_is_honoured() {
+async fn retry_after_delays_the_next_fetch() {
     let world = World::new(Reply::Token("t1", 100));
     world.vendor.then([Reply::RetryAfter(50)]);
     let handle = world.spawn(simple());
@@ -248,7 +248,7 @@ async fn retry_after_is_honoured() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_fetch_serves_everybody() {
+async fn concurrent_waiters_share_one_fetch() {
     let world = World::new(Reply::Token("t1", 3600));
     world.vendor.takes(Duration::from_secs(2));
     let handle = world.spawn(simple());
@@ -270,7 +270,7 @@ async fn one_fetch_serves_everybody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_cannot_be_helped_in_time_is_told_at_once() {
+async fn waiters_fail_at_once_if_no_token_can_come_in_time() {
     let world = World::new(Reply::Refuse(Class::Permanent, "invalid_client"));
     let handle = world.spawn(simple());
     let error = handle.reader().newer(0, WAIT).await.err().unwrap();
@@ -288,7 +288,7 @@ async fn whoever_cannot_be_helped_in_time_is_told_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_same_token_again_is_the_same_generation_and_no_hot_loop() {
+async fn unchanged_token_keeps_its_generation_and_backs_off() {
     let world = World::new(Reply::Token("t1", 3600));
     let handle = world.spawn(simple());
     assert!(handle.first_token().await);
@@ -298,7 +298,7 @@ async fn the_same_token_again_is_the_same_generation_and_no_hot_loop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejected_generation_is_renewed_once() {
+async fn rejected_generation_is_renewed_once() {
     let world = World::new(Reply::Fresh(36_000));
     let handle = world.spawn(simple());
     let reader = handle.reader();
@@ -309,11 +309,11 @@ async fn a_rejected_generation_is_renewed_once() {
     }
     let token = reader.newer(1, WAIT).await.unwrap();
     assert_eq!(token.generation, 2);
-    // A late rejection of what is already replaced.
+    // A late rejection of a replaced generation.
     reader.reject(1);
     sleep(Duration::from_secs(60)).await;
     assert_eq!(world.vendor.count(), 2);
-    // And within min_interval of a fetch, a renewal waits.
+    // A renewal waits for min_interval after a fetch.
     reader.reject(2);
     assert_eq!(reader.newer(2, WAIT).await.unwrap().generation, 3);
     reader.reject(3);
@@ -323,7 +323,7 @@ async fn a_rejected_generation_is_renewed_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rejections_that_the_vendor_answers_with_the_same_token_slow_down() {
+async fn rejections_back_off_if_the_vendor_returns_the_same_token() {
     let world = World::new(Reply::Token("t1", 36_000));
     let handle = world.spawn(simple());
     let reader = handle.reader();
@@ -339,7 +339,7 @@ async fn rejections_that_the_vendor_answers_with_the_same_token_slow_down() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_suspend_costs_one_fetch_and_no_request() {
+async fn suspend_costs_one_fetch_and_no_request() {
     let world = World::new(Reply::Fresh(3600));
     let handle = world.spawn(simple());
     assert!(handle.first_token().await);
@@ -351,14 +351,14 @@ async fn a_suspend_costs_one_fetch_and_no_request() {
     assert_eq!(token.generation, 2);
     assert!(before.elapsed() < Duration::from_secs(1));
     assert_eq!(world.vendor.count(), 2);
-    // Without any request it is noticed too.
+    // The suspend is noticed without any request.
     world.clock.suspend(Duration::from_secs(8 * 3600));
     sleep(Duration::from_secs(31)).await;
     assert_eq!(world.vendor.count(), 3);
 }
 
 #[tokio::test(start_paused = true)]
-async fn steps_of_the_wall_clock_never_send_an_expired_token() {
+async fn wall_clock_steps_never_release_an_expired_token() {
     for step in [-3600, 3600] {
         let world = World::new(Reply::Fresh(1800));
         let handle = world.spawn(simple());
@@ -366,7 +366,7 @@ async fn steps_of_the_wall_clock_never_send_an_expired_token() {
         sleep(Duration::from_secs(100)).await;
         world.clock.step_wall(step);
         let token = handle.reader().newer(0, WAIT).await.unwrap();
-        // A jump ahead makes the token look dead; a jump back must not make it live longer.
+        // A step forward makes the token look expired; a step back must not extend its life.
         assert_eq!(token.generation, if step > 0 { 2 } else { 1 });
         world.vendor.always(Reply::Refuse(Class::Transient, "down"));
         sleep(Duration::from_secs(1800)).await;
@@ -375,7 +375,7 @@ async fn steps_of_the_wall_clock_never_send_an_expired_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_by_hand_answers_when_it_is_done() {
+async fn manual_refresh_returns_after_the_fetch() {
     let world = World::new(Reply::Fresh(3600));
     let handle = world.spawn(simple());
     assert!(handle.first_token().await);
@@ -394,14 +394,14 @@ async fn a_refresh_by_hand_answers_when_it_is_done() {
         panic!("the vendor refused");
     };
     assert!(reason.contains("invalid_client"), "{reason}");
-    // It ends a permanent pause.
+    // A manual refresh ends a permanent backoff.
     world.vendor.always(Reply::Fresh(3600));
     sleep(WAIT).await;
     assert_eq!(handle.refresh().await, Ok(()));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_changed_credential_file_ends_a_permanent_pause() {
+async fn changed_credential_file_ends_a_permanent_backoff() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("secret");
     std::fs::write(&path, "wrong").unwrap();
@@ -421,7 +421,7 @@ async fn a_changed_credential_file_ends_a_permanent_pause() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_missing_credential_file_asks_nobody_and_is_named() {
+async fn missing_credential_file_is_named_and_nothing_is_sent() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("secret");
     let world = World::new(Reply::Token("t1", 3600));
@@ -439,7 +439,7 @@ async fn a_missing_credential_file_asks_nobody_and_is_named() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_is_dead_when_it_comes_is_never_used() {
+async fn token_that_arrives_expired_is_never_used() {
     let world = World::new(Reply::Fresh(1));
     world.vendor.takes(Duration::from_millis(1500));
     let handle = world.spawn(simple());
@@ -458,7 +458,7 @@ async fn a_token_that_is_dead_when_it_comes_is_never_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_defect_costs_one_fetch() {
+async fn panic_costs_one_fetch() {
     let world = World::new(Reply::Fresh(3600));
     world.vendor.then([Reply::Panic]);
     let handle = world.spawn(simple());
@@ -466,9 +466,9 @@ async fn a_defect_costs_one_fetch() {
     assert_eq!(world.vendor.count(), 2);
 }
 
-/// Rejections keep the refresher busy; it looks at the file all the same.
+/// Rejections keep the refresher busy, but credential files are still checked.
 #[tokio::test(start_paused = true)]
-async fn a_storm_of_rejections_does_not_hide_a_new_file() {
+async fn changed_file_is_noticed_during_many_rejections() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("token");
     std::fs::write(&path, "dead").unwrap();
@@ -484,7 +484,7 @@ async fn a_storm_of_rejections_does_not_hide_a_new_file() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn providers_of_one_identity_share_the_token_and_send_it_their_own_way() {
+async fn providers_of_one_identity_share_the_token_but_not_the_injection() {
     let world = World::new(Reply::Token("t1", 3600));
     let other = CLIENT_CREDENTIALS.replace("Authorization = \"Bearer ", "X-Token = \"");
     let named = |name: &str, dialect: &str| {
@@ -505,7 +505,7 @@ async fn providers_of_one_identity_share_the_token_and_send_it_their_own_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stopping_lets_the_fetch_under_way_end_and_nothing_follow() {
+async fn stop_waits_for_the_fetch_in_flight_and_starts_no_other() {
     let world = World::new(Reply::Token("t1", 1));
     world.vendor.takes(Duration::from_millis(500));
     let handle = world.spawn(simple());
@@ -518,7 +518,7 @@ async fn stopping_lets_the_fetch_under_way_end_and_nothing_follow() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_waits_for_what_cannot_be_asked_for_again_and_for_all_at_once() {
+async fn stop_all_waits_longer_for_unrepeatable_requests_and_concurrently() {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
     let world = World::with_store(Reply::Pair("t2", "r2", 100), Arc::clone(&store));
     world.vendor.then([Reply::Pair("t1", "r1", 100)]);
@@ -527,7 +527,7 @@ async fn the_end_waits_for_what_cannot_be_asked_for_again_and_for_all_at_once() 
     world.vendor.takes(Duration::from_secs(6));
     sleep(WAIT).await;
     assert_eq!(world.vendor.count(), 1);
-    // Three requests on their way, one of them with a refresh token.
+    // Three requests in flight, one of them with a refresh token.
     let refresh = tokio::spawn({
         let spends = spends.clone();
         async move { spends.refresh().await }
@@ -548,7 +548,7 @@ async fn the_end_waits_for_what_cannot_be_asked_for_again_and_for_all_at_once() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_is_told_to_stop_while_dialling_spends_nothing() {
+async fn stop_during_the_dial_spends_nothing() {
     let world = World::new(Reply::Pair("t1", "r1", 100));
     world.vendor.dialling_takes(Duration::from_secs(1));
     let handle = world.spawn(sms("123456"));
@@ -559,7 +559,7 @@ async fn whoever_is_told_to_stop_while_dialling_spends_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_handles_the_refresher_ends() {
+async fn refresher_ends_with_its_last_handle() {
     let world = World::new(Reply::Fresh(10));
     let handle = world.spawn(simple());
     assert!(handle.first_token().await);
@@ -569,10 +569,10 @@ async fn without_handles_the_refresher_ends() {
     assert_eq!(world.vendor.count(), count);
 }
 
-/// Faults in random order for an hour at a time: valid tokens are used to their end, dead ones never, and the end of
-/// the trouble is noticed within one step of the backoff.
+/// Random faults for an hour at a time: valid tokens are used until they expire, expired ones
+/// never, and recovery is noticed within one step of the backoff.
 #[tokio::test(start_paused = true)]
-async fn a_soak_in_faults() {
+async fn random_faults_never_release_an_expired_token() {
     for seed in 0..10 {
         let mut luck = fastrand::Rng::with_seed(seed);
         let world = World::new(Reply::Fresh(30));
@@ -593,7 +593,7 @@ async fn a_soak_in_faults() {
             sleep(Duration::from_secs(1)).await;
             let generation = handle.status().generation;
             if generation != last.0 {
-                // The token in hand names the request that brought it.
+                // The current token names the request that fetched it.
                 let token = current(&handle).unwrap();
                 let (_, number) = token.rsplit_once('-').unwrap();
                 last = (generation, issued(number.parse().unwrap()));
@@ -612,15 +612,13 @@ async fn a_soak_in_faults() {
     }
 }
 
-// Refresh tokens.
-
 #[tokio::test(start_paused = true)]
-async fn a_refresh_token_is_used_adopted_and_replaced_by_the_grant_when_dead() {
+async fn refresh_token_is_rotated_and_a_dead_one_falls_back_to_the_grant() {
     let world = World::new(Reply::Pair("t5", "r5", 100));
     world.vendor.then([
         Reply::Pair("t1", "r1", 100),
         Reply::Pair("t2", "r2", 100),
-        // None in the answer: the old one stays good.
+        // A response without a refresh token keeps the old one.
         Reply::Token("t3", 100),
         Reply::Refuse(Class::Permanent, "invalid_grant"),
     ]);
@@ -647,7 +645,7 @@ async fn a_refresh_token_is_used_adopted_and_replaced_by_the_grant_when_dead() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_client_does_not_cost_the_refresh_token() {
+async fn invalid_client_keeps_the_refresh_token() {
     let world = World::new(Reply::Refuse(Class::Permanent, "invalid_client"));
     world.vendor.then([Reply::Pair("t1", "r1", 100)]);
     let _handle = world.spawn(provider("x", PASSWORD, |_| {}));
@@ -658,10 +656,12 @@ async fn a_refused_client_does_not_cost_the_refresh_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_token_of_a_vendor_without_refresh_is_ignored() {
+async fn refresh_token_is_ignored_without_a_refresh_section() {
     let world = World::new(Reply::Pair("t1", "r1", 100));
-    let dialect = PASSWORD
-        .replace("[refresh]\nform = { grant_type = \"refresh_token\", refresh_token = \"{refresh_token}\" }\n", "");
+    let refresh = "[refresh]\n\
+        form = { grant_type = \"refresh_token\", refresh_token = \"{refresh_token}\" }\n";
+    assert!(PASSWORD.contains(refresh));
+    let dialect = PASSWORD.replace(refresh, "");
     let _handle = world.spawn(provider("x", &dialect, |_| {}));
     sleep(Duration::from_secs(170)).await;
     let calls = world.vendor.calls();
@@ -677,7 +677,7 @@ fn with_refresh_token(token: &str) -> Provider {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_refresh_token_grant_goes_on_from_the_stored_one_until_another_is_configured() {
+async fn stored_refresh_token_is_used_until_another_is_configured() {
     let world = World::new(Reply::Token("t", 100));
     world.vendor.then([
         Reply::Pair("t1", "r1", 36_000),
@@ -702,7 +702,7 @@ async fn the_refresh_token_grant_goes_on_from_the_stored_one_until_another_is_co
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_refresh_token_that_nothing_can_replace_needs_a_login() {
+async fn dead_refresh_token_without_a_fallback_needs_a_login() {
     let world = World::new(Reply::Refuse(Class::Permanent, "invalid_grant"));
     let handle = world.spawn(with_refresh_token("seed"));
     let error = handle.reader().newer(0, WAIT).await.err();
@@ -713,7 +713,7 @@ async fn a_dead_refresh_token_that_nothing_can_replace_needs_a_login() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_refresh_token_is_stored_before_it_is_used() {
+async fn new_refresh_token_is_stored_before_its_use() {
     let store = Arc::new(Recording::default());
     let world = World::with_store(Reply::Fresh(100), Arc::clone(&store) as Arc<dyn Store>);
     world
@@ -736,10 +736,8 @@ async fn a_new_refresh_token_is_stored_before_it_is_used() {
     assert!(stored("r2").is_some());
 }
 
-// Stores.
-
 #[tokio::test(start_paused = true)]
-async fn a_store_that_fails_withholds_no_token() {
+async fn failed_store_withholds_no_token() {
     let store = Arc::new(Recording::default());
     store.fail(true);
     let world = World::with_store(
@@ -751,7 +749,7 @@ async fn a_store_that_fails_withholds_no_token() {
     sleep(Duration::from_secs(1)).await;
     assert_eq!(current(&handle).as_deref(), Some("Bearer t1"));
     assert!(handle.status().last_error.unwrap().contains("store"));
-    // It is written as soon as that works again, long before the next exchange.
+    // The write is repeated as soon as the store works again, long before the next exchange.
     store.fail(false);
     sleep(Duration::from_secs(5)).await;
     assert_eq!(world.vendor.count(), 1);
@@ -763,7 +761,7 @@ async fn a_store_that_fails_withholds_no_token() {
     assert_eq!(refresh_tokens(), ["r1".into()]);
     assert_eq!(handle.status().last_error, None);
 
-    // Nor is it lost when the end comes first.
+    // The write is also repeated before a stop.
     store.fail(true);
     world.vendor.always(Reply::Pair("t2", "r2", 100));
     handle.refresh().await.unwrap();
@@ -773,7 +771,7 @@ async fn a_store_that_fails_withholds_no_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_token_that_could_not_be_kept_is_kept_before_it_is_sent() {
+async fn unsaved_refresh_token_is_saved_before_it_is_sent() {
     let store = Arc::new(Recording::default());
     store.fail(true);
     let world = World::with_store(
@@ -793,7 +791,7 @@ async fn a_refresh_token_that_could_not_be_kept_is_kept_before_it_is_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tokens_worth_keeping_survive_a_restart() {
+async fn costly_and_long_lived_tokens_survive_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let open = || FileStore::open(folder.path().to_owned(), Keys::new(Vec::new())).unwrap();
     let two_days = 2 * 24 * 3600;
@@ -822,8 +820,6 @@ async fn tokens_worth_keeping_survive_a_restart() {
     }
 }
 
-// One-time inputs.
-
 fn sms(code: &str) -> Provider {
     provider("x", SMS, |provider| {
         provider.variables.insert("sms".to_owned(), literal(code));
@@ -831,9 +827,9 @@ fn sms(code: &str) -> Provider {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_one_time_input_is_never_sent_twice() {
+async fn one_time_input_is_never_sent_twice() {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-    // The answer is lost: whether the vendor took it is unknown.
+    // The response is lost: the vendor may have accepted the input.
     let world = World::with_store(Reply::Lost, Arc::clone(&store));
     let handle = world.spawn(sms("123456"));
     let error = handle.reader().newer(0, WAIT).await.err();
@@ -843,7 +839,7 @@ async fn a_one_time_input_is_never_sent_twice() {
     handle.stop().await;
     assert_eq!(world.vendor.count(), 1);
 
-    // Not after a restart either; a new one is.
+    // The input is not sent after a restart either; a new one is.
     let world = World::with_store(Reply::Pair("t1", "r1", 3600), Arc::clone(&store));
     let handle = world.spawn(sms("123456"));
     let error = handle.reader().newer(0, WAIT).await.err();
@@ -853,7 +849,7 @@ async fn a_one_time_input_is_never_sent_twice() {
     let handle = world.spawn(sms("654321"));
     assert!(handle.first_token().await);
     assert_eq!(world.vendor.calls()[0].body, "grant_type=sms&sms=654321");
-    // From now on by the refresh token.
+    // Later fetches use the refresh token.
     sleep(Duration::from_secs(3600)).await;
     assert_eq!(
         world.vendor.calls()[1].body,
@@ -862,7 +858,7 @@ async fn a_one_time_input_is_never_sent_twice() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_the_vendors_own_words_end_a_refresh_token_that_no_grant_replaces() {
+async fn only_an_error_code_ends_a_refresh_token_without_a_fallback() {
     let dialect = SMS.replace("[response]", "[response]\npermanent = [\"44\"]");
     for (code, ends) in [
         ("403", false),
@@ -893,7 +889,7 @@ async fn only_the_vendors_own_words_end_a_refresh_token_that_no_grant_replaces()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_one_time_input_is_marked_before_it_leaves_and_not_by_a_failed_dial() {
+async fn one_time_input_is_marked_after_the_dial_and_before_it_is_sent() {
     let store = Arc::new(Recording::default());
     let world = World::with_store(
         Reply::Pair("t1", "r1", 3600),
@@ -905,7 +901,7 @@ async fn a_one_time_input_is_marked_before_it_leaves_and_not_by_a_failed_dial() 
     sleep(Duration::from_millis(100)).await;
     assert!(store.writes.lock().unwrap().is_empty());
     sleep(Duration::from_millis(900)).await;
-    // The request is on its way, its answer not there yet.
+    // The request is in flight.
     assert_eq!(world.vendor.count(), 1);
     let writes = store.writes.lock().unwrap().clone();
     assert_eq!(writes.len(), 1);
@@ -914,7 +910,7 @@ async fn a_one_time_input_is_marked_before_it_leaves_and_not_by_a_failed_dial() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_one_time_input_that_cannot_be_marked_is_not_sent() {
+async fn one_time_input_that_cannot_be_marked_is_not_sent() {
     let store = Arc::new(Recording::default());
     store.fail(true);
     let world = World::with_store(
@@ -931,7 +927,7 @@ async fn a_one_time_input_that_cannot_be_marked_is_not_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_missing_one_time_input_needs_a_login_and_a_file_brings_it() {
+async fn missing_one_time_input_needs_a_login_or_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sms");
     let world = World::new(Reply::Pair("t1", "r1", 3600));
@@ -956,10 +952,8 @@ async fn a_missing_one_time_input_needs_a_login_and_a_file_brings_it() {
     assert_eq!(world.vendor.count(), 2);
 }
 
-// Static tokens.
-
 #[tokio::test(start_paused = true)]
-async fn a_static_tokens_file_is_picked_up_within_5_seconds() {
+async fn changed_static_token_file_is_used_within_5_seconds() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("token");
     let world = World::new(Reply::Fresh(1));
@@ -980,7 +974,7 @@ async fn a_static_tokens_file_is_picked_up_within_5_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_static_tokens_own_expiry_is_honoured() {
+async fn static_jwt_expires_by_its_exp_claim() {
     use base64::Engine as _;
     let world = World::new(Reply::Fresh(1));
     let encode = |text: &str| base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(text);
@@ -994,10 +988,8 @@ async fn a_static_tokens_own_expiry_is_honoured() {
     assert_eq!(handle.status().state, State::Expired);
 }
 
-// Secrets.
-
 #[tokio::test(start_paused = true)]
-async fn no_secret_is_logged_or_told() {
+async fn no_secret_in_logs_or_status() {
     let log = Log::default();
     let _guard = log.capture();
     let world = World::new(Reply::Refuse(Class::Permanent, "invalid_grant"));
@@ -1032,7 +1024,7 @@ async fn no_secret_is_logged_or_told() {
     assert!(!told.contains("hunter2"), "{told}");
 }
 
-/// Remembers every write, and fails when told to.
+/// Records every write, and fails on demand.
 #[derive(Default)]
 struct Recording {
     inner: MemoryStore,
@@ -1070,13 +1062,13 @@ impl Store for Recording {
     }
 }
 
-/// Other keys for the same identity.
+/// Reconfigures with other keys of the same identity.
 async fn reconfigured(running: &[Handle], group: Vec<Provider>) -> Vec<Handle> {
     let group = group.into_iter().map(Arc::new).collect();
     reconfigure(running, group).await.unwrap()
 }
 
-/// With a header of its own beside what the dialect says.
+/// Adds a header to the injection of the dialect.
 fn also(name: &str, identity: &Provider, header: &str) -> Provider {
     let dialect = CLIENT_CREDENTIALS.replace(
         "headers = { Authorization",
@@ -1089,7 +1081,7 @@ fn also(name: &str, identity: &Provider, header: &str) -> Provider {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_changed_secret_keeps_the_token_and_is_sent_next_time() {
+async fn changed_secret_keeps_the_token_and_is_sent_next_time() {
     let world = World::new(Reply::Fresh(100));
     let handle = world.spawn(simple());
     assert!(handle.first_token().await);
@@ -1107,7 +1099,7 @@ async fn a_changed_secret_keeps_the_token_and_is_sent_next_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reload_that_touches_the_provider_ends_the_pause_after_a_refusal() {
+async fn reconfiguration_ends_the_backoff_after_a_refusal() {
     let world = World::new(Reply::Refuse(Class::Permanent, "invalid_client"));
     let handle = world.spawn(simple());
     sleep(Duration::from_secs(1)).await;
@@ -1120,7 +1112,7 @@ async fn a_reload_that_touches_the_provider_ends_the_pause_after_a_refusal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_life_cycle_keys_count_for_the_token_that_is_there() {
+async fn changed_life_cycle_keys_apply_to_the_current_token() {
     let world = World::new(Reply::Fresh(1000));
     let handle = world.spawn(simple());
     assert!(handle.first_token().await);
@@ -1134,7 +1126,7 @@ async fn other_life_cycle_keys_count_for_the_token_that_is_there() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_exchange_under_way_is_let_finish_and_stays_the_only_one() {
+async fn reconfiguration_waits_for_the_exchange_in_flight() {
     let world = World::new(Reply::Fresh(100));
     world.vendor.takes(Duration::from_secs(5));
     let handle = world.spawn(simple());
@@ -1147,7 +1139,7 @@ async fn an_exchange_under_way_is_let_finish_and_stays_the_only_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn old_readers_keep_what_they_were_promised() {
+async fn old_readers_stay_valid_after_reconfiguration() {
     let world = World::new(Reply::Fresh(100));
     let first = simple();
     let headers = |reader: &CellReader| -> Vec<String> {
@@ -1167,7 +1159,7 @@ async fn old_readers_keep_what_they_were_promised() {
         assert_eq!(headers(&reader), ["authorization"]);
         assert_eq!(headers(&handles[0].reader()), ["x-w", "authorization"]);
         assert_eq!(headers(&handles[1].reader()), ["x-x", "authorization"]);
-        // The same after the next token.
+        // Unchanged after the next token.
         sleep(Duration::from_secs(100)).await;
     }
     let names = ["w", "x"].map(|name| ("provider", name));
@@ -1178,7 +1170,7 @@ async fn old_readers_keep_what_they_were_promised() {
         assert!(fetched.unwrap() > 0.0);
     }
 
-    // Unchanged ones are the same readers; a place that nobody reads at is given away.
+    // Unchanged injections keep their readers; a member index without readers is reused.
     drop(reader);
     let group = vec![also("w", &first, "X-W"), also("y", &first, "X-Y")];
     let next = reconfigured(&handles, group).await;
@@ -1191,7 +1183,7 @@ async fn old_readers_keep_what_they_were_promised() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_static_token_is_taken_at_once() {
+async fn changed_static_token_is_used_at_once() {
     let world = World::new(Reply::NoDial);
     let handle = world.spawn(static_provider("x", literal("key-1")));
     assert!(handle.first_token().await);
@@ -1202,7 +1194,7 @@ async fn another_static_token_is_taken_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresher_that_has_ended_takes_no_configuration() {
+async fn reconfiguration_of_an_ended_refresher_fails() {
     let world = World::new(Reply::Fresh(100));
     let handle = world.spawn(simple());
     handle.stop().await;
@@ -1224,9 +1216,9 @@ fn is_closed(handle: &Handle) -> bool {
     handle.reader().is_closed(Traveller::Replayable)
 }
 
-/// DESIGN.md §6.5: the answer that was lost may have held the token that killed ours.
+/// The lost response may hold the token that killed the current one.
 #[tokio::test(start_paused = true)]
-async fn a_lost_answer_of_a_single_active_vendor_is_asked_for_once_more_at_once() {
+async fn lost_response_of_a_single_active_vendor_is_requested_again_at_once() {
     let world = World::new(Reply::Fresh(3600));
     let handle = world.spawn(single_active());
     assert!(handle.first_token().await);
@@ -1241,12 +1233,12 @@ async fn a_lost_answer_of_a_single_active_vendor_is_asked_for_once_more_at_once(
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_goes_wrong_the_gate_opens_again() {
+async fn gate_opens_after_every_failure() {
     let refused = Reply::Refuse(Class::Permanent, "invalid_client");
     for (replies, sent) in [
         (vec![Reply::NoDial], 0),
         (vec![Reply::Panic], 1),
-        // What was refused is not repeated.
+        // A refusal is not repeated.
         (vec![refused], 1),
         (vec![Reply::RetryAfter(60)], 1),
         (vec![Reply::Lost, Reply::NoDial], 1),
@@ -1265,12 +1257,12 @@ async fn whatever_goes_wrong_the_gate_opens_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_rejection_of_a_suspect_token_renews_at_once_and_only_once() {
+async fn rejection_of_a_suspect_token_renews_at_once_and_only_once() {
     let world = World::new(Reply::Fresh(3600));
     let handle = world.spawn(single_active());
     assert!(handle.first_token().await);
     sleep(Duration::from_secs(10)).await;
-    // Many failures: the next attempt is far away.
+    // After many failures, the next attempt is far away.
     world.vendor.always(Reply::NoDial);
     assert!(handle.refresh().await.is_err());
     sleep(Duration::from_secs(300)).await;
@@ -1290,7 +1282,7 @@ async fn the_rejection_of_a_suspect_token_renews_at_once_and_only_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_rejected_with_a_suspect_token_waits_for_the_renewal() {
+async fn request_rejected_with_a_suspect_token_waits_for_the_renewal() {
     let world = World::new(Reply::Fresh(3600));
     let handle = world.spawn(single_active());
     assert!(handle.first_token().await);

@@ -1,4 +1,4 @@
-//! Metadata as servers may answer them, without a network.
+//! Metadata responses of servers, without a network.
 
 use std::sync::Mutex;
 
@@ -12,7 +12,7 @@ use crate::provider::exchange::{Call, Fetched, Line, Pending};
 
 const ISSUER: &str = "https://id.example/realm";
 
-/// An issuer that answers each of its two addresses in turn.
+/// An issuer with one scripted response for each of its two addresses.
 struct Server {
     answers: Mutex<Vec<(u16, String)>>,
     headers: HeaderMap,
@@ -76,7 +76,7 @@ impl Line for Answering {
     }
 }
 
-/// Behind a proxy, but for what is inside.
+/// An environment with an egress proxy and one excluded host.
 struct Behind;
 
 impl Environment for Behind {
@@ -92,7 +92,8 @@ impl Environment for Behind {
 
 fn endpoint(lines: &str) -> Endpoint {
     let text = format!(
-        "[store]\nkind = 'file'\npath = '/tmp/x'\n[providers.x]\nissuer = '{ISSUER}'\nclient_id = 'c'\nclient_secret = 's'\n{lines}"
+        "[store]\nkind = 'file'\npath = '/tmp/x'\n\
+         [providers.x]\nissuer = '{ISSUER}'\nclient_id = 'c'\nclient_secret = 's'\n{lines}"
     );
     let config = Config::from_toml(&text, &Behind).unwrap();
     match &config.providers[0].source {
@@ -101,7 +102,7 @@ fn endpoint(lines: &str) -> Endpoint {
     }
 }
 
-/// These members and the issuer.
+/// Metadata with `members` and the issuer.
 fn metadata(mut members: Json) -> String {
     members["issuer"] = ISSUER.into();
     members.to_string()
@@ -114,7 +115,7 @@ async fn found(lines: &str, members: Json) -> Result<Endpoint, String> {
 }
 
 #[tokio::test]
-async fn what_is_said_for_the_issuers_host_stays_there() {
+async fn settings_of_the_issuers_host_do_not_apply_to_other_hosts() {
     let tls = "tls = { server_name = 'id.internal' }\n";
     let at = |lines: &'static str, url: &'static str| async move {
         let lines = format!("{tls}{lines}");
@@ -127,13 +128,13 @@ async fn what_is_said_for_the_issuers_host_stays_there() {
     let proxy = |name: &str| Some(name.to_owned());
     let same = at("", "https://id.example/token").await;
     assert_eq!(same, (proxy("proxy.example"), proxy("id.internal")));
-    // Another port is another server of the same name.
+    // Another port of the same host keeps the settings.
     let port = at("", "https://id.example:8443/token").await;
     assert_eq!(port, (proxy("proxy.example"), proxy("id.internal")));
     assert_eq!(at("", "https://inside.example/t").await, (None, None));
     let other = at("", "https://other.example/t").await;
     assert_eq!(other, (proxy("proxy.example"), None));
-    // What the provider says of its way out holds for all hosts.
+    // `proxy` of the provider applies to all hosts.
     let off = at("proxy = 'off'\n", "https://other.example/t").await;
     assert_eq!(off, (None, None));
     let own = at(
@@ -145,7 +146,7 @@ async fn what_is_said_for_the_issuers_host_stays_there() {
 }
 
 #[tokio::test]
-async fn a_browser_is_sent_where_the_issuer_says() {
+async fn browser_endpoint_comes_from_the_metadata() {
     let members = json!({
         "token_endpoint": "https://id.example/token",
         "authorization_endpoint": "https://login.example/authorize?x=1",
@@ -164,7 +165,7 @@ async fn a_browser_is_sent_where_the_issuer_says() {
         names_issuer: true,
     };
     assert_eq!(with_code.browser, rules);
-    // Who writes an address of its own has that one.
+    // A configured address takes precedence.
     let own = format!("{code}authorization_url = 'https://own.example/a'\n");
     let own = found(&own, members.clone()).await.unwrap();
     assert_eq!(
@@ -177,7 +178,7 @@ async fn a_browser_is_sent_where_the_issuer_says() {
         .unwrap();
     let url = device.device_authorization_url.as_deref();
     assert_eq!(url, Some("https://id.example/device"));
-    // Nobody is sent there: it is not looked at.
+    // An unused endpoint is not checked.
     let mut bad = members;
     bad["authorization_endpoint"] = "http://login.example/".into();
     assert!(found("", bad.clone()).await.is_ok());
@@ -186,13 +187,16 @@ async fn a_browser_is_sent_where_the_issuer_says() {
         told.contains("its authorization_endpoint is a plain http:// URL"),
         "{told}"
     );
-    let silent = json!({ "token_endpoint": "https://id.example/token", "authorization_endpoint": "https://a.example/" });
+    let silent = json!({
+        "token_endpoint": "https://id.example/token",
+        "authorization_endpoint": "https://a.example/",
+    });
     let silent = found(code, silent).await.unwrap();
     assert!(!silent.browser.lacks_s256 && !silent.browser.names_issuer);
 }
 
 #[tokio::test]
-async fn a_client_certificate_goes_to_the_alias() {
+async fn client_certificate_selects_the_mtls_alias() {
     let folder = tempfile::tempdir().unwrap();
     let (cert, key) = (folder.path().join("c.pem"), folder.path().join("k.pem"));
     std::fs::write(&cert, "-----BEGIN CERTIFICATE-----\n").unwrap();
@@ -209,7 +213,7 @@ async fn a_client_certificate_goes_to_the_alias() {
 }
 
 #[tokio::test]
-async fn metadata_that_cannot_be_used_are_told_and_asked_for_slowly() {
+async fn unusable_metadata_are_a_permanent_error() {
     for (members, told) in [
         (json!({}), "its metadata name no token_endpoint"),
         (
@@ -243,13 +247,13 @@ async fn metadata_that_cannot_be_used_are_told_and_asked_for_slowly() {
         );
         assert!(!text.contains("write token_url instead"), "{text}");
     }
-    // With the user's own word for it.
+    // `allow_http` permits the downgrade.
     let plain = json!({ "token_endpoint": "http://127.0.0.1/token" });
     assert!(found("allow_http = true\n", plain).await.is_ok());
 }
 
 #[tokio::test]
-async fn the_other_address_is_asked_unless_the_server_is_in_trouble() {
+async fn second_address_is_tried_unless_the_server_fails() {
     let good = metadata(json!({ "token_endpoint": "https://id.example/token" }));
     let other = json!({ "issuer": "https://id.example" }).to_string();
     for first in [
@@ -296,7 +300,7 @@ async fn the_other_address_is_asked_unless_the_server_is_in_trouble() {
             (200, "<html>"),
             (200, "<html>"),
             Class::Transient,
-            "is no JSON",
+            "is not JSON",
             0,
         ),
         (
@@ -306,7 +310,7 @@ async fn the_other_address_is_asked_unless_the_server_is_in_trouble() {
             "it answered HTTP 404 at /",
             0,
         ),
-        // What was read says more than what is not there.
+        // Metadata of another issuer say more than a missing file.
         (
             (200, &other),
             (404, ""),
@@ -314,7 +318,7 @@ async fn the_other_address_is_asked_unless_the_server_is_in_trouble() {
             "are of the issuer https://id.example:",
             0,
         ),
-        // But not more than that the one that may be right cannot be read now.
+        // A failing server outweighs the metadata of another issuer.
         (
             (200, &other),
             (503, ""),
@@ -332,7 +336,7 @@ async fn the_other_address_is_asked_unless_the_server_is_in_trouble() {
 }
 
 #[tokio::test]
-async fn another_issuers_name_cannot_move_the_cursor() {
+async fn issuer_name_in_errors_has_no_control_characters() {
     let stated = "https://id.example/\u{202e}\u{1b}[31m/x\r\ny";
     let other = json!({ "issuer": stated }).to_string();
     let server = Server::new(&[(200, &other), (404, "")]);
@@ -342,7 +346,7 @@ async fn another_issuers_name_cannot_move_the_cursor() {
 }
 
 #[tokio::test]
-async fn a_server_says_when_to_ask_again() {
+async fn retry_after_of_the_issuer_is_kept() {
     let mut server = Server::new(&[(503, "")]);
     let minute = HeaderValue::from_static("60");
     server.headers.insert(header::RETRY_AFTER, minute);

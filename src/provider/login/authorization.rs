@@ -1,5 +1,6 @@
 //! The authorization request and its response (RFC 6749 §4.1).
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
@@ -48,8 +49,6 @@ pub(super) struct Expected {
     redirect_uri: String,
     listener: Option<Loopback>,
 }
-
-// === impl Authorization ===
 
 impl Authorization {
     pub(super) async fn begin(
@@ -113,8 +112,6 @@ impl Authorization {
     }
 }
 
-// === impl Expected ===
-
 impl Expected {
     async fn url(&self, provider: &Provider, endpoint: &Endpoint) -> Result<String, LoginError> {
         let client_id = variable(provider, "client_id")
@@ -148,10 +145,11 @@ impl Expected {
         let Some(issuer) = &self.issuer else {
             return Ok(());
         };
-        match count(query, "iss") {
-            0 if self.names_issuer => Err(LoginError::WrongReturn("it does not name its issuer")),
-            0 => Ok(()),
-            _ if parameter(query, "iss").is_some_and(|iss| iss.expose() == issuer) => Ok(()),
+        let named: Vec<_> = parameters(query, "iss").collect();
+        match &named[..] {
+            [] if self.names_issuer => Err(LoginError::WrongReturn("it does not name its issuer")),
+            [] => Ok(()),
+            [one] if one.expose() == issuer => Ok(()),
             _ => Err(LoginError::WrongReturn("it comes from another issuer")),
         }
     }
@@ -185,37 +183,29 @@ impl Expected {
 /// Returns whether the response belongs to this login. Constant time.
 pub(super) fn has_state(query: &Secret, state: &Secret) -> bool {
     parameter(query, "state").is_some_and(|given| {
-        aws_lc_rs::constant_time::verify_slices_are_equal(
-            given.expose().as_bytes(),
-            state.expose().as_bytes(),
-        )
-        .is_ok()
+        let (given, state) = (given.expose().as_bytes(), state.expose().as_bytes());
+        verify_slices_are_equal(given, state).is_ok()
     })
 }
 
-fn count(query: &Secret, name: &str) -> usize {
-    let pairs = form_urlencoded::parse(query.expose().as_bytes());
-    pairs.filter(|(key, _)| key == name).count()
+fn parameters(query: &Secret, name: &str) -> impl Iterator<Item = Secret> {
+    form_urlencoded::parse(query.expose().as_bytes())
+        .filter(move |(key, _)| key == name)
+        .map(|(_, value)| Secret::new(value))
 }
 
 /// Returns `None` also for a repeated parameter, which is ambiguous.
 fn parameter(query: &Secret, name: &str) -> Option<Secret> {
-    let mut found = form_urlencoded::parse(query.expose().as_bytes())
-        .filter(|(key, _)| key == name)
-        .map(|(_, value)| Secret::new(value.into_owned()));
+    let mut found = parameters(query, name);
     let first = found.next()?;
     found.next().is_none().then_some(first)
 }
 
 /// Formats the error of the server on one line, shortened.
 fn shown(error: &Secret, words: Option<&Secret>) -> String {
-    let mut text = error.expose().to_owned();
-    if let Some(words) = words {
-        text.push_str(": ");
-        text.push_str(words.expose());
-    }
-    let text = text.chars().filter(|c| !c.is_control());
-    text.take(300).collect()
+    let words = words.map_or(String::new(), |words| format!(": {}", words.expose()));
+    let text = error.expose().chars().chain(words.chars());
+    text.filter(|c| !c.is_control()).take(300).collect()
 }
 
 /// S256 challenge (RFC 7636 §4.2).
@@ -231,7 +221,10 @@ fn random() -> Secret {
     Secret::new(BASE64_URL_SAFE_NO_PAD.encode(*bytes))
 }
 
-async fn variable(provider: &Provider, name: &str) -> Result<Option<Secret>, LoginError> {
+pub(super) async fn variable(
+    provider: &Provider,
+    name: &str,
+) -> Result<Option<Secret>, LoginError> {
     let Some(value) = provider.variables.get(name) else {
         return Ok(None);
     };

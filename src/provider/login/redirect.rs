@@ -21,9 +21,8 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::LoginError;
-use super::authorization::has_state;
+use super::authorization::{has_state, variable};
 use crate::config::Provider;
-use crate::provider::inputs;
 use crate::secret::Secret;
 
 /// Time limit for one connection: an idle connection must not hold up the real redirect.
@@ -53,45 +52,29 @@ pub(super) struct Loopback {
     path: String,
 }
 
-// === impl RedirectUri ===
-
 impl RedirectUri {
     /// Returns the configured `redirect_uri`, by default `http://127.0.0.1:PORT/`.
     pub(super) async fn configured(provider: &Provider) -> Result<Self, LoginError> {
-        let Some(value) = provider.variables.get("redirect_uri") else {
-            return Ok(Self::Loopback(LoopbackAddress {
-                provider: provider.name.clone(),
-                host: "127.0.0.1".to_owned(),
-                address: Ipv4Addr::LOCALHOST.into(),
-                port: None,
-                path: "/".to_owned(),
-            }));
-        };
-        let key = format!("providers.{}.redirect_uri", provider.name);
-        let text = inputs::read(&key, value).await?.to_text();
+        let text = variable(provider, "redirect_uri").await?;
+        let text = text.unwrap_or_else(|| "http://127.0.0.1/".into());
         let uri: Uri = text.expose().parse().map_err(|_| LoginError::RedirectUri {
             provider: provider.name.clone(),
             reason: "is not a URI".to_owned(),
         })?;
-        let loopback = match uri.host() {
-            Some("localhost" | "127.0.0.1") => Some(IpAddr::from(Ipv4Addr::LOCALHOST)),
-            Some("[::1]") => Some(IpAddr::from(Ipv6Addr::LOCALHOST)),
-            _ => None,
+        let address = match (uri.scheme_str(), uri.host()) {
+            (Some("http"), Some("localhost" | "127.0.0.1")) => Ipv4Addr::LOCALHOST.into(),
+            (Some("http"), Some("[::1]")) => Ipv6Addr::LOCALHOST.into(),
+            _ => return Ok(Self::Elsewhere(text.expose().to_owned())),
         };
-        Ok(match (uri.scheme_str(), loopback, uri.host()) {
-            (Some("http"), Some(address), Some(host)) => Self::Loopback(LoopbackAddress {
-                provider: provider.name.clone(),
-                host: host.to_owned(),
-                address,
-                port: uri.port_u16().filter(|port| *port != 0),
-                path: uri.path().to_owned(),
-            }),
-            _ => Self::Elsewhere(text.expose().to_owned()),
-        })
+        Ok(Self::Loopback(LoopbackAddress {
+            provider: provider.name.clone(),
+            host: uri.host().unwrap_or_default().to_owned(),
+            address,
+            port: uri.port_u16().filter(|port| *port != 0),
+            path: uri.path().to_owned(),
+        }))
     }
 }
-
-// === impl LoopbackAddress ===
 
 impl LoopbackAddress {
     /// Listens on port `wanted`; 0 means the configured port, or any.
@@ -126,8 +109,6 @@ impl LoopbackAddress {
         }
     }
 }
-
-// === impl Loopback ===
 
 impl Loopback {
     /// Returns the query of the first redirect with this `state`. Cancel safe.
@@ -191,16 +172,13 @@ impl RedirectHandler {
         let query = Secret::new(request.uri().query().unwrap_or_default());
         if !has_state(&query, &self.state) {
             warn!("rejected a redirect with another login's state");
-            return page(
-                StatusCode::BAD_REQUEST,
-                "This redirect belongs to another login and was ignored.",
-            );
+            return page(StatusCode::BAD_REQUEST, "This belongs to another login.");
         }
         // A full channel already holds a redirect.
         let _ = self.sender.try_send(query);
         page(
             StatusCode::OK,
-            "Done. You can close this page: the terminal shows the result.",
+            "Close this page; the terminal shows the result.",
         )
     }
 }

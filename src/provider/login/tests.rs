@@ -340,7 +340,7 @@ async fn login_listens_on_the_configured_loopback_redirect() {
     let world = World::new(&format!("{CODE}{redirect}")).await;
     let login = Login::new(world.provider()).unwrap();
     let error = login.authorize(port ^ 1, false).await.err().unwrap();
-    assert!(error.to_string().contains("leave --port out"), "{error}");
+    assert!(error.to_string().contains("remove --port"), "{error}");
     let authorization = login.authorize(0, false).await.unwrap();
     let address = format!("http://127.0.0.1:{port}/back");
     assert_eq!(authorization.back, Return::Loopback(address));
@@ -355,7 +355,7 @@ async fn login_fails_for_providers_without_input_and_for_memory_stores() {
     assert!(error.contains("needs no login"), "{error}");
     let fixed = Arc::new(static_provider("x", literal("t")));
     let error = Login::new(fixed).unwrap_err().to_string();
-    assert!(error.contains("given its token"), "{error}");
+    assert!(error.contains("configured token"), "{error}");
     let mut store = World::new(SMS).await.config.store;
     store.kind = StoreKind::Memory;
     let error = store::beside(&store).await.err().unwrap().to_string();

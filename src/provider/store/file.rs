@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
@@ -50,8 +50,6 @@ struct FileShared {
     /// Holds the lock; never read.
     _lock: File,
 }
-
-// === impl FileStore ===
 
 impl FileStore {
     /// Creates the folder if needed, locks it and opens every record once. Blocks.
@@ -131,8 +129,6 @@ async fn poll(shared: Weak<FileShared>) {
     }
 }
 
-// === impl FileShared ===
-
 impl FileShared {
     fn load(&self, key: &StateKey) -> Result<Option<Saved>, StoreError> {
         record::read(&record::file(&self.path, key), &self.keys, key.as_str())
@@ -172,20 +168,19 @@ impl FileShared {
         let mut saved = self.load(key)?.unwrap_or_default();
         let (mut taken, mut refused, mut news) = (Vec::new(), Vec::new(), false);
         for drop in &drops {
-            if saved.adopted.contains(&drop.id) {
-                taken.push(drop.clone());
-                continue;
-            }
-            match self.drops.read(&self.keys, drop) {
-                Ok(None) => continue,
-                Ok(Some(left)) => {
-                    saved.merge(left);
-                    saved.adopted.insert(drop.id.clone());
-                    taken.push(drop.clone());
-                    news = true;
+            if !saved.adopted.contains(&drop.id) {
+                match self.drops.read(&self.keys, drop) {
+                    Ok(None) => continue,
+                    Ok(Some(left)) => saved.merge(left),
+                    Err(error) => {
+                        refused.push(error);
+                        continue;
+                    }
                 }
-                Err(error) => refused.push(error),
+                saved.adopted.insert(drop.id.clone());
+                news = true;
             }
+            taken.push(drop.clone());
         }
         if news {
             // Ids of drops that are gone are no longer needed.
@@ -274,19 +269,17 @@ fn lock(folder: &Path) -> Result<File, StoreError> {
         .mode(0o600)
         .open(&path)
         .map_err(failed("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
+    file.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => {
             // The id is only for the error text, which can do without it.
-            let _ = file.read_to_string(&mut holder);
-            return Err(StoreError::Locked {
+            let holder = std::io::read_to_string(&file).unwrap_or_default();
+            StoreError::Locked {
                 path: folder.to_owned(),
                 holder: holder.trim().to_owned(),
-            });
+            }
         }
-        Err(TryLockError::Error(error)) => return Err(failed("lock", &path)(error)),
-    }
+        TryLockError::Error(error) => failed("lock", &path)(error),
+    })?;
     file.set_len(0)
         .and_then(|()| writeln!(file, "{}", std::process::id()))
         .map_err(failed("write", &path))?;

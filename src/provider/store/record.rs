@@ -168,8 +168,6 @@ impl SealedJson {
     }
 }
 
-// === impl StateJson ===
-
 impl From<&Saved> for StateJson {
     fn from(saved: &Saved) -> Self {
         let text = |secret: &Secret| secret.expose().to_owned();
@@ -193,26 +191,24 @@ impl From<&StateJson> for Saved {
         Self {
             refresh_token: state.refresh_token.as_deref().map(Secret::new),
             seed: state.seed.clone(),
-            access: state.access.as_ref().and_then(SavedAccess::from_json),
+            access: state.access.as_ref().and_then(access),
             spent: state.spent.iter().cloned().collect(),
             adopted: state.adopted.iter().cloned().collect(),
         }
     }
 }
 
-impl SavedAccess {
-    /// Returns `None` for times outside the range of `SystemTime`.
-    fn from_json(json: &AccessJson) -> Option<Self> {
-        Some(Self {
-            token: Secret::new(json.token.as_str()),
-            fetched_at: at(json.fetched_at)?,
-            expires_at: match json.expires_at {
-                Some(millis) => Some(at(millis)?),
-                None => None,
-            },
-            bought_with: json.bought_with.clone(),
-        })
-    }
+/// Returns `None` for times outside the range of `SystemTime`.
+fn access(json: &AccessJson) -> Option<SavedAccess> {
+    Some(SavedAccess {
+        token: Secret::new(json.token.as_str()),
+        fetched_at: at(json.fetched_at)?,
+        expires_at: match json.expires_at {
+            Some(millis) => Some(at(millis)?),
+            None => None,
+        },
+        bought_with: json.bought_with.clone(),
+    })
 }
 
 fn millis(at: SystemTime) -> u64 {

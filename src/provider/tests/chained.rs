@@ -1,4 +1,4 @@
-//! A token that is bought with another: two refreshers over vendors that do as they are told, on paused time.
+//! Tests of chained tokens: two refreshers with scripted vendors, on paused time.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::provider::exchange::{Fetch, FetchError, Line, Turn, Turns};
 use crate::provider::outside;
 use crate::provider::store::SavedAccess;
 
-/// Bought with the token of provider `inner`.
+/// A dialect that buys its token with that of provider `inner`.
 const OUTER: &str = r#"
 default_grant = "main"
 [grants.main]
@@ -51,7 +51,7 @@ async fn seconds(seconds: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_outer_waits_for_the_first_inner_token() {
+async fn outer_fetch_waits_for_the_first_inner_token() {
     let world = World::new(Reply::Fresh(3600));
     let (vendor, deps) = outer_vendor(&world, Reply::Token("bought", 3600));
     let outer = spawn(vec![Arc::new(outer())], deps).remove(0);
@@ -65,7 +65,7 @@ async fn the_outer_waits_for_the_first_inner_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_inner_token_renews_what_was_bought_with_the_old_one() {
+async fn new_inner_token_renews_the_outer_token() {
     let world = World::new(Reply::Fresh(100));
     let (vendor, deps) = outer_vendor(&world, Reply::Fresh(100_000));
     let _inner = world.spawn(inner());
@@ -84,7 +84,7 @@ async fn a_new_inner_token_renews_what_was_bought_with_the_old_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_same_inner_token_again_renews_nothing() {
+async fn unchanged_inner_token_renews_nothing() {
     let world = World::new(Reply::Token("hunter2-sticky", 100));
     let (vendor, deps) = outer_vendor(&world, Reply::Fresh(100_000));
     let _inner = world.spawn(inner());
@@ -96,14 +96,14 @@ async fn the_same_inner_token_again_renews_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_inner_token_that_is_refused_is_renewed_and_the_outer_one_bought_with_it() {
+async fn refused_inner_token_is_renewed_and_buys_the_outer_token() {
     let world = World::new(Reply::Fresh(3600));
     let (vendor, deps) = outer_vendor(&world, Reply::Token("bought", 3600));
     vendor.then([Reply::Refuse(Class::Permanent, "invalid_token")]);
     let _inner = world.spawn(inner());
     let outer = spawn(vec![Arc::new(outer())], deps).remove(0);
     assert!(outer.first_token().await);
-    // At once but for min_interval, and not after the five minutes of a refusal.
+    // After min_interval, and not after the five minutes of a refusal.
     assert!(world.started.elapsed() < Duration::from_secs(10));
     let bodies: Vec<_> = vendor.calls().into_iter().map(|call| call.body).collect();
     let expected = [
@@ -114,7 +114,7 @@ async fn an_inner_token_that_is_refused_is_renewed_and_the_outer_one_bought_with
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_vendor_that_refuses_for_another_reason_costs_one_inner_token() {
+async fn refusal_for_another_reason_costs_one_inner_token() {
     let world = World::new(Reply::Fresh(100_000));
     let (vendor, deps) = outer_vendor(&world, Reply::Refuse(Class::Permanent, "no_such_client"));
     let _inner = world.spawn(inner());
@@ -122,12 +122,12 @@ async fn a_vendor_that_refuses_for_another_reason_costs_one_inner_token() {
     seconds(2 * 3600).await;
     assert!(current(&outer).is_none());
     assert_eq!(world.vendor.count(), 2);
-    // The ladder of refusals, and once for the new inner token.
+    // The backoff of refusals, plus one fetch for the new inner token.
     assert!((2..=8).contains(&vendor.count()), "{}", vendor.count());
 }
 
 #[tokio::test(start_paused = true)]
-async fn short_inner_lives_make_no_hammer_of_a_refused_outer() {
+async fn short_inner_lives_do_not_shorten_the_backoff_of_a_refused_outer() {
     let world = World::new(Reply::Fresh(100));
     let (vendor, deps) = outer_vendor(&world, Reply::Refuse(Class::Permanent, "wrong_password"));
     let _inner = world.spawn(inner());
@@ -141,7 +141,7 @@ async fn short_inner_lives_make_no_hammer_of_a_refused_outer() {
     }
 }
 
-/// With the turns of the real one.
+/// A vendor with real turns.
 struct WithTurns(FakeFetch, Turns);
 
 impl Fetch for WithTurns {
@@ -159,7 +159,7 @@ impl Fetch for WithTurns {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_buys_with_one_inner_token_waits_for_a_turn() {
+async fn buyers_with_one_inner_token_wait_for_turns() {
     let world = World::new(Reply::Fresh(3600));
     let (vendor, deps) = outer_vendor(&world, Reply::Fresh(3600));
     let fetch = FakeFetch(Arc::clone(&vendor), world.started);
@@ -183,7 +183,7 @@ async fn who_buys_with_one_inner_token_waits_for_a_turn() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_an_inner_token_nothing_is_sent_and_the_reason_is_told() {
+async fn missing_inner_token_sends_nothing_and_is_reported() {
     let world = World::new(Reply::Refuse(Class::Permanent, "bad"));
     let (vendor, deps) = outer_vendor(&world, Reply::Fresh(3600));
     let _inner = world.spawn(inner());
@@ -192,7 +192,7 @@ async fn without_an_inner_token_nothing_is_sent_and_the_reason_is_told() {
     assert_eq!(vendor.count(), 0);
     let told = outer.status().last_error.unwrap();
     assert!(told.contains("the token of provider `inner`"), "{told}");
-    // It comes as soon as there is one, whatever pauses there are.
+    // The outer token follows at once, without regard to backoff.
     world.vendor.always(Reply::Fresh(3600));
     let before = world.started.elapsed();
     assert!(outer.first_token().await);
@@ -201,7 +201,7 @@ async fn without_an_inner_token_nothing_is_sent_and_the_reason_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_inner_token_is_in_no_log() {
+async fn inner_token_is_never_logged() {
     let log = Log::default();
     let _guard = log.capture();
     let world = World::new(Reply::Fresh(100));
@@ -215,7 +215,7 @@ async fn the_inner_token_is_in_no_log() {
     assert!(!log.text().contains("hunter2"));
 }
 
-/// Another process with the same store, and what it asks both vendors.
+/// Restarts with one store, and the requests of each process to both vendors.
 struct Restart {
     store: Arc<dyn Store>,
     outer: Provider,
@@ -229,7 +229,8 @@ impl Restart {
         }
     }
 
-    /// How often the outer vendor was asked, and with what at last. The outer token is there from `start` on.
+    /// Returns the number of outer requests and the last one. The outer token is there from `start`
+    /// on.
     async fn run(&self, inner_token: Reply, start: usize) -> (usize, Option<String>) {
         let world = World::with_store(inner_token, Arc::clone(&self.store));
         let (vendor, deps) = outer_vendor(&world, Reply::Fresh(100_000));
@@ -248,14 +249,14 @@ impl Restart {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_restart_only_another_inner_token_renews_what_was_bought() {
+async fn after_a_restart_only_a_changed_inner_token_renews_the_outer() {
     let kept = |single_active| {
         let mut outer = outer();
         outer.life.single_active = single_active;
         outer
     };
     let bought = |token: &str| (1, Some(format!("subject_token={token}")));
-    // Kept because only one of it lives, or because it lives for long.
+    // Saved because the token is single-active or long-lived.
     for single_active in [true, false] {
         let restart = Restart::of(kept(single_active));
         let first = restart.run(Reply::Token("one", 3600), 0).await;
@@ -270,7 +271,7 @@ async fn after_a_restart_only_another_inner_token_renews_what_was_bought() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stored_token_of_which_nobody_knows_what_it_was_bought_with_is_bought_anew_once() {
+async fn stored_token_with_unknown_inner_token_is_bought_again_once() {
     let restart = Restart::of(outer());
     restart.run(Reply::Token("one", 3600), 0).await;
     let key = StateKey::new("identity of x");
@@ -284,7 +285,7 @@ async fn a_stored_token_of_which_nobody_knows_what_it_was_bought_with_is_bought_
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_record_holds_no_inner_token() {
+async fn record_holds_no_inner_token() {
     let restart = Restart::of(outer());
     restart.run(Reply::Token("hunter2-inner", 3600), 0).await;
     let saved = restart.store.load(&StateKey::new("identity of x")).await;
@@ -293,7 +294,7 @@ async fn the_record_holds_no_inner_token() {
     assert_eq!(access.bought_with["inner"].len(), 64);
 }
 
-/// A grant that spends its input, and authenticates with the token of provider `inner`.
+/// A grant that spends its input and authenticates with the token of provider `inner`.
 const ONE_TIME: &str = r#"
 default_grant = "main"
 [grants.main]
@@ -306,13 +307,13 @@ headers = { Authorization = "Bearer {access_token}" }
 "#;
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_only_a_person_can_renew_outlives_its_inner_one() {
+async fn token_that_needs_a_login_outlives_its_inner_token() {
     let mut once = provider("x", ONE_TIME, |_| {});
     once.variables = outer().variables;
     once.variables.insert("sms".to_owned(), literal("123456"));
     let restart = Restart::of(once);
     assert_eq!(restart.run(Reply::Fresh(100), 0).await.0, 1);
-    // Neither while it runs nor over a restart: the input is spent, and nothing is wrong with what it brought.
+    // Neither at run time nor after a restart: the input is spent, and its token is still valid.
     let world = World::with_store(Reply::Fresh(100), Arc::clone(&restart.store));
     let (vendor, deps) = outer_vendor(&world, Reply::Fresh(100_000));
     let _inner = world.spawn(inner());
@@ -323,7 +324,7 @@ async fn a_token_that_only_a_person_can_renew_outlives_its_inner_one() {
     assert_eq!((status.state, status.last_error), (State::Valid, None));
 }
 
-/// What another process than the proxy makes of the stored outer token.
+/// The stored outer token as another process sees it.
 async fn looked_at(restart: &Restart, links: &[Provider]) -> outside::StoredToken {
     let all: Vec<_> = links.iter().cloned().map(Arc::new).collect();
     let clock = Clock::Test(TestClock::new());
@@ -332,7 +333,7 @@ async fn looked_at(restart: &Restart, links: &[Provider]) -> outside::StoredToke
 }
 
 impl Restart {
-    /// What the store has of another provider.
+    /// Saves a token of another provider.
     async fn keep(
         &self,
         identity: &str,
@@ -356,7 +357,7 @@ impl Restart {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stored_token_is_of_no_use_to_others_once_the_store_has_another_inner_one() {
+async fn stored_token_is_outdated_once_the_store_has_another_inner_token() {
     let restart = Restart::of(outer());
     restart.run(Reply::Token("one", 3600), 0).await;
     let links = [inner(), outer()];
@@ -374,7 +375,7 @@ async fn a_stored_token_is_of_no_use_to_others_once_the_store_has_another_inner_
             "{token} {life}"
         );
     }
-    // The inner one is itself bought with another by now.
+    // The inner token is itself bought with another one.
     let mut middle = outer();
     middle.name = "inner".to_owned();
     endpoint(&mut middle).identity = "identity of inner".to_owned();
@@ -395,9 +396,8 @@ async fn a_stored_token_is_of_no_use_to_others_once_the_store_has_another_inner_
     assert!(access.outdated && !access.usable);
 }
 
-/// As the proxy does.
 #[tokio::test(start_paused = true)]
-async fn a_stored_token_that_only_a_person_can_renew_is_shown_whatever_it_was_bought_with() {
+async fn stored_token_that_needs_a_login_is_never_outdated() {
     let mut once = provider("x", ONE_TIME, |_| {});
     once.variables = outer().variables;
     once.variables.insert("sms".to_owned(), literal("123456"));

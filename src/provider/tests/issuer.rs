@@ -1,4 +1,4 @@
-//! Issuers that say where their token endpoint is, on paused time.
+//! Tests of issuers with metadata, on paused time.
 
 use http::{HeaderMap, StatusCode};
 use serde_json::json;
@@ -9,17 +9,17 @@ use crate::config::{Endpoint, Issuer};
 use crate::dialect::TokenRequest;
 use crate::provider::exchange::{Answered, Call, Fetch, FetchError, Fetched, Line, Turn, Turns};
 
-/// Of the token endpoint that all issuers name.
+/// Host of the token endpoint that all issuers name.
 const HOST: &str = "127.0.0.1:2";
 
-/// Issuers, and the one vendor that they name, with the turns of the real one.
+/// Issuers and their common vendor, with real turns.
 struct Issuers {
     vendor: FakeFetch,
     turns: Turns,
     asked: Arc<Mutex<Crowd>>,
 }
 
-/// Of those who ask an issuer.
+/// Counts of metadata requests.
 #[derive(Default)]
 struct Crowd {
     now: usize,
@@ -40,7 +40,7 @@ impl Fetch for Issuers {
         endpoint: &'a Endpoint,
         deadline: Instant,
     ) -> Pending<'a, Result<Box<dyn Line>, FetchError>> {
-        // What an issuer names has another path than the issuer itself.
+        // The token endpoint has another path than the issuers.
         match endpoint.path_and_query == "/token" {
             true => self.vendor.dial(endpoint, deadline),
             false => {
@@ -87,7 +87,7 @@ impl Line for Metadata {
     }
 }
 
-/// A hundred providers, each with the issuer at the host that is its own, or shared.
+/// A hundred providers with issuers at the given hosts.
 async fn spawn_hundred(host: impl Fn(usize) -> String) -> (World, Arc<Mutex<Crowd>>, Vec<Handle>) {
     let world = World::new(Reply::Fresh(3600));
     let asked = Arc::new(Mutex::new(Crowd::default()));
@@ -121,7 +121,7 @@ async fn spawn_hundred(host: impl Fn(usize) -> String) -> (World, Arc<Mutex<Crow
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_host_that_many_issuers_name_is_asked_by_so_many_at_once() {
+async fn token_requests_to_a_host_of_many_issuers_are_limited() {
     let (world, asked, _all) = spawn_hundred(|number| format!("id{number}.test")).await;
     assert_eq!(
         (world.vendor.count(), world.vendor.most_in_flight()),
@@ -131,9 +131,9 @@ async fn one_host_that_many_issuers_name_is_asked_by_so_many_at_once() {
     assert_eq!((asked.all, asked.most), (100, 100));
 }
 
-/// Also where the issuer is at the same host: no turn is held while the next one is waited for.
+/// Also where the issuer is on the token host: no turn is held while waiting for the next.
 #[tokio::test(start_paused = true)]
-async fn an_issuers_host_is_asked_for_metadata_by_so_many_at_once() {
+async fn metadata_requests_to_one_host_are_limited() {
     for host in ["id.test", HOST] {
         let (world, asked, _all) = spawn_hundred(|_| host.to_owned()).await;
         assert_eq!(

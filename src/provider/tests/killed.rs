@@ -1,6 +1,6 @@
-//! Killed at every step of an exchange, with a vendor that lets each refresh token be used once: the next process goes on from what is
-//! on disk, starts over with the grant, or says that only a login can help. What is on disk at every step of the write itself:
-//! `store/file/killed.rs`.
+//! Crashes at every step of an exchange with a vendor of single-use refresh tokens. The next
+//! process goes on from the record, starts over with the grant or asks for a login. Crashes during
+//! the write itself: `store/file/killed.rs`.
 
 use tokio::runtime::Builder;
 
@@ -9,16 +9,16 @@ use crate::config::Endpoint;
 use crate::dialect::{Expiry, Issued, Refusal};
 use crate::provider::exchange::{Answered, Call, Fetched, Line};
 
-/// Where a process ends.
+/// Step at which a process dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Death {
-    /// The request did not leave.
+    /// Before the request is sent.
     Dialled,
-    /// The vendor has taken the refresh token and issued another one, and nobody heard of it.
+    /// After the vendor has rotated the refresh token, before the response arrives.
     Unheard,
-    /// The answer was received, and the token is in the cell.
+    /// After the token is in the cell, before the record is written.
     Unstored,
-    /// The record is on disk.
+    /// After the record is written.
     Stored,
 }
 
@@ -29,7 +29,7 @@ const DEATHS: [Death; 4] = [
     Death::Stored,
 ];
 
-/// Issues pairs; a refresh token is dead once it was used.
+/// A vendor that issues token pairs; a refresh token works once.
 #[derive(Default)]
 struct Rotating {
     state: Mutex<Ledger>,
@@ -38,7 +38,7 @@ struct Rotating {
 #[derive(Default)]
 struct Ledger {
     issued: usize,
-    /// The one refresh token that is good.
+    /// The valid refresh token.
     live: Option<String>,
     /// Bodies of all requests.
     asked: Vec<String>,
@@ -69,7 +69,7 @@ impl Rotating {
     }
 }
 
-/// One process's way to the vendor. It hangs where the process is to die: from then on nothing of it happens.
+/// The vendor connection of one process, which hangs forever at the step where the process dies.
 #[derive(Clone)]
 struct Way {
     vendor: Arc<Rotating>,
@@ -151,7 +151,7 @@ impl Line for Way {
     }
 }
 
-/// A file store whose process may die before or after it writes what an answer brought.
+/// A file store that hangs before or after it writes the result of an exchange.
 struct Mortal {
     inner: FileStore,
     dies: Arc<Mutex<Option<Death>>>,
@@ -169,7 +169,7 @@ impl Store for Mortal {
     ) -> Pending<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let dies = *self.dies.lock().unwrap();
-            // A mark of a one-time input is written before anything is sent.
+            // The mark of a one-time input has no refresh token.
             let of_an_answer = saved.refresh_token.is_some();
             if of_an_answer && dies == Some(Death::Unstored) {
                 std::future::pending::<()>().await;
@@ -183,14 +183,14 @@ impl Store for Mortal {
     }
 }
 
-/// How far one process gets.
+/// State of a process at its end.
 struct Lived {
     state: State,
     token: Option<String>,
 }
 
-/// One process: it lives for longer than a token, and dies at `death` of the exchange after the first `whole` ones. All that is left of it is what
-/// it has written.
+/// Runs one process for longer than the life of a token; it dies at `death` of the exchange after
+/// the first `whole` ones. Only its store remains.
 fn process(
     folder: &tempfile::TempDir,
     vendor: &Arc<Rotating>,
@@ -227,14 +227,14 @@ fn process(
             assert!(handle.first_token().await);
             *dies.lock().unwrap() = death;
         }
-        // A token of 100 s is renewed after 79 s, and ends after 99 s.
+        // A token of 100 s is renewed after 79 s and ends after 99 s.
         sleep(Duration::from_secs(110)).await;
         Lived {
             state: handle.status().state,
             token: current(&handle),
         }
     });
-    // Tasks, locks and all: what a kill leaves.
+    // Drops tasks and locks, as a kill does.
     drop(runtime);
     lived
 }
@@ -243,9 +243,8 @@ fn password() -> Provider {
     provider("x", PASSWORD, |_| {})
 }
 
-/// The grant can be repeated: whatever was lost, the next process has a token.
 #[test]
-fn a_grant_that_can_be_repeated_survives_every_death() {
+fn repeatable_grant_survives_every_crash() {
     for death in DEATHS {
         for whole in [0, 1] {
             let folder = tempfile::tempdir().unwrap();
@@ -256,7 +255,7 @@ fn a_grant_that_can_be_repeated_survives_every_death() {
             assert_eq!(lived.state, State::Valid, "{death:?}, {whole}");
             let issued = vendor.state.lock().unwrap().issued;
             assert_eq!(lived.token, Some(format!("Bearer t{issued}")));
-            // What was on disk was used; only where it was dead, the password is sent again.
+            // The stored refresh token was used; the password is sent again only if that is dead.
             let first = vendor.asked()[before].clone();
             let refused = vendor.state.lock().unwrap().refused;
             match (death, whole) {
@@ -271,9 +270,9 @@ fn a_grant_that_can_be_repeated_survives_every_death() {
     }
 }
 
-/// A code is sent once, whatever happens; where what it brought is lost, a login is asked for.
+/// A code is sent once; if its result is lost, a login is needed.
 #[test]
-fn a_one_time_grant_survives_every_death_or_asks_for_a_login() {
+fn one_time_grant_survives_every_crash_or_needs_a_login() {
     for death in DEATHS {
         for whole in [0, 1] {
             let folder = tempfile::tempdir().unwrap();
@@ -295,9 +294,9 @@ fn a_one_time_grant_survives_every_death_or_asks_for_a_login() {
     }
 }
 
-/// The refresh token is the grant: where its successor is lost, only a new one can help.
+/// The refresh token is the grant: if its successor is lost, only a new one helps.
 #[test]
-fn a_refresh_token_grant_survives_every_death_or_asks_for_a_login() {
+fn refresh_token_grant_survives_every_crash_or_needs_a_login() {
     for death in DEATHS {
         let folder = tempfile::tempdir().unwrap();
         let vendor = Arc::<Rotating>::default();
@@ -309,7 +308,7 @@ fn a_refresh_token_grant_survives_every_death_or_asks_for_a_login() {
             Death::Unheard | Death::Unstored => State::LoginRequired,
         };
         assert_eq!(lived.state, expected, "{death:?}");
-        // The seed is dead since the first exchange, and nobody shows it again.
+        // The configured token died with the first exchange and is not sent again.
         let seeds = vendor
             .asked()
             .iter()

@@ -156,7 +156,7 @@ fn seal_errors_name_store_key_and_the_remedy() {
     assert!(error.starts_with("store.path: "), "{error}");
     let error = record::decode(&keys(&[1]), "x", br#"{"version":1,"key":"x","state":{}}"#);
     let error = error.unwrap_err();
-    assert!(error.contains("take store.key away again"), "{error}");
+    assert!(error.contains("remove store.key"), "{error}");
     assert!(error.contains("move the file away"), "{error}");
 }
 
