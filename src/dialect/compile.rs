@@ -52,7 +52,7 @@ pub fn compile(source: &Source<'_>) -> Result<Plan, Vec<Problem>> {
     compile_as(source, Extent::Whole)
 }
 
-/// [`compile`] for a source that may be incomplete; an incomplete plan is an error with no problems.
+/// [`compile`] for a source that may be incomplete; an incomplete plan is `Err` without problems.
 pub fn compile_as(source: &Source<'_>, extent: Extent) -> Result<Plan, Vec<Problem>> {
     let mut problems = Vec::new();
     let own = Layer::parse(&source.overrides.request, "request", &mut problems);
@@ -252,7 +252,7 @@ impl Merger<'_> {
             .then(|| self.extra(|level| level.device.as_ref(), &mut clashes))
             .flatten();
         let made = name.and_then(|grant| self.made(grant, &layers, &mut clashes));
-        // A dialect's grants need not all fit its default auth method: only a provider combines them.
+        // Not every grant of a dialect fits its default auth method: only a provider combines them.
         if extent == Extent::Whole {
             problems.append(&mut clashes);
         }
@@ -267,6 +267,8 @@ impl Merger<'_> {
         if made.is_none() && !response.finds_token() {
             return None;
         }
+        let single_active = tomls.clone().find_map(|toml| toml.single_active);
+        let identity = tomls.clone().find_map(|toml| toml.identity.clone());
         Some(ExchangePlan {
             grant: grant?,
             auth_method: self.auth.clone(),
@@ -276,18 +278,12 @@ impl Merger<'_> {
             made,
             response,
             one_time,
-            single_active: tomls
-                .clone()
-                .find_map(|toml| toml.single_active)
-                .unwrap_or(false),
-            identity: tomls
-                .clone()
-                .find_map(|toml| toml.identity.clone())
-                .unwrap_or_default(),
+            single_active: single_active.unwrap_or(false),
+            identity: identity.unwrap_or_default(),
         })
     }
 
-    /// All layers of one request, nearest first; `table` selects the grant, `[refresh]` or `[device]`.
+    /// All layers of one request, nearest first; `table` is the grant, `[refresh]` or `[device]`.
     fn layers<'s>(
         &'s self,
         own: &Layer,

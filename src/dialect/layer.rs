@@ -334,9 +334,12 @@ fn parse_body(toml: &RequestToml, path: &str, problems: &mut Vec<Problem>) -> Op
     let json = (toml.json.as_ref()).map(|table| json_fields(table, &join(path, "json"), problems));
     let raw = (toml.body.as_ref())
         .and_then(|text| field(text, join(path, "body"), Place::Exchange, problems));
-    (form.map(Body::Form))
-        .or(json.map(Body::Json))
-        .or(raw.map(Body::Raw))
+    let mut bodies = [
+        form.map(Body::Form),
+        json.map(Body::Json),
+        raw.map(Body::Raw),
+    ];
+    bodies.iter_mut().find_map(Option::take)
 }
 
 pub(super) fn text_fields(

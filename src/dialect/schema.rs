@@ -36,7 +36,7 @@
 //! [device]                     # RFC 8628 §3.1: `login` sends it to device_authorization_url
 //! form = { client_id = "{client_id}", scope = "{scope?}" }
 //! [grants.device_code]
-//! form = { grant_type = "urn:ietf:params:oauth:grant-type:device_code", device_code = "{device_code}" }
+//! form = { grant_type = "…:device_code", device_code = "{device_code}" }
 //! one_time = ["device_code"]
 //! ```
 //!

@@ -18,8 +18,8 @@ const LONGEST: usize = 40;
 /// Length of the longest word in a known name: "authentication".
 const LONGEST_WORD: usize = 14;
 
-/// Word stems, one of which a name over [`SHORT`] contains. None is shorter than four letters: three
-/// letters occur in random text by chance.
+/// Word stems; a name longer than [`SHORT`] contains one. Four letters at least, as three occur in
+/// random text by chance.
 const STEMS: &str = "access account address algorithm auth before body client code company corp \
     count creat credential customer data date descr detail device domain duration error expir \
     grant info instance issue lease life list login message name open policy refresh region \

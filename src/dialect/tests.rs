@@ -1,5 +1,5 @@
-//! The dialects as a whole: vendors' samples to the byte ([`golden`], [`fixtures`]), the merge rule ([`merging`]), what a
-//! dialect makes of variables ([`computing`]).
+//! Whole dialects: vendors' samples to the byte ([`golden`], [`fixtures`]), the merge rule
+//! ([`merging`]) and computed variables ([`computing`]).
 
 mod computing;
 mod fixtures;
@@ -13,7 +13,7 @@ use http::StatusCode;
 
 use super::*;
 
-/// What a test compiles: the provider's side of things.
+/// The provider whose plan a test compiles.
 #[derive(Default)]
 struct Provider {
     dialect: &'static str,

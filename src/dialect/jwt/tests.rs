@@ -1,4 +1,4 @@
-//! The RFCs' own vectors, and OpenSSL as the other side: it makes the keys and checks the signatures.
+//! The RFCs' test vectors, and keys and signatures that OpenSSL makes and verifies.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::*;
 
-/// RFC 7515 §A.1 and on: they all sign the same claims.
+/// The claims that all examples of RFC 7515 §A sign.
 const CLAIMS: &str = "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
 
 /// RFC 7515 §A.2.1.
@@ -27,7 +27,7 @@ const EC_JWK: &str = r#"{"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHM
 const ED25519_JWK: &str = r#"{"kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
 
 #[test]
-fn signatures_of_the_rfcs() {
+fn signatures_match_the_rfcs() {
     for (jwk, alg, input, signature) in [
         // RFC 7515 §A.1
         (
@@ -83,7 +83,7 @@ fn a_jwt_has_its_header_its_claims_and_a_signature_over_both() {
 }
 
 #[test]
-fn what_is_no_key_is_told_without_quoting_it() {
+fn key_errors_do_not_quote_the_key() {
     let pem = |label: &str| format!("-----BEGIN {label}-----\naHVudGVyMg==\n-----END {label}-----");
     for (text, alg, message) in [
         ("hunter2".to_owned(), None, "is neither a PEM private key"),
@@ -156,11 +156,11 @@ fn what_is_no_key_is_told_without_quoting_it() {
             "is an RSA key, which cannot sign with HS256",
         ),
     ] {
-        let told = SigningKey::parse(&text, alg).unwrap_err();
-        assert!(told.starts_with(message), "{told} for {message}");
+        let error = SigningKey::parse(&text, alg).unwrap_err();
+        assert!(error.starts_with(message), "{error} for {message}");
         assert!(
-            !told.contains("hunter2") && !told.contains("aHVudGVyMg"),
-            "{told}"
+            !error.contains("hunter2") && !error.contains("aHVudGVyMg"),
+            "{error}"
         );
     }
 }
@@ -177,7 +177,7 @@ fn a_jwk_may_state_its_algorithm_and_its_id() {
     assert_eq!(key.alg, Alg::RS512);
 }
 
-/// What it prints; `None` where there is no such program.
+/// Runs OpenSSL and returns its output; `None` if OpenSSL is not installed.
 fn openssl(arguments: &[&str]) -> Option<Vec<u8>> {
     let done = Command::new("openssl")
         .args(arguments)
@@ -192,7 +192,7 @@ fn openssl(arguments: &[&str]) -> Option<Vec<u8>> {
     }
 }
 
-/// RFC 7518 §3.4 has the two numbers side by side; OpenSSL wants them as a DER SEQUENCE of INTEGERs.
+/// Converts a signature of RFC 7518 §3.4, two concatenated numbers, to OpenSSL's DER SEQUENCE.
 fn ecdsa_der(signature: &[u8]) -> Vec<u8> {
     let integer = |bytes: &[u8]| {
         let start = bytes.iter().position(|byte| *byte != 0).unwrap();
@@ -240,7 +240,7 @@ fn openssl_verifies(dir: &Path, alg: Alg, public: &str, message: &[u8], signatur
 }
 
 #[test]
-fn openssl_makes_the_keys_and_verifies_the_signatures() {
+fn openssl_verifies_signatures_made_with_its_keys() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     if openssl(&["version"]).is_none() {
@@ -274,7 +274,7 @@ fn openssl_makes_the_keys_and_verifies_the_signatures() {
     ] {
         openssl(&[&["genpkey", "-out", &pkcs8, "-algorithm"], kind].concat());
         openssl(&["pkey", "-in", &pkcs8, "-pubout", "-out", &public]);
-        // PKCS#1 and SEC1; Ed25519 has no form of its own.
+        // PKCS#1 and SEC1; Ed25519 keys are PKCS#8 only.
         match kind {
             ["ED25519"] => drop(std::fs::copy(&pkcs8, &other).unwrap()),
             _ => drop(openssl(&[

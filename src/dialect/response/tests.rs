@@ -33,7 +33,7 @@ fn read(
 }
 
 #[test]
-fn a_401_is_about_who_asks_unless_the_dialect_says_otherwise() {
+fn a_401_is_permanent_unless_the_dialect_lists_its_code() {
     use Class::{Permanent, Transient};
     let body = br#"{"error":"server_error","error_description":"access_denied"}"#;
     let listed = "transient = ['server_error']";
@@ -49,7 +49,7 @@ fn a_401_is_about_who_asks_unless_the_dialect_says_otherwise() {
 }
 
 #[test]
-fn classes() {
+fn code_and_status_decide_the_class() {
     use Class::{Permanent, Transient};
     let rules = rules(
         "ok = { '/errcode' = [0] }\nerror = ['/error', '/errcode']\n\
@@ -71,7 +71,7 @@ fn classes() {
         (415, r#"{"error":""}"#, Transient, None),
         (404, r#"{"error":"no_app"}"#, Permanent, Some("no_app")),
         (409, r#"{"errcode":7}"#, Permanent, Some("7")),
-        // A status that is listed; a code that is listed says more.
+        // Listed statuses; a listed code wins over a listed status.
         (422, r#"{"errcode":7}"#, Transient, Some("7")),
         (422, r#"{"error":"dead"}"#, Permanent, Some("dead")),
         (501, r#"{"errcode":7}"#, Permanent, Some("7")),
@@ -136,7 +136,7 @@ fn classes() {
 }
 
 #[test]
-fn tokens() {
+fn tokens_are_read_from_the_first_selector_that_matches() {
     let rules = rules("ok = { '/errcode' = [0, 'OK'] }\nrefresh_token = '/r'");
     for (body, token, refresh_token) in [
         (r#"{"access_token":"a","t":"b"}"#, "a", None),
@@ -149,7 +149,7 @@ fn tokens() {
             "b",
             None,
         ),
-        // A code that is no `ok`'s business does not spoil a token.
+        // An error code that `ok` does not select does not reject a token.
         (r#"{"t":"b","error":"odd"}"#, "b", None),
         (r#"{"t":12345}"#, "12345", None),
         ("access_token=a%2Bb&expires_in=5", "a+b", None),
@@ -169,7 +169,7 @@ fn tokens() {
 }
 
 #[test]
-fn a_token_that_cannot_be_sent_is_refused_and_not_shown() {
+fn an_unsendable_token_is_refused_and_not_shown() {
     for token in [
         r"hunter2\r\nX: y",
         "hunter2 x",
@@ -194,14 +194,15 @@ fn a_token_that_cannot_be_sent_is_refused_and_not_shown() {
 }
 
 #[test]
-fn details_say_what_was_odd_and_show_no_value() {
+fn details_describe_the_answer_without_its_values() {
     let html = [("content-type", "text/html; charset=utf-8")];
     for (status, headers, body, detail) in [
         (
             200,
             &html[..],
             "<html>s3cret</html>",
-            "no token at /access_token, /t (the body is not JSON; content type text/html; charset=utf-8)",
+            "no token at /access_token, /t \
+             (the body is not JSON; content type text/html; charset=utf-8)",
         ),
         (
             200,
@@ -237,7 +238,8 @@ fn details_say_what_was_odd_and_show_no_value() {
             307,
             &[("location", "https://s3cret/")],
             "",
-            "the token endpoint redirects, but token requests follow no redirects: write the final URL as token_url",
+            "the token endpoint redirects, but token requests follow no redirects: \
+             write the final URL as token_url",
         ),
     ] {
         let refusal = read(&rules(""), status, headers, body.as_bytes()).unwrap_err();
@@ -246,7 +248,7 @@ fn details_say_what_was_odd_and_show_no_value() {
 }
 
 #[test]
-fn an_unasked_content_coding_is_told() {
+fn an_unrequested_content_coding_is_reported() {
     let headers = [("content-encoding", "gzip"), ("content-type", "text/plain")];
     let refusal = read(&rules(""), 200, &headers, b"\x1f\x8b\x08\0\0").unwrap_err();
     assert_eq!(refusal.class, Class::Transient);
@@ -258,7 +260,7 @@ fn an_unasked_content_coding_is_told() {
 }
 
 #[test]
-fn a_token_that_no_request_could_carry_is_refused() {
+fn a_token_too_long_for_a_request_is_refused() {
     for (length, good) in [(LONGEST_TOKEN, true), (LONGEST_TOKEN + 1, false)] {
         let body = format!(r#"{{"t":"{}"}}"#, "x".repeat(length));
         match read(&rules(""), 200, &[], body.as_bytes()) {
@@ -285,7 +287,7 @@ fn descriptions_are_masked_escaped_and_capped() {
 }
 
 #[test]
-fn expiry_takes_the_first_that_states_one() {
+fn the_first_selector_with_an_expiry_wins() {
     let rules = |expires: &str| {
         let toml = format!("token = '/t'\nexpires = {expires}");
         let mut problems = Vec::new();
@@ -329,7 +331,7 @@ fn expiry_takes_the_first_that_states_one() {
 }
 
 #[test]
-fn retry_after() {
+fn retry_after_is_read_as_seconds_or_date() {
     let date = ("date", "Tue, 22 Dec 2015 05:21:49 GMT");
     let seconds = |seconds| Some(Duration::from_secs(seconds));
     for (headers, expected) in [
@@ -342,7 +344,7 @@ fn retry_after() {
             &[("retry-after", "Tue, 22 Dec 2015 05:20:49 GMT"), date],
             seconds(0),
         ),
-        // Without a `Date`, from our own clock.
+        // Without a `Date`, the local clock counts.
         (
             &[("retry-after", "Mon, 21 Dec 2015 05:22:49 GMT")],
             seconds(60),
@@ -362,7 +364,10 @@ fn retry_after() {
 
 proptest! {
     #[test]
-    fn reading_never_panics(body in prop::collection::vec(any::<u8>(), 0..200), status in 100u16..600) {
+    fn reading_never_panics(
+        body in prop::collection::vec(any::<u8>(), 0..200),
+        status in 100u16..600,
+    ) {
         let rules = rules("ok = { '/a' = [0] }");
         let _ = read(&rules, status, &[], &body);
     }
@@ -386,7 +391,7 @@ proptest! {
 }
 
 #[test]
-fn what_comes_after_status_is_one() {
+fn status_codes_must_be_http_statuses() {
     let toml = toml::from_str("token = '/t'\ntransient = ['status:404', 'status:4o4']").unwrap();
     let mut problems = Vec::new();
     ResponseRules::parse(&toml, &mut problems);

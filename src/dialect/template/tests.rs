@@ -38,19 +38,19 @@ fn fill(text: &str) -> Result<Option<String>, String> {
 }
 
 #[test]
-fn fills_in() {
+fn templates_are_filled_in() {
     for (text, filled) in [
         ("", Some("")),
         ("plain", Some("plain")),
         ("{client_id}", Some("19")),
         ("a{client_id}b{yes}c", Some("a19btruec")),
-        // A value that looks like a template is not one.
+        // A value that looks like a template is not filled again.
         ("{secret}", Some("{client_id}")),
         ("{{client_id}}", Some("{client_id}")),
         ("{{{client_id}}}", Some("{19}")),
         ("{scope?}", None),
         ("x {client_id} {scope?}", None),
-        // Set and empty is set.
+        // An empty value counts as set.
         ("{empty?}", Some("")),
         ("{scope|or:}", Some("")),
         ("{scope|or:all|upper}", Some("ALL")),
@@ -66,7 +66,7 @@ fn fills_in() {
 }
 
 #[test]
-fn errors_name_the_place_and_never_the_text() {
+fn errors_name_the_position_but_never_quote_the_text() {
     for (text, message) in [
         (
             "hunter2{",
@@ -113,7 +113,7 @@ fn errors_name_the_place_and_never_the_text() {
 }
 
 #[test]
-fn inject_knows_the_access_token_and_nothing_of_the_exchange() {
+fn inject_knows_the_access_token_but_no_exchange_variables() {
     for (text, ok) in [
         ("{access_token}", true),
         ("{client_id}", true),
@@ -149,7 +149,7 @@ fn a_single_hole_keeps_its_type() {
 }
 
 #[test]
-fn says_which_variables_it_needs() {
+fn variables_are_listed_with_whether_they_are_required() {
     let needs = |text: &str| -> Vec<(String, bool)> {
         let template = Template::parse(text, Place::Exchange).unwrap();
         let names = template.variables();
@@ -186,15 +186,15 @@ proptest! {
     }
 
     #[test]
-    fn an_escaped_literal_comes_back(text in any::<String>()) {
+    fn an_escaped_literal_is_restored(text in any::<String>()) {
         let escaped = text.replace('{', "{{").replace('}', "}}");
         prop_assert_eq!(fill(&escaped), Ok(Some(text)));
     }
 
     #[test]
-    fn a_value_comes_through_as_it_is(value in any::<String>()) {
+    fn a_value_is_inserted_verbatim(value in any::<String>()) {
         let variables = Variables::from([("v".to_owned(), Var::Text(value.as_str().into()))]);
-        let scope = Scope { variables: &variables, frozen: None, access_token: None, computed: None };
+        let scope = Scope::of(&variables);
         let template = Template::parse("<{v}>", Place::Exchange).unwrap();
         let filled = template.fill(scope).unwrap().unwrap();
         prop_assert_eq!(filled.as_str(), format!("<{value}>"));

@@ -1,4 +1,4 @@
-//! Computed variables and assertions: what they make, and what is wrong with them when the configuration is read.
+//! Computed variables and assertions: their values, and their errors at configuration time.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -28,7 +28,7 @@ fn read_jwt(token: &str) -> (Value, Value) {
 }
 
 #[test]
-fn getuis_digest_and_yonyous_hmac() {
+fn digests_of_getui_and_yonyou_match_their_documents() {
     let getui = x(r#"
         [x.vars]
         plain = "{client_id}{unix_ms}{client_secret}"
@@ -69,8 +69,14 @@ fn getuis_digest_and_yonyous_hmac() {
     // … | openssl dgst -sha256 -hmac secret -binary | base64; the query encodes it.
     assert!(
         yonyou
-            .request(&[("client_id", text("key")), ("client_secret", text("secret"))])
-            .starts_with("GET?appKey=key&timestamp=1700000000789&signature=ccGMPmERJsmzzs%2BFjPbLmwFSWzACf90euTawkaisYl0%3D\n")
+            .request(&[
+                ("client_id", text("key")),
+                ("client_secret", text("secret"))
+            ])
+            .starts_with(
+                "GET?appKey=key&timestamp=1700000000789&\
+                 signature=ccGMPmERJsmzzs%2BFjPbLmwFSWzACf90euTawkaisYl0%3D\n"
+            )
     );
 }
 
@@ -112,7 +118,7 @@ fn a_computed_variable_keeps_its_type_and_may_be_a_default() {
 }
 
 #[test]
-fn what_is_made_of_secrets_is_masked_like_them() {
+fn values_derived_from_secrets_are_masked() {
     let provider = x(r#"
         [x.vars]
         plain = "{client_id}:{client_secret}"
@@ -138,7 +144,7 @@ fn what_is_made_of_secrets_is_masked_like_them() {
 }
 
 #[test]
-fn an_assertion_has_its_claims_and_the_usual_ones() {
+fn an_assertion_has_its_own_and_default_claims() {
     let provider = x(r#"
         [x.assertion]
         key = "{private_key}"
@@ -177,7 +183,7 @@ fn an_assertion_has_its_claims_and_the_usual_ones() {
 }
 
 #[test]
-fn claims_can_be_left_out_and_headers_written() {
+fn claims_can_be_left_out_and_headers_added() {
     let provider = x(r#"
         [x.assertion]
         key = "{private_key}"
@@ -227,7 +233,7 @@ fn a_grant_and_a_client_may_have_an_assertion_each() {
 }
 
 #[test]
-fn an_assertion_that_is_given_needs_no_key() {
+fn a_given_assertion_needs_no_key() {
     let plan = Provider {
         auth_method: Some("private_key_jwt"),
         ..Provider::of("oauth2")
@@ -248,21 +254,21 @@ fn an_assertion_that_is_given_needs_no_key() {
 }
 
 #[test]
-fn a_key_that_cannot_sign_is_found_before_it_is_needed() {
+fn an_unusable_key_is_reported_before_the_first_fetch() {
     let plan = Provider {
         auth_method: Some("private_key_jwt"),
         ..Provider::of("oauth2")
     }
     .exchange();
-    let told = |key: &str| plan.unusable_keys(&vars(&[("private_key", text(key))]));
-    assert!(told(ED25519_JWK).is_empty());
-    let problems = told("hunter2");
+    let unusable = |key: &str| plan.unusable_keys(&vars(&[("private_key", text(key))]));
+    assert!(unusable(ED25519_JWK).is_empty());
+    let problems = unusable("hunter2");
     assert!(
         problems["private_key"].starts_with("is neither a PEM"),
         "{problems:?}"
     );
     assert!(plan.unusable_keys(&Variables::new()).is_empty());
-    // And at a fetch, where the file has changed meanwhile.
+    // A fetch reports it, too, as a key file may change.
     let variables = vars(&[("client_id", text("c")), ("private_key", text("hunter2"))]);
     let problem = plan.request.render(&variables, &frozen()).err().unwrap();
     assert_eq!(problem.path, "client_assertion.key");
@@ -275,7 +281,7 @@ fn a_key_that_cannot_sign_is_found_before_it_is_needed() {
 }
 
 #[test]
-fn a_token_that_is_made_here_lives_as_long_as_it_says() {
+fn a_locally_built_token_expires_at_its_exp() {
     let provider = x(r#"
         [x.assertion]
         key = "{private_key}"
@@ -295,7 +301,7 @@ fn a_token_that_is_made_here_lives_as_long_as_it_says() {
     ]);
     let made = plan.made.unwrap().make(&variables, &frozen()).unwrap();
     let (_, claims) = read_jwt(made.access_token.expose());
-    // The JWK's `x` behind the 12 bytes that RFC 8410 §4 puts before it, | openssl sha256 -binary | base64.
+    // RFC 8410 §4: 12 bytes and the JWK's `x`, | openssl sha256 -binary | base64.
     assert_eq!(
         claims["iss"],
         "ACME.SHA256:BuP9j9opu2CrWVV95h7bCuzbIxE0vjDnW0Vfjht5L6k="
@@ -311,7 +317,7 @@ fn a_token_that_is_made_here_lives_as_long_as_it_says() {
 }
 
 #[test]
-fn a_token_may_be_dressed_up_for_requests() {
+fn inject_may_use_computed_variables() {
     let plan = x(r#"
         [x.vars]
         pair = "{company}:{access_token}"
@@ -337,7 +343,7 @@ fn a_token_may_be_dressed_up_for_requests() {
 }
 
 #[test]
-fn a_path_cannot_be_climbed_out_of() {
+fn path_values_cannot_add_segments() {
     let provider = x(r#"
         [x.request]
         path = "/tenants/{tenant}/token"
@@ -357,7 +363,7 @@ fn a_path_cannot_be_climbed_out_of() {
 }
 
 #[test]
-fn addresses_may_have_variables_that_are_known_from_the_start() {
+fn default_urls_may_use_fixed_variables() {
     let plan = x(r#"
         [x]
         token_url = "https://login.example/{tenant|or:common}/token"
@@ -384,9 +390,9 @@ fn addresses_may_have_variables_that_are_known_from_the_start() {
     assert_eq!(plan.defaults.min_interval, Some(Duration::from_secs(30)));
 }
 
-/// Each with the place and the beginning of what is said.
+/// Each case with the problem's path and the beginning of its message.
 #[test]
-fn bad_dialects_are_told_with_the_place() {
+fn errors_of_dialects_name_their_path() {
     const REST: &str = "[x.request]\nform = { a = 'b' }\n[x.response]\ntoken = '/t'\n";
     let cases = [
         (
@@ -533,7 +539,7 @@ fn bad_dialects_are_told_with_the_place() {
 }
 
 #[test]
-fn every_filter_of_the_documents_is_there() {
+fn every_filter_of_the_documents_exists() {
     for filters in [
         "md5|sha1|sha256|sha384|sha512",
         "hmac_md5:k|hmac_sha1:k|hmac_sha256:k|hmac_sha512:k",

@@ -1,7 +1,7 @@
-//! Each built-in dialect against its fixture, `fixtures/NAME.toml`: the requests that it makes, to the byte, and the
-//! answers that its document gives, read to token, life and class of error.
+//! Each built-in dialect against its fixture, `fixtures/NAME.toml`: its requests, to the byte, and
+//! its document's answers, read to token, lifetime and error class.
 //!
-//! A fixture is data, so that a vendor is added with two files and its name in the list of `builtin.rs`.
+//! A new vendor needs two files and its name in the list of `builtin.rs`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,17 +12,17 @@ use serde::Deserialize;
 
 use super::*;
 
-/// The key of RFC 7515 §A.2, which signs nothing anywhere.
+/// The example key of RFC 7515 §A.2.
 const RSA_KEY: &str = include_str!("samples/rfc7515-a2.json");
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Fixture {
-    /// Of every request, and of what goes with the token.
+    /// Variables of every request and of the injection.
     #[serde(default)]
     variables: toml::Table,
     request: Vec<RequestCase>,
-    /// None where the token is made without a request.
+    /// Empty if the token is built without a request.
     #[serde(default)]
     answer: Vec<AnswerCase>,
     api: ApiCase,
@@ -35,14 +35,14 @@ struct RequestCase {
     auth_method: Option<String>,
     #[serde(default)]
     request: Which,
-    /// Besides the fixture's own.
+    /// In addition to the fixture's variables.
     #[serde(default)]
     variables: toml::Table,
-    /// `METHOD URL`, a line per header by name, an empty line, the body. A line break at the end is none. `JWT` stands
-    /// for an assertion …
+    /// `METHOD URL`, a line per header by name, an empty line, the body. A final line break is
+    /// ignored. `JWT` stands for an assertion.
     #[serde(default)]
     sent: String,
-    /// … which is this one, or the token that is made without a request.
+    /// The assertion, or the token that is built without a request.
     jwt: Option<Jwt>,
 }
 
@@ -66,7 +66,7 @@ struct Jwt {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AnswerCase {
-    /// No document shows it: it is what such a vendor most likely answers. The dialect has to say what is not verified.
+    /// The answer is likely, but not in the document; the dialect needs an `unverified` entry.
     #[serde(default)]
     assumed: bool,
     #[serde(default = "ok")]
@@ -74,14 +74,14 @@ struct AnswerCase {
     #[serde(default)]
     headers: BTreeMap<String, String>,
     body: String,
-    /// A yes has these …
+    /// The token; like the next three keys, only for a success.
     token: Option<String>,
     refresh_token: Option<String>,
-    /// Seconds from before the request …
+    /// Lifetime in seconds from before the request.
     life: Option<u64>,
-    /// … or a point in time; neither where the answer states none.
+    /// End of the lifetime as a time.
     until: Option<String>,
-    /// … and a no has these: "transient" or "permanent", and the vendor's words.
+    /// "transient" or "permanent"; like the next two keys, only for an error.
     class: Option<String>,
     code: Option<String>,
     description: Option<String>,
@@ -90,18 +90,18 @@ struct AnswerCase {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ApiCase {
-    /// A line per header, and `?query`, that bring the token `TOKEN`.
+    /// A line per header, and `?query`, that carry the token `TOKEN`.
     sent: String,
-    /// Answers that mean a dead token …
+    /// Answers that mean a dead token.
     dead: Vec<ApiAnswer>,
-    /// … and others that look like them.
+    /// Similar answers that do not mean a dead token.
     alive: Vec<ApiAnswer>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ApiAnswer {
-    /// As in [`AnswerCase`].
+    /// See [`AnswerCase`].
     #[serde(default)]
     assumed: bool,
     #[serde(default = "ok")]
@@ -115,7 +115,7 @@ fn ok() -> u16 {
 }
 
 #[test]
-fn every_dialect_does_what_its_document_says() {
+fn every_dialect_matches_its_document() {
     for (name, _) in builtin() {
         let fixture = read(name);
         check_requests(name, &fixture);
@@ -125,7 +125,7 @@ fn every_dialect_does_what_its_document_says() {
 }
 
 #[test]
-fn what_is_assumed_is_said_to_users() {
+fn assumed_answers_need_an_unverified_entry() {
     for (name, _) in builtin() {
         let fixture = read(name);
         let api = fixture.api.dead.iter().chain(&fixture.api.alive);
@@ -137,7 +137,7 @@ fn what_is_assumed_is_said_to_users() {
 }
 
 #[test]
-fn a_dialect_of_ones_own_may_extend_each() {
+fn a_user_dialect_may_extend_each_built_in_one() {
     for (name, _) in builtin() {
         let own = format!("[own]\nextends = '{name}'\nresponse.error = '/mine'");
         let user: BTreeMap<String, DialectToml> = toml::from_str(&own).unwrap();
@@ -182,8 +182,8 @@ fn read(name: &str) -> Fixture {
     toml::from_str(&text).unwrap_or_else(|error| panic!("fixtures/{name}.toml: {error}"))
 }
 
-/// Each request, and that no grant, no way to authenticate and no other request that the dialect itself writes is without
-/// one.
+/// Checks each request, and that every grant, auth method and further request of the dialect has a
+/// case.
 fn check_requests(name: &str, fixture: &Fixture) {
     let dialects = chain(name);
     let default = |of: fn(&DialectToml) -> &Option<String>| {
@@ -306,7 +306,7 @@ fn life(expiry: Expiry) -> (Option<u64>, Option<SystemTime>) {
     }
 }
 
-/// The dialect and what it extends.
+/// The dialect and the dialects that it extends.
 fn chain(name: &str) -> Vec<&'static DialectToml> {
     let extends = |dialect: &&'static DialectToml| find_builtin(dialect.extends.as_deref()?);
     std::iter::successors(find_builtin(name), extends).collect()
@@ -325,7 +325,7 @@ fn plan(name: &str, grant: Option<&str>, auth_method: Option<&str>) -> Plan {
 
 type Parts = (serde_json::Value, serde_json::Value);
 
-/// What is sent, with `JWT` in the place of an assertion, and that.
+/// The request with `JWT` in place of an assertion, and the assertion.
 fn sent(plan: &Plan, which: Which, variables: &Variables) -> (String, Option<Parts>) {
     let token_url = match &plan.defaults.token_url {
         Some(url) => url.fill(variables).unwrap(),

@@ -19,7 +19,7 @@ fn life(seconds: u64) -> Expiry {
 
 #[test]
 fn cncn_request() {
-    // The document's Authorization value, whose password is an MD5 already.
+    // The document's Authorization value: its password is already an MD5.
     let sample = Provider {
         overrides: r#"request.basic = { username = "{client_id}", password = "{client_secret}", encoding = "raw" }"#,
         ..Provider::of("cncn")
@@ -31,7 +31,7 @@ fn cncn_request() {
     assert_eq!(request, form(authorization, body));
     assert_eq!(body.len(), 29, "the document's Content-Length");
 
-    // And the MD5 taken of a secret: md5("hunter2") = 2ab96390c7dbe3439de74d0c9b0b1767.
+    // The MD5 of a secret: md5("hunter2") = 2ab96390c7dbe3439de74d0c9b0b1767.
     let variables = [
         ("client_id", text("joelhy")),
         ("client_secret", text("hunter2")),
@@ -141,7 +141,7 @@ fn besender_answers() {
             Some("500"),
             None,
         ),
-        // A success without a token: its code is no error code.
+        // A success without a token: its code is not an error code.
         (r#"{"code":200,"data":{}}"#, Class::Permanent, None, None),
     ] {
         let refusal = besender.read(200, &[], body).unwrap_err();
@@ -266,7 +266,7 @@ fn identityserver_requests() {
 }
 
 #[test]
-fn identityserver_one_time_inputs() {
+fn identityserver_spends_one_time_inputs() {
     let one_time = |grant| {
         let provider = Provider {
             grant: Some(grant),
@@ -448,7 +448,7 @@ fn redacted_requests_show_names_for_values() {
         let redacted = request.redacted(&vars(&variables), &frozen());
         assert_eq!(redacted.unwrap(), expected, "{dialect}");
     }
-    // What is sent empty is shown empty.
+    // An empty value is shown as empty.
     let mut variables = variables.to_vec();
     variables.extend([("username", text("u")), ("password", text("hunter2"))]);
     let passport = Provider::of("passport").exchange().request;
@@ -467,7 +467,7 @@ fn redacted_requests_show_names_for_values() {
 }
 
 #[test]
-fn variables_that_each_needs() {
+fn required_and_known_variables_of_the_vendors() {
     let required = |dialect, grant| {
         let provider = Provider {
             grant,

@@ -1,4 +1,4 @@
-//! The merge rule of DESIGN.md §2, and what a wrong dialect is told.
+//! The merge rule, and the errors of wrong dialects.
 
 use proptest::prelude::*;
 
@@ -16,7 +16,7 @@ fn x(dialects: &'static str) -> Provider {
 }
 
 #[test]
-fn a_dialect_of_its_own_has_sane_defaults() {
+fn a_user_dialect_has_defaults() {
     let plan = x("").compile().unwrap();
     let request = plan
         .exchange
@@ -32,13 +32,13 @@ fn a_dialect_of_its_own_has_sane_defaults() {
 }
 
 #[test]
-fn provider_beats_grant_beats_auth_beats_request() {
+fn provider_overrides_grant_overrides_auth_overrides_request() {
     let tables = [
         ("request.request", "x.request.headers.A"),
         ("auth", "x.auth.m.headers.A"),
         ("grant", "x.grants.g.headers.A"),
     ];
-    // Each more table that is written takes over.
+    // Each table overrides the tables before it.
     let mut dialects =
         "x.default_auth = 'm'\nx.auth.m.query = {}\nx.grants.g.query = {}\n".to_owned();
     for (name, key) in tables {
@@ -63,7 +63,7 @@ fn a_written_key_replaces_the_inherited_one_whole() {
 }
 
 #[test]
-fn basic_false_takes_it_away() {
+fn basic_false_removes_an_inherited_basic() {
     let provider = Provider {
         overrides: "request = { basic = false, headers = { Authorization = 'ID {client_id}' } }",
         ..Provider::of("oauth2")
@@ -81,7 +81,7 @@ fn basic_false_takes_it_away() {
 }
 
 #[test]
-fn form_json_and_body_are_one_slot() {
+fn form_json_and_body_replace_each_other() {
     let provider = |overrides| Provider {
         overrides,
         ..x("x.grants.g.form = { a = '1' }")
@@ -100,7 +100,7 @@ fn form_json_and_body_are_one_slot() {
 }
 
 #[test]
-fn auth_entries_join_the_grants_body_and_not_the_providers() {
+fn auth_entries_join_the_grants_body_but_not_the_providers() {
     let post = |overrides| Provider {
         overrides,
         ..Provider::of("oauth2-post")
@@ -114,13 +114,13 @@ fn auth_entries_join_the_grants_body_and_not_the_providers() {
         body(post("")),
         "client_id=i&client_secret=s&grant_type=client_credentials"
     );
-    // What one reads in the file is what is sent.
+    // The body keeps the file's order.
     assert_eq!(body(post("request.form = { a = '1' }")), "a=1");
-    // A name that both write is the grant's.
+    // The grant wins a name that both write.
     let clash = "x.default_auth = 'm'\nx.auth.m.form = { a = 'auth', b = 'auth' }\n\
                  x.grants.g.form = { a = 'grant', c = 'grant' }";
     assert_eq!(body(x(clash)), "a=grant&b=auth&c=grant");
-    // But auth beats [request].
+    // The auth method overrides [request].
     let clash = "x.default_auth = 'm'\nx.auth.m.form = { a = 'auth', b = 'auth' }\n\
                  x.request.form = { a = 'request', c = 'request' }";
     assert_eq!(body(x(clash)), "a=auth&b=auth&c=request");
@@ -144,7 +144,7 @@ fn auth_entries_of_another_kind_than_the_body_are_a_problem() {
 }
 
 #[test]
-fn refresh_gets_auth_and_who_asks_but_not_what_is_asked() {
+fn refresh_shares_credentials_but_no_parameters() {
     let provider = Provider {
         overrides: "request = { headers = { H = '1' }, form = { what = 'grant' } }",
         ..Provider::of("oauth2-post")
@@ -163,7 +163,7 @@ fn refresh_gets_auth_and_who_asks_but_not_what_is_asked() {
 }
 
 #[test]
-fn a_dialect_beats_what_it_extends() {
+fn a_dialect_overrides_the_extended_one() {
     let provider = Provider {
         dialects: r#"
             [x]
@@ -186,7 +186,7 @@ fn a_dialect_beats_what_it_extends() {
         ("client_id", text("joelhy")),
         ("client_secret", text("hunter2")),
     ]);
-    // [request] of the nearer dialect beats even the inherited auth method.
+    // The nearer dialect's [request] overrides even the inherited auth method.
     assert!(
         request.contains(
             "authorization: Basic am9lbGh5OjJhYjk2MzkwYzdkYmUzNDM5ZGU3NGQwYzliMGIxNzY3\n"
@@ -207,9 +207,9 @@ fn a_dialect_beats_what_it_extends() {
     );
 }
 
-/// The tables of DESIGN.md §2, as far as this version has them.
+/// A dialect that uses most tables.
 #[test]
-fn the_designs_own_example() {
+fn a_dialect_with_all_tables_compiles() {
     let provider = |grant| Provider {
         dialects: r#"
             [x]
@@ -220,10 +220,10 @@ fn the_designs_own_example() {
             [x.request]
             method  = "POST"
             headers = { Accept = "application/json" }
-            basic   = { username = "{client_id}", password = "{client_secret|md5}", encoding = "raw" }
+            basic = { username = "{client_id}", password = "{client_secret|md5}", encoding = "raw" }
             [x.auth]
             client_secret_basic = { basic = { username = "{client_id}", password = "{client_secret}" } }
-            client_secret_post  = { form = { client_id = "{client_id}", client_secret = "{client_secret}" } }
+            client_secret_post = { form = { client_id = "{client_id}", client_secret = "{client_secret}" } }
             [x.grants.client_credentials]
             form = { grant_type = "client_credentials", scope = "{scope?}" }
             [x.grants.sms]
@@ -256,7 +256,7 @@ fn the_designs_own_example() {
         ("phone", text("1")),
         ("sms", text("2")),
     ];
-    // Inside one dialect auth beats [request]: Basic is i:s.
+    // Inside one dialect, auth overrides [request]: Basic is i:s.
     let head = "POST\naccept: application/json\nauthorization: Basic aTpz\n\
                 content-type: application/x-www-form-urlencoded\n\n";
     let request = provider(None).request(&variables);
@@ -269,7 +269,7 @@ fn the_designs_own_example() {
 }
 
 #[test]
-fn a_dialect_may_stand_on_the_built_in_one_of_its_name() {
+fn a_dialect_may_extend_the_built_in_one_of_its_name() {
     let provider = Provider {
         dialects: "oauth2.extends = 'oauth2'\noauth2.request.method = 'PUT'",
         ..Provider::of("oauth2")
@@ -279,7 +279,7 @@ fn a_dialect_may_stand_on_the_built_in_one_of_its_name() {
 }
 
 #[test]
-fn inject_by_query_takes_the_place_of_the_default_header() {
+fn inject_by_query_replaces_the_default_header() {
     let provider = Provider {
         overrides: "inject.query = { access_token = '{access_token}' }",
         ..Provider::of("oauth2")
@@ -290,7 +290,7 @@ fn inject_by_query_takes_the_place_of_the_default_header() {
 }
 
 #[test]
-fn json_keeps_types_and_order_and_drops_what_is_unset() {
+fn json_keeps_types_and_order_and_drops_unset_keys() {
     let provider = x(r#"
         [x.request.json]
         z = "{id}"
@@ -302,15 +302,17 @@ fn json_keeps_types_and_order_and_drops_what_is_unset() {
         deep = { list = [1, "{nope?}", "{id|upper}"], unset = "{nope?}", at = "{unix}", "{id}" = false }
     "#);
     let request = provider.request(&[("id", Var::Integer(19)), ("yes", Var::Boolean(true))]);
-    let body = r#"{"z":19,"a":"19 ","yes":true,"f":1.5,"when":"2020-01-02","deep":{"list":[1,"19"],"at":1700000000,"{id}":false}}"#;
+    let body = concat!(
+        r#"{"z":19,"a":"19 ","yes":true,"f":1.5,"when":"2020-01-02","#,
+        r#""deep":{"list":[1,"19"],"at":1700000000,"{id}":false}}"#
+    );
     assert_eq!(request.rsplit_once('\n').unwrap().1, body);
 }
 
 #[test]
 fn unset_keys_are_dropped_from_query_and_headers_too() {
-    let provider = x(
-        "x.request = { query = { a = '{n?}', b = '{s}' }, headers = { A = '{n?}', Content-Type = 'text/x' }, body = '' }",
-    );
+    let provider = x("[x.request]\nquery = { a = '{n?}', b = '{s}' }\n\
+         headers = { A = '{n?}', Content-Type = 'text/x' }\nbody = ''");
     assert_eq!(
         provider.request(&[("s", text("a b&+~/é"))]),
         "POST?b=a%20b%26%2B~%2F%C3%A9\ncontent-type: text/x\n\n"
@@ -318,7 +320,7 @@ fn unset_keys_are_dropped_from_query_and_headers_too() {
 }
 
 #[test]
-fn rendering_names_the_place_and_the_variable_and_never_the_value() {
+fn render_errors_name_path_and_variable_but_no_value() {
     for (dialects, path, message) in [
         (
             "x.grants.g.form = { p = '{phnoe}' }",
@@ -338,7 +340,8 @@ fn rendering_names_the_place_and_the_variable_and_never_the_value() {
         (
             "x.request.basic = { username = '{colon}', password = '', encoding = 'raw' }",
             "request.basic.username",
-            "a user name cannot contain a colon (RFC 7617); use `encoding = \"form\"` if the vendor decodes it",
+            "a user name cannot contain a colon (RFC 7617); \
+             use `encoding = \"form\"` if the vendor decodes it",
         ),
     ] {
         let variables = vars(&[
@@ -437,7 +440,7 @@ fn every_problem_is_reported_at_once() {
 }
 
 #[test]
-fn wrong_names() {
+fn unknown_names_are_reported_with_a_hint() {
     let cases = [
         (
             Provider::of("oauth"),
@@ -482,8 +485,9 @@ fn wrong_names() {
                 ..Provider::of("oauth2")
             },
             "auth_method",
-            "the dialect has no such auth method; known: client_secret_basic, client_secret_post, none, private_key_jwt, client_secret_jwt, \
-             tls_client_auth, self_signed_tls_client_auth",
+            "the dialect has no such auth method; known: client_secret_basic, \
+             client_secret_post, none, private_key_jwt, client_secret_jwt, tls_client_auth, \
+             self_signed_tls_client_auth",
         ),
         (
             x("x.grants = { a = {}, b = {} }"),
@@ -502,7 +506,7 @@ fn wrong_names() {
 }
 
 #[test]
-fn a_provider_without_a_dialect_says_all_itself() {
+fn a_provider_without_a_dialect_writes_all_tables() {
     let provider = Provider {
         overrides: "request.form = { k = '{client_id}' }\nresponse.token = '/t'",
         ..Provider::default()
@@ -538,7 +542,9 @@ fn a_static_token_needs_only_inject_and_reject() {
 
 proptest! {
     #[test]
-    fn forms_come_back(pairs in prop::collection::vec((any::<String>(), any::<String>()), 0..6)) {
+    fn forms_decode_to_their_pairs(
+        pairs in prop::collection::vec((any::<String>(), any::<String>()), 0..6),
+    ) {
         let mut toml = toml::Table::new();
         let mut variables = Variables::new();
         let mut expected: Vec<(String, String)> = Vec::new();
@@ -561,7 +567,13 @@ proptest! {
             ..Default::default()
         };
         let user = BTreeMap::new();
-        let source = Source { dialect: "", user: &user, overrides: &overrides, grant: None, auth_method: None };
+        let source = Source {
+            dialect: "",
+            user: &user,
+            overrides: &overrides,
+            grant: None,
+            auth_method: None,
+        };
         let request = compile(&source).unwrap().exchange.request;
         let request = request.render(&variables, &frozen()).unwrap();
         let parse = |bytes: &[u8]| form_urlencoded::parse(bytes).into_owned().collect::<Vec<_>>();
