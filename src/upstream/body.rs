@@ -82,10 +82,23 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
-        match self.get_mut() {
-            Self::Empty => Poll::Ready(None),
-            Self::Stream(upload) => upload.poll_frame(cx),
+        let Self::Stream(upload) = self.get_mut() else {
+            return Poll::Ready(None);
+        };
+        let polled = upload.source.poll_frame(cx);
+        if polled.is_pending() {
+            return (upload.stall.poll(cx)).map(|stalled| Some(Err(stalled.into())));
         }
+        upload.stall.moved();
+        let mut frame = ready!(polled);
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            for name in upload.forbidden.iter() {
+                trailers.remove(name);
+            }
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -100,25 +113,6 @@ impl Body for RequestBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Stream(upload) => upload.source.size_hint(),
         }
-    }
-}
-
-impl Upload {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
-        let polled = self.source.poll_frame(cx);
-        if polled.is_pending() {
-            return self.stall.poll(cx).map(|stalled| Some(Err(stalled.into())));
-        }
-        self.stall.moved();
-        let mut frame = ready!(polled);
-        if let Some(Ok(frame)) = &mut frame
-            && let Some(trailers) = frame.trailers_mut()
-        {
-            for name in self.forbidden.iter() {
-                trailers.remove(name);
-            }
-        }
-        Poll::Ready(frame)
     }
 }
 

@@ -287,7 +287,11 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Connection<B> {
     fn respond(mut self: Box<Self>, head: Head) -> (Response<()>, Received<B>) {
         self.keep_alive = head.keep_alive;
         let received = match head.framing {
-            Framing::Tunnel => Received::Tunnel(Tunnel::new(self.io, self.read, self.open)),
+            Framing::Tunnel => Received::Tunnel(Tunnel {
+                io: self.io,
+                read: self.read,
+                _open: self.open,
+            }),
             Framing::Empty => Received::Whole(Bytes::new(), self.into_idle()),
             // Small bodies arrive with their heads.
             Framing::Length(length) if length <= self.read.len() as u64 => {

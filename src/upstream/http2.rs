@@ -14,7 +14,7 @@
 //! Rejected alternatives: `hyper::client::conn::http2` polls uploads in a separate task, which hides
 //! the app's failures and the upload's progress. It takes RST_STREAM with NO_ERROR for the end of a
 //! response body, and costs 7,300 instructions more per request (callgrind, the mix of
-//! `cargo bench --bench cost -- --quick`). An own codec saved 9,900 more, but took 2,900 lines.
+//! `cargo bench --bench cost -- --quick`). An own codec cost 9,900 fewer, but took 2,900 lines.
 
 mod driver;
 mod exchange;

@@ -205,11 +205,8 @@ impl PoolShared {
             state
                 .http2
                 .retain(|connection| !connection.is_closed() && !connection.outlived(now, LIFE));
-            let permit = state
-                .http2
-                .iter()
-                .find_map(|connection| connection.reserve(self, true));
-            if let Some(permit) = permit {
+            let mut connections = state.http2.iter();
+            if let Some(permit) = connections.find_map(|open| open.reserve(self, true)) {
                 return Some(self.http2(permit));
             }
         }

@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -170,12 +169,6 @@ impl Default for TlsProfiles {
     }
 }
 
-impl fmt::Debug for TlsProfiles {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TlsProfiles").finish_non_exhaustive()
-    }
-}
-
 /// Why a TLS connection failed, for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFailure {
@@ -209,13 +202,8 @@ impl TlsFailure {
 impl From<&rustls::Error> for TlsFailure {
     fn from(error: &rustls::Error) -> Self {
         use rustls::{AlertDescription as Alert, Error};
-        if let Error::InvalidCertificate(certificate) = error {
-            return Self {
-                certificate: true,
-                reason: certificate_reason(certificate),
-            };
-        }
         let reason = match error {
+            Error::InvalidCertificate(certificate) => certificate_reason(certificate),
             Error::InvalidMessage(_) => format!(
                 "what answers there does not speak TLS ({error}): check the URL's scheme and port"
             ),
@@ -244,7 +232,7 @@ impl From<&rustls::Error> for TlsFailure {
             other => other.to_string(),
         };
         Self {
-            certificate: false,
+            certificate: matches!(error, Error::InvalidCertificate(_)),
             reason,
         }
     }

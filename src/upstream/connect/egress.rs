@@ -62,15 +62,13 @@ fn request(proxy: &EgressProxy, target: &Peer) -> Zeroizing<String> {
     // A capacity that never grows: growing would leave a copy of the secret in freed memory.
     let size = 2 * authority.len() + secret.len() + 64;
     let mut text = Zeroizing::new(String::with_capacity(size));
-    text.push_str("CONNECT ");
-    text.push_str(&authority);
-    text.push_str(" HTTP/1.1\r\nHost: ");
-    text.push_str(&authority);
+    text.push_str(&format!(
+        "CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n"
+    ));
     if !secret.is_empty() {
-        text.push_str("\r\nProxy-Authorization: ");
-        text.push_str(secret);
+        text.extend(["Proxy-Authorization: ", secret, "\r\n"]);
     }
-    text.push_str("\r\n\r\n");
+    text.push_str("\r\n");
     text
 }
 

@@ -9,18 +9,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Malformed;
 
-/// Byte ranges of a field in the head.
-pub(super) struct Field {
-    name: Range<u32>,
-    value: Range<u32>,
-}
-
-impl Field {
-    pub(super) const NONE: Self = Self {
-        name: 0..0,
-        value: 0..0,
-    };
-}
+/// Byte ranges of a field's name and value in the head.
+pub(super) type Field = (Range<u32>, Range<u32>);
 
 /// Stores the byte ranges of `headers` within `head`; returns their number.
 pub(super) fn locate(
@@ -33,10 +23,8 @@ pub(super) fn locate(
     }
     let base = head.as_ptr() as usize;
     for (field, header) in fields.iter_mut().zip(headers) {
-        *field = Field {
-            name: position(base, header.name.as_bytes()),
-            value: position(base, header.value),
-        };
+        let name = position(base, header.name.as_bytes());
+        *field = (name, position(base, header.value));
     }
     Ok(headers.len())
 }
@@ -91,8 +79,8 @@ impl Notes {
         fields: &[Field],
     ) -> Result<HeaderMap, Malformed> {
         let mut headers = HeaderMap::with_capacity(fields.len());
-        for field in fields {
-            let name = &bytes[slice(&field.name)];
+        for (name, value) in fields {
+            let name = &bytes[slice(name)];
             // Only names as long as `Connection` and `Keep-Alive`, `Content-Length` or
             // `Transfer-Encoding` need a comparison.
             let framing = matches!(name.len(), 10 | 14 | 17);
@@ -100,7 +88,7 @@ impl Notes {
             if framing && name.eq_ignore_ascii_case(b"keep-alive") {
                 continue;
             }
-            let value = bytes.slice(slice(&field.value));
+            let value = bytes.slice(slice(value));
             let name = HeaderName::from_bytes(name)
                 .map_err(|_| Malformed::Syntax(httparse::Error::HeaderName))?;
             if framing && !self.passes_on(&name, &value)? {

@@ -54,7 +54,7 @@ fn parse_up_to<const FIELDS: usize>(
     request: &Parts,
 ) -> Result<Parsed, Malformed> {
     let mut slots = [const { MaybeUninit::uninit() }; FIELDS];
-    let mut fields = [const { Field::NONE }; FIELDS];
+    let mut fields: [Field; FIELDS] = [const { (0..0, 0..0) }; FIELDS];
     let mut head = httparse::Response::new(&mut []);
     let parsed = httparse::ParserConfig::default()
         .parse_response_with_uninit_headers(&mut head, read, &mut slots);

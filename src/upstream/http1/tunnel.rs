@@ -12,21 +12,13 @@ use crate::upstream::counted::Open;
 
 /// An upgraded connection to the upstream.
 pub struct Tunnel {
-    io: Stream,
+    pub(super) io: Stream,
     /// Bytes that arrived with the head, not returned yet.
-    read: BytesMut,
-    _open: Open,
+    pub(super) read: BytesMut,
+    pub(super) _open: Open,
 }
 
 impl Tunnel {
-    pub(super) fn new(io: Stream, read: BytesMut, open: Open) -> Self {
-        Self {
-            io,
-            read,
-            _open: open,
-        }
-    }
-
     fn io(self: Pin<&mut Self>) -> Pin<&mut Stream> {
         Pin::new(&mut self.get_mut().io)
     }

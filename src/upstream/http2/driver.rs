@@ -65,7 +65,14 @@ impl Driver {
         let end = tokio::select! {
             biased;
             end = poll_fn(|cx| self.poll(cx)) => end,
-            () = silence => return self.give_up(),
+            () = silence => {
+                tracing::debug!("upstream connection ended: no answer to PING");
+                if let Some(connection) = self.connection.upgrade() {
+                    connection.silent.store(true, Ordering::Relaxed);
+                }
+                // Dropping h2 fails the streams.
+                return;
+            }
             _ = released => {
                 let goodbye = poll_fn(|cx| self.poll(cx));
                 timeout(LINGER, goodbye).await.unwrap_or(Ok(()))
@@ -99,14 +106,6 @@ impl Driver {
         {
             // The waiting dial may have been dropped.
             let _ = settled.send(());
-        }
-    }
-
-    /// Closes a connection whose peer is silent. Dropping h2 fails the streams.
-    fn give_up(self) {
-        tracing::debug!("upstream connection ended: no answer to PING");
-        if let Some(connection) = self.connection.upgrade() {
-            connection.silent.store(true, Ordering::Relaxed);
         }
     }
 }

@@ -82,17 +82,15 @@ impl<'a> Pending<'a> {
         let ends = body.is_end_stream();
         let written_before = connection.traffic.written();
         let request = head::request(ask.head, length);
-        let (response, stream) = match connection.requests.clone().send_request(request, ends) {
-            Ok(begun) => begun,
-            Err(error) => {
-                connection.retire();
-                return Err(SendError {
-                    failure: SendFailure::Closed(error.into()),
-                    reused: permit.reused,
-                    unsent: true,
-                });
+        let sent = connection.requests.clone().send_request(request, ends);
+        let (response, stream) = sent.map_err(|error| {
+            connection.retire();
+            SendError {
+                failure: SendFailure::Closed(error.into()),
+                reused: permit.reused,
+                unsent: true,
             }
-        };
+        })?;
         Ok(Self {
             upload: Upload {
                 stream,
@@ -130,12 +128,8 @@ impl<'a> Pending<'a> {
     }
 
     fn respond(self, response: Response<RecvStream>) -> Result<Response<UpstreamBody>, SendError> {
-        let remaining = match head::check(response.headers()) {
-            Ok(length) => length,
-            Err(malformed) => {
-                return Err(self.error(SendFailure::Protocol(malformed.into()), false));
-            }
-        };
+        let remaining = head::check(response.headers())
+            .map_err(|fault| self.error(SendFailure::Protocol(fault.into()), false))?;
         let bodiless = self.ask.head.method == Method::HEAD
             || response.status() == StatusCode::NO_CONTENT
             || response.status() == StatusCode::NOT_MODIFIED;

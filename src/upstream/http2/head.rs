@@ -11,11 +11,6 @@ use crate::upstream::MAX_FIELDS;
 use crate::upstream::body::RequestBody;
 use crate::upstream::http1::parse_length;
 
-/// A response head that the proxy rejects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct Malformed(&'static str);
-
 /// Returns the length for the request's `Content-Length`. Only `body` counts, not the app's head.
 pub(super) fn length(head: &Parts, body: &RequestBody) -> Option<u64> {
     if !body.is_end_stream() {
@@ -65,9 +60,8 @@ fn is_left_out(name: &HeaderName, value: &HeaderValue) -> bool {
 
 /// Removes the fields that are not allowed in a trailer section.
 pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
-    let wrong = |name: &&HeaderName| !is_trailer(name);
-    let wrong: Vec<_> = trailers.keys().filter(wrong).cloned().collect();
-    for name in wrong {
+    let wrong = trailers.keys().filter(|name| !is_trailer(name));
+    for name in wrong.cloned().collect::<Vec<_>>() {
         trailers.remove(name);
     }
 }
@@ -76,17 +70,17 @@ pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
 ///
 /// h2 rejects connection-specific fields, heads over the size limit, and bodies that do not match
 /// their `Content-Length`.
-pub(super) fn check(fields: &HeaderMap) -> Result<Option<u64>, Malformed> {
+pub(super) fn check(fields: &HeaderMap) -> Result<Option<u64>, &'static str> {
     if fields.len() > MAX_FIELDS {
-        return Err(Malformed("too many fields"));
+        return Err("too many fields");
     }
     let mut lengths = fields.get_all(CONTENT_LENGTH).iter();
     match (lengths.next(), lengths.next()) {
         (None, _) => Ok(None),
-        (Some(_), Some(_)) => Err(Malformed("more than one content-length")),
+        (Some(_), Some(_)) => Err("more than one content-length"),
         (Some(length), None) => parse_length(length.as_bytes())
             .map(Some)
-            .ok_or(Malformed("an invalid content-length")),
+            .ok_or("an invalid content-length"),
     }
 }
 

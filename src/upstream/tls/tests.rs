@@ -1,5 +1,7 @@
 mod client_certificates;
 
+use std::fmt;
+
 use rustls::SupportedCipherSuite;
 
 use super::*;
