@@ -1,7 +1,7 @@
-//! What `cupbearer demo` stands on: five fake vendors on loopback, and the configuration that goes with them.
+//! Five fake vendors on loopback and a configuration for them, for `cupbearer demo` and for tests.
 //!
-//! [`vendors`] speaks as the vendors' documents say and refuses everything else, so it serves integration tests
-//! as well. Nothing here knows the proxy.
+//! Each of the [`vendors`] follows its document and refuses everything else. This module does not
+//! depend on the proxy.
 
 pub mod authority;
 pub mod setup;

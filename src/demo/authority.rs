@@ -1,4 +1,4 @@
-//! A certificate authority made on the spot, so that the demo and the tests run over verified TLS.
+//! A temporary certificate authority, so that the demo and the tests use verified TLS.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 
-/// Signs certificates that only those trust who were given [`Authority::pem`]. Its key never leaves memory.
+/// Signs certificates for clients that trust [`Authority::pem`]. The key never leaves memory.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
-/// Why no certificate could be made.
+/// Why a certificate could not be made or used.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
     #[error("cannot make a certificate: {0}")]
@@ -26,18 +26,18 @@ pub enum AuthorityError {
     ClientVerifier(#[from] rustls::server::VerifierBuilderError),
 }
 
-/// A certificate and its key, both PEM, as `client_cert_file` and `client_key_file` want them.
+/// A certificate and its key in PEM, for `client_cert_file` and `client_key_file`.
 pub struct Identity {
     pub certificate: String,
     pub key: String,
 }
 
-/// What a TLS server of this authority offers.
+/// TLS options of a server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offer {
-    /// HTTP/2 by ALPN, beside HTTP/1.1.
+    /// HTTP/2 by ALPN, in addition to HTTP/1.1.
     pub http2: bool,
-    /// Only clients with a certificate of this authority get through the handshake.
+    /// Only clients with a certificate of this authority complete the handshake.
     pub client_certificate: bool,
 }
 
@@ -46,14 +46,13 @@ impl Authority {
         let mut params = CertificateParams::new(Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "Cupbearer demo CA");
+        let name = &mut params.distinguished_name;
+        name.push(DnType::CommonName, "Cupbearer demo CA");
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
         Ok(Self { issuer })
     }
 
-    /// The authority's own certificate, for `ca_file`.
+    /// Returns the authority's own certificate, for `ca_file`.
     pub fn pem(&self) -> String {
         self.issuer.pem()
     }
@@ -62,7 +61,8 @@ impl Authority {
         self.issuer.der().clone()
     }
 
-    /// A server that proves to be every one of `names` (host names or IP addresses).
+    /// Returns a server configuration with a certificate for all `names` (host names or IP
+    /// addresses).
     pub fn server(
         &self,
         names: &[&str],
@@ -83,15 +83,14 @@ impl Authority {
             builder.with_no_client_auth()
         };
         let mut config = builder.with_single_cert(vec![certificate.der().clone()], key)?;
-        config.alpn_protocols = if offer.http2 {
-            vec![b"h2".to_vec(), b"http/1.1".to_vec()]
-        } else {
-            vec![b"http/1.1".to_vec()]
-        };
+        if offer.http2 {
+            config.alpn_protocols.push(b"h2".to_vec());
+        }
+        config.alpn_protocols.push(b"http/1.1".to_vec());
         Ok(Arc::new(config))
     }
 
-    /// A client certificate, for mutual TLS.
+    /// Returns a client certificate for mutual TLS.
     pub fn client(&self, name: &str) -> Result<Identity, AuthorityError> {
         let (certificate, key) = self.sign(&[name], ExtendedKeyUsagePurpose::ClientAuth)?;
         Ok(Identity {
@@ -109,9 +108,8 @@ impl Authority {
         let mut params = CertificateParams::new(names)?;
         params.extended_key_usages = vec![usage];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "Cupbearer demo");
+        let name = &mut params.distinguished_name;
+        name.push(DnType::CommonName, "Cupbearer demo");
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok((certificate, key))

@@ -1,6 +1,5 @@
-//! The demo's world: five vendors, the files they need, and the proxy's configuration for them.
+//! The demo's setup: five vendors, the files that they need, and the proxy's configuration.
 
-use std::fmt::Write as _;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -12,7 +11,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::authority::{Authority, AuthorityError, Offer};
 use super::vendors::{Credential, Event, FakeVendor, Kind, Options, StartError};
 
-/// Everything behind the proxy. Dropping it stops the vendors and removes the files.
+/// All parts of the demo but the proxy. Dropping it stops the vendors and removes the files.
 pub struct Setup {
     vendors: Vec<FakeVendor>,
     folder: PrivateFolder,
@@ -34,13 +33,15 @@ impl Setup {
         let authority = Authority::new()?;
         let folder = PrivateFolder::create(&std::env::temp_dir())?;
         folder.write(CA_FILE, &authority.pem())?;
-        for kind in Kind::ALL {
-            if let Some(secret) = secret_in_file(kind) {
-                folder.write(&secret_file(kind), &format!("{secret}\n"))?;
-            }
-        }
         let mut vendors = Vec::with_capacity(Kind::ALL.len());
         for kind in Kind::ALL {
+            for (key, credential) in kind.credentials() {
+                if let Credential::Text(secret) = credential
+                    && is_in_file(kind, key)
+                {
+                    folder.write(&secret_file(kind), &format!("{secret}\n"))?;
+                }
+            }
             let options = Options {
                 life: life(kind),
                 api: Offer {
@@ -58,21 +59,17 @@ impl Setup {
         &self.vendors
     }
 
-    /// The proxy's configuration, as a user would write it.
+    /// Returns the proxy's configuration, in the form that a user would write.
     pub fn config(&self, listen: &str, admin: &str) -> String {
-        let mut text = format!(
-            "[server]\nlisten = {}\nadmin  = {}\n",
-            quoted(listen),
-            quoted(admin)
-        );
+        let (listen, admin) = (quoted(listen), quoted(admin));
+        let mut text = format!("[server]\nlisten = {listen}\nadmin  = {admin}\n");
         for vendor in &self.vendors {
-            text.push('\n');
             self.write_vendor(&mut text, vendor);
         }
         text
     }
 
-    /// Keeps a configuration beside the CA, for other verbs to be tried with.
+    /// Saves a configuration next to the CA file, for use with other commands.
     pub fn save_config(&self, text: &str) -> Result<PathBuf, SetupError> {
         self.folder.write("cupbearer.toml", text)
     }
@@ -81,20 +78,18 @@ impl Setup {
         let kind = vendor.kind();
         let tls = format!(
             "tls           = {{ ca_file = {} }}",
-            quoted(&self.folder.path(CA_FILE).to_string_lossy())
+            self.quoted_path(CA_FILE)
         );
         let mut lines = vec![
+            String::new(),
             format!("[providers.{kind}]"),
             format!("dialect       = {}", quoted(kind.name())),
             format!("token_url     = {}", quoted(&vendor.token_url())),
         ];
         for (key, credential) in kind.credentials() {
             let value = match credential {
-                Credential::Text(_)
-                    if secret_in_file(kind).is_some() && *key == "client_secret" =>
-                {
-                    let path = self.folder.path(&secret_file(kind));
-                    format!("{{ file = {} }}", quoted(&path.to_string_lossy()))
+                Credential::Text(_) if is_in_file(kind, key) => {
+                    format!("{{ file = {} }}", self.quoted_path(&secret_file(kind)))
                 }
                 Credential::Text(value) => quoted(value),
                 Credential::Integer(value) => value.to_string(),
@@ -111,15 +106,19 @@ impl Setup {
             tls,
         ]);
         for line in lines {
-            // A String takes everything.
-            let _ = writeln!(text, "{line}");
+            text.push_str(&line);
+            text.push('\n');
         }
+    }
+
+    fn quoted_path(&self, name: &str) -> String {
+        quoted(&self.folder.path(name).to_string_lossy())
     }
 }
 
 const CA_FILE: &str = "ca.pem";
 
-/// Short enough to watch refreshes; Passport keeps its year, which is what is odd about it.
+/// Short lifetimes, so that refreshes can be watched. Passport keeps its year, which is unusual.
 fn life(kind: Kind) -> Option<Duration> {
     let seconds = match kind {
         Kind::Cncn => 20,
@@ -131,22 +130,14 @@ fn life(kind: Kind) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
-/// One of each is enough to show that ALPN decides.
+/// Some of the vendors, to show that ALPN decides.
 fn speaks_http2(kind: Kind) -> bool {
     matches!(kind, Kind::Besender | Kind::Passport)
 }
 
-/// One vendor's secret stands in a file, to show that way too.
-fn secret_in_file(kind: Kind) -> Option<&'static str> {
-    if kind != Kind::Ctcfile {
-        return None;
-    }
-    kind.credentials()
-        .iter()
-        .find_map(|(key, credential)| match credential {
-            Credential::Text(secret) if *key == "client_secret" => Some(*secret),
-            _ => None,
-        })
+/// Returns whether a credential is configured as a file: one is enough to show that way.
+fn is_in_file(kind: Kind, key: &str) -> bool {
+    kind == Kind::Ctcfile && key == "client_secret"
 }
 
 fn secret_file(kind: Kind) -> String {
@@ -157,12 +148,12 @@ fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
 
-/// A folder that only this user may look into; removed with everything in it when dropped.
+/// A folder that only this user can access; removed with its content when dropped.
 struct PrivateFolder(PathBuf);
 
 impl PrivateFolder {
     fn create(parent: &Path) -> Result<Self, SetupError> {
-        // Eight digits make short paths to read. Fails if it is there already: nobody else can have prepared it.
+        // Fails if the folder exists, so that no other user can have prepared it.
         let digits = &uuid::Uuid::new_v4().simple().to_string()[..8];
         let folder = parent.join(format!("cupbearer-demo-{digits}"));
         match DirBuilder::new().mode(0o700).create(&folder) {
@@ -194,7 +185,7 @@ impl PrivateFolder {
 
 impl Drop for PrivateFolder {
     fn drop(&mut self) {
-        // Left behind, it holds demo secrets only.
+        // A folder that is left behind holds demo secrets only.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
@@ -228,10 +219,8 @@ mod tests {
         let secret = table["providers"]["ctcfile"]["client_secret"]["file"]
             .as_str()
             .unwrap();
-        assert_eq!(
-            std::fs::read_to_string(secret).unwrap().trim_end(),
-            secret_in_file(Kind::Ctcfile).unwrap()
-        );
+        let secret = std::fs::read_to_string(secret).unwrap();
+        assert_eq!(secret, "demo secret+of/ctcfile&\n");
     }
 
     #[tokio::test]

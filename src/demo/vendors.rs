@@ -1,9 +1,9 @@
 //! Five fake vendors, each as strict as its document.
 //!
-//! A [`FakeVendor`] is a token endpoint and an API, each on a port of its own, under TLS. The token endpoint
-//! checks method, path, headers, encoding and credentials; the API answers 401 unless a live token stands in
-//! exactly the right header. Every refusal is recorded with its reason ([`FakeVendor::refusals`]), so that a
-//! failing test tells why. [`Fault`]s make a vendor misbehave.
+//! A [`FakeVendor`] is a token endpoint and an API, each on its own port with TLS. The token
+//! endpoint checks method, path, headers, encoding and credentials. The API responds with 401
+//! unless a valid token is in exactly the right header. [`FakeVendor::refusals`] lists the reason
+//! of every refusal, to explain failing tests. [`Fault`]s make a vendor misbehave.
 
 mod api;
 mod besender;
@@ -26,14 +26,14 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 
 use super::authority::{Authority, AuthorityError, Offer};
 use ledger::Ledger;
 
 pub use fault::{Fault, UnknownFault};
 
-/// Which vendor's document is spoken.
+/// A vendor whose document is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     Cncn,
@@ -45,15 +45,15 @@ pub enum Kind {
 
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// How long tokens live; the document's own time otherwise.
+    /// How long tokens live; by default as in the document.
     pub life: Option<Duration>,
-    /// What the API's TLS offers; the token endpoint always speaks plain HTTP/1.1 over TLS.
+    /// TLS options of the API. The token endpoint always offers HTTP/1.1 only.
     pub api: Offer,
-    /// Told of everything that happens, in order.
+    /// Receives all events, in order.
     pub events: Option<UnboundedSender<Event>>,
 }
 
-/// Something a vendor saw. Holds no token.
+/// An observation of a vendor. Holds no token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     pub vendor: Kind,
@@ -100,20 +100,19 @@ pub enum StartError {
     Listen(#[from] std::io::Error),
 }
 
-/// A demo credential. It opens nothing but the fake vendor, so it need not be kept secret.
+/// A demo credential, which is valid for the fake vendor only and need not be kept secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Credential {
     Text(&'static str),
     Integer(i64),
 }
 
-/// A running vendor. It stops when it is dropped.
+/// A running vendor. Dropping it stops it.
 pub struct FakeVendor {
-    kind: Kind,
     token_addr: SocketAddr,
     api_addr: SocketAddr,
     shared: Arc<Shared>,
-    tasks: [AbortHandle; 2],
+    _tasks: JoinSet<()>,
 }
 
 impl Kind {
@@ -125,7 +124,7 @@ impl Kind {
         Self::Passport,
     ];
 
-    /// Also the name of the built-in dialect.
+    /// Returns the name, which is also the name of the built-in dialect.
     pub fn name(self) -> &'static str {
         match self {
             Self::Cncn => "cncn",
@@ -136,7 +135,7 @@ impl Kind {
         }
     }
 
-    /// How this vendor wants to be asked, for people.
+    /// Describes the vendor's token request for people.
     pub fn asks_by(self) -> &'static str {
         match self {
             Self::Cncn => "POST form, Basic with md5(secret)",
@@ -157,7 +156,7 @@ impl Kind {
         }
     }
 
-    /// Where the vendor's API begins.
+    /// Returns the base path of the vendor's API.
     pub fn api_path(self) -> &'static str {
         match self {
             Self::Cncn | Self::Ctcfile | Self::Passport => "/api",
@@ -166,7 +165,7 @@ impl Kind {
         }
     }
 
-    /// What the vendor's document says.
+    /// Returns the token lifetime in the vendor's document.
     pub fn documented_life(self) -> Duration {
         Duration::from_secs(match self {
             Self::Cncn | Self::Ctcfile | Self::IdentityServer => 3600,
@@ -175,7 +174,7 @@ impl Kind {
         })
     }
 
-    /// What a provider's table must hold, beside `dialect` and `token_url`, to get a token here.
+    /// Returns the keys that a provider's table needs in addition to `dialect` and `token_url`.
     pub fn credentials(self) -> &'static [(&'static str, Credential)] {
         match self {
             Self::Cncn => cncn::CREDENTIALS,
@@ -209,78 +208,88 @@ impl FakeVendor {
         let shared = Arc::new(Shared {
             kind,
             events: options.events,
-            state: Mutex::new(State::new(kind, options.life)),
+            state: Mutex::new(State {
+                fault: None,
+                life: options.life.unwrap_or_else(|| kind.documented_life()),
+                ledger: Ledger::new(kind),
+                identity: identityserver::Accounts::default(),
+                counters: Counters::default(),
+                refusals: Vec::new(),
+            }),
         });
-        let tokens = serve::run(token_listener, token_tls, Role::Token, Arc::clone(&shared));
-        let api = serve::run(api_listener, api_tls, Role::Api, Arc::clone(&shared));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve::run(
+            token_listener,
+            token_tls,
+            Role::Token,
+            Arc::clone(&shared),
+        ));
+        tasks.spawn(serve::run(
+            api_listener,
+            api_tls,
+            Role::Api,
+            Arc::clone(&shared),
+        ));
         Ok(Self {
-            kind,
             token_addr,
             api_addr,
             shared,
-            tasks: [tokio::spawn(tokens), tokio::spawn(api)].map(|task| task.abort_handle()),
+            _tasks: tasks,
         })
     }
 
     pub fn kind(&self) -> Kind {
-        self.kind
+        self.shared.kind
     }
 
     pub fn token_url(&self) -> String {
-        format!("https://{}{}", self.token_addr, self.kind.token_path())
+        format!("https://{}{}", self.token_addr, self.kind().token_path())
     }
 
-    /// Where a browser gets a code, at the vendor that has such a page.
+    /// Returns the URL of the authorization endpoint, if the vendor has one.
     pub fn authorization_url(&self) -> Option<String> {
         let path = identityserver::AUTHORIZATION_PATH;
-        (self.kind == Kind::IdentityServer).then(|| format!("https://{}{path}", self.token_addr))
+        (self.kind() == Kind::IdentityServer).then(|| format!("https://{}{path}", self.token_addr))
     }
 
-    /// Every path below it is served.
+    /// Returns the API's base URL; every path below it is served.
     pub fn api_url(&self) -> String {
-        format!("https://{}{}", self.api_addr, self.kind.api_path())
+        format!("https://{}{}", self.api_addr, self.kind().api_path())
     }
 
     pub fn counters(&self) -> Counters {
         self.shared.state().counters
     }
 
-    /// Why requests were refused, by the token endpoint and by the API, oldest first; the last 1,000.
+    /// Returns why requests were refused, by the token endpoint and the API: the last 1,000, oldest
+    /// first.
     pub fn refusals(&self) -> Vec<String> {
         self.shared.state().refusals.clone()
     }
 
-    /// How the token endpoint misbehaves from the next request on; `None`: not at all.
+    /// Makes the token endpoint misbehave from the next request on; `None` ends that.
     pub fn set_fault(&self, fault: Option<Fault>) {
         self.shared.state().fault = fault;
     }
 
-    /// How long tokens live that are issued now.
+    /// Returns the lifetime of newly issued tokens.
     pub fn life(&self) -> Duration {
         self.shared.state().life
     }
 
-    /// Of tokens issued from now on.
+    /// Sets the lifetime of tokens issued from now on.
     pub fn set_life(&self, life: Duration) {
         self.shared.state().life = life;
     }
 
-    /// Every token issued so far is worthless from now on: the API answers 401 until a new one is fetched.
+    /// Revokes all tokens issued so far.
     pub fn kill_tokens(&self) {
-        self.shared.state().ledger.kill_all();
+        self.shared.state().ledger.kill("was revoked");
     }
 
-    /// Makes a one-time input (an authorization code, an SMS code) known to the vendor.
+    /// Adds a valid one-time input: an authorization code or an SMS code.
     pub fn add_one_time(&self, code: &str) {
         self.shared.state().identity.add_one_time(code);
-    }
-}
-
-impl Drop for FakeVendor {
-    fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
     }
 }
 
@@ -312,7 +321,7 @@ impl Shared {
 
     fn tell(&self, what: What) {
         if let Some(events) = &self.events {
-            // Nobody listening any more is no concern of the vendor's.
+            // The receiver may be gone.
             let _ = events.send(Event {
                 vendor: self.kind,
                 what,
@@ -322,17 +331,6 @@ impl Shared {
 }
 
 impl State {
-    fn new(kind: Kind, life: Option<Duration>) -> Self {
-        Self {
-            fault: None,
-            life: life.unwrap_or_else(|| kind.documented_life()),
-            ledger: Ledger::new(kind),
-            identity: identityserver::Accounts::default(),
-            counters: Counters::default(),
-            refusals: Vec::new(),
-        }
-    }
-
     fn record_refusal(&mut self, reason: String) {
         const KEPT: usize = 1000;
         if self.refusals.len() == KEPT {

@@ -1,18 +1,18 @@
 "use strict";
 const byId = (id) => document.getElementById(id);
 const STATE_CLASS = { valid: "good", stale: "warn", expired: "bad", missing: "bad", login_required: "bad" };
-// Of ten thousand upstreams nobody reads more; the search finds the others.
+// Limits the page's size with ten thousand upstreams; the search finds the others.
 const MOST_CARDS = 100;
 const SEARCH_FROM = 12;
-// Five minutes, one sample for every answer.
+// Five minutes at one sample per response.
 const SAMPLES = 150;
 const POLL = 2000;
-// An answer of megabytes is asked for less often.
+// In bytes: larger responses are requested less often.
 const LARGE = 500000;
 let report = null;
 let receivedAt = 0;
 
-// Text only: nothing that comes from the server ever becomes markup.
+// Sets text only: no data from the server ever becomes markup.
 function element(tag, className, text) {
   const made = document.createElement(tag);
   if (className) made.className = className;
@@ -20,7 +20,7 @@ function element(tag, className, text) {
   return made;
 }
 
-// Only what differs is touched: marked text stays marked, and screen readers have nothing to repeat.
+// Changes only what differs: selected text stays selected, and screen readers repeat nothing.
 function write(node, text, className) {
   if (node.textContent !== text) node.textContent = text;
   if (className !== undefined && node.className !== className) node.className = className;
@@ -53,7 +53,7 @@ function milliseconds(seconds) {
 const count = (number) => number.toLocaleString();
 const rate = (number) => (number < 10 ? number.toFixed(1) : count(Math.round(number))) + "/s";
 
-// Counts on between two answers, by this machine's clock only.
+// Counts between two responses by the browser's clock only.
 function countdown(seconds) {
   return seconds - (performance.now() - receivedAt) / 1000;
 }
@@ -86,7 +86,7 @@ function trouble(provider) {
 async function refresh(card, name) {
   const { button, outcome } = card.parts;
   if (button.getAttribute("aria-disabled") === "true") return;
-  // Not `disabled`: that would take the focus away from whoever pressed it.
+  // Not `disabled`, which would take the focus away.
   button.setAttribute("aria-disabled", "true");
   write(outcome, "fetching a token…", "small quiet");
   try {
@@ -153,7 +153,7 @@ function showLife(parts, provider, look) {
   const life = provider.life_seconds;
   const eternal = provider.expires_in_seconds === null && provider.fetched_at !== null;
   const left = provider.expires_in_seconds === null ? 0 : Math.max(0, countdown(provider.expires_in_seconds));
-  // A token whose beginning is unknown has no length to measure by: full until it ends.
+  // Without a known start of the token's life the bar is full until the end.
   const part = eternal || (life === null && left > 0) ? 1 : life > 0 ? Math.min(1, left / life) : 0;
   parts.life.className = "life " + look;
   parts.left.style.width = 100 * part + "%";
@@ -171,7 +171,7 @@ function showLife(parts, provider, look) {
 
 const sum = (numbers) => numbers.reduce((total, number) => total + number, 0);
 
-// Where the fraction lies, between the bounds of its bucket; null without requests.
+// Interpolates the quantile between the bounds of its bucket; null without requests.
 function quantile(counts, fraction) {
   const total = sum(counts);
   if (total === 0) return null;
@@ -189,7 +189,7 @@ function quantile(counts, fraction) {
 
 function sample(card, upstream, at) {
   const last = card.last;
-  // A counter that went back: the process was started anew.
+  // A smaller counter means that the process has restarted.
   if (last && upstream.requests >= last.requests) {
     const seconds = Math.max(0.001, (at - last.at) / 1000);
     const counts = upstream.latency.map((value, i) => value - (last.latency[i] || 0));
@@ -218,7 +218,7 @@ function chart(name) {
   return { figure, svg, lines, now };
 }
 
-// Gaps, where nothing was asked for, are closed.
+// Skips null values, so that the line continues over gaps without requests.
 function draw(line, values, top) {
   const shift = SAMPLES - values.length;
   const points = values.flatMap((value, i) => value === null ? [] : [(shift + i) + "," + (38 - 36 * value / top).toFixed(1)]);
@@ -281,7 +281,7 @@ function showCharts(card, upstream) {
 const providers = { list: byId("providers"), more: byId("providers-more"), cards: new Map(), make: providerCard, update: updateProvider };
 const upstreams = { list: byId("upstreams"), more: byId("upstreams-more"), cards: new Map(), make: upstreamCard, update: updateUpstream };
 
-// Cards stay the same nodes for as long as their name is there: focus and marked text survive an answer.
+// Keeps one node per name, so that focus and selected text survive an update.
 function fill(kind, entries, nothing) {
   const wanted = byId("filter").value.trim().toLowerCase();
   const found = entries.filter((entry) => entry.name.toLowerCase().includes(wanted));
@@ -305,7 +305,7 @@ function fill(kind, entries, nothing) {
   write(kind.more, "and " + count(rest) + " more: search by name");
 }
 
-// What is in trouble comes first.
+// Failing providers come first.
 const URGENCY = ["login_required", "expired", "missing", "stale", "valid"];
 const byUrgency = (a, b) => URGENCY.indexOf(a.state) - URGENCY.indexOf(b.state);
 
@@ -316,7 +316,7 @@ function list(node, lines) {
 }
 
 function show() {
-  // Not while somebody marks an error to copy it.
+  // An update would clear a selection that is about to be copied.
   if (report === null || !getSelection().isCollapsed) return;
   const before = byId("ready").textContent;
   const words = report.ready ? "ready" : "not ready";

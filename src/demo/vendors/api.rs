@@ -1,26 +1,22 @@
-//! A vendor's API: it wants a live token, in exactly the right header.
+//! A vendor's API, which needs a valid token in exactly the right header.
 
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::request::Parts;
+use http::{HeaderMap, StatusCode};
 use serde_json::json;
 
 use super::call::Reply;
 use super::ledger::Ledger;
 use super::{Kind, Shared, What};
 
-pub(super) fn serve(
-    shared: &Shared,
-    method: &Method,
-    uri: &Uri,
-    headers: &HeaderMap,
-    body_bytes: u64,
-) -> Reply {
+pub(super) fn serve(shared: &Shared, parts: &Parts, body_bytes: u64) -> Reply {
+    let Parts { method, uri, .. } = parts;
     let path = uri.path();
     let request = format!("{method} {path}");
     let checked = {
         let mut state = shared.state();
         state.counters.api_requests += 1;
-        let checked = token_number(headers, &state.ledger);
+        let checked = token_number(&parts.headers, &state.ledger);
         if let Err(reason) = &checked {
             state.counters.api_rejected += 1;
             state.record_refusal(format!("api: {request}: {reason}"));
@@ -72,12 +68,11 @@ fn is_below(path: &str, base: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// In the vendor's own words; the documents do not say how.
+/// Rejects a token. The documents do not specify the response.
 fn rejection(kind: Kind) -> Reply {
+    let expired = "访问令牌无效或已过期";
     let body = match kind {
-        Kind::Cncn => {
-            json!({ "error": "invalid_token", "error_description": "访问令牌无效或已过期" })
-        }
+        Kind::Cncn => json!({ "error": "invalid_token", "error_description": expired }),
         Kind::Besender => json!({ "code": 401, "message": "Unauthenticated.", "data": null }),
         Kind::Ctcfile => json!({ "errcode": "40101", "errmsg": "access_token已失效" }),
         Kind::IdentityServer => json!({ "error": "invalid_token" }),

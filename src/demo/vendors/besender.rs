@@ -1,4 +1,4 @@
-//! Besender: JSON in, an envelope out; the client id is a number, and there is no grant type.
+//! Besender: a JSON request with a numeric client id and no grant type, an envelope as response.
 
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -67,7 +67,7 @@ fn bad_parameter(reason: String) -> Refusal {
     refusal(422, "参数错误", reason)
 }
 
-/// The document shows success as `code` in the body; failures are told the same way, under HTTP 200.
+/// The document shows success as `code` in the body; failures are returned likewise, with HTTP 200.
 fn refusal(code: u16, message: &str, reason: String) -> Refusal {
     let body = json!({ "code": code, "message": message, "data": null });
     Refusal {

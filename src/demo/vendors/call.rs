@@ -1,4 +1,4 @@
-//! A token request as a vendor looks at it, and the answer.
+//! A token request as a vendor checks it, and the response.
 
 use std::collections::BTreeMap;
 
@@ -22,14 +22,14 @@ pub(super) struct Call {
     body: Bytes,
 }
 
-/// What a vendor agrees to.
+/// A token request that the vendor grants.
 pub(super) struct Grant {
     pub(super) name: String,
     pub(super) refresh_token: Option<String>,
     pub(super) id_token: bool,
 }
 
-/// A vendor's no: what the client is told, and what really was wrong.
+/// A refused request: the response for the client, and the exact reason for testers.
 pub(super) struct Refusal {
     pub(super) reply: Reply,
     pub(super) reason: String,
@@ -37,12 +37,11 @@ pub(super) struct Refusal {
 
 pub(super) struct Reply {
     pub(super) status: StatusCode,
-    pub(super) media_type: &'static str,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) body: Bytes,
 }
 
-/// Decoded fields of a form or query; each is taken once, and what is left over is an error.
+/// Decoded fields of a form or query. Each is taken once; fields left over are an error.
 pub(super) struct Fields(BTreeMap<String, String>);
 
 impl Call {
@@ -56,20 +55,20 @@ impl Call {
         }
     }
 
-    /// A POST with a body of known length, no query, and this path.
+    /// Checks for a POST to `path` without a query and with a body of known length.
     pub(super) fn is_post(&self, path: &str) -> Result<(), String> {
         self.is(&Method::POST, path)?;
         if self.query.is_some() {
             return Err("a query on the token URL".to_owned());
         }
-        // Some vendors' servers answer 411 to it.
+        // Some vendors' servers respond with 411.
         if self.headers.contains_key(TRANSFER_ENCODING) {
             return Err("a chunked body instead of Content-Length".to_owned());
         }
         Ok(())
     }
 
-    /// A GET without a body, and this path.
+    /// Checks for a GET of `path` without a body.
     pub(super) fn is_get(&self, path: &str) -> Result<(), String> {
         self.is(&Method::GET, path)?;
         if !self.body.is_empty() || self.headers.contains_key(CONTENT_TYPE) {
@@ -93,7 +92,7 @@ impl Call {
         Ok(())
     }
 
-    /// User name and password of `Authorization: Basic`, as sent; `None` without that header.
+    /// Returns user name and password of `Authorization: Basic` as sent; `None` without the header.
     pub(super) fn basic(&self) -> Result<Option<(String, String)>, String> {
         let Some(header) = self.single(&AUTHORIZATION)? else {
             return Ok(None);
@@ -177,21 +176,24 @@ impl Grant {
 }
 
 impl Reply {
-    pub(super) fn new(status: StatusCode, media_type: &'static str, body: Bytes) -> Self {
+    pub(super) fn new(
+        status: StatusCode,
+        media_type: &'static str,
+        body: impl Into<Bytes>,
+    ) -> Self {
         Self {
             status,
-            media_type,
-            headers: Vec::new(),
-            body,
+            headers: vec![(CONTENT_TYPE, HeaderValue::from_static(media_type))],
+            body: body.into(),
         }
     }
 
     pub(super) fn json(status: StatusCode, body: &Value) -> Self {
-        Self::new(status, JSON, Bytes::from(body.to_string()))
+        Self::new(status, JSON, body.to_string())
     }
 
     pub(super) fn text(status: StatusCode, body: &'static str) -> Self {
-        Self::new(status, "text/plain", Bytes::from_static(body.as_bytes()))
+        Self::new(status, "text/plain", body)
     }
 
     #[must_use]
@@ -200,7 +202,7 @@ impl Reply {
         self
     }
 
-    /// As RFC 6749 §5.1 asks of every answer that holds a token.
+    /// Forbids caching, as RFC 6749 §5.1 requires for responses with a token.
     #[must_use]
     pub(super) fn uncached(self) -> Self {
         self.with(CACHE_CONTROL, "no-store")
@@ -212,9 +214,10 @@ impl Fields {
     fn parse(text: &[u8]) -> Result<Self, String> {
         let mut fields = BTreeMap::new();
         for (name, value) in form_urlencoded::parse(text) {
-            if let Some(_former) = fields.insert(name.clone().into_owned(), value.into_owned()) {
+            if fields.contains_key(&*name) {
                 return Err(format!("field {name} is given twice"));
             }
+            fields.insert(name.into_owned(), value.into_owned());
         }
         Ok(Self(fields))
     }
@@ -223,7 +226,7 @@ impl Fields {
         self.0.remove(name)
     }
 
-    /// Like [`Fields::take`], but it must be there and not empty.
+    /// Takes a field that must be present and not empty.
     pub(super) fn need(&mut self, name: &str) -> Result<String, String> {
         match self.take(name) {
             Some(value) if !value.is_empty() => Ok(value),
@@ -232,7 +235,7 @@ impl Fields {
         }
     }
 
-    /// Nothing may be left: a vendor that validates strictly refuses what it does not know.
+    /// Refuses fields left over, as a strictly validating vendor does.
     pub(super) fn finish(self) -> Result<(), String> {
         match self.0.into_keys().next() {
             Some(name) => Err(format!("field {name} is not in the document")),
@@ -241,12 +244,12 @@ impl Fields {
     }
 }
 
-/// Compares a credential.
+/// Checks a credential.
 pub(super) fn matches(what: &str, given: &str, wanted: &str) -> Result<(), String> {
     if given == wanted {
         return Ok(());
     }
-    // Lengths tell a tester which transformation was forgotten; the values stay out of the log.
+    // Lengths hint at a missing transformation; the values stay out of the log.
     Err(format!(
         "{what} is wrong ({} characters instead of {})",
         given.chars().count(),

@@ -1,4 +1,4 @@
-//! CNCN: client credentials, Basic with the MD5 of the secret, HTTP 400 with a Chinese description.
+//! CNCN: client credentials, Basic with the MD5 of the secret, HTTP 400 with a Chinese text.
 
 use http::StatusCode;
 use md5::{Digest as _, Md5};
@@ -27,17 +27,15 @@ pub(super) fn check(call: &Call) -> Result<Grant, Refusal> {
     if client_id.is_empty() || password.is_empty() {
         return Err(invalid_request("client id or secret is empty".to_owned()));
     }
-    matches("client_id", &client_id, CLIENT_ID).map_err(invalid_client)?;
-    matches("md5(client_secret)", &password, &md5_hex(CLIENT_SECRET)).map_err(invalid_client)?;
+    matches("client_id", &client_id, CLIENT_ID).map_err(wrong_credentials)?;
+    let hashed = md5_hex(CLIENT_SECRET);
+    matches("md5(client_secret)", &password, &hashed).map_err(wrong_credentials)?;
     let mut form = call.form().map_err(invalid_request)?;
     let grant = form.take("grant_type").unwrap_or_default();
     if grant != "client_credentials" {
         let reason = format!("grant_type is '{grant}' instead of client_credentials");
-        return Err(refusal(
-            "unsupported_grant_type",
-            "不支持该种验证类型",
-            reason,
-        ));
+        let description = "不支持该种验证类型";
+        return Err(refusal("unsupported_grant_type", description, reason));
     }
     form.finish().map_err(invalid_request)?;
     Ok(Grant::new(&grant))
@@ -55,10 +53,6 @@ pub(super) fn answer(issued: &Issued) -> Reply {
 }
 
 pub(super) fn wrong_credentials(reason: String) -> Refusal {
-    invalid_client(reason)
-}
-
-fn invalid_client(reason: String) -> Refusal {
     refusal("invalid_client", "用户名或密码错误", reason)
 }
 
@@ -75,16 +69,9 @@ fn refusal(error: &str, description: &str, reason: String) -> Refusal {
 }
 
 fn in_chinese(status: StatusCode, body: &serde_json::Value) -> Reply {
-    Reply::new(
-        status,
-        "application/json;charset=utf-8",
-        body.to_string().into(),
-    )
+    Reply::new(status, "application/json;charset=utf-8", body.to_string())
 }
 
 fn md5_hex(text: &str) -> String {
-    Md5::digest(text)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    format!("{:032x}", u128::from_be_bytes(Md5::digest(text).into()))
 }

@@ -1,4 +1,4 @@
-//! ctcfile: GET with the secret in the query, `errcode` in the body; a new token kills the former.
+//! ctcfile: GET with the secret in the query, `errcode` in the body; single active token.
 
 use http::StatusCode;
 use serde_json::json;

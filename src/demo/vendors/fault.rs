@@ -1,4 +1,4 @@
-//! The ways in which a token endpoint can fail its clients.
+//! Failures of a token endpoint.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -12,51 +12,52 @@ use super::call::Reply;
 pub enum Fault {
     /// Connections are reset before TLS begins.
     Down,
-    /// TLS begins well; then the vendor closes its half of the connection, and listens on without ever answering.
+    /// The vendor half-closes each connection after the TLS handshake and never responds.
     HalfClosed,
-    /// Answers come this late. The token is issued (and, single active, the former one killed) at once.
+    /// Responses are delayed. The token is issued (and a single active one invalidated) at once.
     Slow(Duration),
-    /// Every request is answered with this HTTP status and a short text.
+    /// Every response has this HTTP status and a short text.
     Status(u16),
     /// 200 with the HTML page of some gateway.
     Html,
-    /// 200 with bytes that are no text.
+    /// 200 with bytes that are not text.
     Garbage,
-    /// 200 with nothing.
+    /// 200 with an empty body.
     Empty,
     /// 200 with 2 MiB of valid JSON.
     Huge,
-    /// A well-formed answer whose token holds control characters.
+    /// A well-formed response whose token holds control characters.
     ControlBytes,
-    /// The vendor's own way of saying that the credentials are wrong.
+    /// The vendor's own response to wrong credentials.
     RejectCredentials,
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "unknown fault; one of: down, half-closed, slow, 500 (any status), html, garbage, empty, huge, control-bytes, reject"
+    "unknown fault; one of: down, half-closed, slow, 500 (any status), html, garbage, empty, huge, \
+     control-bytes, reject"
 )]
 pub struct UnknownFault;
 
 impl Fault {
-    /// What is sent instead of an answer, if this fault replaces it.
+    /// Returns the response that replaces the vendor's own, if any.
     pub(super) fn reply(self) -> Option<Reply> {
-        let body = match self {
+        const JSON: &str = "application/json";
+        const MAINTENANCE: &[u8] = b"<!DOCTYPE html><html><head><title>Maintenance</title></head>\
+            <body>Back soon.</body></html>";
+        let garbage = b"\x00\xff\xfe{\"access_token\": \x80\x81".as_slice();
+        let (media_type, body) = match self {
             Self::Status(status) => {
-                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                let status = StatusCode::from_u16(status);
+                let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 return Some(Reply::text(status, "the vendor has a bad day\n"));
             }
-            Self::Html => Bytes::from_static(
-                b"<!DOCTYPE html><html><head><title>Maintenance</title></head><body>Back soon.</body></html>",
-            ),
-            Self::Garbage => Bytes::from_static(b"\x00\xff\xfe{\"access_token\": \x80\x81"),
-            Self::Empty => Bytes::new(),
-            Self::Huge => huge(),
-            Self::Down | Self::HalfClosed | Self::Slow(_) | Self::ControlBytes | Self::RejectCredentials => return None,
-        };
-        let media_type = match self {
-            Self::Html => "text/html; charset=utf-8",
-            _ => "application/json",
+            Self::Html => ("text/html; charset=utf-8", MAINTENANCE.into()),
+            Self::Garbage => (JSON, garbage.into()),
+            Self::Empty => (JSON, Bytes::new()),
+            Self::Huge => (JSON, huge()),
+            Self::Down | Self::HalfClosed | Self::Slow(_) => return None,
+            Self::ControlBytes | Self::RejectCredentials => return None,
         };
         Some(Reply::new(StatusCode::OK, media_type, body))
     }
@@ -77,11 +78,9 @@ impl FromStr for Fault {
             "control-bytes" => Self::ControlBytes,
             "reject" => Self::RejectCredentials,
             status => {
-                let status = status.parse().map_err(|_| UnknownFault)?;
-                if !(400..=599).contains(&status) {
-                    return Err(UnknownFault);
-                }
-                Self::Status(status)
+                let status = status.parse().ok();
+                let status = status.filter(|status| (400..=599).contains(status));
+                Self::Status(status.ok_or(UnknownFault)?)
             }
         })
     }

@@ -1,6 +1,7 @@
-//! IdentityServer: seven grants, the client's secret in the body or as Basic, rotating refresh tokens.
+//! IdentityServer: seven grants, the client's secret in the body or as Basic, rotating refresh
+//! tokens.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -34,18 +35,17 @@ const PHONE: &str = "13800000000";
 const OPEN_ID: &str = "oABC-demo";
 const SCOPES: [&str; 4] = ["api", "openid", "profile", "offline_access"];
 
-/// What this vendor must remember beside its access tokens.
+/// The vendor's state in addition to its access tokens.
 pub(super) struct Accounts {
-    /// Authorization and SMS codes that were not used yet.
-    one_time: HashSet<String>,
-    spent: HashSet<String>,
-    /// What codes of the authorization endpoint are bound to.
+    /// Authorization and SMS codes, and whether they were used; each is valid once.
+    codes: HashMap<String, bool>,
+    /// The requests that codes of the authorization endpoint are bound to.
     authorized: HashMap<String, Authorized>,
-    /// Refresh tokens by whether they were used; each is good for one use.
+    /// Refresh tokens, and whether they were used; each is valid once.
     refresh: HashMap<String, bool>,
 }
 
-/// An authorization request that was granted.
+/// A granted authorization request.
 struct Authorized {
     redirect_uri: String,
     /// RFC 7636 §4.2, S256.
@@ -53,12 +53,13 @@ struct Authorized {
 }
 
 impl Default for Accounts {
-    /// Knows the document's code `hdh922` and the SMS code `123456`, each good for one use, and the refresh
-    /// token `8xLOxBtZp8` of the document's sample answer.
+    /// Knows the document's code `hdh922`, the SMS code `123456`, and the refresh token
+    /// `8xLOxBtZp8` of the document's sample response.
     fn default() -> Self {
         Self {
-            one_time: ["hdh922", "123456"].map(str::to_owned).into(),
-            spent: HashSet::new(),
+            codes: ["hdh922", "123456"]
+                .map(|code| (code.to_owned(), false))
+                .into(),
             authorized: HashMap::new(),
             refresh: HashMap::from([("8xLOxBtZp8".to_owned(), false)]),
         }
@@ -67,32 +68,7 @@ impl Default for Accounts {
 
 impl Accounts {
     pub(super) fn add_one_time(&mut self, code: &str) {
-        self.one_time.insert(code.to_owned());
-    }
-
-    fn spend(&mut self, what: &str, code: &str) -> Result<(), Refusal> {
-        if self.one_time.remove(code) {
-            self.spent.insert(code.to_owned());
-            return Ok(());
-        }
-        let reason = if self.spent.contains(code) {
-            format!("{what} was used before")
-        } else {
-            format!("{what} is unknown")
-        };
-        Err(refusal("invalid_grant", reason))
-    }
-
-    fn rotate(&mut self, token: &str) -> Result<(), Refusal> {
-        let reason = match self.refresh.get_mut(token) {
-            Some(used @ false) => {
-                *used = true;
-                return Ok(());
-            }
-            Some(true) => "refresh_token was used before",
-            None => "refresh_token is unknown",
-        };
-        Err(refusal("invalid_grant", reason.to_owned()))
+        self.codes.insert(code.to_owned(), false);
     }
 
     fn new_refresh_token(&mut self) -> String {
@@ -102,26 +78,39 @@ impl Accounts {
     }
 }
 
+/// Marks a one-time value as used.
+fn spend(used: &mut HashMap<String, bool>, what: &str, value: &str) -> Result<(), Refusal> {
+    let reason = match used.get_mut(value) {
+        Some(used @ false) => {
+            *used = true;
+            return Ok(());
+        }
+        Some(true) => "was used before",
+        None => "is unknown",
+    };
+    Err(invalid_grant(format!("{what} {reason}")))
+}
+
 pub(super) fn check(call: &Call, accounts: &mut Accounts) -> Result<Grant, Refusal> {
     call.is_post(PATH).map_err(invalid_request)?;
     let mut form = call.form().map_err(invalid_request)?;
     authenticate(call, &mut form)?;
     let name = form.need("grant_type").map_err(invalid_request)?;
     let offline = check_scope(&mut form)?;
-    let proof = Proof::take(&name, &mut form)?;
-    // Only a request that is right in every other way may spend a code.
+    let check = credential_check(&name, &mut form)?;
+    // Before the check, so that only a request without other errors spends a code.
     form.finish().map_err(invalid_request)?;
-    proof.check(accounts)?;
+    check(accounts)?;
     let mut grant = Grant::new(&name);
-    if offline && !matches!(proof, Proof::Client) {
+    if offline && name != "client_credentials" {
         grant.refresh_token = Some(accounts.new_refresh_token());
     }
-    grant.id_token = matches!(proof, Proof::Code { .. });
+    grant.id_token = name == "authorization_code";
     Ok(grant)
 }
 
-/// The authorization endpoint, for a user who is logged in and agrees to everything (RFC 6749 §4.1.1, RFC 7636,
-/// RFC 8252 §7.3).
+/// The authorization endpoint, for a user who is logged in and agrees to every request
+/// (RFC 6749 §4.1.1, RFC 7636, RFC 8252 §7.3).
 pub(super) fn authorize(call: &Call, accounts: &mut Accounts) -> Reply {
     match authorized(call, accounts) {
         Ok(location) => {
@@ -129,7 +118,7 @@ pub(super) fn authorize(call: &Call, accounts: &mut Accounts) -> Reply {
             reply.headers.push((LOCATION, location));
             reply
         }
-        // Whoever asks wrongly is told so on the spot: where to send him back to is not to be trusted.
+        // Without a redirect, because the URI of an invalid request cannot be trusted.
         Err(_) => Reply::text(StatusCode::BAD_REQUEST, "invalid_request"),
     }
 }
@@ -147,11 +136,8 @@ fn authorized(call: &Call, accounts: &mut Accounts) -> Result<HeaderValue, Strin
     let state = query.need("state")?;
     let challenge = query.take("code_challenge");
     if challenge.is_some() {
-        matches(
-            "code_challenge_method",
-            &query.need("code_challenge_method")?,
-            "S256",
-        )?;
+        let method = query.need("code_challenge_method")?;
+        matches("code_challenge_method", &method, "S256")?;
     }
     check_scope(&mut query).map_err(|refusal| refusal.reason)?;
     query.finish()?;
@@ -195,107 +181,67 @@ pub(super) fn wrong_credentials(reason: String) -> Refusal {
     refusal("invalid_client", reason)
 }
 
-/// What a grant shows to get a token.
-enum Proof {
-    Client,
-    Password {
-        username: String,
-        password: String,
-        expected: &'static str,
-    },
-    Code {
-        code: String,
-        redirect_uri: String,
-        verifier: Option<String>,
-    },
-    Refresh {
-        token: String,
-    },
-    Sms {
-        phone: String,
-        code: String,
-    },
-    WeChat {
-        open_id: String,
-    },
-}
+type Check = Box<dyn FnOnce(&mut Accounts) -> Result<(), Refusal>>;
 
-impl Proof {
-    fn take(grant: &str, form: &mut Fields) -> Result<Self, Refusal> {
-        let verifier = match grant {
-            "authorization_code" => form.take("code_verifier"),
-            _ => None,
-        };
-        let mut need = |name: &str| form.need(name).map_err(invalid_request);
-        Ok(match grant {
-            "client_credentials" => Self::Client,
-            "password" | "password_ad" => Self::Password {
-                username: need("username")?,
-                password: need("password")?,
-                expected: if grant == "password" {
-                    USERNAME
-                } else {
-                    AD_USERNAME
-                },
-            },
-            "authorization_code" => Self::Code {
-                code: need("code")?,
-                redirect_uri: need("redirect_uri")?,
-                verifier,
-            },
-            "refresh_token" => Self::Refresh {
-                token: need("refresh_token")?,
-            },
-            "sms" => Self::Sms {
-                phone: need("phone")?,
-                code: need("sms")?,
-            },
-            "wechat" => Self::WeChat {
-                open_id: need("openId")?,
-            },
-            other => {
-                let reason = format!("grant_type '{other}' is not in the document");
-                return Err(refusal("unsupported_grant_type", reason));
-            }
-        })
-    }
-
-    fn check(&self, accounts: &mut Accounts) -> Result<(), Refusal> {
-        match self {
-            Self::Client => Ok(()),
-            Self::Password {
-                username,
-                password,
-                expected,
-            } => matches("username", username, expected)
-                .and_then(|()| matches("password", password, PASSWORD))
-                .map_err(invalid_grant),
-            Self::Code {
-                code,
-                redirect_uri,
-                verifier,
-            } => {
-                let bound = accounts.authorized.get(code);
-                let expected = bound.map_or(REDIRECT_URI, |bound| bound.redirect_uri.as_str());
-                matches("redirect_uri", redirect_uri, expected).map_err(invalid_grant)?;
+/// Takes the credentials of a grant from the form. Returns their check, which spends a code or
+/// token.
+fn credential_check(grant: &str, form: &mut Fields) -> Result<Check, Refusal> {
+    let verifier = match grant {
+        "authorization_code" => form.take("code_verifier"),
+        _ => None,
+    };
+    let mut need = |name: &str| form.need(name).map_err(invalid_request);
+    Ok(match grant {
+        "client_credentials" => Box::new(|_| Ok(())),
+        "password" | "password_ad" => {
+            let (username, password) = (need("username")?, need("password")?);
+            let expected = match grant {
+                "password" => USERNAME,
+                _ => AD_USERNAME,
+            };
+            Box::new(move |_| {
+                matches("username", &username, expected)
+                    .and_then(|()| matches("password", &password, PASSWORD))
+                    .map_err(invalid_grant)
+            })
+        }
+        "authorization_code" => {
+            let (code, redirect_uri) = (need("code")?, need("redirect_uri")?);
+            Box::new(move |accounts| {
+                let bound = accounts.authorized.get(&code);
+                let expected = bound.map_or(REDIRECT_URI, |bound| &bound.redirect_uri);
+                matches("redirect_uri", &redirect_uri, expected).map_err(invalid_grant)?;
                 let challenge = bound.and_then(|bound| bound.challenge.as_deref());
                 if verifier.as_deref().map(challenge_of).as_deref() != challenge {
                     let reason = "code_verifier does not fit the code_challenge".to_owned();
                     return Err(invalid_grant(reason));
                 }
-                accounts.spend("code", code)
-            }
-            Self::Refresh { token } => accounts.rotate(token),
-            Self::Sms { phone, code } => {
-                matches("phone", phone, PHONE).map_err(invalid_grant)?;
-                accounts.spend("sms", code)
-            }
-            Self::WeChat { open_id } => matches("openId", open_id, OPEN_ID).map_err(invalid_grant),
+                spend(&mut accounts.codes, "code", &code)
+            })
         }
-    }
+        "refresh_token" => {
+            let token = need("refresh_token")?;
+            Box::new(move |accounts| spend(&mut accounts.refresh, "refresh_token", &token))
+        }
+        "sms" => {
+            let (phone, code) = (need("phone")?, need("sms")?);
+            Box::new(move |accounts| {
+                matches("phone", &phone, PHONE).map_err(invalid_grant)?;
+                spend(&mut accounts.codes, "sms", &code)
+            })
+        }
+        "wechat" => {
+            let open_id = need("openId")?;
+            Box::new(move |_| matches("openId", &open_id, OPEN_ID).map_err(invalid_grant))
+        }
+        other => {
+            let reason = format!("grant_type '{other}' is not in the document");
+            return Err(refusal("unsupported_grant_type", reason));
+        }
+    })
 }
 
-/// Basic or body, never both (RFC 6749 §2.3); Basic parts are form-encoded (§2.3.1).
+/// Accepts Basic or body, never both (RFC 6749 §2.3); Basic parts are form-encoded (§2.3.1).
 fn authenticate(call: &Call, form: &mut Fields) -> Result<(), Refusal> {
     let basic = call.basic().map_err(invalid_request)?;
     let (client_id, client_secret) = match (basic, form.take("client_secret")) {
@@ -310,10 +256,7 @@ fn authenticate(call: &Call, form: &mut Fields) -> Result<(), Refusal> {
             }
             (form_decoded(&user), form_decoded(&password))
         }
-        (None, Some(secret)) => {
-            let client_id = form.need("client_id").map_err(invalid_request)?;
-            (client_id, secret)
-        }
+        (None, Some(secret)) => (form.need("client_id").map_err(invalid_request)?, secret),
         (None, None) => {
             let reason = "client_secret neither as Basic nor in the body".to_owned();
             return Err(wrong_credentials(reason));
@@ -324,7 +267,7 @@ fn authenticate(call: &Call, form: &mut Fields) -> Result<(), Refusal> {
         .map_err(wrong_credentials)
 }
 
-/// Whether `offline_access` is granted: without `scope`, everything that is allowed is.
+/// Returns whether `offline_access` is granted. Without `scope`, all allowed scopes are.
 fn check_scope(form: &mut Fields) -> Result<bool, Refusal> {
     let Some(scope) = form.take("scope") else {
         return Ok(true);
@@ -334,10 +277,10 @@ fn check_scope(form: &mut Fields) -> Result<bool, Refusal> {
         return Err(refusal("invalid_scope", reason));
     }
     match scope.split(' ').find(|name| !SCOPES.contains(name)) {
-        Some(name) => Err(refusal(
-            "invalid_scope",
-            format!("scope '{name}' is not registered"),
-        )),
+        Some(name) => {
+            let reason = format!("scope '{name}' is not registered");
+            Err(refusal("invalid_scope", reason))
+        }
         None => Ok(scope.split(' ').any(|name| name == "offline_access")),
     }
 }

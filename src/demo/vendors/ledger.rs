@@ -1,7 +1,7 @@
-//! The tokens that a vendor issued, and what became of them.
+//! The tokens that a vendor has issued, and their validity.
 
 use std::collections::VecDeque;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::Kind;
 
-/// Enough to name the fate of any token that may still come in.
+/// Limit of remembered tokens: enough to explain the rejection of any token still in use.
 const KEPT: usize = 1000;
 
 pub(super) struct Ledger {
@@ -18,7 +18,7 @@ pub(super) struct Ledger {
     tokens: VecDeque<Entry>,
 }
 
-/// A token as it leaves the vendor.
+/// A newly issued token.
 pub(super) struct Issued {
     pub(super) token: String,
     pub(super) number: u64,
@@ -31,13 +31,8 @@ struct Entry {
     token: String,
     number: u64,
     expires: Instant,
-    killed_by: Option<Killer>,
-}
-
-#[derive(Clone, Copy)]
-enum Killer {
-    Successor(u64),
-    Hand,
+    /// Why the token is no longer valid, unless it has expired.
+    killed: Option<String>,
 }
 
 impl Ledger {
@@ -53,14 +48,12 @@ impl Ledger {
         self.issued += 1;
         let number = self.issued;
         if self.kind == Kind::Ctcfile {
-            self.kill(Killer::Successor(number));
+            self.kill(&format!("died when no. {number} was issued"));
         }
         let issued_at = unix_now();
         let token = match self.kind {
             Kind::Cncn => random_hex(32),
-            Kind::Besender | Kind::Ctcfile | Kind::IdentityServer | Kind::Passport => {
-                jwt(issued_at, life)
-            }
+            _ => jwt(issued_at, life),
         };
         if self.tokens.len() == KEPT {
             self.tokens.pop_front();
@@ -69,7 +62,7 @@ impl Ledger {
             token: token.clone(),
             number,
             expires: Instant::now() + life,
-            killed_by: None,
+            killed: None,
         });
         Issued {
             token,
@@ -79,23 +72,17 @@ impl Ledger {
         }
     }
 
-    /// The token's number, or why it is no good.
+    /// Returns the token's number, or why the token is invalid.
     pub(super) fn check(&self, token: &str) -> Result<u64, String> {
         let Some(entry) = self.tokens.iter().find(|entry| entry.token == token) else {
+            let length = token.len();
             return Err(format!(
-                "a token that was never issued ({} characters)",
-                token.len()
+                "a token that was never issued ({length} characters)"
             ));
         };
         let number = entry.number;
-        match entry.killed_by {
-            Some(Killer::Successor(next)) => {
-                return Err(format!(
-                    "token no. {number} died when no. {next} was issued"
-                ));
-            }
-            Some(Killer::Hand) => return Err(format!("token no. {number} was revoked")),
-            None => {}
+        if let Some(reason) = &entry.killed {
+            return Err(format!("token no. {number} {reason}"));
         }
         let now = Instant::now();
         if entry.expires <= now {
@@ -105,25 +92,22 @@ impl Ledger {
         Ok(number)
     }
 
-    pub(super) fn kill_all(&mut self) {
-        self.kill(Killer::Hand);
-    }
-
-    fn kill(&mut self, killer: Killer) {
+    /// Invalidates all valid tokens; `reason` continues "token no. 1".
+    pub(super) fn kill(&mut self, reason: &str) {
         for entry in &mut self.tokens {
-            entry.killed_by.get_or_insert(killer);
+            entry.killed.get_or_insert_with(|| reason.to_owned());
         }
     }
 }
 
 impl Issued {
-    /// `expires_in`, whole seconds.
+    /// Returns `expires_in` in whole seconds.
     pub(super) fn expires_in(&self) -> u64 {
         self.life.as_secs()
     }
 }
 
-/// Good enough for a fake: nothing is guarded by it.
+/// Not cryptographically secure: the fake vendors protect nothing.
 pub(super) fn random_hex(digits: usize) -> String {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     (0..digits)
@@ -131,14 +115,12 @@ pub(super) fn random_hex(digits: usize) -> String {
         .collect()
 }
 
-/// As long and as shaped as the vendors' samples (over 1,000 characters), signed with noise.
+/// Returns a JWT as long as the vendors' samples (over 1,000 characters), with a random signature.
 fn jwt(issued_at: u64, life: Duration) -> String {
     let header = r#"{"typ":"JWT","alg":"RS256"}"#;
-    let payload = format!(
-        r#"{{"aud":"2","jti":"{}","iat":{issued_at},"nbf":{issued_at},"exp":{},"sub":"1","scopes":[]}}"#,
-        random_hex(80),
-        issued_at + life.as_secs(),
-    );
+    let (id, expires) = (random_hex(80), issued_at + life.as_secs());
+    let times = format!(r#""iat":{issued_at},"nbf":{issued_at},"exp":{expires}"#);
+    let payload = format!(r#"{{"aud":"2","jti":"{id}",{times},"sub":"1","scopes":[]}}"#);
     let signature: Vec<u8> = (0..512).map(|_| fastrand::u8(..)).collect();
     [header.as_bytes(), payload.as_bytes(), &signature]
         .map(|part| URL_SAFE_NO_PAD.encode(part))
@@ -146,7 +128,5 @@ fn jwt(issued_at: u64, life: Duration) -> String {
 }
 
 fn unix_now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs())
 }

@@ -1,5 +1,5 @@
-//! Passport: the password grant with an empty `scope`, tokens of one year, and no refresh although a refresh
-//! token is handed out.
+//! Passport: the password grant with an empty `scope`, and tokens of one year. Issues refresh
+//! tokens but offers no refresh.
 
 use http::StatusCode;
 use serde_json::json;

@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ServerConfig;
@@ -21,7 +20,7 @@ use super::ledger::Issued;
 use super::{Fault, Kind, Role, Shared, State, What};
 use super::{api, besender, cncn, ctcfile, identityserver, passport};
 
-/// Serves until it is dropped, and with it every connection.
+/// Serves until the future is dropped, which also closes all connections.
 pub(super) async fn run(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
@@ -34,9 +33,10 @@ pub(super) async fn run(
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _peer)) => {
-                    connections.spawn(connection(stream, acceptor.clone(), role, Arc::clone(&shared)));
+                    let (acceptor, shared) = (acceptor.clone(), Arc::clone(&shared));
+                    connections.spawn(connection(stream, acceptor, role, shared));
                 }
-                // Out of file descriptors, most likely: they come back when connections end.
+                // Usually no file descriptor is free until another connection ends.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             },
             Some(_ended) = connections.join_next() => {}
@@ -46,12 +46,11 @@ pub(super) async fn run(
 
 async fn connection(stream: TcpStream, acceptor: TlsAcceptor, role: Role, shared: Arc<Shared>) {
     if role == Role::Token && shared.state().fault == Some(Fault::Down) {
-        // A reset is what a client sees of a vendor that is down, without giving up the port.
+        // Resets the connection, so that the vendor looks down but keeps its port.
         let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
         return;
     }
     let _ = stream.set_nodelay(true);
-    // A client that breaks off its handshake or connection is its own business.
     let Ok(mut stream) = acceptor.accept(stream).await else {
         return;
     };
@@ -79,62 +78,49 @@ async fn handle(
     role: Role,
     shared: Arc<Shared>,
 ) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    let (parts, mut body) = request.into_parts();
     let reply = match role {
         Role::Token => {
-            let (parts, body) = request.into_parts();
-            let body = body.collect().await?.to_bytes();
-            let call = Call::new(parts, body);
+            let call = Call::new(parts, body.collect().await?.to_bytes());
             match authorization(&shared, &call) {
                 Some(reply) => reply,
                 None => token(&shared, &call).await,
             }
         }
         Role::Api => {
-            let (parts, mut body) = request.into_parts();
             let mut body_bytes = 0;
-            while !body.is_end_stream() {
-                let Some(frame) = body.frame().await else {
-                    break;
-                };
+            while let Some(frame) = body.frame().await {
                 body_bytes += frame?.data_ref().map_or(0, |data| data.len() as u64);
             }
-            api::serve(
-                &shared,
-                &parts.method,
-                &parts.uri,
-                &parts.headers,
-                body_bytes,
-            )
+            api::serve(&shared, &parts, body_bytes)
         }
     };
-    Ok(reply.into_response())
+    let mut response = Response::new(Full::new(reply.body));
+    *response.status_mut() = reply.status;
+    response.headers_mut().extend(reply.headers);
+    Ok(response)
 }
 
-/// `None` if it is the token endpoint that is asked.
+/// Returns the response of the authorization endpoint; `None` for a request of the token endpoint.
 fn authorization(shared: &Shared, call: &Call) -> Option<Reply> {
-    let asked =
-        shared.kind == Kind::IdentityServer && call.path == identityserver::AUTHORIZATION_PATH;
+    let is_vendor = shared.kind == Kind::IdentityServer;
+    let asked = is_vendor && call.path == identityserver::AUTHORIZATION_PATH;
     asked.then(|| identityserver::authorize(call, &mut shared.state().identity))
 }
 
 async fn token(shared: &Shared, call: &Call) -> Reply {
-    let (reply, delay) = {
+    let (fault, reply) = {
         let mut state = shared.state();
-        let fault = state.fault;
-        let reply = decide(shared, &mut state, fault, call);
-        let delay = match fault {
-            Some(Fault::Slow(delay)) => Some(delay),
-            _ => None,
-        };
-        (reply, delay)
+        (state.fault, decide(shared, &mut state, call))
     };
-    if let Some(delay) = delay {
+    if let Some(Fault::Slow(delay)) = fault {
         tokio::time::sleep(delay).await;
     }
     reply
 }
 
-fn decide(shared: &Shared, state: &mut State, fault: Option<Fault>, call: &Call) -> Reply {
+fn decide(shared: &Shared, state: &mut State, call: &Call) -> Reply {
+    let fault = state.fault;
     state.counters.token_requests += 1;
     if let Some(fault) = fault
         && let Some(reply) = fault.reply()
@@ -200,23 +186,5 @@ fn wrong_credentials(kind: Kind) -> Refusal {
         Kind::Ctcfile => ctcfile::wrong_credentials(reason),
         Kind::IdentityServer => identityserver::wrong_credentials(reason),
         Kind::Passport => passport::wrong_credentials(reason),
-    }
-}
-
-impl Reply {
-    fn into_response(self) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::new(self.body));
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        headers.insert(
-            CONTENT_TYPE,
-            http::HeaderValue::from_static(self.media_type),
-        );
-        headers.extend(
-            self.headers
-                .into_iter()
-                .map(|(name, value)| (Some(name), value)),
-        );
-        response
     }
 }
