@@ -17,7 +17,9 @@ use super::read::{self, Tree, section};
 use super::routes::{Listeners, Routes};
 use super::server::{Exposure, check_listen, server, store};
 use super::upstream::{Providers, upstream};
-use super::{Config, Environment, Problem, Provider, Route, StoreKind, TokenSource, Upstream};
+use super::{
+    Config, Endpoint, Environment, Problem, Provider, Route, StoreKind, TokenSource, Upstream,
+};
 
 pub(super) fn config(text: &str, env: &dyn Environment) -> Result<Config, Vec<Problem>> {
     let mut root = read::parse(text)?;
@@ -191,28 +193,32 @@ fn has_own_listeners(routes: &[(String, Route)]) -> bool {
 
 /// Providers of one identity share a refresher, which sends only one kind of request.
 fn check_shared(checked: &[Checked], at: &KeyPath, cx: &mut Context<'_>) {
-    let mut first_of: HashMap<&str, &Checked> = HashMap::new();
+    let mut first_of: HashMap<&str, (&Checked, &Endpoint)> = HashMap::new();
     for checked in checked {
         let TokenSource::Endpoint(endpoint) = &checked.provider.source else {
             continue;
         };
-        let Some(first) = first_of.get(endpoint.identity.as_str()) else {
-            first_of.insert(&endpoint.identity, checked);
+        let Some(&(first, other)) = first_of.get(endpoint.identity.as_str()) else {
+            first_of.insert(&endpoint.identity, (checked, endpoint));
             continue;
         };
-        let at = at.key(&checked.provider.name);
-        let same = format!("fetches the same token as `{}`", first.provider.name);
-        if checked.exchange != first.exchange {
+        let (provider, first_provider) = (&checked.provider, &first.provider);
+        let at = at.key(&provider.name);
+        let same = format!("fetches the same token as `{}`", first_provider.name);
+        if checked.request != first.request {
             let what = "dialect, auth_method, request or response";
             let differs = complaint(format!("{same}, but with another {what}"));
             let hint = "make them equal, or let both upstreams name one provider";
             cx.problem(&at, differs.hint(hint));
-        } else if let Some(what) = differing(&checked.provider, &first.provider) {
+        } else if let Some(what) = differing((provider, endpoint), (first_provider, other)) {
             let differs = complaint(format!("{same}, but with another {what}"));
-            let hint = "let both upstreams name one provider; if the key makes another token, \
-                        list the variable in `identity` of the dialect";
+            let hint = "let both upstreams name one provider; if the variable selects another \
+                        token, list it in `identity` of the dialect";
             cx.problem(&at, differs.hint(hint));
-        } else if settings(&checked.provider) != settings(&first.provider) {
+        } else if provider.variables != first_provider.variables
+            || provider.life != first_provider.life
+            || endpoint.timeout != other.timeout
+        {
             let ignored = "whose variables and life-cycle keys apply to both";
             cx.warnings
                 .add(&at, complaint(format!("{same}, {ignored}")));
@@ -222,18 +228,10 @@ fn check_shared(checked: &[Checked], at: &KeyPath, cx: &mut Context<'_>) {
 
 /// Finds a difference in the subject or in the receiver of secrets. The order of names must not
 /// decide which of two providers wins.
-fn differing<'a>(provider: &'a Provider, first: &'a Provider) -> Option<&'a str> {
-    let (TokenSource::Endpoint(endpoint), TokenSource::Endpoint(other)) =
-        (&provider.source, &first.source)
-    else {
-        return None;
-    };
-    let keys = [
-        ("`tls`", endpoint.tls == other.tls),
-        ("`proxy`", endpoint.egress == other.egress),
-        ("`issuer`", endpoint.issuer == other.issuer),
-        ("`allow_http`", endpoint.allow_http == other.allow_http),
-    ];
+fn differing<'a>(
+    (provider, endpoint): (&'a Provider, &Endpoint),
+    (first, other): (&'a Provider, &Endpoint),
+) -> Option<&'a str> {
     let credentials = |of: &'a Provider| {
         (of.variables.iter())
             .filter(|(name, _)| is_credential(name, &endpoint.plan))
@@ -244,16 +242,13 @@ fn differing<'a>(provider: &'a Provider, first: &'a Provider) -> Option<&'a str>
     let (ours, theirs) = (credentials(provider), credentials(first));
     let mut names = ours.keys().chain(theirs.keys()).copied();
     let name = names.find(|name| ours.get(name) != theirs.get(name));
+    let keys = [
+        ("`tls`", endpoint.tls == other.tls),
+        ("`proxy`", endpoint.egress == other.egress),
+        ("`issuer`", endpoint.issuer == other.issuer),
+        ("`allow_http`", endpoint.allow_http == other.allow_http),
+    ];
     name.or_else(|| keys.iter().find(|(_, equal)| !equal).map(|(key, _)| *key))
-}
-
-/// Returns what providers of one identity may differ in, although only the first one's values apply.
-fn settings(provider: &Provider) -> impl PartialEq {
-    let timeout = match &provider.source {
-        TokenSource::Endpoint(endpoint) => Some(endpoint.timeout),
-        TokenSource::Static { .. } | TokenSource::Made(_) => None,
-    };
-    (provider.variables.clone(), provider.life.clone(), timeout)
 }
 
 fn warn_unused(

@@ -17,11 +17,9 @@ pub(super) fn link(
     at: &KeyPath,
     cx: &mut Context<'_>,
 ) {
-    let needs: BTreeMap<String, Vec<String>> = (checked.iter())
-        .map(|checked| {
-            let provider = &checked.provider;
-            (provider.name.clone(), provider.bought_with())
-        })
+    let providers = checked.iter().map(|checked| &checked.provider);
+    let needs: BTreeMap<String, Vec<String>> = providers
+        .map(|provider| (provider.name.clone(), provider.bought_with()))
         .filter(|(_, needed)| !needed.is_empty())
         .collect();
     for (name, needed) in &needs {

@@ -56,10 +56,9 @@ impl<'a> Context<'a> {
         &mut self,
         at: &KeyPath,
         key: &str,
-        written: Option<Text<Url>>,
+        url: Url,
         allow_http: Option<bool>,
     ) -> Option<Url> {
-        let Text(url) = written?;
         if url.origin.needs_permission() && allow_http != Some(true) {
             self.problem(
                 &at.key(key),
@@ -136,7 +135,7 @@ impl<'a> Context<'a> {
         self.problems.keep(at, proxy).flatten()
     }
 
-    /// Returns the choice for hosts known later. `written`: the provider has a `proxy` for all hosts.
+    /// Returns the choice for hosts known later. `written`: the provider sets `proxy`.
     pub(super) fn egress_later(&self, written: bool) -> Egress {
         Egress((!written).then(|| Arc::clone(&self.environment_proxy)))
     }

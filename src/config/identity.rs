@@ -93,8 +93,8 @@ const SUBJECTS: [&str; 3] = ["username", "phone", "open_id"];
 /// Tokens that name the subject (RFC 8693, RFC 7523). Their values change, their sources do not.
 const BEARERS: [&str; 3] = ["subject_token", "actor_token", "assertion"];
 
-/// Decides by the end of the name: `app_secret` is a secret, `requested_token_type` is not. A secret
-/// that is not recognized joins the identity as a digest.
+/// Decides by the end of the name: `app_secret` is a secret, `requested_token_type` is not. The
+/// identity holds an unrecognized secret as a digest.
 fn is_secret(name: &str) -> bool {
     const ENDS: [&str; 6] = [
         "secret",

@@ -51,13 +51,13 @@ const OVERRIDES: [&str; 6] = [
 #[derive(Debug)]
 pub(super) struct Checked {
     pub(super) provider: Provider,
-    pub(super) exchange: Exchange,
+    pub(super) request: RequestSettings,
 }
 
 /// The settings, other than variables, that shape the token request. Providers of one identity must
 /// agree on them; only endpoints can share an identity.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Exchange {
+pub(super) struct RequestSettings {
     dialect: String,
     auth_method: Option<String>,
     /// Without `inject` and `reject`.
@@ -188,7 +188,7 @@ impl Parts<'_> {
             browser: BrowserRules::default(),
             plan: plan.exchange,
         };
-        let exchange = Exchange {
+        let request = RequestSettings {
             dialect: dialect.to_owned(),
             auth_method: toml.auth_method,
             overrides: Overrides {
@@ -205,7 +205,7 @@ impl Parts<'_> {
             variables,
             life,
         };
-        Some(Checked { provider, exchange })
+        Some(Checked { provider, request })
     }
 
     fn fixed(self, mut toml: ProviderToml, cx: &mut Context<'_>) -> Option<Checked> {
@@ -244,7 +244,7 @@ impl Parts<'_> {
             check_unused(&variables, &injected(&inject, false), &used_by, cx);
         }
         Some(Checked {
-            exchange: Exchange::default(),
+            request: RequestSettings::default(),
             provider: Provider {
                 name: self.name.to_owned(),
                 source: TokenSource::Static { access_token },
@@ -292,7 +292,7 @@ impl Parts<'_> {
         }
         self.check_variables(&plan, dialect_of(toml), &variables, false, cx);
         Some(Checked {
-            exchange: Exchange::default(),
+            request: RequestSettings::default(),
             provider: Provider {
                 name: self.name.to_owned(),
                 life: life(toml, &plan),

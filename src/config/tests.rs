@@ -46,8 +46,8 @@ fn load(text: &str) -> Result<Config, Vec<String>> {
 }
 
 fn load_in(text: &str, env: &Env) -> Result<Config, Vec<String>> {
-    let told = |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect();
-    Config::from_toml(text, env).map_err(told)
+    let lines = |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect();
+    Config::from_toml(text, env).map_err(lines)
 }
 
 #[track_caller]

@@ -54,27 +54,24 @@ pub(super) fn upstream(
 
 fn routed(
     name: &str,
-    mut toml: UpstreamToml,
+    toml: UpstreamToml,
     route: Option<Route>,
     at: &KeyPath,
     providers: &Providers<'_>,
     cx: &mut Context<'_>,
 ) -> Option<Upstream> {
-    let url = url(&mut toml, at, cx);
-    let provider = provider_name(toml.provider.take(), at, providers, cx);
+    let url = url(toml.url, toml.allow_http, at, cx);
+    let provider = provider_name(toml.provider, at, providers, cx);
     let origin = url.as_ref().map(|(url, _)| &url.origin);
-    let tls = cx.tls(&at.key("tls"), toml.tls.take(), origin);
-    let connect_to = toml.connect_to.take().map(|Text(dial)| dial);
-    let egress = cx.egress(
-        &at.key("proxy"),
-        toml.proxy.take(),
-        origin,
-        connect_to.as_ref(),
-    );
+    let tls = cx.tls(&at.key("tls"), toml.tls, origin);
+    let connect_to = toml.connect_to.map(|Text(dial)| dial);
+    let proxy_at = at.key("proxy");
+    let egress = cx.egress(&proxy_at, toml.proxy, origin, connect_to.as_ref());
     let injected = provider.as_ref().and_then(|name| providers.good.get(name));
     let injected = injected.map_or(&[][..], |provider| provider.inject.header_names());
-    let headers = headers(toml.headers.take(), injected, &at.key("headers"), cx);
-    let timeouts = toml.timeouts.take().unwrap_or_default();
+    let headers = toml.headers.unwrap_or_default();
+    let (set_headers, remove_headers) = check_headers(headers, injected, &at.key("headers"), cx);
+    let timeouts = toml.timeouts.unwrap_or_default();
     let (url, base_path) = url?;
     Some(Upstream {
         name: name.to_owned(),
@@ -100,19 +97,25 @@ fn routed(
             .existing_credential
             .unwrap_or(ExistingCredential::Replace),
         rewrite_redirects: toml.rewrite_redirects.unwrap_or(true),
-        set_headers: headers.set,
-        remove_headers: headers.remove,
+        set_headers,
+        remove_headers,
     })
 }
 
 /// Returns the URL and its path as a prefix for request paths.
-fn url(toml: &mut UpstreamToml, at: &KeyPath, cx: &mut Context<'_>) -> Option<(Url, String)> {
+fn url(
+    written: Option<Text<Url>>,
+    allow_http: Option<bool>,
+    at: &KeyPath,
+    cx: &mut Context<'_>,
+) -> Option<(Url, String)> {
     let url_at = at.key("url");
-    if toml.url.is_none() {
+    let Some(Text(url)) = written else {
         let hint = "url = \"https://api.example.com\"";
         cx.problem(&url_at, complaint("is missing").hint(hint));
-    }
-    let url = cx.url(at, "url", toml.url.take(), toml.allow_http)?;
+        return None;
+    };
+    let url = cx.url(at, "url", url, allow_http)?;
     if url.query.is_some() {
         let query = complaint("the URL of an upstream has no query");
         cx.problem(&url_at, query.hint("each request has its own"));
@@ -143,43 +146,35 @@ fn provider_name(
     None
 }
 
-#[derive(Default)]
-struct Headers {
-    set: Vec<(HeaderName, HeaderValue)>,
-    remove: Vec<HeaderName>,
-}
-
-fn headers(
-    written: Option<HeadersToml>,
+/// Returns the headers to set and to remove.
+fn check_headers(
+    written: HeadersToml,
     injected: &[HeaderName],
     at: &KeyPath,
     cx: &mut Context<'_>,
-) -> Headers {
-    let mut headers = Headers::default();
-    let Some(written) = written else {
-        return headers;
-    };
+) -> (Vec<(HeaderName, HeaderValue)>, Vec<HeaderName>) {
+    let (mut set, mut remove) = (Vec::new(), Vec::new());
     for (name, value) in written.set {
         let at = at.key("set").key(&name);
         let text = value.resolve_fixed(cx.env);
         let value = text.and_then(|text| header_value(text.expose()));
         let value = cx.problems.keep(&at, value);
         let name = HeaderName::from_text(&name).and_then(|name| {
-            if headers.set.iter().any(|(known, _)| *known == name) {
+            if set.iter().any(|(known, _)| *known == name) {
                 let twice = complaint("is set twice; header names are case-insensitive");
                 return Err(twice.hint("remove one"));
             }
             check_header(name, injected)
         });
         let name = cx.problems.keep(&at, name);
-        headers.set.extend(name.zip(value));
+        set.extend(name.zip(value));
     }
     for (index, Text(name)) in written.remove.into_iter().enumerate() {
         let at = at.key("remove").index(index);
         let name = cx.problems.keep(&at, check_header(name, injected));
-        headers.remove.extend(name);
+        remove.extend(name);
     }
-    headers
+    (set, remove)
 }
 
 fn check_header(name: HeaderName, injected: &[HeaderName]) -> Result<HeaderName, Complaint> {

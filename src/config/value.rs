@@ -61,7 +61,7 @@ impl ValueToml {
         }
     }
 
-    /// Resolves environment variables; checks files, and leaves their content and commands for later.
+    /// Reads environment variables; only checks files, and does not run commands.
     pub(super) fn resolve(
         self,
         empty: EmptyLiteral,

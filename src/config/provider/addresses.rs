@@ -27,8 +27,8 @@ impl Parts<'_> {
         cx: &mut Context<'_>,
     ) -> Option<Url> {
         let at = self.at.key("token_url");
-        let written = match toml.token_url.take() {
-            Some(written) => written,
+        let url = match toml.token_url.take() {
+            Some(Text(url)) => url,
             None if cx.problems.has_unread(&at) => return None,
             None => match &plan?.defaults.token_url {
                 Some(template) => self.default_url(template, &at, variables, cx)?,
@@ -38,7 +38,7 @@ impl Parts<'_> {
                 }
             },
         };
-        cx.url(self.at, "token_url", Some(written), toml.allow_http)
+        cx.url(self.at, "token_url", url, toml.allow_http)
     }
 
     /// Fills the dialect's URL template with this provider's variables.
@@ -48,7 +48,7 @@ impl Parts<'_> {
         at: &KeyPath,
         variables: &Variables,
         cx: &mut Context<'_>,
-    ) -> Option<Text<Url>> {
+    ) -> Option<Url> {
         let known = variables.fixed();
         let late = |name: &&str| variables.has(name) && !known.contains_key(*name);
         for name in template.variables().filter(late) {
@@ -62,7 +62,7 @@ impl Parts<'_> {
             }
             return None;
         };
-        let url = Url::from_text(&text).map(Text).map_err(|_| {
+        let url = Url::from_text(&text).map_err(|_| {
             complaint("the dialect and its variables give an invalid URL")
                 .hint("write token_url = \"https://…\" here")
         });
@@ -87,7 +87,7 @@ impl Parts<'_> {
             text: written.text,
             choices,
         };
-        let url = cx.url(self.at, "issuer", Some(Text(written.url)), toml.allow_http)?;
+        let url = cx.url(self.at, "issuer", written.url, toml.allow_http)?;
         Some((url, issuer))
     }
 
@@ -170,14 +170,14 @@ impl Parts<'_> {
         [code, device].map(|(key, written, template, input)| {
             let at = self.at.key(key);
             let is_used = plan.exchange.begins_with(input);
-            let written = match written {
-                Some(written) => written,
+            let url = match written {
+                Some(Text(url)) => url,
                 None => {
                     let template = template.as_ref().filter(|_| is_used)?;
                     self.default_url(template, &at, variables, cx)?
                 }
             };
-            let url = cx.url(self.at, key, Some(written), toml.allow_http)?;
+            let url = cx.url(self.at, key, url, toml.allow_http)?;
             if !is_used {
                 let grant = &plan.exchange.grant;
                 let unused =

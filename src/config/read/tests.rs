@@ -67,8 +67,10 @@ fn one_run_reports_every_mistake() {
             "top.counts[0]: expected an integer, 1 or greater (digits without quotes)",
             "top.counts[2]: expected an integer, 1 or greater (digits without quotes)",
             "top.flag: expected true or false (without quotes: key = true)",
-            "top.inner.inner.number: expected an integer, 0 or greater (digits without quotes: key = 1)",
-            "top.inner.other: unknown key (known keys: `number`, `flag`, `text`, `list`, `counts`, `word`, `inner`, `many`)",
+            "top.inner.inner.number: expected an integer, 0 or greater \
+             (digits without quotes: key = 1)",
+            "top.inner.other: unknown key \
+             (known keys: `number`, `flag`, `text`, `list`, `counts`, `word`, `inner`, `many`)",
             "top.inner.text: expected text in quotes (key = \"text\")",
             "top.list[1]: expected text in quotes (key = \"text\")",
             "top.list[3]: expected text in quotes (key = \"text\")",
@@ -125,10 +127,10 @@ fn syntax_errors_name_a_position_and_quote_nothing() {
         ("a = \"\\hunter2\"", "line 1, column "),
     ] {
         let problems = parse(text).unwrap_err();
-        let told = problems[0].to_string();
-        assert!(told.starts_with(place), "{told}");
-        assert!(!told.contains("hunter2"), "{told}");
-        assert!(told.contains("not valid TOML: "), "{told}");
+        let shown = problems[0].to_string();
+        assert!(shown.starts_with(place), "{shown}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+        assert!(shown.contains("not valid TOML: "), "{shown}");
     }
 }
 

@@ -73,7 +73,7 @@ fn no_problem_quotes_a_misplaced_secret() {
         for plant in plants() {
             let mut planted = root.clone();
             *place(&mut planted, path) = plant;
-            let told = match Config::from_toml(&toml::to_string(&planted).unwrap(), &environment())
+            let shown = match Config::from_toml(&toml::to_string(&planted).unwrap(), &environment())
             {
                 Ok(config) => format!("{:?}", config.warnings),
                 Err(problems) => {
@@ -86,8 +86,8 @@ fn no_problem_quotes_a_misplaced_secret() {
                     format!("{problems:?} {lines:?}")
                 }
             };
-            if told.contains("hunter2") {
-                leaks.push(format!("{}: {told}", path.join(".")));
+            if shown.contains("hunter2") {
+                leaks.push(format!("{}: {shown}", path.join(".")));
             }
         }
     }
@@ -117,8 +117,8 @@ fn no_syntax_error_quotes_a_secret() {
             let mut lines = lines.clone();
             lines.insert(at, broken);
             let problems = Config::from_toml(&lines.join("\n"), &environment()).unwrap_err();
-            let told = format!("{problems:?} {}", problems[0]);
-            assert!(!told.contains("hunter2"), "{told}");
+            let shown = format!("{problems:?} {}", problems[0]);
+            assert!(!shown.contains("hunter2"), "{shown}");
         }
     }
 }
