@@ -154,14 +154,11 @@ impl Refresher {
         if generation == 0 || generation != self.generation() {
             return;
         }
-        let at = match self.writer.is_suspect() {
-            true => {
-                self.hurried = generation;
-                self.schedule.rejected_suspect(now)
-            }
-            false => self.schedule.rejected(now),
-        };
-        let Some(at) = at else {
+        let suspect = self.writer.is_suspect();
+        if suspect {
+            self.hurried = generation;
+        }
+        let Some(at) = self.schedule.rejected(suspect, now) else {
             return;
         };
         debug!(provider = self.lead().name, generation, "token rejected");

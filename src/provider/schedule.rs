@@ -194,8 +194,12 @@ impl Schedule {
 
     /// An upstream rejected the current token. Returns the boot time from which the renewal may
     /// start; `None` while fetches fail, because their backoff applies.
-    pub fn rejected(&mut self, now: Now) -> Option<Duration> {
-        if self.failing.is_some() || self.login_required {
+    ///
+    /// `suspect`: a lost response may have invalidated the token. The rejection all but proves it,
+    /// so the renewal may start at once, and only the backoff after a refusal applies.
+    pub fn rejected(&mut self, suspect: bool, now: Now) -> Option<Duration> {
+        let failing = self.failing.filter(|failing| failing.refused || !suspect);
+        if failing.is_some() || self.login_required {
             return None;
         }
         let min = self.rules.min_interval;
@@ -203,21 +207,13 @@ impl Schedule {
             first: min,
             last: MAX_UNCHANGED_PAUSE.max(min),
         };
-        let at = self
-            .earliest(backoff.pause(self.unchanged_renewals))
-            .max(now.boot);
+        let at = match suspect {
+            true => now.boot,
+            false => self
+                .earliest(backoff.pause(self.unchanged_renewals))
+                .max(now.boot),
+        };
         self.wanted = Some(self.wanted.map_or(at, |wanted| wanted.min(at)));
-        self.wanted
-    }
-
-    /// As [`Self::rejected`], for a token that a lost response may have invalidated. The rejection
-    /// all but proves it, so only the backoff after a refusal applies.
-    pub fn rejected_suspect(&mut self, now: Now) -> Option<Duration> {
-        let refused = self.failing.is_some_and(|failing| failing.refused);
-        if refused || self.login_required {
-            return None;
-        }
-        self.wanted = Some(now.boot);
         self.wanted
     }
 

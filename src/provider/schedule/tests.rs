@@ -324,7 +324,7 @@ fn a_rejected_token_is_renewed_after_min_interval_and_later_if_it_comes_back_unc
     let mut schedule = fetched(&rules(), Expiry::In(secs(36_000)));
     let mut at = Duration::ZERO;
     for pause in [5, 10, 20, 40, 80, 160, 320, 600, 600] {
-        let due = schedule.rejected(now(at)).unwrap();
+        let due = schedule.rejected(false, now(at)).unwrap();
         assert_eq!(due, now(at + secs(pause)).boot);
         at += secs(pause);
         schedule.started(now(at));
@@ -333,7 +333,10 @@ fn a_rejected_token_is_renewed_after_min_interval_and_later_if_it_comes_back_unc
     }
     let life = Life::new(Expiry::In(secs(36_000)), &rules(), now(at), 0.0);
     schedule.succeeded(life, false, now(at));
-    assert_eq!(schedule.rejected(now(at)), Some(now(at + secs(5)).boot));
+    assert_eq!(
+        schedule.rejected(false, now(at)),
+        Some(now(at + secs(5)).boot)
+    );
 }
 
 #[test]
@@ -341,7 +344,7 @@ fn a_rejection_does_not_shorten_the_backoff() {
     let mut schedule = fetched(&rules(), Expiry::In(secs(3600)));
     schedule.started(now(secs(100)));
     schedule.failed(Class::Permanent, None, now(secs(100)), 0.0);
-    assert_eq!(schedule.rejected(now(secs(110))), None);
+    assert_eq!(schedule.rejected(false, now(secs(110))), None);
     assert_eq!(next(&schedule, now(secs(110))), Some(secs(400)));
 }
 
@@ -432,7 +435,7 @@ fn the_fastest_vendor_loops_keep_the_minimum_gap() {
             while at < secs(60) {
                 let moment = now(at);
                 // Constant rejections and refresh requests.
-                schedule.rejected(moment);
+                schedule.rejected(false, moment);
                 let _ = schedule.request_refresh(moment);
                 match schedule.decide(moment) {
                     Decision::Wait { wake, .. } => at += wake,
@@ -556,7 +559,7 @@ proptest! {
         for (answer, event, random, took_ms) in steps {
             match event {
                 Event::Nothing => {}
-                Event::Reject => { schedule.rejected(at); }
+                Event::Reject => { schedule.rejected(false, at); }
                 Event::Refresh => { let _ = schedule.request_refresh(at); }
                 Event::Step(seconds) if seconds < 0 => at.wall -= secs(seconds.unsigned_abs()),
                 Event::Step(seconds) => at.wall += secs(seconds.unsigned_abs()),
