@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Once, OnceLock};
 
 use prometheus::core::{Collector, Metric as _, MetricVec, MetricVecBuilder};
-use prometheus::proto::{self, MetricType};
+use prometheus::proto::{self, MetricFamily, MetricType};
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -240,12 +240,11 @@ impl Metrics {
     /// Returns the number of Cupbearer's errors by upstream, for pages.
     pub fn errors_by_upstream(&self) -> HashMap<String, u64> {
         let mut sums = HashMap::new();
-        for family in self.request_errors.collect() {
-            for metric in family.get_metric() {
-                if let Some(upstream) = label(metric, "upstream") {
-                    *sums.entry(upstream.to_owned()).or_default() +=
-                        metric.get_counter().get_value() as u64;
-                }
+        let families = self.request_errors.collect();
+        for metric in families.iter().flat_map(MetricFamily::get_metric) {
+            if let Some(upstream) = label(metric, "upstream") {
+                let errors = metric.get_counter().get_value() as u64;
+                *sums.entry(upstream.to_owned()).or_default() += errors;
             }
         }
         sums
@@ -364,14 +363,12 @@ fn forget<T: MetricVecBuilder>(vector: &MetricVec<T>, label: &str, names: &BTree
     if names.is_empty() {
         return;
     }
-    for family in vector.collect() {
-        for metric in family.get_metric() {
-            let pairs = metric.get_label().iter();
-            let labels: HashMap<_, _> = pairs.map(|pair| (pair.name(), pair.value())).collect();
-            if labels.get(label).is_some_and(|name| names.contains(*name)) {
-                // Just collected with these labels.
-                let _ = vector.remove(&labels);
-            }
+    for metric in vector.collect().iter().flat_map(MetricFamily::get_metric) {
+        let pairs = metric.get_label().iter();
+        let labels: HashMap<_, _> = pairs.map(|pair| (pair.name(), pair.value())).collect();
+        if labels.get(label).is_some_and(|name| names.contains(*name)) {
+            // Just collected with these labels.
+            let _ = vector.remove(&labels);
         }
     }
 }

@@ -137,12 +137,9 @@ pub async fn reconfigure(running: &[Handle], group: Vec<Arc<Provider>>) -> Optio
     one.commands.send(Command::Reconfigure(asked)).ok()?;
     let readers = answer.await.ok()?;
     let handle = |(provider, reader): (Arc<Provider>, Option<CellReader>)| {
-        let same = || {
-            let same = running.iter().find(|old| old.name() == provider.name);
-            same.map(Handle::reader)
-        };
+        let old = || running.iter().find(|old| old.name() == provider.name);
         Some(Handle {
-            reader: reader.or_else(same)?,
+            reader: reader.or_else(|| old().map(Handle::reader))?,
             provider,
             status: one.status.clone(),
             commands: one.commands.clone(),

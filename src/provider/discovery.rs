@@ -3,8 +3,8 @@
 //!
 //! Metadata decide where credentials are sent. So they are accepted only from the issuer itself:
 //! over TLS (unless `allow_http`), without redirects, and only if they name the issuer byte for
-//! byte (RFC 8414 §3.3). Endpoints may be on any host; settings for the issuer's own host
-//! (`tls.server_name`, the egress proxy) do not apply to other hosts.
+//! byte (RFC 8414 §3.3). Endpoints may be on any host; `tls.server_name` and the egress proxy
+//! chosen for the issuer's own host do not apply to other hosts.
 
 use std::time::Duration;
 
@@ -66,7 +66,16 @@ pub async fn discover(
     let deadline = Instant::now() + endpoint.timeout;
     let mut unusable = Unusable::new("it has no metadata");
     for path in &issuer.well_known {
-        let answer = get(endpoint, path, fetch, deadline).await?;
+        let json = HeaderValue::from_static("application/json");
+        let request = TokenRequest {
+            method: Method::GET,
+            path: Some(path.clone().into()),
+            query: None,
+            headers: HeaderMap::from_iter([(header::ACCEPT, json)]),
+            body: Default::default(),
+        };
+        let line = fetch.dial(endpoint, deadline).await?;
+        let answer = line.ask(endpoint, request, deadline).await?;
         let this = match read(&answer, endpoint, issuer, clock) {
             Ok(found) => return Ok(found),
             Err(this) => this,
@@ -92,24 +101,6 @@ pub async fn discover(
         class: unusable.class,
         retry_after: unusable.retry_after,
     })
-}
-
-async fn get(
-    endpoint: &Endpoint,
-    path: &str,
-    fetch: &dyn Fetch,
-    deadline: Instant,
-) -> Result<Answered, FetchError> {
-    let json = HeaderValue::from_static("application/json");
-    let request = TokenRequest {
-        method: Method::GET,
-        path: Some(path.to_owned().into()),
-        query: None,
-        headers: HeaderMap::from_iter([(header::ACCEPT, json)]),
-        body: Default::default(),
-    };
-    let line = fetch.dial(endpoint, deadline).await?;
-    line.ask(endpoint, request, deadline).await
 }
 
 fn read(
@@ -170,8 +161,8 @@ impl Metadata {
             own.device_authorization_endpoint = (aliases.device_authorization_endpoint)
                 .or_else(|| own.device_authorization_endpoint.take());
         }
-        let stated =
-            (self.endpoints.token_endpoint).ok_or("its metadata name no token_endpoint")?;
+        let stated = self.endpoints.token_endpoint;
+        let stated = stated.ok_or("its metadata name no token_endpoint")?;
         let mut found = at(asked, "token_endpoint", &stated)?;
         let methods = self.token_endpoint_auth_methods_supported;
         let methods = methods.unwrap_or_else(|| vec![DEFAULT_METHOD.to_owned()]);
@@ -205,16 +196,13 @@ impl Metadata {
 
 /// Applies the rules of `token_url`, and refuses a plain HTTP endpoint of an HTTPS issuer.
 fn at(asked: &Endpoint, member: &str, stated: &str) -> Result<Endpoint, String> {
-    let failed = |reason: &str| format!("its {member} {reason}");
-    let found = asked.at(stated).map_err(failed)?;
-    let downgrades =
-        asked.token_url.scheme == Scheme::Https && found.token_url.scheme == Scheme::Http;
-    match downgrades && !asked.allow_http {
-        true => Err(failed(
-            "is a plain http:// URL, and the issuer's is https://",
-        )),
-        false => Ok(found),
+    let found = (asked.at(stated)).map_err(|reason| format!("its {member} {reason}"))?;
+    let schemes = (asked.token_url.scheme, found.token_url.scheme);
+    if schemes == (Scheme::Https, Scheme::Http) && !asked.allow_http {
+        let reason = "is a plain http:// URL, and the issuer's is https://";
+        return Err(format!("its {member} {reason}"));
     }
+    Ok(found)
 }
 
 impl Unusable {

@@ -66,7 +66,14 @@ pub async fn read(key: &str, value: &Value) -> Result<Var, InputError> {
         Value::Literal(var) => Ok(var.clone()),
         Value::Env { value, .. } => Ok(Var::Text(value.clone())),
         Value::File(path) => Ok(Var::Text(read_file(key, path).await?)),
-        Value::Command(words) => Ok(Var::Text(run(key, words).await?)),
+        Value::Command(words) => {
+            let output = output(words).await.map_err(|reason| InputError::Command {
+                key: key.to_owned(),
+                program: program(words),
+                reason,
+            });
+            output.map(Var::Text)
+        }
         Value::Provider { .. } => Err(InputError::OtherProvider {
             key: key.to_owned(),
         }),
@@ -194,14 +201,6 @@ async fn read_file(key: &str, path: &Path) -> Result<Secret, InputError> {
 
 async fn read_bytes(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
     read_capped(tokio::fs::File::open(path).await?).await
-}
-
-async fn run(key: &str, words: &[String]) -> Result<Secret, InputError> {
-    output(words).await.map_err(|reason| InputError::Command {
-        key: key.to_owned(),
-        program: program(words),
-        reason,
-    })
 }
 
 /// Only the program is shown: arguments may be secret.

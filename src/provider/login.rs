@@ -164,12 +164,6 @@ impl Login {
         self.endpoint().ok()?.authorization_url.as_deref()
     }
 
-    /// Starts the authorization request. Listens on loopback `port` (0: any) unless the redirect
-    /// goes elsewhere or `by_hand` is set: then a person pastes the redirected address.
-    pub async fn authorize(&self, port: u16, by_hand: bool) -> Result<Authorization, LoginError> {
-        Authorization::begin(&self.provider, self.endpoint()?, port, by_hand).await
-    }
-
     /// Sends the grant with `given`, once, and saves the result. A one-time input is durably marked
     /// as spent before it is sent. Not cancel safe.
     pub async fn finish(

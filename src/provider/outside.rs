@@ -100,8 +100,7 @@ async fn is_outdated(
         let Some(inner) = stored.and_then(|stored| stored.access) else {
             continue;
         };
-        let known = access.bought_with.get(&name);
-        let same = known.is_some_and(|known| *known == digest(&key, &name, &inner.token));
+        let same = access.bought_with.get(&name) == Some(&digest(&key, &name, &inner.token));
         if inner.outdated || (inner.usable && !same) {
             return Ok(true);
         }

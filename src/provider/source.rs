@@ -20,7 +20,7 @@ use tracing::info;
 
 use crate::clock::Clock;
 use crate::config::{Endpoint, Provider, TokenSource, Value};
-use crate::dialect::{MadePlan, Variables};
+use crate::dialect::Variables;
 use crate::provider::cell::Gatekeeper;
 use crate::provider::chain::{Inner, Tokens};
 use crate::provider::discovery::discover;
@@ -146,7 +146,13 @@ impl Source {
                 let now = self.clock.now();
                 Ok(static_token::read(&provider.name, access_token, now).await?)
             }
-            TokenSource::Made(plan) => self.make(plan).await,
+            TokenSource::Made(plan) => {
+                let variables = inputs::resolve(&provider.name, &provider.variables).await?;
+                let sent = self.clock.now();
+                let issued = plan.make(&variables, &frozen(sent, String::new()));
+                let issued = issued.map_err(FetchError::Request)?;
+                Ok(Fetched { issued, sent })
+            }
             TokenSource::Endpoint(endpoint) => {
                 let result = match self.endpoint(endpoint).await {
                     Ok(endpoint) => self.exchange(&endpoint).await,
@@ -186,14 +192,6 @@ impl Source {
     /// Returns whether tokens need neither a request nor the store.
     pub(super) fn asks_nobody(&self) -> bool {
         !matches!(self.provider.source, TokenSource::Endpoint(_))
-    }
-
-    async fn make(&self, plan: &MadePlan) -> Result<Fetched, Failure> {
-        let variables = inputs::resolve(&self.provider.name, &self.provider.variables).await?;
-        let sent = self.clock.now();
-        let issued = plan.make(&variables, &frozen(sent, String::new()));
-        let issued = issued.map_err(FetchError::Request)?;
-        Ok(Fetched { issued, sent })
     }
 
     /// Returns the endpoint as configured or as named by the issuer.

@@ -7,8 +7,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::{Duration, timeout};
 use zeroize::Zeroizing;
 
-use super::LoginError;
 use super::redirect::{Loopback, RedirectUri};
+use super::{Login, LoginError};
 use crate::config::{Endpoint, Provider};
 use crate::dialect::{Var, Variables};
 use crate::provider::inputs;
@@ -50,13 +50,11 @@ pub(super) struct Expected {
     listener: Option<Loopback>,
 }
 
-impl Authorization {
-    pub(super) async fn begin(
-        provider: &Provider,
-        endpoint: &Endpoint,
-        port: u16,
-        by_hand: bool,
-    ) -> Result<Self, LoginError> {
+impl Login {
+    /// Starts the authorization request. Listens on loopback `port` (0: any) unless the redirect
+    /// goes elsewhere or `by_hand` is set: then a person pastes the redirected address.
+    pub async fn authorize(&self, port: u16, by_hand: bool) -> Result<Authorization, LoginError> {
+        let (provider, endpoint) = (&self.provider, self.endpoint()?);
         let redirect = RedirectUri::configured(provider).await?;
         let listener = match &redirect {
             RedirectUri::Loopback(address) if !by_hand => Some(address.listen(port).await?),
@@ -84,13 +82,15 @@ impl Authorization {
             Some(listener) => Return::Loopback(listener.redirect_uri.clone()),
             None => Return::ByHand,
         };
-        Ok(Self {
+        Ok(Authorization {
             url: expected.url(provider, endpoint).await?,
             back,
             expected,
         })
     }
+}
 
+impl Authorization {
     /// Waits for the redirect, and ignores redirects with another `state`. Cancel safe.
     pub async fn wait(self) -> Result<Variables, LoginError> {
         let Some(listener) = &self.expected.listener else {
