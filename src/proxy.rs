@@ -1,7 +1,7 @@
-//! DATA: accept → guard → route → authorize → forward → respond.
+//! Data plane: accept → guard → route → authorize → forward → respond.
 //!
-//! Workers share nothing but the immutable [`Snapshot`], the token cells and the metric handles. A request is answered by
-//! [`handle`], which is the whole path in one screen; each step is the file of its name.
+//! Workers share only the immutable [`Snapshot`], the token cells and the metric handles. [`handle`]
+//! is the whole path of a request; each step has a file of its name.
 
 pub mod accept;
 mod access;
@@ -29,11 +29,14 @@ pub mod worker;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{HeaderValue, Method, Request, Response, Version};
+use http::{HeaderName, HeaderValue, Method, Request, Response, Version};
 
+use crate::config::Patience;
 use crate::metrics::Metrics;
+use crate::secret::Secret;
 
 use access::Access;
 use app_body::AppBody;
@@ -44,51 +47,48 @@ use response_body::{Measure, ResponseBody};
 use route::{Routed, Routes};
 use worker::{Client, Worker};
 
-/// What all workers see.
+/// State that all workers share.
 pub struct Proxy {
-    /// Replaced as a whole by a reload; a request keeps the one it started with.
+    /// A reload replaces the snapshot; a request keeps its first one.
     pub snapshot: ArcSwap<Snapshot>,
     pub metrics: Arc<Metrics>,
     /// Open client connections of the process.
     pub connections: AtomicUsize,
 }
 
-/// One configuration, ready for requests. Immutable.
+/// An immutable configuration, ready for requests.
 pub struct Snapshot {
     pub routes: Routes,
     pub hosts: Hosts,
     pub settings: Settings,
 }
 
-/// The server's settings that requests look at.
+/// The server's settings that connections and requests need.
 pub struct Settings {
     pub client_auth: Option<ClientAuth>,
-    /// What is appended to `Via`; the pseudonym is this process's own.
+    /// Appended to `Via`, if that is on.
     pub via: Option<Via>,
-    /// The pseudonym, looked for in the `Via` of requests.
+    /// This process's name in `Via`, which detects loops.
     pub pseudonym: Box<str>,
     pub max_connections: usize,
     pub access_log: bool,
-    pub header_timeout: std::time::Duration,
-    pub body_timeout: crate::config::Patience,
-    pub idle_timeout: std::time::Duration,
-    pub shutdown_grace: std::time::Duration,
+    pub header_timeout: Duration,
+    pub body_timeout: Patience,
+    pub idle_timeout: Duration,
+    pub shutdown_grace: Duration,
 }
 
-/// `Via` (RFC 9110 §7.6.3) for each version in which a request can come in.
+/// `Via` (RFC 9110 §7.6.3) for each HTTP version of a request.
 pub struct Via([HeaderValue; 3]);
 
-/// How an app proves that it may use the proxy; the secret already read.
+/// How an app proves that it may use the proxy.
 pub enum ClientAuth {
-    Header {
-        name: http::HeaderName,
-        value: crate::secret::Secret,
-    },
+    Header { name: HeaderName, value: Secret },
     PeerUid(Vec<u32>),
 }
 
 impl Via {
-    /// `None` where the pseudonym is no token.
+    /// Returns `None` if the pseudonym is not a valid field value.
     pub fn new(pseudonym: &str) -> Option<Self> {
         let value = |version| HeaderValue::try_from(format!("{version} {pseudonym}")).ok();
         Some(Self([value("1.0")?, value("1.1")?, value("2")?]))
@@ -112,7 +112,7 @@ async fn handle(
 ) -> Response<ResponseBody> {
     let snapshot = worker.proxy.snapshot.load_full();
     let scan = Scan::of(request.headers());
-    let shape = respond::Shape::of(&request, &scan);
+    let is_grpc = respond::is_grpc(&request, &scan);
     let mut measure = Measure::start(&client.watch);
     if snapshot.settings.access_log {
         measure.access = Some(Access::start(&mut request));
@@ -126,11 +126,11 @@ async fn handle(
     };
     match answered {
         Ok(response) => respond::forward(response, measure),
-        Err(error) => respond::problem(&error, shape, measure, &worker.proxy.metrics),
+        Err(error) => respond::problem(&error, is_grpc, measure, &worker.proxy.metrics),
     }
 }
 
-/// Where a request goes, if it may.
+/// Checks a request and returns its route.
 fn admit<'a>(
     client: &Client,
     snapshot: &'a Snapshot,
@@ -142,13 +142,13 @@ fn admit<'a>(
     let routed = snapshot.routes.find(request, client.door.id)?;
     let target = routed.target;
     measure.routed(target);
-    measure.place = Some(target.enter()?);
+    measure.permit = target.enter()?;
     authorize::check_client(request, client, snapshot)?;
     authorize::check_allowed(request, &routed)?;
     Ok(routed)
 }
 
-/// Only OPTIONS counts its hops here: TRACE is refused.
+/// TRACE, the other method with `Max-Forwards`, is refused.
 fn is_final_recipient<B>(request: &Request<B>) -> bool {
     request.method() == Method::OPTIONS && headers::max_forwards(request.headers()) == Some(0)
 }

@@ -1,9 +1,9 @@
-//! Accept: connections come in, and each is served on the worker that has it.
+//! Accept: serves each connection on the worker that gets it.
 
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -11,34 +11,34 @@ use tokio::time::{sleep, timeout};
 
 use super::client_io::ClientStream;
 use super::connection;
-use super::door::{Change, Door, Doors, Listener, Socket};
+use super::door::{Change, Door, Listener, Socket, accept_until_drained};
 use super::error::ProxyError;
 use super::worker::{ConnectionPermit, Worker};
 
-/// For connections that came in right before the end to say what they want.
-const ARRIVALS: Duration = Duration::from_millis(20);
+/// How long the last connections before a drain have to arrive and to send a request.
+const ARRIVAL_TIME: Duration = Duration::from_millis(20);
 
-/// Before the end of `shutdown_grace`, for telling requests that still wait for a token that none will come.
-const LAST_WORDS: Duration = Duration::from_millis(250);
+/// The end of `shutdown_grace`, in which requests that wait for a token get an error.
+const REFUSAL_TIME: Duration = Duration::from_millis(250);
 
-/// How an acceptor reaches a worker: where it sends connections, and how many of them the worker has.
+/// A worker as the acceptor sees it: where to send connections, and how many are open.
 pub type Hand = (mpsc::UnboundedSender<Handed>, Arc<AtomicUsize>);
 
-/// A connection, and where it came in.
+/// A connection and its listener.
 pub type Handed = (Arc<Door>, Socket);
 
 /// Where a worker's connections come from.
 pub enum Source {
-    /// It accepts for itself.
+    /// The worker accepts.
     Listeners(Vec<Listener>, mpsc::UnboundedReceiver<Change>),
-    /// An acceptor hands them over.
+    /// An acceptor sends connections.
     Handed(mpsc::UnboundedReceiver<Handed>),
 }
 
 impl Worker {
-    /// Serves until `draining` turns true, then finishes what is under way, up to `shutdown_grace`.
+    /// Serves until `draining` turns true, then finishes open requests within `shutdown_grace`.
     ///
-    /// Runs on the worker's own current-thread runtime. Returns whether every connection ended in time.
+    /// Needs a current-thread runtime. Returns whether all connections ended in time.
     pub async fn run(
         self,
         source: Source,
@@ -54,108 +54,90 @@ impl Worker {
             sweeper.registry.sweep(limits).await;
         });
         match source {
-            Source::Listeners(listeners, mut changes) => {
+            Source::Listeners(listeners, changes) => {
                 let own = Arc::clone(&worker);
-                let mut doors = Doors::open(listeners, move |stream, door: &Arc<Door>| {
-                    own.start(stream, Arc::clone(door));
-                })?;
-                tokio::select! {
-                    // An error means that the control thread is gone, which is the end, too.
-                    _ = draining.wait_for(|draining| *draining) => {}
-                    () = doors.follow(&mut changes) => {}
-                }
-                doors.close_all().await;
+                let start = move |stream, door| own.start(stream, door);
+                accept_until_drained(listeners, changes, draining, start).await?;
             }
             Source::Handed(mut sockets) => {
                 let mut ended = pin!(draining.wait_for(|draining| *draining));
                 loop {
                     tokio::select! {
                         _ = &mut ended => break,
-                        Some((door, socket)) = sockets.recv() => {
-                            match socket.into_tokio() {
-                                Ok(stream) => worker.start(stream, door),
-                                Err(error) => tracing::warn!(%error, "cannot serve a connection"),
-                            }
-                            // From `hand_over`: now it has a place.
-                            worker.connections.fetch_sub(1, Ordering::Relaxed);
-                        }
+                        Some(handed) = sockets.recv() => worker.start_handed(handed),
                     }
                 }
-                // The acceptor takes in those who wait, and ends.
-                while let Ok(Some((door, socket))) = timeout(ARRIVALS, sockets.recv()).await {
-                    if let Ok(stream) = socket.into_tokio() {
-                        worker.start(stream, door);
-                    }
-                    worker.connections.fetch_sub(1, Ordering::Relaxed);
+                // The acceptor sends its queued connections and ends.
+                while let Ok(Some(handed)) = timeout(ARRIVAL_TIME, sockets.recv()).await {
+                    worker.start_handed(handed);
                 }
             }
         }
-        // What they have sent is looked at before idle connections are closed.
-        sleep(ARRIVALS).await;
-        worker.registry.drain();
-        let grace = worker.proxy.snapshot.load().settings.shutdown_grace;
-        let last_words = LAST_WORDS.min(grace / 2);
-        let emptied = worker.registry.emptied();
-        let mut emptied = pin!(emptied);
-        let mut in_time = timeout(grace - last_words, emptied.as_mut()).await.is_ok();
-        if !in_time {
-            worker.closing.send_replace(true);
-            in_time = timeout(last_words, emptied).await.is_ok();
-        }
+        let in_time = worker.drain().await;
         sweep.abort();
         Ok(in_time)
     }
 
-    /// Connections that this worker has now.
+    /// Finishes open requests. Returns whether all connections ended within `shutdown_grace`.
+    async fn drain(&self) -> bool {
+        // Requests that have arrived are read before idle connections close.
+        sleep(ARRIVAL_TIME).await;
+        self.registry.drain();
+        let grace = self.proxy.snapshot.load().settings.shutdown_grace;
+        let refusal_time = REFUSAL_TIME.min(grace / 2);
+        let mut emptied = pin!(self.registry.emptied());
+        if timeout(grace - refusal_time, emptied.as_mut())
+            .await
+            .is_ok()
+        {
+            return true;
+        }
+        self.closing.send_replace(true);
+        timeout(refusal_time, emptied).await.is_ok()
+    }
+
+    /// Serves a connection, or refuses it if `max_connections` are open.
     fn start(self: &Arc<Self>, stream: ClientStream, door: Arc<Door>) {
         let worker = Arc::clone(self);
         let max = self.proxy.snapshot.load().settings.max_connections;
-        match ConnectionPermit::take(self, max) {
-            Some(permit) => drop(tokio::spawn(connection::serve(
-                worker, stream, door, permit,
-            ))),
-            // Said at once instead of letting the app wait.
-            None => drop(tokio::spawn(connection::refuse(
-                worker,
-                stream,
-                ProxyError::Overloaded,
-            ))),
+        drop(match ConnectionPermit::take(self, max) {
+            Some(permit) => tokio::spawn(connection::serve(worker, stream, door, permit)),
+            None => tokio::spawn(connection::refuse(worker, stream, ProxyError::Overloaded)),
+        });
+    }
+
+    fn start_handed(self: &Arc<Self>, (door, socket): Handed) {
+        match socket.into_tokio() {
+            Ok(stream) => self.start(stream, door),
+            Err(error) => tracing::warn!(%error, "cannot serve a connection"),
         }
+        // Counted by `hand_over`; now the permit counts the connection.
+        self.connections.fetch_sub(1, Relaxed);
     }
 }
 
-/// Accepts for several workers and gives each connection to the one that has the fewest: a few long-lived connections spread
-/// evenly, which the kernel's hashing of `SO_REUSEPORT` does not do. Ends when `draining` turns true.
+/// Accepts for several workers until `draining` turns true. The worker with the fewest connections
+/// gets the next one, which spreads a few long-lived connections better than `SO_REUSEPORT`.
 pub async fn accept_for(
     workers: Vec<Hand>,
     listeners: Vec<Listener>,
-    mut changes: mpsc::UnboundedReceiver<Change>,
-    mut draining: watch::Receiver<bool>,
+    changes: mpsc::UnboundedReceiver<Change>,
+    draining: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let workers: Arc<[Hand]> = workers.into();
-    let mut doors = Doors::open(
-        listeners,
-        move |stream, door: &Arc<Door>| match Socket::from_tokio(stream) {
-            Ok(socket) => hand_over(&workers, Arc::clone(door), socket),
-            Err(error) => tracing::warn!(%error, "cannot serve a connection"),
-        },
-    )?;
-    tokio::select! {
-        _ = draining.wait_for(|draining| *draining) => {}
-        () = doors.follow(&mut changes) => {}
-    }
-    doors.close_all().await;
-    Ok(())
+    let take = move |stream, door| match Socket::from_tokio(stream) {
+        Ok(socket) => hand_over(&workers, door, socket),
+        Err(error) => tracing::warn!(%error, "cannot serve a connection"),
+    };
+    accept_until_drained(listeners, changes, draining, take).await
 }
 
 fn hand_over(workers: &[Hand], door: Arc<Door>, socket: Socket) {
-    let fewest = workers
-        .iter()
-        .min_by_key(|(_, connections)| connections.load(Ordering::Relaxed));
+    let fewest = workers.iter().min_by_key(|(_, open)| open.load(Relaxed));
     if let Some((worker, connections)) = fewest {
-        // Counted here already: the worker may take it only after the next ones have been accepted.
-        connections.fetch_add(1, Ordering::Relaxed);
-        // A worker that is gone means that the process is ending.
+        // Counted before the worker runs, which may be after further accepts.
+        connections.fetch_add(1, Relaxed);
+        // Fails only if the worker is gone: the process is ending.
         drop(worker.send((door, socket)));
     }
 }

@@ -1,6 +1,5 @@
-//! Access log: a line for each request, where `server.access_log` asks for it; where not, none of this is made.
-//!
-//! Events of the target `cupbearer::access`. Paths are told without their query, which may hold what is nobody's business.
+//! Access log: one event of the target `cupbearer::access` per request, if `server.access_log` is
+//! on. Paths have no query, which may hold secrets.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,27 +14,27 @@ use http_body::{Body, Frame, SizeHint};
 use super::AppBody;
 use crate::upstream::error::Cause;
 
-/// What is copied of an id or a path: whoever sends a long one must not fill the log.
+/// The most characters of an id or a path in the log: a client must not fill the log with one.
 const LONGEST: usize = 256;
 
-/// A request that will be logged when it is over.
+/// A request that is logged when it ends.
 pub(super) struct Access {
     started: Instant,
     method: Method,
     path: Box<str>,
     version: Version,
     request_id: Box<str>,
-    /// W3C Trace Context; passed on as it came.
+    /// W3C Trace Context, forwarded as it is.
     traceparent: Option<Box<str>>,
     tally: Arc<Tally>,
     sent: u64,
     status: Option<StatusCode>,
-    /// Of an answer of our own.
+    /// Code of one of Cupbearer's errors.
     error: Option<&'static str>,
     complete: bool,
 }
 
-/// What is counted elsewhere while the request is under way; among its extensions.
+/// Counters in the request's extensions.
 #[derive(Default)]
 pub(super) struct Tally {
     received: AtomicU64,
@@ -43,14 +42,14 @@ pub(super) struct Tally {
     resends: AtomicU32,
 }
 
-/// A body whose bytes are counted as they come in.
+/// A body that counts its bytes in `tally`.
 pub(super) struct Counted {
     body: AppBody,
     tally: Arc<Tally>,
 }
 
 impl Access {
-    /// To be called before anything is taken out of the request.
+    /// Must be called before any field is removed from the request.
     pub(super) fn start(request: &mut Request<AppBody>) -> Box<Self> {
         let tally = Arc::<Tally>::default();
         request.extensions_mut().insert(Arc::clone(&tally));
@@ -60,14 +59,14 @@ impl Access {
             *request.body_mut() = AppBody::Counted(Box::new(Counted { body, tally }));
         }
         let headers = request.headers();
-        let traceparent = text(headers, "traceparent");
+        let new_id = || format!("{:016x}", fastrand::u64(..)).into();
         Box::new(Self {
             started: Instant::now(),
             method: request.method().clone(),
             path: shortened(request.uri().path()),
             version: request.version(),
             request_id: text(headers, "x-request-id").unwrap_or_else(new_id),
-            traceparent,
+            traceparent: text(headers, "traceparent"),
             tally,
             sent: 0,
             status: None,
@@ -76,19 +75,19 @@ impl Access {
         })
     }
 
-    /// `error` is the code of an answer of our own.
+    /// `error` is the code of one of Cupbearer's errors.
     pub(super) fn answered(&mut self, status: StatusCode, error: Option<&'static str>) {
         self.status = Some(status);
         self.error = error;
     }
 
-    /// A part of the response's body, and whether nothing comes after it.
+    /// Notes a part of the response's body, and whether that is the `end`.
     pub(super) fn sent(&mut self, length: usize, end: bool) {
         self.sent += length as u64;
         self.complete |= end;
     }
 
-    /// One line. A request without a status was given up by the app before there was an answer.
+    /// Logs the request. It has no status if the app gave up before the response.
     pub(super) fn log(self, upstream: Option<&str>) {
         let elapsed = self.started.elapsed().as_micros();
         tracing::info!(
@@ -113,18 +112,18 @@ impl Access {
 }
 
 impl Tally {
-    /// Sent again with a newer token.
+    /// The request was sent again with a newer token.
     pub(super) fn replayed(&self) {
         self.replays.fetch_add(1, Relaxed);
     }
 
-    /// Sent again because its connection was dead.
+    /// The request was sent again because its connection was dead.
     pub(super) fn resent(&self) {
         self.resends.fetch_add(1, Relaxed);
     }
 }
 
-/// Only what a log can hold: visible ASCII.
+/// Returns a field if its value is visible ASCII.
 fn text(headers: &HeaderMap, name: &str) -> Option<Box<str>> {
     let value = headers.get(name)?.to_str().ok()?;
     (!value.is_empty()).then(|| shortened(value))
@@ -135,10 +134,6 @@ fn shortened(text: &str) -> Box<str> {
         Some((end, _)) => format!("{}…", &text[..end]).into(),
         None => text.into(),
     }
-}
-
-fn new_id() -> Box<str> {
-    format!("{:016x}", fastrand::u64(..)).into()
 }
 
 impl Body for Counted {

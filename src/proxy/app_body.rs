@@ -1,4 +1,4 @@
-//! A request's body as it comes in from the app, by HTTP/1.1 or HTTP/2.
+//! A request's body as it comes in from the app, over HTTP/1.1 or HTTP/2.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
@@ -18,44 +18,42 @@ use super::watch::Watch;
 use crate::upstream::MAX_HEAD;
 use crate::upstream::error::Cause;
 
-/// A request's body.
 #[derive(Default)]
 pub(super) enum AppBody {
     #[default]
     Empty,
     Http1(Http1Body),
     Http2(Incoming),
-    /// Either, for the access log.
+    /// One of the others, for the access log.
     Counted(Box<Counted>),
 }
 
-/// A body that tells the connection when it has been read to its end.
+/// A body that tells [`Watch`] when it was read to its end.
 ///
-/// Dropping it before its end reads and discards a short rest, so that the connection can be used
-/// again.
+/// Dropping the body before its end discards a short rest, so that the connection can be reused.
 pub(super) struct Http1Body {
     /// `None` once the body has ended.
     incoming: Option<Incoming>,
     /// The app may wait for `100 Continue`.
     waits: bool,
-    /// The number of its message.
+    /// Number of the message that the body belongs to.
     message: u32,
     watch: Arc<Watch>,
 }
 
-/// How much of a body that is not wanted is read to keep its connection, and for how long.
+/// How many bytes of an unwanted body are read to keep the connection, and for how long.
 pub(super) const SKIP: u64 = 64 * 1024;
 const SKIP_TIME: Duration = Duration::from_millis(500);
 
-/// RST_STREAM in the middle of a body. hyper takes CANCEL and NO_ERROR for the end of the body.
+/// RST_STREAM within a body. hyper takes CANCEL and NO_ERROR for the end of the body.
 #[derive(Debug, thiserror::Error)]
-#[error("the app has reset the stream")]
+#[error("the app reset the HTTP/2 stream")]
 struct Reset;
 
 // === impl AppBody ===
 
 impl AppBody {
-    /// `waits`: the app may wait for `100 Continue`. hyper sends that when the body is first polled.
+    /// `waits`: the app may wait for `100 Continue`, which hyper sends when the body is first polled.
     pub(super) fn http1(incoming: Incoming, waits: bool, watch: &Arc<Watch>) -> Self {
         let length = incoming.size_hint().exact();
         let message = watch.message_started(length);
@@ -106,10 +104,11 @@ impl Body for AppBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Http1(body) => match &body.incoming {
-                Some(incoming) => incoming.size_hint(),
-                None => SizeHint::with_exact(0),
-            },
+            Self::Http1(Http1Body { incoming: None, .. }) => SizeHint::with_exact(0),
+            Self::Http1(Http1Body {
+                incoming: Some(incoming),
+                ..
+            }) => incoming.size_hint(),
             Self::Http2(incoming) => incoming.size_hint(),
             Self::Counted(body) => body.size_hint(),
         }
@@ -142,39 +141,27 @@ impl Http1Body {
 
 impl Drop for Http1Body {
     fn drop(&mut self) {
-        // Reading on would tell a waiting app to go on.
-        let Some(incoming) = self.incoming.take_if(|_| !self.waits) else {
-            return;
-        };
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(timeout(
-                SKIP_TIME,
-                skip(incoming, self.message, Arc::clone(&self.watch)),
-            ));
+        // A read would make hyper send `100 Continue` to a waiting app.
+        if let Some(incoming) = self.incoming.take_if(|_| !self.waits)
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let skip = skip(incoming, self.message, Arc::clone(&self.watch));
+            runtime.spawn(timeout(SKIP_TIME, skip));
         }
     }
 }
 
-/// Reads a short rest of a body to its end. hyper closes the connection where this gives up.
-async fn skip(mut incoming: Incoming, message: u32, watch: Arc<Watch>) {
-    if incoming
-        .size_hint()
-        .exact()
-        .is_some_and(|length| length > SKIP)
-    {
+/// Reads a short rest of a body to its end. hyper closes the connection of a longer one.
+async fn skip(incoming: Incoming, message: u32, watch: Arc<Watch>) {
+    if incoming.size_hint().lower() > SKIP {
         return;
     }
-    let mut left = SKIP;
-    while !incoming.is_end_stream() {
-        let frame = match incoming.frame().await {
+    let mut rest = Limited::new(incoming, SKIP as usize);
+    while !rest.is_end_stream() {
+        match rest.frame().await {
             None => break,
-            Some(Ok(frame)) => frame,
+            Some(Ok(_)) => {}
             Some(Err(_)) => return,
-        };
-        let length = frame.data_ref().map_or(0, Bytes::len) as u64;
-        match left.checked_sub(length) {
-            Some(rest) => left = rest,
-            None => return,
         }
     }
     watch.body_ended(message);
@@ -184,17 +171,13 @@ fn poll_http2(
     incoming: &mut Incoming,
     cx: &mut Context<'_>,
 ) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
-    let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
-    Poll::Ready(match frame {
-        None if !incoming.is_end_stream() => Some(Err(Reset.into())),
-        None => None,
-        Some(Err(error)) => Some(Err(error.into())),
-        Some(Ok(frame)) => match frame
-            .trailers_ref()
-            .map(|it| guard::http2_fields(it, MAX_HEAD))
-        {
-            Some(Err(error)) => Some(Err(error.into())),
-            Some(Ok(())) | None => Some(Ok(frame)),
-        },
-    })
+    let Some(frame) = ready!(Pin::new(&mut *incoming).poll_frame(cx)) else {
+        let is_reset = !incoming.is_end_stream();
+        return Poll::Ready(is_reset.then(|| Err(Reset.into())));
+    };
+    let frame = frame?;
+    if let Some(trailers) = frame.trailers_ref() {
+        guard::http2_fields(trailers, MAX_HEAD)?;
+    }
+    Poll::Ready(Some(Ok(frame)))
 }

@@ -1,4 +1,4 @@
-//! Authorize: may this client ask for this, and with which token.
+//! Authorize: checks the client and the request, and sets the token.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use http::uri::PathAndQuery;
@@ -13,7 +13,8 @@ use super::{ClientAuth, Snapshot};
 use crate::config::AllowRule;
 use crate::dialect::Injection;
 
-/// `client_auth`: a shared secret in a header, which goes no further, or the user at the other end of a Unix socket.
+/// Checks `client_auth`: a shared secret in a field, which is removed, or the user ID of the peer on a
+/// Unix socket.
 pub(super) fn check_client<B>(
     request: &mut Request<B>,
     client: &Client,
@@ -28,14 +29,10 @@ pub(super) fn check_client<B>(
             })
         }
     };
-    if proved {
-        Ok(())
-    } else {
-        Err(ProxyError::ClientNotAllowed)
-    }
+    proved.then_some(()).ok_or(ProxyError::ClientNotAllowed)
 }
 
-/// The upstream's `allow` list, by method and by what the route leaves of the path.
+/// Checks the upstream's `allow` list against the method and the path behind the route's prefix.
 pub(super) fn check_allowed<B>(
     request: &Request<B>,
     routed: &Routed<'_>,
@@ -47,41 +44,30 @@ pub(super) fn check_allowed<B>(
     let path = &request.uri().path()[routed.prefix..];
     if ambiguous(path) {
         return Err(ProxyError::BadRequest(
-            "with an allow list, a path may not hold %2F, %5C, \\ or //",
+            "the path contains %2F, %5C, \\ or //, which an `allow` list cannot check; change it",
         ));
     }
     let allowed = rules.iter().any(|rule| {
-        rule.method
-            .as_ref()
-            .is_none_or(|method| method == request.method())
-            && rule.matches(path)
+        let method = rule.method.as_ref();
+        method.is_none_or(|method| method == request.method()) && rule.matches(path)
     });
-    if allowed {
-        Ok(())
-    } else {
-        Err(ProxyError::RequestNotAllowed(
-            "the upstream's `allow` list does not have it",
-        ))
-    }
+    let error = "the upstream's `allow` list does not include the request";
+    allowed
+        .then_some(())
+        .ok_or(ProxyError::RequestNotAllowed(error))
 }
 
-/// Whether the app sent a credential of its own. An empty field counts as absent, and so do a scheme alone and an empty query value.
+/// Whether the app sent its own credential. An empty field, a scheme alone and an empty query value
+/// do not count.
 pub(super) fn has_credential(headers: &HeaderMap, uri: &Uri, target: &Target) -> bool {
-    let mut lines = target
-        .credentials
-        .headers
-        .iter()
-        .flat_map(|name| headers.get_all(name));
+    let names = target.credentials.headers.iter();
+    let mut lines = names.flat_map(|name| headers.get_all(name));
     let given = |pair: &str| {
-        is_credential(pair, target)
-            && pair
-                .split_once('=')
-                .is_some_and(|(_, value)| !value.is_empty())
+        let value = pair.split_once('=').map(|(_, value)| value);
+        is_credential(pair, target) && value.is_some_and(|value| !value.is_empty())
     };
-    lines.any(holds_credential)
-        || uri
-            .query()
-            .is_some_and(|query| query_pairs(query).any(given))
+    let query = uri.query();
+    lines.any(holds_credential) || query.is_some_and(|query| query.split('&').any(given))
 }
 
 fn holds_credential(value: &HeaderValue) -> bool {
@@ -91,15 +77,15 @@ fn holds_credential(value: &HeaderValue) -> bool {
         && !value.eq_ignore_ascii_case(b"basic")
 }
 
-/// Puts the token on a request's head. Nothing else writes a credential.
+/// Sets the fields that hold the token. No other code writes a credential.
 pub(super) fn stamp(headers: &mut HeaderMap, injection: &Injection) {
     for (name, value) in &injection.headers {
         headers.insert(name, value.clone());
     }
 }
 
-/// The path and query to ask the upstream for: the route's prefix replaced by the base path of the upstream's URL, the app's
-/// credentials taken out of the query, the token's put in.
+/// Returns the path and query for the upstream: with the base path instead of the route's prefix,
+/// and the `injected` credentials instead of the app's, unless the app's are to `keep`.
 pub(super) fn path_and_query(
     uri: &Uri,
     routed: &Routed<'_>,
@@ -118,7 +104,7 @@ pub(super) fn path_and_query(
     }
     let mut text = String::with_capacity(base.len() + uri.path().len() + injected.len() + 64);
     text.push_str(base);
-    // `*` of OPTIONS stays as it is only where nothing is put in front of it.
+    // `*` of OPTIONS stays only if no base path precedes it.
     if rest == "*" && !base.is_empty() || text.is_empty() && rest.is_empty() {
         text.push('/');
     } else {
@@ -126,7 +112,10 @@ pub(super) fn path_and_query(
     }
     let mut separator = '?';
     if let Some(query) = uri.query() {
-        for pair in query_pairs(query).filter(|pair| keep || !is_credential(pair, target)) {
+        for pair in query
+            .split('&')
+            .filter(|pair| keep || !is_credential(pair, target))
+        {
             text.push(separator);
             text.push_str(pair);
             separator = '&';
@@ -139,12 +128,7 @@ pub(super) fn path_and_query(
     PathAndQuery::try_from(text).map_err(|_| ProxyError::BadRequest("the path cannot be forwarded"))
 }
 
-/// Pairs as written: what is not a credential is passed on byte for byte.
-fn query_pairs(query: &str) -> impl Iterator<Item = &str> {
-    query.split('&')
-}
-
-/// By its decoded key, whatever its case; also behind a `;`, which some servers take for a separator.
+/// Compares decoded keys, ignoring case, also behind a `;`, which some servers take for a separator.
 fn is_credential(pair: &str, target: &Target) -> bool {
     if target.credentials.query.is_empty() {
         return false;
@@ -152,21 +136,20 @@ fn is_credential(pair: &str, target: &Target) -> bool {
     pair.split(';').any(|part| {
         let key = part.split('=').next().unwrap_or_default().replace('+', " ");
         let key = percent_decode_str(&key).decode_utf8_lossy();
-        target
-            .credentials
-            .query
-            .iter()
-            .any(|name| name.eq_ignore_ascii_case(&key))
+        let mut names = target.credentials.query.iter();
+        names.any(|name| name.eq_ignore_ascii_case(&key))
     })
 }
 
 fn ambiguous(path: &str) -> bool {
     let lower = path.to_ascii_lowercase();
-    lower.contains("%2f") || lower.contains("%5c") || lower.contains('\\') || lower.contains("//")
+    ["%2f", "%5c", "\\", "//"]
+        .iter()
+        .any(|text| lower.contains(text))
 }
 
 impl AllowRule {
-    /// Segment by segment, compared decoded, as the upstream sees them. A `*` is one segment, and an empty one is none.
+    /// Compares decoded segments. A `*` matches one segment that is not empty, `**` all the rest.
     fn matches(&self, path: &str) -> bool {
         let mut path = path.strip_prefix('/').unwrap_or(path).split('/');
         for rule in &self.segments {

@@ -1,4 +1,5 @@
-//! Clean: a request's head loses what the upstream must not get, and gains what it always gets. The credential comes later.
+//! Clean: removes fields that the upstream must not get, and adds those that it always gets.
+//! [`authorize`] adds the token later.
 
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, EXPECT, VIA};
 use http::request::Parts;
@@ -10,23 +11,19 @@ use super::target::Target;
 use super::{Snapshot, authorize};
 use crate::config::ExistingCredential;
 
-/// `existing_credential = "reject"`. Looks at the request as it came: nothing is to hide behind `Connection`.
+/// Checks `existing_credential = "reject"`, before `Connection` can remove a field.
 pub(super) fn refuse_credential<B>(
     request: &Request<B>,
     target: &Target,
 ) -> Result<(), ProxyError> {
     let refuse = target.config.existing_credential == ExistingCredential::Reject
         && authorize::has_credential(request.headers(), request.uri(), target);
-    if refuse {
-        return Err(ProxyError::RequestNotAllowed(
-            "the request has a credential of its own",
-        ));
-    }
-    Ok(())
+    let error = ProxyError::RequestNotAllowed("the request has its own credential; remove it");
+    (!refuse).then_some(()).ok_or(error)
 }
 
-/// Everything that the upstream must not get goes, and what it always gets comes in. Answers whether the app's own credential is
-/// kept: what is left of it after the hop-by-hop fields are gone.
+/// Removes and adds fields. Returns whether the app's own credential stays, which counts only if it
+/// is not a hop-by-hop field.
 pub(super) fn clean(head: &mut Parts, scan: &Scan, snapshot: &Snapshot, target: &Target) -> bool {
     let version = head.version;
     let headers = &mut head.headers;
@@ -41,7 +38,7 @@ pub(super) fn clean(head: &mut Parts, scan: &Scan, snapshot: &Snapshot, target: 
     }
     let keep = target.config.existing_credential == ExistingCredential::Keep
         && authorize::has_credential(headers, &head.uri, target);
-    // Where the token goes it replaces whatever is there; this is for dialects that put it elsewhere.
+    // For dialects that put the token elsewhere.
     if scan.authorization && !keep {
         headers.remove(AUTHORIZATION);
     }
@@ -52,7 +49,7 @@ pub(super) fn clean(head: &mut Parts, scan: &Scan, snapshot: &Snapshot, target: 
         headers.append(VIA, via.received_in(version).clone());
     }
     if target.reject.reads_bodies() {
-        // A body that has to be looked into must be readable.
+        // `reject` cannot read compressed bodies.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
     for name in &target.config.remove_headers {

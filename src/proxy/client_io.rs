@@ -1,12 +1,11 @@
-//! The IO adapter between an app's socket and hyper: what legacy apps need and hyper does not do.
+//! The I/O adapter between an app's socket and hyper.
 //!
-//! * Bytes of a request target that [`http::Uri`] refuses are percent-encoded
-//!   ([`request_line`]). This happens only while the connection is between two messages, so that no
-//!   byte of a body or of a later line is ever touched. Nothing here parses framing: the service
-//!   says through [`Watch`] when a message has ended.
-//! * An app that has closed its end is noticed also while hyper does not read, such as while a
+//! * Percent-encodes the bytes of a request target that [`http::Uri`] refuses ([`request_line`]),
+//!   only between two messages, so that bodies and fields stay. [`Watch`] says when a message has
+//!   ended: the adapter parses no framing.
+//! * Detects that the app has closed its end also while hyper does not read, such as while a
 //!   request with a body waits for a token.
-//! * A write that the app does not take in time fails.
+//! * Fails a write that the app does not take in time.
 
 mod request_line;
 mod socket;
@@ -29,35 +28,34 @@ use crate::upstream::Stall;
 pub(super) use self::request_line::fuzz;
 pub(super) use self::socket::ClientStream;
 
-/// The first bytes of an HTTP/2 connection (RFC 9113 §3.4). hyper recognizes the preface only if it
-/// comes in one read.
+/// The first bytes of an HTTP/2 connection (RFC 9113 §3.4). hyper recognizes a preface only within
+/// one read.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How often the adapter looks whether the app is still there while hyper does not read.
+/// How often the adapter checks for a closed app while hyper does not read.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// How long, and for how many bytes, the rest of an upload is read after the last response. Closing
-/// a socket with unread bytes resets the connection, and the app could lose the response
-/// (RFC 9112 §9.6).
+/// How long, and for how many bytes, the rest of an upload is read after the last response. A close
+/// with unread bytes resets the connection, and the app could lose the response (RFC 9112 §9.6).
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
-/// An app's connection as hyper reads and writes it.
+/// An app's connection as hyper sees it.
 pub(super) struct ClientIo {
     stream: ClientStream,
     watch: Arc<Watch>,
     line: RequestLine,
-    /// The last message whose end was reported to `line`.
-    judged: u32,
-    /// The connection's first bytes, while they may become [`PREFACE`]. `None` from then on.
+    /// The last message whose end `line` knows.
+    last_ended: u32,
+    /// The connection's first bytes, while these may become [`PREFACE`]. `None` afterwards.
     opening: Option<Vec<u8>>,
-    /// Bytes to hand out before the socket is read again.
+    /// Bytes for hyper before the next read from the socket.
     front: Bytes,
-    /// The last read found nothing, so that the task is woken when the app closes its end.
+    /// The last read is pending, so that the app's close wakes the task.
     reading: bool,
     look: Option<Pin<Box<Sleep>>>,
     stall: Stall,
-    /// [`Self::close`] was called: the end of the connection is not a reset.
+    /// [`Self::close`] was called: the connection is not reset.
     closed: bool,
 }
 
@@ -67,7 +65,7 @@ impl ClientIo {
             stream,
             watch,
             line: RequestLine::new(),
-            judged: 0,
+            last_ended: 0,
             opening: Some(Vec::new()),
             front: Bytes::new(),
             reading: false,
@@ -77,7 +75,7 @@ impl ClientIo {
         }
     }
 
-    /// Returns the connection as it was before `read` was taken from it, for HTTP/2.
+    /// Puts `read` back, for HTTP/2.
     pub(super) fn rewound(mut self, read: Bytes) -> Self {
         self.watch.speaks_http2();
         self.front = read;
@@ -86,19 +84,19 @@ impl ClientIo {
 
     /// Sends `last` and closes the connection.
     pub(super) async fn refuse(mut self, last: &[u8]) {
-        // An app that does not read its answer does without.
+        // An app that does not read loses the response.
         if let Ok(Ok(())) = timeout(LINGER, self.stream.write_all(last)).await {
             self.close().await;
         }
     }
 
-    /// Closes the connection so that the app can read its response although it may still send.
+    /// Closes the connection so that an app that still sends can read its response.
     pub(super) async fn close(mut self) {
         self.closed = true;
         let drain = async {
-            // hyper may have done this already; then it fails, or does nothing.
+            // May fail: hyper may have shut the socket down already.
             let _ = self.stream.shutdown().await;
-            // Without unread bytes the close is no reset.
+            // Without unread bytes, a close does not reset.
             if self.watch.body_is_read() && !self.stream.is_readable() {
                 return Ok(());
             }
@@ -113,24 +111,21 @@ impl ClientIo {
             }
             io::Result::Ok(())
         };
-        // However that ends, the connection is closed.
-        drop(timeout(LINGER, drain).await);
+        let _ = timeout(LINGER, drain).await;
     }
 
-    /// Closes the connection in the middle of a response.
+    /// Closes the connection within a response.
     pub(super) async fn abort(self) {
-        // Where the response ends with the connection, the drop resets it.
+        // Otherwise the close would frame the response; the drop resets the connection.
         if !self.watch.response_ends_by_close() {
             self.close().await;
         }
     }
 
-    /// Resolves when the app has closed its end. Checked every [`LOOK`] while hyper does not read;
-    /// while hyper reads, hyper notices first.
+    /// Resolves when the app has closed its end. Checks every [`LOOK`] while hyper does not read.
     ///
-    /// An app that closes only its sending half counts as gone: TCP does not tell the two apart, and
-    /// apps that go away are common. nginx, Envoy and hyper do the same; RFC 9112 §9.6 leaves the
-    /// choice open.
+    /// A half-closed app counts as gone: TCP shows no difference, and apps that go away are common.
+    /// nginx, Envoy and hyper do the same; RFC 9112 §9.6 allows either.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if self.reading || !self.watch.awaits_response() {
             return Poll::Pending;
@@ -145,16 +140,16 @@ impl ClientIo {
         }
     }
 
-    /// Tells `line` what has become of the newest message since the last read.
+    /// Tells `line` whether the newest message has ended.
     fn note_boundary(&mut self) {
         let message = self.watch.message();
-        if message.number == self.judged {
+        if message.number == self.last_ended {
             return;
         }
         match message.ended {
             false => self.line.message_runs(),
             true => {
-                self.judged = message.number;
+                self.last_ended = message.number;
                 self.line.message_ended(message.body);
             }
         }
@@ -178,14 +173,14 @@ impl ClientIo {
             };
             buf.set_filled(before);
             self.front = instead;
-            // Empty while what follows has to be known first.
+            // Empty while the rest of the line is needed first.
             if !self.front.is_empty() {
                 return Poll::Ready(Ok(()));
             }
         }
     }
 
-    /// Returns the bytes to hand out in place of `read`: see [`RequestLine::pass`].
+    /// Returns the bytes for hyper in place of `read`: see [`RequestLine::pass`].
     fn pass(&mut self, read: &[u8]) -> Option<Bytes> {
         if let Some(opening) = &mut self.opening {
             opening.extend_from_slice(read);
@@ -207,7 +202,7 @@ impl ClientIo {
         buf.put_slice(&self.front[..length]);
         self.front.advance(length);
         if self.front.is_empty() {
-            // Even an empty slice holds the buffer that it was cut from.
+            // An empty slice would keep its buffer alive.
             self.front = Bytes::new();
         }
     }
@@ -226,8 +221,7 @@ impl ClientIo {
 }
 
 impl Drop for ClientIo {
-    /// A response whose end is that of the connection and that is not complete: only a reset tells
-    /// the app, also when the task is dropped.
+    /// Resets the connection if its close would complete an incomplete response.
     fn drop(&mut self) {
         if !self.closed && self.watch.response_ends_by_close() {
             self.stream.reset_on_close();
@@ -278,8 +272,8 @@ impl AsyncWrite for ClientIo {
         true
     }
 
-    /// hyper flushes at every poll of its connection, also with nothing to write. No other method is
-    /// called while a request waits and its body is not read.
+    /// hyper flushes at every poll of its connection, and calls no other method while a request waits
+    /// and its body is unread.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if let Poll::Ready(gone) = this.poll_gone(cx) {

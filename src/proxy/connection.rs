@@ -1,8 +1,8 @@
-//! An app's connection, served by hyper to its end: HTTP/1.x, or HTTP/2 if it begins with the
-//! preface (RFC 9113 §3.3).
+//! An app's connection, served by hyper: HTTP/1.x, or HTTP/2 if it begins with the preface
+//! (RFC 9113 §3.3).
 //!
-//! One service answers the requests of both ([`answer`]). hyper parses and frames; heads that it
-//! refuses get its bare 400, 414 or 431. [`ClientIo`] is between it and the socket.
+//! [`answer`] serves the requests of both. hyper parses and frames, and answers malformed heads with
+//! a bare 400, 414 or 431. [`ClientIo`] is between hyper and the socket.
 
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
@@ -24,7 +24,7 @@ use super::app_body::{self, AppBody};
 use super::client_io::{ClientIo, ClientStream};
 use super::door::Door;
 use super::error::ProxyError;
-use super::respond::{self, Shape};
+use super::respond;
 use super::response_body::{Measure, ResponseBody};
 use super::watch::End;
 use super::worker::{Client, ConnectionPermit, Worker};
@@ -32,29 +32,27 @@ use super::{handle, headers, upgrade};
 use crate::catch_unwind::catch_unwind;
 use crate::upstream::{MAX_FIELDS, MAX_HEAD};
 
-/// How much of a request's body an HTTP/2 app may send before it is read.
+/// Flow-control window of a request body on HTTP/2.
 const WINDOW: u32 = 256 * 1024;
 
-/// Larger than [`MAX_HEAD`], which the guard checks. hyper answers a larger section by itself, or hands
-/// over its beginning as if it were the whole.
+/// Exceeds [`MAX_HEAD`], which the guard checks: hyper itself answers a larger section, or passes its
+/// beginning as if that were the whole.
 const MAX_FIELD_SECTION: u32 = 4 * MAX_HEAD as u32;
 
 const MAX_STREAMS: u32 = 256;
 
-/// How much of each response waits in h2 for an HTTP/2 app to take it.
+/// Bytes of each response that h2 buffers.
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// How long an HTTP/2 connection without requests may take to close after GOAWAY: an app that is
-/// gone does not answer the last PING either.
+/// gone does not answer the last PING.
 const GOAWAY_WAIT: Duration = Duration::from_secs(5);
 
 /// Why an HTTP/1.x connection ends.
-enum Ended {
-    /// hyper is done with it.
+enum Http1End {
     ByHyper(hyper::Result<()>),
-    /// The connection is idle, or stands still.
+    /// The connection is idle or stalled.
     Closed,
-    /// The head of a request did not come in.
     HeadTimeout,
 }
 
@@ -71,18 +69,18 @@ pub(super) async fn serve(
     client.watch.limit_writes(Some(limit));
     let io = ClientIo::new(stream, Arc::clone(&client.watch));
     if let Some(io) = serve_http1(&worker, &client, io, &mut end).await {
-        // Boxed, so that connections which speak HTTP/1.1 do not hold memory for it.
+        // Boxed, so that HTTP/1.1 connections hold no memory for HTTP/2.
         Box::pin(serve_http2(worker, client, io, end)).await;
     }
 }
 
-/// Sends `error` on a connection that is not served, and closes it.
+/// Sends `error` on a connection that is not served, and closes the connection.
 pub(super) async fn refuse(worker: Arc<Worker>, stream: ClientStream, error: ProxyError) {
     let text = respond::raw_problem(&error, &worker.proxy.metrics);
     ClientIo::new(stream, Arc::default()).refuse(&text).await;
 }
 
-/// Serves HTTP/1.x. Returns the connection if it speaks HTTP/2; nothing was answered on it then.
+/// Serves HTTP/1.x. Returns the connection, without any response, if it speaks HTTP/2.
 async fn serve_http1(
     worker: &Arc<Worker>,
     client: &Arc<Client>,
@@ -99,10 +97,10 @@ async fn serve_http1(
         .with_upgrades();
     let ended = tokio::select! {
         biased;
-        result = &mut connection => Ended::ByHyper(result),
+        result = &mut connection => Http1End::ByHyper(result),
         reason = end => match reason {
-            Ok(End::HeadTimeout) => Ended::HeadTimeout,
-            Ok(End::IdleTimeout | End::Stalled) => Ended::Closed,
+            Ok(End::HeadTimeout) => Http1End::HeadTimeout,
+            Ok(End::IdleTimeout | End::Stalled) => Http1End::Closed,
             Ok(End::Drain) | Err(_) => {
                 let head_timeout = worker.proxy.snapshot.load().settings.header_timeout;
                 drain_http1(client, &mut connection, head_timeout).await
@@ -113,59 +111,59 @@ async fn serve_http1(
     let parts = connection.into_parts()?;
     let io = parts.io.into_inner();
     match ended {
-        Ended::ByHyper(Err(error)) if error.is_parse_version_h2() => {
+        Http1End::ByHyper(Err(error)) if error.is_parse_version_h2() => {
             if client.watch.message().number == 0 {
                 return Some(io.rewound(parts.read_buf));
             }
-            let error = ProxyError::BadRequest("the preface of HTTP/2 after requests by HTTP/1.1");
+            let error = ProxyError::BadRequest("an HTTP/2 preface follows HTTP/1.1 requests");
             let text = respond::raw_problem(&error, &worker.proxy.metrics);
             io.refuse(&text).await;
         }
-        Ended::ByHyper(Err(error)) if error.is_parse() => {
+        Http1End::ByHyper(Err(error)) if error.is_parse() => {
             tracing::debug!(%error, "malformed request head");
             worker.proxy.metrics.count_error("", "malformed_head");
             io.close().await;
         }
-        Ended::ByHyper(Err(error)) => {
+        Http1End::ByHyper(Err(error)) => {
             tracing::debug!(%error, "client connection ended");
             io.abort().await;
         }
-        Ended::ByHyper(Ok(())) => io.close().await,
-        // In the middle of another response, a 408 would be taken for a part of it.
-        Ended::HeadTimeout if !client.watch.is_blocked() => {
+        Http1End::ByHyper(Ok(())) => io.close().await,
+        // Within another response, the app would take a 408 for content.
+        Http1End::HeadTimeout if !client.watch.is_blocked() => {
             let text = respond::raw_problem(&ProxyError::RequestTimeout, &worker.proxy.metrics);
             io.refuse(&text).await;
         }
-        // The rest of a short upload may still be coming in.
-        Ended::Closed if client.watch.message().number > 0 => io.abort().await,
-        Ended::HeadTimeout | Ended::Closed => {}
+        // The rest of a short upload may still arrive.
+        Http1End::Closed if client.watch.message().number > 0 => io.abort().await,
+        Http1End::HeadTimeout | Http1End::Closed => {}
     }
     None
 }
 
-/// Lets a connection finish the request at hand, also one whose head has begun to come in.
+/// Lets a connection finish its open request, also one whose head has only begun.
 async fn drain_http1<S>(
     client: &Client,
     connection: &mut http1::UpgradeableConnection<TokioIo<ClientIo>, S>,
     head_timeout: Duration,
-) -> Ended
+) -> Http1End
 where
     S: HttpService<Incoming, ResBody = ResponseBody, Error = Infallible>,
 {
     let watch = &client.watch;
     if watch.is_in_head() {
-        // hyper takes a connection with half a head for idle, and would close it.
+        // hyper takes a connection with a partial head for idle and would close the connection.
         client.leave();
         match timeout(head_timeout, &mut *connection).await {
-            Ok(result) => return Ended::ByHyper(result),
-            Err(_) if watch.is_in_head() => return Ended::HeadTimeout,
+            Ok(result) => return Http1End::ByHyper(result),
+            Err(_) if watch.is_in_head() => return Http1End::HeadTimeout,
             Err(_) => {}
         }
     } else if !watch.is_busy() && !watch.is_blocked() {
-        return Ended::Closed;
+        return Http1End::Closed;
     }
     Pin::new(&mut *connection).graceful_shutdown();
-    Ended::ByHyper(connection.await)
+    Http1End::ByHyper(connection.await)
 }
 
 /// Serves HTTP/2 to its end.
@@ -181,7 +179,7 @@ async fn serve_http2(
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(WINDOW)
-        // As much as all streams: one whose body is not read yet holds up no other.
+        // The sum of all streams: an unread body must not block the others.
         .initial_connection_window_size(MAX_STREAMS * WINDOW)
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_FIELD_SECTION)
@@ -202,7 +200,7 @@ async fn serve_http2(
             }
             reason = &mut end, if !is_ending => {
                 if reason == Ok(End::Stalled) {
-                    return tracing::debug!("an HTTP/2 app grants no window for a response");
+                    return tracing::debug!("HTTP/2 connection closed: no window for a response");
                 }
                 is_ending = true;
                 connection.as_mut().graceful_shutdown();
@@ -212,46 +210,44 @@ async fn serve_http2(
                 is_leaving = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = goaway_wait.as_mut(), if is_ending => match client.watch.is_busy() {
-                false => return,
-                // A request that crossed the GOAWAY, or that was there already.
-                true => goaway_wait.as_mut().reset(Instant::now() + GOAWAY_WAIT),
-            },
+            () = goaway_wait.as_mut(), if is_ending => {
+                if !client.watch.is_busy() {
+                    return;
+                }
+                goaway_wait.as_mut().reset(Instant::now() + GOAWAY_WAIT);
+            }
         }
     }
 }
 
-/// Answers one request of either version. Never fails: every error becomes a response, a panic too.
+/// Answers one request of either version. Never fails: errors and panics become responses.
 async fn answer(
     worker: &Arc<Worker>,
     client: &Arc<Client>,
     mut request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let app = request.extensions_mut().remove::<OnUpgrade>();
-    let asked = Asked::by(&request);
-    let request = match asked.version {
+    let info = RequestInfo::of(&request);
+    let request = match info.version {
         Version::HTTP_2 => {
             headers::join_cookies(request.headers_mut());
             request.map(AppBody::http2)
         }
-        _ => request.map(|body| AppBody::http1(body, asked.expects_continue, &client.watch)),
+        _ => request.map(|body| AppBody::http1(body, info.expects_continue, &client.watch)),
     };
     let response = catch_unwind(handle(worker, client, request)).await;
     let mut response = response.unwrap_or_else(|| {
-        respond::problem(
-            &ProxyError::Internal("a panic while the request was handled"),
-            Shape::default(),
-            Measure::start(&client.watch),
-            &worker.proxy.metrics,
-        )
+        let error = ProxyError::Internal("a panic while the request was handled");
+        let measure = Measure::start(&client.watch);
+        respond::problem(&error, false, measure, &worker.proxy.metrics)
     });
     let patience = worker.proxy.snapshot.load().settings.body_timeout;
-    // Events and tunnels may wait for an app that does something else for a while.
+    // The app may pause within a stream of events or a tunnel.
     let exact = response.body().size_hint().exact();
     let limit = exact.map_or(patience.unknown, |_| Some(patience.known));
-    match asked.version {
-        Version::HTTP_2 => finish_http2(client, &mut response, &asked, limit),
-        _ => finish_http1(client, &mut response, &asked, limit),
+    match info.version {
+        Version::HTTP_2 => finish_http2(client, &mut response, &info, limit),
+        _ => finish_http1(client, &mut response, &info, limit),
     }
     if let (Some(app), Some(tunnel)) = (app, response.body_mut().take_tunnel()) {
         client.watch.becomes_tunnel();
@@ -260,16 +256,16 @@ async fn answer(
     Ok(response)
 }
 
-/// What the form of a response depends on.
-struct Asked {
+/// The parts of a request that determine the form of its response.
+struct RequestInfo {
     version: Version,
     method: Method,
     /// The app may wait for `100 Continue` before it sends the body.
     expects_continue: bool,
 }
 
-impl Asked {
-    fn by<B>(request: &Request<B>) -> Self {
+impl RequestInfo {
+    fn of<B>(request: &Request<B>) -> Self {
         Self {
             version: request.version(),
             method: request.method().clone(),
@@ -278,55 +274,50 @@ impl Asked {
     }
 }
 
-/// Says whether the connection ends with this response, where hyper does not know.
+/// Adds `Connection: close` where hyper does not know that the connection ends.
 fn finish_http1(
     client: &Client,
     response: &mut Response<ResponseBody>,
-    asked: &Asked,
+    info: &RequestInfo,
     limit: Option<Duration>,
 ) {
     client.watch.limit_writes(limit);
-    let ends_by_close =
-        asked.version == Version::HTTP_10 && response.body().size_hint().exact().is_none();
+    let has_length = response.body().size_hint().exact().is_some();
+    let ends_by_close = info.version == Version::HTTP_10 && !has_length;
     if ends_by_close {
         client.watch.ends_by_close();
     }
-    // Where the rest of a body is not worth reading, nothing tells it from the next request. The
-    // same is true of what follows CONNECT, which may be meant for a tunnel.
-    let rest_is_unread = response.body().is_own()
-        && client
-            .watch
-            .has_long_rest(asked.expects_continue, app_body::SKIP);
+    // An unread body, or bytes for a tunnel behind CONNECT, would pass for the next request.
+    let watch = &client.watch;
+    let rest_is_unread =
+        response.body().is_own() && watch.has_long_rest(info.expects_continue, app_body::SKIP);
     let closes =
-        ends_by_close || rest_is_unread || asked.method == Method::CONNECT || client.is_leaving();
+        ends_by_close || rest_is_unread || info.method == Method::CONNECT || client.is_leaving();
     if closes && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);
     }
 }
 
-/// Does what hyper does by itself for HTTP/1.1 only, and what the sweep needs.
+/// Fixes the framing, as hyper does for HTTP/1.1 only, and registers the body for the sweep.
 fn finish_http2(
     client: &Client,
     response: &mut Response<ResponseBody>,
-    asked: &Asked,
+    info: &RequestInfo,
     limit: Option<Duration>,
 ) {
-    // RFC 9110 §8.6: where no content follows, a length is that of something else.
-    if matches!(
-        response.status(),
-        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-    ) {
+    let has_no_content = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED];
+    if has_no_content.contains(&response.status()) {
+        // RFC 9110 §8.6: a length would be that of another representation.
         response.body_mut().hide_length();
-    } else if asked.method == Method::HEAD {
-        let length = response.body().size_hint().exact();
-        if let Some(length @ 1..) = length {
+    } else if info.method == Method::HEAD {
+        if let Some(length @ 1..) = response.body().size_hint().exact() {
             let headers = response.headers_mut();
             headers.entry(CONTENT_LENGTH).or_insert(length.into());
         }
         response.body_mut().drop_content();
     } else if let Some(limit) = limit {
-        let taken = client.watch.body_on_its_way(limit);
-        response.body_mut().must_be_taken(taken);
+        let progress = client.watch.track_body(limit);
+        response.body_mut().note_progress(progress);
     }
 }

@@ -1,32 +1,33 @@
-//! Doors: the listening sockets, which a reload opens and closes while connections come in.
+//! Listening sockets, which a reload opens and closes while connections come in.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
 
 use super::client_io::ClientStream;
 
-/// How long to wait when the process or the machine has no file descriptor left for a new connection.
+/// Pause after a failed accept, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How often that is told while it lasts.
-const ACCEPT_SILENCE: Duration = Duration::from_secs(10);
+/// Least time between two log lines about failed accepts.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What remains of a listening socket in the connections that came in by it.
+/// The state of a listener that its connections share.
 #[derive(Debug)]
 pub struct Door {
-    /// Never given to another: a connection that outlives its door must not pass for one of a later door's.
+    /// Never reused: a connection that outlives its listener must not pass for a later listener's.
     pub id: usize,
     closed: AtomicBool,
     closing: Notify,
 }
 
-/// A listening socket and its door.
+/// A listening socket and its shared state.
 pub struct Listener {
     pub door: Arc<Door>,
     pub socket: ListenSocket,
@@ -37,7 +38,7 @@ pub enum ListenSocket {
     Unix(std::os::unix::net::UnixListener),
 }
 
-/// What a reload asks of whoever accepts.
+/// A reload's change to the listeners.
 pub enum Change {
     Open(Listener),
     Close(Arc<Door>),
@@ -60,15 +61,15 @@ impl Door {
         })
     }
 
-    /// Whether its connections are to end when they can do so without harm.
+    /// Whether the listener's connections should end once they can do so without loss.
     pub(super) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Relaxed)
+        self.closed.load(Relaxed)
     }
 
-    /// Returns when it is closed. Cancel safe.
+    /// Resolves when the listener is closed. Cancel safe.
     pub(super) async fn closed(&self) {
         let mut closing = std::pin::pin!(self.closing.notified());
-        // From here on no notification is missed.
+        // From here on, no notification is missed.
         closing.as_mut().enable();
         if !self.is_closed() {
             closing.await;
@@ -76,40 +77,55 @@ impl Door {
     }
 
     fn close(&self) {
-        self.closed.store(true, Ordering::Relaxed);
+        self.closed.store(true, Relaxed);
         self.closing.notify_waiters();
     }
 }
 
-/// The doors at which one thread accepts. Dropped, it accepts no more, and whoever waits at a door is turned away.
-pub(super) struct Doors<F> {
-    accepting: Vec<Accepting>,
+/// The accept loops of one thread. A drop stops them and resets queued connections.
+struct AcceptLoops<F> {
+    loops: Vec<AcceptLoop>,
     take: F,
 }
 
-/// An accept loop, aborted when this is dropped.
-struct Accepting {
+/// The accept loop of one listener, aborted on drop.
+struct AcceptLoop {
     door: Arc<Door>,
-    /// Dropped to ask it to take in those who wait, and end.
+    /// Dropped to let the loop accept the queued connections and end.
     stop: Option<oneshot::Sender<()>>,
-    task: tokio::task::JoinHandle<()>,
+    task: JoinHandle<()>,
 }
 
-impl<F: Fn(ClientStream, &Arc<Door>) + Clone + Send + 'static> Doors<F> {
-    /// Accepts on the current runtime; `take` gets what comes in.
-    pub(super) fn open(listeners: Vec<Listener>, take: F) -> io::Result<Self> {
-        let mut doors = Self {
-            accepting: Vec::with_capacity(listeners.len()),
-            take,
-        };
+/// Accepts on the current runtime until `draining` turns true, then accepts the queued connections.
+/// `take` gets each connection.
+pub(super) async fn accept_until_drained(
+    listeners: Vec<Listener>,
+    mut changes: mpsc::UnboundedReceiver<Change>,
+    mut draining: watch::Receiver<bool>,
+    take: impl Fn(ClientStream, Arc<Door>) + Clone + Send + 'static,
+) -> io::Result<()> {
+    let mut loops = AcceptLoops::open(listeners, take)?;
+    tokio::select! {
+        // An error means that the control thread is gone: the process is ending, too.
+        _ = draining.wait_for(|draining| *draining) => {}
+        () = loops.follow(&mut changes) => {}
+    }
+    loops.close_all().await;
+    Ok(())
+}
+
+impl<F: Fn(ClientStream, Arc<Door>) + Clone + Send + 'static> AcceptLoops<F> {
+    fn open(listeners: Vec<Listener>, take: F) -> io::Result<Self> {
+        let loops = Vec::with_capacity(listeners.len());
+        let mut opened = Self { loops, take };
         for listener in listeners {
-            doors.add(listener)?;
+            opened.add(listener)?;
         }
-        Ok(doors)
+        Ok(opened)
     }
 
-    /// Opens and closes as reloads ask. Never returns. Cancel safe.
-    pub(super) async fn follow(&mut self, changes: &mut mpsc::UnboundedReceiver<Change>) {
+    /// Applies the changes of reloads. Never resolves. Cancel safe.
+    async fn follow(&mut self, changes: &mut mpsc::UnboundedReceiver<Change>) {
         while let Some(change) = changes.recv().await {
             match change {
                 Change::Open(listener) => {
@@ -120,15 +136,14 @@ impl<F: Fn(ClientStream, &Arc<Door>) + Clone + Send + 'static> Doors<F> {
                 Change::Close(door) => self.close(&door),
             }
         }
-        // Nobody is left who could change anything.
         std::future::pending::<()>().await;
     }
 
-    /// Takes in those who wait at any door, and ends.
-    pub(super) async fn close_all(self) {
-        for mut accepting in self.accepting {
+    /// Accepts the queued connections of all listeners and closes them.
+    async fn close_all(self) {
+        for mut accepting in self.loops {
             accepting.stop = None;
-            // If it panicked, it has told so.
+            // The panic hook has logged a panic.
             let _ = (&mut accepting.task).await;
         }
     }
@@ -140,35 +155,26 @@ impl<F: Fn(ClientStream, &Arc<Door>) + Clone + Send + 'static> Doors<F> {
             ListenSocket::Unix(socket) => Acceptor::Unix(UnixListener::from_std(socket)?),
         };
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(accept(
-            socket,
-            Arc::clone(&door),
-            self.take.clone(),
-            stopped,
-        ));
-        self.accepting.push(Accepting {
+        let accepting = accept(socket, Arc::clone(&door), self.take.clone(), stopped);
+        self.loops.push(AcceptLoop {
             door,
             stop: Some(stop),
-            task,
+            task: tokio::spawn(accepting),
         });
         Ok(())
     }
 
-    fn close(&mut self, door: &Arc<Door>) {
+    fn close(&mut self, door: &Door) {
         door.close();
-        self.accepting.retain_mut(|accepting| {
-            let goes = accepting.door.id == door.id;
-            if goes {
-                accepting.stop = None;
-            }
-            !goes
-        });
+        for mut closed in self.loops.extract_if(.., |it| it.door.id == door.id) {
+            drop(closed.stop.take());
+        }
     }
 }
 
-impl Drop for Accepting {
+impl Drop for AcceptLoop {
     fn drop(&mut self) {
-        // One that was asked to stop ends by itself.
+        // A stopped loop ends by itself.
         if self.stop.is_some() {
             self.task.abort();
         }
@@ -180,13 +186,13 @@ enum Acceptor {
     Unix(UnixListener),
 }
 
-async fn accept<F: Fn(ClientStream, &Arc<Door>)>(
+async fn accept(
     socket: Acceptor,
     door: Arc<Door>,
-    take: F,
+    take: impl Fn(ClientStream, Arc<Door>),
     mut stopped: oneshot::Receiver<()>,
 ) {
-    let mut told = None;
+    let mut logged = None;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -194,13 +200,13 @@ async fn accept<F: Fn(ClientStream, &Arc<Door>)>(
             accepted = socket.accept() => accepted,
         };
         match accepted {
-            Ok(stream) => take(stream, &door),
-            Err(error) => accept_failed(&error, &mut told).await,
+            Ok(stream) => take(stream, Arc::clone(&door)),
+            Err(error) => accept_failed(&error, &mut logged).await,
         }
     }
-    // Their handshakes are complete: to them, the connection is open.
-    if let Err(error) = socket.for_the_last_time(|stream| take(stream, &door)) {
-        tracing::warn!(%error, "connections that had come in on a removed listener are lost");
+    // The kernel has completed the queued handshakes: to the apps, the connections are open.
+    if let Err(error) = socket.accept_queued(|stream| take(stream, Arc::clone(&door))) {
+        tracing::warn!(%error, "connections to a removed listener are lost");
     }
 }
 
@@ -212,28 +218,15 @@ impl Acceptor {
         })
     }
 
-    /// Takes whoever waits, and closes. Without tokio, which may say that nobody waits where the task has had its share of turns.
-    fn for_the_last_time(self, take: impl Fn(ClientStream)) -> io::Result<()> {
-        let next: Box<dyn Fn() -> io::Result<ClientStream>> = match self {
-            Self::Tcp(listener) => {
-                let listener = listener.into_std()?;
-                Box::new(move || {
-                    let stream = listener.accept()?.0;
-                    stream.set_nonblocking(true)?;
-                    Socket::Tcp(stream).into_tokio()
-                })
-            }
-            Self::Unix(listener) => {
-                let listener = listener.into_std()?;
-                Box::new(move || {
-                    let stream = listener.accept()?.0;
-                    stream.set_nonblocking(true)?;
-                    Socket::Unix(stream).into_tokio()
-                })
-            }
+    /// Accepts the queued connections and closes the socket. Not with tokio, whose cooperative
+    /// budget may report an empty queue.
+    fn accept_queued(self, take: impl Fn(ClientStream)) -> io::Result<()> {
+        let socket = match self {
+            Self::Tcp(listener) => ListenSocket::Tcp(listener.into_std()?),
+            Self::Unix(listener) => ListenSocket::Unix(listener.into_std()?),
         };
         loop {
-            match next() {
+            match socket.accept() {
                 Ok(stream) => take(stream),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if is_the_clients(&error) => {}
@@ -243,25 +236,42 @@ impl Acceptor {
     }
 }
 
-/// `told` is when that was last logged.
-async fn accept_failed(error: &io::Error, told: &mut Option<Instant>) {
+impl ListenSocket {
+    fn accept(&self) -> io::Result<ClientStream> {
+        let socket = match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Socket::Tcp(stream)
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Socket::Unix(stream)
+            }
+        };
+        socket.into_tokio()
+    }
+}
+
+/// Logs the error if `logged`, the time of the last log line, is long ago. Pauses.
+async fn accept_failed(error: &io::Error, logged: &mut Option<Instant>) {
     if is_the_clients(error) {
         return;
     }
-    if told.is_none_or(|told| told.elapsed() >= ACCEPT_SILENCE) {
-        *told = Some(Instant::now());
+    if logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) {
+        *logged = Some(Instant::now());
         tracing::warn!(%error, "cannot accept connections");
     }
-    tokio::time::sleep(ACCEPT_PAUSE).await;
+    sleep(ACCEPT_PAUSE).await;
 }
 
-/// The client gave up before it was accepted.
+/// Whether the client gave up before the accept.
 fn is_the_clients(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(
         error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::Interrupted
+        ConnectionAborted | ConnectionReset | Interrupted
     )
 }
 
@@ -289,10 +299,10 @@ mod tests {
 
     use super::*;
 
-    /// Their handshakes are done by the kernel: to the apps, they are connected. As many as its default backlog holds.
+    /// The kernel has completed the handshakes: to the apps, the connections are open.
     #[tokio::test]
-    async fn who_waits_at_a_door_that_closes_is_let_in() {
-        let (taken, mut doors) = doors();
+    async fn a_closing_listener_accepts_its_queued_connections() {
+        let (taken, mut loops) = loops();
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();
         let address = socket.local_addr().unwrap();
@@ -307,7 +317,7 @@ mod tests {
         };
         drop(sender.send(Change::Open(listener)));
         drop(sender.send(Change::Close(Arc::clone(&door))));
-        tokio::spawn(async move { doors.follow(&mut changes).await });
+        tokio::spawn(async move { loops.follow(&mut changes).await });
         let all = async {
             while taken.lock().unwrap().len() < 100 {
                 tokio::task::yield_now().await;
@@ -324,13 +334,13 @@ mod tests {
 
     type Taken = Arc<Mutex<Vec<usize>>>;
 
-    fn doors() -> (
+    fn loops() -> (
         Taken,
-        Doors<impl Fn(ClientStream, &Arc<Door>) + Clone + Send + 'static>,
+        AcceptLoops<impl Fn(ClientStream, Arc<Door>) + Clone + Send + 'static>,
     ) {
         let taken = Taken::default();
         let list = Arc::clone(&taken);
-        let take = move |_, door: &Arc<Door>| list.lock().unwrap().push(door.id);
-        (taken, Doors::open(Vec::new(), take).unwrap())
+        let take = move |_, door: Arc<Door>| list.lock().unwrap().push(door.id);
+        (taken, AcceptLoops::open(Vec::new(), take).unwrap())
     }
 }

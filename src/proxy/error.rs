@@ -1,6 +1,6 @@
-//! What can go wrong with a request: who failed, and whether it may be sent again.
+//! Errors of a request: who has to act, and whether the app may send the request again.
 //!
-//! `respond.rs` makes responses of these, and is the only file that does.
+//! Only `respond.rs` makes responses of these errors.
 
 use std::time::Duration;
 
@@ -8,52 +8,51 @@ use crate::provider::cell::Unavailable;
 use crate::upstream::SendFailure;
 use crate::upstream::connect::ConnectError;
 
-/// One variant for each code of DESIGN.md §5 that a request can meet.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ProxyError {
-    #[error("no upstream is configured for this request")]
+    #[error("no upstream has a route for this request")]
     NoRoute,
     #[error("{0}")]
     BadRequest(&'static str),
-    #[error("the request's head is longer than 64 KiB or 256 fields")]
+    #[error("the request head exceeds 64 KiB or 256 fields")]
     HeadersTooLarge,
-    #[error("the request's head did not arrive in time")]
+    #[error("the request head did not arrive in time")]
     RequestTimeout,
-    #[error("the request's body did not go on in time")]
+    #[error("the app stopped sending the request body")]
     BodyTimeout,
     #[error("CONNECT is not supported")]
     ConnectUnsupported,
-    #[error("the Host is not one that this proxy answers to")]
+    #[error("the request's host is not one of this proxy's names")]
     HostNotAllowed,
-    #[error("a cross-site request")]
+    #[error("a web page of another site sent the request")]
     OriginNotAllowed,
     #[error("{0}")]
     RequestNotAllowed(&'static str),
     #[error("the client did not prove that it may use this proxy")]
     ClientNotAllowed,
-    #[error("the request has been through this proxy before")]
+    #[error("the request's `Via` names this proxy")]
     LoopDetected,
-    #[error("there is no valid token")]
+    #[error("no valid token is available")]
     TokenUnavailable { retry_after: Duration },
-    #[error("the token endpoint refuses the configured credentials")]
-    CredentialsRejected { retry_after: Duration },
+    #[error("the token endpoint rejects the configured credentials")]
+    CredentialsRejected,
     #[error("the provider needs a new login")]
     LoginRequired,
     #[error(transparent)]
     Connect(ConnectError),
     #[error(transparent)]
     Send(SendFailure),
-    #[error("too many requests in flight")]
+    #[error("too many requests or connections are open")]
     Overloaded,
-    #[error("the process may open no more files")]
+    #[error("the process has no file descriptor left")]
     OutOfFiles,
-    #[error("the proxy is ending, and the request still waited for a token")]
+    #[error("the proxy is shutting down, and the request still waits for a token")]
     ShuttingDown,
     #[error("{0}")]
     Internal(&'static str),
 }
 
-/// Who has to look into it.
+/// The party that has to act on an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Party {
     App,
@@ -66,13 +65,23 @@ impl ProxyError {
     pub(super) fn token(reason: Unavailable) -> Self {
         match reason {
             Unavailable::Transient { retry_after } => Self::TokenUnavailable { retry_after },
-            Unavailable::Permanent { retry_after } => Self::CredentialsRejected { retry_after },
+            Unavailable::Permanent { .. } => Self::CredentialsRejected,
             Unavailable::LoginRequired => Self::LoginRequired,
         }
     }
 
     pub(super) fn party(&self) -> Party {
         match self {
+            Self::TokenUnavailable { .. } | Self::CredentialsRejected | Self::LoginRequired => {
+                Party::Vendor
+            }
+            Self::Connect(_)
+            | Self::Send(
+                SendFailure::Closed(_) | SendFailure::Protocol(_) | SendFailure::Timeout,
+            ) => Party::Upstream,
+            Self::Overloaded | Self::OutOfFiles | Self::ShuttingDown | Self::Internal(_) => {
+                Party::Cupbearer
+            }
             Self::NoRoute
             | Self::BadRequest(_)
             | Self::HeadersTooLarge
@@ -85,17 +94,10 @@ impl ProxyError {
             | Self::ClientNotAllowed
             | Self::LoopDetected
             | Self::Send(SendFailure::App(_)) => Party::App,
-            Self::TokenUnavailable { .. }
-            | Self::CredentialsRejected { .. }
-            | Self::LoginRequired => Party::Vendor,
-            Self::Connect(_) | Self::Send(_) => Party::Upstream,
-            Self::Overloaded | Self::OutOfFiles | Self::ShuttingDown | Self::Internal(_) => {
-                Party::Cupbearer
-            }
         }
     }
 
-    /// Nothing of the request reached the upstream, so that the app may send it again whatever its method.
+    /// Whether no byte of the request reached the upstream: the app may repeat any method then.
     pub(super) fn nothing_sent(&self) -> bool {
         !matches!(self, Self::Send(_) | Self::BodyTimeout)
     }

@@ -1,10 +1,12 @@
-//! Forward: connection first, token last, then the head goes out.
+//! Forward: sends a request with the newest token, and again after a rejection.
+//!
+//! The connection comes first and the token last, right before the head is written.
 
 use std::sync::Arc;
 
 use http::header::{HOST, TE};
 use http::request::Parts;
-use http::uri::PathAndQuery;
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use tokio::time::Instant;
 
@@ -12,7 +14,7 @@ use super::access::Tally;
 use super::error::ProxyError;
 use super::headers::{self, Scan};
 use super::reject::{self, ForwardedBody};
-use super::respond::Received;
+use super::respond::TokenRejected;
 use super::route::Routed;
 use super::worker::Worker;
 use super::{AppBody, Snapshot, authorize, clean, rewrite, upgrade};
@@ -21,13 +23,13 @@ use crate::upstream::{
     Ask, Checkout, Pool, Replay, RequestBody, SendError, SendFailure, UpstreamBody,
 };
 
-/// Attempts to get past a rejection, the first one included (DESIGN.md §6.4).
+/// How often a request is sent while its token is rejected.
 const ATTEMPTS: u32 = 3;
 
-/// How often a request of which nothing was written is tried on another connection.
+/// How often a request of which no byte was written is tried on another connection.
 const UNSENT_RESENDS: u32 = 3;
 
-/// Takes a request that has passed all checks, sends it and returns the upstream's answer.
+/// Sends a request that has passed all checks. Returns the upstream's response.
 pub(super) async fn forward(
     worker: &Worker,
     snapshot: &Snapshot,
@@ -35,51 +37,46 @@ pub(super) async fn forward(
     request: Request<AppBody>,
     routed: Routed<'_>,
 ) -> Result<Response<ForwardedBody>, ProxyError> {
-    let mut exchange = Exchange::new(worker, snapshot, scan, request, routed)?;
-    let mut response = if exchange.upgrades {
-        Box::pin(exchange.run_upgrade()).await?
+    let mut request = ForwardedRequest::new(worker, snapshot, scan, request, routed)?;
+    let mut response = if request.upgrades {
+        Box::pin(request.run_upgrade()).await?
     } else {
-        exchange.run().await?
+        request.run().await?
     };
     if routed.target.config.rewrite_redirects && rewrite::concerns(response.headers()) {
-        rewrite::response(response.headers_mut(), &exchange.view());
+        rewrite::response(response.headers_mut(), &request.view());
     }
     Ok(response.map(ForwardedBody::detach_upload))
 }
 
-/// One request on its way, over as many attempts as it takes.
-struct Exchange<'a> {
+/// A request and the state of its attempts.
+struct ForwardedRequest<'a> {
     routed: Routed<'a>,
     worker: &'a Worker,
     pool: &'a Pool,
-    /// The app's own credential goes out instead of ours.
+    /// The app's own credential is sent instead of the token.
     keep: bool,
     te_trailers: bool,
     /// The app asks for another protocol.
     upgrades: bool,
-    /// As the app asked.
+    /// The app's request target.
     uri: Uri,
-    /// As the app asked, once the head has been addressed to the upstream.
+    /// The app's `Host`, once [`Self::address`] has replaced it.
     host: Option<HeaderValue>,
     addressed: bool,
-    /// As the upstream is asked; addressed and stamped anew for each attempt.
+    /// The head for the upstream. Each attempt sets the target, `Host` and token.
     head: Parts,
     replay: Replay,
-    /// The newest generation that was rejected: every attempt must be of a newer one.
+    /// The newest rejected generation: every attempt needs a newer token.
     rejected: u64,
-    /// What the gate of a single-active provider takes it for.
-    traveller: Traveller,
+    /// How the gate of a single-active provider treats the request.
+    replayability: Traveller,
 }
 
-/// What a request went out with.
-struct Stamped {
-    /// 0 for none.
-    generation: u64,
-    /// Until the head of the answer is there.
-    on_wire: Option<OnWire>,
-}
+/// The token's generation, 0 for none, and the gate's guard, held until the response head is there.
+type Stamp = (u64, Option<OnWire>);
 
-impl<'a> Exchange<'a> {
+impl<'a> ForwardedRequest<'a> {
     fn new(
         worker: &'a Worker,
         snapshot: &Snapshot,
@@ -88,23 +85,22 @@ impl<'a> Exchange<'a> {
         routed: Routed<'a>,
     ) -> Result<Self, ProxyError> {
         let target = routed.target;
+        let config = &target.config;
         clean::refuse_credential(&request, target)?;
         let te_trailers = scan.te && headers::te_trailers(request.headers());
         let (mut head, body) = request.into_parts();
-        let switch = upgrade::Wanted::of(&head, &body, &scan);
+        let protocol = upgrade::wanted(&head, &body, &scan);
         let keep = clean::clean(&mut head, &scan, snapshot, target);
-        if let Some(wanted) = &switch {
-            wanted.ask(&mut head.headers);
+        let upgrades = protocol.is_some();
+        if let Some(protocol) = protocol {
+            headers::set_upgrade(&mut head.headers, protocol);
         }
-        let config = &target.config;
-        let replay = Replay::new(
-            body,
-            Arc::clone(&target.not_in_trailers),
-            config.replay_limit,
-        );
-        let upgrades = switch.is_some();
-        // A body of unknown length may turn out to be too long, so that its request waits, rather than that it fails.
-        let traveller = match upgrades || config.replay_limit == 0 || !replay.will_stay_whole() {
+        let forbidden = Arc::clone(&target.not_in_trailers);
+        let replay = Replay::new(body, forbidden, config.replay_limit);
+        // A body of unknown length may exceed the limit. As unrepeatable, its request waits at the
+        // gate, but does not fail.
+        let replayability = match upgrades || config.replay_limit == 0 || !replay.will_stay_whole()
+        {
             true => Traveller::Unrepeatable,
             false => Traveller::Replayable,
         };
@@ -121,27 +117,26 @@ impl<'a> Exchange<'a> {
             head,
             replay,
             rejected: 0,
-            traveller,
+            replayability,
         })
     }
 
     async fn run(&mut self) -> Result<Response<ForwardedBody>, ProxyError> {
         let target = self.routed.target;
-        for attempt in 1.. {
+        let mut attempt = 1;
+        loop {
             let (response, generation) = self.send().await?;
-            if self.keep {
-                self.replay.settle();
-                return Ok(response.map(ForwardedBody::Live));
-            }
-            let rejected = reject::rejects(&response, target);
-            let (rejected, response) = if !rejected && reject::must_peek(&response, target) {
-                Box::pin(reject::examine(response, target)).await
-            } else {
-                (rejected, response.map(ForwardedBody::Live))
+            let head_rejects = !self.keep && reject::rejects(&response, target);
+            let peeks = !self.keep && !head_rejects && reject::must_peek(&response, target);
+            let (rejected, response) = match peeks {
+                true => Box::pin(reject::examine(response, target)).await,
+                false => (head_rejects, response.map(ForwardedBody::from)),
             };
             if !rejected {
                 self.replay.settle();
-                target.record.accepted(generation);
+                if !self.keep {
+                    target.record.accepted(generation);
+                }
                 if attempt > 1 {
                     target.metrics.replayed.inc();
                     self.tally(Tally::replayed);
@@ -152,45 +147,38 @@ impl<'a> Exchange<'a> {
             target.metrics.rejections.inc();
             if !Box::pin(self.renewed(attempt)).await || !self.replay.rewind() {
                 self.replay.settle();
-                return Ok(received(response));
+                return Ok(mark_rejected(response));
             }
             Box::pin(reject::drain(response)).await;
+            attempt += 1;
         }
-        Err(ProxyError::Internal("attempts without end"))
     }
 
-    /// An upgrade goes out once: what the app sends after its head belongs to the new protocol.
+    /// Sends an upgrade once: bytes behind the head belong to the new protocol.
     async fn run_upgrade(&mut self) -> Result<Response<ForwardedBody>, ProxyError> {
         let target = self.routed.target;
         self.wait_for_turn().await?;
         let checkout = self.pool.dial_http1().await?;
-        let Stamped {
-            generation,
-            on_wire,
-        } = self.stamp(&checkout).await?;
-        let mut response = checkout
-            .send(&self.ask(), RequestBody::Empty)
-            .await
-            .map_err(|error| error.failure)?;
+        let (generation, on_wire) = self.stamp(&checkout).await?;
+        let sent = checkout.send(&self.ask(), RequestBody::Empty).await;
         drop(on_wire);
-        let patience = target.config.body_timeout;
-        let body = response.body_mut();
-        body.stalls_after(patience.known, patience.unknown);
-        if self.keep {
-            return Ok(response.map(ForwardedBody::Live));
-        }
-        if reject::rejects(&response, target) {
+        let response = self.with_body_timeout(sent.map_err(|error| error.failure)?);
+        let rejected = !self.keep && reject::rejects(&response, target);
+        let response = response.map(ForwardedBody::from);
+        if rejected {
             target.metrics.rejections.inc();
             target.metrics.not_replayed.inc();
             target.record.renew(generation, &target.token);
-            return Ok(received(response.map(ForwardedBody::Live)));
+            return Ok(mark_rejected(response));
         }
-        target.record.accepted(generation);
-        Ok(response.map(ForwardedBody::Live))
+        if !self.keep {
+            target.record.accepted(generation);
+        }
+        Ok(response)
     }
 
-    /// Sends the request with the newest token, on a pooled connection, and once more on a fresh one if the pooled one turns out to
-    /// be dead. Returns the generation that went out, 0 for none.
+    /// Sends the request with the newest token on a pooled connection, and on a fresh one if the
+    /// pooled one turns out to be dead. Returns the token's generation, too, 0 for none.
     async fn send(&mut self) -> Result<(Response<UpstreamBody>, u64), ProxyError> {
         let mut checkout = match self.ready() {
             Some(checkout) => checkout,
@@ -198,11 +186,8 @@ impl<'a> Exchange<'a> {
         };
         let mut resent = 0;
         loop {
-            let Stamped {
-                generation,
-                on_wire,
-            } = match self.try_stamp(&checkout)? {
-                Ok(stamped) => stamped,
+            let (generation, on_wire) = match self.try_stamp(&checkout)? {
+                Ok(stamp) => stamp,
                 Err(_) => Box::pin(self.stamp(&checkout)).await?,
             };
             let Some(mut body) = self.replay.body() else {
@@ -212,15 +197,10 @@ impl<'a> Exchange<'a> {
                 let patience = self.worker.proxy.snapshot.load().settings.body_timeout;
                 body.stalls_after(patience.known, patience.unknown);
             }
-            let answer = checkout.send(&self.ask(), body).await;
+            let sent = checkout.send(&self.ask(), body).await;
             drop(on_wire);
-            match answer {
-                Ok(mut response) => {
-                    let patience = self.routed.target.config.body_timeout;
-                    let body = response.body_mut();
-                    body.stalls_after(patience.known, patience.unknown);
-                    return Ok((response, generation));
-                }
+            match sent {
+                Ok(response) => return Ok((self.with_body_timeout(response), generation)),
                 Err(error) if self.may_resend(&error, resent) && self.replay.rewind() => {
                     resent += 1;
                     self.tally(Tally::resent);
@@ -238,25 +218,25 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// For the access log, if there is one.
+    fn with_body_timeout(&self, mut response: Response<UpstreamBody>) -> Response<UpstreamBody> {
+        let patience = self.routed.target.config.body_timeout;
+        let body = response.body_mut();
+        body.stalls_after(patience.known, patience.unknown);
+        response
+    }
+
+    /// Counts for the access log, if that is on.
     fn tally(&self, count: fn(&Tally)) {
         if let Some(tally) = self.head.extensions.get::<Arc<Tally>>() {
             count(tally);
         }
     }
 
-    /// Whether a request has to wait before it may hold a connection: for a token that could go out on it, or at the gate.
-    fn must_wait(&self) -> bool {
-        let token = &self.routed.target.token;
-        !self.keep && (token.is_empty() || token.is_closed(self.traveller))
-    }
-
-    /// A connection that is there, for a token that is there: what almost always happens.
+    /// Returns an idle connection if a token may go out on it now: the common case.
     fn ready(&self) -> Option<Checkout> {
-        match self.must_wait() {
-            true => None,
-            false => self.pool.ready(),
-        }
+        let token = &self.routed.target.token;
+        let waits = !self.keep && (token.is_empty() || token.is_closed(self.replayability));
+        if waits { None } else { self.pool.ready() }
     }
 
     async fn checkout(&self) -> Result<Checkout, ProxyError> {
@@ -269,80 +249,75 @@ impl<'a> Exchange<'a> {
         Ok(self.pool.dial().await?)
     }
 
-    /// A request that has to wait for a token holds no connection meanwhile.
+    /// Waits for a token and the gate before the request takes a connection.
     async fn wait_for_turn(&self) -> Result<(), ProxyError> {
-        let target = self.routed.target;
-        if !self.keep && target.token.is_empty() {
+        let token = &self.routed.target.token;
+        if !self.keep && token.is_empty() {
             self.wait_for_token(self.deadline()).await?;
         }
-        if !self.keep && target.token.is_closed(self.traveller) {
+        if !self.keep && token.is_closed(self.replayability) {
             self.wait_at_gate(self.deadline()).await?;
         }
         Ok(())
     }
 
-    /// Addresses the head and puts the token on it. The token is read when the connection is in hand, right before the head is
-    /// written. `Ok(Err)`: why there is none that may go out now.
-    fn try_stamp(&mut self, checkout: &Checkout) -> Result<Result<Stamped, Entry>, ProxyError> {
+    /// Addresses the head and sets the token. `Ok(Err)` says why no token may go out now.
+    fn try_stamp(&mut self, checkout: &Checkout) -> Result<Result<Stamp, Entry>, ProxyError> {
         if self.keep {
             self.address(checkout, "")?;
-            return Ok(Ok(Stamped {
-                generation: 0,
-                on_wire: None,
-            }));
+            return Ok(Ok((0, None)));
         }
         let target = self.routed.target;
-        match target.token.enter(self.traveller, self.rejected) {
+        match target.token.enter(self.replayability, self.rejected) {
             Entry::Pass(token, on_wire) => {
                 let injection = target.token.injection(&token);
                 authorize::stamp(&mut self.head.headers, injection);
                 self.address(checkout, &injection.query)?;
-                Ok(Ok(Stamped {
-                    generation: token.generation,
-                    on_wire,
-                }))
+                Ok(Ok((token.generation, on_wire)))
             }
             entry => Ok(Err(entry)),
         }
     }
 
-    /// The same, when there is one: it expired while the connection was made, or the gate was closed.
-    async fn stamp(&mut self, checkout: &Checkout) -> Result<Stamped, ProxyError> {
-        // One limit for all the waits.
+    /// Like [`Self::try_stamp`], but waits if the token expired while the connection was made, or
+    /// if the gate closed. One limit covers all waits.
+    async fn stamp(&mut self, checkout: &Checkout) -> Result<Stamp, ProxyError> {
         let deadline = self.deadline();
         loop {
             match self.try_stamp(checkout)? {
-                Ok(stamped) => return Ok(stamped),
+                Ok(stamp) => return Ok(stamp),
                 Err(Entry::Closed) => self.wait_at_gate(deadline).await?,
                 Err(_) => self.wait_for_token(deadline).await?,
             }
         }
     }
 
-    /// When a wait that begins now must end.
+    /// The end of a wait that begins now.
     fn deadline(&self) -> Instant {
         Instant::now() + self.routed.target.config.token_wait
     }
 
-    /// Waits for a token newer than the rejected one, as long as `deadline` and the end of the process allow.
+    /// Waits for a token newer than the rejected one.
     async fn wait_for_token(&self, deadline: Instant) -> Result<(), ProxyError> {
         let limit = deadline.saturating_duration_since(Instant::now());
         let newer = self.routed.target.token.newer(self.rejected, limit);
         self.unless_closing(newer).await.map(drop)
     }
 
-    /// Waits for the end of an exchange that this request must not be overtaken by.
+    /// Waits for the end of a token exchange that must not overtake this request.
     async fn wait_at_gate(&self, deadline: Instant) -> Result<(), ProxyError> {
-        let opening = self.routed.target.token.opening(self.traveller, deadline);
+        let token = &self.routed.target.token;
+        let opening = token.opening(self.replayability, deadline);
         self.unless_closing(opening).await
     }
 
+    /// Waits until the worker closes at the latest.
     async fn unless_closing<T>(
         &self,
         wait: impl Future<Output = Result<T, Unavailable>>,
     ) -> Result<T, ProxyError> {
         let mut closing = self.worker.closing.subscribe();
-        // In a box: rare, and every byte of a request's future is copied for every request.
+        // Boxed because waits are rare: every byte of a request's future is copied for each request.
         let wait = Box::pin(wait);
         tokio::select! {
             waited = wait => waited.map_err(ProxyError::token),
@@ -350,30 +325,30 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// RFC 9110 §9.2.2, RFC 9112 §9.3.1: again only if nothing was written, or, once, if the request is safe and the connection
-    /// was a reused one that broke before it answered.
+    /// RFC 9110 §9.2.2, RFC 9112 §9.3.1: a request is sent again if no byte was written, or, once,
+    /// if the method is safe and a reused connection broke before the response.
     fn may_resend(&self, error: &SendError, resent: u32) -> bool {
         if error.unsent {
             return resent < UNSENT_RESENDS;
         }
         let stale = error.reused && matches!(error.failure, SendFailure::Closed(_));
-        resent == 0 && stale && self.replay.is_empty() && is_safe(&self.head.method)
+        let is_safe = matches!(
+            self.head.method,
+            Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE
+        );
+        resent == 0 && stale && self.replay.is_empty() && is_safe
     }
 
-    /// After a rejection: whether there is a newer token to try again with. Asks for one in any case.
+    /// Whether a rejected request can be sent with a newer token. Asks for a newer token either way.
     async fn renewed(&self, attempt: u32) -> bool {
-        let target = self.routed.target;
+        let (target, generation) = (self.routed.target, self.rejected);
         let current = target.token.current();
-        let newer = current.is_some_and(|token| token.generation > self.rejected);
-        if !newer && target.record.is_news(self.rejected) {
+        let newer = current.is_some_and(|token| token.generation > generation);
+        if !newer && target.record.is_first_rejection(generation) {
             let upstream = target.config.name.as_str();
-            tracing::info!(
-                upstream,
-                generation = self.rejected,
-                "the API rejected the token"
-            );
+            tracing::info!(upstream, generation, "the API rejected the token");
         }
-        let asked = newer || target.record.renew(self.rejected, &target.token);
+        let asked = newer || target.record.renew(generation, &target.token);
         if target.config.replay_limit == 0 || !self.replay.is_whole() {
             target.metrics.not_replayed.inc();
             return false;
@@ -389,27 +364,22 @@ impl<'a> Exchange<'a> {
         if asked {
             return self.wait_for_token(self.deadline()).await.is_ok();
         }
-        // This upstream's rejections are not trusted to start a fetch. One that is under way may help all the same.
+        // The upstream's backoff allows no new fetch, but a fetch under way may help.
         let target = self.routed.target;
-        let came = target
-            .token
-            .after_fetch(self.rejected, target.config.token_wait);
-        self.unless_closing(async { Ok(came.await) })
-            .await
-            .unwrap_or(false)
+        let limit = target.config.token_wait;
+        let came = async { Ok(target.token.after_fetch(self.rejected, limit).await) };
+        self.unless_closing(came).await.unwrap_or(false)
     }
 
-    /// What the app calls the upstream, and what the upstream calls itself.
+    /// Returns the app's name for the upstream, and the upstream's own.
     fn view(&self) -> rewrite::View<'_> {
-        let authority = match self.uri.authority() {
-            Some(authority) => Some(authority.as_str()),
-            None => self.host.as_ref().and_then(|host| host.to_str().ok()),
-        };
+        let host = || self.host.as_ref()?.to_str().ok();
+        let authority = self.uri.authority().map(Authority::as_str).or_else(host);
         let prefix = &self.uri.path()[..self.routed.prefix];
         rewrite::View::new(&self.routed.target.config, authority, prefix)
     }
 
-    /// Names the upstream the way the connection's HTTP version does.
+    /// Sets target and authority in the form of the connection's HTTP version.
     fn address(&mut self, checkout: &Checkout, injected: &str) -> Result<(), ProxyError> {
         let path = authorize::path_and_query(&self.uri, &self.routed, injected, self.keep)?;
         let host = match checkout.is_http2() {
@@ -422,47 +392,40 @@ impl<'a> Exchange<'a> {
         Ok(())
     }
 
-    /// Returns the `Host` that was there.
+    /// Returns the previous `Host`.
     fn address_http1(&mut self, path: PathAndQuery) -> Option<HeaderValue> {
         let head = &mut self.head;
         head.version = Version::HTTP_11;
         head.uri = Uri::from(path);
         let own = self.routed.target.host.clone();
-        // `insert` makes room for one more field even where it replaces one, at the cost of all of them.
+        // `insert` grows a full map even to replace a field, which moves all fields.
         match head.headers.get_mut(HOST) {
             Some(host) => Some(std::mem::replace(host, own)),
             None => head.headers.insert(HOST, own),
         }
     }
 
-    /// Returns the `Host` that was there.
+    /// Returns the previous `Host`.
     fn address_http2(&mut self, path: PathAndQuery) -> Result<Option<HeaderValue>, ProxyError> {
         let (head, target) = (&mut self.head, self.routed.target);
         head.version = Version::HTTP_2;
         let host = head.headers.remove(HOST);
         if self.te_trailers {
-            head.headers
-                .insert(TE, HeaderValue::from_static("trailers"));
+            let trailers = HeaderValue::from_static("trailers");
+            head.headers.insert(TE, trailers);
         }
-        let mut uri = http::uri::Parts::default();
-        uri.scheme = Some(target.scheme.clone());
-        uri.authority = Some(target.authority.clone());
-        uri.path_and_query = Some(path);
-        head.uri = Uri::from_parts(uri)
+        head.uri = Uri::builder()
+            .scheme(target.scheme.clone())
+            .authority(target.authority.clone())
+            .path_and_query(path)
+            .build()
             .map_err(|_| ProxyError::BadRequest("the path cannot be forwarded"))?;
         Ok(host)
     }
 }
 
-/// A rejection that is passed on says so (RFC 9209 §2.3.32): a renewal was tried, or could not be used for this request.
-fn received<B>(mut response: Response<B>) -> Response<B> {
-    response.extensions_mut().insert(Received);
+/// Marks a forwarded rejection: a renewal failed, or could not be used for this request.
+fn mark_rejected<B>(mut response: Response<B>) -> Response<B> {
+    response.extensions_mut().insert(TokenRejected);
     response
-}
-
-fn is_safe(method: &Method) -> bool {
-    matches!(
-        *method,
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE
-    )
 }

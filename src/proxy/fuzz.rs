@@ -1,4 +1,4 @@
-//! Fuzz targets: request targets on their way to the upstream, response fields and bodies on their way back.
+//! Fuzz targets: request targets to the upstream, and response fields and bodies from it.
 
 use std::sync::{Arc, LazyLock};
 
@@ -47,7 +47,7 @@ impl Environment for NoEnvironment {
 /// The upstreams of [`CONFIG`], without pools.
 static TARGETS: LazyLock<Vec<Arc<Target>>> = LazyLock::new(|| {
     let Ok(config) = Config::from_toml(CONFIG, &NoEnvironment) else {
-        panic!("the fuzzer's own configuration");
+        panic!("the fuzzer's configuration is invalid");
     };
     let provider = &config.providers[0];
     let target = |upstream: &Arc<crate::config::Upstream>| {
@@ -74,7 +74,7 @@ static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
 
 pub use super::client_io::fuzz::client_io;
 
-/// A request target, a line break, and a `Host`.
+/// Input: a request target, a line break, and a `Host`.
 pub fn request_target(data: &[u8]) {
     let at = data.iter().position(|byte| *byte == b'\n');
     let (target, host) = at.map_or((data, &b""[..]), |at| (&data[..at], &data[at + 1..]));
@@ -129,7 +129,8 @@ fn is_loopback(host: &str) -> bool {
         || address.is_ok_and(|address| address.is_loopback())
 }
 
-/// However eager the upstream is to decode a path before it resolves dot segments, but for encoded slashes.
+/// Whether `path` stays below `base` even if the upstream decodes all but slashes before it resolves
+/// dot segments.
 fn stays_below(path: &str, base: &str) -> bool {
     let mut segments: Vec<Vec<u8>> = Vec::new();
     for segment in path.split('/') {
@@ -147,7 +148,7 @@ fn stays_below(path: &str, base: &str) -> bool {
     base == [b""] || segments.starts_with(&base)
 }
 
-/// Lines: a `Location`, a `Set-Cookie`, a `Proxy-Status`, a `Connection`.
+/// Input lines: a `Location`, a `Set-Cookie`, a `Proxy-Status`, a `Connection`.
 pub fn response_fields(data: &[u8]) {
     let mut lines = data.splitn(4, |byte| *byte == b'\n');
     let mut fields = HeaderMap::new();
@@ -199,7 +200,7 @@ pub fn response_fields(data: &[u8]) {
     assert!(!headers::has_hop_by_hop(&fields));
 }
 
-/// An answer's body, as it is peeked at.
+/// Input: a response's body, as the rejection rules read it.
 pub fn reject_body(data: &[u8]) {
     if let Ok(json) = serde_json::from_slice(data) {
         let _ = TARGETS[0].reject.body_matches(&json);

@@ -1,53 +1,48 @@
-//! Guard: what is refused before anything else is looked at.
+//! Guard: refuses requests before routing.
 //!
-//! `Host` and `Origin` are checked because a web page in a browser on the same machine can reach a loopback port
-//! (DNS rebinding, cross-site requests); framing and paths because what we forward must mean the same to the upstream.
+//! `Host` and `Origin` are checked because a web page in a browser can reach a loopback port (DNS
+//! rebinding, cross-site requests). Framing and paths are checked because the upstream must read the
+//! forwarded request as the proxy does.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::net::Ipv6Addr;
 
-use http::header::{HOST, ORIGIN};
+use http::header::{HOST, ORIGIN, VIA};
 use http::{HeaderMap, HeaderValue, Method, Request, Version};
 
 use super::Snapshot;
 use super::error::ProxyError;
-use super::headers::{SEC_FETCH_SITE, Scan, only_chunked};
-use super::route::{authority, lower, without_port};
+use super::headers::{SEC_FETCH_SITE, Scan, members, only_chunked, without_parameters};
+use super::route::{authority, lower, lower_case, without_port};
 use super::worker::Client;
 use crate::config::is_loopback;
 use crate::upstream::{MAX_FIELDS, MAX_HEAD};
 
-/// The `Host` values that are answered.
+/// The hosts that the proxy serves, and the allowed origins.
 pub struct Hosts {
     /// Lower case, with and without port.
     names: HashSet<Box<str>>,
-    /// `Origin` values that may come from elsewhere.
+    /// Allowed `Origin` values of other sites.
     origins: HashSet<Box<str>>,
-    /// Another one for other names: what a connection knows of the names holds only for these.
+    /// Hash of `names`. A connection caches its accepted host for one edition.
     edition: u64,
 }
 
 impl Hosts {
-    /// `names`: authorities of listeners and upstreams, and `allow_hosts`; localhost and loopback addresses always pass.
+    /// `names`: authorities of listeners and upstreams, and `allow_hosts`. localhost and loopback
+    /// addresses always pass.
     pub fn new(
         names: impl IntoIterator<Item = String>,
         origins: impl IntoIterator<Item = String>,
     ) -> Self {
-        let names: HashSet<Box<str>> = names
-            .into_iter()
-            .map(|name| name.to_ascii_lowercase().into())
-            .collect();
-        let edition = |name: &str| BuildHasherDefault::<DefaultHasher>::default().hash_one(name);
+        let names = lower_case(names);
+        let hasher = BuildHasherDefault::<DefaultHasher>::default();
+        let hashes = names.iter().map(|name| hasher.hash_one(name));
         Self {
-            edition: names
-                .iter()
-                .map(|name| edition(name))
-                .fold(0, u64::wrapping_add),
+            edition: hashes.fold(0, u64::wrapping_add),
             names,
-            origins: origins
-                .into_iter()
-                .map(|origin| origin.to_ascii_lowercase().into())
-                .collect(),
+            origins: lower_case(origins),
         }
     }
 
@@ -61,15 +56,11 @@ impl Hosts {
             || self.names.contains(host)
     }
 
-    /// Whether an `Origin` may send requests: one that is allowed, or one of an accepted host.
+    /// Whether an `Origin` is allowed, or belongs to an accepted host.
     fn accept_origin(&self, origin: &str) -> bool {
         let origin = lower(origin);
-        if self.origins.contains(&*origin) {
-            return true;
-        }
-        origin
-            .split_once("://")
-            .is_some_and(|(_, authority)| self.accept(authority))
+        let authority = origin.split_once("://").map(|(_, authority)| authority);
+        self.origins.contains(&*origin) || authority.is_some_and(|it| self.accept(it))
     }
 }
 
@@ -88,17 +79,17 @@ pub(super) fn check<B>(
         return Err(ProxyError::ConnectUnsupported);
     }
     if request.method() == Method::TRACE {
-        // It would show the app the token that was put on (RFC 9110 §9.3.8).
+        // RFC 9110 §9.3.8: the response would show the token to the app.
         return Err(ProxyError::RequestNotAllowed("TRACE would show the token"));
     }
     let uri = request.uri();
     if uri.scheme().is_none() && uri.authority().is_some() && request.version() != Version::HTTP_2 {
         // RFC 9112 §3.2.3.
-        return Err(ProxyError::BadRequest("a target of CONNECT only"));
+        return Err(ProxyError::BadRequest("authority-form is for CONNECT only"));
     }
     if uri.path() == "*" && request.method() != Method::OPTIONS {
         // RFC 9112 §3.2.4.
-        return Err(ProxyError::BadRequest("`*` is a target of OPTIONS only"));
+        return Err(ProxyError::BadRequest("the target `*` is for OPTIONS only"));
     }
     framing(request, scan)?;
     host(request, scan, client, &snapshot.hosts)?;
@@ -111,40 +102,40 @@ pub(super) fn check<B>(
     path(request.uri().path())
 }
 
-/// What the parser of HTTP/1 has seen to, for fields that came by HTTP/2: there are not too many of them, in at most `size` bytes, and
-/// none begins or ends with whitespace (RFC 9113 §8.2.1).
+/// Checks HTTP/2 fields as the HTTP/1 parser does: at most [`MAX_FIELDS`], of at most `size` bytes,
+/// without whitespace around values (RFC 9113 §8.2.1).
 pub(super) fn http2_fields(fields: &HeaderMap, size: usize) -> Result<(), ProxyError> {
     let mut left = size;
     for (name, value) in fields {
         let value = value.as_bytes();
         if let [b' ' | b'\t', ..] | [.., b' ' | b'\t'] = value {
             return Err(ProxyError::BadRequest(
-                "a field value that begins or ends with whitespace",
+                "a field value begins or ends with whitespace; remove the whitespace",
             ));
         }
-        // As a line of HTTP/1.1.
+        // The length as a line of HTTP/1.1.
         let line = name.as_str().len() + value.len() + ": \r\n".len();
         left = left.checked_sub(line).ok_or(ProxyError::HeadersTooLarge)?;
     }
-    match fields.len() > MAX_FIELDS {
-        true => Err(ProxyError::HeadersTooLarge),
-        false => Ok(()),
-    }
+    let fits = fields.len() <= MAX_FIELDS;
+    fits.then_some(()).ok_or(ProxyError::HeadersTooLarge)
 }
 
-/// Refuses framing that hyper lets pass. RFC 9112 §6.1: only `chunked` can be decoded here; another
-/// coding would have to be forwarded as it is, and no upstream is known to accept one.
+/// Refuses framing that hyper accepts. The proxy decodes `chunked` only (RFC 9112 §6.1), and no known
+/// upstream accepts another coding.
 fn framing<B>(request: &Request<B>, scan: &Scan) -> Result<(), ProxyError> {
     if scan.content_lengths > 1 {
-        return Err(ProxyError::BadRequest("more than one Content-Length"));
+        let error = "the request has more than one Content-Length; send one";
+        return Err(ProxyError::BadRequest(error));
     }
     if scan.transfer_encoding && !only_chunked(request.headers()) {
-        return Err(ProxyError::BadRequest(
-            "a Transfer-Encoding other than chunked",
-        ));
+        let error = "the Transfer-Encoding is not `chunked`; send `chunked` or a Content-Length";
+        return Err(ProxyError::BadRequest(error));
     }
     Ok(())
 }
+
+const INVALID_HOST: ProxyError = ProxyError::BadRequest("the request has no valid Host");
 
 fn host<B>(
     request: &Request<B>,
@@ -154,44 +145,44 @@ fn host<B>(
 ) -> Result<(), ProxyError> {
     // RFC 9112 §3.2: exactly one, except in HTTP/1.0; HTTP/2 has `:authority` instead.
     match (scan.hosts, request.version()) {
-        (0, Version::HTTP_11) => return Err(ProxyError::BadRequest("no Host")),
+        (0, Version::HTTP_11) => return Err(ProxyError::BadRequest("the request has no Host")),
         (0 | 1, _) => {}
-        _ => return Err(ProxyError::BadRequest("more than one Host")),
+        _ => return Err(ProxyError::BadRequest("the request has more than one Host")),
     }
     let Some(authority) = authority(request) else {
         return match request.version() {
             Version::HTTP_10 => Ok(()),
-            _ => Err(ProxyError::BadRequest("no valid Host")),
+            _ => Err(INVALID_HOST),
         };
     };
     if request.uri().authority().is_some()
         && let Some(field) = request.headers().get(HOST)
     {
-        beside_authority(field, &authority, request.version())?;
+        host_beside_authority(field, authority, request.version())?;
     }
     // Most connections name the same host in every request.
     if client.knows_host(authority.as_bytes(), hosts.edition) {
         return Ok(());
     }
-    if !is_authority(&authority) {
-        return Err(ProxyError::BadRequest("no valid Host"));
+    if !is_authority(authority) {
+        return Err(INVALID_HOST);
     }
-    if !hosts.accept(&authority) {
+    if !hosts.accept(authority) {
         return Err(ProxyError::HostNotAllowed);
     }
     client.learn_host(authority.as_bytes(), hosts.edition);
     Ok(())
 }
 
-/// With a target in absolute-form the field does not count, but must be valid all the same (RFC 9112 §3.2.2); one that says something
-/// else than `:authority` is refused (RFC 9113 §8.3.1).
-fn beside_authority(
+/// Checks a `Host` beside an authority: absolute-form overrides a valid `Host` (RFC 9112 §3.2.2), and
+/// HTTP/2 allows no difference from `:authority` (RFC 9113 §8.3.1).
+fn host_beside_authority(
     field: &HeaderValue,
     authority: &str,
     version: Version,
 ) -> Result<(), ProxyError> {
     if !field.to_str().is_ok_and(is_authority) {
-        return Err(ProxyError::BadRequest("no valid Host"));
+        return Err(INVALID_HOST);
     }
     if version == Version::HTTP_2 && !field.as_bytes().eq_ignore_ascii_case(authority.as_bytes()) {
         return Err(ProxyError::BadRequest("Host and :authority differ"));
@@ -199,7 +190,7 @@ fn beside_authority(
     Ok(())
 }
 
-/// `host` or `host:port` (RFC 9110 §7.2), without a user.
+/// Whether `text` is `host` or `host:port` (RFC 9110 §7.2), without a user.
 pub(super) fn is_authority(text: &str) -> bool {
     let host = without_port(text);
     let port = text[host.len()..].strip_prefix(':').unwrap_or_default();
@@ -207,13 +198,14 @@ pub(super) fn is_authority(text: &str) -> bool {
         && (port.is_empty() || port.parse::<u16>().is_ok());
     // RFC 3986 §3.2.2.
     let is_host = match host.strip_prefix('[') {
-        Some(address) => address
-            .strip_suffix(']')
-            .is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok()),
+        Some(address) => {
+            let address = address.strip_suffix(']');
+            address.is_some_and(|address| address.parse::<Ipv6Addr>().is_ok())
+        }
         None => {
-            let allowed =
-                |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte);
-            !host.is_empty() && host.bytes().all(allowed)
+            let other = |byte| b"-._~!$&'()*+,;=".contains(&byte);
+            let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || other(byte);
+            !host.is_empty() && host.bytes().all(is_valid)
         }
     };
     is_port && is_host
@@ -221,64 +213,34 @@ pub(super) fn is_authority(text: &str) -> bool {
 
 fn origin<B>(request: &Request<B>, hosts: &Hosts) -> Result<(), ProxyError> {
     let headers = request.headers();
-    let mut accepted = false;
-    for origin in headers.get_all(ORIGIN) {
-        accepted = origin
-            .to_str()
-            .is_ok_and(|origin| hosts.accept_origin(origin));
-        if !accepted {
-            return Err(ProxyError::OriginNotAllowed);
-        }
-    }
-    // An accepted Origin explains why the browser calls the request cross-site.
-    let cross_site = headers
-        .get_all(SEC_FETCH_SITE)
-        .iter()
-        .any(|site| site == "cross-site");
-    if cross_site && !accepted {
-        Err(ProxyError::OriginNotAllowed)
-    } else {
-        Ok(())
-    }
+    let is_accepted = |origin: &HeaderValue| {
+        let origin = origin.to_str();
+        origin.is_ok_and(|origin| hosts.accept_origin(origin))
+    };
+    let mut sites = headers.get_all(SEC_FETCH_SITE).iter();
+    // A request with an accepted `Origin` may be cross-site.
+    let accepted = headers.get_all(ORIGIN).iter().all(is_accepted)
+        && (headers.contains_key(ORIGIN) || !sites.any(|site| site == "cross-site"));
+    accepted.then_some(()).ok_or(ProxyError::OriginNotAllowed)
 }
 
-/// RFC 9110 §7.6.3: our own pseudonym in `Via` means that the request came back.
+/// Refuses a request whose `Via` has this proxy's pseudonym (RFC 9110 §7.6.3).
 fn loops<B>(request: &Request<B>, pseudonym: &str) -> Result<(), ProxyError> {
-    let seen = request
-        .headers()
-        .get_all(http::header::VIA)
-        .iter()
-        .any(|line| {
-            line.to_str().is_ok_and(|line| {
-                line.split(',')
-                    .any(|hop| hop.split_whitespace().nth(1) == Some(pseudonym))
-            })
-        });
-    if seen {
-        Err(ProxyError::LoopDetected)
-    } else {
-        Ok(())
-    }
+    let is_own = |hop: &str| hop.split_whitespace().nth(1) == Some(pseudonym);
+    let is_loop = members(request.headers(), &VIA).any(is_own);
+    (!is_loop).then_some(()).ok_or(ProxyError::LoopDetected)
 }
 
-/// No segment may decode to `.` or `..`: the upstream could resolve it to a path outside its base.
+/// Refuses dot segments in any encoding: the upstream could resolve them to a path outside its base.
 pub(super) fn path(path: &str) -> Result<(), ProxyError> {
     let bytes = path.as_bytes();
     if !bytes.iter().any(|byte| matches!(byte, b'.' | b'%')) {
         return Ok(());
     }
-    let dots = bytes.split(|byte| *byte == b'/').any(|segment| {
-        let name = segment
-            .split(|byte| *byte == b';')
-            .next()
-            .unwrap_or_default();
-        is_dots(name)
-    });
-    if dots {
-        Err(ProxyError::BadRequest("a path segment is . or .."))
-    } else {
-        Ok(())
-    }
+    let mut segments = bytes.split(|byte| *byte == b'/');
+    let has_dots = segments.any(|segment| is_dots(without_parameters(segment)));
+    let error = ProxyError::BadRequest("the path contains a `.` or `..` segment; remove it");
+    (!has_dots).then_some(()).ok_or(error)
 }
 
 fn is_dots(segment: &[u8]) -> bool {
@@ -287,7 +249,7 @@ fn is_dots(segment: &[u8]) -> bool {
     while !rest.is_empty() {
         rest = match rest {
             [b'.', rest @ ..] | [b'%', b'2', b'e' | b'E', rest @ ..] => rest,
-            // `.` and a `;` that is itself encoded: servers that decode first see a parameter.
+            // An encoded `;`: servers that decode first see a parameter behind it.
             [b'%', b'3', b'b' | b'B', ..] => break,
             _ => return false,
         };

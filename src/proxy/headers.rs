@@ -1,4 +1,4 @@
-//! Hop-by-hop rules (RFC 9110 §7.6) and one look at a request's fields.
+//! Hop-by-hop rules (RFC 9110 §7.6), and one pass over a request's fields.
 
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderMap,
@@ -10,8 +10,8 @@ use crate::fields::{HOP_BY_HOP, is_hop_by_hop};
 pub(super) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 pub(super) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Which fields need attention, found in one pass: most requests have none of them, and a look-up of each would cost more than
-/// everything else that is done with a request's head.
+/// The fields that need attention, found in one pass. Most requests have none of these fields, and
+/// a look-up of each would cost more than all other work on a request's head.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Scan {
     pub(super) hosts: u8,
@@ -34,7 +34,7 @@ impl Scan {
         for name in headers.keys() {
             scan.note(name);
         }
-        // `keys` yields each name once; only these two matter when repeated.
+        // `keys` yields each name once; only repeats of these two matter.
         if headers.len() != headers.keys_len() {
             scan.hosts = count(headers, &HOST);
             scan.content_lengths = count(headers, &CONTENT_LENGTH);
@@ -60,7 +60,7 @@ impl Scan {
     }
 }
 
-/// Removes what is meant for this hop only: the fields that *every* `Connection` line names, and the known ones.
+/// Removes the fields that any `Connection` line names, and the known hop-by-hop fields.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if names_fields(headers) {
         for name in named_by_connection(headers) {
@@ -72,24 +72,27 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Returns the hops that OPTIONS may still make (RFC 9110 §7.6.2). `None` without a valid limit.
-pub(super) fn max_forwards(headers: &HeaderMap) -> Option<u64> {
-    let value = headers.get(MAX_FORWARDS)?.as_bytes();
-    let digits = std::str::from_utf8(value).ok()?;
-    let is_number = digits.bytes().all(|digit| digit.is_ascii_digit());
-    is_number
-        .then(|| digits.parse().unwrap_or(u64::MAX))
-        .filter(|_| !digits.is_empty())
+/// Sets the fields that ask for, or confirm, an upgrade to `protocol`.
+pub(super) fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, protocol);
 }
 
-/// Takes one hop off the limit. To be called when it is more than 0.
+/// Returns how often OPTIONS may still be forwarded (RFC 9110 §7.6.2). `None` without a valid limit.
+pub(super) fn max_forwards(headers: &HeaderMap) -> Option<u64> {
+    let digits = headers.get(MAX_FORWARDS)?.to_str().ok()?;
+    let is_number = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit());
+    is_number.then(|| digits.parse().unwrap_or(u64::MAX))
+}
+
+/// Decrements a `Max-Forwards` that is greater than 0.
 pub(super) fn count_forward(headers: &mut HeaderMap) {
     if let Some(left) = max_forwards(headers) {
         headers.insert(MAX_FORWARDS, left.saturating_sub(1).into());
     }
 }
 
-/// Joins the parts of a cookie, which HTTP/2 may send apart (RFC 9113 §8.2.3).
+/// Joins the `cookie` fields that HTTP/2 may split (RFC 9113 §8.2.3).
 pub(super) fn join_cookies(headers: &mut HeaderMap) {
     let mut parts = headers.get_all(COOKIE).iter();
     let (Some(first), Some(second)) = (parts.next(), parts.next()) else {
@@ -100,76 +103,68 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
         whole.extend_from_slice(b"; ");
         whole.extend_from_slice(part.as_bytes());
     }
-    // Nothing was added that a value may not hold.
+    // Never fails: a value may hold the separator.
     if let Ok(whole) = HeaderValue::try_from(whole) {
         headers.insert(COOKIE, whole);
     }
 }
 
-/// Takes members that bear our name out of an upstream's `Proxy-Status`: nobody else may speak for us (DESIGN.md §5).
+/// Removes `Proxy-Status` lines with a member called `cupbearer`: an upstream must not pose as this
+/// proxy.
 pub(super) fn strip_own_proxy_status(headers: &mut HeaderMap) {
-    let ours = |line: &HeaderValue| {
-        line.as_bytes().split(|byte| *byte == b',').any(|member| {
-            let name = member
-                .split(|byte| *byte == b';')
-                .next()
-                .unwrap_or_default();
-            name.trim_ascii()
-                .trim_ascii_end()
-                .eq_ignore_ascii_case(b"cupbearer")
+    let own = |line: &HeaderValue| {
+        let mut members = line.as_bytes().split(|byte| *byte == b',');
+        members.any(|member| {
+            let name = without_parameters(member).trim_ascii();
+            name.eq_ignore_ascii_case(b"cupbearer")
         })
     };
-    let kept: Vec<_> = headers
-        .get_all(PROXY_STATUS)
-        .iter()
-        .filter(|line| !ours(line))
-        .cloned()
-        .collect();
+    let lines = headers.get_all(PROXY_STATUS).iter();
+    let kept: Vec<_> = lines.filter(|line| !own(line)).cloned().collect();
     headers.remove(PROXY_STATUS);
     for line in kept {
         headers.append(PROXY_STATUS, line);
     }
 }
 
-/// Whether any hop-by-hop field is there.
 pub(super) fn has_hop_by_hop(headers: &HeaderMap) -> bool {
     headers.keys().any(is_hop_by_hop)
 }
 
-/// Whether `Connection` asks for an upgrade (RFC 9110 §7.8: without it `Upgrade` means nothing).
+/// Whether `Connection` has the `upgrade` option: RFC 9110 §7.8 ignores `Upgrade` without it.
 pub(super) fn connection_upgrade(headers: &HeaderMap) -> bool {
-    headers.get_all(CONNECTION).iter().any(|line| {
-        line.to_str().is_ok_and(|line| {
-            line.split(',')
-                .any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
-        })
-    })
+    members(headers, &CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"))
 }
 
-/// Whether `TE` accepts trailers, the one member that may be passed on to an HTTP/2 upstream (RFC 9113 §8.2.2).
+/// Whether `TE` accepts trailers, the only member that HTTP/2 allows (RFC 9113 §8.2.2).
 pub(super) fn te_trailers(headers: &HeaderMap) -> bool {
-    headers.get_all(TE).iter().any(|line| {
-        line.to_str().is_ok_and(|line| {
-            line.split(',').any(|coding| {
-                coding
-                    .split(';')
-                    .next()
-                    .is_some_and(|name| name.trim().eq_ignore_ascii_case("trailers"))
-            })
-        })
+    members(headers, &TE).any(|coding| {
+        let name = without_parameters(coding.as_bytes()).trim_ascii();
+        name.eq_ignore_ascii_case(b"trailers")
     })
 }
 
-/// RFC 9112 §7: one line, one coding.
+/// Whether `Transfer-Encoding` is one line with one coding, `chunked` (RFC 9112 §7).
 pub(super) fn only_chunked(headers: &HeaderMap) -> bool {
     let mut lines = headers.get_all(TRANSFER_ENCODING).iter();
-    let first = lines.next();
-    lines.next().is_none()
-        && first.is_some_and(|line| {
-            line.as_bytes()
-                .trim_ascii()
-                .eq_ignore_ascii_case(b"chunked")
-        })
+    let first = lines.next().map(|line| line.as_bytes().trim_ascii());
+    lines.next().is_none() && first.is_some_and(|line| line.eq_ignore_ascii_case(b"chunked"))
+}
+
+/// Returns the members of a list field. Lines that are not visible ASCII count as empty.
+pub(super) fn members<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = &'a str> + use<'a> {
+    let lines = headers.get_all(name).iter();
+    let lines = lines.filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',').map(str::trim))
+}
+
+/// Returns the part of a member before its parameters.
+pub(super) fn without_parameters(member: &[u8]) -> &[u8] {
+    let end = member.iter().position(|byte| *byte == b';');
+    &member[..end.unwrap_or(member.len())]
 }
 
 /// Whether `Connection` holds more than the two options that name no field.
@@ -181,12 +176,11 @@ fn names_fields(headers: &HeaderMap) -> bool {
 }
 
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
-    headers
-        .get_all(CONNECTION)
-        .iter()
+    let lines = headers.get_all(CONNECTION).iter();
+    lines
         .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
         .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
-        // Framing and routing are not the client's to remove.
+        // The client may not remove framing and routing.
         .filter(|name| *name != CONTENT_LENGTH && *name != HOST)
         .collect()
 }

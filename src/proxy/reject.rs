@@ -1,8 +1,9 @@
-//! Rejection → renewal → replay (DESIGN.md §6.4): how an API says that the token is dead, and what is done about it.
+//! Token rejections: how a response shows that the API refuses the token, and how often an
+//! upstream's rejections may start a token fetch.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,68 +12,53 @@ use bytes::{Bytes, BytesMut};
 use http::Response;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, WWW_AUTHENTICATE};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
-use tokio::time::Instant;
+use http_body_util::{BodyExt, Limited};
+use tokio::time::{Instant, timeout, timeout_at};
 
+use super::headers::without_parameters;
 use super::target::Target;
 use crate::provider::cell::CellReader;
 use crate::upstream::{BodyError, Tunnel, UpstreamBody};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
-/// How much of a JSON answer is looked into, and of a rejected answer is read to keep its connection.
+/// Bytes of a JSON response that are inspected, and of a rejected response that are drained.
 const PEEK: usize = 64 * 1024;
 
-/// An answer that has not ended by then is passed on: it is a stream, whatever its type says.
+/// A response that lasts longer is forwarded unchecked: it is a stream, whatever its type says.
 const PEEK_TIME: Duration = Duration::from_secs(2);
 
-/// How long the rest of a rejected answer may take before its connection is given up.
+/// How long the rest of a rejected response may take before its connection is closed.
 const DRAIN_TIME: Duration = Duration::from_millis(500);
 
-/// Renewals for an upstream that has never accepted any of the tokens it rejects.
-const FIRST_PAUSE: Duration = Duration::from_secs(5);
-const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// Backoff of the renewals for an upstream that has not accepted the token it rejects.
+const MIN_BACKOFF: Duration = Duration::from_secs(5);
+const MAX_BACKOFF: Duration = Duration::from_secs(600);
 
-/// An upstream's body, or what was peeked at and the rest.
-pub(super) enum ForwardedBody {
-    Live(UpstreamBody),
-    Peeked {
-        front: VecDeque<Frame<Bytes>>,
-        rest: Option<UpstreamBody>,
-    },
+/// An upstream's body: the frames that were read ahead, then the rest.
+pub(super) struct ForwardedBody {
+    front: VecDeque<Frame<Bytes>>,
+    rest: Option<UpstreamBody>,
 }
 
-impl ForwardedBody {
-    /// See [`UpstreamBody::detach_upload`].
-    pub(super) fn detach_upload(self) -> Self {
-        match self {
-            Self::Live(body) => Self::Live(body.detach_upload()),
-            Self::Peeked { front, rest } => Self::Peeked {
-                front,
-                rest: rest.map(UpstreamBody::detach_upload),
-            },
-        }
-    }
-}
-
-/// What an upstream has made of the tokens so far.
+/// An upstream's verdicts on the tokens so far.
 #[derive(Default)]
 pub(super) struct Record {
-    /// The newest generation that it accepted.
+    /// The newest generation that the upstream accepted.
     accepted: AtomicU64,
     /// The newest generation whose rejection was logged.
-    told: AtomicU64,
-    pause: Mutex<Pause>,
+    logged: AtomicU64,
+    backoff: Mutex<Backoff>,
 }
 
 #[derive(Default)]
-struct Pause {
-    /// No renewal before this.
+struct Backoff {
+    /// No renewal starts before this.
     until: Option<Instant>,
     length: Duration,
 }
 
-/// Whether an answer says in its head that its token is dead.
+/// Whether the response head rejects the token.
 pub(super) fn rejects<B>(response: &Response<B>, target: &Target) -> bool {
     let rules = &target.reject;
     (rules.status.contains(&response.status().as_u16())
@@ -80,12 +66,12 @@ pub(super) fn rejects<B>(response: &Response<B>, target: &Target) -> bool {
         && !insufficient_scope(response.headers())
 }
 
-/// Whether an answer can say so in its body.
+/// Whether the response body may reject the token.
 pub(super) fn must_peek<B>(response: &Response<B>, target: &Target) -> bool {
     target.reject.reads_bodies() && peekable(response.headers())
 }
 
-/// Whether an answer says in its body that its token is dead.
+/// Whether the response body rejects the token. Returns the response with its whole body.
 pub(super) async fn examine(
     response: Response<UpstreamBody>,
     target: &Target,
@@ -96,45 +82,37 @@ pub(super) async fn examine(
     (rejected, Response::from_parts(parts, body))
 }
 
-/// Reads what is left of a rejected answer, so that its connection can be used again; gives up on long ones.
+/// Reads the rest of a rejected response to reuse its connection. Dropping a long rest closes it.
 pub(super) async fn drain(response: Response<ForwardedBody>) {
-    let mut body = response.into_body();
-    let read = async {
-        let mut left = PEEK;
-        while let Some(Ok(frame)) = body.frame().await {
-            let length = frame.data_ref().map_or(0, Bytes::len);
-            match left.checked_sub(length) {
-                Some(rest) => left = rest,
-                None => return,
-            }
-        }
-    };
-    // Dropped unfinished, the connection is closed.
-    let _ = tokio::time::timeout(DRAIN_TIME, read).await;
+    let mut body = Limited::new(response.into_body(), PEEK);
+    let read = async { while let Some(Ok(_)) = body.frame().await {} };
+    let _ = timeout(DRAIN_TIME, read).await;
 }
 
 // === impl Record ===
 
 impl Record {
-    /// The upstream took this generation.
+    /// Notes that the upstream accepted `generation`.
     pub(super) fn accepted(&self, generation: u64) {
         // Almost always equal: a load is cheaper than a store that other cores see.
-        if self.accepted.load(Ordering::Relaxed) >= generation {
+        if self.accepted.load(Relaxed) >= generation {
             return;
         }
-        self.accepted.fetch_max(generation, Ordering::Relaxed);
-        *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = Pause::default();
+        self.accepted.fetch_max(generation, Relaxed);
+        *self.backoff.lock().unwrap_or_else(PoisonError::into_inner) = Backoff::default();
     }
 
-    /// Whether this is the first rejection of the generation here: worth a line of the log, which a hundred are not.
-    pub(super) fn is_news(&self, generation: u64) -> bool {
-        self.told.fetch_max(generation, Ordering::Relaxed) < generation
+    /// Whether this is the first rejection of `generation`: only the first is logged.
+    pub(super) fn is_first_rejection(&self, generation: u64) -> bool {
+        self.logged.fetch_max(generation, Relaxed) < generation
     }
 
-    /// Asks for a newer token, unless this upstream rejects whatever it gets: then a broken API could make us hammer the token
-    /// endpoint, or kill the tokens of its siblings. Whether it asked.
+    /// Asks for a token newer than `generation`; returns whether it did.
+    ///
+    /// An upstream that rejects every token has to wait: a broken API must not flood the token
+    /// endpoint, nor invalidate the tokens of other upstreams.
     pub(super) fn renew(&self, generation: u64, token: &CellReader) -> bool {
-        if self.accepted.load(Ordering::Relaxed) < generation && !self.may_renew(Instant::now()) {
+        if self.accepted.load(Relaxed) < generation && !self.may_renew(Instant::now()) {
             return false;
         }
         token.reject(generation);
@@ -142,26 +120,27 @@ impl Record {
     }
 
     fn may_renew(&self, now: Instant) -> bool {
-        let mut pause = self.pause.lock().unwrap_or_else(PoisonError::into_inner);
-        if pause.until.is_some_and(|until| now < until) {
+        let mut backoff = self.backoff.lock().unwrap_or_else(PoisonError::into_inner);
+        if backoff.until.is_some_and(|until| now < until) {
             return false;
         }
-        pause.length = (pause.length * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-        pause.until = Some(now + pause.length);
+        backoff.length = (backoff.length * 2).clamp(MIN_BACKOFF, MAX_BACKOFF);
+        backoff.until = Some(now + backoff.length);
         true
     }
 }
 
-/// RFC 6750 §3.1: the token is good, it just may not do this. A new one would not help.
+/// RFC 6750 §3.1: the token is valid but lacks a scope, which a new token would lack, too.
 fn insufficient_scope(headers: &HeaderMap) -> bool {
-    headers.get_all(WWW_AUTHENTICATE).iter().any(|challenge| {
-        challenge
+    let mut challenges = headers.get_all(WWW_AUTHENTICATE).iter();
+    challenges.any(|value| {
+        value
             .to_str()
-            .is_ok_and(|challenge| challenge.contains("insufficient_scope"))
+            .is_ok_and(|it| it.contains("insufficient_scope"))
     })
 }
 
-/// A trailers-only answer: later trailers come when the stream is over, too late for a replay.
+/// Reads trailers-only responses; trailers that follow messages come too late for a replay.
 fn grpc_rejects(headers: &HeaderMap, statuses: &[u16]) -> bool {
     !statuses.is_empty()
         && headers
@@ -171,84 +150,65 @@ fn grpc_rejects(headers: &HeaderMap, statuses: &[u16]) -> bool {
 }
 
 fn peekable(headers: &HeaderMap) -> bool {
-    let json = headers
-        .get(CONTENT_TYPE)
-        .and_then(|kind| kind.to_str().ok())
-        .is_some_and(is_json);
-    let long = headers
-        .get(CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<usize>().ok())
-        .is_some_and(|length| length > PEEK);
-    json && !long
+    let text = |name| headers.get(name)?.to_str().ok();
+    let length = text(CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok());
+    text(CONTENT_TYPE).is_some_and(is_json) && length.is_none_or(|length| length <= PEEK)
 }
 
-/// `application/json`, `text/json` and `…+json` (RFC 6839); not streams of JSON texts.
-fn is_json(kind: &str) -> bool {
-    let essence = kind
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase();
-    essence.ends_with("/json") || essence.ends_with("+json")
+/// `application/json`, `text/json` and `…+json` (RFC 6839), but no streams of JSON texts.
+fn is_json(content_type: &str) -> bool {
+    let essence = without_parameters(content_type.as_bytes()).trim_ascii();
+    essence.last_chunk().is_some_and(|end: &[u8; 5]| {
+        end.eq_ignore_ascii_case(b"/json") || end.eq_ignore_ascii_case(b"+json")
+    })
 }
 
-/// The JSON, if the body ends within the bounds, and the body as if nobody had looked.
+/// Returns the JSON if the body ends within the limits, and the body with every frame in place.
 async fn peek(mut body: UpstreamBody) -> (Option<serde_json::Value>, ForwardedBody) {
-    let mut front = VecDeque::new();
-    let mut text = BytesMut::new();
+    let (mut front, mut text) = (VecDeque::new(), BytesMut::new());
     let deadline = Instant::now() + PEEK_TIME;
-    loop {
-        if body.is_end_stream() {
-            let json = serde_json::from_slice(&text).ok();
-            return (json, ForwardedBody::Peeked { front, rest: None });
-        }
-        match tokio::time::timeout_at(deadline, body.frame()).await {
+    while !body.is_end_stream() {
+        let rest = match timeout_at(deadline, body.frame()).await {
+            Ok(None) => break,
             Ok(Some(Ok(frame))) => {
-                if let Some(data) = frame.data_ref() {
-                    text.extend_from_slice(data);
-                }
+                text.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
                 front.push_back(frame);
+                if text.len() <= PEEK {
+                    continue;
+                }
+                body
             }
-            Ok(None) => {
-                let json = serde_json::from_slice(&text).ok();
-                return (json, ForwardedBody::Peeked { front, rest: None });
-            }
-            // Put back, so that what is there is not taken for the whole.
-            Ok(Some(Err(error))) => {
-                let rest = Some(UpstreamBody::failed(error));
-                return (None, ForwardedBody::Peeked { front, rest });
-            }
-            Err(_) => {
-                return (
-                    None,
-                    ForwardedBody::Peeked {
-                        front,
-                        rest: Some(body),
-                    },
-                );
-            }
-        }
-        if text.len() > PEEK {
-            return (
-                None,
-                ForwardedBody::Peeked {
-                    front,
-                    rest: Some(body),
-                },
-            );
-        }
+            // Put back, so that the frames before the error do not pass for the whole body.
+            Ok(Some(Err(error))) => UpstreamBody::failed(error),
+            Err(_) => body,
+        };
+        let rest = Some(rest);
+        return (None, ForwardedBody { front, rest });
     }
+    let json = serde_json::from_slice(&text).ok();
+    (json, ForwardedBody { front, rest: None })
 }
 
 // === impl ForwardedBody ===
 
 impl ForwardedBody {
-    /// The connection to the upstream, if that switched protocols.
+    /// See [`UpstreamBody::detach_upload`].
+    pub(super) fn detach_upload(self) -> Self {
+        let rest = self.rest.map(UpstreamBody::detach_upload);
+        Self { rest, ..self }
+    }
+
+    /// Returns the connection to the upstream if the upstream switched protocols.
     pub(super) fn take_tunnel(&mut self) -> Option<Tunnel> {
-        match self {
-            Self::Live(body) => body.take_tunnel(),
-            Self::Peeked { .. } => None,
+        self.rest.as_mut()?.take_tunnel()
+    }
+}
+
+impl From<UpstreamBody> for ForwardedBody {
+    fn from(body: UpstreamBody) -> Self {
+        Self {
+            front: VecDeque::new(),
+            rest: Some(body),
         }
     }
 }
@@ -261,45 +221,24 @@ impl Body for ForwardedBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.get_mut() {
-            Self::Live(body) => Pin::new(body).poll_frame(cx),
-            Self::Peeked { front, rest } => match (front.pop_front(), rest) {
-                (Some(frame), _) => Poll::Ready(Some(Ok(frame))),
-                (None, Some(body)) => Pin::new(body).poll_frame(cx),
-                (None, None) => Poll::Ready(None),
-            },
+        let this = self.get_mut();
+        match (this.front.pop_front(), &mut this.rest) {
+            (Some(frame), _) => Poll::Ready(Some(Ok(frame))),
+            (None, Some(body)) => Pin::new(body).poll_frame(cx),
+            (None, None) => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Live(body) => body.is_end_stream(),
-            Self::Peeked { front, rest } => {
-                front.is_empty() && rest.as_ref().is_none_or(Body::is_end_stream)
-            }
-        }
+        self.front.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Live(body) => body.size_hint(),
-            Self::Peeked { front, rest } => {
-                let ahead: usize = front
-                    .iter()
-                    .filter_map(Frame::data_ref)
-                    .map(Bytes::len)
-                    .sum();
-                let ahead = ahead as u64;
-                let rest = rest
-                    .as_ref()
-                    .map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
-                let mut hint = SizeHint::new();
-                hint.set_lower(rest.lower() + ahead);
-                if let Some(upper) = rest.upper() {
-                    hint.set_upper(upper + ahead);
-                }
-                hint
-            }
+        let ahead = self.front.iter().filter_map(Frame::data_ref);
+        let ahead = SizeHint::with_exact(ahead.map(|data| data.len() as u64).sum());
+        match &self.rest {
+            Some(rest) => ahead + rest.size_hint(),
+            None => ahead,
         }
     }
 }
@@ -311,7 +250,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn an_upstream_that_accepts_nothing_slows_its_renewals_down() {
+    async fn an_upstream_that_rejects_every_token_gets_fewer_renewals() {
         let record = Record::default();
         let started = Instant::now();
         let mut asked = 0;
@@ -319,21 +258,21 @@ mod tests {
             asked += u32::from(record.may_renew(Instant::now()));
             tokio::time::advance(Duration::from_secs(1)).await;
         }
-        // 5, 10, … 320 s make 7 in the first 635 s, then one every 10 minutes.
+        // Pauses of 5, 10, … 320 s: 7 renewals in 635 s, then one every 10 minutes.
         assert!((11..=14).contains(&asked), "{asked}");
         record.accepted(1);
         assert!(record.may_renew(Instant::now()));
     }
 
     #[test]
-    fn the_rejection_of_a_generation_is_told_once() {
+    fn only_the_first_rejection_of_a_generation_is_logged() {
         let record = Record::default();
-        let told = [1, 1, 2, 1, 2, 3].map(|generation| record.is_news(generation));
-        assert_eq!(told, [true, false, true, false, false, true]);
+        let logged = [1, 1, 2, 1, 2, 3].map(|generation| record.is_first_rejection(generation));
+        assert_eq!(logged, [true, false, true, false, false, true]);
     }
 
     #[test]
-    fn scope_is_not_a_matter_of_the_token() {
+    fn a_challenge_for_insufficient_scope_is_recognized() {
         let challenge = |text: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(text));
@@ -346,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn only_json_texts_are_peeked() {
+    fn only_json_types_are_inspected() {
         for good in [
             "application/json",
             "application/JSON; charset=utf-8",

@@ -1,14 +1,13 @@
-//! Respond: the upstream's answer on its way back, or an answer of our own.
+//! Responses to the app: the upstream's, or Cupbearer's own.
 //!
-//! The one place where errors become responses. Ours are problem details (RFC 9457) with a `Proxy-Status` (RFC 9209), so that
-//! nobody takes them for the vendor's.
+//! Cupbearer's errors are problem details (RFC 9457) with a `Proxy-Status` (RFC 9209), which tells
+//! them from the vendor's errors. No other file makes responses of errors.
 
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, RETRY_AFTER, UPGRADE};
+use http::header::{CONTENT_TYPE, RETRY_AFTER, UPGRADE};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
-use http_body::Body as _;
 use serde::Serialize;
 
 use super::error::{Party, ProxyError};
@@ -19,416 +18,348 @@ use crate::metrics::Metrics;
 use crate::upstream::SendFailure;
 use crate::upstream::connect::ConnectError;
 
-/// What the shape of an error depends on.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Shape {
-    grpc: bool,
-}
-
-/// Marks an answer of the upstream's that its token was rejected in, and that is passed on all the same.
+/// Marks an upstream's response that rejects the token and is forwarded all the same.
 #[derive(Clone, Copy)]
-pub(super) struct Received;
+pub(super) struct TokenRejected;
 
-/// The upstream's answer, less what was meant for our connection to it.
+/// Returns the upstream's response without its hop-by-hop fields.
 pub(super) fn forward(
     response: Response<ForwardedBody>,
     mut measure: Measure,
 ) -> Response<ResponseBody> {
     let (mut parts, body) = response.into_parts();
-    if let Some(target) = &measure.target {
-        target.metrics.count(parts.status);
-    }
-    if let Some(access) = &mut measure.access {
-        access.answered(parts.status, None);
-        access.sent(0, body.is_end_stream());
-    }
-    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+    measure.answered(parts.status, None);
+    let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;
+    if switches {
         measure.take_time();
     }
     parts.version = Version::HTTP_11;
     if parts.headers.contains_key(PROXY_STATUS) {
         headers::strip_own_proxy_status(&mut parts.headers);
     }
-    // Only now: what the upstream said in our name is gone.
-    if parts.extensions.remove::<Received>().is_some() {
-        received(&mut parts);
+    if parts.extensions.remove::<TokenRejected>().is_some() {
+        // RFC 9209 §2.3.32.
+        let status = format!("cupbearer; received-status={}", parts.status.as_u16());
+        if let Ok(value) = HeaderValue::try_from(status) {
+            parts.headers.append(PROXY_STATUS, value);
+        }
     }
     if headers::has_hop_by_hop(&parts.headers) {
-        let upgrade = (parts.status == StatusCode::SWITCHING_PROTOCOLS)
-            .then(|| parts.headers.get(UPGRADE).cloned())
-            .flatten();
+        let protocol = parts.headers.get(UPGRADE).filter(|_| switches).cloned();
         headers::strip_hop_by_hop(&mut parts.headers);
-        if let Some(protocol) = upgrade {
-            parts
-                .headers
-                .insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            parts.headers.insert(UPGRADE, protocol);
+        if let Some(protocol) = protocol {
+            headers::set_upgrade(&mut parts.headers, protocol);
         }
     }
     Response::from_parts(parts, ResponseBody::upstream(body, measure))
 }
 
-/// RFC 9209 §2.3.32: the status that the upstream gave, and that a renewal could not help.
-fn received(parts: &mut http::response::Parts) {
-    let status = format!("cupbearer; received-status={}", parts.status.as_u16());
-    if let Ok(value) = HeaderValue::try_from(status) {
-        parts.headers.append(PROXY_STATUS, value);
-    }
-}
-
-/// An answer of our own.
+/// Returns the response to an error: trailers-only if the request `is_grpc`, a problem otherwise.
 pub(super) fn problem(
     error: &ProxyError,
-    shape: Shape,
+    is_grpc: bool,
     mut measure: Measure,
     metrics: &Metrics,
 ) -> Response<ResponseBody> {
-    let answer = Answer::to(error);
-    let upstream = measure.target.as_ref().map(|target| &*target.config.name);
-    log(error, &answer, upstream);
-    metrics.count_error(upstream.unwrap_or_default(), answer.code);
-    let body = if shape.grpc {
-        Bytes::new()
-    } else {
-        answer.body(error, upstream)
+    let upstream = measure.upstream();
+    report(error, upstream, metrics);
+    let (code, status, _) = row(error);
+    let (status, content) = match is_grpc {
+        true => (StatusCode::OK, None),
+        false => (status, Some(problem_details(error, upstream))),
     };
-    let status = if shape.grpc {
-        StatusCode::OK
-    } else {
-        answer.status
-    };
-    if let Some(target) = &measure.target {
-        target.metrics.count(status);
-    }
-    if let Some(access) = &mut measure.access {
-        access.answered(status, Some(answer.code));
-        // It is in one piece, and on its way.
-        access.sent(body.len(), true);
-    }
-    let mut response = Response::new(ResponseBody::own(
-        (!body.is_empty()).then_some(body),
-        measure,
-    ));
+    measure.answered(status, Some(code));
+    let mut response = Response::new(ResponseBody::own(content, measure));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(PROXY_STATUS, answer.proxy_status());
-    if shape.grpc {
+    let proxy_status = HeaderValue::try_from(proxy_status(error));
+    headers.extend(proxy_status.ok().map(|value| (PROXY_STATUS, value)));
+    if is_grpc {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert(
-            HeaderName::from_static("grpc-status"),
-            HeaderValue::from(u16::from(answer.grpc)),
-        );
-        headers.insert(
-            HeaderName::from_static("grpc-message"),
-            answer.grpc_message(error),
-        );
+        headers.insert("grpc-status", grpc_status(error).into());
+        headers.insert("grpc-message", grpc_message(error));
     } else {
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        let problem = HeaderValue::from_static("application/problem+json");
+        headers.insert(CONTENT_TYPE, problem);
     }
-    if let Some(seconds) = answer.retry_after {
-        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    if let Some(seconds) = retry_after(error) {
+        headers.insert(RETRY_AFTER, seconds.into());
     }
     response
 }
 
-/// The answer to OPTIONS whose `Max-Forwards` is used up: this proxy is its final recipient
+/// Returns the response to an OPTIONS whose `Max-Forwards` is 0: this proxy is its final recipient
 /// (RFC 9110 §7.6.2).
 pub(super) fn final_recipient(mut measure: Measure) -> Response<ResponseBody> {
     let status = StatusCode::NO_CONTENT;
-    if let Some(target) = &measure.target {
-        target.metrics.count(status);
-    }
-    if let Some(access) = &mut measure.access {
-        access.answered(status, None);
-        access.sent(0, true);
-    }
+    measure.answered(status, None);
     let mut response = Response::new(ResponseBody::own(None, measure));
     *response.status_mut() = status;
-    let ours = HeaderValue::from_static("cupbearer");
-    response.headers_mut().insert(PROXY_STATUS, ours);
+    let own = HeaderValue::from_static("cupbearer");
+    response.headers_mut().insert(PROXY_STATUS, own);
     response
 }
 
-/// Where there was no request: a whole message, after which the connection ends.
+/// Returns an error as a whole HTTP/1.1 message, after which the connection closes. For errors
+/// outside of a request.
 pub(super) fn raw_problem(error: &ProxyError, metrics: &Metrics) -> Vec<u8> {
-    let answer = Answer::to(error);
-    log(error, &answer, None);
-    metrics.count_error("", answer.code);
-    let body = answer.body(error, None);
-    let mut text = format!(
-        "HTTP/1.1 {}\r\ndate: {}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\nconnection: close\r\nproxy-status: ",
-        answer.status,
+    report(error, None, metrics);
+    let body = problem_details(error, None);
+    let retry_after = retry_after(error)
+        .map(|seconds| format!("retry-after: {seconds}\r\n"))
+        .unwrap_or_default();
+    let head = format!(
+        "HTTP/1.1 {}\r\ndate: {}\r\ncontent-type: application/problem+json\r\n\
+         content-length: {}\r\nconnection: close\r\nproxy-status: {}\r\n{retry_after}\r\n",
+        row(error).1,
         httpdate::fmt_http_date(SystemTime::now()),
-        body.len()
-    )
-    .into_bytes();
-    text.extend_from_slice(answer.proxy_status().as_bytes());
-    if let Some(seconds) = answer.retry_after {
-        text.extend_from_slice(format!("\r\nretry-after: {seconds}").as_bytes());
+        body.len(),
+        proxy_status(error),
+    );
+    [head.as_bytes(), &body].concat()
+}
+
+/// Whether a request's error must be a gRPC response.
+pub(super) fn is_grpc<B>(request: &Request<B>, scan: &Scan) -> bool {
+    let content_type = || request.headers().get(CONTENT_TYPE);
+    scan.content_type
+        && content_type().is_some_and(|it| it.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Returns an error's code, status and RFC 9209 §2.3 error type.
+fn row(error: &ProxyError) -> (&'static str, StatusCode, &'static str) {
+    const DENIED: &str = "http_request_denied";
+    const MALFORMED: &str = "http_request_error";
+    const INTERNAL: &str = "proxy_internal_error";
+    const LIMIT: &str = "connection_limit_reached";
+    let (code, status, proxy_error) = match error {
+        ProxyError::NoRoute => ("no_route", 404, "destination_not_found"),
+        ProxyError::BadRequest(_) => ("bad_request", 400, MALFORMED),
+        ProxyError::HeadersTooLarge => ("headers_too_large", 431, MALFORMED),
+        ProxyError::RequestTimeout => ("request_timeout", 408, MALFORMED),
+        ProxyError::BodyTimeout => ("request_timeout", 408, MALFORMED),
+        ProxyError::ConnectUnsupported => ("connect_unsupported", 501, DENIED),
+        ProxyError::HostNotAllowed => ("host_not_allowed", 421, DENIED),
+        ProxyError::OriginNotAllowed => ("origin_not_allowed", 403, DENIED),
+        ProxyError::RequestNotAllowed(_) => ("request_not_allowed", 403, DENIED),
+        ProxyError::ClientNotAllowed => ("client_not_allowed", 403, DENIED),
+        ProxyError::LoopDetected => ("loop_detected", 508, "proxy_loop_detected"),
+        ProxyError::TokenUnavailable { .. } => ("token_unavailable", 503, INTERNAL),
+        ProxyError::CredentialsRejected => {
+            ("credentials_rejected", 502, "proxy_configuration_error")
+        }
+        ProxyError::LoginRequired => ("login_required", 503, INTERNAL),
+        ProxyError::Overloaded | ProxyError::OutOfFiles => ("overloaded", 503, LIMIT),
+        ProxyError::ShuttingDown => ("shutting_down", 503, "proxy_internal_response"),
+        ProxyError::Internal(_) => ("internal", 500, INTERNAL),
+        ProxyError::Connect(error) => match error {
+            ConnectError::Resolve { .. } => ("upstream_unresolved", 502, "dns_error"),
+            ConnectError::Refused { .. } | ConnectError::Egress { .. } => {
+                ("upstream_refused", 502, "connection_refused")
+            }
+            ConnectError::Tls { failure, .. } if failure.certificate => {
+                ("upstream_tls", 502, "tls_certificate_error")
+            }
+            ConnectError::Tls { .. } => ("upstream_tls", 502, "tls_protocol_error"),
+            ConnectError::Closed { .. } => ("upstream_closed", 502, "connection_terminated"),
+            ConnectError::Timeout { .. } => ("upstream_connect_timeout", 504, "connection_timeout"),
+        },
+        ProxyError::Send(failure) => match failure {
+            SendFailure::Closed(_) => ("upstream_closed", 502, "connection_terminated"),
+            SendFailure::Protocol(_) => ("upstream_protocol", 502, "http_protocol_error"),
+            SendFailure::Timeout => ("upstream_timeout", 504, "http_response_timeout"),
+            SendFailure::App(_) => ("bad_request", 400, MALFORMED),
+        },
+    };
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (code, status, proxy_error)
+}
+
+fn title(error: &ProxyError) -> &'static str {
+    match error {
+        ProxyError::NoRoute => "No upstream for this request",
+        ProxyError::BadRequest(_) => "The request is malformed or ambiguous",
+        ProxyError::HeadersTooLarge => "The request head is too large",
+        ProxyError::RequestTimeout | ProxyError::BodyTimeout => "The request came in too slowly",
+        ProxyError::ConnectUnsupported => "CONNECT is not supported",
+        ProxyError::HostNotAllowed => "This proxy does not serve the request's host",
+        ProxyError::OriginNotAllowed => "Cross-site requests are refused",
+        ProxyError::RequestNotAllowed(_) => "The configuration does not allow this request",
+        ProxyError::ClientNotAllowed => "This client may not use the proxy",
+        ProxyError::LoopDetected => "The request came back to this proxy",
+        ProxyError::TokenUnavailable { .. } => "No valid token is available",
+        ProxyError::CredentialsRejected => "The token endpoint rejects the credentials",
+        ProxyError::LoginRequired => "A new login is needed",
+        ProxyError::Overloaded => "Too many requests at once",
+        ProxyError::OutOfFiles => "Too many connections at once",
+        ProxyError::ShuttingDown => "The proxy is shutting down",
+        ProxyError::Internal(_) => "A fault in the proxy",
+        ProxyError::Connect(error) => match error {
+            ConnectError::Resolve { .. } => "The upstream's name cannot be resolved",
+            ConnectError::Refused { .. } | ConnectError::Egress { .. } => {
+                "The upstream refuses connections"
+            }
+            ConnectError::Tls { failure, .. } if failure.certificate => {
+                "The upstream's certificate is not trusted"
+            }
+            ConnectError::Tls { .. } => "TLS with the upstream failed",
+            ConnectError::Closed { .. } => "The upstream closed the connection",
+            ConnectError::Timeout { .. } => "The upstream does not accept a connection in time",
+        },
+        ProxyError::Send(failure) => match failure {
+            SendFailure::Closed(_) => "The upstream closed the connection",
+            SendFailure::Protocol(_) => "The upstream's response is not valid HTTP",
+            SendFailure::Timeout => "The upstream does not respond in time",
+            SendFailure::App(_) => "The request body broke off",
+        },
     }
-    text.extend_from_slice(b"\r\n\r\n");
-    text.extend_from_slice(&body);
+}
+
+/// Returns what the operator or developer can do. Empty where the error text says so.
+fn advice(error: &ProxyError) -> &'static str {
+    match error {
+        ProxyError::BadRequest(_) => "",
+        ProxyError::NoRoute => "Check the upstreams' `route` keys.",
+        ProxyError::HeadersTooLarge => "Send fewer or shorter fields.",
+        ProxyError::RequestTimeout => "See `server.header_timeout`.",
+        ProxyError::BodyTimeout => {
+            "See `server.body_timeout`; the upstream may have acted on the part that arrived."
+        }
+        ProxyError::ConnectUnsupported => {
+            "A tunnel would hide the request from the proxy, which could add no token. \
+             Let the app use http:// URLs with this proxy; the proxy speaks TLS to the upstream."
+        }
+        ProxyError::HostNotAllowed => "Add the host to `server.allow_hosts` if it is right.",
+        ProxyError::OriginNotAllowed => "Add the Origin to `server.allow_origins` if it is right.",
+        ProxyError::RequestNotAllowed(_) => "See the upstream's `allow` and `existing_credential`.",
+        ProxyError::ClientNotAllowed => "See `server.client_auth`.",
+        ProxyError::LoopDetected => "Change the upstream `url` that leads back to this proxy.",
+        ProxyError::TokenUnavailable { .. } => {
+            "The token endpoint fails; the proxy keeps trying. See /status on the admin port."
+        }
+        ProxyError::CredentialsRejected => {
+            "Correct the provider's credentials; /status on the admin port and the log \
+             have the endpoint's answer."
+        }
+        ProxyError::LoginRequired => {
+            "The provider's one-time input was used, or its refresh token is no longer valid: \
+             supply a new one."
+        }
+        ProxyError::Overloaded => "See `max_in_flight` and `server.max_connections`.",
+        ProxyError::OutOfFiles => {
+            "Raise the proxy's open-file limit (`ulimit -n`, LimitNOFILE), \
+             or lower `server.max_connections`."
+        }
+        ProxyError::ShuttingDown => "Send the request again: no part of the request was sent.",
+        ProxyError::Internal(_) => "Please report it.",
+        ProxyError::Connect(error) => match error {
+            ConnectError::Resolve { .. } => "Check the upstream's `url` and the DNS.",
+            ConnectError::Refused { .. } | ConnectError::Egress { .. } => {
+                "Check the upstream's `url`, and whether the upstream is up."
+            }
+            ConnectError::Tls { failure, .. } if failure.certificate => {
+                "See `tls.ca_file` and `tls.server_name`; verification cannot be turned off."
+            }
+            ConnectError::Tls { .. } => "See the upstream's `tls` and `http`.",
+            ConnectError::Closed { .. } => "The request may be sent again.",
+            ConnectError::Timeout { .. } => "See `timeouts.connect`.",
+        },
+        ProxyError::Send(failure) => match failure {
+            SendFailure::Closed(_) => "The upstream may have acted on the request.",
+            SendFailure::Protocol(_) => "The upstream may have acted on the request.",
+            SendFailure::Timeout => {
+                "See `timeouts.response`; the upstream may have acted on the request."
+            }
+            SendFailure::App(_) => "Send the request again.",
+        },
+    }
+}
+
+fn grpc_status(error: &ProxyError) -> u16 {
+    match (error, row(error).1.as_u16()) {
+        (ProxyError::ClientNotAllowed, _) => 16, // UNAUTHENTICATED
+        (ProxyError::Connect(_), _) => 14,       // UNAVAILABLE
+        (ProxyError::Send(SendFailure::Protocol(_)), _) => 13, // INTERNAL
+        (ProxyError::Overloaded | ProxyError::OutOfFiles, _) => 8, // RESOURCE_EXHAUSTED
+        (_, 400 | 431) => 3,                     // INVALID_ARGUMENT
+        (_, 403 | 421) => 7,                     // PERMISSION_DENIED
+        (_, 404) => 5,                           // NOT_FOUND
+        (_, 408 | 504) => 4,                     // DEADLINE_EXCEEDED
+        (_, 501) => 12,                          // UNIMPLEMENTED
+        (_, 502 | 503) => 14,                    // UNAVAILABLE
+        _ => 13,                                 // INTERNAL
+    }
+}
+
+/// Returns the seconds for `Retry-After`, rounded up: an earlier retry would fail.
+fn retry_after(error: &ProxyError) -> Option<u64> {
+    let time = match error {
+        ProxyError::TokenUnavailable { retry_after } => *retry_after,
+        ProxyError::Overloaded | ProxyError::OutOfFiles | ProxyError::ShuttingDown => {
+            Duration::from_secs(1)
+        }
+        _ => return None,
+    };
+    let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+    Some(seconds.max(1))
+}
+
+fn proxy_status(error: &ProxyError) -> String {
+    format!("cupbearer; error={}", row(error).2)
+}
+
+fn problem_details(error: &ProxyError, upstream: Option<&str>) -> Bytes {
+    #[derive(Serialize)]
+    struct Problem<'a> {
+        r#type: String,
+        title: &'a str,
+        status: u16,
+        detail: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        upstream: Option<&'a str>,
+    }
+    let (code, status, _) = row(error);
+    let problem = Problem {
+        r#type: format!("urn:cupbearer:error:{code}"),
+        title: title(error),
+        status: status.as_u16(),
+        detail: detail(error),
+        upstream,
+    };
+    serde_json::to_vec(&problem).unwrap_or_default().into()
+}
+
+/// Returns the error text and the advice. Peer addresses and the reasons of TLS and sockets are
+/// included: the operator of the proxy runs the app, too.
+fn detail(error: &ProxyError) -> String {
+    let mut text = format!("{error}. {}", advice(error));
+    text.truncate(text.trim_end().len());
+    if let Some(first) = text.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
     text
 }
 
-// === impl Shape ===
-
-impl Shape {
-    pub(super) fn of<B>(request: &Request<B>, scan: &Scan) -> Self {
-        let grpc = scan.content_type
-            && request
-                .headers()
-                .get(CONTENT_TYPE)
-                .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-        Self { grpc }
-    }
+/// Percent-encodes as the gRPC specification asks.
+fn grpc_message(error: &ProxyError) -> HeaderValue {
+    /// Everything but printable ASCII, and `%`.
+    const ENCODED: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'%');
+    let text = format!("{} ({})", detail(error), row(error).0);
+    let encoded = percent_encoding::utf8_percent_encode(&text, ENCODED).to_string();
+    HeaderValue::try_from(encoded).unwrap_or_else(|_| HeaderValue::from_static("error"))
 }
 
-/// One row of DESIGN.md §5.
-struct Answer {
-    code: &'static str,
-    status: StatusCode,
-    title: &'static str,
-    /// RFC 9209 §2.3.
-    proxy_error: &'static str,
-    grpc: u8,
-    /// Seconds.
-    retry_after: Option<u64>,
-    /// What the operator or developer can do about it.
-    advice: &'static str,
-}
-
-#[derive(Serialize)]
-struct Problem<'a> {
-    r#type: String,
-    title: &'a str,
-    status: u16,
-    detail: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    upstream: Option<&'a str>,
-}
-
-/// gRPC status codes.
-mod grpc {
-    pub(super) const INVALID_ARGUMENT: u8 = 3;
-    pub(super) const DEADLINE_EXCEEDED: u8 = 4;
-    pub(super) const NOT_FOUND: u8 = 5;
-    pub(super) const PERMISSION_DENIED: u8 = 7;
-    pub(super) const RESOURCE_EXHAUSTED: u8 = 8;
-    pub(super) const UNIMPLEMENTED: u8 = 12;
-    pub(super) const INTERNAL: u8 = 13;
-    pub(super) const UNAVAILABLE: u8 = 14;
-    pub(super) const UNAUTHENTICATED: u8 = 16;
-}
-
-impl Answer {
-    const fn new(
-        code: &'static str,
-        status: StatusCode,
-        title: &'static str,
-        proxy_error: &'static str,
-        grpc: u8,
-        advice: &'static str,
-    ) -> Self {
-        Self {
-            code,
-            status,
-            title,
-            proxy_error,
-            grpc,
-            retry_after: None,
-            advice,
-        }
-    }
-
-    fn retry_after(mut self, time: Duration) -> Self {
-        // Rounded up: earlier would be in vain.
-        let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
-        self.retry_after = Some(seconds.max(1));
-        self
-    }
-
-    fn to(error: &ProxyError) -> Self {
-        const DENIED: &str = "http_request_denied";
-        const REQUEST: &str = "http_request_error";
-        const OWN: &str = "proxy_internal_error";
-        match error {
-            ProxyError::NoRoute => Self::new("no_route", StatusCode::NOT_FOUND, "No upstream for this request", "destination_not_found", grpc::NOT_FOUND, "Check the upstreams' `route` keys."),
-            ProxyError::BadRequest(_) => Self::new("bad_request", StatusCode::BAD_REQUEST, "The request is malformed or ambiguous", REQUEST, grpc::INVALID_ARGUMENT, "Change the request."),
-            ProxyError::HeadersTooLarge => Self::new(
-                "headers_too_large",
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "The request's head is too large",
-                REQUEST,
-                grpc::INVALID_ARGUMENT,
-                "Send fewer or shorter fields.",
-            ),
-            ProxyError::RequestTimeout => Self::new("request_timeout", StatusCode::REQUEST_TIMEOUT, "The request came in too slowly", REQUEST, grpc::DEADLINE_EXCEEDED, "See `server.header_timeout`."),
-            ProxyError::BodyTimeout => Self::new("request_timeout", StatusCode::REQUEST_TIMEOUT, "The request came in too slowly", REQUEST, grpc::DEADLINE_EXCEEDED, "See `server.body_timeout`; the upstream may have acted on the part that came."),
-            ProxyError::ConnectUnsupported => Self::new("connect_unsupported", StatusCode::NOT_IMPLEMENTED, "CONNECT is not supported", DENIED, grpc::UNIMPLEMENTED, "A tunnel would hide the request from the proxy, and no token could be put on it. Let the app use http:// URLs with this proxy: it speaks TLS to the upstream itself."),
-            ProxyError::HostNotAllowed => Self::new("host_not_allowed", StatusCode::MISDIRECTED_REQUEST, "This Host is not served here", DENIED, grpc::PERMISSION_DENIED, "Add it to `server.allow_hosts` if it is right."),
-            ProxyError::OriginNotAllowed => Self::new("origin_not_allowed", StatusCode::FORBIDDEN, "Cross-site requests are refused", DENIED, grpc::PERMISSION_DENIED, "Add the Origin to `server.allow_origins` if it is right."),
-            ProxyError::RequestNotAllowed(_) => Self::new("request_not_allowed", StatusCode::FORBIDDEN, "The configuration does not allow this request", DENIED, grpc::PERMISSION_DENIED, "See the upstream's `allow` and `existing_credential`."),
-            ProxyError::ClientNotAllowed => Self::new("client_not_allowed", StatusCode::FORBIDDEN, "This client may not use the proxy", DENIED, grpc::UNAUTHENTICATED, "See `server.client_auth`."),
-            ProxyError::LoopDetected => Self::new("loop_detected", StatusCode::LOOP_DETECTED, "The request came back to this proxy", "proxy_loop_detected", grpc::INTERNAL, "An upstream's `url` leads back here."),
-            ProxyError::TokenUnavailable { retry_after, .. } => Self::new("token_unavailable", StatusCode::SERVICE_UNAVAILABLE, "There is no valid token now", OWN, grpc::UNAVAILABLE, "The token endpoint does not answer as it should; it is tried again. See /status on the admin port.").retry_after(*retry_after),
-            ProxyError::CredentialsRejected { .. } => Self::new("credentials_rejected", StatusCode::BAD_GATEWAY, "The token endpoint refuses our credentials", "proxy_configuration_error", grpc::UNAVAILABLE, "Correct the provider's credentials; its own words are in /status on the admin port and in the log."),
-            ProxyError::LoginRequired => Self::new("login_required", StatusCode::SERVICE_UNAVAILABLE, "A new login is needed", OWN, grpc::UNAVAILABLE, "The provider's one-time input is spent, or its refresh token is dead: supply a new one."),
-            ProxyError::Connect(error) => Self::connect(error),
-            ProxyError::Send(failure) => Self::send(failure),
-            ProxyError::Overloaded => Self::new("overloaded", StatusCode::SERVICE_UNAVAILABLE, "Too many requests at once", "connection_limit_reached", grpc::RESOURCE_EXHAUSTED, "See `max_in_flight` and `server.max_connections`.").retry_after(Duration::from_secs(1)),
-            ProxyError::OutOfFiles => Self::new("overloaded", StatusCode::SERVICE_UNAVAILABLE, "Too many connections at once", "connection_limit_reached", grpc::RESOURCE_EXHAUSTED, "Raise its limit of open files (`ulimit -n`, LimitNOFILE), or lower `server.max_connections`.").retry_after(Duration::from_secs(1)),
-            ProxyError::ShuttingDown => Self::new(
-                "shutting_down",
-                StatusCode::SERVICE_UNAVAILABLE,
-                "The proxy is shutting down",
-                "proxy_internal_response",
-                grpc::UNAVAILABLE,
-                "Send the request again: nothing of it was sent.",
-            )
-            .retry_after(Duration::from_secs(1)),
-            ProxyError::Internal(_) => Self::new("internal", StatusCode::INTERNAL_SERVER_ERROR, "A fault in the proxy", OWN, grpc::INTERNAL, "Please report it."),
-        }
-    }
-
-    fn connect(error: &ConnectError) -> Self {
-        let bad_gateway = |code, title, proxy_error, advice| {
-            Self::new(
-                code,
-                StatusCode::BAD_GATEWAY,
-                title,
-                proxy_error,
-                grpc::UNAVAILABLE,
-                advice,
-            )
-        };
-        match error {
-            ConnectError::Resolve { .. } => bad_gateway(
-                "upstream_unresolved",
-                "The upstream's name cannot be resolved",
-                "dns_error",
-                "Check the upstream's `url` and the DNS.",
-            ),
-            ConnectError::Refused { .. } | ConnectError::Egress { .. } => bad_gateway(
-                "upstream_refused",
-                "The upstream refuses connections",
-                "connection_refused",
-                "Check the upstream's `url`, and whether it is up.",
-            ),
-            ConnectError::Tls { failure, .. } if failure.certificate => bad_gateway(
-                "upstream_tls",
-                "The upstream's certificate is not trusted",
-                "tls_certificate_error",
-                "See `tls.ca_file` and `tls.server_name`; verification cannot be turned off.",
-            ),
-            ConnectError::Tls { .. } => bad_gateway(
-                "upstream_tls",
-                "TLS with the upstream failed",
-                "tls_protocol_error",
-                "See the upstream's `tls` and `http`.",
-            ),
-            ConnectError::Closed { .. } => bad_gateway(
-                "upstream_closed",
-                "The upstream closed the connection",
-                "connection_terminated",
-                "The request may be sent again.",
-            ),
-            ConnectError::Timeout { .. } => Self::new(
-                "upstream_connect_timeout",
-                StatusCode::GATEWAY_TIMEOUT,
-                "The upstream does not accept a connection in time",
-                "connection_timeout",
-                grpc::UNAVAILABLE,
-                "See `timeouts.connect`.",
-            ),
-        }
-    }
-
-    fn send(failure: &SendFailure) -> Self {
-        match failure {
-            SendFailure::Closed(_) => Self::new(
-                "upstream_closed",
-                StatusCode::BAD_GATEWAY,
-                "The upstream closed the connection",
-                "connection_terminated",
-                grpc::UNAVAILABLE,
-                "It may or may not have acted on the request.",
-            ),
-            SendFailure::Protocol(_) => Self::new(
-                "upstream_protocol",
-                StatusCode::BAD_GATEWAY,
-                "The upstream's answer is not valid HTTP",
-                "http_protocol_error",
-                grpc::INTERNAL,
-                "It may have acted on the request.",
-            ),
-            SendFailure::Timeout => Self::new(
-                "upstream_timeout",
-                StatusCode::GATEWAY_TIMEOUT,
-                "The upstream does not answer in time",
-                "http_response_timeout",
-                grpc::DEADLINE_EXCEEDED,
-                "See `timeouts.response`; it may have acted on the request.",
-            ),
-            SendFailure::App(_) => Self::new(
-                "bad_request",
-                StatusCode::BAD_REQUEST,
-                "The request's body broke off",
-                "http_request_error",
-                grpc::INVALID_ARGUMENT,
-                "Send it again.",
-            ),
-        }
-    }
-
-    fn proxy_status(&self) -> HeaderValue {
-        // Made of tokens of RFC 9209.
-        HeaderValue::try_from(format!("cupbearer; error={}", self.proxy_error))
-            .unwrap_or_else(|_| HeaderValue::from_static("cupbearer"))
-    }
-
-    fn body(&self, error: &ProxyError, upstream: Option<&str>) -> Bytes {
-        let problem = Problem {
-            r#type: format!("urn:cupbearer:error:{}", self.code),
-            title: self.title,
-            status: self.status.as_u16(),
-            detail: self.detail(error),
-            upstream,
-        };
-        serde_json::to_vec(&problem).unwrap_or_default().into()
-    }
-
-    /// Peers' addresses and the reasons of TLS and sockets are for the log of whoever runs the proxy, and the app is theirs.
-    fn detail(&self, error: &ProxyError) -> String {
-        let mut text = error.to_string();
-        if let Some(first) = text.get(..1).map(str::to_uppercase) {
-            text.replace_range(..1, &first);
-        }
-        format!("{text}. {}", self.advice)
-    }
-
-    /// Percent-encoded as the gRPC specification asks.
-    fn grpc_message(&self, error: &ProxyError) -> HeaderValue {
-        let text = format!("{} ({})", self.detail(error), self.code);
-        let encoded = percent_encoding::utf8_percent_encode(&text, GRPC_MESSAGE).to_string();
-        HeaderValue::try_from(encoded).unwrap_or_else(|_| HeaderValue::from_static("error"))
-    }
-}
-
-/// Everything but printable ASCII, and `%`.
-const GRPC_MESSAGE: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'%');
-
-fn log(error: &ProxyError, answer: &Answer, upstream: Option<&str>) {
+/// Logs and counts an error.
+fn report(error: &ProxyError, upstream: Option<&str>, metrics: &Metrics) {
+    let code = row(error).0;
+    metrics.count_error(upstream.unwrap_or_default(), code);
     let upstream = upstream.unwrap_or("-");
-    let retry = error.nothing_sent();
+    let retry_is_safe = error.nothing_sent();
     match error.party() {
-        // The app's own mistakes are its business; at a higher level they would let it fill the log.
-        Party::App => tracing::debug!(upstream, code = answer.code, %error, "request refused"),
+        // At a higher level, an app's own mistakes would let the app fill the log.
+        Party::App => tracing::debug!(upstream, code, %error, "request refused"),
         party => {
-            tracing::warn!(upstream, code = answer.code, ?party, retry_is_safe = retry, %error, "request failed");
+            tracing::warn!(upstream, code, ?party, retry_is_safe, %error, "request failed");
         }
     }
 }

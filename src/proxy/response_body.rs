@@ -5,22 +5,24 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::access::Access;
 use super::reject::ForwardedBody;
-use super::target::{InFlight, Target};
-use super::watch::{Taken, Watch};
+use super::target::Target;
+use super::watch::{BodyProgress, Watch};
 use crate::upstream::{BodyError, Tunnel};
 
-/// A response's body, and the end of its measurement.
+/// A response's body. The request ends, and its measurement with it, when the body is dropped.
 pub(super) struct ResponseBody {
     content: Content,
-    /// Dropped with the body: that is when the request is over. A tunnel has it with it.
+    /// `None` once a tunnel has taken it over.
     measure: Option<Measure>,
-    /// For an app that speaks HTTP/2.
-    taken: Option<Arc<Taken>>,
+    /// Set for HTTP/2 only.
+    progress: Option<Arc<BodyProgress>>,
     hides_length: bool,
 }
 
@@ -29,13 +31,13 @@ enum Content {
     Upstream(ForwardedBody),
 }
 
-/// Times a request and keeps count of it, from its head to the end of its response.
+/// Times and counts a request, from its head to the end of its response.
 pub(super) struct Measure {
-    /// `None` once its time was taken.
+    /// `None` once the duration was recorded.
     started: Option<Instant>,
     pub(super) target: Option<Arc<Target>>,
-    /// Its place among the upstream's `max_in_flight`.
-    pub(super) place: Option<InFlight>,
+    /// One of the upstream's `max_in_flight`, if that is limited.
+    pub(super) permit: Option<OwnedSemaphorePermit>,
     watch: Arc<Watch>,
     pub(super) access: Option<Box<Access>>,
 }
@@ -43,13 +45,13 @@ pub(super) struct Measure {
 // === impl Measure ===
 
 impl Measure {
-    /// Starts the clock of a request on the connection that `watch` belongs to.
+    /// Starts to time a request on the connection that `watch` belongs to.
     pub(super) fn start(watch: &Arc<Watch>) -> Self {
         watch.request_started();
         Self {
             started: Some(Instant::now()),
             target: None,
-            place: None,
+            permit: None,
             watch: Arc::clone(watch),
             access: None,
         }
@@ -60,7 +62,21 @@ impl Measure {
         self.target = Some(Arc::clone(target));
     }
 
-    /// To be called early where another protocol follows, which lasts; the place among those in flight is kept.
+    pub(super) fn upstream(&self) -> Option<&str> {
+        self.target.as_ref().map(|target| &*target.config.name)
+    }
+
+    /// Notes the status of the response; `error` is the code of one of Cupbearer's errors.
+    pub(super) fn answered(&mut self, status: StatusCode, error: Option<&'static str>) {
+        if let Some(target) = &self.target {
+            target.metrics.count(status);
+        }
+        if let Some(access) = &mut self.access {
+            access.answered(status, error);
+        }
+    }
+
+    /// Records the duration. An upgrade calls this early: its connection lasts much longer.
     pub(super) fn take_time(&mut self) {
         if let (Some(started), Some(target)) = (self.started.take(), &self.target) {
             let time = started.elapsed().as_secs_f64();
@@ -68,8 +84,14 @@ impl Measure {
         }
     }
 
-    fn broke_off(&self, error: &BodyError) {
-        let upstream = self.target.as_ref().map_or("-", |it| &*it.config.name);
+    fn sent(&mut self, length: usize, end: bool) {
+        if let Some(access) = &mut self.access {
+            access.sent(length, end);
+        }
+    }
+
+    fn log_broken_body(&self, error: &BodyError) {
+        let upstream = self.upstream().unwrap_or("-");
         match error {
             BodyError::App(_) => tracing::debug!(upstream, %error, "response cut off"),
             BodyError::Closed(_) | BodyError::Protocol(_) | BodyError::Stalled(_) => {
@@ -87,8 +109,7 @@ impl Drop for Measure {
             target.metrics.in_flight.dec();
         }
         if let Some(access) = self.access.take() {
-            let target = self.target.as_ref();
-            access.log(target.map(|target| &*target.config.name));
+            access.log(self.upstream());
         }
     }
 }
@@ -96,12 +117,14 @@ impl Drop for Measure {
 // === impl ResponseBody ===
 
 impl ResponseBody {
-    /// A body of Cupbearer's own.
-    pub(super) fn own(content: Option<Bytes>, measure: Measure) -> Self {
+    /// Returns the body of a response that Cupbearer itself gives.
+    pub(super) fn own(content: Option<Bytes>, mut measure: Measure) -> Self {
+        measure.sent(content.as_ref().map_or(0, Bytes::len), true);
         Self::new(Content::Own(content), measure)
     }
 
-    pub(super) fn upstream(body: ForwardedBody, measure: Measure) -> Self {
+    pub(super) fn upstream(body: ForwardedBody, mut measure: Measure) -> Self {
+        measure.sent(0, body.is_end_stream());
         Self::new(Content::Upstream(body), measure)
     }
 
@@ -109,13 +132,13 @@ impl ResponseBody {
         Self {
             content,
             measure: Some(measure),
-            taken: None,
+            progress: None,
             hides_length: false,
         }
     }
 
-    /// Returns the connection to the upstream, if that switched protocols (101), and the request's
-    /// measurement, which goes on with it.
+    /// Returns the connection to an upstream that switched protocols (101), and the measurement,
+    /// which lasts as long as the tunnel.
     pub(super) fn take_tunnel(&mut self) -> Option<(Tunnel, Measure)> {
         let Content::Upstream(body) = &mut self.content else {
             return None;
@@ -123,12 +146,12 @@ impl ResponseBody {
         Some((body.take_tunnel()?, self.measure.take()?))
     }
 
-    /// Whether the response is Cupbearer's own.
+    /// Whether Cupbearer itself gave the response.
     pub(super) fn is_own(&self) -> bool {
         matches!(self.content, Content::Own(_))
     }
 
-    /// For the answer to HEAD: what is left is the measurement. The upstream's body ends by itself.
+    /// Drops the content of a response to HEAD. The upstream's body is empty already.
     pub(super) fn drop_content(&mut self) {
         match &mut self.content {
             Content::Own(bytes) => *bytes = None,
@@ -136,14 +159,14 @@ impl ResponseBody {
         }
     }
 
-    /// Keeps hyper from stating how long the content is.
+    /// Keeps hyper from adding a `Content-Length`.
     pub(super) fn hide_length(&mut self) {
         self.hides_length = true;
     }
 
-    /// Notes in `taken` when the app takes a part of the body.
-    pub(super) fn must_be_taken(&mut self, taken: Arc<Taken>) {
-        self.taken = Some(taken);
+    /// Notes in `progress` when the app takes a part of the body.
+    pub(super) fn note_progress(&mut self, progress: Arc<BodyProgress>) {
+        self.progress = Some(progress);
     }
 
     fn poll_content(
@@ -157,14 +180,15 @@ impl ResponseBody {
             Content::Upstream(body) => body,
         };
         let polled = Pin::new(&mut *body).poll_frame(cx);
-        let Some(measure) = &mut self.measure else {
-            return polled;
-        };
-        if let Poll::Ready(Some(Err(error))) = &polled {
-            measure.broke_off(error);
-        }
-        if let (Some(access), Poll::Ready(frame)) = (&mut measure.access, &polled) {
-            count(access, frame.as_ref(), body.is_end_stream());
+        if let (Some(measure), Poll::Ready(frame)) = (&mut self.measure, &polled) {
+            match frame {
+                None => measure.sent(0, true),
+                Some(Ok(frame)) => {
+                    let length = frame.data_ref().map_or(0, Bytes::len);
+                    measure.sent(length, body.is_end_stream());
+                }
+                Some(Err(error)) => measure.log_broken_body(error),
+            }
         }
         polled
     }
@@ -179,12 +203,12 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        if let Some(taken) = &this.taken {
-            taken.took();
+        if let Some(progress) = &this.progress {
+            progress.frame_requested();
         }
         let polled = this.poll_content(cx);
-        if let (Some(taken), Poll::Ready(Some(Ok(_)))) = (&this.taken, &polled) {
-            taken.gave();
+        if let (Some(progress), Poll::Ready(Some(Ok(_)))) = (&this.progress, &polled) {
+            progress.frame_handed_out();
         }
         polled
     }
@@ -206,13 +230,5 @@ impl Body for ResponseBody {
             }
             Content::Upstream(body) => body.size_hint(),
         }
-    }
-}
-
-fn count(access: &mut Access, frame: Option<&Result<Frame<Bytes>, BodyError>>, end: bool) {
-    match frame {
-        None => access.sent(0, true),
-        Some(Ok(frame)) => access.sent(frame.data_ref().map_or(0, Bytes::len), end),
-        Some(Err(_)) => {}
     }
 }

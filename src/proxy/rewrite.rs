@@ -1,8 +1,8 @@
-//! Rewrite: where a response points at the upstream's own base, it is made to point at what the app asked
-//! (`rewrite_redirects`). Pure.
+//! Rewrite: makes response fields that point at the upstream point at the proxy
+//! (`rewrite_redirects`).
 //!
-//! The app knows the upstream by our address: a `Location` that it followed as written would go past the proxy and get no
-//! token, and a cookie for the upstream's domain would not be kept. What points elsewhere is none of ours and stays.
+//! A `Location` with the upstream's own address would lead the app past the proxy, without a token,
+//! and the app would refuse a cookie for the upstream's domain. Other references stay.
 
 use http::header::{
     ALT_SVC, CONTENT_LOCATION, Entry, HeaderMap, HeaderName, HeaderValue, LOCATION, SET_COOKIE,
@@ -11,7 +11,7 @@ use http::header::{
 use super::route::without_port;
 use crate::config::{Origin, Scheme, Upstream};
 
-/// The two sides of a request: what the upstream calls itself, and what the app calls it.
+/// The upstream's own address, and the app's address for the upstream.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
     origin: &'a Origin,
@@ -20,16 +20,16 @@ pub(super) struct View<'a> {
     prefix: &'a str,
 }
 
-/// Whether there is anything to look at: most responses have none of these fields.
+/// Whether a response has a field to rewrite. Most have none.
 pub(super) fn concerns(headers: &HeaderMap) -> bool {
     headers
         .keys()
         .any(|name| [LOCATION, SET_COOKIE, CONTENT_LOCATION, ALT_SVC].contains(name))
 }
 
-/// Rewrites a response's fields. A value that cannot be read is left as it is.
+/// Rewrites a response's fields. Unreadable values stay.
 pub(super) fn response(headers: &mut HeaderMap, view: &View<'_>) {
-    // RFC 7838: it would lead the app to the upstream by another way than ours.
+    // RFC 7838: an alternative service would lead the app past the proxy.
     headers.remove(ALT_SVC);
     rewrite(headers, LOCATION, |value| view.location(value));
     rewrite(headers, CONTENT_LOCATION, |value| view.location(value));
@@ -50,8 +50,8 @@ fn rewrite(headers: &mut HeaderMap, name: HeaderName, change: impl Fn(&[u8]) -> 
 }
 
 impl<'a> View<'a> {
-    /// `authority` is the app's: of its absolute-form URI, or its `Host`. `prefix` is what the route took off its path:
-    /// empty, or `/name`. The app's side is plain http.
+    /// `authority` is that of the app's absolute-form URI, or its `Host`. `prefix` is what the route
+    /// removed from the app's path: empty, or `/name`. The app's scheme is plain http.
     pub(super) fn new(upstream: &'a Upstream, authority: Option<&'a str>, prefix: &'a str) -> Self {
         Self {
             origin: &upstream.origin,
@@ -61,10 +61,10 @@ impl<'a> View<'a> {
         }
     }
 
-    /// RFC 9110 §10.2.2. `None`: leave it. A reference without scheme, authority and leading slash is one of those: it is
-    /// relative to what the app asked.
+    /// Rewrites a reference (RFC 9110 §10.2.2). `None` leaves it, such as one without scheme, authority
+    /// and leading slash, which is relative to the app's own target.
     fn location(&self, value: &[u8]) -> Option<Vec<u8>> {
-        // Browsers take a tab out before they read a URL: what it reads as here is not what it is there.
+        // Browsers remove tabs before they parse a URL, so that they would see another path.
         if value.contains(&b'\t') {
             return None;
         }
@@ -73,8 +73,7 @@ impl<'a> View<'a> {
             None if value.starts_with(b"/") && !opens_authority(value) => (false, value),
             None => return None,
         };
-        let end = position(path, b"?#").unwrap_or(path.len());
-        let (path, rest) = path.split_at(end);
+        let (path, rest) = split_before(path, b"?#");
         let mut path = self.path(path)?;
         path.extend_from_slice(rest);
         if !absolute && !opens_authority(&path) {
@@ -82,13 +81,14 @@ impl<'a> View<'a> {
         }
         match self.authority {
             Some(authority) => Some([b"http://", authority.as_bytes(), &path].concat()),
-            // HTTP/1.0 without `Host`: a path alone says as much.
+            // HTTP/1.0 without `Host`: the path alone is enough.
             None if !opens_authority(&path) => Some(path),
             None => None,
         }
     }
 
-    /// What follows the upstream's own origin, in absolute form or as a network-path reference (RFC 3986 §4.2).
+    /// Returns what follows the upstream's origin, in absolute form or in a network-path reference
+    /// (RFC 3986 §4.2).
     fn after_origin<'v>(&self, value: &'v [u8]) -> Option<&'v [u8]> {
         let (scheme, default_port) = match self.origin.scheme {
             Scheme::Http => (&b"http:"[..], 80),
@@ -99,7 +99,7 @@ impl<'a> View<'a> {
             _ => value,
         };
         let rest = reference.strip_prefix(b"//")?;
-        let (authority, path) = rest.split_at(position(rest, b"/?#\\").unwrap_or(rest.len()));
+        let (authority, path) = split_before(rest, b"/?#\\");
         let authority = std::str::from_utf8(authority).ok()?;
         let host = without_port(authority);
         let port = match authority[host.len()..].strip_prefix(':') {
@@ -111,21 +111,18 @@ impl<'a> View<'a> {
         (own && !path.starts_with(b"\\")).then_some(path)
     }
 
-    /// A path of the upstream as the app would ask for it; `None` if it is not below the base.
+    /// Returns the app's form of an upstream's path. `None` if the path is not below the base.
     fn path(&self, path: &[u8]) -> Option<Vec<u8>> {
         let rest = below(path, self.base_path.as_bytes())?;
         if leaves(rest) {
             return None;
         }
         let mapped = [self.prefix.as_bytes(), rest].concat();
-        Some(if mapped.is_empty() {
-            b"/".to_vec()
-        } else {
-            mapped
-        })
+        let is_empty = mapped.is_empty();
+        Some(if is_empty { b"/".to_vec() } else { mapped })
     }
 
-    /// RFC 6265 §4.1. Written anew from what is kept of it; `None`: leave it.
+    /// Rewrites a `Set-Cookie` (RFC 6265 §4.1). `None` leaves it.
     fn cookie(&self, value: &[u8]) -> Option<Vec<u8>> {
         let mut parts = value.split(|byte| *byte == b';');
         let pair = parts.next().unwrap_or_default();
@@ -138,11 +135,11 @@ impl<'a> View<'a> {
             let (name, value) = attribute(part);
             let is = |other: &[u8]| name.eq_ignore_ascii_case(other);
             if is(b"path") {
-                // RFC 6265 §5.3: the last one counts.
+                // RFC 6265 §5.3: the last `Path` counts.
                 path = Some(value);
                 continue;
             }
-            // `Partitioned` cookies without `Secure` are refused.
+            // Browsers refuse `Partitioned` cookies without `Secure`.
             let drop = is(b"domain")
                 || is(b"secure")
                 || is(b"partitioned")
@@ -159,44 +156,39 @@ impl<'a> View<'a> {
         (kept != value).then_some(kept)
     }
 
-    /// Never wider than the prefix: another upstream, below another prefix, must not get this one's cookies.
+    /// Returns a cookie's `Path`, which never exceeds the prefix: an upstream below another prefix must
+    /// not get the cookie.
     fn cookie_path(&self, path: Option<&[u8]>) -> Option<Vec<u8>> {
-        // RFC 6265 §5.2.4: anything else means the default path, that of the request, which can be above the prefix too.
+        // RFC 6265 §5.2.4: other values mean the request's path, which may be above the prefix, too.
         let path = path.filter(|path| path.starts_with(b"/"));
         let whole_prefix = || (!self.prefix.is_empty()).then(|| self.prefix.as_bytes().to_vec());
         let Some(path) = path else {
             return whole_prefix();
         };
-        let mapped = below(path, self.base_path.as_bytes())
-            .map(|rest| [self.prefix.as_bytes(), rest].concat())
-            .filter(|mapped| !mapped.is_empty());
-        // Not below the base: above or beside it.
+        let base = self.base_path.as_bytes();
+        let rest = below(path, base);
+        let mapped = rest.map(|rest| [self.prefix.as_bytes(), rest].concat());
+        let mapped = mapped.filter(|mapped| !mapped.is_empty());
         mapped.or_else(whole_prefix).or_else(|| {
-            let base_is_inside = below(path, self.base_path.as_bytes()).is_some()
-                || below(self.base_path.as_bytes(), trim_slash(path)).is_some();
-            Some(if base_is_inside { b"/" } else { path }.to_vec())
+            let parent = path.strip_suffix(b"/").unwrap_or(path);
+            let covers_base = rest.is_some() || below(base, parent).is_some();
+            Some(if covers_base { b"/" } else { path }.to_vec())
         })
     }
 }
 
-/// What follows `base` in `path`, on a segment boundary.
+/// Returns what follows `base` in `path`, on a segment boundary.
 fn below<'p>(path: &'p [u8], base: &[u8]) -> Option<&'p [u8]> {
     let rest = path.strip_prefix(base)?;
     (rest.is_empty() || rest.starts_with(b"/")).then_some(rest)
 }
 
-fn trim_slash(path: &[u8]) -> &[u8] {
-    path.strip_suffix(b"/").unwrap_or(path)
-}
-
-/// Whether dot segments (RFC 3986 §5.2.4) lead out of where the path begins. Clients resolve them before they ask, and
-/// browsers take `\` for `/` and `%2e` for `.`.
+/// Whether dot segments (RFC 3986 §5.2.4) lead above the start of the path. Clients resolve dot
+/// segments, and browsers take `\` for `/` and `%2e` for `.`.
 fn leaves(path: &[u8]) -> bool {
     let mut depth = 0_usize;
-    for segment in path
-        .split(|byte| matches!(byte, b'/' | b'\\'))
-        .skip(usize::from(path.starts_with(b"/")))
-    {
+    let path = path.strip_prefix(b"/").unwrap_or(path);
+    for segment in path.split(|byte| matches!(byte, b'/' | b'\\')) {
         match dots(segment) {
             Some(1) => {}
             Some(2) if depth == 0 => return true,
@@ -207,43 +199,42 @@ fn leaves(path: &[u8]) -> bool {
     false
 }
 
-/// How many dots a segment consists of; `None` if there is anything else in it.
+/// Returns the number of dots in a segment of dots only.
 fn dots(mut segment: &[u8]) -> Option<usize> {
     let mut count = 0;
     while !segment.is_empty() {
-        let rest = segment
-            .strip_prefix(b".")
-            .or_else(|| segment.strip_prefix(b"%2e"))
-            .or_else(|| segment.strip_prefix(b"%2E"));
-        segment = rest?;
+        segment = match segment {
+            [b'.', rest @ ..] | [b'%', b'2', b'e' | b'E', rest @ ..] => rest,
+            _ => return None,
+        };
         count += 1;
     }
     Some(count)
 }
 
-/// Whether a client would take what follows for an authority.
+/// Whether a client would read the reference as `//authority`.
 fn opens_authority(reference: &[u8]) -> bool {
     reference.starts_with(b"//") || reference.starts_with(b"/\\")
 }
 
-fn position(bytes: &[u8], any: &[u8]) -> Option<usize> {
-    bytes.iter().position(|byte| any.contains(byte))
+/// Splits before the first of the `ends`.
+fn split_before<'b>(bytes: &'b [u8], ends: &[u8]) -> (&'b [u8], &'b [u8]) {
+    let end = bytes.iter().position(|byte| ends.contains(byte));
+    bytes.split_at(end.unwrap_or(bytes.len()))
 }
 
-/// RFC 6265bis §4.1.3: without `Secure`, clients would refuse them.
+/// Whether clients refuse the cookie without `Secure` (RFC 6265bis §4.1.3).
 fn is_bound_to_https(pair: &[u8]) -> bool {
     let name = pair.trim_ascii_start();
     [&b"__Host-"[..], b"__Secure-"].iter().any(|prefix| {
-        name.get(..prefix.len())
-            .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+        let start = name.get(..prefix.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(prefix))
     })
 }
 
 fn attribute(part: &[u8]) -> (&[u8], &[u8]) {
-    let (name, value) = match position(part, b"=") {
-        Some(at) => (&part[..at], &part[at + 1..]),
-        None => (part, &b""[..]),
-    };
+    let (name, value) = split_before(part, b"=");
+    let value = value.strip_prefix(b"=").unwrap_or_default();
     (name.trim_ascii(), value.trim_ascii())
 }
 

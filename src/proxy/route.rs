@@ -1,7 +1,8 @@
-//! Route: which upstream a request is for, and what is left of its path.
+//! Route: finds the upstream of a request, and the prefix that its route removes from the path.
 //!
-//! A port of its own beats a host, a host beats a path prefix, the longest prefix wins; the catch-all takes the rest.
-//! Looking a route up costs the same with one upstream or ten thousand: hash tables, asked once for each segment of the path.
+//! A listener of its own beats a host, a host beats a path prefix, the longest prefix wins; the
+//! catch-all takes the rest. A look-up costs the same for any number of upstreams: one hash look-up
+//! per path segment.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -14,18 +15,18 @@ use super::error::ProxyError;
 use super::target::Target;
 use crate::config::Route;
 
-/// Routes of one snapshot.
+/// The routes of one snapshot.
 #[derive(Default)]
 pub struct Routes {
     targets: Vec<Arc<Target>>,
-    /// By the door's id, for those of one upstream; `None` where the upstream is no more. All else may come in by the others.
+    /// By listener id, for listeners of one upstream. `None` if that upstream was removed.
     by_door: HashMap<usize, Option<Arc<Target>>>,
     by_host: HashMap<Box<str>, Arc<Target>>,
     by_prefix: HashMap<Box<str>, Arc<Target>>,
-    /// The number of segments of the longest prefix.
+    /// Segments of the longest prefix.
     deepest: usize,
     catch_all: Option<Arc<Target>>,
-    /// The listeners' own authorities: absolute-form requests for them count as origin-form.
+    /// Authorities of the listeners, for which absolute-form counts as origin-form.
     own: HashSet<Box<str>>,
 }
 
@@ -33,26 +34,25 @@ pub struct Routes {
 #[derive(Clone, Copy)]
 pub(super) struct Routed<'a> {
     pub(super) target: &'a Arc<Target>,
-    /// How many bytes of the request's path the route takes away.
+    /// Bytes that the route removes from the start of the path.
     pub(super) prefix: usize,
 }
 
 impl Routes {
-    /// `own` are the authorities by which the app reaches the listeners.
+    /// `own` are the authorities by which apps reach the listeners.
     pub fn new(own: Vec<String>) -> Self {
-        let own = own.into_iter().map(|own| own.to_ascii_lowercase().into());
         Self {
-            own: own.collect(),
+            own: lower_case(own),
             ..Self::default()
         }
     }
 
-    /// Sends all that comes in by a door to one target.
+    /// Routes all requests of a listener to one target.
     pub fn at_door(&mut self, door: usize, target: Option<Arc<Target>>) {
         self.by_door.insert(door, target);
     }
 
-    /// Adds a target by its configured route. One with a port of its own is added by [`Self::at_door`].
+    /// Adds a target by its configured route. [`Self::at_door`] adds a listener's route.
     pub fn add(&mut self, target: Arc<Target>) {
         self.targets.push(Arc::clone(&target));
         match &target.config.route {
@@ -85,7 +85,7 @@ impl Routes {
         }
         let absolute = self.absolute_form(request);
         if !self.by_host.is_empty()
-            && let Some(target) = authority(request).and_then(|host| self.host(&host))
+            && let Some(target) = authority(request).and_then(|host| self.host(host))
         {
             return Ok(Routed { target, prefix: 0 });
         }
@@ -94,25 +94,23 @@ impl Routes {
         }
         self.prefix(request.uri().path())
             .or_else(|| {
-                self.catch_all
-                    .as_ref()
-                    .map(|target| Routed { target, prefix: 0 })
+                Some(Routed {
+                    target: self.catch_all.as_ref()?,
+                    prefix: 0,
+                })
             })
             .ok_or(ProxyError::NoRoute)
     }
 
-    /// Whether the app takes us for a forward proxy (RFC 9112 §3.2.2). HTTP/2 requests always carry an authority.
+    /// Whether the app treats this proxy as a forward proxy (RFC 9112 §3.2.2). HTTP/2 requests always
+    /// have an authority.
     fn absolute_form<B>(&self, request: &Request<B>) -> bool {
-        if request.version() == Version::HTTP_2 {
-            return false;
-        }
-        request
-            .uri()
-            .authority()
-            .is_some_and(|authority| !self.own.contains(&*lower(authority.as_str())))
+        let authority = request.uri().authority();
+        request.version() != Version::HTTP_2
+            && authority.is_some_and(|it| !self.own.contains(&*lower(it.as_str())))
     }
 
-    /// With its port first, then without.
+    /// Looks a host up with its port, then without.
     fn host(&self, authority: &str) -> Option<&Arc<Target>> {
         let authority = lower(authority);
         self.by_host
@@ -124,7 +122,7 @@ impl Routes {
         if self.by_prefix.is_empty() {
             return None;
         }
-        // From the longest candidate down: the whole path, then each segment boundary to its left.
+        // From the longest candidate down, one segment boundary after the other.
         let mut end = nth_boundary(path, self.deepest);
         loop {
             if let Some(target) = self.by_prefix.get(&path[..end]) {
@@ -138,20 +136,15 @@ impl Routes {
     }
 }
 
-/// The authority that a request is for: of its URI (absolute-form, HTTP/2), or `Host`.
-pub(super) fn authority<B>(request: &Request<B>) -> Option<Cow<'_, str>> {
-    if let Some(authority) = request.uri().authority() {
-        return Some(Cow::Borrowed(authority.as_str()));
+/// Returns the authority of a request's URI (absolute-form, HTTP/2), or its `Host`.
+pub(super) fn authority<B>(request: &Request<B>) -> Option<&str> {
+    match request.uri().authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => request.headers().get(HOST)?.to_str().ok(),
     }
-    request
-        .headers()
-        .get(HOST)?
-        .to_str()
-        .ok()
-        .map(Cow::Borrowed)
 }
 
-/// `host:port` without the port; an IPv6 literal keeps its brackets.
+/// Returns `host:port` without the port. An IPv6 literal keeps its brackets.
 pub(super) fn without_port(authority: &str) -> &str {
     match authority.rfind(':') {
         Some(colon) if !authority[colon..].contains(']') => &authority[..colon],
@@ -159,22 +152,23 @@ pub(super) fn without_port(authority: &str) -> &str {
     }
 }
 
+/// Allocates only if there is an upper-case letter.
 pub(super) fn lower(text: &str) -> Cow<'_, str> {
-    if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        Cow::Owned(text.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(text)
+    match text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => text.to_ascii_lowercase().into(),
+        false => text.into(),
     }
 }
 
-/// The end of the first `segments` segments of a path.
+pub(super) fn lower_case(names: impl IntoIterator<Item = String>) -> HashSet<Box<str>> {
+    let names = names.into_iter();
+    names.map(|name| name.to_ascii_lowercase().into()).collect()
+}
+
+/// Returns the end of the first `segments` segments of a path.
 fn nth_boundary(path: &str, segments: usize) -> usize {
-    let mut slashes = path
-        .bytes()
-        .enumerate()
-        .filter(|(_, byte)| *byte == b'/')
-        .map(|(index, _)| index);
-    slashes.nth(segments).unwrap_or(path.len())
+    let slash = path.match_indices('/').nth(segments);
+    slash.map_or(path.len(), |(at, _)| at)
 }
 
 #[cfg(test)]

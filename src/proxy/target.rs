@@ -1,10 +1,10 @@
-//! One upstream as the data plane sees it: everything that a request needs, made once.
+//! One upstream as the data plane sees it: everything that requests need, built once.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use http::uri::{Authority, Scheme as UriScheme};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::ProxyError;
 use super::reject::Record;
@@ -14,7 +14,7 @@ use crate::metrics::UpstreamMetrics;
 use crate::provider::cell::CellReader;
 use crate::upstream::Pool;
 
-/// See [`look_alikes`].
+/// Separators of one name that [`look_alikes`] varies.
 const SEPARATORS: usize = 6;
 
 /// An upstream in a [`super::Snapshot`].
@@ -22,34 +22,34 @@ pub struct Target {
     pub config: Arc<Upstream>,
     pub metrics: UpstreamMetrics,
     pub(super) token: CellReader,
-    /// One for each worker.
+    /// One per worker.
     pub(super) pools: Box<[Pool]>,
-    /// Where a credential could be: removed from what the app sends.
+    /// Where the app could send a credential.
     pub(super) credentials: Credentials,
-    /// What no trailer of the app's may be called: a credential, or a field that the configuration removes or sets.
+    /// Fields that app trailers may not hold: credentials, and fields that the configuration sets
+    /// or removes.
     pub(super) not_in_trailers: Arc<[HeaderName]>,
     pub(super) host: HeaderValue,
     pub(super) scheme: UriScheme,
     pub(super) authority: Authority,
-    /// How the API says that a token is dead, and what it has made of the tokens so far.
+    /// How the API rejects a token.
     pub(super) reject: RejectRules,
     pub(super) record: Record,
-    in_flight: AtomicUsize,
+    /// Permits of `max_in_flight`, if there is a limit.
+    in_flight: Option<Arc<Semaphore>>,
 }
 
-/// The places where the provider's token goes.
+/// Where the provider's token goes.
 pub struct Credentials {
-    /// `Authorization` is always among them (RFC 6750 §2: a token is sent by one method only).
-    pub headers: Arc<[HeaderName]>,
-    /// The same with `_` for `-` or `-` for `_`: servers that turn fields into variables (CGI, WSGI) cannot tell them apart.
+    /// Always includes `Authorization`: RFC 6750 §2 allows a token in one place only.
+    pub headers: Box<[HeaderName]>,
+    /// The same names with `_` and `-` exchanged, which CGI and WSGI servers cannot tell apart.
     pub look_alikes: Box<[HeaderName]>,
-    /// Both.
-    pub all_headers: Box<[HeaderName]>,
     /// Query keys, decoded.
     pub query: Box<[String]>,
 }
 
-/// What a target is made of.
+/// The parts of a [`Target`].
 pub struct Parts {
     pub config: Arc<Upstream>,
     pub metrics: UpstreamMetrics,
@@ -60,9 +60,6 @@ pub struct Parts {
     pub reject: RejectRules,
 }
 
-/// A request's place among those in flight.
-pub(super) struct InFlight(Option<Arc<Target>>);
-
 impl Target {
     pub fn new(parts: Parts) -> Self {
         let mut headers = parts.inject_headers;
@@ -70,10 +67,13 @@ impl Target {
             headers.push(AUTHORIZATION);
         }
         let look_alikes = look_alikes(&headers);
-        let all_headers: Box<[_]> = headers.iter().chain(&look_alikes).cloned().collect();
-        let set = parts.config.set_headers.iter().map(|(name, _)| name);
-        let configured = parts.config.remove_headers.iter().chain(set);
-        let origin = &parts.config.origin;
+        let config = parts.config;
+        let set = config.set_headers.iter().map(|(name, _)| name);
+        let configured = config.remove_headers.iter().chain(set);
+        let credentials = headers.iter().chain(&look_alikes);
+        let not_in_trailers = credentials.chain(configured).cloned().collect();
+        let in_flight = |max: usize| Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)));
+        let origin = &config.origin;
         // The configuration took the authority from a valid URL.
         let authority: Authority = origin
             .authority
@@ -86,9 +86,8 @@ impl Target {
                 Scheme::Https => UriScheme::HTTPS,
             },
             authority,
-            not_in_trailers: all_headers.iter().chain(configured).cloned().collect(),
+            not_in_trailers,
             credentials: Credentials {
-                all_headers,
                 look_alikes,
                 headers: headers.into(),
                 query: parts.inject_query.into(),
@@ -96,37 +95,32 @@ impl Target {
             metrics: parts.metrics,
             token: parts.token,
             pools: parts.pools.into(),
-            config: parts.config,
+            in_flight: config.max_in_flight.map(in_flight),
+            config,
             reject: parts.reject,
             record: Record::default(),
-            in_flight: AtomicUsize::new(0),
         }
     }
 
-    /// Takes a place in flight, if `max_in_flight` leaves one. It is held until the response has ended.
-    pub(super) fn enter(self: &Arc<Self>) -> Result<InFlight, ProxyError> {
-        let Some(max) = self.config.max_in_flight else {
-            return Ok(InFlight(None));
+    /// Takes one of the `max_in_flight` permits, which lasts until the response has ended.
+    ///
+    /// `None` if there is no limit. Fails if no permit is left.
+    pub(super) fn enter(&self) -> Result<Option<OwnedSemaphorePermit>, ProxyError> {
+        let Some(permits) = &self.in_flight else {
+            return Ok(None);
         };
-        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let place = InFlight(Some(Arc::clone(self)));
-        if before >= max {
-            return Err(ProxyError::Overloaded);
-        }
-        Ok(place)
+        let permit = Arc::clone(permits).try_acquire_owned();
+        permit.map(Some).map_err(|_| ProxyError::Overloaded)
     }
 }
 
-/// Every other way to write the separators. Of a name with more than [`SEPARATORS`] only the first so many change: nobody has
-/// such a name, and each one doubles the work for every request.
+/// Returns the names with every other choice of separators. Only the first [`SEPARATORS`] vary: each
+/// one doubles the work per request, and real names have fewer.
 fn look_alikes(names: &[HeaderName]) -> Box<[HeaderName]> {
     let mut found: Vec<HeaderName> = Vec::new();
     for name in names {
-        let is_separator = |byte: u8| matches!(byte, b'-' | b'_');
-        let positions: Vec<usize> = (0..name.as_str().len())
-            .filter(|at| is_separator(name.as_str().as_bytes()[*at]))
-            .take(SEPARATORS)
-            .collect();
+        let separators = name.as_str().match_indices(['-', '_']);
+        let positions: Vec<_> = separators.map(|(at, _)| at).take(SEPARATORS).collect();
         for choice in 0..1_u32 << positions.len() {
             let mut bytes = name.as_str().as_bytes().to_vec();
             for (bit, at) in positions.iter().enumerate() {
@@ -137,14 +131,6 @@ fn look_alikes(names: &[HeaderName]) -> Box<[HeaderName]> {
         }
     }
     found.into()
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        if let Some(target) = &self.0 {
-            target.in_flight.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -162,12 +148,12 @@ mod tests {
     }
 
     #[test]
-    fn separators_are_written_in_every_other_way() {
+    fn look_alikes_have_every_other_choice_of_separators() {
         assert_eq!(of(&["authorization"]), [""; 0]);
         assert_eq!(of(&["x-token"]), ["x_token"]);
         assert_eq!(of(&["api_key"]), ["api-key"]);
         assert_eq!(of(&["x-a-b"]), ["x-a_b", "x_a-b", "x_a_b"]);
-        // One that is sent, too, is none.
+        // A name that holds the token is no look-alike.
         assert_eq!(of(&["x-a", "x_a"]), [""; 0]);
         let long = "a-".repeat(40);
         let long = HeaderName::from_bytes(long.as_bytes()).unwrap();

@@ -1,4 +1,4 @@
-//! Upgrades (RFC 9110 §7.8), WebSocket above all: the handshake is forwarded with the token on it, then bytes are.
+//! Upgrades (RFC 9110 §7.8), WebSocket above all: forwards the handshake with the token, then bytes.
 
 use std::io;
 use std::pin::Pin;
@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::header::{CONNECTION, UPGRADE};
+use http::header::UPGRADE;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Version};
+use http::{HeaderValue, Version};
 use http_body::Body;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -22,57 +22,40 @@ use super::response_body::Measure;
 use super::worker::Client;
 use crate::upstream::Tunnel;
 
-/// How long the side that has not closed may be silent once the other one has. A full close looks like a half one until
-/// something is written to it, and a peer that only waits for us to close would wait for ever.
+/// How long one side may be silent after the other side has closed. A full close looks like a
+/// half-close until a write fails, and a peer may wait for our close forever.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// A switch of protocols that the app asks for.
-pub(super) struct Wanted {
-    protocol: HeaderValue,
+/// Returns the protocol to ask the upstream for.
+///
+/// Offers of `h2c` (RFC 9113 §3.1) and `TLS` (RFC 2817) are for this hop only; Apache's HttpClient
+/// offers `TLS` with every request. An offer with a body is dropped, too: a server that declines
+/// the offer must find an ordinary request.
+pub(super) fn wanted(parts: &Parts, body: &impl Body, scan: &Scan) -> Option<HeaderValue> {
+    if !scan.upgrade || parts.version != Version::HTTP_11 || !connection_upgrade(&parts.headers) {
+        return None;
+    }
+    let protocol = parts.headers.get(UPGRADE)?;
+    (body.is_end_stream() && !is_for_this_hop(protocol)).then(|| protocol.clone())
 }
 
-impl Wanted {
-    /// What the request asks for, if it may have it. What is about this hop is not passed on: `h2c` (RFC 9113 §3.1), and `TLS`
-    /// (RFC 2817), which Apache's HttpClient offers with every request. Nor is an offer along with a body: a server
-    /// that does not take it must find an ordinary request.
-    pub(super) fn of(parts: &Parts, body: &impl Body, scan: &Scan) -> Option<Self> {
-        if !scan.upgrade || parts.version != Version::HTTP_11 || !connection_upgrade(&parts.headers)
-        {
-            return None;
-        }
-        let protocol = parts.headers.get(UPGRADE)?.clone();
-        if !body.is_end_stream() || is_about_this_hop(&protocol) {
-            return None;
-        }
-        Some(Self { protocol })
-    }
-
-    /// Asks the upstream for the same.
-    pub(super) fn ask(&self, headers: &mut HeaderMap) {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, self.protocol.clone());
-    }
-}
-
-/// Carries an upgraded connection to its end, which the upstream has switched. Its request stays in
-/// flight meanwhile.
+/// Copies bytes until the upgraded connection ends. The request stays in flight until then.
 pub(super) async fn run(
     app: OnUpgrade,
     (mut upstream, _measure): (Tunnel, Measure),
     client: Arc<Client>,
 ) {
-    let Ok(app) = app.await else {
-        return;
-    };
-    if let Err(error) = join(TokioIo::new(app), &mut upstream).await {
+    if let Ok(app) = app.await
+        && let Err(error) = join(TokioIo::new(app), &mut upstream).await
+    {
         tracing::debug!(%error, "upgraded connection ended");
     }
-    // Until here, the connection counts.
+    // Holds the connection's permit until here.
     drop(client);
 }
 
-/// Joins both sides of a connection that the upstream has switched. The tunnel ends when both sides have closed, when one has and
-/// the other is silent from then on, or with the worker.
+/// Joins both sides of an upgraded connection. The tunnel ends when both sides have closed, when
+/// one side has closed and the other stays silent, or with the worker.
 async fn join<A, U>(app: A, upstream: &mut U) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
@@ -92,12 +75,12 @@ where
     }
 }
 
-/// What passes the app's side, which is all there is: each direction ends or begins here.
+/// Traffic of the app's side, which both directions pass.
 #[derive(Default)]
 struct Traffic {
     half_closed: AtomicBool,
     closing: Notify,
-    /// Transfers since then. Only whether it grows matters.
+    /// Transfers since the half-close.
     since: AtomicU64,
 }
 
@@ -113,7 +96,8 @@ impl Traffic {
         self.closing.notify_one();
     }
 
-    /// Returns when one side has closed and nothing has come from the other for [`SILENCE`], give or take a tenth.
+    /// Resolves when one side has closed and the other was silent for [`SILENCE`], or up to a tenth
+    /// longer.
     async fn silence(&self) {
         self.closing.notified().await;
         let (mut seen, mut last) = (self.since.load(Relaxed), Instant::now());
@@ -127,7 +111,7 @@ impl Traffic {
     }
 }
 
-/// The app's side.
+/// The app's side of the tunnel.
 struct Watched<S> {
     io: S,
     traffic: Arc<Traffic>,
@@ -166,22 +150,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The upstream has closed: its end is being passed on.
+        // The upstream has closed, and `copy_bidirectional` passes that on.
         self.traffic.closed();
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
 
-fn is_about_this_hop(protocols: &HeaderValue) -> bool {
-    let Ok(protocols) = protocols.to_str() else {
-        return true;
-    };
-    protocols.split(',').any(|protocol| {
+fn is_for_this_hop(protocols: &HeaderValue) -> bool {
+    let is_hop = |protocol: &str| {
         let name = protocol.trim().split('/').next().unwrap_or_default();
-        ["h2c", "tls"]
-            .iter()
-            .any(|hop| name.eq_ignore_ascii_case(hop))
-    })
+        name.eq_ignore_ascii_case("h2c") || name.eq_ignore_ascii_case("tls")
+    };
+    let protocols = protocols.to_str();
+    protocols.map_or(true, |protocols| protocols.split(',').any(is_hop))
 }
 
 #[cfg(test)]
@@ -193,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn offers_about_this_hop_are_known() {
+    fn offers_for_this_hop_are_recognized() {
         for ours in [
             "h2c",
             "TLS/1.2",
@@ -201,11 +182,11 @@ mod tests {
             "h2c, websocket",
             "websocket, TLS/1.0",
         ] {
-            assert!(is_about_this_hop(&HeaderValue::from_static(ours)), "{ours}");
+            assert!(is_for_this_hop(&HeaderValue::from_static(ours)), "{ours}");
         }
         for theirs in ["websocket", "TLSX", "spdy/3.1"] {
             assert!(
-                !is_about_this_hop(&HeaderValue::from_static(theirs)),
+                !is_for_this_hop(&HeaderValue::from_static(theirs)),
                 "{theirs}"
             );
         }
@@ -220,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn ends_when_one_side_has_closed_and_the_other_is_silent() {
+    async fn a_half_closed_tunnel_ends_when_the_open_side_is_silent() {
         for upstream_first in [false, true] {
             let (app, upstream, tunnel) = tunnel();
             let started = Instant::now();
@@ -242,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn goes_on_for_as_long_as_the_open_side_speaks() {
+    async fn a_half_closed_tunnel_lasts_while_the_open_side_sends() {
         let (mut app, mut upstream, tunnel) = tunnel();
         app.shutdown().await.unwrap();
         assert_eq!(upstream.read(&mut [0]).await.unwrap(), 0);
@@ -256,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silence_alone_ends_nothing() {
+    async fn an_open_tunnel_may_be_silent() {
         let (mut app, mut upstream, tunnel) = tunnel();
         sleep(SILENCE * 100).await;
         app.write_all(b"x").await.unwrap();

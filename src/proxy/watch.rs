@@ -1,32 +1,31 @@
 //! Time-outs of client connections, without a timer for each.
 //!
-//! A connection notes what it is doing in a few atomics. Every [`TICK`] the worker looks at all
-//! connections and ends those that have waited too long. A timer for every request would cost more
-//! than everything else that a request does with time. The price: time-outs are up to one [`TICK`]
-//! late.
+//! A connection notes its state in a few atomics. Every [`TICK`] the worker checks all connections
+//! and ends those that have waited too long. A timer per request would cost more than all other
+//! uses of the clock. Time-outs are up to one [`TICK`] late.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 
-/// How often connections are looked at.
+/// How often connections are checked.
 const TICK: Duration = Duration::from_millis(250);
 
-/// What a connection is doing. Written by the connection's own tasks, read by the worker's sweep.
+/// The state of a connection, written by its own tasks and read by the worker's sweep.
 #[derive(Default)]
 pub(super) struct Watch {
-    /// Requests being answered: at most one with HTTP/1.1.
+    /// Open requests: at most one with HTTP/1.1.
     busy: AtomicU32,
     /// [`SILENT`], [`HEAD`] or [`USED`].
     phase: AtomicU8,
-    /// In ticks: since when it is silent or idle, or since when the head is coming in.
+    /// Tick at which the connection became silent or idle, or the head began.
     since: AtomicU32,
-    /// Streams come and go on HTTP/2, and bytes do not mean that a head is coming.
+    /// On HTTP/2, bytes do not begin a head.
     http2: AtomicBool,
-    /// What follows on the connection is another protocol.
+    /// The connection has switched to another protocol.
     tunnel: AtomicBool,
     /// Requests so far.
     requests: AtomicU32,
@@ -34,53 +33,53 @@ pub(super) struct Watch {
     body: AtomicU64,
     /// [`UNREAD`], [`READ`] or [`BROKEN`]: the newest request's body.
     body_state: AtomicU8,
-    /// In milliseconds: how long the app may take nothing of what is written to it. 0 for ever.
+    /// How long a write may wait for the app, in milliseconds. 0 for no limit.
     write_limit: AtomicU64,
-    /// The last write found no room.
+    /// The last write was pending.
     writes_wait: AtomicBool,
-    /// The end of the newest response is that of the connection.
+    /// The newest response ends with the connection.
     ends_by_close: AtomicBool,
-    /// Response bodies on their way to an app that speaks HTTP/2.
-    bodies: Mutex<Vec<Weak<Taken>>>,
+    /// Open response bodies of an HTTP/2 connection.
+    bodies: Mutex<Vec<Weak<BodyProgress>>>,
     /// Ticks of the worker's clock.
     clock: Arc<AtomicU32>,
 }
 
-/// Not read to its end yet.
+/// The body was not read to its end yet.
 const UNREAD: u8 = 0;
-/// Read to its end.
+/// The body was read to its end.
 const READ: u8 = 1;
-/// Not valid, so that its end is unknown.
+/// The body is not valid, and its end unknown.
 const BROKEN: u8 = 2;
 
-/// A length that was not stated.
+/// The request states no length.
 const UNKNOWN: u64 = u64::MAX;
 
-/// Nothing has come in yet.
+/// No byte has come in yet.
 const SILENT: u8 = 0;
 /// Part of a request's head has come in.
 const HEAD: u8 = 1;
-/// It has had requests, or speaks HTTP/2.
+/// The connection has had requests, or speaks HTTP/2.
 const USED: u8 = 2;
 
 /// The newest message of an HTTP/1.1 connection.
 pub(super) struct Message {
-    /// Counts messages.
+    /// 1 for the first message.
     pub(super) number: u32,
-    /// Its body was read to its end, and its response is complete.
+    /// The body was read to its end, and the response is complete.
     pub(super) ended: bool,
-    /// The length of its body, if that was stated.
+    /// Length of the body, if that was stated.
     pub(super) body: Option<u64>,
 }
 
-/// When an app that speaks HTTP/2 last took a part of a response's body.
+/// When an HTTP/2 app last took a part of a response's body.
 ///
-/// hyper asks for the next frame once the app's flow-control window had room for the beginning of
-/// the one before, and waits for that without end.
-pub(super) struct Taken {
-    /// In ticks; 0 while the next frame is asked for.
+/// hyper requests the next frame once the app's flow-control window had room for the start of the
+/// last frame, and waits for that window without limit.
+pub(super) struct BodyProgress {
+    /// Tick at which the last frame was handed out. 0 while the next one is requested.
     waits_since: AtomicU32,
-    /// How long the app may take nothing, in ticks.
+    /// How long a frame may wait for the window, in ticks.
     limit: u32,
     clock: Arc<AtomicU32>,
 }
@@ -90,15 +89,15 @@ pub(super) struct Taken {
 pub(super) enum End {
     /// The head of a request took too long.
     HeadTimeout,
-    /// There was no request for too long; without a byte of one, for as long as a head may take.
+    /// There was no request for too long. A new connection has as long as a head.
     IdleTimeout,
-    /// The app takes nothing of a response.
+    /// The app does not read a response.
     Stalled,
-    /// The process is shutting down: finish what is under way.
+    /// The process is shutting down: finish the open requests.
     Drain,
 }
 
-/// All client connections of a worker.
+/// The client connections of a worker.
 #[derive(Default)]
 pub(super) struct Registry {
     clock: Arc<AtomicU32>,
@@ -119,7 +118,7 @@ struct Entry {
     end: Option<oneshot::Sender<End>>,
 }
 
-/// A connection's place in the registry, left when it is dropped.
+/// A connection's entry in the registry, removed on drop.
 pub(super) struct Membership {
     registry: Arc<Registry>,
     id: u64,
@@ -129,56 +128,54 @@ pub(super) struct Membership {
 // === impl Watch ===
 
 impl Watch {
-    /// Bytes came in.
+    /// Notes that bytes came in.
     pub(super) fn received(&self) {
-        if self.busy.load(Ordering::Relaxed) == 0
-            && self.phase.load(Ordering::Relaxed) != HEAD
-            && !self.http2.load(Ordering::Relaxed)
+        if self.busy.load(Relaxed) == 0
+            && self.phase.load(Relaxed) != HEAD
+            && !self.http2.load(Relaxed)
         {
-            self.since
-                .store(self.clock.load(Ordering::Relaxed), Ordering::Relaxed);
-            self.phase.store(HEAD, Ordering::Relaxed);
+            self.since.store(self.clock.load(Relaxed), Relaxed);
+            self.phase.store(HEAD, Relaxed);
         }
     }
 
-    /// Notes that a request has begun, and the length of its body if that is known. Returns the number
-    /// of its message.
+    /// Notes that a message has begun, and the length of its body if that is stated. Returns the
+    /// message's number.
     pub(super) fn message_started(&self, length: Option<u64>) -> u32 {
-        let number = self.requests.load(Ordering::Relaxed).wrapping_add(1);
-        self.requests.store(number, Ordering::Relaxed);
-        self.body
-            .store(length.unwrap_or(UNKNOWN), Ordering::Relaxed);
+        let number = self.requests.load(Relaxed).wrapping_add(1);
+        self.requests.store(number, Relaxed);
+        self.body.store(length.unwrap_or(UNKNOWN), Relaxed);
         let state = if length == Some(0) { READ } else { UNREAD };
-        self.body_state.store(state, Ordering::Relaxed);
+        self.body_state.store(state, Relaxed);
         number
     }
 
-    /// The body of `message` was read to its end. Without effect once another message has started:
-    /// hyper may parse that one before the reader of this body runs.
+    /// Notes that the body of `message` was read to its end. No effect once the next message has
+    /// started, which hyper may parse before the body's reader runs.
     pub(super) fn body_ended(&self, message: u32) {
         self.set_body_state(message, READ);
     }
 
-    /// The body of `message` is not valid. Without effect once another message has started.
+    /// Notes that the body of `message` is not valid. No effect once the next message has started.
     pub(super) fn body_broke(&self, message: u32) {
         self.set_body_state(message, BROKEN);
     }
 
     fn set_body_state(&self, message: u32, state: u8) {
-        if self.requests.load(Ordering::Relaxed) == message {
-            self.body_state.store(state, Ordering::Relaxed);
+        if self.requests.load(Relaxed) == message {
+            self.body_state.store(state, Relaxed);
         }
     }
 
     pub(super) fn body_is_read(&self) -> bool {
-        self.body_state.load(Ordering::Relaxed) == READ
+        self.body_state.load(Relaxed) == READ
     }
 
-    /// Whether the rest of the request's body may be longer than `limit`, or may never come because
-    /// the app `waits` for `100 Continue`.
+    /// Whether the rest of the body may exceed `limit` or may never come: the app `waits` for
+    /// `100 Continue`.
     pub(super) fn has_long_rest(&self, waits: bool, limit: u64) -> bool {
-        let length = self.body.load(Ordering::Relaxed);
-        match self.body_state.load(Ordering::Relaxed) {
+        let length = self.body.load(Relaxed);
+        match self.body_state.load(Relaxed) {
             READ => false,
             UNREAD => waits || length != UNKNOWN && length > limit,
             _ => true,
@@ -186,114 +183,111 @@ impl Watch {
     }
 
     pub(super) fn request_started(&self) {
-        self.busy.fetch_add(1, Ordering::Relaxed);
-        self.phase.store(USED, Ordering::Relaxed);
+        self.busy.fetch_add(1, Relaxed);
+        self.phase.store(USED, Relaxed);
     }
 
     pub(super) fn request_ended(&self) {
-        self.since
-            .store(self.clock.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.busy.fetch_sub(1, Ordering::Relaxed);
+        self.since.store(self.clock.load(Relaxed), Relaxed);
+        self.busy.fetch_sub(1, Relaxed);
     }
 
     pub(super) fn speaks_http2(&self) {
-        self.http2.store(true, Ordering::Relaxed);
-        self.phase.store(USED, Ordering::Relaxed);
+        self.http2.store(true, Relaxed);
+        self.phase.store(USED, Relaxed);
     }
 
     pub(super) fn becomes_tunnel(&self) {
-        self.tunnel.store(true, Ordering::Relaxed);
+        self.tunnel.store(true, Relaxed);
     }
 
     pub(super) fn is_tunnel(&self) -> bool {
-        self.tunnel.load(Ordering::Relaxed)
+        self.tunnel.load(Relaxed)
     }
 
     pub(super) fn is_busy(&self) -> bool {
-        self.busy.load(Ordering::Relaxed) > 0
+        self.busy.load(Relaxed) > 0
     }
 
-    /// Whether a part of a request's head has come in, and no more.
+    /// Whether only a part of a request's head has come in.
     pub(super) fn is_in_head(&self) -> bool {
-        !self.is_busy() && self.phase.load(Ordering::Relaxed) == HEAD
+        !self.is_busy() && self.phase.load(Relaxed) == HEAD
     }
 
-    /// Whether an app waits for its response that would have no other reason to close its end.
+    /// Whether an app waits for a response that it can only give up by closing its end.
     pub(super) fn awaits_response(&self) -> bool {
-        self.is_busy() && !self.http2.load(Ordering::Relaxed) && !self.is_tunnel()
+        self.is_busy() && !self.http2.load(Relaxed) && !self.is_tunnel()
     }
 
     pub(super) fn message(&self) -> Message {
-        let length = self.body.load(Ordering::Relaxed);
+        let length = self.body.load(Relaxed);
         Message {
-            number: self.requests.load(Ordering::Relaxed),
+            number: self.requests.load(Relaxed),
             ended: !self.is_busy() && self.body_is_read(),
             body: (length != UNKNOWN).then_some(length),
         }
     }
 
     pub(super) fn writes_wait(&self, wait: bool) {
-        self.writes_wait.store(wait, Ordering::Relaxed);
+        self.writes_wait.store(wait, Relaxed);
     }
 
-    /// Whether a part of a response waits for an app that does not take it.
+    /// Whether a part of a response waits for the app to read it.
     pub(super) fn is_blocked(&self) -> bool {
-        self.writes_wait.load(Ordering::Relaxed)
+        self.writes_wait.load(Relaxed)
     }
 
-    /// The response to an HTTP/1.0 app is framed by the end of the connection.
+    /// Notes that the close of the connection frames the response, as for HTTP/1.0.
     pub(super) fn ends_by_close(&self) {
-        self.ends_by_close.store(true, Ordering::Relaxed);
+        self.ends_by_close.store(true, Relaxed);
     }
 
     pub(super) fn response_ends_by_close(&self) -> bool {
-        self.ends_by_close.load(Ordering::Relaxed)
+        self.ends_by_close.load(Relaxed)
     }
 
-    /// From now on, how long the app may take nothing of what is written to it.
+    /// Sets how long a write may wait for the app. `None` for no limit.
     pub(super) fn limit_writes(&self, limit: Option<Duration>) {
         let limit = limit.map_or(0, |limit| limit.as_millis().max(1));
-        self.write_limit
-            .store(u64::try_from(limit).unwrap_or(0), Ordering::Relaxed);
+        let limit = u64::try_from(limit).unwrap_or(0);
+        self.write_limit.store(limit, Relaxed);
     }
 
     pub(super) fn write_limit(&self) -> Option<Duration> {
-        match self.write_limit.load(Ordering::Relaxed) {
+        match self.write_limit.load(Relaxed) {
             0 => None,
             limit => Some(Duration::from_millis(limit)),
         }
     }
 
-    /// Registers a response's body of which the app must take a part every `limit`.
-    pub(super) fn body_on_its_way(&self, limit: Duration) -> Arc<Taken> {
+    /// Registers a response's body, each frame of which the app must take within `limit`.
+    pub(super) fn track_body(&self, limit: Duration) -> Arc<BodyProgress> {
         let ticks = limit.as_millis().div_ceil(TICK.as_millis());
-        let taken = Arc::new(Taken {
+        let progress = Arc::new(BodyProgress {
             waits_since: AtomicU32::new(0),
             limit: u32::try_from(ticks).unwrap_or(u32::MAX),
             clock: Arc::clone(&self.clock),
         });
         let mut bodies = self.bodies();
         bodies.retain(|body| body.strong_count() > 0);
-        bodies.push(Arc::downgrade(&taken));
-        taken
+        bodies.push(Arc::downgrade(&progress));
+        progress
     }
 
-    /// Uncontended: a worker is one thread.
-    fn bodies(&self) -> MutexGuard<'_, Vec<Weak<Taken>>> {
+    /// Locks without contention: a worker is one thread.
+    fn bodies(&self) -> MutexGuard<'_, Vec<Weak<BodyProgress>>> {
         self.bodies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn overdue(&self, head: Duration, idle: Duration) -> Option<End> {
         if self.is_busy() {
-            let stalled = |body: &Weak<Taken>| body.upgrade().is_some_and(|body| body.is_overdue());
+            let stalled =
+                |body: &Weak<BodyProgress>| body.upgrade().is_some_and(|body| body.is_overdue());
             return self.bodies().iter().any(stalled).then_some(End::Stalled);
         }
-        let ticks = self
-            .clock
-            .load(Ordering::Relaxed)
-            .wrapping_sub(self.since.load(Ordering::Relaxed));
-        let waited = TICK * ticks;
-        match self.phase.load(Ordering::Relaxed) {
+        let since = self.since.load(Relaxed);
+        let waited = TICK * self.clock.load(Relaxed).wrapping_sub(since);
+        match self.phase.load(Relaxed) {
             HEAD => (waited > head).then_some(End::HeadTimeout),
             SILENT => (waited > head.min(idle)).then_some(End::IdleTimeout),
             _ => (waited > idle).then_some(End::IdleTimeout),
@@ -301,23 +295,23 @@ impl Watch {
     }
 }
 
-// === impl Taken ===
+// === impl BodyProgress ===
 
-impl Taken {
-    /// The app is given a frame; from now on it has to take that.
-    pub(super) fn gave(&self) {
-        let now = self.clock.load(Ordering::Relaxed).max(1);
-        self.waits_since.store(now, Ordering::Relaxed);
+impl BodyProgress {
+    /// Starts the time that the app has to take a frame.
+    pub(super) fn frame_handed_out(&self) {
+        let now = self.clock.load(Relaxed).max(1);
+        self.waits_since.store(now, Relaxed);
     }
 
-    /// The app took everything that it was given.
-    pub(super) fn took(&self) {
-        self.waits_since.store(0, Ordering::Relaxed);
+    /// Notes that the app took the last frame.
+    pub(super) fn frame_requested(&self) {
+        self.waits_since.store(0, Relaxed);
     }
 
     fn is_overdue(&self) -> bool {
-        let since = self.waits_since.load(Ordering::Relaxed);
-        let now = self.clock.load(Ordering::Relaxed);
+        let since = self.waits_since.load(Relaxed);
+        let now = self.clock.load(Relaxed);
         since > 0 && now.wrapping_sub(since) > self.limit
     }
 }
@@ -325,11 +319,11 @@ impl Taken {
 // === impl Registry ===
 
 impl Registry {
-    /// Enters a new connection. It is sent at most one [`End`].
+    /// Enters a new connection. The receiver gets at most one [`End`].
     pub(super) fn enter(self: &Arc<Self>) -> (Membership, oneshot::Receiver<End>) {
         let (sender, end) = oneshot::channel();
         let watch = Arc::new(Watch {
-            since: AtomicU32::new(self.clock.load(Ordering::Relaxed)),
+            since: AtomicU32::new(self.clock.load(Relaxed)),
             clock: Arc::clone(&self.clock),
             ..Watch::default()
         });
@@ -347,17 +341,17 @@ impl Registry {
             self.filled.notify_one();
         }
         entries.open.insert(id, entry);
-        (
-            Membership {
-                registry: Arc::clone(self),
-                id,
-                watch,
-            },
-            end,
-        )
+        let registry = Arc::clone(self);
+        let member = Membership {
+            registry,
+            id,
+            watch,
+        };
+        (member, end)
     }
 
-    /// Looks after the connections for as long as the worker runs. While there are none, it sleeps: an idle sidecar costs nothing.
+    /// Ends overdue connections, while the worker runs. Without connections, no timer runs: an idle
+    /// sidecar costs nothing.
     pub(super) async fn sweep(&self, limits: impl Fn() -> (Duration, Duration)) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -367,7 +361,7 @@ impl Registry {
                 ticks.reset();
             }
             ticks.tick().await;
-            self.clock.fetch_add(1, Ordering::Relaxed);
+            self.clock.fetch_add(1, Relaxed);
             let (head, idle) = limits();
             for entry in self.lock().open.values_mut() {
                 if let Some(end) = entry.watch.overdue(head, idle) {
@@ -377,7 +371,7 @@ impl Registry {
         }
     }
 
-    /// Asks every connection, also those still to come, to end after the request at hand.
+    /// Asks all connections, future ones too, to end after their open requests.
     pub(super) fn drain(&self) {
         let mut entries = self.lock();
         entries.draining = true;
@@ -386,7 +380,7 @@ impl Registry {
         }
     }
 
-    /// Returns when no connection is left.
+    /// Resolves when no connection is left.
     pub(super) async fn emptied(&self) {
         loop {
             let notified = self.emptied.notified();
@@ -405,7 +399,7 @@ impl Registry {
 impl Entry {
     fn send(&mut self, end: End) {
         if let Some(sender) = self.end.take() {
-            // A connection that is ending by itself no longer listens.
+            // A connection that is ending has dropped its receiver.
             let _ = sender.send(end);
         }
     }

@@ -1,6 +1,6 @@
-//! What a worker's connections and requests share.
+//! State that a worker's connections and requests share.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::watch;
@@ -16,26 +16,26 @@ pub struct Worker {
     pub(super) registry: Arc<Registry>,
     /// Client connections of this worker.
     pub(super) connections: Arc<AtomicUsize>,
-    /// Turns true shortly before the end of `shutdown_grace`.
+    /// True shortly before the end of `shutdown_grace`.
     pub(super) closing: watch::Sender<bool>,
 }
 
-/// The other end of a client connection.
+/// A client connection, as its requests see it.
 pub(super) struct Client {
     pub(super) door: Arc<Door>,
-    /// The user at the other end of a Unix socket.
+    /// User ID of the peer on a Unix socket.
     pub(super) peer_uid: Option<u32>,
     pub(super) watch: Arc<Watch>,
     /// The connection ends with the next response.
     leaving: AtomicBool,
-    /// The first `Host` that was accepted on this connection, and by which edition of the names.
+    /// The first accepted `Host`, and the edition of the names that accepted it.
     host: OnceLock<(u64, Box<[u8]>)>,
-    /// Keeps shutdown waiting.
+    /// Delays shutdown.
     _member: Membership,
     _permit: ConnectionPermit,
 }
 
-/// Permission to hold one of the process's `max_connections`. Counts for its worker, too.
+/// One of the process's `max_connections`, counted for its worker, too.
 pub(super) struct ConnectionPermit(Arc<Worker>);
 
 // === impl Worker ===
@@ -77,14 +77,14 @@ impl Client {
         }
     }
 
-    /// Whether the connection is to end with the next response. An idle connection whose listener
-    /// has closed is left open: closing it under the app can cost the app a request.
+    /// Whether the connection must end with the next response. A closed listener leaves its idle
+    /// connections open: the app could lose a request to a close.
     pub(super) fn is_leaving(&self) -> bool {
-        self.leaving.load(Ordering::Relaxed) || self.door.is_closed()
+        self.leaving.load(Relaxed) || self.door.is_closed()
     }
 
     pub(super) fn leave(&self) {
-        self.leaving.store(true, Ordering::Relaxed);
+        self.leaving.store(true, Relaxed);
     }
 
     pub(super) fn knows_host(&self, host: &[u8], edition: u64) -> bool {
@@ -93,7 +93,7 @@ impl Client {
     }
 
     pub(super) fn learn_host(&self, host: &[u8], edition: u64) {
-        // Only the first one is kept: connections that change it are rare.
+        // Only the first host is kept: few connections use several.
         self.host.get_or_init(|| (edition, host.into()));
     }
 }
@@ -103,8 +103,8 @@ impl Client {
 impl ConnectionPermit {
     /// Returns `None` if `max` connections are open.
     pub(super) fn take(worker: &Arc<Worker>, max: usize) -> Option<Self> {
-        worker.connections.fetch_add(1, Ordering::Relaxed);
-        let before = worker.proxy.connections.fetch_add(1, Ordering::Relaxed);
+        worker.connections.fetch_add(1, Relaxed);
+        let before = worker.proxy.connections.fetch_add(1, Relaxed);
         let permit = Self(Arc::clone(worker));
         (before < max).then_some(permit)
     }
@@ -112,7 +112,7 @@ impl ConnectionPermit {
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
-        self.0.proxy.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.connections.fetch_sub(1, Relaxed);
+        self.0.proxy.connections.fetch_sub(1, Relaxed);
     }
 }

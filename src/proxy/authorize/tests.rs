@@ -29,14 +29,14 @@ fn allow_rules_match_whole_segments() {
 }
 
 #[test]
-fn ambiguous_paths_are_found() {
+fn ambiguous_paths_are_recognized() {
     for bad in ["/a%2Fb", "/a%5cb", "/a\\b", "//a"] {
         assert!(ambiguous(bad), "{bad}");
     }
     assert!(!ambiguous("/a/b%20c"));
 }
 
-/// What the query may hold: pairs whose keys mean a credential, in any encoding, and others.
+/// Query pairs: credentials in any encoding, and others.
 fn pair() -> impl Strategy<Value = String> {
     let credential = (
         "access_token|api key",
@@ -44,11 +44,12 @@ fn pair() -> impl Strategy<Value = String> {
         "(=[a-z%20+=]{0,4})?",
     )
         .prop_map(|(key, how, value)| encode(&key, how) + &value);
-    let other = "(access|access_token2|Access_token|%61|a|access%5ftoken_|api%20key2)?(=[a-z0-9%2B;/?]{0,6})?";
+    let other = "(access|access_token2|Access_token|%61|a|access%5ftoken_|api%20key2)?\
+                 (=[a-z0-9%2B;/?]{0,6})?";
     prop_oneof![credential, other.prop_map(|pair| pair.replace('%', "%25"))]
 }
 
-/// Each byte as it is, or percent-encoded with digits of either case; a space also as `+`.
+/// Keeps or percent-encodes each byte, in either case; a space also as `+`.
 fn encode(key: &str, how: [u8; 12]) -> String {
     key.bytes()
         .zip(how)
@@ -71,7 +72,7 @@ fn is_secret(pair: &str) -> bool {
         .any(|part| form_urlencoded::parse(part.as_bytes()).any(|(key, _)| names(&key)))
 }
 
-/// A credential that says something: `key=` and `key` alone do not.
+/// Whether the pair is a credential with a value.
 fn is_given(pair: &str) -> bool {
     is_secret(pair)
         && pair
@@ -81,7 +82,7 @@ fn is_given(pair: &str) -> bool {
 
 proptest! {
     #[test]
-    fn the_base_path_comes_first_and_credentials_of_the_app_are_gone(
+    fn the_base_path_is_added_and_credentials_of_the_app_are_removed(
         base in "(/[a-z]{1,3}){0,2}",
         prefix in "(/p)?",
         rest in "(/[a-z.%;=]{0,4}){0,3}",
@@ -100,7 +101,10 @@ proptest! {
         };
         let injected = if keep { "" } else { injected };
         let result = path_and_query(&uri.parse().unwrap(), &routed, injected, keep).ok().unwrap();
-        let path = if base.is_empty() && rest.is_empty() { "/".to_owned() } else { format!("{base}{rest}") };
+        let path = match format!("{base}{rest}") {
+            path if path.is_empty() => "/".to_owned(),
+            path => path,
+        };
         prop_assert_eq!(result.path(), path);
         let mut expected: Vec<_> = query
             .iter()
@@ -110,18 +114,23 @@ proptest! {
         if !injected.is_empty() {
             expected.push(injected);
         }
-        let got: Vec<_> = result.query().map(|query| query.split('&').collect()).unwrap_or_default();
+        let got: Vec<_> = result.query().into_iter().flat_map(|query| query.split('&')).collect();
         prop_assert_eq!(got, expected);
         prop_assert_eq!(has_credential(&HeaderMap::new(), &uri.parse().unwrap(), &target),
             query.is_some_and(|query| query.split('&').any(is_given)));
     }
 
     #[test]
-    fn allow_rules_match_like_the_definition(
-        rule in prop::collection::vec(prop::sample::select(vec!["v1", "a", "b%20c", "%61", "*", ""]), 1..4),
+    fn allow_rules_match_a_naive_definition(
+        rule in prop::collection::vec(
+            prop::sample::select(vec!["v1", "a", "b%20c", "%61", "*", ""]),
+            1..4,
+        ),
         deep in any::<bool>(),
         path in prop::collection::vec(
-            prop::sample::select(vec!["v1", "%761", "%76%31", "a", "b%20c", "b c", "%2a", "*", "**", ""]),
+            prop::sample::select(vec![
+                "v1", "%761", "%76%31", "a", "b%20c", "b c", "%2a", "*", "**", "",
+            ]),
             0..5,
         ),
     ) {
@@ -155,8 +164,11 @@ proptest! {
     }
 
     #[test]
-    fn connection_cannot_take_the_injected_field_away(
-        lines in prop::collection::vec("(authorization|x-api-key|close|, |AUTHORIZATION){0,4}", 0..3),
+    fn connection_cannot_remove_the_injected_field(
+        lines in prop::collection::vec(
+            "(authorization|x-api-key|close|, |AUTHORIZATION){0,4}",
+            0..3,
+        ),
     ) {
         let mut headers = HeaderMap::new();
         for line in &lines {
@@ -191,7 +203,7 @@ fn an_empty_credential_counts_as_absent() {
 }
 
 #[test]
-fn the_prefix_alone_is_the_base_path_alone() {
+fn the_prefix_alone_becomes_the_base_path_alone() {
     let target = target("x", Route::PathPrefix("/p".to_owned()), "/api", &[]);
     let routed = Routed {
         target: &target,

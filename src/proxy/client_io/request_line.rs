@@ -1,39 +1,38 @@
-//! Raw bytes in a request target become percent-encoded: in the first line of a message only.
+//! Percent-encodes raw bytes in the request target of a message's first line.
 //!
-//! Legacy apps put `"`, `<`, `>` or GBK into a query as it is, which [`Uri`] refuses. Browsers
-//! percent-encode the same bytes.
+//! Legacy apps put raw `"`, `<`, `>` or GBK into a query, which [`Uri`] refuses. Browsers encode the
+//! same bytes.
 
 use bytes::Bytes;
 use http::Uri;
+use percent_encoding::percent_encode_byte;
 
 use crate::upstream::MAX_HEAD;
 
-/// Follows the bytes of a connection, as far as is needed to know where the first line of a message
-/// begins and ends.
+/// Follows the bytes of a connection to find the first line of each message.
 pub(super) struct RequestLine {
-    place: Place,
-    /// Spaces of the line that were handed out already. The target is behind the first.
+    position: Position,
+    /// Spaces of the line that were passed on already. The target is behind the first.
     spaces: usize,
-    /// The part of the line that waits for its end. Empty for a line that needs no change.
+    /// The start of a line that may need a change, until the line is complete.
     held: Vec<u8>,
-    /// The last bytes that came in, to tell a blank line.
+    /// The last bytes, to detect an empty line.
     last: [u8; 3],
 }
 
-/// Where in a message the next byte belongs.
+/// The part of a message that the next byte belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// To its first line, or to an empty line before that (RFC 9112 §2.2).
+enum Position {
+    /// The first line, or an empty line before that (RFC 9112 §2.2).
     Line,
-    /// To its fields.
     Head(FieldLine),
-    /// To what follows the head, of which so many bytes have come in.
+    /// The part behind the head, of which so many bytes have come in.
     Past(u64),
-    /// Not known. Nothing is changed.
-    Elsewhere,
+    /// Unknown. Bytes stay as they are.
+    Unknown,
 }
 
-/// What has come in of a field line.
+/// The bytes of a field line so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FieldLine {
     Nothing,
@@ -45,19 +44,19 @@ impl RequestLine {
     /// Returns the state at the beginning of a connection.
     pub(super) fn new() -> Self {
         Self {
-            place: Place::Line,
+            position: Position::Line,
             spaces: 0,
             held: Vec::new(),
             last: [0; 3],
         }
     }
 
-    /// Takes bytes that have come in. Returns the bytes to hand out in their place: `None` for the
-    /// same, and no bytes while the rest of the line has to be known first.
+    /// Takes bytes that have come in. Returns the bytes that replace them: `None` for the same bytes,
+    /// and an empty slice while the rest of the line is needed first.
     pub(super) fn pass(&mut self, read: &[u8]) -> Option<Bytes> {
         self.remember(read);
         let mut at = 0;
-        while self.place == Place::Line {
+        while self.position == Position::Line {
             let (line, rest) = split_line(&read[at..]);
             if !self.held.is_empty() || line.iter().copied().any(is_suspect) {
                 return Some(self.pass_suspect(&read[..at], line, rest));
@@ -78,44 +77,43 @@ impl RequestLine {
 
     /// Notes that a message is being answered.
     pub(super) fn message_runs(&mut self) {
-        // No byte of the message came by here since the one before it ended: hyper had it already.
-        if self.place == Place::Line {
-            self.place = Place::Elsewhere;
+        // hyper had read the whole message before the last one ended.
+        if self.position == Position::Line {
+            self.position = Position::Unknown;
         }
     }
 
     /// Notes that a message has ended; `body` is the length of its body, if that was stated.
     ///
-    /// The next byte begins a message if the last byte that came in ended this message or ended a head:
-    /// hyper parses the heads that it has before it reads again. Otherwise hyper may hold the
-    /// beginning of a line.
+    /// The next byte begins a message if the last byte ended this message or a head: hyper parses the
+    /// heads in its buffer before it reads. Otherwise hyper may hold the start of a line.
     pub(super) fn message_ended(&mut self, body: Option<u64>) {
         let at_its_end =
-            matches!((self.place, body), (Place::Past(came), Some(body)) if came == body);
+            matches!((self.position, body), (Position::Past(came), Some(body)) if came == body);
         let has_no_length = body.is_none_or(|length| length == 0);
         let at_a_heads_end =
             has_no_length && matches!(self.last, [b'\n', b'\r', b'\n'] | [_, b'\n', b'\n']);
-        self.place = match at_its_end || at_a_heads_end {
-            true => Place::Line,
-            false => Place::Elsewhere,
+        self.position = match at_its_end || at_a_heads_end {
+            true => Position::Line,
+            false => Position::Unknown,
         };
         self.spaces = 0;
     }
 
-    /// Returns what was held back, at the end of the connection.
+    /// Returns the held bytes, at the end of the connection.
     pub(super) fn end(&mut self) -> Bytes {
-        self.place = Place::Elsewhere;
+        self.position = Position::Unknown;
         std::mem::take(&mut self.held).into()
     }
 
-    /// Holds a line that may need a change until it is complete, then hands out all of it.
+    /// Holds a line that may need a change until the line is complete, then returns all of it.
     fn pass_suspect(&mut self, before: &[u8], line: &[u8], rest: &[u8]) -> Bytes {
         self.held.extend_from_slice(line);
         let ended = line.ends_with(b"\n");
         let method = self.held.split(|byte| *byte == b' ').next();
         let in_method =
             self.spaces == 0 && method.is_some_and(|it| it.iter().copied().any(is_suspect));
-        // hyper refuses such a byte in a method, and a line of this length.
+        // hyper refuses a method with such a byte, and a line of this length.
         let refused = in_method || self.held.len() > MAX_HEAD;
         let mut out = before.to_vec();
         if !ended && !refused {
@@ -125,7 +123,7 @@ impl RequestLine {
         match refused {
             true => {
                 out.extend_from_slice(&held);
-                self.place = Place::Elsewhere;
+                self.position = Position::Unknown;
             }
             false => {
                 encode_line(&held, self.spaces, &mut out);
@@ -138,26 +136,26 @@ impl RequestLine {
     }
 
     fn begin_head(&mut self) {
-        self.place = Place::Head(FieldLine::Nothing);
+        self.position = Position::Head(FieldLine::Nothing);
         self.spaces = 0;
     }
 
-    /// Follows bytes behind the first line.
+    /// Follows bytes behind a first line.
     fn follow(&mut self, mut read: &[u8]) {
-        while let Place::Head(seen) = self.place {
+        while let Position::Head(seen) = self.position {
             let (line, rest) = split_line(read);
-            self.place = match (seen, line) {
+            self.position = match (seen, line) {
                 (_, []) => return,
                 (FieldLine::Nothing, b"\r\n" | b"\n") | (FieldLine::CarriageReturn, b"\n") => {
-                    Place::Past(0)
+                    Position::Past(0)
                 }
-                (_, [.., b'\n']) => Place::Head(FieldLine::Nothing),
-                (FieldLine::Nothing, b"\r") => Place::Head(FieldLine::CarriageReturn),
-                _ => Place::Head(FieldLine::Field),
+                (_, [.., b'\n']) => Position::Head(FieldLine::Nothing),
+                (FieldLine::Nothing, b"\r") => Position::Head(FieldLine::CarriageReturn),
+                _ => Position::Head(FieldLine::Field),
             };
             read = rest;
         }
-        if let Place::Past(came) = &mut self.place {
+        if let Position::Past(came) = &mut self.position {
             *came += read.len() as u64;
         }
     }
@@ -172,25 +170,23 @@ impl RequestLine {
     }
 }
 
-/// The first line with its end, or everything if the line is not complete, and the rest.
+/// Splits behind the first line end, or at the end.
 fn split_line(read: &[u8]) -> (&[u8], &[u8]) {
     let end = read.iter().position(|byte| *byte == b'\n');
     read.split_at(end.map_or(read.len(), |at| at + 1))
 }
 
-/// Whether a request target with this byte may have to be encoded.
+/// Whether a request target with this byte may need encoding.
 fn is_suspect(byte: u8) -> bool {
     matches!(byte, b'"' | b'<' | b'>' | b'`') || !byte.is_ascii()
 }
 
-/// Appends a request line, or what is left of it behind so many `spaces`. Its target is
-/// percent-encoded if [`Uri`] would refuse it.
+/// Appends a request line, or its rest behind so many `spaces`. Encodes a target that [`Uri`]
+/// refuses.
 fn encode_line(line: &[u8], spaces: usize, out: &mut Vec<u8>) {
     let space = |from: usize| {
-        line[from..]
-            .iter()
-            .position(|byte| *byte == b' ')
-            .map(|at| from + at)
+        let at = line[from..].iter().position(|byte| *byte == b' ');
+        at.map(|at| from + at)
     };
     let start = match spaces {
         0 => space(0).map_or(line.len(), |at| at + 1),
@@ -208,18 +204,13 @@ fn encode_line(line: &[u8], spaces: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(&line[end..]);
 }
 
-/// UTF-8 stays as it is; other bytes beyond ASCII are encoded one by one (RFC 3986 §2.1).
+/// Keeps the non-ASCII bytes of valid UTF-8, and encodes others (RFC 3986 §2.1).
 fn percent_encode(target: &[u8], out: &mut Vec<u8>) {
     let is_text = std::str::from_utf8(target).is_ok();
     for byte in target {
         let stays = is_text && !byte.is_ascii();
         match is_suspect(*byte) && !stays {
-            true => {
-                out.push(b'%');
-                out.extend(
-                    [byte >> 4, byte & 0xf].map(|digit| b"0123456789ABCDEF"[digit as usize]),
-                );
-            }
+            true => out.extend_from_slice(percent_encode_byte(*byte).as_bytes()),
             false => out.push(*byte),
         }
     }

@@ -22,28 +22,25 @@ impl ClientStream {
         }
     }
 
-    /// Whether there is something to read, or the end, as far as the kernel has said so.
+    /// Whether bytes or the end are known to be readable.
     pub(in crate::proxy) fn is_readable(&self) -> bool {
         !self.readiness().is_empty()
     }
 
-    /// Whether the client has closed its end, though there may be something left to read before that.
+    /// Whether the client has closed its end, possibly behind unread bytes.
     pub(in crate::proxy) fn is_read_closed(&self) -> bool {
         self.readiness().is_read_closed()
     }
 
-    /// Without waiting for any, and whatever the task's share of turns.
+    /// Returns the known readiness at once, regardless of the cooperative budget.
     fn readiness(&self) -> Ready {
-        let mut nobody = Context::from_waker(Waker::noop());
-        let polled = match self {
-            Self::Tcp(stream) => {
-                pin!(unconstrained(stream.ready(Interest::READABLE))).poll(&mut nobody)
-            }
-            Self::Unix(stream) => {
-                pin!(unconstrained(stream.ready(Interest::READABLE))).poll(&mut nobody)
+        let readiness = async {
+            match self {
+                Self::Tcp(stream) => stream.ready(Interest::READABLE).await,
+                Self::Unix(stream) => stream.ready(Interest::READABLE).await,
             }
         };
-        match polled {
+        match pin!(unconstrained(readiness)).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(ready)) => ready,
             // The runtime is gone, and the connection with it.
             Poll::Ready(Err(_)) => Ready::READ_CLOSED,
@@ -51,10 +48,10 @@ impl ClientStream {
         }
     }
 
-    /// Makes closing it a reset: for a client that would take an end for a good one.
+    /// Makes the close a TCP reset, for a client that would take a plain close for success.
     pub(in crate::proxy) fn reset_on_close(&self) {
         if let Self::Tcp(stream) = self {
-            // Where it cannot be said, the end has to do.
+            // If this fails, the socket closes without a reset.
             let _ = stream.set_zero_linger();
         }
     }

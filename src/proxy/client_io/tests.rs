@@ -4,7 +4,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
-/// An app's end of a connection, and ours.
+/// Both ends of a connection: the app's and the adapter.
 async fn connected() -> (TcpStream, ClientIo, Arc<Watch>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let app = TcpStream::connect(listener.local_addr().unwrap())
@@ -24,7 +24,7 @@ async fn read(io: &mut ClientIo, length: usize) -> String {
 }
 
 #[tokio::test]
-async fn a_raw_target_is_encoded_even_where_it_no_longer_fits_the_readers_buffer() {
+async fn an_encoded_target_may_exceed_the_readers_buffer() {
     let (mut app, mut io, _) = connected().await;
     app.write_all(b"GET /?\xc4\xe3 HTTP/1.1\r\n\r\n")
         .await
@@ -39,9 +39,9 @@ async fn a_raw_target_is_encoded_even_where_it_no_longer_fits_the_readers_buffer
     assert_eq!(out, b"GET /?%C4%E3 HTTP/1.1\r\n\r\n");
 }
 
-/// And what only begins like the preface is not lost.
+/// Bytes that only begin like the preface are not lost.
 #[tokio::test]
-async fn the_preface_of_http2_comes_in_one_read_however_it_was_sent() {
+async fn the_http2_preface_comes_in_one_read() {
     for (pieces, whole) in [
         (
             &["PRI * HTTP/2.0", "\r\n\r\nSM", "\r\n\r\nX"][..],
@@ -65,7 +65,7 @@ async fn the_preface_of_http2_comes_in_one_read_however_it_was_sent() {
 }
 
 #[tokio::test]
-async fn bytes_of_a_body_that_look_like_a_first_line_stay() {
+async fn body_bytes_that_look_like_a_first_line_stay() {
     let (mut app, mut io, watch) = connected().await;
     let head = "POST /? HTTP/1.1\r\nContent-Length: 12\r\n\r\n";
     app.write_all(head.as_bytes()).await.unwrap();
@@ -80,7 +80,7 @@ async fn bytes_of_a_body_that_look_like_a_first_line_stay() {
     assert_eq!(read(&mut io, 15).await, "GET /?%22 HTTP\n");
 }
 
-/// hyper had the head of the second message before it looked for more.
+/// hyper reads both heads at once, and the second body later.
 #[tokio::test]
 async fn a_body_whose_head_came_with_the_message_before_stays() {
     let (mut app, mut io, watch) = connected().await;
@@ -97,9 +97,9 @@ async fn a_body_whose_head_came_with_the_message_before_stays() {
     assert_eq!(read(&mut io, 13).await, "GET /?\" HTTP\n");
 }
 
-/// The response came before the upload had ended: what is left of that is no message.
+/// The response comes before the upload has ended, so that the rest is no message.
 #[tokio::test]
-async fn bytes_of_a_body_that_was_not_read_stay() {
+async fn bytes_of_an_unread_body_stay() {
     let (mut app, mut io, watch) = connected().await;
     app.write_all(b"POST / HTTP/1.1\r\n\r\n").await.unwrap();
     read(&mut io, 19).await;
@@ -110,9 +110,9 @@ async fn bytes_of_a_body_that_was_not_read_stay() {
     assert_eq!(read(&mut io, 13).await, "GET /?\" HTTP\n");
 }
 
-/// hyper may parse the next message before the reader of a late body hears of its end.
+/// hyper may parse the next message before the last body's reader sees the end.
 #[tokio::test]
-async fn the_late_end_of_a_body_is_not_that_of_the_next_message() {
+async fn the_late_end_of_a_body_does_not_end_the_next_message() {
     let (mut app, mut io, watch) = connected().await;
     app.write_all(b"POST / HTTP/1.1\r\n\r\n").await.unwrap();
     read(&mut io, 19).await;
@@ -127,7 +127,7 @@ async fn the_late_end_of_a_body_is_not_that_of_the_next_message() {
 }
 
 #[tokio::test]
-async fn an_app_that_has_gone_is_noticed_while_nobody_reads() {
+async fn a_closed_app_is_detected_without_reads() {
     let (app, mut io, watch) = connected().await;
     let mut look = timeout(LOOK * 3, poll_fn(|cx| Pin::new(&mut io).poll_gone(cx))).await;
     look.unwrap_err();
@@ -142,7 +142,7 @@ async fn an_app_that_has_gone_is_noticed_while_nobody_reads() {
 }
 
 #[tokio::test]
-async fn a_write_that_is_not_taken_fails_in_time() {
+async fn a_blocked_write_times_out() {
     let (_app, mut io, watch) = connected().await;
     watch.limit_writes(Some(Duration::from_millis(200)));
     let error = loop {
@@ -155,7 +155,7 @@ async fn a_write_that_is_not_taken_fails_in_time() {
 }
 
 #[tokio::test]
-async fn a_response_that_ends_with_the_connection_is_reset_unless_it_is_whole() {
+async fn an_incomplete_response_framed_by_close_is_reset() {
     for whole in [true, false] {
         let (mut app, mut io, watch) = connected().await;
         io.write_all(b"part").await.unwrap();
@@ -171,11 +171,11 @@ async fn a_response_that_ends_with_the_connection_is_reset_unless_it_is_whole() 
 }
 
 #[tokio::test]
-async fn what_the_app_still_sends_does_not_reset_its_last_response() {
+async fn an_upload_does_not_reset_the_last_response() {
     let (mut app, io, _) = connected().await;
     app.write_all(&[0; 200_000]).await.unwrap();
     let closing = tokio::spawn(io.refuse(b"no"));
-    // Longer than the socket's buffers hold.
+    // More than the socket's buffers hold.
     app.write_all(&vec![0; 4_000_000]).await.unwrap();
     let mut seen = String::new();
     app.read_to_string(&mut seen).await.unwrap();

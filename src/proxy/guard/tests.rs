@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use super::*;
 
 #[test]
-fn dot_segments_in_every_spelling() {
+fn dot_segments_are_found_in_every_spelling() {
     for bad in [
         "/.",
         "/..",
@@ -37,7 +37,7 @@ fn dot_segments_in_every_spelling() {
 }
 
 #[test]
-fn hosts_are_known_by_name_and_address() {
+fn hosts_are_accepted_by_name_and_loopback_address() {
     let hosts = Hosts::new(["api.example.cn".to_owned(), "proxy:8080".to_owned()], []);
     for good in [
         "localhost",
@@ -65,7 +65,7 @@ fn hosts_are_known_by_name_and_address() {
 }
 
 #[test]
-fn odd_hosts() {
+fn only_host_and_port_are_an_authority() {
     for good in [
         "localhost",
         "localhost:",
@@ -99,7 +99,7 @@ fn odd_hosts() {
 }
 
 #[test]
-fn origins() {
+fn origins_are_accepted_by_list_or_host() {
     let hosts = Hosts::new(
         ["api.example.cn".to_owned()],
         ["https://app.example".to_owned()],
@@ -122,12 +122,13 @@ fn origins() {
 }
 
 proptest! {
-    /// Against one that decodes first and cuts parameters off then.
+    /// Compares with a server that decodes first and removes parameters then.
     #[test]
-    fn dot_segments_are_those_that_a_decoder_sees(
+    fn dot_segments_match_those_of_a_decoder(
         text in prop::collection::vec(
             prop::sample::select(vec![
-                ".", "..", "%2e", "%2E", "/", "/", ";", "%3b", "%3B", "a", "%2f", "%5c", "%25", "%252e", "%00", "\\", "~",
+                ".", "..", "%2e", "%2E", "/", "/", ";", "%3b", "%3B", "a", "%2f", "%5c", "%25",
+                "%252e", "%00", "\\", "~",
             ]),
             0..9,
         ),
@@ -146,13 +147,13 @@ fn loop_seen(via: &[&'static str]) -> bool {
     let mut request = Request::get("/").body(()).unwrap();
     for line in via {
         let line = HeaderValue::from_static(line);
-        request.headers_mut().append(http::header::VIA, line);
+        request.headers_mut().append(VIA, line);
     }
     loops(&request, "cupbearer-1").is_err()
 }
 
 #[test]
-fn a_loop_is_seen_in_any_line_and_member_of_via() {
+fn loops_are_found_in_any_via_line_and_member() {
     assert!(loop_seen(&["1.1 cupbearer-1"]));
     assert!(loop_seen(&[
         "1.0 fred",
@@ -163,7 +164,7 @@ fn a_loop_is_seen_in_any_line_and_member_of_via() {
 }
 
 #[test]
-fn framing_that_hyper_lets_pass_is_refused_where_it_is_ambiguous() {
+fn ambiguous_framing_is_refused() {
     let scan = |hosts, content_lengths, transfer_encoding| Scan {
         hosts,
         content_lengths,
@@ -192,7 +193,7 @@ fn framing_that_hyper_lets_pass_is_refused_where_it_is_ambiguous() {
 }
 
 #[test]
-fn an_origin_has_to_be_accepted_in_every_line() {
+fn every_origin_line_must_be_accepted() {
     let hosts = Hosts::new([], ["https://app.example".to_owned()]);
     let check = |fields: &[(&'static str, &'static str)]| {
         let mut request = Request::get("/").body(()).unwrap();
@@ -220,16 +221,16 @@ fn an_origin_has_to_be_accepted_in_every_line() {
 }
 
 #[test]
-fn a_host_beside_an_authority() {
+fn host_must_match_authority_for_http2_only() {
     let says = |field, version| {
         let field = HeaderValue::from_bytes(field).unwrap();
-        beside_authority(&field, "api.test:80", version).is_ok()
+        host_beside_authority(&field, "api.test:80", version).is_ok()
     };
     for good in [&b"api.test:80"[..], b"API.test:80"] {
         assert!(says(good, Version::HTTP_2));
         assert!(says(good, Version::HTTP_11));
     }
-    // The target counts, and not the field.
+    // The target overrides the field.
     assert!(says(b"other.test", Version::HTTP_11));
     assert!(!says(b"other.test", Version::HTTP_2));
     for bad in [&b"a b/@"[..], b"", b"\xe4.test"] {
@@ -239,7 +240,7 @@ fn a_host_beside_an_authority() {
 }
 
 #[test]
-fn fields_that_came_by_http2() {
+fn http2_fields_have_no_outer_whitespace_and_a_size_limit() {
     let fields = |value: &str, count: usize| {
         let mut fields = HeaderMap::new();
         for _ in 0..count {
@@ -252,7 +253,7 @@ fn fields_that_came_by_http2() {
     for padded in [" a", "a ", "\ta", "a\t", " "] {
         assert!(matches!(fields(padded, 1), Err(ProxyError::BadRequest(_))));
     }
-    // As lines of HTTP/1.1: `x: aaaa` and its end are 9 bytes.
+    // As a line of HTTP/1.1, `x: aaaa` has 9 bytes.
     assert!(fields("aaaa", 11).is_ok());
     assert!(matches!(
         fields("aaaa", 12),
@@ -261,7 +262,7 @@ fn fields_that_came_by_http2() {
 }
 
 #[test]
-fn fields_that_came_by_http2_are_counted() {
+fn http2_fields_are_counted() {
     let mut fields = HeaderMap::new();
     for _ in 0..MAX_FIELDS {
         fields.append("x", HeaderValue::from_static(""));

@@ -23,7 +23,7 @@ fn stripped(lines: &[(&'static str, &'static str)]) -> Vec<String> {
 }
 
 #[test]
-fn every_connection_line_counts() {
+fn fields_named_by_any_connection_line_are_removed() {
     let rest = stripped(&[
         ("connection", "close, X-One"),
         ("connection", " x-two ,,"),
@@ -39,7 +39,7 @@ fn every_connection_line_counts() {
 }
 
 #[test]
-fn framing_and_host_cannot_be_removed_by_name() {
+fn connection_cannot_remove_framing_and_host() {
     let rest = stripped(&[
         ("connection", "content-length, host"),
         ("content-length", "3"),
@@ -72,12 +72,12 @@ fn upgrade_needs_the_connection_option() {
 }
 
 #[test]
-fn te_is_read_member_by_member() {
+fn te_trailers_is_found_among_members() {
     assert!(te_trailers(&map(&[("te", "gzip;q=0.5, Trailers")])));
     assert!(!te_trailers(&map(&[("te", "gzip")])));
 }
 
-/// Names that a `Connection` line may hold, and fields that may be there.
+/// Names of fields, and of options in a `Connection` line.
 const NAMES: [&str; 12] = [
     "x-one",
     "x-two",
@@ -116,9 +116,12 @@ fn connection_line() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn nothing_that_connection_names_survives_and_nothing_else_goes(
+    fn exactly_the_fields_that_connection_names_are_removed(
         lines in prop::collection::vec(connection_line(), 0..4),
-        fields in prop::collection::vec((prop::sample::select(NAMES.to_vec()), "[a-z]{1,3}"), 0..16),
+        fields in prop::collection::vec(
+            (prop::sample::select(NAMES.to_vec()), "[a-z]{1,3}"),
+            0..16,
+        ),
     ) {
         let mut map = HeaderMap::new();
         for (name, value) in &fields {
@@ -150,7 +153,7 @@ proptest! {
     }
 
     #[test]
-    fn a_scan_sees_what_a_look_up_of_each_field_sees(
+    fn a_scan_matches_a_look_up_of_each_field(
         fields in prop::collection::vec(
             prop::sample::select(vec![
                 "host", "content-length", "transfer-encoding", "upgrade", "te", "expect", "origin",

@@ -1,8 +1,9 @@
-//! DESIGN.md §5's table, from the outside.
+//! Every error as the app sees it.
 
 use std::io;
 use std::sync::Arc;
 
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,7 +17,7 @@ use crate::upstream::Stalled;
 use crate::upstream::connect::{Peer, Stage};
 use crate::upstream::tls::TlsFailure;
 
-/// code, status, Proxy-Status error: written down once more, so that a slip in the code shows. No `_`: a new error needs a row.
+/// The expected code, status and Proxy-Status error. No `_` arm: a new error needs a row.
 fn row(error: &ProxyError) -> (&'static str, u16, &'static str) {
     match error {
         ProxyError::NoRoute => ("no_route", 404, "destination_not_found"),
@@ -34,7 +35,7 @@ fn row(error: &ProxyError) -> (&'static str, u16, &'static str) {
         ProxyError::LoopDetected => ("loop_detected", 508, "proxy_loop_detected"),
         ProxyError::TokenUnavailable { .. } => ("token_unavailable", 503, "proxy_internal_error"),
         ProxyError::LoginRequired => ("login_required", 503, "proxy_internal_error"),
-        ProxyError::CredentialsRejected { .. } => {
+        ProxyError::CredentialsRejected => {
             ("credentials_rejected", 502, "proxy_configuration_error")
         }
         ProxyError::Connect(ConnectError::Resolve { .. }) => {
@@ -142,7 +143,7 @@ async fn every_error() -> Vec<ProxyError> {
     errors
 }
 
-/// hyper's errors are only made by hyper.
+/// Returns an error that only hyper can make.
 async fn hyper_error() -> hyper::Error {
     let (io, mut peer) = tokio::io::duplex(1024);
     let (mut sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(io))
@@ -167,13 +168,13 @@ fn measure(target: Option<&Arc<Target>>) -> Measure {
 }
 
 #[tokio::test]
-async fn every_error_is_a_problem_of_its_row() {
+async fn every_error_becomes_its_problem() {
     let metrics = Metrics::new();
     let target = target("cncn", Route::CatchAll, "", &[]);
     for error in every_error().await {
         let (code, status, proxy_error) = row(&error);
         for target in [None, Some(&target)] {
-            let answer = problem(&error, Shape::default(), measure(target), &metrics);
+            let answer = problem(&error, false, measure(target), &metrics);
             assert_eq!(answer.status(), status, "{code}");
             let headers = answer.headers();
             assert_eq!(headers[CONTENT_TYPE], "application/problem+json");
@@ -209,15 +210,15 @@ async fn every_error_is_a_problem_of_its_row() {
 }
 
 #[tokio::test]
-async fn grpc_gets_the_same_facts_without_a_body() {
+async fn grpc_errors_are_trailers_only() {
     let metrics = Metrics::new();
     for kind in ["application/grpc", "application/grpc+proto"] {
         let request = Request::post("/").header(CONTENT_TYPE, kind).body(());
         let request = request.unwrap();
-        let shape = Shape::of(&request, &Scan::of(request.headers()));
+        assert!(is_grpc(&request, &Scan::of(request.headers())));
         for error in every_error().await {
             let (code, _, proxy_error) = row(&error);
-            let answer = problem(&error, shape, measure(None), &metrics);
+            let answer = problem(&error, true, measure(None), &metrics);
             assert_eq!(answer.status(), StatusCode::OK);
             assert!(answer.body().is_end_stream(), "trailers-only");
             let headers = answer.headers();
@@ -235,11 +236,11 @@ async fn grpc_gets_the_same_facts_without_a_body() {
     }
     let json = Request::post("/").header(CONTENT_TYPE, "application/json");
     let json = json.body(()).unwrap();
-    assert!(!Shape::of(&json, &Scan::of(json.headers())).grpc);
+    assert!(!is_grpc(&json, &Scan::of(json.headers())));
 }
 
 #[tokio::test]
-async fn a_raw_problem_is_a_whole_http_message() {
+async fn a_raw_problem_is_a_complete_http_message() {
     let metrics = Metrics::new();
     for error in every_error().await {
         let (code, status, proxy_error) = row(&error);

@@ -10,7 +10,7 @@ use crate::dialect::RejectRules;
 use crate::metrics::Metrics;
 use crate::provider::cell;
 
-/// `https://api.example`, called `name`, with a base path and query keys that hold credentials.
+/// Returns the upstream `name` at `https://api.example`, with query keys that hold credentials.
 pub(in crate::proxy) fn target(
     name: &str,
     route: Route,
@@ -60,7 +60,7 @@ pub(in crate::proxy) fn target(
 }
 
 #[test]
-fn boundaries() {
+fn nth_boundary_ends_behind_so_many_segments() {
     assert_eq!(nth_boundary("/a/b/c", 1), 2);
     assert_eq!(nth_boundary("/a/b/c", 2), 4);
     assert_eq!(nth_boundary("/a/b/c", 3), 6);
@@ -69,7 +69,7 @@ fn boundaries() {
 }
 
 #[test]
-fn ports_are_cut_off_and_brackets_kept() {
+fn without_port_keeps_brackets() {
     assert_eq!(without_port("a:80"), "a");
     assert_eq!(without_port("[::1]:80"), "[::1]");
     assert_eq!(without_port("[::1]"), "[::1]");
@@ -88,7 +88,7 @@ fn a_port_beats_a_host_beats_a_prefix_beats_the_catch_all() {
     let port = target("port", Route::Listen(listen), "", &[]);
     routes.at_door(1, Some(Arc::clone(&port)));
     routes.add(port);
-    // That of an upstream which is no more.
+    // The listener of a removed upstream.
     routes.at_door(2, None);
     let host = Route::Host("h.example".to_owned());
     routes.add(target("host", host, "", &[]));
@@ -103,7 +103,7 @@ fn a_port_beats_a_host_beats_a_prefix_beats_the_catch_all() {
         ("/p/x", "localhost", 0, Some("prefix")),
         ("/x", "localhost", 0, Some("rest")),
         ("/px", "localhost", 0, Some("rest")),
-        // Absolute-form: by host only, never to the catch-all; for ourselves it is origin-form.
+        // Absolute-form: by host only, never the catch-all. For a listener it is origin-form.
         ("http://h.example/p/x", "localhost", 0, Some("host")),
         ("http://other.example/p/x", "localhost", 0, None),
         ("http://other.example/x", "127.0.0.1:8080", 0, None),

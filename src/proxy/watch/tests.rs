@@ -26,7 +26,7 @@ async fn a_slow_head_ends_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_says_nothing_at_all_ends_as_soon() {
+async fn a_silent_new_connection_has_as_long_as_a_head() {
     let (registry, _task) = sweeping().await;
     let (_member, end) = registry.enter();
     let started = tokio::time::Instant::now();
@@ -35,7 +35,7 @@ async fn a_connection_that_says_nothing_at_all_ends_as_soon() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_second_head_has_as_much_time_as_the_first() {
+async fn each_head_has_its_own_time_limit() {
     let (registry, _task) = sweeping().await;
     let (member, mut end) = registry.enter();
     member.watch.received();
@@ -44,7 +44,7 @@ async fn a_second_head_has_as_much_time_as_the_first() {
     tokio::time::sleep(IDLE - 2 * TICK).await;
     assert!(end.try_recv().is_err());
     member.watch.received();
-    // More bytes of the same head win no time.
+    // More bytes of the same head do not extend the limit.
     tokio::time::sleep(HEAD_TIME / 2).await;
     member.watch.received();
     let started = tokio::time::Instant::now();
@@ -53,7 +53,7 @@ async fn a_second_head_has_as_much_time_as_the_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_http2_bytes_are_not_a_head() {
+async fn http2_bytes_do_not_begin_a_head() {
     let (registry, _task) = sweeping().await;
     let (member, end) = registry.enter();
     member.watch.received();
@@ -65,7 +65,7 @@ async fn with_http2_bytes_are_not_a_head() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_busy_connection_is_left_alone_and_an_idle_one_is_not() {
+async fn only_an_idle_connection_times_out() {
     let (registry, _task) = sweeping().await;
     let (member, mut end) = registry.enter();
     member.watch.received();
@@ -79,15 +79,15 @@ async fn a_busy_connection_is_left_alone_and_an_idle_one_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_connections_nobody_looks_at_the_clock() {
+async fn the_clock_stops_without_connections() {
     let (registry, _task) = sweeping().await;
     tokio::time::sleep(TICK * 9).await;
-    assert_eq!(registry.clock.load(Ordering::Relaxed), 0);
+    assert_eq!(registry.clock.load(Relaxed), 0);
     let (member, end) = registry.enter();
     drop((member, end));
     tokio::time::sleep(TICK * 9).await;
-    assert_eq!(registry.clock.load(Ordering::Relaxed), 1);
-    // As long as for a connection that came earlier.
+    assert_eq!(registry.clock.load(Relaxed), 1);
+    // The limit is that of an earlier connection.
     let (_member, end) = registry.enter();
     let started = tokio::time::Instant::now();
     assert_eq!(end.await, Ok(End::IdleTimeout));
@@ -99,7 +99,7 @@ async fn without_connections_nobody_looks_at_the_clock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn draining_reaches_connections_that_come_late() {
+async fn draining_ends_later_connections_too() {
     let registry = Arc::new(Registry::default());
     let (early, end) = registry.enter();
     registry.drain();

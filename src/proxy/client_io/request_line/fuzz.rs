@@ -1,4 +1,4 @@
-//! Fuzz target: what the adapter makes of a connection's bytes, however they are cut.
+//! Fuzz target: the adapter's output for the bytes of a connection, in reads of any size.
 
 use super::{RequestLine, is_suspect};
 
@@ -9,14 +9,14 @@ pub fn client_io(data: &[u8]) {
     };
     let whole = handed_out(bytes, bytes.len().max(1));
     assert_eq!(handed_out(bytes, usize::from(*size).max(1)), whole);
-    // Only the first line that is not empty may differ, and only by what stands for suspect bytes.
+    // Only the first line that is not empty may differ, and only by the encoding of suspect bytes.
     let at = first_line(bytes);
     assert_eq!(whole[..at], bytes[..at]);
     let line = first_line_end(&bytes[at..]) + at;
     let rest = &bytes[line..];
     assert!(
         whole.ends_with(rest),
-        "a byte behind the first line has changed"
+        "a byte behind the first line changed"
     );
     let new = &whole[at..whole.len() - rest.len()];
     if new != &bytes[at..line] {

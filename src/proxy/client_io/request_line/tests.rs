@@ -9,7 +9,7 @@ fn through(bytes: &[u8]) -> Vec<u8> {
     instead.map_or_else(|| bytes.to_vec(), |instead| instead.to_vec())
 }
 
-/// The connection after a message whose bytes came in at once.
+/// Returns the state after a message whose bytes came in at once.
 fn after(message: &[u8], body: Option<u64>) -> RequestLine {
     let mut line = RequestLine::new();
     line.pass(message);
@@ -21,7 +21,7 @@ const RAW: &[u8] = b"GET /?q=\"\xc4\xe3\" HTTP/1.1\r\n";
 const ENCODED: &[u8] = b"GET /?q=%22%C4%E3%22 HTTP/1.1\r\n";
 
 #[test]
-fn what_a_uri_refuses_is_percent_encoded() {
+fn targets_that_uri_refuses_are_percent_encoded() {
     for (raw, encoded) in [
         (
             &b"GET /?a=<b>&c=\"d\" HTTP/1.1\r\n"[..],
@@ -33,7 +33,7 @@ fn what_a_uri_refuses_is_percent_encoded() {
             b"\r\n\nGET /<\xc4> HTTP/1.1\n",
             b"\r\n\nGET /%3C%C4%3E HTTP/1.1\n",
         ),
-        // UTF-8 stays, also beside another byte that has to go.
+        // UTF-8 stays beside a byte that is encoded.
         (
             "GET /你?\"=1 HTTP/1.1\r\n".as_bytes(),
             "GET /你?%22=1 HTTP/1.1\r\n".as_bytes(),
@@ -62,13 +62,13 @@ fn what_a_uri_refuses_is_percent_encoded() {
 }
 
 #[test]
-fn what_a_uri_takes_stays_to_the_byte() {
+fn lines_that_uri_accepts_stay() {
     for same in [
         &b"GET /a?b=%22 HTTP/1.1\r\n"[..],
         "GET /你好?名=值 HTTP/1.1\r\n".as_bytes(),
         b"GET /a\"b HTTP/1.1\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x06\x04\x80\xff",
-        // Neither a method nor a version is made valid.
+        // Invalid methods and versions stay invalid.
         b"G\"T / HTTP/1.1\r\n",
         b"G\xffT / HTTP/1.1\r\n",
         b"GET / HTTP/1\".1\r\n",
@@ -80,14 +80,14 @@ fn what_a_uri_takes_stays_to_the_byte() {
 }
 
 #[test]
-fn fields_and_bodies_are_not_touched() {
+fn fields_and_bodies_stay() {
     let message = [RAW, b"X: \"<\xc4>\r\n\r\nGET /\"\xc4 HTTP/1.1\r\n"].concat();
     let expected = [ENCODED, b"X: \"<\xc4>\r\n\r\nGET /\"\xc4 HTTP/1.1\r\n"].concat();
     assert_eq!(through(&message), expected);
 }
 
 #[test]
-fn the_line_behind_a_message_is_a_first_line_again() {
+fn the_line_behind_a_message_is_a_first_line() {
     let get = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
     let post = b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n<a>";
     let chunked = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n\"\r\n0\r\n\r\n";
@@ -103,7 +103,7 @@ fn the_line_behind_a_message_is_a_first_line_again() {
 }
 
 #[test]
-fn behind_a_pipelined_beginning_nothing_is_changed() {
+fn bytes_behind_a_partial_pipelined_message_stay() {
     let get = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /a";
     let post = b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n<a>X";
     let cut = b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n<a>\n\r\n";
@@ -113,10 +113,10 @@ fn behind_a_pipelined_beginning_nothing_is_changed() {
     }
 }
 
-/// Whole heads that came in along with the message before are parsed without another read: the next
-/// one begins a line again, unless a message runs of which no byte has come by.
+/// hyper parses whole pipelined heads without another read: the next byte begins a line, unless
+/// hyper is still answering one of the pipelined messages.
 #[test]
-fn whole_pipelined_heads_leave_the_place_known() {
+fn whole_pipelined_heads_keep_the_position() {
     let two = b"GET /1 HTTP/1.1\r\n\r\nPOST /2 HTTP/1.1\r\nContent-Length: 9\r\n\r\n";
     let mut line = after(two, Some(0));
     line.message_runs();
@@ -131,7 +131,7 @@ fn whole_pipelined_heads_leave_the_place_known() {
 }
 
 #[test]
-fn a_line_that_never_ends_is_let_go() {
+fn a_too_long_line_is_passed_on() {
     let mut line = RequestLine::new();
     assert_eq!(line.pass(b"GET /\"").as_deref(), Some(&b""[..]));
     let more = vec![b'a'; MAX_HEAD];
@@ -144,12 +144,15 @@ fn a_line_that_never_ends_is_let_go() {
 }
 
 proptest! {
-    /// Also what the fuzz target checks, for lines that are almost requests.
+    /// Runs the fuzz target with lines that are almost requests.
     #[test]
     fn only_the_target_of_the_first_line_changes(
         empty in "(\r\n|\n){0,2}",
         method in "[A-Z\"\u{80}]{1,6}",
-        target in prop::collection::vec(prop_oneof![Just(b'"'), Just(b'<'), Just(b'`'), any::<u8>()], 0..40),
+        target in prop::collection::vec(
+            prop_oneof![Just(b'"'), Just(b'<'), Just(b'`'), any::<u8>()],
+            0..40,
+        ),
         version in "HTTP/1\\.[01]|HTTP/\"",
         rest in prop::collection::vec(any::<u8>(), 0..80),
         size in 1_u8..90,
@@ -167,7 +170,7 @@ proptest! {
     }
 
     #[test]
-    fn messages_in_a_row_are_cut_anywhere(
+    fn every_message_is_encoded_however_reads_are_cut(
         bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 1..6),
         size in 1_usize..60,
     ) {
