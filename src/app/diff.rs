@@ -117,15 +117,7 @@ fn listed(names: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Environment;
-
-    struct Empty;
-
-    impl Environment for Empty {
-        fn var(&self, _name: &str) -> Option<String> {
-            None
-        }
-    }
+    use crate::app::tests::NoVariables;
 
     fn config(server: &str, rest: &str) -> Config {
         let text = format!(
@@ -133,7 +125,7 @@ mod tests {
              [providers.p]\naccess_token = \"x\"\n\
              [upstreams.u]\nurl = \"https://api.test\"\nprovider = \"p\"\n{rest}"
         );
-        Config::from_toml(&text, &Empty).unwrap()
+        Config::from_toml(&text, &NoVariables).unwrap()
     }
 
     fn restart(old: &Config, new: &Config) -> Vec<String> {
@@ -200,8 +192,9 @@ mod tests {
         };
         assert_eq!(
             changes.to_string(),
-            "added listeners: a:2; removed listeners: a:1; added providers: d; changed providers: c; \
-             removed providers: a; changed admin port; changed server settings"
+            "added listeners: a:2; removed listeners: a:1; added providers: d; \
+             changed providers: c; removed providers: a; changed admin port; \
+             changed server settings"
         );
         assert_eq!(Changes::default().to_string(), "nothing changed");
         let many: Vec<_> = (0..10).map(|n| n.to_string()).collect();

@@ -77,7 +77,8 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
-    use crate::config::{Environment, named_files};
+    use crate::app::tests::NoVariables;
+    use crate::config::named_files;
 
     #[test]
     fn every_change_of_a_file_changes_its_stamp() {
@@ -115,14 +116,6 @@ mod tests {
         changes("it is gone", &|| fs::remove_file(path("two/file")).unwrap());
     }
 
-    struct Empty;
-
-    impl Environment for Empty {
-        fn var(&self, _name: &str) -> Option<String> {
-            None
-        }
-    }
-
     #[test]
     fn files_read_once_are_among_the_named_files() {
         let folder = tempfile::tempdir().unwrap();
@@ -140,12 +133,13 @@ mod tests {
         let of_provider = write("other", certificate);
         let text = format!(
             "[server]\nclient_auth = {{ header = 'X-Key', value = {{ file = {secret:?} }} }}\n\
-             [providers.p]\ntoken_url = 'https://a.test'\nclient_id = 'c'\nclient_secret = {{ file = {secret:?} }}\n\
+             [providers.p]\ntoken_url = 'https://a.test'\nclient_id = 'c'\n\
+             client_secret = {{ file = {secret:?} }}\n\
              tls = {{ ca_file = {of_provider:?} }}\n\
              [upstreams.u]\nurl = 'https://a.test'\nprovider = 'p'\n\
              tls = {{ ca_file = {ca:?}, client_cert_file = {cert:?}, client_key_file = {key:?} }}\n"
         );
-        let config = Config::from_toml(&text, &Empty).unwrap();
+        let config = Config::from_toml(&text, &NoVariables).unwrap();
         let read = read_once(&config);
         assert_eq!(read, BTreeSet::from([ca, cert, key, secret]));
         let named = named_files(&text);

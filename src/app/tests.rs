@@ -1,4 +1,4 @@
-//! Reloads of the real app, in front of the demo's vendors.
+//! Reloads of the whole app, with the demo's vendors as upstreams.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,21 +13,22 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::config::Environment;
+use crate::demo::authority::{Authority, Offer};
 use crate::demo::setup::Setup;
 use crate::demo::vendors::{FakeVendor, Kind};
 
 const LONG: Duration = Duration::from_secs(30);
 
-struct Empty;
+pub(super) struct NoVariables;
 
-impl Environment for Empty {
+impl Environment for NoVariables {
     fn var(&self, _name: &str) -> Option<String> {
         None
     }
 }
 
-/// The app in front of five vendors, and the file that it was started with.
-struct World {
+/// The running app, its five vendors and its configuration file.
+struct TestApp {
     setup: Setup,
     folder: tempfile::TempDir,
     text: String,
@@ -42,8 +43,8 @@ struct Answer {
     body: String,
 }
 
-impl World {
-    /// With a poll so slow that only `POST /-/reload` reloads.
+impl TestApp {
+    /// Polls the files so rarely that only `POST /-/reload` reloads.
     async fn start() -> Self {
         Self::with("", Duration::from_secs(3600)).await
     }
@@ -57,14 +58,14 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let text = format!("{}\n{more}", setup.config("127.0.0.1:0", "127.0.0.1:0"));
         let path = folder.path().join("cupbearer.toml");
-        // As Kubernetes mounts it: the file is a link through a link that is swapped.
+        // As in a Kubernetes mount: the file is a link through another link, which is replaced.
         publish(&folder, "first", &text);
         std::os::unix::fs::symlink("data/cupbearer.toml", &path).unwrap();
         let (stop, stopped) = oneshot::channel();
         let (tell, bound) = oneshot::channel();
-        let config = Config::from_toml(&text, &Empty).unwrap();
+        let config = Config::from_toml(&text, &NoVariables).unwrap();
         let thread = std::thread::spawn(move || {
-            let mut file = ConfigFile::new(path, Empty);
+            let mut file = ConfigFile::new(path, NoVariables);
             file.poll = poll;
             let bound = bind(config).unwrap().watch(file);
             let Some(Listen::Tcp(address)) = bound.listeners().pop() else {
@@ -76,7 +77,7 @@ impl World {
                 .unwrap();
         });
         let (address, admin) = bound.await.unwrap();
-        let world = Self {
+        let app = Self {
             setup,
             folder,
             text,
@@ -86,9 +87,9 @@ impl World {
             thread: Some(thread),
         };
         for kind in Kind::ALL {
-            assert_eq!(world.get(&format!("/{kind}/x")).await.status, 200, "{kind}");
+            assert_eq!(app.get(&format!("/{kind}/x")).await.status, 200, "{kind}");
         }
-        world
+        app
     }
 
     fn vendor(&self, kind: Kind) -> &FakeVendor {
@@ -104,7 +105,7 @@ impl World {
         self.folder.path().join("cupbearer.toml")
     }
 
-    /// Writes `text` and asks for a reload.
+    /// Writes `text` and sends `POST /-/reload`.
     async fn reload(&self, text: &str) -> Answer {
         std::fs::write(self.path(), text).unwrap();
         self.admin("POST /-/reload").await
@@ -132,7 +133,7 @@ impl World {
         self.admin("GET /metrics").await.body
     }
 
-    /// A change of one provider's or upstream's table.
+    /// Returns the configuration with `add` in one table.
     fn edited(&self, table: &str, add: &str) -> String {
         let head = format!("[{table}]\n");
         assert!(self.text.contains(&head));
@@ -140,7 +141,7 @@ impl World {
     }
 }
 
-impl Drop for World {
+impl Drop for TestApp {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
@@ -156,7 +157,7 @@ impl Answer {
     }
 }
 
-/// Puts a new folder in the place of the old one, at once.
+/// Replaces the linked folder by a new one, atomically.
 fn publish(folder: &tempfile::TempDir, name: &str, text: &str) {
     let root = folder.path();
     std::fs::create_dir(root.join(name)).unwrap();
@@ -167,7 +168,8 @@ fn publish(folder: &tempfile::TempDir, name: &str, text: &str) {
 
 async fn ask(address: SocketAddr, line: &str) -> Answer {
     let request = format!(
-        "{line} HTTP/1.1\r\nHost: localhost:{}\r\nX-Cupbearer: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        "{line} HTTP/1.1\r\nHost: localhost:{}\r\nX-Cupbearer: 1\r\nContent-Length: 0\r\n\
+         Connection: close\r\n\r\n",
         address.port()
     );
     let exchange = async {
@@ -184,7 +186,7 @@ async fn ask(address: SocketAddr, line: &str) -> Answer {
     Answer { status, body }
 }
 
-/// Requests without a pause, on several connections, until it is stopped.
+/// Sends requests without a pause, on several connections, until stopped.
 struct Load {
     stop: Arc<AtomicBool>,
     count: Arc<AtomicUsize>,
@@ -215,15 +217,15 @@ impl Load {
         }
     }
 
-    /// Until this many more requests have been answered.
-    async fn goes_on(&self, more: usize) {
+    /// Waits for `more` further responses.
+    async fn wait_for(&self, more: usize) {
         let until = self.count.load(Ordering::Relaxed) + more;
         while self.count.load(Ordering::Relaxed) < until {
             tokio::task::yield_now().await;
         }
     }
 
-    async fn without_failures(self) {
+    async fn stop_without_failures(self) {
         self.stop.store(true, Ordering::Relaxed);
         for task in self.tasks {
             assert_eq!(task.await.unwrap(), [""; 0]);
@@ -233,111 +235,107 @@ impl Load {
 
 #[tokio::test]
 async fn an_unchanged_file_changes_nothing() {
-    let world = World::start().await;
-    let before = world.token_requests();
-    assert_eq!(world.reload_ok(&world.text).await, "nothing changed");
-    assert_eq!(world.token_requests(), before);
-    let metrics = world.metrics().await;
+    let app = TestApp::start().await;
+    let before = app.token_requests();
+    assert_eq!(app.reload_ok(&app.text).await, "nothing changed");
+    assert_eq!(app.token_requests(), before);
+    let metrics = app.metrics().await;
     assert!(metrics.contains("cupbearer_config_reloads_total{result=\"ok\"} 1"));
 }
 
 #[tokio::test]
-async fn no_request_fails_and_no_untouched_provider_is_asked_again() {
-    let world = World::start().await;
-    let before = world.token_requests();
-    let load = Load::start(world.address, "/cncn/x");
-    load.goes_on(20).await;
+async fn reloads_fail_no_request_and_fetch_no_token_for_unchanged_providers() {
+    let app = TestApp::start().await;
+    let before = app.token_requests();
+    let load = Load::start(app.address, "/cncn/x");
+    load.wait_for(20).await;
     for round in 0..6 {
-        // Another upstream each time, then the server's own settings.
+        // Changes of another upstream and of the server settings.
         let text = match round % 3 {
-            0 => world.edited("upstreams.besender", "replay_limit = 0"),
-            1 => world.edited("server", "idle_timeout = \"50s\""),
-            _ => world.text.clone(),
+            0 => app.edited("upstreams.besender", "replay_limit = 0"),
+            1 => app.edited("server", "idle_timeout = \"50s\""),
+            _ => app.text.clone(),
         };
-        assert_ne!(world.reload_ok(&text).await, "nothing changed");
-        load.goes_on(20).await;
+        assert_ne!(app.reload_ok(&text).await, "nothing changed");
+        load.wait_for(20).await;
     }
     for round in 0..6 {
-        // Its own settings, its provider's secret, its provider's way of sending.
+        // Changes of the upstream, of its provider, and of the provider's injection.
         let text = match round % 4 {
-            0 => world.edited("upstreams.cncn", "token_wait = \"9s\""),
-            1 => world.edited("providers.cncn", "refresh_before = \"1m\""),
+            0 => app.edited("upstreams.cncn", "token_wait = \"9s\""),
+            1 => app.edited("providers.cncn", "refresh_before = \"1m\""),
             2 => format!(
-                "{}\n[providers.cncn.inject]\nheaders = {{ Authorization = \"Bearer {{access_token}}\", X-Also = \"a\" }}",
-                world.text
+                "{}\n[providers.cncn.inject]\n\
+                 headers = {{ Authorization = \"Bearer {{access_token}}\", X-Also = \"a\" }}",
+                app.text
             ),
-            _ => world.text.clone(),
+            _ => app.text.clone(),
         };
-        assert!(world.reload_ok(&text).await.contains("cncn"));
-        load.goes_on(20).await;
+        assert!(app.reload_ok(&text).await.contains("cncn"));
+        load.wait_for(20).await;
     }
-    load.without_failures().await;
-    assert_eq!(world.token_requests(), before);
+    load.stop_without_failures().await;
+    assert_eq!(app.token_requests(), before);
 }
 
 #[tokio::test]
-async fn connections_of_untouched_upstreams_live_on() {
-    let world = World::start().await;
-    // One request at a time needs one connection.
+async fn connections_of_unchanged_upstreams_stay_open() {
+    let app = TestApp::start().await;
+    // Sequential requests need one connection.
     let connected = "cupbearer_upstream_connects_total{result=\"ok\",upstream=\"cncn\"} 1\n";
     for text in [
-        world.edited("upstreams.besender", "replay_limit = 0"),
-        world.edited("server", "idle_timeout = \"50s\""),
-        world.edited("providers.cncn", "refresh_before = \"1m\""),
+        app.edited("upstreams.besender", "replay_limit = 0"),
+        app.edited("server", "idle_timeout = \"50s\""),
+        app.edited("providers.cncn", "refresh_before = \"1m\""),
     ] {
-        assert_ne!(world.reload_ok(&text).await, "nothing changed");
-        assert_eq!(world.get("/cncn/x").await.status, 200);
-        assert!(world.metrics().await.contains(connected));
+        assert_ne!(app.reload_ok(&text).await, "nothing changed");
+        assert_eq!(app.get("/cncn/x").await.status, 200);
+        assert!(app.metrics().await.contains(connected));
     }
-    world
-        .reload_ok(&world.edited("upstreams.cncn", "http = \"1.1\""))
+    app.reload_ok(&app.edited("upstreams.cncn", "http = \"1.1\""))
         .await;
-    assert_eq!(world.get("/cncn/x").await.status, 200);
-    assert!(!world.metrics().await.contains(connected));
+    assert_eq!(app.get("/cncn/x").await.status, 200);
+    assert!(!app.metrics().await.contains(connected));
 }
 
 #[tokio::test]
-async fn a_changed_identity_is_a_new_token_and_no_failed_request() {
-    let world = World::start().await;
+async fn a_changed_identity_fetches_a_new_token_and_fails_no_request() {
+    let app = TestApp::start().await;
     let kind = Kind::IdentityServer;
-    let before = world.vendor(kind).counters().token_requests;
-    let load = Load::start(world.address, "/identityserver/x");
-    load.goes_on(20).await;
-    let other = world.edited("providers.identityserver", "scope = \"api\"");
-    for (count, text) in [(1, &other), (2, &world.text), (3, &other)] {
+    let before = app.vendor(kind).counters().token_requests;
+    let load = Load::start(app.address, "/identityserver/x");
+    load.wait_for(20).await;
+    let other = app.edited("providers.identityserver", "scope = \"api\"");
+    for (count, text) in [(1, &other), (2, &app.text), (3, &other)] {
         assert_eq!(
-            world.reload_ok(text).await,
+            app.reload_ok(text).await,
             "changed providers: identityserver; changed upstreams: identityserver"
         );
-        load.goes_on(20).await;
-        assert_eq!(world.vendor(kind).counters().token_requests, before + count);
-        // Who was ready stays ready.
-        assert_eq!(world.admin("GET /readyz").await.status, 200);
+        load.wait_for(20).await;
+        assert_eq!(app.vendor(kind).counters().token_requests, before + count);
+        assert_eq!(app.admin("GET /readyz").await.status, 200);
     }
-    load.without_failures().await;
+    load.stop_without_failures().await;
 }
 
 #[tokio::test]
-async fn a_changed_secret_keeps_the_token_and_counts_for_the_next_one() {
-    let world = World::start().await;
-    let wrong = world
+async fn a_changed_secret_keeps_the_token_and_is_used_for_the_next_fetch() {
+    let app = TestApp::start().await;
+    let wrong = app
         .edited("providers.cncn", "min_interval = \"1ms\"")
         .replace("demo-secret-of-cncn", "wrong");
-    let before = world.token_requests();
-    assert_eq!(world.reload_ok(&wrong).await, "changed providers: cncn");
-    assert_eq!(world.get("/cncn/x").await.status, 200);
-    assert_eq!(world.token_requests(), before);
-    let refused = world.admin("POST /-/refresh/cncn").await;
+    let before = app.token_requests();
+    assert_eq!(app.reload_ok(&wrong).await, "changed providers: cncn");
+    assert_eq!(app.get("/cncn/x").await.status, 200);
+    assert_eq!(app.token_requests(), before);
+    let refused = app.admin("POST /-/refresh/cncn").await;
     assert_eq!(refused.status, 502, "{}", refused.body);
-    assert_eq!(world.get("/cncn/x").await.status, 200);
-    // A refusal is retried after minutes; the right secret at once.
-    let fetches = world.vendor(Kind::Cncn).counters().issued;
-    assert_eq!(
-        world.reload_ok(&world.text).await,
-        "changed providers: cncn"
-    );
+    assert_eq!(app.get("/cncn/x").await.status, 200);
+    // The refused fetch would be retried after minutes; the reload retries at once.
+    let fetches = app.vendor(Kind::Cncn).counters().issued;
+    assert_eq!(app.reload_ok(&app.text).await, "changed providers: cncn");
     timeout(LONG, async {
-        while world.vendor(Kind::Cncn).counters().issued == fetches {
+        while app.vendor(Kind::Cncn).counters().issued == fetches {
             tokio::task::yield_now().await;
         }
     })
@@ -347,146 +345,139 @@ async fn a_changed_secret_keeps_the_token_and_counts_for_the_next_one() {
 
 #[tokio::test]
 async fn a_changed_url_takes_effect() {
-    let world = World::start().await;
+    let app = TestApp::start().await;
     assert_eq!(
-        world.get("/besender/x").await.json()["path"],
+        app.get("/besender/x").await.json()["path"],
         "/open/api/v1/x"
     );
-    let text = world
-        .text
-        .replace("/open/api/v1\"", "/open/api/v1/deeper\"");
-    assert_eq!(world.reload_ok(&text).await, "changed upstreams: besender");
+    let text = app.text.replace("/open/api/v1\"", "/open/api/v1/deeper\"");
+    assert_eq!(app.reload_ok(&text).await, "changed upstreams: besender");
     assert_eq!(
-        world.get("/besender/x").await.json()["path"],
+        app.get("/besender/x").await.json()["path"],
         "/open/api/v1/deeper/x"
     );
 }
 
 #[tokio::test]
-async fn what_comes_and_goes() {
+async fn added_and_removed_providers_and_upstreams_take_effect() {
     let more = "[providers.key]\naccess_token = \"k\"\n\
-        [upstreams.more]\nurl = \"http://127.0.0.1:1\"\nprovider = \"key\"\nroute = { path_prefix = \"/more\" }\n";
-    let world = World::start().await;
-    assert_eq!(world.get("/more/x").await.status, 404);
-    let text = format!("{}\n{more}", world.text);
+        [upstreams.more]\nurl = \"http://127.0.0.1:1\"\nprovider = \"key\"\n\
+        route = { path_prefix = \"/more\" }\n";
+    let app = TestApp::start().await;
+    assert_eq!(app.get("/more/x").await.status, 404);
+    let text = format!("{}\n{more}", app.text);
     assert_eq!(
-        world.reload_ok(&text).await,
+        app.reload_ok(&text).await,
         "added providers: key; added upstreams: more"
     );
-    assert_eq!(world.get("/more/x").await.status, 502);
-    let metrics = world.metrics().await;
+    assert_eq!(app.get("/more/x").await.status, 502);
+    let metrics = app.metrics().await;
     assert!(metrics.contains("provider=\"key\"") && metrics.contains("upstream=\"more\""));
-    let status = world.status().await;
+    let status = app.status().await;
     assert_eq!(status["providers"].as_array().unwrap().len(), 6);
     assert_eq!(
-        world.reload_ok(&world.text).await,
+        app.reload_ok(&app.text).await,
         "removed providers: key; removed upstreams: more"
     );
-    assert_eq!(world.get("/more/x").await.status, 404);
-    let metrics = world.metrics().await;
+    assert_eq!(app.get("/more/x").await.status, 404);
+    let metrics = app.metrics().await;
     assert!(!metrics.contains("provider=\"key\""), "{metrics}");
     assert!(!metrics.contains("upstream=\"more\""), "{metrics}");
-    assert_eq!(
-        world.status().await["providers"].as_array().unwrap().len(),
-        5
-    );
-    assert_eq!(world.admin("POST /-/refresh/key").await.status, 404);
+    assert_eq!(app.status().await["providers"].as_array().unwrap().len(), 5);
+    assert_eq!(app.admin("POST /-/refresh/key").await.status, 404);
 }
 
 #[tokio::test]
 async fn a_bad_file_changes_nothing_and_is_reported() {
-    let world = World::start().await;
+    let app = TestApp::start().await;
     let bad_tls = format!(
-        "{}\n[upstreams.more]\nurl = \"https://localhost\"\nprovider = \"cncn\"\ntls = {{ ca_file = \"/nonexistent\" }}",
-        world.edited("upstreams.cncn", "allow = [\"GET /nothing\"]")
+        "{}\n[upstreams.more]\nurl = \"https://localhost\"\nprovider = \"cncn\"\n\
+         tls = {{ ca_file = \"/nonexistent\" }}",
+        app.edited("upstreams.cncn", "allow = [\"GET /nothing\"]")
     );
     let cases = [
         ("{".to_owned(), "not valid TOML"),
         (
-            world.edited("upstreams.cncn", "nonsense = 1\nallow = [\"GET /nothing\"]"),
+            app.edited("upstreams.cncn", "nonsense = 1\nallow = [\"GET /nothing\"]"),
             "upstreams.cncn.nonsense",
         ),
         (bad_tls, "upstreams.more.tls"),
         (
-            world.edited("server", "workers = 2"),
+            app.edited("server", "workers = 2"),
             "server.workers: a change here needs a restart",
         ),
     ];
     for (count, (text, expected)) in cases.iter().enumerate() {
-        let answer = world.reload(text).await;
+        let answer = app.reload(text).await;
         assert_eq!(answer.status, 502);
         let problems = answer.json()["problems"].clone();
         assert!(
             problems[0].as_str().unwrap().contains(expected),
             "{problems}"
         );
-        assert_eq!(world.status().await["config_problems"], problems);
-        assert_eq!(world.get("/cncn/x").await.status, 200);
-        let metrics = world.metrics().await;
+        assert_eq!(app.status().await["config_problems"], problems);
+        assert_eq!(app.get("/cncn/x").await.status, 200);
+        let metrics = app.metrics().await;
         let line = format!(
             "cupbearer_config_reloads_total{{result=\"error\"}} {}",
             count + 1
         );
         assert!(metrics.contains(&line));
     }
-    std::fs::remove_file(world.path()).unwrap();
-    let answer = world.admin("POST /-/reload").await;
+    std::fs::remove_file(app.path()).unwrap();
+    let answer = app.admin("POST /-/reload").await;
     assert!(
         answer.status == 502 && answer.body.contains("cannot be read"),
         "{}",
         answer.body
     );
-    world.reload_ok(&world.text).await;
-    assert_eq!(
-        world.status().await["config_problems"],
-        serde_json::json!([])
-    );
+    app.reload_ok(&app.text).await;
+    assert_eq!(app.status().await["config_problems"], serde_json::json!([]));
 }
 
 #[tokio::test]
-async fn a_swapped_link_is_noticed() {
-    let world = World::with("", Duration::from_millis(10)).await;
+async fn a_replaced_link_causes_a_reload() {
+    let app = TestApp::with("", Duration::from_millis(10)).await;
     let loads = [
-        Load::start(world.address, "/cncn/x"),
-        Load::start(world.address, "/besender/x"),
+        Load::start(app.address, "/cncn/x"),
+        Load::start(app.address, "/besender/x"),
     ];
-    let text = world
-        .text
-        .replace("/open/api/v1\"", "/open/api/v1/deeper\"");
-    publish(&world.folder, "second", &text);
+    let text = app.text.replace("/open/api/v1\"", "/open/api/v1/deeper\"");
+    publish(&app.folder, "second", &text);
     timeout(LONG, async {
-        while world.get("/besender/x").await.json()["path"] != "/open/api/v1/deeper/x" {
+        while app.get("/besender/x").await.json()["path"] != "/open/api/v1/deeper/x" {
             tokio::task::yield_now().await;
         }
     })
     .await
     .unwrap();
     for load in loads {
-        load.goes_on(20).await;
-        load.without_failures().await;
+        load.wait_for(20).await;
+        load.stop_without_failures().await;
     }
-    let metrics = world.metrics().await;
+    let metrics = app.metrics().await;
     assert!(metrics.contains("cupbearer_config_reloads_total{result=\"ok\"} 1"));
     assert!(metrics.contains("cupbearer_config_reloads_total{result=\"error\"} 0"));
 }
 
-/// Its file is not touched; what it names is. Each failure is told once, however often the files
-/// are looked at.
+/// Changes only files that the configuration names. Each failed reload is reported once, however
+/// often the files are polled.
 #[tokio::test]
-async fn a_reload_that_failed_is_tried_again_when_what_it_names_changes() {
-    let world = World::with("", Duration::from_millis(5)).await;
-    let path = |name: &str| world.folder.path().join(name);
-    let text = world.edited("upstreams.cncn", "allow = [\"GET /nothing\"]");
+async fn a_failed_reload_is_retried_when_a_named_file_changes() {
+    let app = TestApp::with("", Duration::from_millis(5)).await;
+    let path = |name: &str| app.folder.path().join(name);
+    let text = app.edited("upstreams.cncn", "allow = [\"GET /nothing\"]");
     let text = format!(
         "{text}\n[providers.more]\naccess_token = {{ file = {:?} }}\n\
-         [upstreams.more]\nurl = \"https://localhost\"\nprovider = \"more\"\ntls = {{ ca_file = {:?} }}",
+         [upstreams.more]\nurl = \"https://localhost\"\nprovider = \"more\"\n\
+         tls = {{ ca_file = {:?} }}",
         path("token"),
         path("ca.pem")
     );
-    std::fs::write(world.path(), text).unwrap();
+    std::fs::write(app.path(), text).unwrap();
     let reloads = async |result: &str| {
         let line = format!("cupbearer_config_reloads_total{{result=\"{result}\"}} ");
-        let metrics = world.metrics().await;
+        let metrics = app.metrics().await;
         let count = metrics.lines().find_map(|it| it.strip_prefix(&line));
         count.unwrap().parse::<u32>().unwrap()
     };
@@ -501,26 +492,26 @@ async fn a_reload_that_failed_is_tried_again_when_what_it_names_changes() {
     until("error", 1).await;
     std::fs::write(path("token"), "a-token-0123456789").unwrap();
     until("error", 2).await;
-    // Both were missing before.
-    let problems = world.status().await["config_problems"].clone();
+    // Two problems before: both files were missing.
+    let problems = app.status().await["config_problems"].clone();
     assert_eq!(problems.as_array().unwrap().len(), 1, "{problems}");
-    let authority = crate::demo::authority::Authority::new().unwrap();
+    let authority = Authority::new().unwrap();
     std::fs::write(path("ca.pem"), "no certificate").unwrap();
     until("error", 3).await;
-    assert_eq!(world.get("/cncn/x").await.status, 200);
+    assert_eq!(app.get("/cncn/x").await.status, 200);
     std::fs::write(path("ca.pem"), authority.pem()).unwrap();
     until("ok", 1).await;
-    assert_eq!(world.get("/cncn/x").await.status, 403);
-    // Credentials are read by those who need them: no reason for a reload.
+    assert_eq!(app.get("/cncn/x").await.status, 403);
+    // Token requests read credential files themselves, so that a change is no reason to reload.
     std::fs::write(path("token"), "another-token-0123456789").unwrap();
     std::fs::write(path("ca.pem"), authority.pem() + "\n").unwrap();
     until("ok", 2).await;
     assert_eq!((reloads("error").await, reloads("ok").await), (3, 2));
 }
 
-/// What its clients show, answered by an upstream that lets nobody in without a certificate.
-async fn mutual(authority: &crate::demo::authority::Authority) -> SocketAddr {
-    let offer = crate::demo::authority::Offer {
+/// Starts an upstream with mutual TLS that responds with the fingerprint of the client certificate.
+async fn mutual(authority: &Authority) -> SocketAddr {
+    let offer = Offer {
         client_certificate: true,
         ..Default::default()
     };
@@ -561,11 +552,11 @@ fn fingerprint(der: &[u8]) -> String {
     format!("{:x?}", sha2::Sha256::digest(der).as_slice())
 }
 
-/// As cert-manager does it. Certificate and key may well be written one after the other.
+/// As with cert-manager, certificate and key are written one after the other.
 #[tokio::test]
-async fn a_renewed_client_certificate_is_shown() {
+async fn a_renewed_client_certificate_is_used() {
     use rustls_pki_types::pem::PemObject as _;
-    let authority = crate::demo::authority::Authority::new().unwrap();
+    let authority = Authority::new().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     std::fs::write(path("ca.pem"), authority.pem()).unwrap();
@@ -578,7 +569,8 @@ async fn a_renewed_client_certificate_is_shown() {
     std::fs::write(path("tls.key"), &identities[0].key).unwrap();
     let address = mutual(&authority).await;
     let more = format!(
-        "[upstreams.mutual]\nurl = \"https://localhost:{}\"\nconnect_to = \"{address}\"\nprovider = \"cncn\"\n\
+        "[upstreams.mutual]\nurl = \"https://localhost:{}\"\nconnect_to = \"{address}\"\n\
+         provider = \"cncn\"\n\
          route = {{ path_prefix = \"/mutual\" }}\n\
          tls = {{ ca_file = {:?}, client_cert_file = {:?}, client_key_file = {:?} }}\n",
         address.port(),
@@ -586,9 +578,9 @@ async fn a_renewed_client_certificate_is_shown() {
         path("tls.crt"),
         path("tls.key")
     );
-    let world = World::with(&more, Duration::from_millis(5)).await;
+    let app = TestApp::with(&more, Duration::from_millis(5)).await;
     let get = async || {
-        let answer = world.get("/mutual/x").await;
+        let answer = app.get("/mutual/x").await;
         assert_eq!(answer.status, 200, "{}", answer.body);
         answer.body
     };
@@ -596,7 +588,7 @@ async fn a_renewed_client_certificate_is_shown() {
     std::fs::write(path("tls.crt"), &identities[1].certificate).unwrap();
     let failed = "cupbearer_config_reloads_total{result=\"error\"} 1\n";
     let told = async {
-        while !world.metrics().await.contains(failed) {
+        while !app.metrics().await.contains(failed) {
             assert_eq!(get().await, shown[0]);
         }
     };
@@ -604,20 +596,20 @@ async fn a_renewed_client_certificate_is_shown() {
     std::fs::write(path("tls.key"), &identities[1].key).unwrap();
     let renewed = async { while get().await != shown[1] {} };
     timeout(LONG, renewed).await.unwrap();
-    let status = world.status().await;
+    let status = app.status().await;
     assert_eq!(status["reloads"][0]["detail"], "changed upstreams: mutual");
     assert_eq!(status["reloads"].as_array().unwrap().len(), 2);
 }
 
 #[tokio::test]
-async fn reloads_at_once_come_one_after_the_other() {
-    let world = Arc::new(World::start().await);
-    let text = world.edited("providers.cncn", "refresh_before = \"1m\"");
-    std::fs::write(world.path(), text).unwrap();
+async fn concurrent_reloads_run_one_after_the_other() {
+    let app = Arc::new(TestApp::start().await);
+    let text = app.edited("providers.cncn", "refresh_before = \"1m\"");
+    std::fs::write(app.path(), text).unwrap();
     let asked: Vec<_> = (0..5)
         .map(|_| {
-            let world = Arc::clone(&world);
-            tokio::spawn(async move { world.admin("POST /-/reload").await.body })
+            let app = Arc::clone(&app);
+            tokio::spawn(async move { app.admin("POST /-/reload").await.body })
         })
         .collect();
     let mut changed = 0;

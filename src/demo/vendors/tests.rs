@@ -19,7 +19,7 @@ use super::*;
 const FORM: &str = "application/x-www-form-urlencoded";
 const MD5_OF_CNCN_SECRET: &str = "9b00957307aaee78b1591bf672b61dc3";
 
-struct World {
+struct Fixture {
     vendor: FakeVendor,
     client: Client,
 }
@@ -94,7 +94,7 @@ impl Client {
     }
 }
 
-impl World {
+impl Fixture {
     async fn new(kind: Kind) -> Self {
         Self::with(kind, Options::default()).await
     }
@@ -136,7 +136,7 @@ impl World {
         self.post(&[("content-type", FORM)], body).await
     }
 
-    /// The call as the document wants it; the token.
+    /// Sends a valid token request and returns the token.
     async fn token(&self) -> String {
         let answer = self.good_call().await;
         assert_eq!(
@@ -204,7 +204,7 @@ fn cncn_headers(authorization: &str) -> [(&str, &str); 3] {
 }
 
 #[tokio::test]
-async fn every_vendor_issues_tokens_that_its_api_takes_over_both_versions() {
+async fn every_vendor_issues_tokens_that_its_api_accepts_over_http1_and_http2() {
     for kind in Kind::ALL {
         for http2 in [false, true] {
             let api = Offer {
@@ -215,16 +215,16 @@ async fn every_vendor_issues_tokens_that_its_api_takes_over_both_versions() {
                 api,
                 ..Options::default()
             };
-            let world = World::with(kind, options).await;
-            let token = world.token().await;
-            let answer = world
+            let fixture = Fixture::with(kind, options).await;
+            let token = fixture.token().await;
+            let answer = fixture
                 .api("/orders/42?x=1", &[&format!("Bearer {token}")])
                 .await;
             assert_eq!(
                 answer.status,
                 StatusCode::OK,
                 "{:?}",
-                world.vendor.refusals()
+                fixture.vendor.refusals()
             );
             assert_eq!(answer.version == http::Version::HTTP_2, http2);
             let body = answer.json();
@@ -234,16 +234,16 @@ async fn every_vendor_issues_tokens_that_its_api_takes_over_both_versions() {
                 (&body["query"], &body["token_number"]),
                 (&json!("x=1"), &json!(1))
             );
-            assert_eq!(world.vendor.counters().refused, 0);
+            assert_eq!(fixture.vendor.counters().refused, 0);
         }
     }
 }
 
 #[tokio::test]
-async fn api_refuses_whatever_is_not_exactly_the_live_token() {
+async fn api_accepts_only_exactly_the_valid_token() {
     for kind in Kind::ALL {
-        let world = World::new(kind).await;
-        let token = world.token().await;
+        let fixture = Fixture::new(kind).await;
+        let token = fixture.token().await;
         let good = format!("Bearer {token}");
         let cases: [(&[&str], &str); 6] = [
             (&[], "no Authorization header"),
@@ -254,18 +254,18 @@ async fn api_refuses_whatever_is_not_exactly_the_live_token() {
             (&["Bearer nonsense"], "never issued"),
         ];
         for (authorization, why) in cases {
-            let answer = world.api("/x", authorization).await;
+            let answer = fixture.api("/x", authorization).await;
             assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{kind}: {why}");
-            world.last_refusal_says(why);
+            fixture.last_refusal_says(why);
         }
-        world.vendor.kill_tokens();
-        let answer = world.api("/x", &[&good]).await;
+        fixture.vendor.kill_tokens();
+        let answer = fixture.api("/x", &[&good]).await;
         assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
-        world.last_refusal_says("token no. 1 was revoked");
-        assert_eq!(world.vendor.counters().api_rejected, 7);
-        let fresh = world.token().await;
+        fixture.last_refusal_says("token no. 1 was revoked");
+        assert_eq!(fixture.vendor.counters().api_rejected, 7);
+        let fresh = fixture.token().await;
         assert_ne!(fresh, token);
-        let answer = world.api("/x", &[&format!("Bearer {fresh}")]).await;
+        let answer = fixture.api("/x", &[&format!("Bearer {fresh}")]).await;
         assert_eq!(answer.status, StatusCode::OK);
     }
 }
@@ -276,35 +276,41 @@ async fn expired_tokens_are_refused() {
         life: Some(Duration::ZERO),
         ..Options::default()
     };
-    let world = World::with(Kind::Cncn, options).await;
-    let token = world.token().await;
-    let answer = world.api("/x", &[&format!("Bearer {token}")]).await;
+    let fixture = Fixture::with(Kind::Cncn, options).await;
+    let token = fixture.token().await;
+    let answer = fixture.api("/x", &[&format!("Bearer {token}")]).await;
     assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
-    world.last_refusal_says("token no. 1 expired");
+    fixture.last_refusal_says("token no. 1 expired");
 }
 
 #[tokio::test]
-async fn only_ctcfile_kills_the_former_token() {
+async fn only_ctcfile_invalidates_the_previous_token() {
     for kind in Kind::ALL {
-        let world = World::new(kind).await;
-        let first = world.token().await;
-        let second = world.token().await;
-        let status = world.api("/x", &[&format!("Bearer {first}")]).await.status;
+        let fixture = Fixture::new(kind).await;
+        let first = fixture.token().await;
+        let second = fixture.token().await;
+        let status = fixture
+            .api("/x", &[&format!("Bearer {first}")])
+            .await
+            .status;
         if kind == Kind::Ctcfile {
             assert_eq!(status, StatusCode::UNAUTHORIZED);
-            world.last_refusal_says("token no. 1 died when no. 2 was issued");
+            fixture.last_refusal_says("token no. 1 died when no. 2 was issued");
         } else {
             assert_eq!(status, StatusCode::OK, "{kind}");
         }
-        let status = world.api("/x", &[&format!("Bearer {second}")]).await.status;
+        let status = fixture
+            .api("/x", &[&format!("Bearer {second}")])
+            .await
+            .status;
         assert_eq!(status, StatusCode::OK, "{kind}");
     }
 }
 
 #[tokio::test]
-async fn cncn_answers_as_documented() {
-    let world = World::new(Kind::Cncn).await;
-    let body = world.good_call().await.json();
+async fn cncn_responds_as_documented() {
+    let fixture = Fixture::new(Kind::Cncn).await;
+    let body = fixture.good_call().await.json();
     assert_eq!(body["access_token"].as_str().unwrap().len(), 32);
     assert_eq!(body["expires_in"], 3600);
     assert!(body["expires_at"].as_u64().unwrap() > 1_700_000_000);
@@ -359,30 +365,30 @@ async fn cncn_answers_as_documented() {
         ),
     ];
     for (authorization, body, error, description, why) in cases {
-        let answer = world.post(&cncn_headers(authorization), body).await;
+        let answer = fixture.post(&cncn_headers(authorization), body).await;
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{why}");
         assert_eq!(
             answer.json(),
             json!({ "error": error, "error_description": description })
         );
-        world.last_refusal_says(why);
+        fixture.last_refusal_says(why);
     }
     let no_accept = [("authorization", good.as_str()), ("content-type", FORM)];
     assert_eq!(
-        world.post(&no_accept, cc).await.status,
+        fixture.post(&no_accept, cc).await.status,
         StatusCode::BAD_REQUEST
     );
-    world.last_refusal_says("no Accept");
-    let answer = world.get("").await;
+    fixture.last_refusal_says("no Accept");
+    let answer = fixture.get("").await;
     assert_eq!(answer.status, StatusCode::BAD_REQUEST);
-    world.last_refusal_says("GET instead of POST");
-    assert_eq!(world.vendor.counters().refused, 8);
+    fixture.last_refusal_says("GET instead of POST");
+    assert_eq!(fixture.vendor.counters().refused, 8);
 }
 
 #[tokio::test]
-async fn besender_wants_a_number_and_tells_errors_in_its_envelope() {
-    let world = World::new(Kind::Besender).await;
-    let body = world.good_call().await.json();
+async fn besender_needs_a_numeric_client_id_and_returns_errors_in_its_envelope() {
+    let fixture = Fixture::new(Kind::Besender).await;
+    let body = fixture.good_call().await.json();
     assert_eq!(
         (&body["code"], &body["data"]["token"]["expires_in"]),
         (&json!(200), &json!(86400))
@@ -425,7 +431,7 @@ async fn besender_wants_a_number_and_tells_errors_in_its_envelope() {
         (json!([19]), 422, "no object"),
     ];
     for (body, code, why) in cases {
-        let answer = world
+        let answer = fixture
             .post(&[("content-type", "application/json")], &body.to_string())
             .await;
         assert_eq!(answer.status, StatusCode::OK);
@@ -435,17 +441,17 @@ async fn besender_wants_a_number_and_tells_errors_in_its_envelope() {
             (&json!(code), &Value::Null),
             "{why}"
         );
-        world.last_refusal_says(why);
+        fixture.last_refusal_says(why);
     }
     let body = json!({ "client_id": 19, "client_secret": secret }).to_string();
-    world.form(&body).await;
-    world.last_refusal_says("Content-Type is 'application/x-www-form-urlencoded'");
+    fixture.form(&body).await;
+    fixture.last_refusal_says("Content-Type is 'application/x-www-form-urlencoded'");
 }
 
 #[tokio::test]
-async fn ctcfile_wants_its_query_escaped_and_complete() {
-    let world = World::new(Kind::Ctcfile).await;
-    let body = world.good_call().await.json();
+async fn ctcfile_needs_an_escaped_and_complete_query() {
+    let fixture = Fixture::new(Kind::Ctcfile).await;
+    let body = fixture.good_call().await.json();
     assert_eq!(
         (&body["token_type"], &body["errcode"]),
         (&json!(""), &json!(""))
@@ -475,22 +481,22 @@ async fn ctcfile_wants_its_query_escaped_and_complete() {
         ),
     ];
     for (query, errcode, why) in cases {
-        let answer = world.get(&query).await;
+        let answer = fixture.get(&query).await;
         assert_eq!(answer.status, StatusCode::OK);
         let answer = answer.json();
         assert_eq!(
             (&answer["errcode"], &answer["access_token"]),
             (&json!(errcode), &json!(""))
         );
-        world.last_refusal_says(why);
+        fixture.last_refusal_says(why);
     }
-    world.form("clientId=x").await;
-    world.last_refusal_says("POST instead of GET");
+    fixture.form("clientId=x").await;
+    fixture.last_refusal_says("POST instead of GET");
 }
 
 #[tokio::test]
-async fn identityserver_serves_seven_grants() {
-    let world = World::new(Kind::IdentityServer).await;
+async fn identityserver_supports_seven_grants() {
+    let fixture = Fixture::new(Kind::IdentityServer).await;
     let grants = [
         ("client_credentials", "", false),
         ("client_credentials", "&scope=api%20profile", false),
@@ -519,14 +525,14 @@ async fn identityserver_serves_seven_grants() {
         ("refresh_token", "&refresh_token=8xLOxBtZp8", true),
     ];
     for (grant, fields, refreshable) in grants {
-        let answer = world
+        let answer = fixture
             .form(&format!("{IDENTITY}&grant_type={grant}{fields}"))
             .await;
         assert_eq!(
             answer.status,
             StatusCode::OK,
             "{:?}",
-            world.vendor.refusals()
+            fixture.vendor.refusals()
         );
         let body = answer.json();
         assert_eq!(body["expires_in"], 3600);
@@ -536,12 +542,12 @@ async fn identityserver_serves_seven_grants() {
             grant == "authorization_code"
         );
     }
-    assert_eq!(world.vendor.counters().issued, 9);
+    assert_eq!(fixture.vendor.counters().issued, 9);
 }
 
 #[tokio::test]
 async fn identityserver_refuses_as_documented() {
-    let world = World::new(Kind::IdentityServer).await;
+    let fixture = Fixture::new(Kind::IdentityServer).await;
     let cases = [
         (
             "client_id=client1&grant_type=client_credentials",
@@ -612,46 +618,48 @@ async fn identityserver_refuses_as_documented() {
         ),
     ];
     for (body, error, why) in cases {
-        let answer = world.form(body).await;
+        let answer = fixture.form(body).await;
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{why}");
         assert_eq!(answer.json(), json!({ "error": error }), "{why}");
-        world.last_refusal_says(why);
+        fixture.last_refusal_says(why);
     }
 }
 
 #[tokio::test]
-async fn identityserver_takes_basic_but_not_both() {
-    let world = World::new(Kind::IdentityServer).await;
+async fn identityserver_accepts_basic_but_not_basic_and_body() {
+    let fixture = Fixture::new(Kind::IdentityServer).await;
     let authorization = basic("client1", "demo%2Dsecret%2Dof%2Didentityserver");
     let headers = [("content-type", FORM), ("authorization", &authorization)];
-    let answer = world.post(&headers, "grant_type=client_credentials").await;
+    let answer = fixture
+        .post(&headers, "grant_type=client_credentials")
+        .await;
     assert_eq!(
         answer.status,
         StatusCode::OK,
         "{:?}",
-        world.vendor.refusals()
+        fixture.vendor.refusals()
     );
     let both = format!("{IDENTITY}&grant_type=client_credentials");
     assert_eq!(
-        world.post(&headers, &both).await.status,
+        fixture.post(&headers, &both).await.status,
         StatusCode::BAD_REQUEST
     );
-    world.last_refusal_says("both as Basic and in the body");
+    fixture.last_refusal_says("both as Basic and in the body");
 }
 
 #[tokio::test]
 async fn identityserver_spends_codes_and_rotates_refresh_tokens() {
-    let world = World::new(Kind::IdentityServer).await;
+    let fixture = Fixture::new(Kind::IdentityServer).await;
     let sms = format!("{IDENTITY}&grant_type=sms&phone=13800000000&sms=123456");
-    // A request that is wrong in another way does not spend the code.
-    world.form(&format!("{sms}&extra=1")).await;
-    world.last_refusal_says("extra is not in the document");
-    let first = world.form(&sms).await.json();
+    // A request with another error does not spend the code.
+    fixture.form(&format!("{sms}&extra=1")).await;
+    fixture.last_refusal_says("extra is not in the document");
+    let first = fixture.form(&sms).await.json();
     assert_eq!(
-        world.form(&sms).await.json(),
+        fixture.form(&sms).await.json(),
         json!({ "error": "invalid_grant" })
     );
-    world.last_refusal_says("sms was used before");
+    fixture.last_refusal_says("sms was used before");
 
     let refresh = |token: &Value| {
         format!(
@@ -659,21 +667,21 @@ async fn identityserver_spends_codes_and_rotates_refresh_tokens() {
             token.as_str().unwrap()
         )
     };
-    let second = world.form(&refresh(&first["refresh_token"])).await.json();
+    let second = fixture.form(&refresh(&first["refresh_token"])).await.json();
     assert_ne!(first["refresh_token"], second["refresh_token"]);
-    world.form(&refresh(&first["refresh_token"])).await;
-    world.last_refusal_says("refresh_token was used before");
-    let third = world.form(&refresh(&second["refresh_token"])).await;
+    fixture.form(&refresh(&first["refresh_token"])).await;
+    fixture.last_refusal_says("refresh_token was used before");
+    let third = fixture.form(&refresh(&second["refresh_token"])).await;
     assert_eq!(third.status, StatusCode::OK);
-    world.vendor.add_one_time("777");
+    fixture.vendor.add_one_time("777");
     let again = sms.replace("123456", "777");
-    assert_eq!(world.form(&again).await.status, StatusCode::OK);
+    assert_eq!(fixture.form(&again).await.status, StatusCode::OK);
 }
 
 #[tokio::test]
-async fn passport_gives_a_year_and_no_refresh() {
-    let world = World::new(Kind::Passport).await;
-    let body = world.good_call().await.json();
+async fn passport_issues_tokens_for_a_year_and_offers_no_refresh() {
+    let fixture = Fixture::new(Kind::Passport).await;
+    let body = fixture.good_call().await.json();
     assert_eq!(body["expires_in"], 31_536_000);
     assert!(
         body["refresh_token"]
@@ -723,85 +731,96 @@ async fn passport_gives_a_year_and_no_refresh() {
         ),
     ];
     for (body, status, error, why) in cases {
-        let answer = world.form(&body).await;
+        let answer = fixture.form(&body).await;
         assert_eq!(answer.status.as_u16(), status, "{why}");
         assert_eq!(answer.json()["error"], error, "{why}");
-        world.last_refusal_says(why);
+        fixture.last_refusal_says(why);
     }
     let wrong = PASSPORT_FORM.replace("more", "less");
     assert_eq!(
-        world.form(&wrong).await.json(),
+        fixture.form(&wrong).await.json(),
         json!({ "error": "invalid_credentials", "message": "The user credentials were incorrect." })
     );
 }
 
 #[tokio::test]
-async fn faults_show_and_pass() {
-    let world = World::new(Kind::Ctcfile).await;
-    let token = world.token().await;
-    let fault = |name: &str| world.vendor.set_fault(Some(name.parse().unwrap()));
+async fn faults_take_effect_and_end() {
+    let fixture = Fixture::new(Kind::Ctcfile).await;
+    let token = fixture.token().await;
+    let fault = |name: &str| fixture.vendor.set_fault(Some(name.parse().unwrap()));
 
     fault("503");
-    assert_eq!(world.good_call().await.status.as_u16(), 503);
+    assert_eq!(fixture.good_call().await.status.as_u16(), 503);
     fault("html");
-    assert!(world.good_call().await.body.starts_with(b"<!DOCTYPE html>"));
+    assert!(
+        fixture
+            .good_call()
+            .await
+            .body
+            .starts_with(b"<!DOCTYPE html>")
+    );
     fault("garbage");
-    assert!(std::str::from_utf8(&world.good_call().await.body).is_err());
+    assert!(std::str::from_utf8(&fixture.good_call().await.body).is_err());
     fault("empty");
-    assert!(world.good_call().await.body.is_empty());
+    assert!(fixture.good_call().await.body.is_empty());
     fault("huge");
-    assert!(world.good_call().await.body.len() > 2 * 1024 * 1024);
+    assert!(fixture.good_call().await.body.len() > 2 * 1024 * 1024);
     fault("reject");
-    assert_eq!(world.good_call().await.json()["errcode"], "40001");
+    assert_eq!(fixture.good_call().await.json()["errcode"], "40001");
     for silent in ["down", "half-closed"] {
         fault(silent);
-        let request = Request::get(world.vendor.token_url())
+        let request = Request::get(fixture.vendor.token_url())
             .body(Full::default())
             .unwrap();
-        assert!(world.client.send(request).await.is_err(), "{silent}");
+        assert!(fixture.client.send(request).await.is_err(), "{silent}");
     }
 
-    // None of these issued a token, so the former one still lives.
-    let answer = world.api("/x", &[&format!("Bearer {token}")]).await;
+    // None of these faults issued a token, so the previous token is still valid.
+    let answer = fixture.api("/x", &[&format!("Bearer {token}")]).await;
     assert_eq!(answer.status, StatusCode::OK);
     fault("control-bytes");
-    let token = world.good_call().await.json()["access_token"].to_string();
+    let token = fixture.good_call().await.json()["access_token"].to_string();
     assert!(token.contains("\\r\\n"));
-    world.vendor.set_fault(None);
-    world.token().await;
+    fixture.vendor.set_fault(None);
+    fixture.token().await;
     assert!("418x".parse::<Fault>().is_err() && "200".parse::<Fault>().is_err());
 }
 
 #[tokio::test]
-async fn a_slow_vendor_kills_the_former_token_at_once() {
-    let world = World::new(Kind::Ctcfile).await;
-    let token = world.token().await;
-    // Never answers within this test.
-    world
+async fn a_slow_vendor_invalidates_the_previous_token_at_once() {
+    let fixture = Fixture::new(Kind::Ctcfile).await;
+    let token = fixture.token().await;
+    // Longer than the test runs.
+    fixture
         .vendor
         .set_fault(Some(Fault::Slow(Duration::from_secs(3600))));
-    let mut call = Box::pin(world.good_call());
+    let mut call = Box::pin(fixture.good_call());
     let old_is_dead = async {
-        while world.api("/x", &[&format!("Bearer {token}")]).await.status == StatusCode::OK {}
+        while fixture
+            .api("/x", &[&format!("Bearer {token}")])
+            .await
+            .status
+            == StatusCode::OK
+        {}
     };
     tokio::select! {
         _ = &mut call => panic!("answered at once"),
         () = old_is_dead => {}
     }
-    world.last_refusal_says("token no. 1 died when no. 2 was issued");
+    fixture.last_refusal_says("token no. 1 died when no. 2 was issued");
 }
 
 #[tokio::test]
-async fn events_are_told_in_order_and_without_tokens() {
+async fn events_are_sent_in_order_and_without_tokens() {
     let (events, mut seen) = tokio::sync::mpsc::unbounded_channel();
     let options = Options {
         events: Some(events),
         ..Options::default()
     };
-    let world = World::with(Kind::Cncn, options).await;
-    let token = world.token().await;
-    world.api("/x", &[&format!("Bearer {token}")]).await;
-    world.api("/x", &[]).await;
+    let fixture = Fixture::with(Kind::Cncn, options).await;
+    let token = fixture.token().await;
+    fixture.api("/x", &[&format!("Bearer {token}")]).await;
+    fixture.api("/x", &[]).await;
     let mut told = Vec::new();
     while let Ok(event) = seen.try_recv() {
         told.push(event.what);
@@ -818,7 +837,7 @@ async fn events_are_told_in_order_and_without_tokens() {
 }
 
 #[tokio::test]
-async fn client_certificates_are_asked_for_where_wanted() {
+async fn api_requires_a_client_certificate_if_configured() {
     let api = Offer {
         http2: false,
         client_certificate: true,
@@ -827,9 +846,9 @@ async fn client_certificates_are_asked_for_where_wanted() {
         api,
         ..Options::default()
     };
-    let world = World::with(Kind::Cncn, options).await;
-    let request = Request::get(world.vendor.api_url())
+    let fixture = Fixture::with(Kind::Cncn, options).await;
+    let request = Request::get(fixture.vendor.api_url())
         .body(Full::default())
         .unwrap();
-    assert!(world.client.send(request).await.is_err());
+    assert!(fixture.client.send(request).await.is_err());
 }
