@@ -109,7 +109,7 @@ impl Problem {
 /// The input of [`compile`].
 #[derive(Debug)]
 pub struct Source<'a> {
-    /// A name in `user` or of a built-in dialect; `user` wins. "" stands for the defaults alone.
+    /// A name in `user` or of a built-in dialect; `user` wins. "" is a provider without a dialect.
     pub dialect: &'a str,
     /// The configuration's `[dialects.*]`.
     pub user: &'a BTreeMap<String, DialectToml>,

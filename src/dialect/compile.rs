@@ -57,8 +57,8 @@ pub fn compile_as(source: &Source<'_>, extent: Extent) -> Result<Plan, Vec<Probl
     let mut problems = Vec::new();
     let own = Layer::parse(&source.overrides.request, "request", &mut problems);
     let own = own.with_assertions(&Assertions::parse(
-        source.overrides.assertion.as_ref(),
-        source.overrides.client_assertion.as_ref(),
+        &source.overrides.assertion,
+        &source.overrides.client_assertion,
         "",
         &mut problems,
     ));
@@ -158,12 +158,7 @@ fn parse_levels<'a>(chain: &[Named<'a>], problems: &mut Vec<Problem>) -> Vec<Lev
 impl<'a> Level<'a> {
     fn parse(name: &str, toml: &'a DialectToml, problems: &mut Vec<Problem>) -> Self {
         let mut found = Vec::new();
-        let assertions = Assertions::parse(
-            toml.assertion.as_ref(),
-            toml.client_assertion.as_ref(),
-            "",
-            &mut found,
-        );
+        let assertions = Assertions::parse(&toml.assertion, &toml.client_assertion, "", &mut found);
         let level = Self {
             toml,
             request: Layer::parse(&toml.request, "request", &mut found)

@@ -29,8 +29,6 @@ pub(super) struct Computed(Vec<(String, Recipe)>);
 /// Computed values by name, without those that lack a required input.
 pub(super) type Values = BTreeMap<String, Value>;
 
-// === impl Recipe ===
-
 impl Recipe {
     pub(super) fn templates(&self) -> Vec<&Template> {
         match self {
@@ -43,8 +41,6 @@ impl Recipe {
         self.templates().into_iter().flat_map(Template::variables)
     }
 }
-
-// === impl Recipes ===
 
 impl Recipes {
     /// Removes the variables that need themselves, and reports each cycle once.
@@ -128,8 +124,6 @@ fn path_of(name: &str) -> String {
         name => format!("vars.{name}"),
     }
 }
-
-// === impl Computed ===
 
 impl Computed {
     pub(super) fn get(&self, name: &str) -> Option<&Recipe> {

@@ -25,8 +25,6 @@ pub struct Defaults {
 #[derive(Clone, Debug, PartialEq)]
 pub struct UrlTemplate(Field<(), Template>);
 
-// === impl Defaults ===
-
 impl Defaults {
     /// `chain` is the dialect and the dialects that it extends, nearest first.
     pub(super) fn parse(chain: &[(&str, &DialectToml)], problems: &mut Vec<Problem>) -> Self {
@@ -65,8 +63,6 @@ impl Defaults {
         urls.into_iter().flatten().flat_map(UrlTemplate::variables)
     }
 }
-
-// === impl UrlTemplate ===
 
 impl UrlTemplate {
     pub fn variables(&self) -> impl Iterator<Item = &str> {

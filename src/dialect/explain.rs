@@ -51,7 +51,7 @@ impl ResponseRules {
         if !seen.places.is_empty() {
             let shown = seen.places.iter().take(LISTED);
             let shown: Vec<_> = shown
-                .map(|place| telling::place(place, secrets).0)
+                .map(|place| telling::redact_pointer(place, secrets).0)
                 .collect();
             let more = match seen.places.len().saturating_sub(LISTED) {
                 0 => String::new(),
@@ -150,12 +150,12 @@ impl Seen<'_> {
     }
 
     fn shown(&self, place: &str) -> Option<String> {
-        let (place, all) = telling::place(place, self.answer.secrets);
+        let (place, all) = telling::redact_pointer(place, self.answer.secrets);
         all.then_some(place)
     }
 
-    /// Finds a token that has no telling JSON name: in a header field, as the whole body, or as the
-    /// longest token-like JSON value.
+    /// Finds a token outside JSON keys with a token's name: in a header field, as the whole body, or
+    /// as the longest JSON value that could be one.
     fn token_by_value(&self) -> Option<String> {
         let field = telling::header_names(self.answer.headers)
             .find(|name| looks_like_token(&name.as_str().replace('-', "")));
@@ -332,7 +332,7 @@ mod tests {
 
     #[test]
     fn a_body_that_is_not_json_is_not_quoted() {
-        for (body, told) in [
+        for (body, shown) in [
             ("", "the body is empty"),
             (
                 "<html>hunter3</html>",
@@ -340,7 +340,7 @@ mod tests {
             ),
         ] {
             let lines = explain("token = '/t'", body);
-            assert_eq!(lines[1], told);
+            assert_eq!(lines[1], shown);
             assert_eq!(lines[2], "response.token: nothing at /t");
             assert!(!lines.concat().contains("hunter"));
         }
@@ -360,8 +360,8 @@ mod tests {
         let bare = "aG9sZCBtZSBjbG9zZQ==";
         for body in [bare, &format!("\"{bare}\"")] {
             let lines = explain("token = '/t'", body);
-            let told = "response.token: nothing at /t; perhaps token = \"body\"";
-            assert!(lines.iter().any(|line| line == told), "{lines:?}");
+            let shown = "response.token: nothing at /t; perhaps token = \"body\"";
+            assert!(lines.iter().any(|line| line == shown), "{lines:?}");
             assert!(!lines.concat().contains(bare));
         }
     }
@@ -413,14 +413,14 @@ mod tests {
             body: body.as_bytes(),
             now: UNIX_EPOCH,
         };
-        let mut told = rules.explain(answer, &[]).join("\n");
+        let mut shown = rules.explain(answer, &[]).join("\n");
         if let Err(refusal) = rules.read(answer, &[]) {
-            told.push_str(&format!("{refusal:?}"));
+            shown.push_str(&format!("{refusal:?}"));
         }
-        let told = told.to_ascii_lowercase();
+        let shown = shown.to_ascii_lowercase();
         for part in token.to_ascii_lowercase().as_bytes().windows(16) {
             let part = std::str::from_utf8(part).unwrap();
-            assert!(!told.contains(part), "{told}");
+            assert!(!shown.contains(part), "{shown}");
         }
     }
 

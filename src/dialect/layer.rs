@@ -95,12 +95,7 @@ impl Layer {
             }),
             body: parse_body(toml, path, problems),
             path: parse_path(toml, path, problems),
-            assertions: Assertions::parse(
-                toml.assertion.as_ref(),
-                toml.client_assertion.as_ref(),
-                path,
-                problems,
-            ),
+            assertions: Assertions::parse(&toml.assertion, &toml.client_assertion, path, problems),
         }
     }
 
@@ -123,18 +118,18 @@ impl Layer {
 
 impl Assertions {
     pub(super) fn parse(
-        grant: Option<&AssertionToml>,
-        client: Option<&AssertionToml>,
+        grant: &Option<AssertionToml>,
+        client: &Option<AssertionToml>,
         path: &str,
         problems: &mut Vec<Problem>,
     ) -> Self {
-        let mut parse = |toml: Option<&AssertionToml>, key: &str| {
-            let toml = toml?;
-            Some(AssertionLayer::parse(toml, &join(path, key), problems))
+        let mut parse = |toml: &Option<AssertionToml>, key: &str| {
+            let parse = |toml| AssertionLayer::parse(toml, &join(path, key), problems);
+            toml.as_ref().map(parse).unwrap_or_default()
         };
         Self {
-            grant: parse(grant, "assertion").unwrap_or_default(),
-            client: parse(client, "client_assertion").unwrap_or_default(),
+            grant: parse(grant, "assertion"),
+            client: parse(client, "client_assertion"),
         }
     }
 

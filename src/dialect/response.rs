@@ -211,7 +211,7 @@ impl Reading<'_> {
         // Without an explicit error from the vendor, any text may contain a token.
         let redact = |text: String| match fault {
             Fault::Status | Fault::NotOk(_) => text,
-            Fault::NoToken | Fault::UnsendableToken(_) => telling::text(&text),
+            Fault::NoToken | Fault::UnsendableToken(_) => telling::redact_words(&text),
         };
         Refusal {
             class: self.class(fault, code.as_deref()),
@@ -239,7 +239,7 @@ impl Reading<'_> {
             // In a wrong dialect, `ok` may select the token, or an object that contains it.
             Fault::NotOk(found) => code.or_else(|| {
                 let scalar = Some(found).filter(|found| !found.starts_with(['{', '[']));
-                scalar.map(|found| telling::text(found))
+                scalar.map(|found| telling::redact_words(found))
             }),
             Fault::Status | Fault::NoToken => code,
             Fault::UnsendableToken(_) => None,

@@ -61,24 +61,24 @@ pub(super) fn is_plain(name: &str) -> bool {
 }
 
 /// Returns a JSON pointer with unsafe names replaced, and whether no name was replaced.
-pub(super) fn place(pointer: &str, secrets: &[&Secret]) -> (String, bool) {
+pub(super) fn redact_pointer(pointer: &str, secrets: &[&Secret]) -> (String, bool) {
     let mut all = true;
-    let mut told = String::new();
+    let mut shown = String::new();
     for name in pointer.split('/').skip(1) {
-        told.push('/');
+        shown.push('/');
         if is_plain(&name.replace("~1", "").replace("~0", "")) {
-            told.push_str(&clean(name, secrets, LONGEST));
+            shown.push_str(&clean(name, secrets, LONGEST));
         } else {
             all = false;
-            told.push_str(&format!("<a name of {} characters>", name.chars().count()));
+            shown.push_str(&format!("<a name of {} characters>", name.chars().count()));
         }
     }
-    (told, all)
+    (shown, all)
 }
 
 /// Replaces the words that may be a token.
-pub(super) fn text(text: &str) -> String {
-    let mut told = String::new();
+pub(super) fn redact_words(text: &str) -> String {
+    let mut shown = String::new();
     let mut rest = text;
     while !rest.is_empty() {
         let visible = |c: char| c.is_ascii_graphic();
@@ -86,15 +86,15 @@ pub(super) fn text(text: &str) -> String {
         let (before, from_word) = rest.split_at(gap);
         let end = from_word.find(|c| !visible(c)).unwrap_or(from_word.len());
         let (word, after) = from_word.split_at(end);
-        told.push_str(before);
+        shown.push_str(before);
         let inner = word.trim_matches(|c: char| ",.;:!?()\"'`".contains(c));
-        told.push_str(match inner.len() <= SHORT || is_plain(inner) {
+        shown.push_str(match inner.len() <= SHORT || is_plain(inner) {
             true => word,
             false => NOT_SHOWN,
         });
         rest = after;
     }
-    told
+    shown
 }
 
 /// Media type and charset, with unknown parts left out.
@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn texts_lose_only_possible_tokens() {
-        for (given, told) in [
+        for (given, shown) in [
             ("success", "success"),
             (
                 "用户名或密码错误 (invalid_credentials).",
@@ -244,13 +244,13 @@ mod tests {
             ("token=8f3k2jd9x0lq92 given", "[not shown] given"),
             ("", ""),
         ] {
-            assert_eq!(text(given), told);
+            assert_eq!(redact_words(given), shown);
         }
     }
 
     #[test]
     fn content_types_lose_unknown_parts() {
-        for (given, told) in [
+        for (given, shown) in [
             (
                 "application/json;charset=UTF-8",
                 "application/json; charset=utf-8",
@@ -265,7 +265,7 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::CONTENT_TYPE, given.parse().unwrap());
-            assert_eq!(content_type(&headers).as_deref(), Some(told));
+            assert_eq!(content_type(&headers).as_deref(), Some(shown));
         }
     }
 
@@ -282,7 +282,7 @@ mod tests {
 
         #[test]
         fn random_texts_do_not_panic(name in any::<String>()) {
-            let _ = (is_plain(&name), text(&name), place(&name, &[]));
+            let _ = (is_plain(&name), redact_words(&name), redact_pointer(&name, &[]));
         }
     }
 }
