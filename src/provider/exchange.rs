@@ -300,7 +300,7 @@ pub fn frozen(now: Now, token_url: String) -> Frozen {
 fn secrets(variables: &Variables, headers: &HeaderMap) -> Vec<Secret> {
     let secret = |(name, var): (&String, &Var)| match var {
         Var::Text(secret) if !PUBLIC.contains(&name.as_str()) => Some(secret.clone()),
-        _ => None,
+        Var::Text(_) | Var::Integer(_) | Var::Boolean(_) => None,
     };
     let mut secrets: Vec<Secret> = variables.iter().filter_map(secret).collect();
     for value in headers.values().filter(|value| value.is_sensitive()) {
