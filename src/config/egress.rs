@@ -70,7 +70,7 @@ impl Egress {
             return Ok(written.cloned());
         };
         let proxy = proxies.to(origin.scheme, &origin.host, origin.port);
-        proxy.map_err(|_| "needs HTTPS_PROXY of the environment, which is no usable URL")
+        proxy.map_err(|_| "needs the proxy of HTTPS_PROXY, which is not a usable URL")
     }
 }
 

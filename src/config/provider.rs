@@ -64,6 +64,20 @@ pub(super) struct RequestSettings {
     overrides: Overrides,
 }
 
+impl RequestSettings {
+    fn new(dialect: String, auth_method: Option<String>, overrides: Overrides) -> Self {
+        Self {
+            dialect,
+            auth_method,
+            overrides: Overrides {
+                inject: Default::default(),
+                reject: Default::default(),
+                ..overrides
+            },
+        }
+    }
+}
+
 pub(super) fn provider(
     name: &str,
     mut written: Tree,
@@ -145,15 +159,8 @@ impl Parts<'_> {
         cx: &mut Context<'_>,
     ) -> Option<Checked> {
         let at = self.at;
-        let (url, issuer) = match self.issuer(&mut toml, choices, cx) {
-            Some((url, issuer)) => (Some(url), Some(Box::new(issuer))),
-            // An invalid issuer has its own problem; do not also report a missing token_url.
-            None if self.table.contains_key("issuer") => (None, None),
-            None => {
-                let url = self.token_url(&mut toml, plan.as_ref(), &variables, cx);
-                (url, None)
-            }
-        };
+        let (url, issuer) = self.issuer(&mut toml, choices, cx).unzip();
+        let url = url.or_else(|| self.token_url(&mut toml, plan.as_ref(), &variables, cx));
         let origin = url.as_ref().map(|url| &url.origin);
         let tls = cx.tls(&at.key("tls"), toml.tls.take(), origin);
         let egress_later = cx.egress_later(toml.proxy.is_some());
@@ -175,7 +182,7 @@ impl Parts<'_> {
                 Some(_) => of_issuer(&identity),
                 None => identity,
             },
-            issuer,
+            issuer: issuer.map(Box::new),
             device_authorization_url,
             allow_http: toml.allow_http == Some(true),
             path_and_query: url.path_and_query(),
@@ -188,15 +195,7 @@ impl Parts<'_> {
             browser: BrowserRules::default(),
             plan: plan.exchange,
         };
-        let request = RequestSettings {
-            dialect: dialect.to_owned(),
-            auth_method: toml.auth_method,
-            overrides: Overrides {
-                inject: Default::default(),
-                reject: Default::default(),
-                ..self.overrides
-            },
-        };
+        let request = RequestSettings::new(dialect.to_owned(), toml.auth_method, self.overrides);
         let provider = Provider {
             name: self.name.to_owned(),
             source: TokenSource::Endpoint(Box::new(endpoint)),

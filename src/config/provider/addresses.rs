@@ -26,6 +26,10 @@ impl Parts<'_> {
         variables: &Variables,
         cx: &mut Context<'_>,
     ) -> Option<Url> {
+        // An invalid issuer has its own problem; do not also report a missing token_url.
+        if self.table.contains_key("issuer") {
+            return None;
+        }
         let at = self.at.key("token_url");
         let url = match toml.token_url.take() {
             Some(Text(url)) => url,
