@@ -90,9 +90,9 @@ async function refresh(card, name) {
   button.setAttribute("aria-disabled", "true");
   write(outcome, "fetching a token…", "small quiet");
   try {
-    const answer = await fetch("/-/refresh/" + encodeURIComponent(name), { method: "POST", headers: { "X-Cupbearer": "1" } });
-    const { detail } = await answer.json();
-    write(outcome, detail, "small " + (answer.ok ? "good" : "bad"));
+    const response = await fetch("/-/refresh/" + encodeURIComponent(name), { method: "POST", headers: { "X-Cupbearer": "1" } });
+    const { detail } = await response.json();
+    write(outcome, detail, "small " + (response.ok ? "good" : "bad"));
   } catch {
     write(outcome, "no answer from Cupbearer", "small bad");
   }
@@ -336,9 +336,9 @@ function show() {
 async function ask() {
   let size = 0;
   try {
-    const answer = await fetch("/status", { signal: AbortSignal.timeout(5000) });
-    if (!answer.ok) throw new Error(answer.statusText);
-    const text = await answer.text();
+    const response = await fetch("/status", { signal: AbortSignal.timeout(5000) });
+    if (!response.ok) throw new Error(response.statusText);
+    const text = await response.text();
     size = text.length;
     report = JSON.parse(text);
     receivedAt = performance.now();

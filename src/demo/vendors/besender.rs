@@ -44,7 +44,7 @@ pub(super) fn check(call: &Call) -> Result<Grant, Refusal> {
     Ok(Grant::new("client_credentials"))
 }
 
-pub(super) fn answer(issued: &Issued) -> Reply {
+pub(super) fn response(issued: &Issued) -> Reply {
     let body = json!({
         "code": 200,
         "data": {
@@ -70,8 +70,5 @@ fn bad_parameter(reason: String) -> Refusal {
 /// The document shows success as `code` in the body; failures are returned likewise, with HTTP 200.
 fn refusal(code: u16, message: &str, reason: String) -> Refusal {
     let body = json!({ "code": code, "message": message, "data": null });
-    Refusal {
-        reply: Reply::json(StatusCode::OK, &body),
-        reason,
-    }
+    Refusal::new(Reply::json(StatusCode::OK, &body), reason)
 }

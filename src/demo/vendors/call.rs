@@ -8,18 +8,16 @@ use bytes::Bytes;
 use http::header::{
     ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName, PRAGMA, TRANSFER_ENCODING,
 };
-use http::{HeaderMap, HeaderValue, Method, StatusCode, request};
+use http::request::Parts;
+use http::{HeaderValue, Method, StatusCode};
 use serde_json::Value;
 
 const FORM: &str = "application/x-www-form-urlencoded";
 const JSON: &str = "application/json";
 
 pub(super) struct Call {
-    pub(super) method: Method,
-    pub(super) path: String,
-    query: Option<String>,
-    headers: HeaderMap,
-    body: Bytes,
+    pub(super) parts: Parts,
+    pub(super) body: Bytes,
 }
 
 /// A token request that the vendor grants.
@@ -45,24 +43,14 @@ pub(super) struct Reply {
 pub(super) struct Fields(BTreeMap<String, String>);
 
 impl Call {
-    pub(super) fn new(parts: request::Parts, body: Bytes) -> Self {
-        Self {
-            method: parts.method,
-            path: parts.uri.path().to_owned(),
-            query: parts.uri.query().map(str::to_owned),
-            headers: parts.headers,
-            body,
-        }
-    }
-
     /// Checks for a POST to `path` without a query and with a body of known length.
     pub(super) fn is_post(&self, path: &str) -> Result<(), String> {
         self.is(&Method::POST, path)?;
-        if self.query.is_some() {
+        if self.parts.uri.query().is_some() {
             return Err("a query on the token URL".to_owned());
         }
         // Some vendors' servers respond with 411.
-        if self.headers.contains_key(TRANSFER_ENCODING) {
+        if self.parts.headers.contains_key(TRANSFER_ENCODING) {
             return Err("a chunked body instead of Content-Length".to_owned());
         }
         Ok(())
@@ -71,7 +59,7 @@ impl Call {
     /// Checks for a GET of `path` without a body.
     pub(super) fn is_get(&self, path: &str) -> Result<(), String> {
         self.is(&Method::GET, path)?;
-        if !self.body.is_empty() || self.headers.contains_key(CONTENT_TYPE) {
+        if !self.body.is_empty() || self.parts.headers.contains_key(CONTENT_TYPE) {
             return Err("a body or Content-Type on a GET".to_owned());
         }
         Ok(())
@@ -86,7 +74,7 @@ impl Call {
     }
 
     pub(super) fn has_no_authorization(&self) -> Result<(), String> {
-        if self.headers.contains_key(AUTHORIZATION) {
+        if self.parts.headers.contains_key(AUTHORIZATION) {
             return Err("an Authorization header, which this vendor does not know".to_owned());
         }
         Ok(())
@@ -117,7 +105,7 @@ impl Call {
     }
 
     pub(super) fn query(&self) -> Result<Fields, String> {
-        Fields::parse(self.query.as_deref().unwrap_or_default().as_bytes())
+        Fields::parse(self.parts.uri.query().unwrap_or_default().as_bytes())
     }
 
     pub(super) fn json(&self) -> Result<serde_json::Map<String, Value>, String> {
@@ -129,12 +117,13 @@ impl Call {
         }
     }
 
-    fn is(&self, method: &Method, path: &str) -> Result<(), String> {
-        if self.method != method {
-            return Err(format!("{} instead of {method}", self.method));
+    fn is(&self, wanted: &Method, path: &str) -> Result<(), String> {
+        let Parts { method, uri, .. } = &self.parts;
+        if method != wanted {
+            return Err(format!("{method} instead of {wanted}"));
         }
-        if self.path != path {
-            return Err(format!("path {} instead of {path}", self.path));
+        if uri.path() != path {
+            return Err(format!("path {} instead of {path}", uri.path()));
         }
         Ok(())
     }
@@ -151,7 +140,7 @@ impl Call {
     }
 
     fn single(&self, name: &HeaderName) -> Result<Option<&str>, String> {
-        let mut values = self.headers.get_all(name).iter();
+        let mut values = self.parts.headers.get_all(name).iter();
         let Some(value) = values.next() else {
             return Ok(None);
         };
@@ -172,6 +161,12 @@ impl Grant {
             refresh_token: None,
             id_token: false,
         }
+    }
+}
+
+impl Refusal {
+    pub(super) fn new(reply: Reply, reason: String) -> Self {
+        Self { reply, reason }
     }
 }
 

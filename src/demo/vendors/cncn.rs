@@ -41,7 +41,7 @@ pub(super) fn check(call: &Call) -> Result<Grant, Refusal> {
     Ok(Grant::new(&grant))
 }
 
-pub(super) fn answer(issued: &Issued) -> Reply {
+pub(super) fn response(issued: &Issued) -> Reply {
     let expires_in = issued.expires_in();
     let body = json!({
         "access_token": issued.token,
@@ -62,10 +62,7 @@ fn invalid_request(reason: String) -> Refusal {
 
 fn refusal(error: &str, description: &str, reason: String) -> Refusal {
     let body = json!({ "error": error, "error_description": description });
-    Refusal {
-        reply: in_chinese(StatusCode::BAD_REQUEST, &body),
-        reason,
-    }
+    Refusal::new(in_chinese(StatusCode::BAD_REQUEST, &body), reason)
 }
 
 fn in_chinese(status: StatusCode, body: &serde_json::Value) -> Reply {

@@ -30,22 +30,19 @@ pub(super) fn check(call: &Call) -> Result<Grant, Refusal> {
     Ok(Grant::new("client_credentials"))
 }
 
-pub(super) fn answer(issued: &Issued) -> Reply {
+pub(super) fn response(issued: &Issued) -> Reply {
     envelope(&issued.token, issued.expires_in(), "", "").with(http::header::VARY, "Accept")
 }
 
 pub(super) fn wrong_credentials(reason: String) -> Refusal {
-    Refusal {
-        reply: envelope("", 0, "40001", "clientId或clientSecret错误"),
+    Refusal::new(
+        envelope("", 0, "40001", "clientId或clientSecret错误"),
         reason,
-    }
+    )
 }
 
 fn bad_request(reason: String) -> Refusal {
-    Refusal {
-        reply: envelope("", 0, "40000", "请求参数错误"),
-        reason,
-    }
+    Refusal::new(envelope("", 0, "40000", "请求参数错误"), reason)
 }
 
 fn envelope(token: &str, expires_in: u64, errcode: &str, errmsg: &str) -> Reply {

@@ -162,7 +162,7 @@ fn challenge_of(verifier: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(verifier.as_bytes()))
 }
 
-pub(super) fn answer(grant: &Grant, issued: &Issued) -> Reply {
+pub(super) fn response(grant: &Grant, issued: &Issued) -> Reply {
     let mut body = json!({
         "access_token": issued.token,
         "token_type": "Bearer",
@@ -300,8 +300,8 @@ fn invalid_grant(reason: String) -> Refusal {
 }
 
 fn refusal(error: &str, reason: String) -> Refusal {
-    Refusal {
-        reply: Reply::json(StatusCode::BAD_REQUEST, &json!({ "error": error })).uncached(),
+    Refusal::new(
+        Reply::json(StatusCode::BAD_REQUEST, &json!({ "error": error })).uncached(),
         reason,
-    }
+    )
 }

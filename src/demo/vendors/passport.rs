@@ -51,7 +51,7 @@ pub(super) fn check(call: &Call) -> Result<Grant, Refusal> {
     Ok(Grant::new(&grant))
 }
 
-pub(super) fn answer(issued: &Issued) -> Reply {
+pub(super) fn response(issued: &Issued) -> Reply {
     let body = json!({
         "token_type": "Bearer",
         "expires_in": issued.expires_in(),
@@ -62,46 +62,37 @@ pub(super) fn answer(issued: &Issued) -> Reply {
 }
 
 pub(super) fn wrong_credentials(reason: String) -> Refusal {
+    let message = "The user credentials were incorrect.";
     refusal(
         StatusCode::UNAUTHORIZED,
         "invalid_credentials",
-        "The user credentials were incorrect.",
+        message,
         reason,
     )
 }
 
 fn invalid_client(reason: String) -> Refusal {
-    refusal(
-        StatusCode::UNAUTHORIZED,
-        "invalid_client",
-        "Client authentication failed",
-        reason,
-    )
+    let message = "Client authentication failed";
+    refusal(StatusCode::UNAUTHORIZED, "invalid_client", message, reason)
 }
 
 fn invalid_request(reason: String) -> Refusal {
-    refusal(
-        StatusCode::BAD_REQUEST,
-        "invalid_request",
-        "The request is missing a required parameter, includes an invalid parameter value, \
-         includes a parameter more than once, or is otherwise malformed.",
-        reason,
-    )
+    let message = "The request is missing a required parameter, includes an invalid parameter \
+        value, includes a parameter more than once, or is otherwise malformed.";
+    refusal(StatusCode::BAD_REQUEST, "invalid_request", message, reason)
 }
 
 fn unsupported_grant_type(reason: String) -> Refusal {
+    let message = "The authorization grant type is not supported by the authorization server.";
     refusal(
         StatusCode::BAD_REQUEST,
         "unsupported_grant_type",
-        "The authorization grant type is not supported by the authorization server.",
+        message,
         reason,
     )
 }
 
 fn refusal(status: StatusCode, error: &str, message: &str, reason: String) -> Refusal {
     let body = json!({ "error": error, "message": message });
-    Refusal {
-        reply: Reply::json(status, &body),
-        reason,
-    }
+    Refusal::new(Reply::json(status, &body), reason)
 }

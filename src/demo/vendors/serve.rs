@@ -81,7 +81,8 @@ async fn handle(
     let (parts, mut body) = request.into_parts();
     let reply = match role {
         Role::Token => {
-            let call = Call::new(parts, body.collect().await?.to_bytes());
+            let body = body.collect().await?.to_bytes();
+            let call = Call { parts, body };
             match authorization(&shared, &call) {
                 Some(reply) => reply,
                 None => token(&shared, &call).await,
@@ -104,7 +105,7 @@ async fn handle(
 /// Returns the response of the authorization endpoint; `None` for a request of the token endpoint.
 fn authorization(shared: &Shared, call: &Call) -> Option<Reply> {
     let is_vendor = shared.kind == Kind::IdentityServer;
-    let asked = is_vendor && call.path == identityserver::AUTHORIZATION_PATH;
+    let asked = is_vendor && call.parts.uri.path() == identityserver::AUTHORIZATION_PATH;
     asked.then(|| identityserver::authorize(call, &mut shared.state().identity))
 }
 
@@ -149,7 +150,7 @@ fn decide(shared: &Shared, state: &mut State, call: &Call) -> Reply {
     if fault == Some(Fault::ControlBytes) {
         issued.token.insert_str(8, "\r\nX-Injected: yes\u{7}");
     }
-    answer(shared.kind, &grant, &issued)
+    response(shared.kind, &grant, &issued)
 }
 
 fn refused(shared: &Shared, state: &mut State, reason: String) {
@@ -168,13 +169,13 @@ fn check(kind: Kind, state: &mut State, call: &Call) -> Result<Grant, Refusal> {
     }
 }
 
-fn answer(kind: Kind, grant: &Grant, issued: &Issued) -> Reply {
+fn response(kind: Kind, grant: &Grant, issued: &Issued) -> Reply {
     match kind {
-        Kind::Cncn => cncn::answer(issued),
-        Kind::Besender => besender::answer(issued),
-        Kind::Ctcfile => ctcfile::answer(issued),
-        Kind::IdentityServer => identityserver::answer(grant, issued),
-        Kind::Passport => passport::answer(issued),
+        Kind::Cncn => cncn::response(issued),
+        Kind::Besender => besender::response(issued),
+        Kind::Ctcfile => ctcfile::response(issued),
+        Kind::IdentityServer => identityserver::response(grant, issued),
+        Kind::Passport => passport::response(issued),
     }
 }
 
