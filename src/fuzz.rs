@@ -1,14 +1,13 @@
-//! Fuzz targets: whatever reads bytes from outside, each with what must hold of the result.
+//! Fuzz targets: each parses untrusted bytes and panics if an invariant of the result is broken.
 //!
-//! Compiled for the library's own tests, which run the checked-in seeds and mutations of them, and for the coverage-guided
-//! fuzzer (`tests/fuzz/run`). A target is next to what it fuzzes, in a file of that name; it must not panic.
+//! Compiled for the library's tests, which run the checked-in seeds and mutations, and for the
+//! coverage-guided fuzzer (`tests/fuzz/run`). Each target is in a `fuzz` file next to its parser.
 
 use crate::{config, dialect, provider, proxy, upstream};
 
-/// One input; what is wrong with the result is a panic.
 pub type Target = fn(&[u8]);
 
-/// By name, which is also that of the target's folder in `tests/fuzz/seeds`.
+/// Targets by name. `tests/fuzz/seeds` has a folder for each name.
 pub const TARGETS: [(&str, Target); 11] = [
     ("client_io", proxy::fuzz::client_io),
     ("config", config::fuzz::file),

@@ -1,4 +1,4 @@
-//! The targets without a fuzzer: every seed, and a bounded number of mutations of them, the same in every run.
+//! Runs the targets without a fuzzer: every seed, and a fixed sequence of mutations.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,13 +10,13 @@ use fastrand::Rng;
 
 use super::*;
 
-/// Inputs for each target, seeds aside.
+/// Mutated inputs for each target.
 const MUTATIONS: u32 = 3_000;
 
-/// On a loaded machine fewer will do.
+/// Time limit for each target, for loaded machines.
 const ENOUGH: Duration = Duration::from_secs(4);
 
-/// The most that a mutation makes of its input.
+/// Limit of a mutated input's length.
 const LONGEST: usize = 4096;
 
 fn folder(target: &str) -> PathBuf {
@@ -36,7 +36,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn every_target_has_seeds_and_every_folder_a_target() {
+fn targets_and_seed_folders_match() {
     let names: BTreeSet<_> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
     assert_eq!(names.len(), TARGETS.len());
     let folders = fs::read_dir(folder("")).unwrap();
@@ -46,7 +46,7 @@ fn every_target_has_seeds_and_every_folder_a_target() {
     assert_eq!(folders, names);
 }
 
-/// One test for each target, so that they run side by side and a failure has a name.
+/// Makes one test per target, so that targets run in parallel and failures have names.
 macro_rules! targets {
     ($($name:ident)*) => {
         $(#[test]
@@ -55,7 +55,7 @@ macro_rules! targets {
         })*
 
         #[test]
-        fn none_is_forgotten() {
+        fn every_target_has_a_test() {
             let here = [$(stringify!($name)),*];
             assert_eq!(here, TARGETS.map(|(name, _)| name));
         }
@@ -92,14 +92,15 @@ fn run(name: &str) {
     }
 }
 
-/// A panic says nothing of the input that caused it.
+/// Adds the input to a panic.
 fn check(target: Target, input: &[u8]) {
     if catch_unwind(AssertUnwindSafe(|| target(input))).is_err() {
         panic!("the input was b\"{}\"", input.escape_ascii());
     }
 }
 
-/// What fuzzers do: bits, bytes, pieces doubled, moved, cut, taken from another seed, and things that parsers dislike.
+/// Mutates a seed: flips bits, changes bytes, copies, moves and cuts ranges, splices other seeds,
+/// and inserts tokens that are special to parsers.
 fn mutate(seeds: &[Vec<u8>], random: &mut Rng) -> Vec<u8> {
     const ODD: [&[u8]; 28] = [
         b"\r\n",

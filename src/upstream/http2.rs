@@ -11,9 +11,9 @@
 //! * *A request counts as unsent* if no byte was written, or if the peer did not process the
 //!   request: REFUSED_STREAM, or GOAWAY with a lower stream ID (RFC 9113 §8.7).
 //!
-//! Rejected alternatives: `hyper::client::conn::http2` polls uploads in a separate task, which hides
-//! the app's failures and the upload's progress. It takes RST_STREAM with NO_ERROR for the end of a
-//! response body, and costs 7,300 instructions more per request (callgrind, the mix of
+//! Rejected alternatives: `hyper::client::conn::http2` polls uploads in a separate task, hides the
+//! app's failures and the upload's progress, and takes RST_STREAM with NO_ERROR for the end of a
+//! response body. It costs 7,300 instructions more per request (callgrind, the mix of
 //! `cargo bench --bench cost -- --quick`). An own codec cost 9,900 fewer, but took 2,900 lines.
 
 mod driver;

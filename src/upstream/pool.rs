@@ -54,13 +54,15 @@ pub(super) struct PoolShared {
     state: Mutex<PoolState>,
 }
 
+/// Boxed, because every request moves a connection out of the pool and back.
+type Idle = Box<Http1>;
+
 pub(super) type Http1 = http1::Connection<RequestBody>;
 
 #[derive(Default)]
 struct PoolState {
     version: Option<Version>,
-    /// Boxed, because every request moves a connection out and back in.
-    idle: Vec<Box<Http1>>,
+    idle: Vec<Idle>,
     http2: Vec<Arc<http2::Connection>>,
     waiters: VecDeque<Waiter>,
     dials: usize,
@@ -365,7 +367,7 @@ impl PoolState {
 }
 
 /// Dropping closes the connections.
-type Expired = (Vec<Box<Http1>>, Vec<Arc<http2::Connection>>);
+type Expired = (Vec<Idle>, Vec<Arc<http2::Connection>>);
 
 async fn sweep(pool: Weak<PoolShared>, every: Duration) {
     loop {
@@ -426,7 +428,7 @@ impl Drop for Dialling {
 /// Access for the tests of [`http1`] and [`http2`].
 #[cfg(test)]
 mod inside {
-    use super::{Arc, Checkout, Http1, Inner, Pool, PoolShared, http2};
+    use super::{Arc, Checkout, Idle, Inner, Pool, PoolShared, http2};
 
     impl Checkout {
         /// Returns whether the connection has carried requests before.
@@ -448,7 +450,7 @@ mod inside {
     impl PoolShared {
         pub(in crate::upstream) fn with_idle<T>(
             &self,
-            look: impl FnOnce(&mut Vec<Box<Http1>>) -> T,
+            look: impl FnOnce(&mut Vec<Idle>) -> T,
         ) -> T {
             look(&mut self.lock().idle)
         }

@@ -1,6 +1,6 @@
 //! The socket as TLS reads it: directly for small responses, through a buffer for large ones.
 //!
-//! rustls reads 4 KiB at a time, and a record has up to 16 KiB and 22 bytes. A buffer for one record
+//! rustls reads 4 KiB at a time, and a record has up to 16 KiB and 22 bytes. A one-record buffer
 //! halves the system calls of large bodies; larger buffers gain nothing (measured). For small
 //! responses a buffer would only add a copy.
 

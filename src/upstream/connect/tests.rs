@@ -1,4 +1,4 @@
-//! Over loopback, against a TLS server with a CA made on the spot.
+//! Tests over loopback against a TLS server with a new CA.
 
 use std::future::pending;
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ use crate::secret::Secret;
 const LIMIT: Duration = Duration::from_secs(10);
 
 #[tokio::test]
-async fn alpn_decides_the_http_version() {
+async fn alpn_selects_the_http_version() {
     let ca = Ca::new();
     let both = ca.server(&["localhost"]).alpn(&["h2", "http/1.1"]).start();
     let old = ca.server(&["localhost"]).alpn(&["http/1.1"]).start();
@@ -45,7 +45,7 @@ async fn alpn_decides_the_http_version() {
 }
 
 #[tokio::test]
-async fn http2_that_is_not_there_is_an_error() {
+async fn required_http2_without_alpn_h2_is_an_error() {
     let ca = Ca::new();
     let old = ca.server(&["localhost"]).alpn(&["http/1.1"]).start();
     let silent = ca.server(&["localhost"]).start();
@@ -69,7 +69,7 @@ async fn with_alpn_restricts_a_connector() {
 }
 
 #[tokio::test]
-async fn plain_http_negotiates_nothing() {
+async fn plain_http_uses_the_configured_version() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     for (alpn, http2) in [
@@ -86,7 +86,7 @@ async fn plain_http_negotiates_nothing() {
 }
 
 #[tokio::test]
-async fn sockets_are_set_up_for_short_messages_and_dead_peers() {
+async fn sockets_have_nodelay_and_keepalive() {
     let ca = Ca::new();
     let connected = connect(ca.destination(ca.server(&["localhost"]).start()))
         .await
@@ -116,7 +116,7 @@ async fn a_certificate_of_another_ca_is_not_trusted() {
 }
 
 #[tokio::test]
-async fn the_systems_roots_do_not_trust_a_ca_made_on_the_spot() {
+async fn system_roots_do_not_trust_a_new_ca() {
     let ca = Ca::new();
     let mut destination = ca.destination(ca.server(&["localhost"]).start());
     destination.tls.ca_file = None;
@@ -166,7 +166,7 @@ async fn an_ip_address_can_be_the_checked_name() {
 }
 
 #[tokio::test]
-async fn connect_to_replaces_what_is_dialled_only() {
+async fn connect_to_replaces_only_the_dialled_address() {
     let ca = Ca::new();
     let server = ca.server(&["api.example.invalid"]).start();
     let mut destination = ca.destination(server);
@@ -179,7 +179,7 @@ async fn connect_to_replaces_what_is_dialled_only() {
 }
 
 #[tokio::test]
-async fn a_client_certificate_is_shown() {
+async fn a_client_certificate_is_sent() {
     let ca = Ca::new();
     let server = ca
         .server(&["localhost"])
@@ -193,7 +193,7 @@ async fn a_client_certificate_is_shown() {
 
 /// With TLS 1.3 the refusal arrives after the handshake.
 #[tokio::test]
-async fn a_missing_client_certificate_is_told_at_the_first_read() {
+async fn a_missing_client_certificate_fails_the_first_read() {
     let ca = Ca::new();
     let server = ca
         .server(&["localhost"])
@@ -207,7 +207,7 @@ async fn a_missing_client_certificate_is_told_at_the_first_read() {
 }
 
 #[tokio::test]
-async fn a_second_handshake_resumes_also_from_another_connector() {
+async fn a_session_resumes_from_another_connector() {
     let ca = Ca::new();
     let server = ca.server(&["localhost"]).alpn(&["h2", "http/1.1"]).start();
     let profiles = TlsProfiles::new();
@@ -222,7 +222,7 @@ async fn a_second_handshake_resumes_also_from_another_connector() {
         (stranger, false),
     ] {
         let mut connected = connector.connect(LIMIT).await.unwrap();
-        // Session tickets come with the first bytes that are read.
+        // Session tickets arrive with the first read.
         assert_eq!(hello(&mut connected.io).await, "hello");
         let kind = handshake_kind(&connected.io);
         assert_eq!(kind == Some(HandshakeKind::Resumed), resumed, "{kind:?}");
@@ -230,7 +230,7 @@ async fn a_second_handshake_resumes_also_from_another_connector() {
 }
 
 #[tokio::test]
-async fn refused_names_the_peer() {
+async fn a_refused_connect_names_the_peer() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -242,7 +242,7 @@ async fn refused_names_the_peer() {
 #[tokio::test]
 async fn a_name_that_does_not_exist_is_unresolved() {
     let mut destination = plain("127.0.0.1:80".parse().unwrap());
-    // A label of more than 63 bytes: refused by the resolver itself, so that no query leaves this machine.
+    // The resolver itself rejects a label over 63 bytes, so no query leaves this machine.
     let name = format!("{}.invalid", "x".repeat(64));
     destination.origin = origin(Scheme::Http, &name, 80);
     let error = connect(destination).await.unwrap_err();
@@ -251,25 +251,28 @@ async fn a_name_that_does_not_exist_is_unresolved() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handshake_that_is_never_answered_times_out() {
+async fn a_handshake_without_an_answer_times_out() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let ca = Ca::new();
     let destination = ca.destination(listener.local_addr().unwrap());
     let error = connect(destination).await.unwrap_err();
     assert!(
-        matches!(&error, ConnectError::Timeout { stage: Stage::Handshake, limit, .. } if *limit == LIMIT),
+        matches!(
+            &error,
+            ConnectError::Timeout { stage: Stage::Handshake, limit, .. } if *limit == LIMIT
+        ),
         "{error}"
     );
 }
 
 #[tokio::test]
-async fn a_handshake_that_is_cut_off_is_closed() {
+async fn a_cut_off_handshake_is_a_closed_error() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let ca = Ca::new();
     let destination = ca.destination(listener.local_addr().unwrap());
     tokio::spawn(async move {
         let (mut tcp, _) = listener.accept().await.unwrap();
-        // Read first: closing with unread bytes would be a reset.
+        // Reads first, because closing with unread bytes would be a reset.
         tcp.read_u8().await.unwrap();
     });
     let error = connect(destination).await.unwrap_err();
@@ -277,7 +280,7 @@ async fn a_handshake_that_is_cut_off_is_closed() {
 }
 
 #[tokio::test]
-async fn what_does_not_speak_tls_is_a_protocol_error() {
+async fn a_peer_without_tls_is_a_protocol_error() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let ca = Ca::new();
     let destination = ca.destination(listener.local_addr().unwrap());
@@ -294,7 +297,7 @@ async fn what_does_not_speak_tls_is_a_protocol_error() {
 }
 
 #[tokio::test]
-async fn records_that_came_together_are_read_together() {
+async fn records_that_arrive_together_are_read_together() {
     const LONG: &[u8] = &[b'x'; 20_000];
     const FEW: &[&[u8]] = &[b"head", b"and", b"body"];
     const MUCH: &[&[u8]] = &[b"head", LONG, b"end"];
@@ -303,14 +306,14 @@ async fn records_that_came_together_are_read_together() {
         let server = ca.server(&["localhost"]).says(records).start();
         let mut io = connect(ca.destination(server)).await.unwrap().io;
         let (mut buffer, mut reads) = (vec![0; 64 * 1024], 1);
-        // The server writes everything before anybody else runs.
+        // The server writes all records before another task runs.
         let mut read = io.read(&mut buffer).await.unwrap();
         while read < length {
             read += io.read(&mut buffer[read..]).await.unwrap();
             reads += 1;
         }
         assert_eq!(buffer[..length], records.concat());
-        // What is longer than a short read is gone on with at the next.
+        // The next read continues after a long read.
         assert!(reads <= 1 + length / 8_000, "{reads} reads of {length}");
     }
 }
@@ -336,7 +339,7 @@ async fn an_egress_proxy_opens_the_tunnel() {
 }
 
 #[tokio::test]
-async fn an_interim_answer_of_the_egress_proxy_is_skipped() {
+async fn an_interim_response_of_the_egress_proxy_is_skipped() {
     let ca = Ca::new();
     let server = ca.server(&["localhost"]).start();
     let answer = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n";
@@ -347,7 +350,7 @@ async fn an_interim_answer_of_the_egress_proxy_is_skipped() {
 }
 
 #[tokio::test]
-async fn an_egress_proxys_refusal_is_told_with_its_status_and_no_secret() {
+async fn an_egress_refusal_names_the_status_and_no_secret() {
     for (answer, expected, words) in [
         ("HTTP/1.1 407 Auth\r\n\r\n", Some(407), "user name"),
         ("HTTP/1.1 503 Busy\r\n\r\n", Some(503), "503"),
@@ -375,7 +378,7 @@ async fn an_egress_proxys_refusal_is_told_with_its_status_and_no_secret() {
 }
 
 #[tokio::test]
-async fn an_egress_proxys_answer_is_bounded() {
+async fn an_egress_proxys_response_head_is_bounded() {
     let answer: &str = Box::leak(format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(9000)).into());
     let (proxy, _request) = egress_proxy(None, answer).await;
     let mut destination = plain("127.0.0.1:1".parse().unwrap());
@@ -388,7 +391,7 @@ async fn an_egress_proxys_answer_is_bounded() {
 }
 
 #[tokio::test]
-async fn a_dead_egress_proxy_is_named_as_such() {
+async fn an_unreachable_egress_proxy_is_named() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut destination = plain("127.0.0.1:1".parse().unwrap());
     destination.egress = Some(EgressProxy {
@@ -403,7 +406,7 @@ async fn a_dead_egress_proxy_is_named_as_such() {
 }
 
 #[test]
-fn bad_files_are_start_up_errors_that_name_the_file() {
+fn bad_tls_files_are_start_up_errors_that_name_the_file() {
     let ca = Ca::new();
     let other = Ca::new();
     let missing = ca.path("missing.pem");
@@ -449,7 +452,7 @@ fn bad_files_are_start_up_errors_that_name_the_file() {
 }
 
 #[test]
-fn a_name_that_no_certificate_can_hold_is_a_start_up_error() {
+fn an_invalid_server_name_is_a_start_up_error() {
     let ca = Ca::new();
     let mut destination = ca.destination("127.0.0.1:1".parse().unwrap());
     destination.tls.server_name = Some("not a name".to_owned());
@@ -527,7 +530,8 @@ fn plain(address: SocketAddr) -> Destination {
     }
 }
 
-/// Reads a request head, answers, and joins the client to `target`. The head comes out of the second value.
+/// Reads a request head, answers, and joins the client to `target`. The second value receives the
+/// head.
 async fn egress_proxy(
     target: Option<SocketAddr>,
     answer: &'static str,
@@ -628,7 +632,7 @@ impl Ca {
     }
 }
 
-/// A TLS server in the making: says "hello" to everyone and keeps the connection.
+/// Builds a TLS server that says "hello" on each connection and keeps the connection.
 struct Server<'a> {
     ca: &'a Ca,
     params: CertificateParams,
@@ -657,7 +661,7 @@ impl Server<'_> {
         self
     }
 
-    /// Each of them in a record and a segment of its own.
+    /// Each in a separate record and segment.
     fn says(mut self, records: &'static [&'static [u8]]) -> Self {
         self.records = records;
         self

@@ -1,4 +1,4 @@
-//! Fuzz target: responses, from the first byte to the last.
+//! Fuzz target: whole HTTP/1.1 responses.
 
 use bytes::BytesMut;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
@@ -10,17 +10,18 @@ use super::MAX_INTERIM;
 use super::decode::{Decoder, Step};
 use super::head::{self, Head, Parsed};
 
-/// What came of a response.
+/// A parsed response.
 #[derive(Debug, PartialEq)]
 struct Outcome {
     head: Option<(StatusCode, HeaderMap, Framing, bool)>,
     body: Vec<u8>,
     trailers: Option<HeaderMap>,
-    /// How many bytes it took; `None` if it was no whole, valid response.
+    /// Length of the response in bytes; `None` if it is incomplete or invalid.
     length: Option<usize>,
 }
 
-/// A byte that says what was asked, and all that the upstream ever sends. However it arrives, it reads the same.
+/// Input: one byte that selects the request, then the upstream's bytes. Every split of the bytes
+/// must give the same result.
 pub fn http1_response(data: &[u8]) {
     let Some((how, text)) = data.split_first() else {
         return;
@@ -53,7 +54,7 @@ fn asked(how: u8) -> Parts {
     request.into_parts().0
 }
 
-/// As `Connection` does it, the socket aside.
+/// Reads like `Connection`, without a socket.
 fn read(text: &[u8], asked: &Parts, step: usize) -> Outcome {
     let mut pieces = text.chunks(step);
     let mut read = BytesMut::new();
@@ -122,7 +123,7 @@ fn read_head(
     }
 }
 
-/// What holds of every head that was accepted.
+/// Checks the invariants of every accepted head.
 fn check(status: StatusCode, fields: &HeaderMap, framing: Framing, keep_alive: bool) {
     assert!(!status.is_informational() || framing == Framing::Tunnel);
     assert!(!fields.contains_key(TRANSFER_ENCODING) && !fields.contains_key("keep-alive"));

@@ -34,7 +34,7 @@ pub(super) struct Head {
     pub(super) keep_alive: bool,
 }
 
-/// Takes the head of the response to `request` off the front of `read`. Leaves an incomplete head in
+/// Takes the head of the response to `request` off the front of `read`. An incomplete head stays in
 /// `read`.
 pub(super) fn parse(read: &mut BytesMut, request: &Parts) -> Result<Parsed, Malformed> {
     // httparse skips empty lines, but here they would belong to another message.
@@ -141,8 +141,8 @@ impl Message {
 
     /// Returns whether the connection persists (RFC 9112 §9.3).
     fn keep_alive(&self, notes: &Notes, framing: Framing) -> bool {
-        // A 204 has no body. A server that announces one may send it, and the bytes would be read as
-        // the next response.
+        // A 204 has no body. A server that announces a body may send it, and the bytes would look
+        // like the next response.
         let announced = notes.chunked || notes.length.is_some_and(|length| length > 0);
         notes.keep_alive(self.http11)
             && !matches!(framing, Framing::Close | Framing::Tunnel)

@@ -62,7 +62,7 @@ impl Output {
         self.text.len() - self.written + self.data.len() + self.tail.len()
     }
 
-    /// Returns whether [`Self::put`] may take a frame: a chunk's end precedes the next chunk's size.
+    /// Returns whether [`Self::put`] may take a frame: a chunk's end precedes the next size.
     pub(super) fn has_room(&self) -> bool {
         self.data.is_empty() && self.tail.is_empty() && self.text.len() - self.written < GATHER
     }
@@ -145,7 +145,7 @@ impl Output {
         let of_data = (wrote - of_text).min(self.data.len());
         self.data.advance(of_data);
         if self.data.is_empty() {
-            // Even an empty `Bytes` keeps its buffer in use, so the app's reader would need another.
+            // Even an empty `Bytes` keeps its buffer alive, so the app's reader could not reuse it.
             self.data = Bytes::new();
         }
         self.tail = &self.tail[wrote - of_text - of_data..];

@@ -1,4 +1,4 @@
-//! Against a server of raw bytes over loopback: what it reads and writes is in the test.
+//! Tests over loopback against a server of raw bytes.
 
 mod support;
 
@@ -16,11 +16,9 @@ use support::*;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-// === connections ===
-
-/// tokio tells a task that has had its share of turns that there is nothing to be read.
+/// A task without coop budget sees no readiness from tokio.
 #[tokio::test]
-async fn a_dead_connection_is_found_whatever_its_task_has_done_before() {
+async fn a_dead_connection_is_found_without_coop_budget() {
     let mut line = Line::open().await;
     let mut connection = line.idle_connection();
     line.close();
@@ -37,10 +35,8 @@ async fn a_dead_connection_is_found_whatever_its_task_has_done_before() {
     assert!(!usable.await);
 }
 
-// === responses ===
-
 #[tokio::test]
-async fn a_request_goes_out_as_it_is_and_its_connection_is_used_again() {
+async fn a_connection_is_reused_after_a_complete_exchange() {
     let mut line = Line::open().await;
     for _ in 0..3 {
         let sent = line.send(get("/a?b"));
@@ -55,15 +51,17 @@ async fn a_request_goes_out_as_it_is_and_its_connection_is_used_again() {
 }
 
 #[tokio::test]
-async fn answers_are_read_however_they_are_cut() {
+async fn responses_are_parsed_at_every_split() {
     let cases = [
         ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello", "hello"),
         (
-            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhe\r\n3;x\r\nllo\r\n0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n\
+             2\r\nhe\r\n3;x\r\nllo\r\n0\r\n\r\n",
             "hello",
         ),
         (
-            "HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n.",
+            "HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n\
+             HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n.",
             ".",
         ),
         ("HTTP/1.1 204 No Content\r\n\r\n", ""),
@@ -85,7 +83,7 @@ async fn answers_are_read_however_they_are_cut() {
 }
 
 #[tokio::test]
-async fn head_has_no_body_whatever_its_fields_say() {
+async fn responses_to_head_have_no_body() {
     let mut line = Line::open().await;
     for field in ["content-length: 5", "transfer-encoding: chunked"] {
         let sent = line.send(request("HEAD", "/", &[], RequestBody::Empty));
@@ -99,7 +97,7 @@ async fn head_has_no_body_whatever_its_fields_say() {
 }
 
 #[tokio::test]
-async fn sizes_and_ends_are_known_as_early_as_can_be() {
+async fn sizes_and_ends_are_known_as_early_as_possible() {
     let mut line = Line::open().await;
     let sent = line.send(get("/"));
     line.read_head().await;
@@ -114,13 +112,13 @@ async fn sizes_and_ends_are_known_as_early_as_can_be() {
     assert_eq!((body.size_hint().exact(), line.idle()), (Some(3), 0));
     line.write("llo").await;
     body.frame().await.unwrap().unwrap();
-    // Nobody has to ask once more.
+    // No further poll is needed.
     assert!(body.is_end_stream());
     assert_eq!((body.size_hint().exact(), line.idle()), (Some(0), 1));
 }
 
 #[tokio::test]
-async fn trailers_come_as_a_frame() {
+async fn trailers_are_a_frame() {
     let mut line = Line::open().await;
     let sent = line.send(get("/"));
     line.read_head().await;
@@ -135,7 +133,7 @@ async fn trailers_come_as_a_frame() {
 }
 
 #[tokio::test]
-async fn a_body_until_the_end_of_the_connection() {
+async fn a_body_may_end_with_the_connection() {
     let mut line = Line::open().await;
     let sent = line.send(get("/"));
     line.read_head().await;
@@ -146,7 +144,7 @@ async fn a_body_until_the_end_of_the_connection() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_cut_off_is_an_error_and_never_an_end() {
+async fn a_cut_off_body_is_an_error() {
     for answer in [
         "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n",
         "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhell",
@@ -167,7 +165,7 @@ async fn a_body_that_is_cut_off_is_an_error_and_never_an_end() {
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_the_rules_is_an_error() {
+async fn a_malformed_body_is_an_error() {
     let mut line = Line::open().await;
     let sent = line.send(get("/"));
     line.read_head().await;
@@ -179,7 +177,7 @@ async fn a_body_that_breaks_the_rules_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_head_that_is_cut_off_or_no_http_is_a_failure() {
+async fn a_cut_off_or_malformed_head_is_an_error() {
     for (answer, protocol) in [
         ("", false),
         ("HTTP/1.1 200 OK\r\ncontent-", false),
@@ -228,7 +226,7 @@ async fn sixteen_interim_answers_are_skipped() {
 }
 
 #[tokio::test]
-async fn a_connection_is_kept_only_if_nothing_speaks_against_it() {
+async fn a_connection_is_kept_only_if_both_sides_allow_it() {
     for (answer, kept) in [
         (OK, true),
         (
@@ -261,7 +259,7 @@ async fn a_connection_is_kept_only_if_nothing_speaks_against_it() {
 }
 
 #[tokio::test]
-async fn large_bodies_come_through() {
+async fn large_bodies_are_complete() {
     let content = Vec::from_iter((0..3_000_000_u32).map(|index| (index % 251) as u8));
     let mut line = Line::open().await;
     let sent = line.send(get("/"));
@@ -279,10 +277,8 @@ async fn large_bodies_come_through() {
     assert_eq!(line.idle(), 1);
 }
 
-// === dead connections ===
-
 #[tokio::test]
-async fn what_comes_unasked_makes_a_connection_unusable() {
+async fn unrequested_bytes_make_a_connection_unusable() {
     for unasked in ["HTTP/1.1 408 Request Timeout\r\n\r\n", ""] {
         let mut line = Line::open().await;
         line.exchange(OK).await;
@@ -293,7 +289,7 @@ async fn what_comes_unasked_makes_a_connection_unusable() {
         settle().await;
         let mut connection = line.idle_connection();
         assert!(!connection.is_alive());
-        // And if it comes between the look at it and the request:
+        // Bytes between the check and the request:
         let mut head = get("/");
         let failed = connection.send(&head.0, WAIT, head.1.take().unwrap());
         let error = failed.await.err().unwrap();
@@ -303,9 +299,9 @@ async fn what_comes_unasked_makes_a_connection_unusable() {
     }
 }
 
-/// Or the task that sends on it would never hear of the answer.
+/// The check by another task must not keep the sending task's waker from being registered.
 #[tokio::test]
-async fn a_connection_that_another_task_found_alive_is_looked_at_again() {
+async fn a_check_by_another_task_does_not_lose_the_wakeup() {
     let mut line = Line::open().await;
     line.exchange(OK).await;
     let mut connection = line.idle_connection();
@@ -315,13 +311,13 @@ async fn a_connection_that_another_task_found_alive_is_looked_at_again() {
     line.read_head().await;
     settle().await;
     line.write(OK).await;
-    // The time-out would wake it, too.
+    // The timeout would also wake the task.
     let sent = tokio::time::timeout(WAIT / 2, sent).await.unwrap();
     assert_eq!(text(sent.unwrap().unwrap()).await, "ok");
 }
 
 #[tokio::test]
-async fn an_answer_before_the_connection_broke_counts() {
+async fn a_response_before_a_write_error_counts() {
     let mut line = Line::open().await;
     let (mut app, body) = upload("content-length: 1000000\r\n", &[]).await;
     let sent = line.send(request("PUT", "/", &[], body));
@@ -329,15 +325,13 @@ async fn an_answer_before_the_connection_broke_counts() {
     line.write("HTTP/1.1 413 Content Too Large\r\ncontent-length: 2\r\n\r\nno")
         .await;
     line.close();
-    // The app's bytes meet a closed connection.
+    // The app's bytes reach a closed connection.
     let _ = app.write_all(&[b'x'; 10_000]).await;
     let response = sent.await.unwrap();
     assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(text(response).await, "no");
     assert_eq!(line.open_connections(), 0);
 }
-
-// === requests ===
 
 #[tokio::test]
 async fn a_body_of_known_length_follows_its_head() {
@@ -347,7 +341,7 @@ async fn a_body_of_known_length_follows_its_head() {
     settle().await;
     let sent = line.send(request("POST", "/", &[("content-length", "5")], body));
     let whole = "POST / HTTP/1.1\r\nhost: api\r\ncontent-length: 5\r\n\r\nhello";
-    // In one piece.
+    // In one write.
     assert_eq!(line.read_some().await, whole);
     line.write(OK).await;
     text(sent.await.unwrap()).await;
@@ -355,7 +349,7 @@ async fn a_body_of_known_length_follows_its_head() {
 }
 
 #[tokio::test]
-async fn a_body_in_chunks_loses_forbidden_trailers() {
+async fn a_chunked_body_loses_forbidden_trailers() {
     let mut line = Line::open().await;
     let key = HeaderName::from_static("x-api-key");
     let chunked = "transfer-encoding: chunked\r\n";
@@ -395,7 +389,7 @@ async fn both_directions_flow_at_once() {
         app.write_all(format!("3\r\n{word}\r\n").as_bytes())
             .await
             .unwrap();
-        // The upload is driven by whoever reads the answer.
+        // Reading the response polls the upload.
         let next = tokio::spawn(async move {
             let frame = answer.frame().await.unwrap().unwrap();
             (frame.into_data().unwrap(), answer)
@@ -415,7 +409,7 @@ async fn both_directions_flow_at_once() {
 }
 
 #[tokio::test]
-async fn an_answer_that_ends_before_the_upload_closes_the_connection() {
+async fn a_response_that_ends_before_the_upload_closes_the_connection() {
     let mut line = Line::open().await;
     let (_app, body) = upload("transfer-encoding: chunked\r\n", &[]).await;
     let sent = line.send(request("POST", "/", &[], body));
@@ -426,7 +420,7 @@ async fn an_answer_that_ends_before_the_upload_closes_the_connection() {
 }
 
 #[tokio::test]
-async fn an_upload_that_breaks_off_closes_the_connection() {
+async fn a_cut_off_upload_closes_the_connection() {
     for before_the_answer in [true, false] {
         let mut line = Line::open().await;
         let (app, body) = upload("content-length: 5\r\n", &[]).await;
@@ -453,7 +447,7 @@ async fn an_upload_that_breaks_off_closes_the_connection() {
 }
 
 #[tokio::test]
-async fn an_upgraded_connection_keeps_what_came_with_the_head() {
+async fn an_upgraded_connection_keeps_bytes_after_the_head() {
     let mut line = Line::open().await;
     let upgrade = [("upgrade", "x"), ("connection", "upgrade")];
     let sent = line.send(request("GET", "/", &upgrade, RequestBody::Empty));
@@ -476,10 +470,8 @@ async fn an_upgraded_connection_keeps_what_came_with_the_head() {
     assert_eq!(line.open_connections(), 0);
 }
 
-// === time and cancellation ===
-
 #[tokio::test]
-async fn time_runs_out_without_an_answer_however_much_of_it_is_there() {
+async fn an_incomplete_head_times_out() {
     for answer in ["", "HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 200 OK\r\n"] {
         let mut line = Line::open().await;
         let sent = tokio::spawn(line.send(get("/")));
@@ -496,7 +488,7 @@ async fn time_runs_out_without_an_answer_however_much_of_it_is_there() {
 }
 
 #[tokio::test]
-async fn an_upload_moves_the_time_on() {
+async fn upload_progress_extends_the_timeout() {
     let mut line = Line::open().await;
     let (mut app, body) = upload("transfer-encoding: chunked\r\n", &[]).await;
     let sent = tokio::spawn(line.send(request("POST", "/", &[], body)));
@@ -516,9 +508,9 @@ async fn an_upload_moves_the_time_on() {
     assert!(matches!(error.failure, SendFailure::Timeout));
 }
 
-/// After so many polls of request and response, everything is dropped.
+/// Drops the exchange after each possible number of polls.
 #[tokio::test]
-async fn dropped_anywhere_the_connection_is_closed_or_back_in_the_pool() {
+async fn a_dropped_exchange_closes_or_returns_its_connection() {
     let steps = [
         "HTTP/1.1 200 OK\r\ntransfer-",
         "encoding: chunked\r\n\r\n",

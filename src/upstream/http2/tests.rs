@@ -1,4 +1,4 @@
-//! Over loopback, against a far end that keeps to a script.
+//! Tests over loopback against a scripted peer.
 
 mod frames;
 mod responses;
@@ -25,7 +25,7 @@ fn failure(result: Result<Response<UpstreamBody>, SendError>) -> SendError {
 }
 
 #[tokio::test]
-async fn requests_of_one_moment_leave_together() {
+async fn concurrent_requests_are_written_together() {
     let mut line = Line::open().await;
     let sent = Vec::from_iter((0..20).map(|_| line.get()));
     assert_eq!(line.frames().await.len(), 20);
@@ -38,26 +38,24 @@ async fn requests_of_one_moment_leave_together() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_given_up_is_cancelled() {
+async fn a_cancelled_request_or_response_resets_its_stream() {
     let mut line = Line::open().await;
     let sent = line.get();
     line.frame().await;
     sent.abort();
     assert_eq!(line.frame().await, cancelled(1));
     assert_eq!(line.in_flight(), 0);
-    // And so is one whose response was not read to its end.
+    // A response that is dropped before its end resets the stream, too.
     let sent = line.get();
     line.frame().await;
     line.say(&[ok(3), data(3, false, "a")].concat()).await;
     drop(sent.await.unwrap().unwrap());
     assert_eq!(line.frame().await, cancelled(3));
     assert_eq!((line.in_flight(), line.open_connections()), (0, 1));
-    // What was on the way means nothing.
+    // Frames that cross the reset are ignored.
     line.say(&[data(3, true, "b"), ok(1)].concat()).await;
     assert!(line.is_silent().await);
 }
-
-// === failures ===
 
 #[tokio::test]
 async fn a_request_that_the_peer_did_not_process_is_unsent() {
@@ -93,14 +91,14 @@ async fn a_checkout_of_a_connection_that_goes_away_is_unsent() {
     let head = asked("POST");
     let error = failure(checkout.send(&ask(&head), RequestBody::Empty).await);
     assert!(error.unsent && matches!(error.failure, SendFailure::Closed(_)));
-    // It had nothing left to do.
+    // The connection had no streams left.
     let goodbye = line.rest().await;
     assert_eq!((goodbye.len(), goodbye[0].kind), (1, kind::GOAWAY));
     until(|| line.open_connections() == 0).await;
 }
 
 #[tokio::test]
-async fn a_peer_that_breaks_the_rules_is_told_and_left() {
+async fn a_protocol_error_sends_goaway_and_closes_the_connection() {
     let mut line = Line::open().await;
     let (first, second) = (line.get(), line.get());
     line.frames().await;
@@ -118,7 +116,7 @@ async fn a_peer_that_breaks_the_rules_is_told_and_left() {
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_ends_its_streams() {
+async fn a_broken_connection_fails_its_streams() {
     let mut line = Line::open().await;
     let (first, second) = (line.get(), line.get());
     line.frames().await;
@@ -133,10 +131,8 @@ async fn a_connection_that_breaks_ends_its_streams() {
     assert!(line.pool.ready().is_none());
 }
 
-// === limits of the peer ===
-
 #[tokio::test]
-async fn the_limit_of_streams_may_change() {
+async fn the_peers_stream_limit_may_change() {
     let mut line = Line::with(1).await;
     let first = line.get();
     line.frame().await;
@@ -156,10 +152,8 @@ async fn the_limit_of_streams_may_change() {
     assert!(line.pool.ready().is_none());
 }
 
-// === time ===
-
 #[tokio::test]
-async fn time_runs_out_without_an_answer() {
+async fn a_request_without_a_response_times_out() {
     let mut line = Line::open().await;
     let sent = line.get();
     line.frame().await;
@@ -171,15 +165,15 @@ async fn time_runs_out_without_an_answer() {
     let error = failure(sent.await.unwrap());
     assert!(matches!(error.failure, SendFailure::Timeout));
     assert_eq!(line.frame().await, cancelled(1));
-    // Its path may be dead.
+    // The connection is retired, because its path may be dead.
     assert!(line.pool.ready().is_none());
 }
 
-/// PING after 320 s, and 20 s for the answer.
+/// PING after 320 s, and 20 s for the acknowledgement.
 #[tokio::test]
-async fn a_silent_peer_is_asked_whether_it_is_there() {
+async fn a_silent_peer_gets_a_ping_and_then_a_timeout() {
     let mut line = Line::open().await;
-    // Nobody waits for it.
+    // No stream is open.
     pass(Duration::from_secs(500)).await;
     assert!(line.is_silent().await);
     let sent = {
@@ -222,13 +216,13 @@ async fn a_silent_peer_is_asked_whether_it_is_there() {
 }
 
 #[tokio::test]
-async fn a_connection_that_nobody_wants_says_goodbye() {
+async fn a_connection_without_users_sends_goaway() {
     let mut line = Line::open().await;
     let sent = line.get();
     line.frame().await;
     line.pool.shared().with_http2(Connection::retire);
     assert!(line.pool.ready().is_none());
-    // A stream is under way.
+    // A stream is open.
     assert!(line.is_silent().await);
     line.say(&[ok(1), data(1, true, "last")].concat()).await;
     assert_eq!(text(sent.await.unwrap().unwrap()).await, "last");
@@ -240,7 +234,7 @@ async fn a_connection_that_nobody_wants_says_goodbye() {
     until(|| line.open_connections() == 0).await;
 }
 
-/// A driver that is gone, for whatever reason, leaves nobody waiting.
+/// Dropping the driver fails all streams.
 #[test]
 fn streams_end_with_the_runtime() {
     let runtime = || {
@@ -264,7 +258,7 @@ fn streams_end_with_the_runtime() {
     assert_eq!(line.open_connections(), 0);
 }
 
-/// An upload that the peer does not read fills the socket, and the next request waits behind it.
+/// An upload that the peer does not read fills the socket and blocks the next request.
 #[tokio::test]
 async fn a_request_that_was_not_written_is_unsent() {
     let mut line = Line::open().await;
@@ -282,7 +276,7 @@ async fn a_request_that_was_not_written_is_unsent() {
     }
 }
 
-/// RFC 7541 §6.2.3, `authorization` being field 23 of the static table.
+/// RFC 7541 §6.2.3; `authorization` is field 23 of the static table.
 #[tokio::test]
 async fn sensitive_values_are_never_indexed() {
     let mut line = Line::open().await;

@@ -1,4 +1,4 @@
-//! Over loopback, against a real server that counts what is opened and closed.
+//! Tests over loopback against a real server that counts opened and closed connections.
 
 mod support;
 
@@ -19,10 +19,8 @@ use support::*;
 
 const WAIT: Duration = Duration::from_secs(5);
 
-// === HTTP/1.1: reuse ===
-
 #[tokio::test]
-async fn the_connection_that_came_back_last_is_used_first() {
+async fn the_last_returned_connection_is_used_first() {
     let server = Server::start(Speaks::Http1).await;
     let pool = Fixture::new(server.address, Alpn::Both);
     let first = pool.send("/").await.ok().unwrap();
@@ -35,7 +33,7 @@ async fn the_connection_that_came_back_last_is_used_first() {
 }
 
 #[tokio::test]
-async fn a_connection_comes_back_when_the_response_has_been_read() {
+async fn a_connection_returns_when_the_response_has_been_read() {
     let server = Server::start(Speaks::Http1).await;
     let pool = Fixture::new(server.address, Alpn::Both);
     let streaming = pool.send("/stream").await.ok().unwrap();
@@ -47,7 +45,7 @@ async fn a_connection_comes_back_when_the_response_has_been_read() {
 }
 
 #[tokio::test]
-async fn a_response_without_a_body_gives_its_connection_back_at_once() {
+async fn a_response_without_a_body_returns_its_connection_at_once() {
     let address = raw_server("HTTP/1.1 204 No Content\r\n\r\n").await;
     let pool = Fixture::new(address, Alpn::Both);
     let _response = pool.send("/").await.ok().unwrap();
@@ -55,7 +53,7 @@ async fn a_response_without_a_body_gives_its_connection_back_at_once() {
 }
 
 #[tokio::test]
-async fn a_response_that_is_dropped_early_closes_its_connection() {
+async fn a_response_dropped_early_closes_its_connection() {
     let server = Server::start(Speaks::Http1).await;
     let pool = Fixture::new(server.address, Alpn::Both);
     let mut response = pool.send("/stream").await.ok().unwrap();
@@ -66,7 +64,7 @@ async fn a_response_that_is_dropped_early_closes_its_connection() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_given_up_closes_its_connection() {
+async fn a_cancelled_request_closes_its_connection() {
     let server = Server::start(Speaks::Http1).await;
     let pool = Fixture::new(server.address, Alpn::Both);
     let request = pool.spawn("/hold");
@@ -77,7 +75,7 @@ async fn a_request_that_is_given_up_closes_its_connection() {
 }
 
 #[tokio::test]
-async fn a_checkout_that_is_not_used_goes_back() {
+async fn an_unused_checkout_returns_to_the_pool() {
     let server = Server::start(Speaks::Http1).await;
     let pool = Fixture::new(server.address, Alpn::Both);
     drop(pool.pool.checkout().await.unwrap());
@@ -90,7 +88,7 @@ async fn a_checkout_that_is_not_used_goes_back() {
 }
 
 #[tokio::test]
-async fn a_connection_that_the_peer_closed_is_not_handed_out() {
+async fn a_connection_closed_by_the_peer_is_not_used() {
     let server = Server::start(Speaks::Http1).await;
     let pool = Fixture::new(server.address, Alpn::Both);
     pool.ask("/").await;
@@ -103,7 +101,7 @@ async fn a_connection_that_the_peer_closed_is_not_handed_out() {
 }
 
 #[tokio::test]
-async fn a_request_that_was_not_written_comes_back() {
+async fn an_unwritten_request_can_be_sent_again() {
     let server = Server::start(Speaks::Http1).await;
     let pool = Fixture::new(server.address, Alpn::Both);
     pool.ask("/").await;
@@ -114,12 +112,12 @@ async fn a_request_that_was_not_written_comes_back() {
     let request = get(&checkout, "/again");
     let error = send(checkout, request, WAIT).await.err().unwrap();
     assert!(error.reused && error.unsent);
-    // And so it does without anybody noticing.
+    // With the retry, the caller does not notice.
     assert_eq!(pool.ask("/").await, 2);
 }
 
 #[tokio::test]
-async fn a_request_on_a_connection_that_breaks_is_not_returned_once_written() {
+async fn a_written_request_on_a_broken_connection_is_not_unsent() {
     let server = Server::start(Speaks::Http1).await;
     let pool = Fixture::new(server.address, Alpn::Both);
     pool.ask("/").await;
@@ -134,31 +132,29 @@ async fn a_request_on_a_connection_that_breaks_is_not_returned_once_written() {
 }
 
 #[tokio::test]
-async fn what_is_not_http_is_a_protocol_error() {
+async fn a_response_that_is_not_http_is_a_protocol_error() {
     let pool = Fixture::new(raw_server("SSH-2.0-x\r\n\r\n").await, Alpn::Both);
     let error = pool.send("/").await.err().unwrap();
     assert!(matches!(error.failure, SendFailure::Protocol(_)));
     until(|| pool.open() == 0).await;
 }
 
-// === HTTP/1.1: dials ===
-
 #[tokio::test]
-async fn a_cold_herd_with_instant_answers_shares_connections() {
-    // Over TLS: a plain dial over loopback is faster than any answer.
+async fn a_cold_burst_with_fast_responses_shares_connections() {
+    // Over TLS, because a plain dial over loopback is faster than any response.
     let (acceptor, tls, _folder) = tls("http/1.1");
     let server = Server::start_with(Speaks::Http1, Some(acceptor)).await;
     let mut destination = destination(Scheme::Https, server.address, Alpn::Both);
     destination.tls = tls;
     let pool = Fixture::with(destination, LIMITS);
     join(std::iter::repeat_with(|| pool.spawn("/")).take(50)).await;
-    // Here a dial takes as long as an answer; where it takes longer, they are fewer.
+    // Here a dial takes as long as a response; slower dials would be fewer.
     assert!(server.opened() < 40, "{}", server.opened());
     assert_eq!(server.requests(), 50);
 }
 
 #[tokio::test]
-async fn a_cold_herd_with_slow_answers_gets_a_connection_each_and_no_more() {
+async fn a_cold_burst_with_slow_responses_gets_one_connection_each() {
     let server = Server::start(Speaks::Http1).await;
     let pool = Fixture::new(server.address, Alpn::Both);
     let herd = Vec::from_iter(std::iter::repeat_with(|| pool.spawn("/hold")).take(50));
@@ -182,7 +178,7 @@ async fn a_dial_outlives_the_request_that_started_it() {
 }
 
 #[tokio::test]
-async fn a_waiter_that_gave_up_is_passed_over() {
+async fn a_cancelled_waiter_is_skipped() {
     let server = Server::start(Speaks::Http1).await;
     let pool = Fixture::new(server.address, Alpn::Both);
     let request = {
@@ -193,7 +189,7 @@ async fn a_waiter_that_gave_up_is_passed_over() {
         pool.spawn("/hold")
     };
     until(|| server.requests() == 1).await;
-    // And one that gives up while another's connection comes back.
+    // A waiter that is cancelled while another request's connection returns.
     let mut waiter = Box::pin(pool.pool.checkout());
     poll_once(waiter.as_mut());
     drop(waiter);
@@ -204,9 +200,9 @@ async fn a_waiter_that_gave_up_is_passed_over() {
     assert_eq!(idle(&pool) as u64, pool.dials());
 }
 
-/// One drop within the other for each of them would be the end of the stack.
+/// Nested drops, one per waiter, would overflow the stack.
 #[tokio::test]
-async fn any_number_of_waiters_may_have_given_up() {
+async fn many_cancelled_waiters_do_not_overflow_the_stack() {
     for speaks in [Speaks::Http1, Speaks::Http2(10)] {
         let server = Server::start(speaks).await;
         let pool = Fixture::new(server.address, alpn(speaks));
@@ -224,13 +220,13 @@ async fn any_number_of_waiters_may_have_given_up() {
 }
 
 #[tokio::test]
-async fn a_connection_that_comes_back_goes_to_whoever_waits() {
+async fn a_returned_connection_goes_to_a_waiter() {
     let server = Server::start(Speaks::Http1).await;
     let pool = Fixture::new(server.address, Alpn::Both);
     let first = pool.spawn("/hold");
     until(|| server.requests() == 1).await;
     server.stop_accepting().await;
-    // The kernel refuses the dial, but not before the connection is back.
+    // The kernel refuses the dial after the connection has returned.
     let mut waiter = pin!(pool.pool.checkout());
     poll_once(waiter.as_mut());
     server.release(1);
@@ -243,7 +239,7 @@ async fn a_connection_that_comes_back_goes_to_whoever_waits() {
 }
 
 #[tokio::test]
-async fn before_the_version_is_known_one_failed_dial_answers_everyone() {
+async fn before_the_version_is_known_one_failed_dial_fails_all_waiters() {
     let pool = Fixture::new(nowhere().await, Alpn::Both);
     let waiters = Vec::from_iter((0..5).map(|_| {
         let pool = pool.pool.clone();
@@ -261,7 +257,7 @@ async fn before_the_version_is_known_one_failed_dial_answers_everyone() {
 }
 
 #[tokio::test]
-async fn with_http1_each_failed_dial_answers_one() {
+async fn with_http1_each_failed_dial_fails_one_waiter() {
     let server = Server::start(Speaks::Http1).await;
     let pool = Fixture::new(server.address, Alpn::Both);
     let busy = pool.spawn("/hold");
@@ -284,7 +280,7 @@ async fn with_http1_each_failed_dial_answers_one() {
 }
 
 #[tokio::test]
-async fn whoever_has_waited_as_long_as_a_connect_may_take_shares_the_next_failure() {
+async fn waiters_older_than_the_connect_timeout_share_the_next_failure() {
     let server = Server::start(Speaks::Http1).await;
     let pool = Fixture::new(server.address, Alpn::Both);
     let now = Instant::now();
@@ -314,7 +310,7 @@ async fn whoever_has_waited_as_long_as_a_connect_may_take_shares_the_next_failur
 }
 
 #[tokio::test]
-async fn a_dial_that_panics_is_not_repeated_and_its_waiters_dial_for_themselves() {
+async fn after_a_panicked_dial_the_waiters_dial_themselves() {
     let server = Server::start(Speaks::Http1).await;
     let pool = Fixture::new(server.address, Alpn::Both);
     let shared = Arc::clone(&pool.pool.shared);
@@ -336,7 +332,7 @@ async fn a_dial_that_panics_is_not_repeated_and_its_waiters_dial_for_themselves(
     assert_eq!((dialling(&pool), pool.dials()), (0, 1));
 }
 
-/// Dials that are dropped with the runtime must not start others: that was a dead-lock.
+/// Dials that are dropped with the runtime must not start others: that was a deadlock.
 #[test]
 fn a_runtime_ends_with_dials_and_waiters() {
     let (ended, wait) = std::sync::mpsc::channel();
@@ -346,7 +342,7 @@ fn a_runtime_ends_with_dials_and_waiters() {
             .build()
             .unwrap();
         let pool = runtime.block_on(async {
-            // Accepted by the kernel; nobody speaks TLS.
+            // The kernel accepts; no task answers the TLS handshake.
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let (_, tls, folder) = tls("h2");
             let mut destination =
@@ -357,7 +353,7 @@ fn a_runtime_ends_with_dials_and_waiters() {
                 let pool = pool.pool.clone();
                 tokio::spawn(async move { drop(pool.checkout().await) });
             }
-            // One that outlives the runtime's tasks.
+            // This waiter outlives the runtime's tasks.
             let patient = pool.pool.clone();
             let mut waiter = Box::pin(async move { patient.checkout().await.is_ok() });
             poll_once(waiter.as_mut());
@@ -373,10 +369,8 @@ fn a_runtime_ends_with_dials_and_waiters() {
         .expect("the runtime ends");
 }
 
-// === HTTP/1.1: age ===
-
 #[tokio::test]
-async fn unused_connections_are_closed_when_they_are_idle_for_too_long() {
+async fn idle_connections_are_closed_after_the_idle_limit() {
     let server = Server::start(Speaks::Http1).await;
     let pool = Fixture::new(server.address, Alpn::Both);
     pool.ask("/").await;
@@ -385,13 +379,13 @@ async fn unused_connections_are_closed_when_they_are_idle_for_too_long() {
     pass(LIMITS.idle / 2).await;
     until(|| pool.open() == 0 && server.closed() == 1).await;
     assert!(!pool.pool.shared.lock().sweeping);
-    // The sweep comes back with the next connection.
+    // The next connection restarts the sweep.
     pool.ask("/").await;
     assert!(pool.pool.shared.lock().sweeping);
 }
 
 #[tokio::test]
-async fn a_connection_that_is_too_old_is_not_kept_however_busy_it_is() {
+async fn a_busy_connection_is_not_kept_beyond_its_life() {
     let server = Server::start(Speaks::Http1).await;
     let pool = Fixture::new(server.address, Alpn::Both);
     let mut passed = Duration::ZERO;
@@ -408,9 +402,9 @@ async fn a_connection_that_is_too_old_is_not_kept_however_busy_it_is() {
     until(|| server.closed() == 1).await;
 }
 
-/// DNS is asked for each connection, and none outlives a change by more than its life.
+/// Each connect resolves the name, so a change takes effect within a connection's life.
 #[tokio::test]
-async fn a_name_that_moves_is_followed() {
+async fn a_changed_address_is_used_after_a_connections_life() {
     for (speaks, alpn) in [
         (Speaks::Http1, Alpn::Http1),
         (Speaks::Http2(1), Alpn::Http2),
@@ -424,12 +418,12 @@ async fn a_name_that_moves_is_followed() {
         *addresses.lock().unwrap() = vec![new.address];
         let first = pool.send("/stream").await.ok().unwrap();
         assert_eq!((old.requests(), new.requests()), (2, 0));
-        // There is no room for it on the connection that is there.
+        // The open connection has no free stream for this request.
         pool.ask("/").await;
         assert_eq!((old.requests(), new.requests()), (2, 1));
         old.release(1);
         finish(first).await;
-        // Busy all the time, so that it does not age out.
+        // Always busy, so that the connection is not idle.
         let mut passed = Duration::ZERO;
         while passed < LIFE - LIMITS.idle {
             let both = [pool.send("/stream").await, pool.send("/stream").await];
@@ -453,12 +447,12 @@ async fn a_name_that_moves_is_followed() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_too_old_does_not_go_to_a_waiter_either() {
+async fn an_expired_connection_does_not_go_to_a_waiter() {
     let server = Server::start(Speaks::Http1).await;
     let pool = Fixture::new(server.address, Alpn::Both);
     let streaming = pool.send("/stream").await.ok().unwrap();
     pass(LIFE).await;
-    // As if another dial were under way and never ended.
+    // As if another dial were pending for ever.
     pool.pool.shared.lock().dials += 1;
     let mut waiter = pin!(pool.pool.checkout());
     poll_once(waiter.as_mut());
@@ -470,7 +464,7 @@ async fn a_connection_that_is_too_old_does_not_go_to_a_waiter_either() {
 }
 
 #[tokio::test]
-async fn a_connection_is_not_handed_out_between_its_end_and_the_sweep() {
+async fn an_expired_connection_is_not_used_before_the_sweep() {
     let server = Server::start(Speaks::Http1).await;
     let pool = Fixture::new(server.address, Alpn::Both);
     pool.ask("/").await;
@@ -481,10 +475,8 @@ async fn a_connection_is_not_handed_out_between_its_end_and_the_sweep() {
     assert!(!state.idle[0].usable(later + LIFE, LIFE * 2));
 }
 
-// === HTTP/1.1: time-outs, uploads and upgrades ===
-
 #[tokio::test]
-async fn an_upstream_that_does_not_answer_is_given_up() {
+async fn an_upstream_without_a_response_times_out() {
     let server = Server::start(Speaks::Http1).await;
     let pool = Fixture::new(server.address, Alpn::Both);
     let checkout = pool.pool.checkout().await.unwrap();
@@ -500,7 +492,7 @@ async fn an_upstream_that_does_not_answer_is_given_up() {
 }
 
 #[tokio::test]
-async fn the_time_for_the_answer_runs_from_the_end_of_the_upload() {
+async fn the_response_timeout_starts_after_the_upload() {
     for speaks in [Speaks::Http1, Speaks::Http2(10)] {
         let server = Server::start(speaks).await;
         let pool = Fixture::new(server.address, alpn(speaks));
@@ -511,7 +503,7 @@ async fn the_time_for_the_answer_runs_from_the_end_of_the_upload() {
         for round in 1..=3 {
             app.write_all(b"3\r\nabc\r\n").await.unwrap();
             until(|| server.counts.swallowed.load(ORDER) == 3 * round).await;
-            // The app is slow, not the upstream.
+            // Only the app is slow.
             pass(WAIT * 2).await;
             assert!(!sent.is_finished());
         }
@@ -532,7 +524,7 @@ async fn an_upload_that_the_upstream_does_not_take_times_out() {
     let checkout = pool.pool.checkout().await.unwrap();
     let request = with_body(&checkout, "/", body);
     let sent = tokio::spawn(send(checkout, request, WAIT));
-    // Until the buffers on the way are full.
+    // Until all buffers are full.
     for _ in 0..20 {
         settle().await;
     }
@@ -545,7 +537,7 @@ async fn an_upload_that_the_upstream_does_not_take_times_out() {
 }
 
 #[tokio::test]
-async fn an_upload_that_goes_on_after_its_response_closes_the_connection() {
+async fn an_upload_longer_than_its_response_closes_the_connection() {
     let early = "HTTP/1.1 413 Content Too Large\r\ncontent-length: 2\r\n\r\nno";
     let pool = Fixture::new(raw_server(early).await, Alpn::Both);
     let (mut app, body) = upload(&[]).await;
@@ -564,7 +556,7 @@ async fn an_upload_that_goes_on_after_its_response_closes_the_connection() {
 }
 
 #[tokio::test]
-async fn an_upload_that_the_app_breaks_off_is_the_apps_fault() {
+async fn an_upload_cut_off_by_the_app_is_an_app_error() {
     for speaks in [Speaks::Http1, Speaks::Http2(10)] {
         let server = Server::start(speaks).await;
         let pool = Fixture::new(server.address, alpn(speaks));
@@ -602,10 +594,8 @@ async fn an_upgraded_connection_is_counted_until_it_is_closed() {
     until(|| pool.open() == 0).await;
 }
 
-// === HTTP/2 ===
-
 #[tokio::test]
-async fn a_cold_herd_makes_one_http2_connection() {
+async fn a_cold_burst_makes_one_http2_connection() {
     let (acceptor, tls, _folder) = tls("h2");
     let server = Server::start_with(Speaks::Http2(100), Some(acceptor)).await;
     let mut destination = destination(Scheme::Https, server.address, Alpn::Both);
@@ -620,11 +610,11 @@ async fn a_cold_herd_makes_one_http2_connection() {
 }
 
 #[tokio::test]
-async fn the_peers_limit_of_streams_is_kept_from_the_first_request_on() {
+async fn the_peers_stream_limit_holds_from_the_first_request() {
     let server = Server::start(Speaks::Http2(2)).await;
     let pool = Fixture::new(server.address, Alpn::Http2);
     let herd = Vec::from_iter(std::iter::repeat_with(|| pool.spawn("/hold")).take(5));
-    // No stream is refused, and none waits for another's end: 2 + 2 + 1.
+    // No stream is refused or waits for the end of another: 2 + 2 + 1.
     until(|| server.requests() == 5).await;
     assert_eq!((server.opened(), in_flight(&pool)), (3, 5));
     server.release(5);
@@ -633,7 +623,7 @@ async fn the_peers_limit_of_streams_is_kept_from_the_first_request_on() {
 }
 
 #[tokio::test]
-async fn a_stream_is_free_again_when_its_request_or_response_is_dropped() {
+async fn dropping_a_request_or_response_frees_its_stream() {
     let server = Server::start(Speaks::Http2(2)).await;
     let pool = Fixture::new(server.address, Alpn::Http2);
     pool.ask("/").await;
@@ -653,11 +643,11 @@ async fn a_stream_is_free_again_when_its_request_or_response_is_dropped() {
 }
 
 #[tokio::test]
-async fn a_stream_that_ends_goes_to_whoever_waits() {
+async fn a_freed_stream_goes_to_a_waiter() {
     let server = Server::start(Speaks::Http2(1)).await;
     let pool = Fixture::new(server.address, Alpn::Http2);
     pool.ask("/").await;
-    // As if another dial were under way and never ended.
+    // As if another dial were pending for ever.
     pool.pool.shared.lock().dials += 1;
     let first = pool.spawn("/hold");
     until(|| server.requests() == 2).await;
@@ -674,7 +664,7 @@ async fn a_stream_that_ends_goes_to_whoever_waits() {
 }
 
 #[tokio::test]
-async fn after_goaway_streams_finish_and_one_new_connection_takes_the_rest() {
+async fn after_goaway_streams_finish_and_one_new_connection_is_dialled() {
     let server = Server::start(Speaks::Http2(100)).await;
     let pool = Fixture::new(server.address, Alpn::Http2);
     let old = pool.send("/stream").await.ok().unwrap();
@@ -691,7 +681,7 @@ async fn after_goaway_streams_finish_and_one_new_connection_takes_the_rest() {
 }
 
 #[tokio::test]
-async fn a_connection_on_which_a_request_timed_out_gets_no_more() {
+async fn a_connection_with_a_timed_out_request_gets_no_more_requests() {
     let server = Server::start(Speaks::Http2(100)).await;
     let pool = Fixture::new(server.address, Alpn::Http2);
     let old = pool.send("/stream").await.ok().unwrap();
@@ -709,7 +699,7 @@ async fn a_connection_on_which_a_request_timed_out_gets_no_more() {
 }
 
 #[tokio::test]
-async fn an_http2_connection_that_is_used_now_and_then_is_kept() {
+async fn an_http2_connection_in_occasional_use_is_kept() {
     let server = Server::start(Speaks::Http2(100)).await;
     let pool = Fixture::new(server.address, Alpn::Http2);
     for _ in 0..8 {
@@ -744,7 +734,7 @@ async fn an_old_http2_connection_ends_its_streams_and_takes_no_new_ones() {
 }
 
 #[tokio::test]
-async fn trailers_of_a_request_lose_what_they_may_not_hold() {
+async fn request_trailers_lose_forbidden_fields() {
     let server = Server::start(Speaks::Http2(10)).await;
     let pool = Fixture::new(server.address, Alpn::Http2);
     let key = HeaderName::from_static("x-api-key");
@@ -762,8 +752,6 @@ async fn trailers_of_a_request_lose_what_they_may_not_hold() {
     assert_eq!(headers["x-length"], "3");
     assert!(!headers.contains_key(key) && !headers.contains_key(AUTHORIZATION));
 }
-
-// === helpers ===
 
 const ORDER: std::sync::atomic::Ordering = std::sync::atomic::Ordering::Relaxed;
 

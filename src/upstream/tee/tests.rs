@@ -105,7 +105,7 @@ async fn a_body_is_replayed_up_to_the_limit_and_not_beyond() {
 }
 
 #[tokio::test]
-async fn once_settled_nothing_more_is_kept() {
+async fn a_settled_body_keeps_no_more_bytes() {
     let (mut app, replay) = upload(1024).await;
     let mut body = replay.body().unwrap();
     send(&mut app, "one").await;

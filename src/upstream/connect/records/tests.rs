@@ -5,7 +5,7 @@ use super::*;
 fn record(length: u16) -> Vec<u8> {
     let mut record = vec![23, 3, 3];
     record.extend(length.to_be_bytes());
-    // A payload that looks like headers.
+    // This payload looks like headers.
     record.extend([23, 3, 3, 255, 255].iter().cycle().take(length.into()));
     record
 }
@@ -17,12 +17,12 @@ fn at_boundary(bytes: &[u8]) -> bool {
 }
 
 #[test]
-fn nothing_is_a_boundary() {
+fn an_empty_stream_is_at_a_boundary() {
     assert!(at_boundary(&[]));
 }
 
 #[test]
-fn only_a_complete_record_ends_at_a_boundary() {
+fn only_complete_records_end_at_a_boundary() {
     let record = record(300);
     for length in 1..record.len() {
         assert!(!at_boundary(&record[..length]), "{length}");
@@ -31,7 +31,7 @@ fn only_a_complete_record_ends_at_a_boundary() {
 }
 
 #[test]
-fn records_without_payload_and_of_the_largest_length_count() {
+fn empty_and_largest_records_are_tracked() {
     let bytes = [record(0), record(u16::MAX), record(0), record(0)].concat();
     assert!(at_boundary(&bytes));
     assert!(!at_boundary(&bytes[..bytes.len() - 1]));

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What comes out of a body: its data, its trailers, and what is left after its end.
+/// A decoded body: data, trailers, and the bytes after its end.
 #[derive(Debug, PartialEq)]
 struct Decoded {
     data: Vec<u8>,
@@ -10,7 +10,7 @@ struct Decoded {
     rest: Vec<u8>,
 }
 
-/// Feeds `parts` one by one. `Ok(None)`: it is not at its end.
+/// Feeds `parts` one by one. `Ok(None)`: the body is incomplete.
 fn decode(framing: Framing, parts: &[&[u8]]) -> Result<Option<Decoded>, Malformed> {
     let mut decoder = Decoder::new(framing);
     let mut read = BytesMut::new();
@@ -44,7 +44,7 @@ fn decode(framing: Framing, parts: &[&[u8]]) -> Result<Option<Decoded>, Malforme
     Ok(None)
 }
 
-/// The same for every place at which it can be cut, and for single bytes.
+/// Decodes at every split into two parts, and byte by byte.
 fn chunked(text: &str) -> Result<Option<Decoded>, Malformed> {
     let bytes = text.as_bytes();
     let whole = decode(Framing::Chunked, &[bytes]);
@@ -85,9 +85,10 @@ fn chunks_are_joined_and_the_rest_is_left() {
 }
 
 #[test]
-fn trailers_lose_what_is_for_heads() {
+fn trailers_lose_fields_for_heads_only() {
     let decoded = chunked(
-        "1\r\na\r\n0\r\nX-Sum: 1\r\ncontent-length: 9\r\nSet-Cookie: x\r\nx-sum: 2\r\ntransfer-encoding: chunked\r\n\r\nZ",
+        "1\r\na\r\n0\r\nX-Sum: 1\r\ncontent-length: 9\r\nSet-Cookie: x\r\n\
+         x-sum: 2\r\ntransfer-encoding: chunked\r\n\r\nZ",
     );
     let decoded = decoded.unwrap().unwrap();
     let trailers = decoded.trailers.unwrap();
@@ -99,7 +100,7 @@ fn trailers_lose_what_is_for_heads() {
 }
 
 #[test]
-fn bad_chunks_are_refused() {
+fn malformed_chunks_are_rejected() {
     for text in [
         "\r\n",
         "x\r\n",
@@ -129,7 +130,7 @@ fn bad_chunks_are_refused() {
 }
 
 #[test]
-fn what_has_no_end_is_cut_off() {
+fn unbounded_framing_is_rejected() {
     let long = "x".repeat(MAX_EXTENSIONS);
     let many = "y: z\r\n".repeat(MAX_TRAILER_FIELDS + 1);
     let extension = format!("1;{}\r\na\r\n", "x".repeat(1023)).repeat(17);
@@ -162,14 +163,14 @@ fn a_length_is_counted_down() {
 }
 
 #[test]
-fn the_end_is_seen_with_the_last_frame() {
+fn the_end_is_known_with_the_last_frame() {
     let mut read = BytesMut::from("3\r\nabc\r\n0\r\n\r\n");
     let mut decoder = Decoder::new(Framing::Chunked);
     assert_eq!(decoder.remaining(), None);
     assert!(matches!(decoder.step(&mut read), Ok(Step::Data(_))));
     assert!(decoder.is_done());
     assert_eq!(decoder.remaining(), Some(0));
-    // But not when there are trailers, which are a frame of their own.
+    // Trailers are a separate frame.
     let mut read = BytesMut::from("3\r\nabc\r\n0\r\nx: y\r\n\r\n");
     let mut decoder = Decoder::new(Framing::Chunked);
     assert!(matches!(decoder.step(&mut read), Ok(Step::Data(_))));
@@ -179,7 +180,7 @@ fn the_end_is_seen_with_the_last_frame() {
 }
 
 #[test]
-fn only_a_body_that_ends_so_may_be_closed() {
+fn only_a_body_without_length_may_end_with_the_connection() {
     let mut until_close = Decoder::new(Framing::Close);
     assert!(matches!(
         until_close.step(&mut BytesMut::from("a")),
@@ -199,13 +200,17 @@ fn only_a_body_that_ends_so_may_be_closed() {
 
 proptest! {
     #[test]
-    fn nothing_makes_it_panic(text in "([0-9a-fA-F]{0,3}(;[a-z=\"\\n]{0,3})?\r?\n?[a-z]{0,4}\r?\n?){0,6}") {
+    fn no_input_panics(
+        text in "([0-9a-fA-F]{0,3}(;[a-z=\"\\n]{0,3})?\r?\n?[a-z]{0,4}\r?\n?){0,6}",
+    ) {
         let _ = decode(Framing::Chunked, &[text.as_bytes()]);
     }
 
     #[test]
     fn any_split_gives_the_same(
-        chunks in proptest::collection::vec("[ -~\r\n]{1,20}", 0..6), trailers: bool, cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..6),
+        chunks in proptest::collection::vec("[ -~\r\n]{1,20}", 0..6),
+        trailers: bool,
+        cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..6),
     ) {
         let mut text = String::new();
         for chunk in &chunks {
@@ -215,7 +220,8 @@ proptest! {
         let mut places = Vec::from_iter(cuts.iter().map(|cut| cut.index(text.len())));
         places.extend([0, text.len()]);
         places.sort_unstable();
-        let parts = Vec::from_iter(places.windows(2).map(|pair| &text.as_bytes()[pair[0]..pair[1]]));
+        let parts = places.windows(2).map(|pair| &text.as_bytes()[pair[0]..pair[1]]);
+        let parts = Vec::from_iter(parts);
         let decoded = decode(Framing::Chunked, &parts).unwrap().unwrap();
         prop_assert_eq!(decoded.data, chunks.concat().into_bytes());
         prop_assert_eq!(decoded.trailers.is_some(), trailers);
@@ -223,9 +229,9 @@ proptest! {
     }
 }
 
-/// Old servers pad every size to a fixed width: however long a body is, that is no abuse.
+/// Old servers pad every size to a fixed width, which is no abuse.
 #[test]
-fn sizes_may_be_padded_for_as_long_as_there_is_data() {
+fn sizes_may_be_padded_as_long_as_data_follows() {
     let long = 20_000;
     let padded = "8       \r\n12345678\r\n".repeat(long);
     let decoded = decode(Framing::Chunked, &[padded.as_bytes(), b"0       \r\n\r\n"]);

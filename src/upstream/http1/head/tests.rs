@@ -19,7 +19,7 @@ fn parse_for(asked: &Parts, text: impl AsRef<[u8]>) -> Result<Parsed, Malformed>
     parse(&mut BytesMut::from(text.as_ref()), asked)
 }
 
-/// How a body after these fields is framed, and whether the connection may be kept.
+/// Returns the framing by these fields, and whether the connection is reusable.
 fn framed(asked: &Parts, head: &str) -> Result<(Framing, bool), Malformed> {
     match parse_for(asked, head.replace('\n', "\r\n") + "\r\n")? {
         Parsed::Final(head) => Ok((head.framing, head.keep_alive)),
@@ -28,9 +28,10 @@ fn framed(asked: &Parts, head: &str) -> Result<(Framing, bool), Malformed> {
 }
 
 #[test]
-fn a_head_is_taken_off_and_the_body_stays() {
+fn a_head_is_removed_and_the_body_stays() {
     let mut read = BytesMut::from(
-        "HTTP/1.1 200 OK\r\nServer:  x \t\r\nSet-Cookie: a\r\nset-cookie: b\r\nX-Empty:\r\nContent-Length: 3\r\n\r\nabc",
+        "HTTP/1.1 200 OK\r\nServer:  x \t\r\nSet-Cookie: a\r\nset-cookie: b\r\n\
+         X-Empty:\r\nContent-Length: 3\r\n\r\nabc",
     );
     let Ok(Parsed::Final(head)) = parse(&mut read, &get()) else {
         panic!("a whole head");
@@ -47,7 +48,7 @@ fn a_head_is_taken_off_and_the_body_stays() {
 }
 
 #[test]
-fn a_head_that_is_not_complete_is_left_alone() {
+fn an_incomplete_head_stays_unchanged() {
     let text = "HTTP/1.1 204 No Content\r\nServer: x\r\n\r\n";
     for end in 0..text.len() {
         let mut read = BytesMut::from(&text[..end]);
@@ -59,13 +60,14 @@ fn a_head_that_is_not_complete_is_left_alone() {
 }
 
 #[test]
-fn what_is_about_the_connection_goes_no_further() {
-    let text = "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nKeep-Alive: timeout=5\r\nTransfer-Encoding: Chunked\r\n\r\n";
+fn connection_fields_are_removed() {
+    let text = "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nKeep-Alive: timeout=5\r\n\
+                Transfer-Encoding: Chunked\r\n\r\n";
     let Ok(Parsed::Final(head)) = parse_for(&get(), text) else {
         panic!("a whole head");
     };
     assert!(head.response.headers().is_empty());
-    // Other fields that it names are for whoever passes the response on.
+    // The proxy removes the other fields that `Connection` names.
     let text = "HTTP/1.1 200 OK\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\n\r\n";
     let Ok(Parsed::Final(head)) = parse_for(&get(), text) else {
         panic!("a whole head");
@@ -75,7 +77,7 @@ fn what_is_about_the_connection_goes_no_further() {
 }
 
 #[test]
-fn a_reason_phrase_of_its_own_is_kept() {
+fn a_custom_reason_phrase_is_kept() {
     for (line, kept) in [
         ("HTTP/1.1 200 OK", None),
         ("HTTP/1.1 200 ", None),
@@ -205,7 +207,7 @@ fn bodies_are_framed_as_rfc_9112_says() {
 }
 
 #[test]
-fn what_is_ambiguous_or_no_http_is_refused() {
+fn ambiguous_or_malformed_heads_are_rejected() {
     let long = "9".repeat(30);
     let fields = "x: y\r\n".repeat(MAX_FIELDS + 1);
     let huge = "y".repeat(MAX_HEAD);
@@ -256,7 +258,7 @@ fn what_is_ambiguous_or_no_http_is_refused() {
         &format!("HTTP/1.1 200 OK\r\n{fields}\r\n"),
         &format!("HTTP/1.1 200 OK\r\nx: {huge}\r\n\r\n"),
         &format!("HTTP/1.1 200 OK\r\nx: {huge}"),
-        // Not asked for.
+        // Without a request for it.
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n",
     ];
     for text in texts {
@@ -275,7 +277,7 @@ fn what_is_ambiguous_or_no_http_is_refused() {
 }
 
 #[test]
-fn as_many_fields_as_are_allowed_are_parsed() {
+fn the_maximum_number_of_fields_is_parsed() {
     for count in [FEW_FIELDS, FEW_FIELDS + 1, MAX_FIELDS] {
         let fields = "x: y\r\n".repeat(count);
         let text = format!("HTTP/1.1 204 No Content\r\n{fields}\r\n");
@@ -287,7 +289,7 @@ fn as_many_fields_as_are_allowed_are_parsed() {
 }
 
 #[test]
-fn interim_heads_are_taken_off_one_by_one() {
+fn interim_heads_are_removed_one_by_one() {
     let mut read =
         BytesMut::from("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nH");
     for _ in 0..2 {
@@ -299,22 +301,26 @@ fn interim_heads_are_taken_off_one_by_one() {
 
 proptest! {
     #[test]
-    fn nothing_makes_it_panic(bytes: Vec<u8>) {
+    fn no_input_panics(bytes: Vec<u8>) {
         let _ = parse_for(&get(), bytes);
     }
 
     #[test]
-    fn nothing_like_a_head_makes_it_panic(
-        text in "HTTP/1\\.[01] [1-9][0-9]{2}( [a-z]{0,3})?\r\n((content-length|transfer-encoding|connection|x):[ \t]?[a-z0-9, :\t\u{80}-\u{ff}]{0,12}\r?\n){0,5}\r\n[a-z]{0,3}",
+    fn no_text_like_a_head_panics(
+        text in "HTTP/1\\.[01] [1-9][0-9]{2}( [a-z]{0,3})?\r\n\
+            ((content-length|transfer-encoding|connection|x):[ \t]?\
+            [a-z0-9, :\t\u{80}-\u{ff}]{0,12}\r?\n){0,5}\
+            \r\n[a-z]{0,3}",
     ) {
         let _ = parse_for(&get(), &text);
         let _ = parse_for(&asked(Method::GET, true), &text);
     }
 
-    /// What has been parsed does not depend on what comes later.
+    /// A complete head does not depend on later bytes.
     #[test]
     fn a_prefix_is_partial_or_fails_as_the_whole_does(
-        fields in proptest::collection::vec("[a-zA-Z-]{1,12}: ?[ -~]{0,12}", 1..8), cut: prop::sample::Index,
+        fields in proptest::collection::vec("[a-zA-Z-]{1,12}: ?[ -~]{0,12}", 1..8),
+        cut: prop::sample::Index,
     ) {
         let text = format!("HTTP/1.1 200 OK\r\n{}\r\n\r\n", fields.join("\r\n"));
         let cut = cut.index(text.len());

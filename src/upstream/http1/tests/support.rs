@@ -1,4 +1,4 @@
-//! One connection with its far end in hand.
+//! A connection with a scripted server.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -62,7 +62,7 @@ impl Line {
         }
     }
 
-    /// Starts a request on the pool's connection when it is polled, or at once in a task.
+    /// Sends a request on the pool's connection.
     pub(super) fn send(
         &self,
         (head, body): (Parts, Option<RequestBody>),
@@ -116,7 +116,7 @@ impl Line {
         self.server.take().unwrap()
     }
 
-    /// Closes the far end.
+    /// Closes the server's end.
     pub(super) fn close(&mut self) {
         self.server = None;
     }
@@ -137,7 +137,7 @@ impl Line {
         text
     }
 
-    /// What one read brings.
+    /// Reads once.
     pub(super) async fn read_some(&mut self) -> String {
         let mut bytes = vec![0; 16 * 1024];
         let length = tokio::time::timeout(WAIT, self.server().read(&mut bytes));
@@ -173,7 +173,8 @@ pub(super) async fn text(response: Response<UpstreamBody>) -> String {
     String::from_utf8(bytes.into()).unwrap()
 }
 
-/// An app's upload with this framing field: what is written to the first value comes out of the second.
+/// Returns an app's upload with this framing field: bytes written to the first value arrive in the
+/// second.
 pub(super) async fn upload(framing: &str, forbidden: &[HeaderName]) -> (DuplexStream, RequestBody) {
     let (mut app, proxy) = tokio::io::duplex(16 * 1024);
     let (sender, body) = oneshot::channel();
@@ -194,14 +195,14 @@ pub(super) async fn upload(framing: &str, forbidden: &[HeaderName]) -> (DuplexSt
     (app, replay.body().unwrap())
 }
 
-/// Runs everything else for a while.
+/// Lets all other tasks run.
 pub(super) async fn settle() {
     for _ in 0..300 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Moves tokio's clock on.
+/// Advances tokio's clock.
 pub(super) async fn pass(time: Duration) {
     tokio::time::pause();
     // Timers are rounded up to a millisecond.

@@ -7,8 +7,7 @@ use super::*;
 use crate::upstream::http1::output::SMALL_FRAME;
 use crate::upstream::tee;
 
-/// Takes a few bytes at a time, as a socket does whose buffer is nearly full: so many in each poll, and then none until it is polled
-/// anew.
+/// Takes a few bytes per poll, like a socket whose buffer is nearly full, then is pending once.
 struct Trickle {
     sizes: Vec<usize>,
     polls: usize,
@@ -41,7 +40,7 @@ impl AsyncWrite for Trickle {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.polls += 1;
-        // In between, the app's connection has its turn: the next frame is there before the last one is written.
+        // Lets the app's connection run: the next frame arrives before the last one is written.
         if this.polls.is_multiple_of(2) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -68,7 +67,7 @@ impl AsyncWrite for Trickle {
     }
 }
 
-/// What reached the upstream of a body that the app sent in these chunks.
+/// Returns the bytes at the upstream of a body that the app sent in these chunks.
 async fn sent(chunks: &[Vec<u8>], writes: Vec<usize>) -> Vec<u8> {
     let (mut app, replay) = tee::tests::upload(0).await;
     let mut text = Vec::new();
@@ -80,7 +79,7 @@ async fn sent(chunks: &[Vec<u8>], writes: Vec<usize>) -> Vec<u8> {
     text.extend_from_slice(b"0\r\n\r\n");
     tokio::spawn(async move {
         app.write_all(&text).await.unwrap();
-        // Open until the end: the app waits for its answer.
+        // Open until the end: the app waits for the response.
         std::future::pending::<()>().await;
     });
     let request = http::Request::post("/").header("host", "api").body(());
@@ -94,7 +93,7 @@ async fn sent(chunks: &[Vec<u8>], writes: Vec<usize>) -> Vec<u8> {
     upstream.taken
 }
 
-/// As strict as RFC 9112 §7.1.
+/// Decodes chunks as strictly as RFC 9112 §7.1.
 fn unchunked(mut text: &[u8]) -> Option<Vec<u8>> {
     let line = |text: &[u8]| text.windows(2).position(|end| end == b"\r\n");
     let mut body = Vec::new();
@@ -111,12 +110,12 @@ fn unchunked(mut text: &[u8]) -> Option<Vec<u8>> {
 }
 
 fn chunk() -> impl Strategy<Value = Vec<u8>> {
-    // Small ones are copied together, large ones are not.
+    // Small frames are copied together, large frames are not.
     prop_oneof![1..64_usize, 1..3 * SMALL_FRAME]
         .prop_flat_map(|length| proptest::collection::vec(any::<u8>(), length))
 }
 
-/// Few bytes, many, or just so many that the end of a chunk is left over.
+/// Write sizes: few bytes, many, or so many that only the end of a chunk is left.
 fn write_sizes() -> impl Strategy<Value = Vec<usize>> {
     let size = prop_oneof![1..8_usize, 1..3000_usize, Just(SMALL_FRAME + 1)];
     proptest::collection::vec(size, 1..8)

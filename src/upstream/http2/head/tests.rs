@@ -12,7 +12,7 @@ fn fields(request: &Request<()>) -> Vec<(&str, &str)> {
 }
 
 #[test]
-fn a_request_loses_what_http2_does_not_have() {
+fn a_request_loses_connection_specific_fields() {
     let head = Request::put("http://api:81?q")
         .header("host", "other")
         .header("connection", "x")
@@ -46,7 +46,7 @@ fn a_request_loses_what_http2_does_not_have() {
 }
 
 #[test]
-fn an_empty_body_is_announced_where_one_is_expected_or_was_announced() {
+fn an_empty_body_is_announced_if_expected_or_declared() {
     for (method, announced, expected) in [
         ("GET", false, None),
         ("HEAD", false, None),

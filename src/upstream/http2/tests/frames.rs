@@ -1,4 +1,4 @@
-//! Frames as a peer writes and reads them (RFC 9113 §4 and §6).
+//! Frames as the scripted peer reads and writes them (RFC 9113 §4 and §6).
 
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -63,7 +63,7 @@ pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: impl AsRef<[u8]>)
     out
 }
 
-/// SETTINGS that allow so many streams.
+/// SETTINGS with SETTINGS_MAX_CONCURRENT_STREAMS.
 pub(super) fn settings(max_streams: u32) -> Vec<u8> {
     let mut payload = vec![0, 3];
     payload.extend(max_streams.to_be_bytes());
@@ -92,7 +92,7 @@ fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     out
 }
 
-/// HEADERS, and CONTINUATION for what is more than a frame.
+/// HEADERS, and CONTINUATION for the rest of a long header block.
 pub(super) fn head(stream: u32, ends: bool, fields: &[(&str, &str)]) -> Vec<u8> {
     let block = block(fields);
     let mut parts = block.chunks(16 * 1024).peekable();
@@ -130,7 +130,7 @@ pub(super) fn go_away(last: u32, reason: u32) -> Vec<u8> {
     frame(kind::GOAWAY, 0, 0, payload)
 }
 
-/// Takes the whole frames from the front.
+/// Takes the complete frames from the front.
 pub(super) fn parse(bytes: &mut Vec<u8>) -> Vec<Seen> {
     let mut seen = Vec::new();
     while bytes.len() >= HEAD {

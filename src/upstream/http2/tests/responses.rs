@@ -1,9 +1,9 @@
-//! Responses: heads, bodies and their ends.
+//! Response heads, bodies and their ends.
 
 use super::*;
 
 #[tokio::test]
-async fn a_request_and_its_response() {
+async fn a_request_gets_its_response() {
     let mut line = Line::open().await;
     for stream in [1, 3] {
         let sent = line.get();
@@ -31,7 +31,7 @@ async fn responses_without_content_end_with_their_heads() {
         let response = sent.await.unwrap().unwrap();
         assert!(response.body().is_end_stream());
         assert_eq!(response.headers()["content-length"], "7");
-        // The end may come by itself.
+        // END_STREAM may come in a separate frame.
         let sent = line.send(method, RequestBody::Empty);
         line.frame().await;
         line.say(&head(3, false, &fields)).await;
@@ -67,7 +67,7 @@ async fn interim_heads_are_skipped() {
 }
 
 #[tokio::test]
-async fn a_body_comes_frame_by_frame_and_its_length_is_known() {
+async fn a_body_arrives_frame_by_frame_with_a_known_length() {
     let mut line = Line::open().await;
     let sent = line.get();
     line.frame().await;
@@ -88,7 +88,7 @@ async fn a_body_comes_frame_by_frame_and_its_length_is_known() {
     );
     line.say(&data(1, true, "def")).await;
     body.frame().await.unwrap().unwrap();
-    // A server does not poll further.
+    // A server stops polling here.
     assert!(body.is_end_stream());
     until(|| line.in_flight() == 0).await;
 }
@@ -125,7 +125,7 @@ async fn trailers_pass_both_ways() {
 }
 
 #[tokio::test]
-async fn a_malformed_response_leaves_the_connection_alone() {
+async fn a_malformed_response_fails_only_its_stream() {
     let mut line = Line::open().await;
     let (first, second) = (line.get(), line.get());
     line.frames().await;
@@ -152,7 +152,7 @@ async fn a_malformed_response_leaves_the_connection_alone() {
 }
 
 #[tokio::test]
-async fn an_unread_response_holds_up_no_other() {
+async fn an_unread_response_does_not_delay_others() {
     const SIZE: usize = 24 * 1024 * 1024;
     let mut line = Line::open().await;
     let (first, second) = (line.get(), line.get());
@@ -162,7 +162,7 @@ async fn an_unread_response_holds_up_no_other() {
     let read = second.await.unwrap().unwrap();
     let read = tokio::spawn(read.into_body().collect());
     let block = [0; 16 * 1024];
-    // As much as its window lets it.
+    // The whole stream window.
     line.say(data(1, false, block).repeat(64)).await;
     let mut room = STREAM_WINDOW as usize;
     for round in 1..=SIZE / block.len() {
@@ -184,7 +184,7 @@ async fn an_unread_response_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn many_unread_responses_hold_up_no_other() {
+async fn many_unread_responses_do_not_delay_others() {
     const UNREAD: u32 = 40;
     let mut line = Line::open().await;
     let sent = Vec::from_iter((0..=UNREAD).map(|_| line.get()));
@@ -205,9 +205,9 @@ async fn many_unread_responses_hold_up_no_other() {
     assert_eq!(text(responses.pop().unwrap()).await, "through");
 }
 
-/// Also with reasons that other clients take for the end of the body.
+/// Includes the reasons that other clients take for the end of the body.
 #[tokio::test]
-async fn a_reset_in_the_middle_of_a_response_is_not_its_end() {
+async fn a_reset_inside_a_response_is_an_error() {
     for reason in [reason::NO_ERROR, reason::CANCEL] {
         for fields in [
             &[(":status", "200")][..],
@@ -231,7 +231,7 @@ async fn a_reset_in_the_middle_of_a_response_is_not_its_end() {
 }
 
 #[tokio::test]
-async fn a_response_of_the_wrong_length_is_broken() {
+async fn a_response_of_the_wrong_length_is_an_error() {
     for (length, content) in [("5", "four"), ("5", "sixsix"), ("0", "x")] {
         let mut line = Line::open().await;
         let sent = line.get();
@@ -246,7 +246,7 @@ async fn a_response_of_the_wrong_length_is_broken() {
 }
 
 #[tokio::test]
-async fn trailers_lose_what_frames_a_message() {
+async fn trailers_lose_framing_fields() {
     let mut line = Line::open().await;
     let sent = line.get();
     line.frame().await;
@@ -272,9 +272,9 @@ async fn trailers_lose_what_frames_a_message() {
     );
 }
 
-/// Each is an error of its stream alone.
+/// Each fails only its stream.
 #[tokio::test]
-async fn heads_that_are_too_large_or_malformed_are_refused() {
+async fn too_large_or_malformed_heads_are_rejected() {
     let many: Vec<_> = (0..=crate::upstream::MAX_FIELDS)
         .map(|index| format!("x-{index}"))
         .collect();

@@ -1,4 +1,4 @@
-//! A pool with one connection, whose far end says exactly what a test wants.
+//! A pool with one connection to a scripted peer.
 
 use std::io;
 use std::pin::Pin;
@@ -30,12 +30,12 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// With SETTINGS exchanged, and no frame of that to be read any more.
+    /// Opens a connection and reads its SETTINGS exchange.
     pub(super) async fn open() -> Self {
         Self::with(100).await
     }
 
-    /// The peer allows so many streams.
+    /// Opens a connection whose peer allows `streams` streams.
     pub(super) async fn with(max_streams: u32) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -82,7 +82,7 @@ impl Line {
         self.pool.ready().unwrap()
     }
 
-    /// Starts a request, in a task.
+    /// Starts a request in a task.
     pub(super) fn send(&self, method: &str, body: RequestBody) -> Sending {
         let checkout = self.checkout();
         let head = asked(method);
@@ -105,7 +105,7 @@ impl Line {
         self.server().write_all(bytes.as_ref()).await.unwrap();
     }
 
-    /// What one read brings.
+    /// Reads once.
     pub(super) async fn frames(&mut self) -> Vec<Seen> {
         let mut bytes = vec![0; 256 * 1024];
         let length = tokio::time::timeout(WAIT, self.server().read(&mut bytes));
@@ -123,14 +123,14 @@ impl Line {
         frames
     }
 
-    /// The one frame that comes.
+    /// Reads exactly one frame.
     pub(super) async fn frame(&mut self) -> Seen {
         let mut frames = self.frames().await;
         assert_eq!(frames.len(), 1, "{frames:?}");
         frames.remove(0)
     }
 
-    /// Reads to the end, which is there soon.
+    /// Reads to the end of the connection.
     pub(super) async fn rest(&mut self) -> Vec<Seen> {
         let mut read = std::mem::take(&mut self.read);
         let end = tokio::time::timeout(WAIT, self.server().read_to_end(&mut read));
@@ -210,7 +210,7 @@ pub(super) async fn text(response: Response<UpstreamBody>) -> String {
     String::from_utf8(bytes.into()).unwrap()
 }
 
-/// Runs everything else for a while.
+/// Lets all other tasks run.
 pub(super) async fn settle() {
     for _ in 0..300 {
         tokio::task::yield_now().await;
@@ -225,7 +225,7 @@ pub(super) async fn until(true_now: impl Fn() -> bool) {
     }
 }
 
-/// Moves tokio's clock on.
+/// Advances tokio's clock.
 pub(super) async fn pass(time: Duration) {
     tokio::time::pause();
     // Timers are rounded up to a millisecond.

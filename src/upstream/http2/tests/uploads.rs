@@ -1,4 +1,4 @@
-//! Request bodies: flow control, time, and ends that are not theirs.
+//! Request bodies: flow control, timeouts and cut-off uploads.
 
 use std::future::Future as _;
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use super::*;
 use crate::upstream::Replay;
 
 #[tokio::test]
-async fn an_upload_goes_on_as_its_window_is_opened() {
+async fn an_upload_follows_the_flow_control_window() {
     let mut line = Line::open().await;
     let (app, body) = upload(Some(200_000));
     let sent = line.send("PUT", body);
@@ -48,7 +48,7 @@ async fn both_directions_flow_at_once() {
     let mut body = sent.await.unwrap().unwrap().into_body();
     for word in ["one", "two"] {
         give(&app, word);
-        // Reading the response drives the upload.
+        // Reading the response polls the upload.
         let next = tokio::spawn(async move {
             let frame = body.frame().await.unwrap().unwrap();
             (frame.into_data().unwrap(), body)
@@ -69,9 +69,9 @@ async fn both_directions_flow_at_once() {
     assert!(line.is_silent().await);
 }
 
-/// Whether the app sends nothing, little, or more than the window lets through.
+/// With an app that sends nothing, few bytes, or more than the window.
 #[tokio::test]
-async fn an_upload_does_not_outlive_its_response() {
+async fn an_upload_ends_with_its_response() {
     for size in [0, 10, 100_000] {
         let mut line = Line::open().await;
         let (app, body) = upload(None);
@@ -94,7 +94,7 @@ async fn an_upload_does_not_outlive_its_response() {
 
 /// RFC 9113 §8.1: RST_STREAM with NO_ERROR after a complete response stops the upload only.
 #[tokio::test]
-async fn a_stopped_upload_leaves_its_response_alone() {
+async fn a_stopped_upload_does_not_affect_the_response() {
     let mut line = Line::open().await;
     let (app, body) = upload(None);
     let sent = line.send("POST", body);
@@ -108,14 +108,14 @@ async fn a_stopped_upload_leaves_its_response_alone() {
 }
 
 #[tokio::test]
-async fn a_broken_upload_never_looks_complete() {
+async fn a_cut_off_upload_never_looks_complete() {
     type Break = fn(App);
     let ways: [Break; 3] = [
         |app| {
             app.send(Err(std::io::ErrorKind::BrokenPipe.into()))
                 .unwrap();
         },
-        // Shorter, or longer than it said.
+        // Shorter or longer than declared.
         drop,
         |app| give(&app, "more than five"),
     ];
@@ -148,7 +148,7 @@ async fn a_broken_upload_never_looks_complete() {
 }
 
 #[tokio::test]
-async fn an_upload_moves_the_time_on() {
+async fn upload_progress_extends_the_timeout() {
     let mut line = Line::open().await;
     let (app, body) = upload(None);
     let sent = line.send("POST", body);
@@ -197,8 +197,7 @@ async fn an_upload_that_the_upstream_does_not_take_times_out() {
     }
 }
 
-/// Everything is dropped after so many polls of request and response, with an upload that has not
-/// ended.
+/// Drops the exchange after each possible number of polls, with an incomplete upload.
 #[tokio::test]
 async fn an_upload_dropped_at_any_point_never_looks_complete() {
     for polls in 0..12 {
@@ -237,9 +236,9 @@ async fn an_upload_dropped_at_any_point_never_looks_complete() {
     }
 }
 
-/// All that the app sent is in h2's buffer, END_STREAM included, but not on the wire.
+/// The whole upload, END_STREAM included, is in h2's buffer, but not on the wire.
 #[tokio::test]
-async fn an_upload_that_is_given_up_before_it_was_written_is_cancelled() {
+async fn an_upload_dropped_before_it_was_written_is_reset() {
     let mut line = Line::open().await;
     let (app, body) = upload(Some(70_000));
     give(&app, vec![b'x'; 70_000]);
@@ -252,7 +251,7 @@ async fn an_upload_that_is_given_up_before_it_was_written_is_cancelled() {
     assert!(!frames.iter().any(Seen::ends_stream), "{frames:?}");
 }
 
-/// An app that always has more; counts the frames that were taken.
+/// An endless app body that counts the frames taken.
 struct Endless(Arc<AtomicUsize>);
 
 pub(super) fn endless() -> RequestBody {
@@ -274,14 +273,14 @@ impl Body for Endless {
 }
 
 #[tokio::test]
-async fn one_frame_of_the_app_waits_for_the_window() {
+async fn at_most_one_app_frame_waits_for_the_window() {
     let mut line = Line::open().await;
     let taken = Arc::new(AtomicUsize::new(0));
     let replay = Replay::new(Endless(Arc::clone(&taken)), [].into(), 0);
     let sent = line.send("POST", replay.body().unwrap());
     line.frames().await;
     settle().await;
-    // 65,535 bytes are the window: six frames and a part of the next.
+    // The window has 65,535 bytes: six frames and a part of the next.
     assert_eq!(taken.load(Ordering::Relaxed), 7);
     sent.abort();
 }

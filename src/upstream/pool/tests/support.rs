@@ -1,4 +1,4 @@
-//! A real server over loopback that counts, and what the tests need around it.
+//! A real server over loopback that counts connections, and helpers.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -39,12 +39,12 @@ pub(super) const LIMITS: Limits = Limits {
 /// Long enough for a loaded machine, on a clock that is not paused.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Answers by path:
+/// Responds by path:
 ///
 /// - `/hold`: waits for [`Server::release`] before the head;
 /// - `/stream`: a head and `a`, then waits for [`Server::release`] before the end;
-/// - `/swallow`: reads the whole body, answers with its length, and its trailers as headers;
-/// - `/leave`: answers and closes the connection without saying so;
+/// - `/swallow`: reads the whole body; responds with its length, and its trailers as headers;
+/// - `/leave`: responds and closes the connection without `Connection: close`;
 /// - everything else: `hello`.
 ///
 /// `x-connection` counts connections, from 1.
@@ -58,9 +58,9 @@ pub(super) struct Server {
 pub(super) struct Counts {
     pub(super) opened: AtomicUsize,
     pub(super) closed: AtomicUsize,
-    /// Requests whose head has come in.
+    /// Number of request heads received.
     pub(super) requests: AtomicUsize,
-    /// Bytes of bodies that `/swallow` has read.
+    /// Body bytes that `/swallow` has read.
     pub(super) swallowed: AtomicUsize,
     gate: Gate,
     going_away: Notify,
@@ -77,7 +77,7 @@ impl Default for Gate {
 #[derive(Clone, Copy)]
 pub(super) enum Speaks {
     Http1,
-    /// With so many streams at once.
+    /// With a limit of concurrent streams.
     Http2(u32),
 }
 
@@ -129,17 +129,17 @@ impl Server {
         self.counts.requests.load(Ordering::Relaxed)
     }
 
-    /// Lets so many of those that wait go on.
+    /// Lets `count` waiting requests continue.
     pub(super) fn release(&self, count: usize) {
         self.counts.gate.0.add_permits(count);
     }
 
-    /// GOAWAY on every open connection.
+    /// Sends GOAWAY on every open connection.
     pub(super) fn go_away(&self) {
         self.counts.going_away.notify_waiters();
     }
 
-    /// From here on connections are refused; open ones live on.
+    /// Refuses new connections; open connections continue.
     pub(super) async fn stop_accepting(&self) {
         self.accepting.abort();
         until(|| self.accepting.is_finished()).await;
@@ -237,7 +237,8 @@ impl Body for Frames {
     }
 }
 
-/// A server that reads one head on each connection, sends `answer`, and keeps the connection until the test ends.
+/// A server that reads one head on each connection, sends `answer`, and keeps the connection until
+/// the test ends.
 pub(super) async fn raw_server(answer: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -255,7 +256,7 @@ pub(super) async fn raw_server(answer: &'static str) -> SocketAddr {
     address
 }
 
-/// An address where nobody listens.
+/// An address without a listener.
 pub(super) async fn nowhere() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     listener.local_addr().unwrap()
@@ -297,7 +298,7 @@ impl Fixture {
         self.metrics.connect_failed.get()
     }
 
-    /// Sends, with the one retry that the data plane makes of requests that were not written.
+    /// Sends, with the data plane's one retry of an unwritten request.
     pub(super) async fn send(&self, path: &str) -> Result<Response<UpstreamBody>, SendError> {
         let checkout = self.pool.checkout().await.unwrap();
         let request = get(&checkout, path);
@@ -311,7 +312,7 @@ impl Fixture {
         }
     }
 
-    /// A whole exchange; answers the number of the connection.
+    /// Makes a whole exchange; returns the number of the connection.
     pub(super) async fn ask(&self, path: &str) -> usize {
         let response = self.send(path).await.map_err(|e| e.failure).unwrap();
         finish(response).await
@@ -347,7 +348,7 @@ pub(super) fn destination(scheme: Scheme, address: SocketAddr, alpn: Alpn) -> De
     }
 }
 
-/// A certificate of its own authority, and the folder where it is.
+/// A self-signed certificate and its folder.
 pub(super) fn tls(alpn: &str) -> (TlsAcceptor, Tls, TempDir) {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
@@ -390,7 +391,7 @@ pub(super) fn with_body(
     Request::post(uri).body(body).unwrap()
 }
 
-/// Reads a response to its end; answers the number of its connection.
+/// Reads a response to its end; returns the number of its connection.
 pub(super) async fn finish(response: Response<UpstreamBody>) -> usize {
     let number = connection(response.headers());
     response.into_body().collect().await.unwrap();
@@ -411,7 +412,8 @@ pub(super) async fn send(
     checkout.send(&ask, body).await
 }
 
-/// A chunked upload of an app: what is written to the first value, chunk headers included, comes out of the second.
+/// Returns an app's chunked upload: bytes written to the first value, chunk sizes included, arrive
+/// in the second.
 pub(super) async fn upload(forbidden: &[HeaderName]) -> (DuplexStream, RequestBody) {
     let (mut app, proxy) = tokio::io::duplex(16 * 1024);
     let (sender, body) = oneshot::channel();
@@ -432,7 +434,7 @@ pub(super) async fn upload(forbidden: &[HeaderName]) -> (DuplexStream, RequestBo
     (app, replay.body().unwrap())
 }
 
-/// Runs everything else until `true_now` is.
+/// Lets other tasks run until `true_now` returns true.
 pub(super) async fn until(true_now: impl Fn() -> bool) {
     let started = std::time::Instant::now();
     while !true_now() {
@@ -441,14 +443,14 @@ pub(super) async fn until(true_now: impl Fn() -> bool) {
     }
 }
 
-/// Runs everything else for a while, for what must *not* happen.
+/// Lets other tasks run for a while, to check that an event does *not* happen.
 pub(super) async fn settle() {
     for _ in 0..2000 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Moves tokio's clock on.
+/// Advances tokio's clock.
 pub(super) async fn pass(time: Duration) {
     tokio::time::pause();
     // Timers are rounded up to a millisecond.

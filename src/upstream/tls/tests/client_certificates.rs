@@ -1,4 +1,4 @@
-//! Client certificates that rustls cannot parse, shown to a server that takes every one.
+//! Client certificates that rustls cannot parse, sent to a server that accepts all of them.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::config::{Origin, Scheme};
 use crate::upstream::connect::{Alpn, Connector, Destination};
 
 /// X.509 version 1, signed with its own key, valid until 2126: made by `openssl req -new` and
-/// `openssl x509 -req -signkey`, which write version 1 where no extension is asked for.
+/// `openssl x509 -req -signkey`, which write version 1 if no extension is requested.
 const VERSION_1: &str = "\
 -----BEGIN CERTIFICATE-----
 MIIBJjCBzQIUb5RdJZHA0uOOfc8NRHNimF+za9YwCgYIKoZIzj0EAwIwFTETMBEG
