@@ -53,7 +53,7 @@ struct Reset;
 // === impl AppBody ===
 
 impl AppBody {
-    /// `waits`: the app may wait for `100 Continue`, which hyper sends when the body is first polled.
+    /// `waits`: the app may wait for `100 Continue`, which hyper sends when the body is polled.
     pub(super) fn http1(incoming: Incoming, waits: bool, watch: &Arc<Watch>) -> Self {
         let length = incoming.size_hint().exact();
         let message = watch.message_started(length);

@@ -13,8 +13,8 @@ use super::{ClientAuth, Snapshot};
 use crate::config::AllowRule;
 use crate::dialect::Injection;
 
-/// Checks `client_auth`: a shared secret in a field, which is removed, or the user ID of the peer on a
-/// Unix socket.
+/// Checks `client_auth`: a shared secret in a field, which is removed, or the user ID of the peer
+/// on a Unix socket.
 pub(super) fn check_client<B>(
     request: &mut Request<B>,
     client: &Client,
@@ -128,7 +128,7 @@ pub(super) fn path_and_query(
     PathAndQuery::try_from(text).map_err(|_| ProxyError::BadRequest("the path cannot be forwarded"))
 }
 
-/// Compares decoded keys, ignoring case, also behind a `;`, which some servers take for a separator.
+/// Compares decoded keys, ignoring case. Some servers take `;` for a separator, too.
 fn is_credential(pair: &str, target: &Target) -> bool {
     if target.credentials.query.is_empty() {
         return false;

@@ -146,12 +146,11 @@ impl ClientIo {
         if message.number == self.last_ended {
             return;
         }
-        match message.ended {
-            false => self.line.message_runs(),
-            true => {
-                self.last_ended = message.number;
-                self.line.message_ended(message.body);
-            }
+        if message.ended {
+            self.last_ended = message.number;
+            self.line.message_ended(message.body);
+        } else {
+            self.line.message_runs();
         }
     }
 
@@ -272,8 +271,8 @@ impl AsyncWrite for ClientIo {
         true
     }
 
-    /// hyper flushes at every poll of its connection, and calls no other method while a request waits
-    /// and its body is unread.
+    /// hyper flushes at every poll of its connection, and calls no other method while a request
+    /// waits and its body is unread.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if let Poll::Ready(gone) = this.poll_gone(cx) {

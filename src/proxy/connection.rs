@@ -1,8 +1,8 @@
 //! An app's connection, served by hyper: HTTP/1.x, or HTTP/2 if it begins with the preface
 //! (RFC 9113 §3.3).
 //!
-//! [`answer`] serves the requests of both. hyper parses and frames, and answers malformed heads with
-//! a bare 400, 414 or 431. [`ClientIo`] is between hyper and the socket.
+//! [`answer`] serves the requests of both. hyper parses and frames, and answers malformed heads
+//! with a bare 400, 414 or 431. [`ClientIo`] is between hyper and the socket.
 
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
@@ -35,8 +35,8 @@ use crate::upstream::{MAX_FIELDS, MAX_HEAD};
 /// Flow-control window of a request body on HTTP/2.
 const WINDOW: u32 = 256 * 1024;
 
-/// Exceeds [`MAX_HEAD`], which the guard checks: hyper itself answers a larger section, or passes its
-/// beginning as if that were the whole.
+/// Exceeds [`MAX_HEAD`], which the guard checks: hyper itself answers a larger section, or passes
+/// its beginning as if that were the whole.
 const MAX_FIELD_SECTION: u32 = 4 * MAX_HEAD as u32;
 
 const MAX_STREAMS: u32 = 256;
@@ -227,7 +227,11 @@ async fn answer(
     mut request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let app = request.extensions_mut().remove::<OnUpgrade>();
-    let info = RequestInfo::of(&request);
+    let info = RequestInfo {
+        version: request.version(),
+        method: request.method().clone(),
+        expects_continue: request.headers().contains_key(EXPECT),
+    };
     let request = match info.version {
         Version::HTTP_2 => {
             headers::join_cookies(request.headers_mut());
@@ -262,16 +266,6 @@ struct RequestInfo {
     method: Method,
     /// The app may wait for `100 Continue` before it sends the body.
     expects_continue: bool,
-}
-
-impl RequestInfo {
-    fn of<B>(request: &Request<B>) -> Self {
-        Self {
-            version: request.version(),
-            method: request.method().clone(),
-            expects_continue: request.headers().contains_key(EXPECT),
-        }
-    }
 }
 
 /// Adds `Connection: close` where hyper does not know that the connection ends.

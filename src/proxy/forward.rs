@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http::header::{HOST, TE};
 use http::request::Parts;
-use http::uri::{Authority, PathAndQuery};
+use http::uri::Authority;
 use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use tokio::time::Instant;
 
@@ -191,7 +191,7 @@ impl<'a> ForwardedRequest<'a> {
                 Err(_) => Box::pin(self.stamp(&checkout)).await?,
             };
             let Some(mut body) = self.replay.body() else {
-                return Err(ProxyError::Internal("a second attempt without its body"));
+                return Err(ProxyError::Internal("a second attempt has no request body"));
             };
             if !body.is_empty() {
                 let patience = self.worker.proxy.snapshot.load().settings.body_timeout;
@@ -317,7 +317,7 @@ impl<'a> ForwardedRequest<'a> {
         wait: impl Future<Output = Result<T, Unavailable>>,
     ) -> Result<T, ProxyError> {
         let mut closing = self.worker.closing.subscribe();
-        // Boxed because waits are rare: every byte of a request's future is copied for each request.
+        // Boxed because waits are rare: each request copies every byte of its future.
         let wait = Box::pin(wait);
         tokio::select! {
             waited = wait => waited.map_err(ProxyError::token),
@@ -339,7 +339,7 @@ impl<'a> ForwardedRequest<'a> {
         resent == 0 && stale && self.replay.is_empty() && is_safe
     }
 
-    /// Whether a rejected request can be sent with a newer token. Asks for a newer token either way.
+    /// Whether a rejected request can be sent with a newer token. Always asks for a newer token.
     async fn renewed(&self, attempt: u32) -> bool {
         let (target, generation) = (self.routed.target, self.rejected);
         let current = target.token.current();
@@ -382,45 +382,34 @@ impl<'a> ForwardedRequest<'a> {
     /// Sets target and authority in the form of the connection's HTTP version.
     fn address(&mut self, checkout: &Checkout, injected: &str) -> Result<(), ProxyError> {
         let path = authorize::path_and_query(&self.uri, &self.routed, injected, self.keep)?;
-        let host = match checkout.is_http2() {
-            false => self.address_http1(path),
-            true => self.address_http2(path)?,
+        let (head, target) = (&mut self.head, self.routed.target);
+        let host = if checkout.is_http2() {
+            head.version = Version::HTTP_2;
+            if self.te_trailers {
+                let trailers = HeaderValue::from_static("trailers");
+                head.headers.insert(TE, trailers);
+            }
+            head.uri = Uri::builder()
+                .scheme(target.scheme.clone())
+                .authority(target.authority.clone())
+                .path_and_query(path)
+                .build()
+                .map_err(|_| ProxyError::BadRequest("the path cannot be forwarded"))?;
+            head.headers.remove(HOST)
+        } else {
+            head.version = Version::HTTP_11;
+            head.uri = Uri::from(path);
+            let own = target.host.clone();
+            // `insert` grows a full map even to replace a field, which moves all fields.
+            match head.headers.get_mut(HOST) {
+                Some(host) => Some(std::mem::replace(host, own)),
+                None => head.headers.insert(HOST, own),
+            }
         };
         if !std::mem::replace(&mut self.addressed, true) {
             self.host = host;
         }
         Ok(())
-    }
-
-    /// Returns the previous `Host`.
-    fn address_http1(&mut self, path: PathAndQuery) -> Option<HeaderValue> {
-        let head = &mut self.head;
-        head.version = Version::HTTP_11;
-        head.uri = Uri::from(path);
-        let own = self.routed.target.host.clone();
-        // `insert` grows a full map even to replace a field, which moves all fields.
-        match head.headers.get_mut(HOST) {
-            Some(host) => Some(std::mem::replace(host, own)),
-            None => head.headers.insert(HOST, own),
-        }
-    }
-
-    /// Returns the previous `Host`.
-    fn address_http2(&mut self, path: PathAndQuery) -> Result<Option<HeaderValue>, ProxyError> {
-        let (head, target) = (&mut self.head, self.routed.target);
-        head.version = Version::HTTP_2;
-        let host = head.headers.remove(HOST);
-        if self.te_trailers {
-            let trailers = HeaderValue::from_static("trailers");
-            head.headers.insert(TE, trailers);
-        }
-        head.uri = Uri::builder()
-            .scheme(target.scheme.clone())
-            .authority(target.authority.clone())
-            .path_and_query(path)
-            .build()
-            .map_err(|_| ProxyError::BadRequest("the path cannot be forwarded"))?;
-        Ok(host)
     }
 }
 

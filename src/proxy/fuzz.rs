@@ -129,8 +129,8 @@ fn is_loopback(host: &str) -> bool {
         || address.is_ok_and(|address| address.is_loopback())
 }
 
-/// Whether `path` stays below `base` even if the upstream decodes all but slashes before it resolves
-/// dot segments.
+/// Whether `path` stays below `base` even if the upstream decodes all but slashes before it
+/// resolves dot segments.
 fn stays_below(path: &str, base: &str) -> bool {
     let mut segments: Vec<Vec<u8>> = Vec::new();
     for segment in path.split('/') {

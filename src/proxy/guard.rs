@@ -1,8 +1,8 @@
 //! Guard: refuses requests before routing.
 //!
 //! `Host` and `Origin` are checked because a web page in a browser can reach a loopback port (DNS
-//! rebinding, cross-site requests). Framing and paths are checked because the upstream must read the
-//! forwarded request as the proxy does.
+//! rebinding, cross-site requests). Framing and paths are checked because the upstream must read
+//! the forwarded request as the proxy does.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
@@ -121,8 +121,8 @@ pub(super) fn http2_fields(fields: &HeaderMap, size: usize) -> Result<(), ProxyE
     fits.then_some(()).ok_or(ProxyError::HeadersTooLarge)
 }
 
-/// Refuses framing that hyper accepts. The proxy decodes `chunked` only (RFC 9112 §6.1), and no known
-/// upstream accepts another coding.
+/// Refuses framing that hyper accepts. The proxy decodes `chunked` only (RFC 9112 §6.1), and no
+/// known upstream accepts another coding.
 fn framing<B>(request: &Request<B>, scan: &Scan) -> Result<(), ProxyError> {
     if scan.content_lengths > 1 {
         let error = "the request has more than one Content-Length; send one";
@@ -174,8 +174,8 @@ fn host<B>(
     Ok(())
 }
 
-/// Checks a `Host` beside an authority: absolute-form overrides a valid `Host` (RFC 9112 §3.2.2), and
-/// HTTP/2 allows no difference from `:authority` (RFC 9113 §8.3.1).
+/// Checks a `Host` beside an authority: absolute-form overrides a valid `Host` (RFC 9112 §3.2.2),
+/// and HTTP/2 allows no difference from `:authority` (RFC 9113 §8.3.1).
 fn host_beside_authority(
     field: &HeaderValue,
     authority: &str,
@@ -231,7 +231,7 @@ fn loops<B>(request: &Request<B>, pseudonym: &str) -> Result<(), ProxyError> {
     (!is_loop).then_some(()).ok_or(ProxyError::LoopDetected)
 }
 
-/// Refuses dot segments in any encoding: the upstream could resolve them to a path outside its base.
+/// Refuses encoded and plain dot segments, which could lead outside of the upstream's base path.
 pub(super) fn path(path: &str) -> Result<(), ProxyError> {
     let bytes = path.as_bytes();
     if !bytes.iter().any(|byte| matches!(byte, b'.' | b'%')) {

@@ -78,7 +78,7 @@ pub(super) fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(UPGRADE, protocol);
 }
 
-/// Returns how often OPTIONS may still be forwarded (RFC 9110 §7.6.2). `None` without a valid limit.
+/// Returns how often OPTIONS may be forwarded (RFC 9110 §7.6.2). `None` without a valid limit.
 pub(super) fn max_forwards(headers: &HeaderMap) -> Option<u64> {
     let digits = headers.get(MAX_FORWARDS)?.to_str().ok()?;
     let is_number = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit());

@@ -92,11 +92,10 @@ impl Measure {
 
     fn log_broken_body(&self, error: &BodyError) {
         let upstream = self.upstream().unwrap_or("-");
-        match error {
-            BodyError::App(_) => tracing::debug!(upstream, %error, "response cut off"),
-            BodyError::Closed(_) | BodyError::Protocol(_) | BodyError::Stalled(_) => {
-                tracing::warn!(upstream, %error, "response cut off");
-            }
+        if matches!(error, BodyError::App(_)) {
+            tracing::debug!(upstream, %error, "response cut off");
+        } else {
+            tracing::warn!(upstream, %error, "response cut off");
         }
     }
 }

@@ -50,8 +50,8 @@ fn rewrite(headers: &mut HeaderMap, name: HeaderName, change: impl Fn(&[u8]) -> 
 }
 
 impl<'a> View<'a> {
-    /// `authority` is that of the app's absolute-form URI, or its `Host`. `prefix` is what the route
-    /// removed from the app's path: empty, or `/name`. The app's scheme is plain http.
+    /// `authority` is that of the app's absolute-form URI, or its `Host`. `prefix` is the part that
+    /// the route removed from the app's path: empty, or `/name`. The app's scheme is plain http.
     pub(super) fn new(upstream: &'a Upstream, authority: Option<&'a str>, prefix: &'a str) -> Self {
         Self {
             origin: &upstream.origin,
@@ -61,8 +61,8 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Rewrites a reference (RFC 9110 §10.2.2). `None` leaves it, such as one without scheme, authority
-    /// and leading slash, which is relative to the app's own target.
+    /// Rewrites a reference (RFC 9110 §10.2.2). `None` leaves the value, such as one without scheme,
+    /// authority and leading slash, which is relative to the app's own target.
     fn location(&self, value: &[u8]) -> Option<Vec<u8>> {
         // Browsers remove tabs before they parse a URL, so that they would see another path.
         if value.contains(&b'\t') {
@@ -156,10 +156,10 @@ impl<'a> View<'a> {
         (kept != value).then_some(kept)
     }
 
-    /// Returns a cookie's `Path`, which never exceeds the prefix: an upstream below another prefix must
-    /// not get the cookie.
+    /// Returns a cookie's `Path`, which never exceeds the prefix: an upstream below another prefix
+    /// must not get the cookie.
     fn cookie_path(&self, path: Option<&[u8]>) -> Option<Vec<u8>> {
-        // RFC 6265 §5.2.4: other values mean the request's path, which may be above the prefix, too.
+        // RFC 6265 §5.2.4: other values mean the request's path, which may be above the prefix.
         let path = path.filter(|path| path.starts_with(b"/"));
         let whole_prefix = || (!self.prefix.is_empty()).then(|| self.prefix.as_bytes().to_vec());
         let Some(path) = path else {

@@ -77,33 +77,29 @@ impl Routes {
         request: &Request<B>,
         door: usize,
     ) -> Result<Routed<'_>, ProxyError> {
+        let whole_path = |target| Routed { target, prefix: 0 };
         if !self.by_door.is_empty()
             && let Some(target) = self.by_door.get(&door)
         {
-            let target = target.as_ref().ok_or(ProxyError::NoRoute)?;
-            return Ok(Routed { target, prefix: 0 });
+            let target = target.as_ref();
+            return target.map(whole_path).ok_or(ProxyError::NoRoute);
         }
         let absolute = self.absolute_form(request);
         if !self.by_host.is_empty()
             && let Some(target) = authority(request).and_then(|host| self.host(host))
         {
-            return Ok(Routed { target, prefix: 0 });
+            return Ok(whole_path(target));
         }
         if absolute {
             return Err(ProxyError::NoRoute);
         }
-        self.prefix(request.uri().path())
-            .or_else(|| {
-                Some(Routed {
-                    target: self.catch_all.as_ref()?,
-                    prefix: 0,
-                })
-            })
-            .ok_or(ProxyError::NoRoute)
+        let catch_all = || self.catch_all.as_ref().map(whole_path);
+        let routed = self.prefix(request.uri().path()).or_else(catch_all);
+        routed.ok_or(ProxyError::NoRoute)
     }
 
-    /// Whether the app treats this proxy as a forward proxy (RFC 9112 §3.2.2). HTTP/2 requests always
-    /// have an authority.
+    /// Whether the app treats this proxy as a forward proxy (RFC 9112 §3.2.2). HTTP/2 requests
+    /// always have an authority.
     fn absolute_form<B>(&self, request: &Request<B>) -> bool {
         let authority = request.uri().authority();
         request.version() != Version::HTTP_2
@@ -113,9 +109,8 @@ impl Routes {
     /// Looks a host up with its port, then without.
     fn host(&self, authority: &str) -> Option<&Arc<Target>> {
         let authority = lower(authority);
-        self.by_host
-            .get(&*authority)
-            .or_else(|| self.by_host.get(without_port(&authority)))
+        let without_port = || self.by_host.get(without_port(&authority));
+        self.by_host.get(&*authority).or_else(without_port)
     }
 
     fn prefix(&self, path: &str) -> Option<Routed<'_>> {

@@ -114,8 +114,8 @@ impl Target {
     }
 }
 
-/// Returns the names with every other choice of separators. Only the first [`SEPARATORS`] vary: each
-/// one doubles the work per request, and real names have fewer.
+/// Returns the names with every other choice of separators. Only the first [`SEPARATORS`] vary:
+/// each one doubles the work per request, and real names have fewer.
 fn look_alikes(names: &[HeaderName]) -> Box<[HeaderName]> {
     let mut found: Vec<HeaderName> = Vec::new();
     for name in names {

@@ -1,4 +1,4 @@
-//! Upgrades (RFC 9110 §7.8), WebSocket above all: forwards the handshake with the token, then bytes.
+//! Upgrades (RFC 9110 §7.8), such as WebSocket: forwards the handshake with the token, then bytes.
 
 use std::io;
 use std::pin::Pin;

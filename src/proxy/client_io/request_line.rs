@@ -1,7 +1,7 @@
 //! Percent-encodes raw bytes in the request target of a message's first line.
 //!
-//! Legacy apps put raw `"`, `<`, `>` or GBK into a query, which [`Uri`] refuses. Browsers encode the
-//! same bytes.
+//! Legacy apps put raw `"`, `<`, `>` or GBK into a query, which [`Uri`] refuses. Browsers encode
+//! the same bytes.
 
 use bytes::Bytes;
 use http::Uri;
@@ -51,8 +51,8 @@ impl RequestLine {
         }
     }
 
-    /// Takes bytes that have come in. Returns the bytes that replace them: `None` for the same bytes,
-    /// and an empty slice while the rest of the line is needed first.
+    /// Takes bytes that have come in. Returns their replacement: `None` for the same bytes, and no
+    /// bytes while the rest of the line is needed first.
     pub(super) fn pass(&mut self, read: &[u8]) -> Option<Bytes> {
         self.remember(read);
         let mut at = 0;
@@ -85,8 +85,8 @@ impl RequestLine {
 
     /// Notes that a message has ended; `body` is the length of its body, if that was stated.
     ///
-    /// The next byte begins a message if the last byte ended this message or a head: hyper parses the
-    /// heads in its buffer before it reads. Otherwise hyper may hold the start of a line.
+    /// The next byte begins a message if the last byte ended this message or a head: hyper parses
+    /// the heads in its buffer before it reads. Otherwise hyper may hold the start of a line.
     pub(super) fn message_ended(&mut self, body: Option<u64>) {
         let at_its_end =
             matches!((self.position, body), (Position::Past(came), Some(body)) if came == body);
