@@ -131,12 +131,10 @@ impl UpstreamBody {
 
     /// Takes the connection, if the upstream switched protocols (101).
     pub fn take_tunnel(&mut self) -> Option<Tunnel> {
-        match self.take() {
-            Content::Tunnel(tunnel) => Some(tunnel),
-            other => {
-                self.content = other;
-                None
-            }
+        let is_tunnel = matches!(self.content, Content::Tunnel(_));
+        match is_tunnel.then(|| self.take()) {
+            Some(Content::Tunnel(tunnel)) => Some(tunnel),
+            _ => None,
         }
     }
 

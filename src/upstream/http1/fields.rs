@@ -135,7 +135,7 @@ impl Notes {
         Ok(())
     }
 
-    /// Reads `Connection`. Returns whether it has options besides `close` and `keep-alive`.
+    /// Reads `Connection`. Returns whether it has options other than `close` and `keep-alive`.
     fn note_options(&mut self, value: &[u8]) -> bool {
         // The most common value, at a tenth of the cost of splitting.
         if value == b"keep-alive" {

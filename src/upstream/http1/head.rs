@@ -96,7 +96,7 @@ fn own_reason(status: StatusCode, reason: &str) -> Option<ReasonPhrase> {
     ReasonPhrase::try_from(reason.as_bytes()).ok()
 }
 
-/// The parts of a response besides its fields that determine its framing.
+/// The parts of a response, other than its fields, that determine its framing.
 struct Message {
     status: StatusCode,
     http11: bool,

@@ -193,7 +193,7 @@ async fn a_silent_peer_gets_a_ping_and_then_a_timeout() {
         while line.is_silent().await {
             pass(Duration::from_secs(10)).await;
             waited += 10;
-            assert!(waited <= 450, "nobody asks");
+            assert!(waited <= 450, "no PING");
         }
         assert!(waited >= 320, "{waited}");
         let ping = line.frame().await;

@@ -157,12 +157,12 @@ async fn a_cold_burst_with_fast_responses_shares_connections() {
 async fn a_cold_burst_with_slow_responses_gets_one_connection_each() {
     let server = Server::start(Speaks::Http1).await;
     let pool = Fixture::new(server.address, Alpn::Both);
-    let herd = Vec::from_iter(std::iter::repeat_with(|| pool.spawn("/hold")).take(50));
+    let requests = Vec::from_iter(std::iter::repeat_with(|| pool.spawn("/hold")).take(50));
     until(|| server.requests() == 50).await;
     settle().await;
     assert_eq!((pool.dials(), pool.open()), (50, 50));
     server.release(50);
-    join(herd).await;
+    join(requests).await;
     until(|| idle(&pool) == 50).await;
     assert_eq!((server.closed(), waiting(&pool)), (0, 0));
 }
@@ -266,11 +266,11 @@ async fn with_http1_each_failed_dial_fails_one_waiter() {
     for _ in 0..3 {
         assert!(pool.pool.checkout().await.is_err());
     }
-    let herd = Vec::from_iter((0..3).map(|_| {
+    let requests = Vec::from_iter((0..3).map(|_| {
         let pool = pool.pool.clone();
         tokio::spawn(async move { pool.checkout().await.is_err() })
     }));
-    for waiter in herd {
+    for waiter in requests {
         assert!(waiter.await.unwrap());
     }
     assert_eq!((pool.failed_dials(), pool.dials()), (6, 1));
@@ -601,10 +601,10 @@ async fn a_cold_burst_makes_one_http2_connection() {
     let mut destination = destination(Scheme::Https, server.address, Alpn::Both);
     destination.tls = tls;
     let pool = Fixture::with(destination, LIMITS);
-    let herd = Vec::from_iter(std::iter::repeat_with(|| pool.spawn("/hold")).take(50));
+    let requests = Vec::from_iter(std::iter::repeat_with(|| pool.spawn("/hold")).take(50));
     until(|| server.requests() == 50).await;
     server.release(50);
-    join(herd).await;
+    join(requests).await;
     assert_eq!((server.opened(), pool.dials(), pool.open()), (1, 1, 1));
     assert_eq!(in_flight(&pool), 0);
 }
@@ -613,12 +613,12 @@ async fn a_cold_burst_makes_one_http2_connection() {
 async fn the_peers_stream_limit_holds_from_the_first_request() {
     let server = Server::start(Speaks::Http2(2)).await;
     let pool = Fixture::new(server.address, Alpn::Http2);
-    let herd = Vec::from_iter(std::iter::repeat_with(|| pool.spawn("/hold")).take(5));
+    let requests = Vec::from_iter(std::iter::repeat_with(|| pool.spawn("/hold")).take(5));
     // No stream is refused or waits for the end of another: 2 + 2 + 1.
     until(|| server.requests() == 5).await;
     assert_eq!((server.opened(), in_flight(&pool)), (3, 5));
     server.release(5);
-    join(herd).await;
+    join(requests).await;
     assert_eq!((in_flight(&pool), waiting(&pool)), (0, 0));
 }
 
@@ -670,8 +670,8 @@ async fn after_goaway_streams_finish_and_one_new_connection_is_dialled() {
     let old = pool.send("/stream").await.ok().unwrap();
     server.go_away();
     settle().await;
-    let herd = Vec::from_iter(std::iter::repeat_with(|| pool.spawn("/")).take(20));
-    for request in herd {
+    let requests = Vec::from_iter(std::iter::repeat_with(|| pool.spawn("/")).take(20));
+    for request in requests {
         assert_eq!(request.await.unwrap(), 2);
     }
     assert_eq!((pool.dials(), pool.open()), (2, 2));
