@@ -22,6 +22,9 @@ const MAX_BYTES: u64 = 1024 * 1024;
 /// Time limit of `command = […]`. A slower secret manager should write a file on a timer.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 
+const BY_HAND: &str = "run it by hand, as the user and in the folder of Cupbearer: \
+                       it must print the value and nothing else";
+
 /// Maximum number of commands that run at once during a check.
 const COMMANDS_AT_ONCE: usize = 16;
 
@@ -111,17 +114,11 @@ pub async fn check_commands(config: &Config) -> Vec<Problem> {
             let Ok(Some((words, reason, keys))) = ended else {
                 continue;
             };
-            let program = program(&words);
-            problems.extend(keys.into_iter().map(|path| {
-                Problem {
-                    path,
-                    message: format!("the command `{program}` {reason}"),
-                    hint: Some(
-                        "run it by hand, as the user and in the folder of Cupbearer: \
-                     it must print the value and nothing else"
-                            .to_owned(),
-                    ),
-                }
+            let message = format!("the command `{}` {reason}", program(&words));
+            problems.extend(keys.into_iter().map(|path| Problem {
+                path,
+                message: message.clone(),
+                hint: Some(BY_HAND.to_owned()),
             }));
         }
     }

@@ -132,6 +132,9 @@ pub enum StoreError {
     Unopenable { path: PathBuf, reason: String },
     #[error("store.key: {0}")]
     Key(String),
+    /// The blocking task panicked, or the runtime is shutting down.
+    #[error("a store operation did not finish: {0}")]
+    Unfinished(String),
     #[error("another process has just sent this one-time input, which is never sent twice")]
     Claimed,
     #[error(
@@ -179,9 +182,7 @@ pub async fn visit(config: &config::Store) -> Result<VisitorStore, StoreError> {
 }
 
 async fn open_file(path: PathBuf, keys: Keys) -> Result<FileStore, StoreError> {
-    tokio::task::spawn_blocking(move || FileStore::open(path, keys))
-        .await
-        .unwrap_or_else(|_| Err(StoreError::Key("this process is shutting down".to_owned())))
+    folder::blocking(move || FileStore::open(path, keys)).await
 }
 
 fn durable_path(config: &config::Store) -> Result<&Path, StoreError> {

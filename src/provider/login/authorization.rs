@@ -24,7 +24,6 @@ const OPTIONAL: [&str; 3] = ["scope", "audience", "resource"];
 pub struct Authorization {
     /// The URL to open in a browser. Holds no secret: it can begin this login but not finish it.
     pub url: String,
-    /// How the response arrives.
     pub back: Return,
     expected: Expected,
 }
@@ -68,8 +67,8 @@ impl Login {
         };
         // Sends a PKCE challenge only if the token request has a verifier and the server supports
         // S256. The method `plain` protects no more than `state` does.
-        let has_place = endpoint.plan.known_variables().contains("code_verifier");
-        let verifier = (has_place && !endpoint.browser.lacks_s256).then(random);
+        let takes_verifier = endpoint.plan.known_variables().contains("code_verifier");
+        let verifier = (takes_verifier && !endpoint.browser.lacks_s256).then(random);
         let expected = Expected {
             state: random(),
             issuer: endpoint.browser.issuer.clone(),

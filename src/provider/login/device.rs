@@ -33,11 +33,9 @@ const MAX_LIFE: Duration = Duration::from_secs(15 * 60);
 
 /// A device code and the instructions for the person.
 pub struct DeviceCode {
-    /// The address to open.
     pub verification_uri: String,
-    /// The same address with the code in it.
+    /// `verification_uri` with the code in it.
     pub complete: Option<String>,
-    /// The code to enter at that address.
     pub user_code: String,
     code: Secret,
     interval: Duration,
@@ -66,8 +64,7 @@ struct Answer {
 impl Login {
     /// Returns whether the grant begins with a device code.
     pub fn is_for_device(&self) -> bool {
-        self.endpoint()
-            .is_ok_and(|endpoint| endpoint.plan.begins_with("device_code"))
+        (self.endpoint()).is_ok_and(|it| it.plan.begins_with("device_code"))
     }
 
     /// Requests a device code. Cancel safe.

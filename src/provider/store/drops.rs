@@ -11,21 +11,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::folder::{self, failed};
-use super::seal::Keys;
-use super::{Saved, StateKey, StoreError, record};
+use super::folder::{self, StoreFolder, failed};
+use super::{Saved, StateKey, StoreError};
 
 const FOLDER: &str = "drops";
 const SUFFIX: &str = "drop";
 
 /// Age at which a half-written drop is abandoned: its writer must have died.
 const ABANDONED: Duration = Duration::from_secs(3600);
-
-/// Folder `drops/` of a store.
-#[derive(Debug)]
-pub(super) struct Drops {
-    path: PathBuf,
-}
 
 /// One drop file. Ordered by identity, then by age.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,23 +29,19 @@ pub(super) struct Drop {
     changed: (i64, i64),
 }
 
-impl Drops {
-    pub(super) fn of(store: &Path) -> Self {
-        Self {
-            path: store.join(FOLDER),
-        }
-    }
-
-    /// Lists all drops; none if the folder does not exist.
-    pub(super) fn list(&self) -> Result<BTreeSet<Drop>, StoreError> {
-        let entries = match fs::read_dir(&self.path) {
+/// All methods block.
+impl StoreFolder {
+    /// Lists all drops; none if the folder of drops does not exist.
+    pub(super) fn list_drops(&self) -> Result<BTreeSet<Drop>, StoreError> {
+        let path = self.path.join(FOLDER);
+        let entries = match fs::read_dir(&path) {
             Ok(entries) => entries,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeSet::new()),
-            Err(error) => return Err(failed("list", &self.path)(error)),
+            Err(error) => return Err(failed("list", &path)(error)),
         };
         let mut drops = BTreeSet::new();
         for entry in entries {
-            let entry = entry.map_err(failed("list", &self.path))?;
+            let entry = entry.map_err(failed("list", &path))?;
             // Adopted since the folder was listed.
             let Ok(metadata) = entry.metadata() else {
                 continue;
@@ -63,47 +52,42 @@ impl Drops {
         Ok(drops)
     }
 
-    pub(super) fn list_for(&self, key: &StateKey) -> Result<Vec<Drop>, StoreError> {
-        let drops = self.list()?.into_iter();
+    pub(super) fn drops_for(&self, key: &StateKey) -> Result<Vec<Drop>, StoreError> {
+        let drops = self.list_drops()?.into_iter();
         Ok(drops.filter(|drop| drop.key == key.as_str()).collect())
     }
 
     /// Returns `None` if the drop is gone.
-    pub(super) fn read(&self, keys: &Keys, drop: &Drop) -> Result<Option<Saved>, StoreError> {
-        record::read(&self.file(drop), keys, &drop.name())
+    pub(super) fn read_drop(&self, drop: &Drop) -> Result<Option<Saved>, StoreError> {
+        self.read(&self.drop_file(drop), &drop.name())
     }
 
     /// Writes a drop, durably.
-    pub(super) fn leave(
-        &self,
-        keys: &Keys,
-        key: &StateKey,
-        left: &Saved,
-    ) -> Result<Drop, StoreError> {
-        folder::make(&self.path)?;
+    pub(super) fn leave_drop(&self, key: &StateKey, left: &Saved) -> Result<Drop, StoreError> {
+        folder::make(&self.path.join(FOLDER))?;
         let drop = Drop::new(key);
-        record::write(&self.file(&drop), keys, &drop.name(), left)?;
+        self.write(&self.drop_file(&drop), &drop.name(), left)?;
         Ok(drop)
     }
 
-    pub(super) fn remove(&self, drops: &[Drop]) -> Result<(), StoreError> {
+    pub(super) fn remove_drops(&self, drops: &[Drop]) -> Result<(), StoreError> {
         for drop in drops {
-            let path = self.file(drop);
+            let path = self.drop_file(drop);
             if let Err(error) = fs::remove_file(&path)
                 && error.kind() != ErrorKind::NotFound
             {
                 return Err(failed("remove", &path)(error));
             }
         }
-        if drops.is_empty() {
-            return Ok(());
+        match drops {
+            [] => Ok(()),
+            _ => folder::sync(&self.path.join(FOLDER)),
         }
-        folder::sync(&self.path)
     }
 
     /// Removes abandoned half-written drops.
-    pub(super) fn sweep(&self) -> Result<(), StoreError> {
-        let Ok(entries) = fs::read_dir(&self.path) else {
+    pub(super) fn sweep_drops(&self) -> Result<(), StoreError> {
+        let Ok(entries) = fs::read_dir(self.path.join(FOLDER)) else {
             return Ok(());
         };
         for entry in entries.flatten() {
@@ -118,9 +102,10 @@ impl Drops {
         Ok(())
     }
 
-    pub(super) fn file(&self, drop: &Drop) -> PathBuf {
+    pub(super) fn drop_file(&self, drop: &Drop) -> PathBuf {
         // Not `with_extension`, which would replace the id.
-        self.path.join(format!("{}.{SUFFIX}", drop.name()))
+        let name = format!("{}.{SUFFIX}", drop.name());
+        self.path.join(FOLDER).join(name)
     }
 }
 

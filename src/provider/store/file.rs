@@ -18,10 +18,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::drops::{Drop, Drops};
-use super::folder::{self, failed};
-use super::seal::Keys;
-use super::{Adopted, Saved, StateKey, Store, StoreError, record};
+use super::drops::Drop;
+use super::folder::{self, StoreFolder, failed};
+use super::{Adopted, Keys, Saved, StateKey, Store, StoreError, record};
 use crate::provider::exchange::Pending;
 
 const LOCK: &str = "lock";
@@ -38,9 +37,7 @@ pub struct FileStore {
 
 #[derive(Debug)]
 struct FileShared {
-    path: PathBuf,
-    keys: Keys,
-    drops: Drops,
+    folder: StoreFolder,
     /// All drops, as of the last poll.
     there: watch::Sender<BTreeSet<Drop>>,
     /// Drops already handled: adopted or refused.
@@ -56,12 +53,9 @@ impl FileStore {
     pub fn open(path: PathBuf, keys: Keys) -> Result<Self, StoreError> {
         folder::make(&path)?;
         let lock = lock(&path)?;
-        let drops = Drops::of(&path);
         let store = Self {
             shared: Arc::new(FileShared {
-                path,
-                keys,
-                drops,
+                folder: StoreFolder { path, keys },
                 there: watch::Sender::default(),
                 looked_at: Mutex::default(),
                 polled: Once::new(),
@@ -71,19 +65,12 @@ impl FileStore {
         store.shared.check()?;
         Ok(store)
     }
-
-    fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&FileShared) -> Result<T, StoreError> + Send + 'static,
-    ) -> Pending<'static, Result<T, StoreError>> {
-        folder::blocking(&self.shared, &self.shared.path, work)
-    }
 }
 
 impl Store for FileStore {
     fn load<'a>(&'a self, key: &'a StateKey) -> Pending<'a, Result<Option<Saved>, StoreError>> {
-        let key = key.clone();
-        self.blocking(move |shared| shared.load(&key))
+        let (shared, key) = (Arc::clone(&self.shared), key.clone());
+        Box::pin(folder::blocking(move || shared.folder.load(&key)))
     }
 
     fn save<'a>(
@@ -91,8 +78,8 @@ impl Store for FileStore {
         key: &'a StateKey,
         saved: &'a Saved,
     ) -> Pending<'a, Result<(), StoreError>> {
-        let (key, saved) = (key.clone(), saved.clone());
-        self.blocking(move |shared| shared.save(&key, &saved))
+        let (shared, key, saved) = (Arc::clone(&self.shared), key.clone(), saved.clone());
+        Box::pin(folder::blocking(move || shared.save(&key, &saved)))
     }
 
     fn left<'a>(&'a self, key: &'a StateKey) -> Pending<'a, ()> {
@@ -110,8 +97,8 @@ impl Store for FileStore {
     }
 
     fn adopt<'a>(&'a self, key: &'a StateKey) -> Pending<'a, Result<Adopted, StoreError>> {
-        let key = key.clone();
-        self.blocking(move |shared| shared.adopt(&key))
+        let (shared, key) = (Arc::clone(&self.shared), key.clone());
+        Box::pin(folder::blocking(move || shared.adopt(&key)))
     }
 }
 
@@ -121,55 +108,46 @@ async fn poll(shared: Weak<FileShared>) {
         let Some(shared) = shared.upgrade() else {
             return;
         };
-        let looked = tokio::task::spawn_blocking(move || shared.look()).await;
-        match looked {
-            Ok(looked) => looked.unwrap_or_else(|error| tracing::warn!("{error}")),
-            Err(_) => return,
+        match folder::blocking(move || shared.look()).await {
+            Ok(()) => {}
+            Err(StoreError::Unfinished(_)) => return,
+            Err(error) => tracing::warn!("{error}"),
         }
     }
 }
 
 impl FileShared {
-    fn load(&self, key: &StateKey) -> Result<Option<Saved>, StoreError> {
-        record::read(&record::file(&self.path, key), &self.keys, key.as_str())
-    }
-
     fn save(&self, key: &StateKey, saved: &Saved) -> Result<(), StoreError> {
         if saved.spent.is_empty() {
-            return self.write(key, saved);
+            return self.folder.save(key, saved);
         }
-        let known = self.load(key)?.unwrap_or_default().spent;
-        self.write(key, saved)?;
+        let known = self.folder.load(key)?.unwrap_or_default().spent;
+        self.folder.save(key, saved)?;
         let claimed = &saved.spent - &known;
         if claimed.is_empty() {
             return Ok(());
         }
         // As in `VisitorStore`: write the own mark, then look for those of others. `adopt` reports
         // drops that cannot be opened.
-        let mut drops = self.drops.list_for(key)?;
+        let mut drops = self.folder.drops_for(key)?;
         drops.retain(|drop| !saved.adopted.contains(&drop.id));
-        let mut left = (drops.iter()).filter_map(|drop| self.drops.read(&self.keys, drop).ok()?);
+        let mut left = (drops.iter()).filter_map(|drop| self.folder.read_drop(drop).ok()?);
         match left.any(|left| !left.spent.is_disjoint(&claimed)) {
             true => Err(StoreError::Claimed),
             false => Ok(()),
         }
     }
 
-    fn write(&self, key: &StateKey, saved: &Saved) -> Result<(), StoreError> {
-        let path = record::file(&self.path, key);
-        record::write(&path, &self.keys, key.as_str(), saved)
-    }
-
     fn adopt(&self, key: &StateKey) -> Result<Adopted, StoreError> {
-        let drops = self.drops.list_for(key)?;
+        let drops = self.folder.drops_for(key)?;
         if drops.is_empty() {
             return Ok(Adopted::default());
         }
-        let mut saved = self.load(key)?.unwrap_or_default();
+        let mut saved = self.folder.load(key)?.unwrap_or_default();
         let (mut taken, mut refused, mut news) = (Vec::new(), Vec::new(), false);
         for drop in &drops {
             if !saved.adopted.contains(&drop.id) {
-                match self.drops.read(&self.keys, drop) {
+                match self.folder.read_drop(drop) {
                     Ok(None) => continue,
                     Ok(Some(left)) => saved.merge(left),
                     Err(error) => {
@@ -186,10 +164,10 @@ impl FileShared {
             // Ids of drops that are gone are no longer needed.
             let listed = |id: &String| drops.iter().any(|drop| drop.id == *id);
             saved.adopted.retain(listed);
-            self.write(key, &saved)?;
+            self.folder.save(key, &saved)?;
         }
         // Their ids are in the record: a drop that cannot be removed is not merged twice.
-        refused.extend(self.drops.remove(&taken).err());
+        refused.extend(self.folder.remove_drops(&taken).err());
         locked(&self.looked_at).extend(drops);
         Ok(Adopted {
             saved: news.then_some(saved),
@@ -198,7 +176,7 @@ impl FileShared {
     }
 
     fn look(&self) -> Result<(), StoreError> {
-        let drops = self.drops.list()?;
+        let drops = self.folder.list_drops()?;
         locked(&self.looked_at).retain(|drop| drops.contains(drop));
         self.there.send_if_modified(|there| {
             let changed = *there != drops;
@@ -221,15 +199,16 @@ impl FileShared {
     /// can be removed after a start.
     fn check(&self) -> Result<(), StoreError> {
         let mut outdated = Vec::new();
-        let entries = fs::read_dir(&self.path).map_err(failed("list", &self.path))?;
+        let folder = &self.folder;
+        let entries = fs::read_dir(&folder.path).map_err(failed("list", &folder.path))?;
         for entry in entries {
-            let path = entry.map_err(failed("list", &self.path))?.path();
+            let path = entry.map_err(failed("list", &folder.path))?.path();
             let suffix = path.extension().and_then(OsStr::to_str);
             if suffix == Some(record::SUFFIX) {
                 let name = path.file_stem().and_then(OsStr::to_str).unwrap_or_default();
                 if let Some(text) = folder::read(&path)? {
-                    let saved = record::open(&path, &self.keys, name, &text)?;
-                    if record::is_outdated(&self.keys, name, &text) {
+                    let saved = folder.open(&path, name, &text)?;
+                    if record::is_outdated(&folder.keys, name, &text) {
                         outdated.push((StateKey(name.to_owned()), saved));
                     }
                 }
@@ -238,14 +217,14 @@ impl FileShared {
                 fs::remove_file(&path).map_err(failed("remove", &path))?;
             }
         }
-        self.drops.sweep()?;
-        for drop in self.drops.list()? {
-            self.drops.read(&self.keys, &drop)?;
+        folder.sweep_drops()?;
+        for drop in folder.list_drops()? {
+            folder.read_drop(&drop)?;
         }
         // Nothing is written before everything was opened.
         for (key, saved) in outdated {
             // The record can still be opened, so the start goes on.
-            if let Err(error) = self.write(&key, &saved) {
+            if let Err(error) = folder.save(&key, &saved) {
                 tracing::warn!("{error}: keep its old key in store.key until the next write");
             }
         }

@@ -4,13 +4,18 @@
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::StoreError;
-use crate::provider::exchange::Pending;
+use super::{Keys, StoreError};
+
+/// A store's folder, and the keys of the files in it.
+#[derive(Debug)]
+pub(super) struct StoreFolder {
+    pub(super) path: PathBuf,
+    pub(super) keys: Keys,
+}
 
 /// Creates the folder if it is missing, and makes it private to this user.
 pub(super) fn make(path: &Path) -> Result<(), StoreError> {
@@ -76,17 +81,11 @@ pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error
 }
 
 /// Runs `work` on the blocking pool, where a dropped future does not stop it.
-pub(super) fn blocking<S: Send + Sync + 'static, T: Send + 'static>(
-    shared: &Arc<S>,
-    path: &Path,
-    work: impl FnOnce(&S) -> Result<T, StoreError> + Send + 'static,
-) -> Pending<'static, Result<T, StoreError>> {
-    let (shared, path) = (Arc::clone(shared), path.to_owned());
-    Box::pin(async move {
-        tokio::task::spawn_blocking(move || work(&shared))
-            .await
-            .unwrap_or_else(|error| Err(failed("use", &path)(io::Error::other(error))))
-    })
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(StoreError::Unfinished(error.to_string())))
 }
 
 fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {

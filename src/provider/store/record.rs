@@ -10,7 +10,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use super::folder::{self, failed};
+use super::folder::{self, StoreFolder, failed};
 use super::seal::{Keys, Sealed};
 use super::{Saved, SavedAccess, StateKey, StoreError};
 use crate::secret::Secret;
@@ -68,24 +68,35 @@ struct AccessJson {
 
 pub(super) const SUFFIX: &str = "json";
 
-/// Reads the record or drop at `path`; `None` if there is no such file. Blocks.
-pub(super) fn read(path: &Path, keys: &Keys, name: &str) -> Result<Option<Saved>, StoreError> {
-    let text = folder::read(path)?;
-    text.map(|text| open(path, keys, name, &text)).transpose()
-}
+/// All methods but `open` block.
+impl StoreFolder {
+    pub(super) fn load(&self, key: &StateKey) -> Result<Option<Saved>, StoreError> {
+        self.read(&file(&self.path, key), key.as_str())
+    }
 
-/// Decodes the content of the file at `path`.
-pub(super) fn open(path: &Path, keys: &Keys, name: &str, text: &[u8]) -> Result<Saved, StoreError> {
-    decode(keys, name, text).map_err(|reason| StoreError::Unopenable {
-        path: path.to_owned(),
-        reason: reason.to_owned(),
-    })
-}
+    pub(super) fn save(&self, key: &StateKey, saved: &Saved) -> Result<(), StoreError> {
+        self.write(&file(&self.path, key), key.as_str(), saved)
+    }
 
-/// Writes the record or drop at `path` atomically and durably. Blocks.
-pub(super) fn write(path: &Path, keys: &Keys, name: &str, saved: &Saved) -> Result<(), StoreError> {
-    let text = encode(keys, name, saved).map_err(failed("encode", path))?;
-    folder::write(path, &text)
+    /// Reads the record or drop at `path`; `None` if there is no such file.
+    pub(super) fn read(&self, path: &Path, name: &str) -> Result<Option<Saved>, StoreError> {
+        let text = folder::read(path)?;
+        text.map(|text| self.open(path, name, &text)).transpose()
+    }
+
+    /// Decodes the content of the file at `path`.
+    pub(super) fn open(&self, path: &Path, name: &str, text: &[u8]) -> Result<Saved, StoreError> {
+        decode(&self.keys, name, text).map_err(|reason| StoreError::Unopenable {
+            path: path.to_owned(),
+            reason: reason.to_owned(),
+        })
+    }
+
+    /// Writes the record or drop at `path` atomically and durably.
+    pub(super) fn write(&self, path: &Path, name: &str, saved: &Saved) -> Result<(), StoreError> {
+        let text = encode(&self.keys, name, saved).map_err(failed("encode", path))?;
+        folder::write(path, &text)
+    }
 }
 
 pub(super) fn file(folder: &Path, key: &StateKey) -> PathBuf {

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::drops::{Drop, Drops};
-use super::seal::Keys;
-use super::{Saved, StateKey, Store, StoreError, folder, record};
+use super::drops::Drop;
+use super::folder::{self, StoreFolder};
+use super::{Keys, Saved, StateKey, Store, StoreError};
 use crate::provider::exchange::Pending;
 
 /// Reads records with all pending drops merged, and saves changes as drops.
@@ -17,9 +17,7 @@ pub struct VisitorStore {
 
 #[derive(Debug)]
 struct VisitorShared {
-    path: PathBuf,
-    keys: Keys,
-    drops: Drops,
+    folder: StoreFolder,
     seen: Mutex<Seen>,
 }
 
@@ -35,9 +33,7 @@ impl VisitorStore {
     pub fn new(path: PathBuf, keys: Keys) -> Self {
         Self {
             shared: Arc::new(VisitorShared {
-                drops: Drops::of(&path),
-                path,
-                keys,
+                folder: StoreFolder { path, keys },
                 seen: Mutex::default(),
             }),
         }
@@ -47,21 +43,14 @@ impl VisitorStore {
     pub fn all_adopted(&self) -> bool {
         let seen = self.shared.seen();
         let mut left = seen.left.iter();
-        left.all(|drop| !self.shared.drops.file(drop).exists())
-    }
-
-    fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&VisitorShared) -> Result<T, StoreError> + Send + 'static,
-    ) -> Pending<'static, Result<T, StoreError>> {
-        folder::blocking(&self.shared, &self.shared.path, work)
+        left.all(|drop| !self.shared.folder.drop_file(drop).exists())
     }
 }
 
 impl Store for VisitorStore {
     fn load<'a>(&'a self, key: &'a StateKey) -> Pending<'a, Result<Option<Saved>, StoreError>> {
-        let key = key.clone();
-        self.blocking(move |shared| shared.load(&key))
+        let (shared, key) = (Arc::clone(&self.shared), key.clone());
+        Box::pin(folder::blocking(move || shared.load(&key)))
     }
 
     fn save<'a>(
@@ -69,8 +58,8 @@ impl Store for VisitorStore {
         key: &'a StateKey,
         saved: &'a Saved,
     ) -> Pending<'a, Result<(), StoreError>> {
-        let (key, saved) = (key.clone(), saved.clone());
-        self.blocking(move |shared| shared.save(&key, &saved))
+        let (shared, key, saved) = (Arc::clone(&self.shared), key.clone(), saved.clone());
+        Box::pin(folder::blocking(move || shared.save(&key, &saved)))
     }
 }
 
@@ -78,12 +67,12 @@ impl VisitorShared {
     fn load(&self, key: &StateKey) -> Result<Option<Saved>, StoreError> {
         // Drops are read first: a drop that is adopted in between is already in the record.
         let mut pending = Vec::new();
-        for drop in self.drops.list_for(key)? {
-            if let Some(left) = self.drops.read(&self.keys, &drop)? {
+        for drop in self.folder.drops_for(key)? {
+            if let Some(left) = self.folder.read_drop(&drop)? {
                 pending.push((drop.id, left));
             }
         }
-        let record = self.record(key)?;
+        let record = self.folder.load(key)?;
         if record.is_none() && pending.is_empty() {
             return Ok(None);
         }
@@ -103,12 +92,12 @@ impl VisitorShared {
         if left == Saved::default() {
             return Ok(());
         }
-        let drop = self.drops.leave(&self.keys, key, &left)?;
+        let drop = self.folder.leave_drop(key, &left)?;
         self.seen().left.push(drop.clone());
         // This store and the lock holder both write their mark before they look for the other: if
         // both want to send the same input, at least one sees the conflict.
         if !left.spent.is_empty()
-            && let Some(record) = self.record(key)?
+            && let Some(record) = self.folder.load(key)?
             && !record.adopted.contains(&drop.id)
             && !record.spent.is_disjoint(&left.spent)
         {
@@ -116,10 +105,6 @@ impl VisitorShared {
         }
         self.seen().records.insert(key.clone(), saved.clone());
         Ok(())
-    }
-
-    fn record(&self, key: &StateKey) -> Result<Option<Saved>, StoreError> {
-        record::read(&record::file(&self.path, key), &self.keys, key.as_str())
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {

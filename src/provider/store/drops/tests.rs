@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
-use super::super::{Adopted, FileStore, SavedAccess, Store, VisitorStore};
+use super::super::{Adopted, FileStore, Keys, SavedAccess, Store, VisitorStore, record};
 use super::*;
 
 fn keys(byte: u8) -> Keys {
