@@ -195,7 +195,7 @@ impl Computed {
     /// Names of the values that hold more than literal text of the dialect.
     pub(super) fn made_of_variables(&self) -> impl Iterator<Item = &str> {
         let all = self.0.iter();
-        all.filter(|(_, recipe)| recipe.templates().iter().any(|it| it.has_holes()))
+        all.filter(|(_, recipe)| recipe.templates().iter().any(|it| it.has_placeholders()))
             .map(|(name, _)| name.as_str())
     }
 }

@@ -154,8 +154,8 @@ impl Seen<'_> {
         all.then_some(place)
     }
 
-    /// Finds a token outside JSON keys with a token's name: in a header field, as the whole body, or
-    /// as the longest JSON value that could be one.
+    /// Finds a token without the help of JSON keys: in a header field, as the whole body, or as the
+    /// longest JSON value that could be one.
     fn token_by_value(&self) -> Option<String> {
         let field = telling::header_names(self.answer.headers)
             .find(|name| looks_like_token(&name.as_str().replace('-', "")));

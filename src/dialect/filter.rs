@@ -20,7 +20,7 @@ use super::selector::scalar_text;
 use super::suggest::hint;
 use super::template::is_name;
 
-/// One step of a hole's pipeline.
+/// One step of a placeholder's pipeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Filter {
     Md5,

@@ -136,7 +136,7 @@ pub fn template(data: &[u8]) {
     }
     let escaped = text.replace('{', "{{").replace('}', "}}");
     let literal = Template::parse(&escaped, Place::Exchange);
-    assert!(literal.is_ok_and(|literal| !literal.has_holes()));
+    assert!(literal.is_ok_and(|literal| !literal.has_placeholders()));
 }
 
 /// Reads a selector, a line break and a document; reads the document as a JWT and an expiry, too.

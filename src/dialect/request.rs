@@ -33,7 +33,7 @@ impl RequestPlan {
         let mut headers = HeaderMap::new();
         for field in &self.headers {
             if let Some(text) = field.fill(scope)? {
-                let value = header_value(field, &text, field.value.has_holes())?;
+                let value = header_value(field, &text, field.value.has_placeholders())?;
                 headers.insert(field.name.clone(), value);
             }
         }

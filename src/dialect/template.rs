@@ -40,17 +40,17 @@ pub(super) struct Template(Vec<Piece>);
 #[derive(Clone, PartialEq, Eq)]
 enum Piece {
     Literal(String),
-    Hole(Hole),
+    Placeholder(Placeholder),
 }
 
 #[derive(Clone, PartialEq, Eq)]
-struct Hole {
+struct Placeholder {
     name: String,
     unset: Unset,
     filters: Vec<Filter>,
 }
 
-/// What to do if a hole's variable has no value.
+/// What to do if a placeholder's variable has no value.
 #[derive(Clone, PartialEq, Eq)]
 enum Unset {
     /// `{name}`: the request fails.
@@ -113,9 +113,9 @@ impl Template {
             if !literal.is_empty() {
                 pieces.push(Piece::Literal(std::mem::take(&mut literal)));
             }
-            let hole = Hole::parse(&rest[..end], place)
+            let placeholder = Placeholder::parse(&rest[..end], place)
                 .map_err(|message| format!("{message} (character {position})"))?;
-            pieces.push(Piece::Hole(hole));
+            pieces.push(Piece::Placeholder(placeholder));
             rest = &rest[end + 1..];
         }
         literal.push_str(rest);
@@ -148,8 +148,8 @@ impl Template {
         for piece in &self.0 {
             match piece {
                 Piece::Literal(literal) => text.push_str(literal),
-                Piece::Hole(hole) => {
-                    let value = Zeroizing::new(encode(&hole.value(scope)?.text())?);
+                Piece::Placeholder(placeholder) => {
+                    let value = Zeroizing::new(encode(&placeholder.value(scope)?.text())?);
                     text.push_str(&value);
                 }
             }
@@ -157,12 +157,12 @@ impl Template {
         Ok(Some(text))
     }
 
-    /// Like [`Self::fill`], but a template of a single hole keeps its value's type.
+    /// Like [`Self::fill`], but a template of a single placeholder keeps its value's type.
     pub(super) fn fill_typed(&self, scope: Scope<'_>) -> Result<Option<Value>, String> {
-        if let [Piece::Hole(hole)] = &self.0[..]
+        if let [Piece::Placeholder(placeholder)] = &self.0[..]
             && !self.is_dropped(scope)
         {
-            return hole.value(scope).map(Some);
+            return placeholder.value(scope).map(Some);
         }
         let filled = self.fill(scope)?;
         Ok(filled.map(|text| Value::Text(text.as_str().to_owned())))
@@ -176,32 +176,39 @@ impl Template {
         }
         let shown = self.0.iter().map(|piece| match piece {
             Piece::Literal(literal) => literal.clone(),
-            Piece::Hole(hole) => hole.redacted(scope),
+            Piece::Placeholder(placeholder) => placeholder.redacted(scope),
         });
         Ok(Some(shown.collect()))
     }
 
     /// Adds the filtered values: as secret as their variables, but different from them.
     pub(super) fn derived(&self, scope: Scope<'_>, into: &mut Vec<Secret>) {
-        let holes = self.holes().filter(|hole| !hole.filters.is_empty());
-        let values = holes.filter_map(|hole| hole.value(scope).ok());
+        let placeholders = self
+            .placeholders()
+            .filter(|placeholder| !placeholder.filters.is_empty());
+        let values = placeholders.filter_map(|placeholder| placeholder.value(scope).ok());
         into.extend(values.map(|value| Secret::new(value.text().as_str())));
     }
 
     /// Its variables except built-in ones, each with whether the template requires it.
     pub(super) fn variables(&self) -> impl Iterator<Item = (&str, bool)> {
-        let droppable = self.holes().any(|hole| hole.unset == Unset::DropKey);
-        self.holes()
-            .flat_map(move |hole| {
-                let own = (hole.name.as_str(), !droppable && hole.unset == Unset::Fail);
-                let keys = hole.filters.iter().filter_map(Filter::key);
+        let droppable = self
+            .placeholders()
+            .any(|placeholder| placeholder.unset == Unset::DropKey);
+        self.placeholders()
+            .flat_map(move |placeholder| {
+                let own = (
+                    placeholder.name.as_str(),
+                    !droppable && placeholder.unset == Unset::Fail,
+                );
+                let keys = placeholder.filters.iter().filter_map(Filter::key);
                 std::iter::once(own).chain(keys.map(move |key| (key, !droppable)))
             })
             .filter(|(name, _)| !BUILT_INS.contains(name) && *name != "access_token")
     }
 
-    pub(super) fn has_holes(&self) -> bool {
-        self.holes().next().is_some()
+    pub(super) fn has_placeholders(&self) -> bool {
+        self.placeholders().next().is_some()
     }
 
     /// Whether the template begins with this literal text.
@@ -209,7 +216,7 @@ impl Template {
         matches!(self.0.first(), Some(Piece::Literal(literal)) if literal.starts_with(text))
     }
 
-    /// The whole text of a template without holes.
+    /// The whole text of a template without placeholders.
     pub(super) fn as_literal(&self) -> Option<&str> {
         match &self.0[..] {
             [] => Some(""),
@@ -219,19 +226,21 @@ impl Template {
     }
 
     pub(super) fn names_access_token(&self) -> bool {
-        self.holes().any(|hole| hole.name == "access_token")
+        self.placeholders()
+            .any(|placeholder| placeholder.name == "access_token")
     }
 
-    fn holes(&self) -> impl Iterator<Item = &Hole> {
+    fn placeholders(&self) -> impl Iterator<Item = &Placeholder> {
         self.0.iter().filter_map(|piece| match piece {
-            Piece::Hole(hole) => Some(hole),
+            Piece::Placeholder(placeholder) => Some(placeholder),
             Piece::Literal(_) => None,
         })
     }
 
     fn is_dropped(&self, scope: Scope<'_>) -> bool {
-        self.holes()
-            .any(|hole| hole.unset == Unset::DropKey && scope.get(&hole.name).is_none())
+        self.placeholders().any(|placeholder| {
+            placeholder.unset == Unset::DropKey && scope.get(&placeholder.name).is_none()
+        })
     }
 }
 
@@ -241,13 +250,13 @@ impl fmt::Debug for Template {
         f.debug_list()
             .entries(self.0.iter().map(|piece| match piece {
                 Piece::Literal(_) => "…".to_owned(),
-                Piece::Hole(hole) => format!("{{{}}}", hole.source()),
+                Piece::Placeholder(placeholder) => format!("{{{}}}", placeholder.source()),
             }))
             .finish()
     }
 }
 
-impl Hole {
+impl Placeholder {
     fn parse(text: &str, place: Place) -> Result<Self, String> {
         let mut parts = text.split('|').peekable();
         let name = parts.next().unwrap_or_default();
@@ -268,13 +277,13 @@ impl Hole {
             parts.next();
         }
         let filters = parts.map(Filter::parse).collect::<Result<Vec<_>, _>>()?;
-        let hole = Self {
+        let placeholder = Self {
             name: name.to_owned(),
             unset,
             filters,
         };
-        hole.check(place)?;
-        Ok(hole)
+        placeholder.check(place)?;
+        Ok(placeholder)
     }
 
     fn check(&self, place: Place) -> Result<(), String> {
@@ -400,7 +409,9 @@ pub(super) fn is_name(text: &str) -> bool {
 
 /// Checks that every variable of the template is defined at `place`.
 pub(super) fn check_use(template: &Template, place: Place) -> Result<(), String> {
-    template.holes().try_for_each(|hole| hole.check(place))
+    template
+        .placeholders()
+        .try_for_each(|placeholder| placeholder.check(place))
 }
 
 fn check_name(name: &str, place: Place) -> Result<(), String> {

@@ -126,7 +126,7 @@ fn inject_knows_the_access_token_but_no_exchange_variables() {
 }
 
 #[test]
-fn a_single_hole_keeps_its_type() {
+fn a_single_placeholder_keeps_its_type() {
     let (variables, frozen) = (variables(), frozen());
     let scope = Scope {
         variables: &variables,
