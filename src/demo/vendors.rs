@@ -319,7 +319,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, what: What) {
+    fn send(&self, what: What) {
         if let Some(events) = &self.events {
             // The receiver may be gone.
             let _ = events.send(Event {

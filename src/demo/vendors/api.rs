@@ -25,11 +25,11 @@ pub(super) fn serve(shared: &Shared, parts: &Parts, body_bytes: u64) -> Reply {
     };
     match checked {
         Err(reason) => {
-            shared.tell(What::ApiRejected { request, reason });
+            shared.send(What::ApiRejected { request, reason });
             rejection(shared.kind)
         }
         Ok(number) => {
-            shared.tell(What::ApiServed { number, request });
+            shared.send(What::ApiServed { number, request });
             if !is_below(path, shared.kind.api_path()) {
                 return Reply::text(StatusCode::NOT_FOUND, "no such path on this vendor's API\n");
             }

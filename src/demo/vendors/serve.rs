@@ -142,7 +142,7 @@ fn decide(shared: &Shared, state: &mut State, call: &Call) -> Reply {
     };
     let mut issued = state.ledger.issue(state.life);
     state.counters.issued += 1;
-    shared.tell(What::TokenIssued {
+    shared.send(What::TokenIssued {
         number: issued.number,
         grant: grant.name.clone(),
         life: issued.life,
@@ -156,7 +156,7 @@ fn decide(shared: &Shared, state: &mut State, call: &Call) -> Reply {
 fn refused(shared: &Shared, state: &mut State, reason: String) {
     state.counters.refused += 1;
     state.record_refusal(format!("token: {reason}"));
-    shared.tell(What::TokenRefused { reason });
+    shared.send(What::TokenRefused { reason });
 }
 
 fn check(kind: Kind, state: &mut State, call: &Call) -> Result<Grant, Refusal> {
