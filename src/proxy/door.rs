@@ -82,7 +82,7 @@ impl Door {
     }
 }
 
-/// The accept loops of one thread. A drop stops them and resets queued connections.
+/// The accept loops of one thread. A drop stops the loops and resets queued connections.
 struct AcceptLoops<F> {
     loops: Vec<AcceptLoop>,
     take: F,

@@ -82,7 +82,8 @@ pub(super) async fn examine(
     (rejected, Response::from_parts(parts, body))
 }
 
-/// Reads the rest of a rejected response to reuse its connection. Dropping a long rest closes it.
+/// Reads the rest of a rejected response to reuse its connection. A long rest is dropped, which
+/// closes the connection.
 pub(super) async fn drain(response: Response<ForwardedBody>) {
     let mut body = Limited::new(response.into_body(), PEEK);
     let read = async { while let Some(Ok(_)) = body.frame().await {} };

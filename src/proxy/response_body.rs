@@ -16,10 +16,10 @@ use super::target::Target;
 use super::watch::{BodyProgress, Watch};
 use crate::upstream::{BodyError, Tunnel};
 
-/// A response's body. The request ends, and its measurement with it, when the body is dropped.
+/// A response's body. Its drop ends the request and the measurement.
 pub(super) struct ResponseBody {
     content: Content,
-    /// `None` once a tunnel has taken it over.
+    /// `None` once a tunnel has taken the measurement over.
     measure: Option<Measure>,
     /// Set for HTTP/2 only.
     progress: Option<Arc<BodyProgress>>,

@@ -64,7 +64,7 @@ impl<'a> View<'a> {
     /// Rewrites a reference (RFC 9110 §10.2.2). `None` leaves the value, such as one without scheme,
     /// authority and leading slash, which is relative to the app's own target.
     fn location(&self, value: &[u8]) -> Option<Vec<u8>> {
-        // Browsers remove tabs before they parse a URL, so that they would see another path.
+        // Browsers remove tabs before they parse a URL: the path would change.
         if value.contains(&b'\t') {
             return None;
         }
@@ -122,7 +122,7 @@ impl<'a> View<'a> {
         Some(if is_empty { b"/".to_vec() } else { mapped })
     }
 
-    /// Rewrites a `Set-Cookie` (RFC 6265 §4.1). `None` leaves it.
+    /// Rewrites a `Set-Cookie` (RFC 6265 §4.1). `None` leaves the cookie.
     fn cookie(&self, value: &[u8]) -> Option<Vec<u8>> {
         let mut parts = value.split(|byte| *byte == b';');
         let pair = parts.next().unwrap_or_default();
