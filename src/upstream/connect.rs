@@ -90,7 +90,7 @@ pub enum ConnectError {
     /// Refused, unreachable, or reset before the connection was open.
     #[error("cannot connect to {peer}: {source}")]
     Refused { peer: Peer, source: Arc<io::Error> },
-    #[error("{peer}: {stage} not done within {limit:?}")]
+    #[error("{peer}: {stage} took longer than {limit:?}")]
     Timeout {
         peer: Peer,
         stage: Stage,

@@ -22,24 +22,24 @@ pub enum SendFailure {
     /// The connection was closed, or the stream reset, before the response was complete.
     #[error("the upstream closed the connection: {0}")]
     Closed(Cause),
-    #[error("the upstream's answer is not valid HTTP: {0}")]
+    #[error("the upstream's response is not valid HTTP: {0}")]
     Protocol(Cause),
-    #[error("the upstream did not answer in time")]
+    #[error("the upstream did not respond in time")]
     Timeout,
     /// The app's body was cut off, or does not have the declared length.
-    #[error("the app's request body broke off: {0}")]
+    #[error("the app's request body was cut off: {0}")]
     App(Cause),
 }
 
 /// Why a response body was cut off.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    #[error("the upstream closed the connection in the middle of its answer: {0}")]
+    #[error("the upstream closed the connection inside the response: {0}")]
     Closed(io::Error),
-    #[error("the upstream's answer is not valid HTTP: {0}")]
+    #[error("the upstream's response is not valid HTTP: {0}")]
     Protocol(Cause),
     /// The upload was still running.
-    #[error("the app's request body broke off: {0}")]
+    #[error("the app's request body was cut off: {0}")]
     App(Cause),
     #[error("the upstream's answer stands still: {0}")]
     Stalled(Stalled),

@@ -19,7 +19,7 @@ pub struct Stall {
 
 /// No bytes moved for longer than the limit.
 #[derive(Debug, thiserror::Error)]
-#[error("nothing came for {0:?}")]
+#[error("no bytes moved for {0:?}")]
 pub struct Stalled(pub Duration);
 
 impl Stall {

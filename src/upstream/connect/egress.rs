@@ -43,10 +43,8 @@ pub(super) async fn open(
             }
             Some(407) => {
                 let reason = match proxy.authorization {
-                    Some(_) => {
-                        "status 407: it does not accept the user name and password in its URL"
-                    }
-                    None => "status 407: it wants a user name and password, and its URL holds none",
+                    Some(_) => "status 407: it rejects the user name and password in its URL",
+                    None => "status 407: it requires a user name and password; its URL has none",
                 };
                 return Err(refused(Some(407), reason));
             }
