@@ -12,6 +12,7 @@ mod client_io;
 mod connection;
 pub mod door;
 mod error;
+mod error_code;
 mod forward;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -41,6 +42,7 @@ use crate::secret::Secret;
 use access::Access;
 use app_body::AppBody;
 use error::ProxyError;
+pub use error_code::{ErrorCode, error_codes};
 pub use guard::Hosts;
 use headers::Scan;
 use response_body::{Measure, ResponseBody};

@@ -11,6 +11,7 @@ use http::{HeaderValue, Request, Response, StatusCode, Version};
 use serde::Serialize;
 
 use super::error::{Party, ProxyError};
+use super::error_code::{self, ErrorCode};
 use super::headers::{self, PROXY_STATUS, Scan};
 use super::reject::ForwardedBody;
 use super::response_body::{Measure, ResponseBody};
@@ -63,7 +64,7 @@ pub(super) fn problem(
 ) -> Response<ResponseBody> {
     let upstream = measure.upstream();
     report(error, upstream, metrics);
-    let (code, status, _) = error.row();
+    let ErrorCode { code, status, .. } = *error.row();
     let (status, content) = match is_grpc {
         true => (StatusCode::OK, None),
         false => (status, Some(error.problem_details(upstream))),
@@ -76,7 +77,7 @@ pub(super) fn problem(
     headers.extend(proxy_status.ok().map(|value| (PROXY_STATUS, value)));
     if is_grpc {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert("grpc-status", error.grpc_status().into());
+        headers.insert("grpc-status", error.row().grpc_status.into());
         headers.insert("grpc-message", error.grpc_message());
     } else {
         let problem = HeaderValue::from_static("application/problem+json");
@@ -112,7 +113,7 @@ pub(super) fn raw_problem(error: &ProxyError, metrics: &Metrics) -> Vec<u8> {
     let head = format!(
         "HTTP/1.1 {}\r\ndate: {}\r\ncontent-type: application/problem+json\r\n\
          content-length: {}\r\nconnection: close\r\nproxy-status: {}\r\n{retry_after}\r\n",
-        error.row().1,
+        error.row().status,
         httpdate::fmt_http_date(SystemTime::now()),
         body.len(),
         error.proxy_status(),
@@ -128,168 +129,43 @@ pub(super) fn is_grpc<B>(request: &Request<B>, scan: &Scan) -> bool {
 }
 
 impl ProxyError {
-    /// Returns an error's code, status and RFC 9209 §2.3 error type.
-    fn row(&self) -> (&'static str, StatusCode, &'static str) {
-        const DENIED: &str = "http_request_denied";
-        const MALFORMED: &str = "http_request_error";
-        const INTERNAL: &str = "proxy_internal_error";
-        const LIMIT: &str = "connection_limit_reached";
-        let (code, status, proxy_error) = match self {
-            Self::NoRoute => ("no_route", 404, "destination_not_found"),
-            Self::BadRequest(_) => ("bad_request", 400, MALFORMED),
-            Self::HeadersTooLarge => ("headers_too_large", 431, MALFORMED),
-            Self::RequestTimeout => ("request_timeout", 408, MALFORMED),
-            Self::BodyTimeout => ("request_timeout", 408, MALFORMED),
-            Self::ConnectUnsupported => ("connect_unsupported", 501, DENIED),
-            Self::HostNotAllowed => ("host_not_allowed", 421, DENIED),
-            Self::OriginNotAllowed => ("origin_not_allowed", 403, DENIED),
-            Self::RequestNotAllowed(_) => ("request_not_allowed", 403, DENIED),
-            Self::ClientNotAllowed => ("client_not_allowed", 403, DENIED),
-            Self::LoopDetected => ("loop_detected", 508, "proxy_loop_detected"),
-            Self::TokenUnavailable { .. } => ("token_unavailable", 503, INTERNAL),
-            Self::CredentialsRejected => ("credentials_rejected", 502, "proxy_configuration_error"),
-            Self::LoginRequired => ("login_required", 503, INTERNAL),
-            Self::Overloaded | Self::OutOfFiles => ("overloaded", 503, LIMIT),
-            Self::ShuttingDown => ("shutting_down", 503, "proxy_internal_response"),
-            Self::Internal(_) => ("internal", 500, INTERNAL),
-            Self::Connect(error) => match error {
-                ConnectError::Resolve { .. } => ("upstream_unresolved", 502, "dns_error"),
-                ConnectError::Refused { .. } | ConnectError::Egress { .. } => {
-                    ("upstream_refused", 502, "connection_refused")
-                }
-                ConnectError::Tls { failure, .. } if failure.certificate => {
-                    ("upstream_tls", 502, "tls_certificate_error")
-                }
-                ConnectError::Tls { .. } => ("upstream_tls", 502, "tls_protocol_error"),
-                ConnectError::Closed { .. } => ("upstream_closed", 502, "connection_terminated"),
-                ConnectError::Timeout { .. } => {
-                    ("upstream_connect_timeout", 504, "connection_timeout")
-                }
-            },
-            Self::Send(failure) => match failure {
-                SendFailure::Closed(_) => ("upstream_closed", 502, "connection_terminated"),
-                SendFailure::Protocol(_) => ("upstream_protocol", 502, "http_protocol_error"),
-                SendFailure::Timeout => ("upstream_timeout", 504, "http_response_timeout"),
-                SendFailure::App(_) => ("bad_request", 400, MALFORMED),
-            },
-        };
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (code, status, proxy_error)
-    }
-
-    fn title(&self) -> &'static str {
+    /// Returns the error's row in the table.
+    fn row(&self) -> &'static ErrorCode {
         match self {
-            Self::NoRoute => "No upstream for this request",
-            Self::BadRequest(_) => "The request is malformed or ambiguous",
-            Self::HeadersTooLarge => "The request head is too large",
-            Self::RequestTimeout | Self::BodyTimeout => "The request came in too slowly",
-            Self::ConnectUnsupported => "CONNECT is not supported",
-            Self::HostNotAllowed => "This proxy does not serve the request's host",
-            Self::OriginNotAllowed => "Cross-site requests are refused",
-            Self::RequestNotAllowed(_) => "The configuration does not allow this request",
-            Self::ClientNotAllowed => "This client may not use the proxy",
-            Self::LoopDetected => "The request came back to this proxy",
-            Self::TokenUnavailable { .. } => "No valid token is available",
-            Self::CredentialsRejected => "The token endpoint rejects the credentials",
-            Self::LoginRequired => "A new login is needed",
-            Self::Overloaded => "Too many requests at once",
-            Self::OutOfFiles => "Too many connections at once",
-            Self::ShuttingDown => "The proxy is shutting down",
-            Self::Internal(_) => "A fault in the proxy",
+            Self::NoRoute => error_code::NO_ROUTE,
+            Self::BadRequest(_) => error_code::BAD_REQUEST,
+            Self::HeadersTooLarge => error_code::HEADERS_TOO_LARGE,
+            Self::RequestTimeout => error_code::HEAD_TIMEOUT,
+            Self::BodyTimeout => error_code::BODY_TIMEOUT,
+            Self::ConnectUnsupported => error_code::CONNECT_UNSUPPORTED,
+            Self::HostNotAllowed => error_code::HOST_NOT_ALLOWED,
+            Self::OriginNotAllowed => error_code::ORIGIN_NOT_ALLOWED,
+            Self::RequestNotAllowed(_) => error_code::REQUEST_NOT_ALLOWED,
+            Self::ClientNotAllowed => error_code::CLIENT_NOT_ALLOWED,
+            Self::LoopDetected => error_code::LOOP_DETECTED,
+            Self::TokenUnavailable { .. } => error_code::TOKEN_UNAVAILABLE,
+            Self::CredentialsRejected => error_code::CREDENTIALS_REJECTED,
+            Self::LoginRequired => error_code::LOGIN_REQUIRED,
+            Self::Overloaded => error_code::TOO_MANY_REQUESTS,
+            Self::OutOfFiles => error_code::OUT_OF_FILES,
+            Self::ShuttingDown => error_code::SHUTTING_DOWN,
+            Self::Internal(_) => error_code::FAULT,
             Self::Connect(error) => match error {
-                ConnectError::Resolve { .. } => "The upstream's name cannot be resolved",
+                ConnectError::Resolve { .. } => error_code::UNRESOLVED,
                 ConnectError::Refused { .. } | ConnectError::Egress { .. } => {
-                    "The upstream refuses connections"
+                    error_code::CONNECTION_REFUSED
                 }
-                ConnectError::Tls { failure, .. } if failure.certificate => {
-                    "The upstream's certificate is not trusted"
-                }
-                ConnectError::Tls { .. } => "TLS with the upstream failed",
-                ConnectError::Closed { .. } => "The upstream closed the connection",
-                ConnectError::Timeout { .. } => "The upstream does not accept a connection in time",
+                ConnectError::Tls { failure, .. } if failure.certificate => error_code::UNTRUSTED,
+                ConnectError::Tls { .. } => error_code::TLS_FAILED,
+                ConnectError::Closed { .. } => error_code::CLOSED_AT_CONNECT,
+                ConnectError::Timeout { .. } => error_code::UPSTREAM_CONNECT_TIMEOUT,
             },
             Self::Send(failure) => match failure {
-                SendFailure::Closed(_) => "The upstream closed the connection",
-                SendFailure::Protocol(_) => "The upstream's response is not valid HTTP",
-                SendFailure::Timeout => "The upstream does not respond in time",
-                SendFailure::App(_) => "The request body broke off",
+                SendFailure::Closed(_) => error_code::CLOSED_AFTER_REQUEST,
+                SendFailure::Protocol(_) => error_code::UPSTREAM_PROTOCOL,
+                SendFailure::Timeout => error_code::UPSTREAM_TIMEOUT,
+                SendFailure::App(_) => error_code::BODY_BROKEN,
             },
-        }
-    }
-
-    /// Returns what the operator or developer can do. Empty where the error text says so.
-    fn advice(&self) -> &'static str {
-        match self {
-            Self::BadRequest(_) => "",
-            Self::NoRoute => "Check the upstreams' `route` keys.",
-            Self::HeadersTooLarge => "Send fewer or shorter fields.",
-            Self::RequestTimeout => "See `server.header_timeout`.",
-            Self::BodyTimeout => {
-                "See `server.body_timeout`; the upstream may have acted on the part that arrived."
-            }
-            Self::ConnectUnsupported => {
-                "A tunnel would hide the request from the proxy, which could add no token. \
-                 Let the app use http:// URLs with this proxy; the proxy speaks TLS to the upstream."
-            }
-            Self::HostNotAllowed => "Add the host to `server.allow_hosts` if it is right.",
-            Self::OriginNotAllowed => "Add the Origin to `server.allow_origins` if it is right.",
-            Self::RequestNotAllowed(_) => "See the upstream's `allow` and `existing_credential`.",
-            Self::ClientNotAllowed => "See `server.client_auth`.",
-            Self::LoopDetected => "Change the upstream `url` that leads back to this proxy.",
-            Self::TokenUnavailable { .. } => {
-                "The token endpoint fails; the proxy keeps trying. See /status on the admin port."
-            }
-            Self::CredentialsRejected => {
-                "Correct the provider's credentials; /status on the admin port and the log \
-                 have the endpoint's answer."
-            }
-            Self::LoginRequired => {
-                "The provider's one-time input was used, or its refresh token is no longer valid: \
-             supply a new one."
-            }
-            Self::Overloaded => "See `max_in_flight` and `server.max_connections`.",
-            Self::OutOfFiles => {
-                "Raise the proxy's open-file limit (`ulimit -n`, LimitNOFILE), \
-                 or lower `server.max_connections`."
-            }
-            Self::ShuttingDown => "Send the request again: no part of the request was sent.",
-            Self::Internal(_) => "Please report it.",
-            Self::Connect(error) => match error {
-                ConnectError::Resolve { .. } => "Check the upstream's `url` and the DNS.",
-                ConnectError::Refused { .. } | ConnectError::Egress { .. } => {
-                    "Check the upstream's `url`, and whether the upstream is up."
-                }
-                ConnectError::Tls { failure, .. } if failure.certificate => {
-                    "See `tls.ca_file` and `tls.server_name`; verification cannot be turned off."
-                }
-                ConnectError::Tls { .. } => "See the upstream's `tls` and `http`.",
-                ConnectError::Closed { .. } => "The request may be sent again.",
-                ConnectError::Timeout { .. } => "See `timeouts.connect`.",
-            },
-            Self::Send(failure) => match failure {
-                SendFailure::Closed(_) => "The upstream may have acted on the request.",
-                SendFailure::Protocol(_) => "The upstream may have acted on the request.",
-                SendFailure::Timeout => {
-                    "See `timeouts.response`; the upstream may have acted on the request."
-                }
-                SendFailure::App(_) => "Send the request again.",
-            },
-        }
-    }
-
-    fn grpc_status(&self) -> u16 {
-        match (self, self.row().1.as_u16()) {
-            (Self::ClientNotAllowed, _) => 16,               // UNAUTHENTICATED
-            (Self::Connect(_), _) => 14,                     // UNAVAILABLE
-            (Self::Send(SendFailure::Protocol(_)), _) => 13, // INTERNAL
-            (Self::Overloaded | Self::OutOfFiles, _) => 8,   // RESOURCE_EXHAUSTED
-            (_, 400 | 431) => 3,                             // INVALID_ARGUMENT
-            (_, 403 | 421) => 7,                             // PERMISSION_DENIED
-            (_, 404) => 5,                                   // NOT_FOUND
-            (_, 408 | 504) => 4,                             // DEADLINE_EXCEEDED
-            (_, 501) => 12,                                  // UNIMPLEMENTED
-            (_, 502 | 503) => 14,                            // UNAVAILABLE
-            _ => 13,                                         // INTERNAL
         }
     }
 
@@ -305,7 +181,7 @@ impl ProxyError {
     }
 
     fn proxy_status(&self) -> String {
-        format!("cupbearer; error={}", self.row().2)
+        format!("cupbearer; error={}", self.row().proxy_error)
     }
 
     fn problem_details(&self, upstream: Option<&str>) -> Bytes {
@@ -318,10 +194,15 @@ impl ProxyError {
             #[serde(skip_serializing_if = "Option::is_none")]
             upstream: Option<&'a str>,
         }
-        let (code, status, _) = self.row();
+        let ErrorCode {
+            code,
+            status,
+            title,
+            ..
+        } = *self.row();
         let problem = Problem {
             r#type: format!("urn:cupbearer:error:{code}"),
-            title: self.title(),
+            title,
             status: status.as_u16(),
             detail: self.detail(),
             upstream,
@@ -332,7 +213,7 @@ impl ProxyError {
     /// Returns the error text and the advice. Peer addresses and the reasons of TLS and sockets are
     /// included: the operator of the proxy runs the app, too.
     fn detail(&self) -> String {
-        let mut text = format!("{self}. {}", self.advice());
+        let mut text = format!("{self}. {}", self.row().advice);
         text.truncate(text.trim_end().len());
         if let Some(first) = text.get_mut(..1) {
             first.make_ascii_uppercase();
@@ -344,7 +225,7 @@ impl ProxyError {
     fn grpc_message(&self) -> HeaderValue {
         /// Everything but printable ASCII, and `%`.
         const ENCODED: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'%');
-        let text = format!("{} ({})", self.detail(), self.row().0);
+        let text = format!("{} ({})", self.detail(), self.row().code);
         let encoded = percent_encoding::utf8_percent_encode(&text, ENCODED).to_string();
         HeaderValue::try_from(encoded).unwrap_or_else(|_| HeaderValue::from_static("error"))
     }
@@ -352,7 +233,7 @@ impl ProxyError {
 
 /// Logs and counts an error.
 fn report(error: &ProxyError, upstream: Option<&str>, metrics: &Metrics) {
-    let code = error.row().0;
+    let code = error.row().code;
     metrics.count_error(upstream.unwrap_or_default(), code);
     let upstream = upstream.unwrap_or("-");
     let retry_is_safe = error.nothing_sent();
