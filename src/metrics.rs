@@ -272,13 +272,16 @@ impl Default for Metrics {
     }
 }
 
+/// Counters of one status class, by the last two digits of the code.
+type ClassCounters = [OnceLock<IntCounter>; 100];
+
 /// Handles of one upstream.
 #[derive(Clone)]
 pub struct UpstreamMetrics {
     name: Arc<str>,
     requests: IntCounterVec,
-    /// Counters by first digit, then by the rest. Boxed: most upstreams use one or two classes.
-    by_code: Arc<[OnceLock<Box<[OnceLock<IntCounter>; 100]>>; 5]>,
+    /// Boxed, since most upstreams use one or two classes.
+    by_code: Arc<[OnceLock<Box<ClassCounters>>; 5]>,
     pub duration: Histogram,
     pub in_flight: IntGauge,
     pub replayed: IntCounter,

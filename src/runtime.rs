@@ -33,8 +33,8 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts `count` workers; `changes` brings listener changes of reloads. Several workers share
-    /// a further thread, which accepts connections and deals them out.
+    /// Starts `count` workers; `changes` carries the listener changes of reloads. Several workers
+    /// share an acceptor thread, which deals out the connections.
     pub fn start(
         count: usize,
         proxy: &Arc<Proxy>,

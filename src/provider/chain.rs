@@ -55,7 +55,7 @@ struct Used {
 }
 
 /// The inner tokens of one provider: those that buy its own token.
-pub(super) struct Inner {
+pub(super) struct InnerTokens {
     links: BTreeMap<String, Link>,
     /// Record of the buyer; salts the digests.
     key: StateKey,
@@ -137,7 +137,7 @@ impl Link {
     }
 }
 
-impl Inner {
+impl InnerTokens {
     pub(super) fn new(provider: &Provider, key: StateKey, tokens: &Tokens) -> Self {
         let links = provider.variables.values().filter_map(|value| match value {
             Value::Provider { name, identity } => Some((name.clone(), tokens.link(identity))),
@@ -263,7 +263,7 @@ impl Inner {
     }
 
     /// Returns whether the provider has no inner tokens.
-    pub(super) fn is_none(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.links.is_empty()
     }
 
@@ -299,7 +299,7 @@ pub fn fill(
     now: Now,
     variables: &mut Variables,
 ) -> Result<(), FetchError> {
-    Inner::new(provider, StateKey::new(&provider.identity()), tokens)
+    InnerTokens::new(provider, StateKey::new(&provider.identity()), tokens)
         .fill(&provider.variables, now, variables)
         .map_err(|provider| FetchError::Chained { provider })
 }

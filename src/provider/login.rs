@@ -26,7 +26,7 @@ use crate::provider::source::{Failure, Source};
 use crate::provider::store::{Store, StoreError};
 
 pub use authorization::{Authorization, Return};
-pub use device::{Brought, DeviceCode};
+pub use device::{DeviceCode, DeviceToken};
 
 /// Variables that the browser or the server supplies.
 const OBTAINED: [&str; 4] = ["code", "redirect_uri", "code_verifier", "device_code"];
@@ -54,7 +54,7 @@ pub struct Login {
 
 /// A variable that the person must enter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ask {
+pub struct RequiredInput {
     pub name: String,
     /// Whether input must be hidden while typed.
     pub secret: bool,
@@ -76,7 +76,7 @@ pub enum LoginError {
     #[error(
         "provider `{provider}` needs no login: grant `{grant}` has every variable that it needs"
     )]
-    NothingToAsk { provider: String, grant: String },
+    NoInputNeeded { provider: String, grant: String },
     #[error("providers.{0}.client_id is missing: the authorization request needs it")]
     NoClientId(String),
     #[error("providers.{provider}.redirect_uri: {reason}")]
@@ -93,7 +93,7 @@ pub enum LoginError {
         "this is not the redirect of this login: {0}. \
          Start over and paste the complete last address of the browser"
     )]
-    WrongReturn(&'static str),
+    WrongRedirect(&'static str),
     #[error(transparent)]
     Input(#[from] InputError),
     #[error(transparent)]
@@ -104,7 +104,7 @@ pub enum LoginError {
         "the vendor issued a token, but it could not be saved: {0}. \
          The one-time input is spent: fix the store and log in again"
     )]
-    NotKept(StoreError),
+    NotSaved(StoreError),
 }
 
 impl Login {
@@ -116,7 +116,7 @@ impl Login {
         };
         let endpoint = login.endpoint()?;
         if !login.begins_elsewhere() && login.asks().is_empty() {
-            return Err(LoginError::NothingToAsk {
+            return Err(LoginError::NoInputNeeded {
                 provider: login.provider.name.clone(),
                 grant: endpoint.plan.grant.clone(),
             });
@@ -142,7 +142,7 @@ impl Login {
     }
 
     /// Returns the variables to enter, in order; codes are last, since they expire.
-    pub fn asks(&self) -> Vec<Ask> {
+    pub fn asks(&self) -> Vec<RequiredInput> {
         let Ok(endpoint) = self.endpoint() else {
             return Vec::new();
         };
@@ -152,7 +152,7 @@ impl Login {
             .retain(|name| !self.provider.variables.contains_key(name) && !one_time.contains(name));
         (names.into_iter().chain(one_time.iter().cloned()))
             .filter(|name| !(self.begins_elsewhere() && OBTAINED.contains(&name.as_str())))
-            .map(|name| Ask {
+            .map(|name| RequiredInput {
                 secret: !VISIBLE.contains(&name.as_str()),
                 name,
             })
@@ -206,7 +206,7 @@ async fn keep(
 ) -> Result<LoggedIn, LoginError> {
     let life = Life::new(fetched.issued.expiry, rules, fetched.sent, 0.0);
     let kept = source.keep(fetched, &life).await;
-    kept.map_err(LoginError::NotKept)?;
+    kept.map_err(LoginError::NotSaved)?;
     Ok(LoggedIn {
         expires_at: life.expires_at,
         renewable: source.has_refresh_token(),

@@ -46,8 +46,8 @@ pub enum Harm {
     SpendsOneTimeInput,
 }
 
-/// Reads the stored state of `provider`; `None` if there is none. `all` holds the providers of the
-/// configuration, among them the inner ones.
+/// Reads the stored state of `provider`; `None` if there is none. `all` holds all providers of the
+/// configuration.
 pub async fn stored(
     provider: &Provider,
     all: &[Arc<Provider>],
@@ -140,6 +140,6 @@ pub async fn fetch(
     let fetched = source.fetch().await?;
     let life = Life::new(fetched.issued.expiry, &rules, fetched.sent, 0.0);
     let kept = source.keep(&fetched, &life);
-    kept.await.map_err(LoginError::NotKept)?;
+    kept.await.map_err(LoginError::NotSaved)?;
     Ok(fetched.issued.access_token)
 }

@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::config::{Endpoint, Provider, TokenSource, Value};
 use crate::dialect::Variables;
 use crate::provider::cell::Gatekeeper;
-use crate::provider::chain::{Inner, Tokens};
+use crate::provider::chain::{InnerTokens, Tokens};
 use crate::provider::discovery::discover;
 use crate::provider::exchange::{Fetch, FetchError, Fetched, frozen};
 use crate::provider::store::{Saved, StateKey, Store};
@@ -50,7 +50,7 @@ pub(super) struct Source {
     gate: Option<Gatekeeper>,
     tokens: Tokens,
     /// Inner tokens, which buy this one.
-    inner: Inner,
+    inner: InnerTokens,
     /// Endpoint from the issuer's metadata, until a failure puts it in doubt.
     found: Option<Box<Endpoint>>,
     shutdown: Arc<ShutdownState>,
@@ -79,7 +79,7 @@ impl Source {
         tokens: Tokens,
     ) -> Self {
         let key = StateKey::new(&provider.identity());
-        let inner = Inner::new(&provider, key.clone(), &tokens);
+        let inner = InnerTokens::new(&provider, key.clone(), &tokens);
         Self {
             provider,
             key,

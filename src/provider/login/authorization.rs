@@ -93,7 +93,7 @@ impl Authorization {
     /// Waits for the redirect, and ignores redirects with another `state`. Cancel safe.
     pub async fn wait(self) -> Result<Variables, LoginError> {
         let Some(listener) = &self.expected.listener else {
-            return Err(LoginError::WrongReturn("no listener waits for it"));
+            return Err(LoginError::WrongRedirect("no listener waits for it"));
         };
         let query = timeout(PATIENCE, listener.answer(&self.expected.state))
             .await
@@ -106,7 +106,7 @@ impl Authorization {
         let query = (address.expose().trim())
             .split_once('?')
             .map(|(_, query)| query.split('#').next().unwrap_or_default())
-            .ok_or(LoginError::WrongReturn("it has no query"))?;
+            .ok_or(LoginError::WrongRedirect("it has no query"))?;
         self.expected.read(&Secret::new(query))
     }
 }
@@ -146,17 +146,19 @@ impl Expected {
         };
         let named: Vec<_> = parameters(query, "iss").collect();
         match &named[..] {
-            [] if self.names_issuer => Err(LoginError::WrongReturn("it does not name its issuer")),
+            [] if self.names_issuer => {
+                Err(LoginError::WrongRedirect("it does not name its issuer"))
+            }
             [] => Ok(()),
             [one] if one.expose() == issuer => Ok(()),
-            _ => Err(LoginError::WrongReturn("it comes from another issuer")),
+            _ => Err(LoginError::WrongRedirect("it comes from another issuer")),
         }
     }
 
     /// Reads the code or the error (RFC 6749 §4.1.2).
     fn read(&self, query: &Secret) -> Result<Variables, LoginError> {
         if !has_state(query, &self.state) {
-            return Err(LoginError::WrongReturn(
+            return Err(LoginError::WrongRedirect(
                 "its state belongs to another login",
             ));
         }
@@ -167,7 +169,7 @@ impl Expected {
         }
         let code = parameter(query, "code")
             .filter(|code| !code.is_empty())
-            .ok_or(LoginError::WrongReturn("it has no code"))?;
+            .ok_or(LoginError::WrongRedirect("it has no code"))?;
         let redirect_uri = Secret::new(self.redirect_uri.as_str());
         let verifier = self.verifier.clone().map(|it| ("code_verifier", it));
         let variables = [("code", code), ("redirect_uri", redirect_uri)]

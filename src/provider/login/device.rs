@@ -43,7 +43,7 @@ pub struct DeviceCode {
 }
 
 /// A token that is not saved yet.
-pub struct Brought {
+pub struct DeviceToken {
     fetched: Fetched,
     /// Digests of the chained tokens that bought it, by provider.
     bought_with: BTreeMap<String, String>,
@@ -113,11 +113,11 @@ impl Login {
         fetcher: Arc<dyn Fetch>,
         clock: Clock,
         tokens: Tokens,
-    ) -> Result<Brought, LoginError> {
+    ) -> Result<DeviceToken, LoginError> {
         let mut source = self.source(fetcher, clock, tokens);
         given.insert("device_code".to_owned(), Var::Text(device.code.clone()));
         let fetched = device.wait(&mut source, &given).await?;
-        Ok(Brought {
+        Ok(DeviceToken {
             fetched,
             bought_with: source.bought_with(),
         })
@@ -126,7 +126,7 @@ impl Login {
     /// Saves the token. Not cancel safe.
     pub async fn keep(
         self,
-        brought: Brought,
+        token: DeviceToken,
         store: Arc<dyn Store>,
         fetcher: Arc<dyn Fetch>,
         clock: Clock,
@@ -135,8 +135,8 @@ impl Login {
         let rules = self.provider.life.clone();
         let mut source = Source::new(self.provider, store, fetcher, clock, tokens);
         source.load().await?;
-        source.took_up(&brought.bought_with);
-        super::keep(&mut source, &brought.fetched, &rules).await
+        source.took_up(&token.bought_with);
+        super::keep(&mut source, &token.fetched, &rules).await
     }
 }
 

@@ -26,7 +26,7 @@ use crate::config::Provider;
 use crate::secret::Secret;
 
 /// Time limit for one connection: an idle connection must not hold up the real redirect.
-const VISIT: Duration = Duration::from_secs(10);
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Redirect target of the authorization request.
 pub(super) enum RedirectUri {
@@ -124,7 +124,7 @@ impl Loopback {
             tokio::select! {
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, _)) => {
-                        visits.spawn(timeout(VISIT, visit(stream, Arc::clone(&handler))));
+                        visits.spawn(timeout(CONNECTION_TIMEOUT, visit(stream, Arc::clone(&handler))));
                     }
                     Err(error) => {
                         warn!(%error, "cannot accept the browser's connection");

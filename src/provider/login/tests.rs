@@ -254,7 +254,7 @@ async fn running_proxy_adopts_the_token_of_a_browser_login() {
 async fn next_proxy_starts_with_the_token_of_an_earlier_login() {
     let world = World::new(SMS).await;
     let login = Login::new(world.provider()).unwrap();
-    let sms = Ask {
+    let sms = RequiredInput {
         name: "sms".to_owned(),
         secret: true,
     };

@@ -62,7 +62,7 @@ impl Source {
         );
         let mut saved = self.saved.clone();
         saved.refresh_token = None;
-        // The failure is logged; it only brings the dead token back after a restart.
+        // A failed save is already logged; after a restart it only brings the dead token back.
         let _ = self.save(saved).await;
         self.grant(endpoint, &endpoint.plan.request, variables, None)
             .await

@@ -38,7 +38,7 @@ impl Source {
     pub(in crate::provider) fn takes_turns(&self) -> bool {
         let source = &self.provider.source;
         let has_issuer = matches!(source, TokenSource::Endpoint(it) if it.issuer.is_some());
-        has_issuer || !self.inner.is_none()
+        has_issuer || !self.inner.is_empty()
     }
 
     /// Waits for a turn, while no other turn is held.

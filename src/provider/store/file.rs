@@ -39,9 +39,9 @@ pub struct FileStore {
 struct FileShared {
     folder: StoreFolder,
     /// All drops, as of the last poll.
-    there: watch::Sender<BTreeSet<Drop>>,
+    present: watch::Sender<BTreeSet<Drop>>,
     /// Drops already handled: adopted or refused.
-    looked_at: Mutex<BTreeSet<Drop>>,
+    handled: Mutex<BTreeSet<Drop>>,
     /// Starts the task that polls for drops of all providers and ends with the store.
     polled: Once,
     /// Holds the lock; never read.
@@ -56,8 +56,8 @@ impl FileStore {
         let store = Self {
             shared: Arc::new(FileShared {
                 folder: StoreFolder { path, keys },
-                there: watch::Sender::default(),
-                looked_at: Mutex::default(),
+                present: watch::Sender::default(),
+                handled: Mutex::default(),
                 polled: Once::new(),
                 _lock: lock,
             }),
@@ -87,9 +87,9 @@ impl Store for FileStore {
             (self.shared.polled).call_once(|| {
                 tokio::spawn(poll(Arc::downgrade(&self.shared)));
             });
-            let mut there = self.shared.there.subscribe();
+            let mut present = self.shared.present.subscribe();
             let waiting = |drops: &BTreeSet<Drop>| self.shared.has_news(key, drops);
-            if there.wait_for(waiting).await.is_err() {
+            if present.wait_for(waiting).await.is_err() {
                 // Unreachable: the borrowed store owns the sender.
                 std::future::pending::<()>().await;
             }
@@ -127,8 +127,8 @@ impl FileShared {
         if claimed.is_empty() {
             return Ok(());
         }
-        // As in `VisitorStore`: write the own mark, then look for those of others. `adopt` reports
-        // drops that cannot be opened.
+        // As in `VisitorStore`: write the own mark first, then look for marks of other processes.
+        // `adopt` reports drops that cannot be opened.
         let mut drops = self.folder.drops_for(key)?;
         drops.retain(|drop| !saved.adopted.contains(&drop.id));
         let mut left = (drops.iter()).filter_map(|drop| self.folder.read_drop(drop).ok()?);
@@ -168,7 +168,7 @@ impl FileShared {
         }
         // Their ids are in the record: a drop that cannot be removed is not merged twice.
         refused.extend(self.folder.remove_drops(&taken).err());
-        locked(&self.looked_at).extend(drops);
+        locked(&self.handled).extend(drops);
         Ok(Adopted {
             saved: news.then_some(saved),
             refused,
@@ -177,19 +177,19 @@ impl FileShared {
 
     fn look(&self) -> Result<(), StoreError> {
         let drops = self.folder.list_drops()?;
-        locked(&self.looked_at).retain(|drop| drops.contains(drop));
-        self.there.send_if_modified(|there| {
-            let changed = *there != drops;
-            *there = drops;
+        locked(&self.handled).retain(|drop| drops.contains(drop));
+        self.present.send_if_modified(|present| {
+            let changed = *present != drops;
+            *present = drops;
             changed
         });
         Ok(())
     }
 
     fn has_news(&self, key: &StateKey, drops: &BTreeSet<Drop>) -> bool {
-        let looked_at = locked(&self.looked_at);
+        let handled = locked(&self.handled);
         let mut drops = drops.iter().filter(|drop| drop.key == key.as_str());
-        drops.any(|drop| !looked_at.contains(drop))
+        drops.any(|drop| !handled.contains(drop))
     }
 
     /// Opens every record and drop at start-up, when an error is noticed; later, an unreadable
