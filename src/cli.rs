@@ -10,6 +10,7 @@ mod core_dumps;
 mod demo;
 mod dialects;
 mod exec;
+mod explain;
 mod failure;
 mod health;
 mod http;
@@ -74,6 +75,8 @@ enum Verb {
     Exec(exec::ExecArgs),
     /// List the built-in token dialects, or explain one.
     Dialects(dialects::DialectsArgs),
+    /// List the errors that apps get, or explain one and say what to do.
+    Explain(explain::ExplainArgs),
     /// Exit with 0 if a running proxy is ready, for exec probes.
     Health(health::HealthArgs),
     /// Try the proxy with five fake vendors.
@@ -102,6 +105,7 @@ impl Cli {
             Verb::Status(args) => status::run(&args, out),
             Verb::Exec(args) => exec::run(&args, log),
             Verb::Dialects(args) => dialects::run(&args, out),
+            Verb::Explain(args) => explain::run(&args, out),
             Verb::Health(args) => health::run(&args, out),
             Verb::Demo(args) => demo::run(&args, log, out),
             Verb::Completions(args) => completions::run(&args, out),
