@@ -64,7 +64,7 @@ struct Answer {
 impl Login {
     /// Returns whether the grant begins with a device code.
     pub fn is_for_device(&self) -> bool {
-        (self.endpoint()).is_ok_and(|it| it.plan.begins_with("device_code"))
+        (self.endpoint()).is_ok_and(|it| it.plan.spends("device_code"))
     }
 
     /// Requests a device code. Cancel safe.

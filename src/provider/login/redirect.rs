@@ -124,7 +124,8 @@ impl Loopback {
             tokio::select! {
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, _)) => {
-                        visits.spawn(timeout(CONNECTION_TIMEOUT, visit(stream, Arc::clone(&handler))));
+                        let visit = visit(stream, Arc::clone(&handler));
+                        visits.spawn(timeout(CONNECTION_TIMEOUT, visit));
                     }
                     Err(error) => {
                         warn!(%error, "cannot accept the browser's connection");
