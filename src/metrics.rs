@@ -13,7 +13,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::provider::State;
+use crate::status::State;
 
 /// In seconds: proxied requests take a tenth of a millisecond to minutes.
 const REQUEST_BUCKETS: &[f64] = &[
@@ -86,7 +86,7 @@ impl Metrics {
             ),
             request_duration: histograms(
                 "request_duration_seconds",
-                "From a request's head to the end of its response.",
+                "Time from the head of a request to the end of its response.",
                 "upstream",
                 REQUEST_BUCKETS,
             ),
@@ -127,21 +127,21 @@ impl Metrics {
             ),
             fetch_duration: histograms(
                 "token_fetch_duration_seconds",
-                "How long token requests took.",
+                "Duration of token requests.",
                 "provider",
                 FETCH_BUCKETS,
             ),
             token_expiry: float_gauges(
                 "token_expiry_timestamp_seconds",
-                "When the current token expires; +Inf if it does not say, 0 if there is none.",
+                "Expiry of the current token; +Inf if unknown, 0 without a token.",
             ),
             token_fetched: float_gauges(
                 "token_fetched_timestamp_seconds",
-                "When the current token was fetched; 0 if there is none.",
+                "Fetch time of the current token; 0 without a token.",
             ),
             token_state: gauges(
                 "token_state",
-                "1 for the state that the provider's token is in, 0 for the others.",
+                "1 for the current state of the token, 0 for all other states.",
                 &["provider", "state"],
             ),
             config_reloads,

@@ -1,9 +1,9 @@
-//! Control flow: config → [`inputs`] → [`exchange`] → [`schedule`] → [`refresher`] → [`cell`].
+//! Control flow: config → [`inputs`] → [`exchange`] → [`schedule`](crate::token::schedule) →
+//! [`refresher`] → [`cell`](crate::token::cell).
 //!
 //! Each provider identity has one refresher task on the control thread. Only that task sends token
 //! requests, and only that task writes the cell that the data plane reads.
 
-pub mod cell;
 pub mod chain;
 pub mod discovery;
 pub mod exchange;
@@ -11,7 +11,6 @@ pub mod inputs;
 pub mod login;
 pub mod outside;
 mod refresher;
-pub mod schedule;
 mod source;
 pub mod static_token;
 pub mod store;
@@ -22,7 +21,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -31,14 +30,16 @@ use tokio::time::{Instant, timeout};
 use crate::clock::Clock;
 use crate::config::{Provider, TokenSource};
 use crate::metrics::Metrics;
-use crate::provider::cell::CellReader;
+use crate::token;
+use crate::token::cell::CellReader;
 use crate::provider::chain::Tokens;
 use crate::provider::exchange::{Fetch, FetchError};
 use crate::provider::refresher::{Command, Members, Reconfigure, Refresher};
-use crate::provider::schedule::Schedule;
+use crate::token::schedule::Schedule;
 use crate::provider::source::{ShutdownState, Source};
 use crate::provider::store::Store;
 use crate::secret::Secret;
+use crate::status::{RefreshError, State, Status};
 
 /// Dependencies of a refresher.
 #[derive(Clone)]
@@ -70,12 +71,12 @@ pub fn spawn(group: Vec<Arc<Provider>>, deps: Deps) -> Vec<Handle> {
     let Some(lead) = group.first().map(Arc::clone) else {
         return Vec::new();
     };
-    let (writer, _) = cell::cell(deps.clock.clone());
+    let (writer, _) = token::cell::cell(deps.clock.clone());
     writer.set_gated(lead.life.single_active);
     let (status, watch) = watch::channel(Status::default());
     // Unbounded: each caller waits for its answer, so there are no more commands than callers.
     let (sender, commands) = mpsc::unbounded_channel();
-    let (members, places) = Members::new(group.clone(), Arc::clone(&deps.metrics));
+    let (members, indexes) = Members::new(group.clone(), Arc::clone(&deps.metrics));
     let source = Source::new(
         Arc::clone(&lead),
         Arc::clone(&deps.store),
@@ -86,10 +87,10 @@ pub fn spawn(group: Vec<Arc<Provider>>, deps: Deps) -> Vec<Handle> {
     .with_gate(writer.gatekeeper());
     let handles = group
         .into_iter()
-        .zip(places)
-        .map(|(provider, place)| Handle {
+        .zip(indexes)
+        .map(|(provider, index)| Handle {
             provider,
-            reader: writer.reader(place),
+            reader: writer.reader(index),
             status: watch.clone(),
             commands: sender.clone(),
             shutdown: source.shutdown(),
@@ -267,64 +268,6 @@ impl Handle {
             && let TokenSource::Endpoint(endpoint) = &self.provider.source
         {
             let _ = timeout(endpoint.timeout, self.stop()).await;
-        }
-    }
-}
-
-/// State of a provider for admin pages, metrics and the command line. Holds no secret.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Status {
-    pub state: State,
-    pub generation: u64,
-    /// Expiry of the token; `None` if the vendor states none and `ttl` is not set.
-    pub expires_at: Option<SystemTime>,
-    pub fetched_at: Option<SystemTime>,
-    /// Next planned fetch; `None` during a fetch and for tokens that are never renewed.
-    pub next_fetch_at: Option<SystemTime>,
-    /// Consecutive failures.
-    pub failures: u32,
-    /// Last failure, for people; cleared by success.
-    pub last_error: Option<String>,
-}
-
-/// Token state, as in `token_state{state}`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum State {
-    Valid,
-    /// Usable, but its refresh failed.
-    Stale,
-    Expired,
-    #[default]
-    Missing,
-    LoginRequired,
-}
-
-/// Failure of a requested refresh.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RefreshError {
-    /// `min_interval` has not passed.
-    TooSoon { retry_after: Duration },
-    /// A message without secrets.
-    Failed(String),
-}
-
-impl State {
-    pub const ALL: [Self; 5] = [
-        Self::Valid,
-        Self::Stale,
-        Self::Expired,
-        Self::Missing,
-        Self::LoginRequired,
-    ];
-
-    /// Name in metrics and in `/status`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Valid => "valid",
-            Self::Stale => "stale",
-            Self::Expired => "expired",
-            Self::Missing => "missing",
-            Self::LoginRequired => "login_required",
         }
     }
 }
