@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::metrics::Metrics;
-use crate::provider::RefreshError;
+use crate::status::RefreshError;
 
 pub use report::{ProviderReport, ReloadReport, ReplayReport, Report, UpstreamReport};
 

@@ -5,13 +5,14 @@
 
 mod control;
 mod diff;
-mod doors;
+mod listeners;
 mod files;
 mod listen;
 mod live;
 mod open_files;
 mod reload;
 mod snapshot;
+mod view;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -38,12 +39,13 @@ use crate::runtime::{self, Workers};
 use crate::upstream::connect::{Alpn, Connector, Destination};
 use crate::upstream::tls::{TlsConfigError, TlsProfiles};
 
-use control::{AppControl, View};
-use doors::Listeners;
+use control::AppControl;
+use listeners::Listeners;
 use files::Stamps;
 use live::Live;
 use reload::Reloader;
 use snapshot::{AdminChange, Fixed, Prepared};
+use view::View;
 
 pub use control::LogControl;
 pub use open_files::raise_open_files;
@@ -120,7 +122,7 @@ pub fn bind(config: Config) -> Result<Bound, StartError> {
     // Taken before the files are read, so that no later change is missed.
     let files = Stamps::of(files::read_once(&config));
     let connectors = connect(&config, &profiles).map_err(|mut errors| errors.swap_remove(0))?;
-    let wanted = doors::wanted(&config);
+    let wanted = listeners::wanted(&config);
     let opened = wanted.iter().map(|wanted| listen::open(&wanted.listen));
     let opened = opened.collect::<Result<_, _>>()?;
     let admin = config.server.admin.map(listen::open_tcp).transpose()?;
@@ -199,7 +201,7 @@ impl Start {
             admin,
         };
         let opened = std::mem::take(&mut self.prepared.opened);
-        let (listeners, sockets, changes) = Listeners::new(doors::wanted(&self.config), opened);
+        let (listeners, sockets, changes) = Listeners::new(listeners::wanted(&self.config), opened);
         let (live, snapshot) = Live::start(self.config, self.prepared, fixed, listeners, deps);
         let proxy = Arc::new(Proxy {
             snapshot: ArcSwap::new(snapshot),

@@ -33,7 +33,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 use serde::Deserialize;
 
-use crate::dialect::{ExchangePlan, InjectPlan, MadePlan, RejectRules, Var};
+use crate::dialect::{ExchangePlan, InjectPlan, LocalTokenPlan, RejectRules, Var};
 use crate::secret::Secret;
 
 pub use egress::Egress;
@@ -75,7 +75,7 @@ pub struct Server {
     /// Limit from the first byte of a request head to its last, and from accept to the first byte.
     pub header_timeout: Duration,
     /// Limit on a stalled transfer of a request or response body with the app.
-    pub body_timeout: Patience,
+    pub body_timeout: BodyTimeout,
     /// Limit on an app's keep-alive connection without a request.
     pub idle_timeout: Duration,
     /// Time after SIGTERM in which listeners still accept while `/readyz` already fails.
@@ -96,11 +96,11 @@ pub struct Server {
 
 /// Limits on a body transfer in which no bytes move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Patience {
+pub struct BodyTimeout {
     /// Limit for a body whose length was announced.
-    pub known: Duration,
+    pub announced: Duration,
     /// Limit for any other body. `None` means unlimited: event and gRPC streams may stay silent.
-    pub unknown: Option<Duration>,
+    pub streaming: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -159,7 +159,7 @@ pub enum TokenSource {
     },
     Endpoint(Box<Endpoint>),
     /// A JWT that the proxy signs itself, a new one for every renewal.
-    Made(Box<MadePlan>),
+    Made(Box<LocalTokenPlan>),
 }
 
 #[derive(Clone, PartialEq)]
@@ -299,7 +299,7 @@ pub struct Upstream {
     /// Limit from the end of the request to the response head.
     pub response_timeout: Duration,
     /// Limit on a stalled body transfer with the upstream.
-    pub body_timeout: Patience,
+    pub body_timeout: BodyTimeout,
     /// Lifetime of an unused pooled connection.
     pub idle_timeout: Duration,
     pub token_wait: Duration,
@@ -359,7 +359,7 @@ impl Provider {
     }
 
     /// Returns the names of the providers whose tokens this provider's variables use, each once.
-    pub fn bought_with(&self) -> Vec<String> {
+    pub fn chained_providers(&self) -> Vec<String> {
         let names = self.variables.values().filter_map(|value| match value {
             Value::Provider { name, .. } => Some(name.clone()),
             _ => None,

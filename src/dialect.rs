@@ -18,6 +18,7 @@ mod document;
 mod duration;
 mod expiry;
 mod explain;
+mod field;
 mod filter;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -25,19 +26,19 @@ mod inject;
 mod json;
 mod jwt;
 mod layer;
-mod made;
+mod local_token;
 mod mask;
 mod needs;
 mod one_or_many;
+mod redact;
 mod request;
 mod response;
 mod selector;
 mod suggest;
-mod telling;
 mod template;
+mod value;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -49,62 +50,17 @@ pub use builtin::{builtin, find_builtin};
 pub use compile::{compile, compile_as, compile_static};
 pub use defaults::{Defaults, UrlTemplate};
 pub use duration::{DurationError, parse_duration};
+pub use field::Problem;
 pub use needs::order;
 pub use one_or_many::OneOrMany;
 pub use response::check_token;
 pub use schema::{DialectToml, Overrides};
 pub use suggest::nearest;
 pub use template::{BUILT_INS, CHAINED, WELL_KNOWN};
-
-/// A variable's value. Keeps TOML's type, so that a JSON body sends the value as it was written.
-#[derive(Clone, PartialEq)]
-pub enum Var {
-    Text(Secret),
-    Integer(i64),
-    Boolean(bool),
-}
-
-impl Var {
-    /// The value as a header, form or query carries it.
-    pub fn to_text(&self) -> Secret {
-        match self {
-            Self::Text(text) => text.clone(),
-            Self::Integer(number) => number.to_string().into(),
-            Self::Boolean(flag) => flag.to_string().into(),
-        }
-    }
-}
-
-impl fmt::Debug for Var {
-    /// Redacts every type: a number can be a secret as well as a text can.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
-    }
-}
+pub use value::{Frozen, Var, Variables};
 
 /// The longest accepted access token in bytes. A request head, which carries it, is at most 64 KiB.
 pub const LONGEST_TOKEN: usize = 48 * 1024;
-
-/// Variables by name: `client_id`, `client_secret`, … and the provider's own `vars`.
-pub type Variables = BTreeMap<String, Var>;
-
-/// An error in a dialect or in a provider's use of one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// Dotted path inside the dialect or provider table: `grants.sms.form.phone`. May be empty.
-    pub path: String,
-    /// What is wrong, without quoting any value.
-    pub message: String,
-}
-
-impl Problem {
-    fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            path: path.into(),
-            message: message.into(),
-        }
-    }
-}
 
 /// The input of [`compile`].
 #[derive(Debug)]
@@ -155,7 +111,7 @@ pub struct ExchangePlan {
     /// Present only if the dialect has `[device]` and the grant spends a `device_code`.
     pub device: Option<RequestPlan>,
     /// Builds the token locally, in place of `request`.
-    pub made: Option<MadePlan>,
+    pub local_token: Option<LocalTokenPlan>,
     pub response: ResponseRules,
     /// Variables that the first exchange spends.
     pub one_time: Vec<String>,
@@ -170,18 +126,18 @@ pub struct ExchangePlan {
 pub struct RequestPlan {
     method: Method,
     /// Replaces the URL's path and query.
-    path: Option<layer::Field<(), template::Template>>,
+    path: Option<field::Field<(), template::Template>>,
     basic: Option<layer::Basic>,
-    query: Vec<layer::TextField>,
-    headers: Vec<layer::HeaderField>,
+    query: Vec<field::TextField>,
+    headers: Vec<field::HeaderField>,
     body: layer::Body,
     computed: computed::Computed,
 }
 
 /// A token that is built locally, from `[grants.NAME] token`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct MadePlan {
-    token: layer::Field<(), template::Template>,
+pub struct LocalTokenPlan {
+    token: field::Field<(), template::Template>,
     computed: computed::Computed,
 }
 
@@ -197,16 +153,6 @@ pub struct TokenRequest {
     pub headers: HeaderMap,
     /// Empty for requests without a body; the exchange then sends `Content-Length: 0` for a POST.
     pub body: Zeroizing<Vec<u8>>,
-}
-
-/// Built-in variables, frozen once per fetch: the same in every template of one request.
-#[derive(Clone, Debug)]
-pub struct Frozen {
-    pub now: SystemTime,
-    pub nonce: String,
-    pub uuid: String,
-    /// The request's URL without its query: most vendors expect it as an assertion's `aud`.
-    pub token_url: String,
 }
 
 /// A token endpoint's answer.
@@ -287,8 +233,8 @@ pub enum Class {
 /// Where a forwarded request carries the token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InjectPlan {
-    headers: Vec<layer::HeaderField>,
-    query: Vec<layer::TextField>,
+    headers: Vec<field::HeaderField>,
+    query: Vec<field::TextField>,
     header_names: Vec<HeaderName>,
     query_names: Vec<String>,
     computed: computed::Computed,
@@ -314,7 +260,7 @@ pub struct RejectRules {
 
 impl ExchangePlan {
     /// Whether the first exchange spends this one-time input: a `code`, a `device_code`.
-    pub fn begins_with(&self, input: &str) -> bool {
+    pub fn spends(&self, input: &str) -> bool {
         self.one_time.iter().any(|name| name == input)
     }
 
@@ -326,8 +272,8 @@ impl ExchangePlan {
     /// [`Self::required_variables`] less those that are `given`; a given computed variable needs
     /// none of its inputs.
     pub fn missing_variables(&self, given: &dyn Fn(&str) -> bool) -> BTreeSet<String> {
-        let needs = match &self.made {
-            Some(made) => made.needs(given),
+        let needs = match &self.local_token {
+            Some(token) => token.needs(given),
             None => self.request.needs(given),
         };
         let missing = needs
@@ -341,15 +287,16 @@ impl ExchangePlan {
         let sent = self
             .requests()
             .flat_map(|request| request.needs(&|_| false));
-        let made = self.made.iter().flat_map(|made| made.needs(&|_| false));
-        sent.chain(made).map(|(name, _)| name.to_owned()).collect()
+        let local = self.local_token.iter();
+        let local = local.flat_map(|token| token.needs(&|_| false));
+        sent.chain(local).map(|(name, _)| name.to_owned()).collect()
     }
 
     /// Signing keys in `variables` that cannot sign their assertion: the variable's name and the
     /// reason, which does not quote the key.
     pub fn unusable_keys(&self, variables: &Variables) -> BTreeMap<String, String> {
         let sent = self.requests().map(|request| &request.computed);
-        sent.chain(self.made.iter().map(|made| &made.computed))
+        sent.chain(self.local_token.iter().map(|token| &token.computed))
             .flat_map(computed::Computed::recipes)
             .filter_map(|recipe| match recipe {
                 computed::Recipe::Assertion(plan) => plan.check_key(variables)?.err(),

@@ -10,7 +10,7 @@
 //! ```text
 //! CONTROL   config ──> provider::inputs ──> exchange ──> schedule ──> refresher ──┐ writes
 //!           (file)     (credentials)        (vendor)     (pure)       (one loop)  │
-//!                                                                            provider::cell
+//!                                                                            token::cell
 //!                                                                                 │ reads
 //! DATA      accept ──> guard ──> route ──> authorize ──> forward ──> respond <────┘
 //!           (app)                                        (upstream)
@@ -24,7 +24,7 @@
 //! * [`config`]: the configuration file (serde), then typed and cross-checked values.
 //! * [`dialect`]: the protocols of token endpoints as data. Pure: templates, computed variables,
 //!   assertions, selectors, requests and responses. Built-in ones: `src/dialect/builtin/*.toml`.
-//! * [`provider`]: token requests ([`provider::exchange`]), their schedule ([`provider::schedule`],
+//! * [`provider`]: token requests ([`provider::exchange`]), their schedule ([`token::schedule`],
 //!   pure), the refresher, the store ([`provider::store`]), chained tokens ([`provider::chain`]),
 //!   issuer metadata ([`provider::discovery`]), interactive logins ([`provider::login`]), access
 //!   by other processes ([`provider::outside`]).
@@ -119,4 +119,6 @@ pub mod provider;
 pub mod proxy;
 pub mod runtime;
 pub mod secret;
+pub mod status;
+pub mod token;
 pub mod upstream;

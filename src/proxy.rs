@@ -10,7 +10,7 @@ mod authorize;
 mod clean;
 mod client_io;
 mod connection;
-pub mod door;
+pub mod listener;
 mod error;
 mod error_code;
 mod forward;
@@ -18,6 +18,7 @@ mod forward;
 pub mod fuzz;
 mod guard;
 mod headers;
+mod record;
 mod reject;
 mod respond;
 mod response_body;
@@ -35,7 +36,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::{HeaderName, HeaderValue, Method, Request, Response, Version};
 
-use crate::config::Patience;
+use crate::config::BodyTimeout;
 use crate::metrics::Metrics;
 use crate::secret::Secret;
 
@@ -75,7 +76,7 @@ pub struct Settings {
     pub max_connections: usize,
     pub access_log: bool,
     pub header_timeout: Duration,
-    pub body_timeout: Patience,
+    pub body_timeout: BodyTimeout,
     pub idle_timeout: Duration,
     pub shutdown_grace: Duration,
 }
@@ -141,7 +142,7 @@ fn admit<'a>(
     measure: &mut Measure,
 ) -> Result<Routed<'a>, ProxyError> {
     guard::check(request, &scan, client, snapshot)?;
-    let routed = snapshot.routes.find(request, client.door.id)?;
+    let routed = snapshot.routes.find(request, client.listener.id)?;
     let target = routed.target;
     measure.routed(target);
     measure.permit = target.enter()?;

@@ -14,8 +14,8 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::proxy::Proxy;
-use crate::proxy::accept::{self, Source};
-use crate::proxy::door::{Change, Listener};
+use crate::proxy::accept::{self, ConnectionSource};
+use crate::proxy::listener::{ListenerChange, Listener};
 use crate::proxy::worker::Worker;
 
 /// Returns a current-thread runtime. Its blocking pool reads files and resolves names, mostly one
@@ -39,26 +39,26 @@ impl Workers {
         count: usize,
         proxy: &Arc<Proxy>,
         listeners: Vec<Listener>,
-        changes: mpsc::UnboundedReceiver<Change>,
+        changes: mpsc::UnboundedReceiver<ListenerChange>,
         draining: &watch::Receiver<bool>,
     ) -> io::Result<Self> {
         let mut ended = Vec::with_capacity(count + 1);
         if count == 1 {
             let worker = Worker::new(0, Arc::clone(proxy));
-            let source = Source::Listeners(listeners, changes);
+            let source = ConnectionSource::Listeners(listeners, changes);
             ended.push(spawn(worker, source, draining)?);
             return Ok(Self { ended });
         }
-        let mut hands = Vec::with_capacity(count);
+        let mut handles = Vec::with_capacity(count);
         for index in 0..count {
             let (sender, sockets) = mpsc::unbounded_channel();
             let worker = Worker::new(index, Arc::clone(proxy));
-            hands.push((sender, worker.connections()));
-            ended.push(spawn(worker, Source::Handed(sockets), draining)?);
+            handles.push((sender, worker.connections()));
+            ended.push(spawn(worker, ConnectionSource::Accepted(sockets), draining)?);
         }
         let draining = draining.clone();
         let accept = move |runtime: Runtime| {
-            let work = accept::accept_for(hands, listeners, changes, draining);
+            let work = accept::accept_for(handles, listeners, changes, draining);
             runtime.block_on(work).map(|()| true)
         };
         ended.push(on_thread("accept", accept)?);
@@ -96,7 +96,7 @@ impl Workers {
 
 fn spawn(
     worker: Worker,
-    source: Source,
+    source: ConnectionSource,
     draining: &watch::Receiver<bool>,
 ) -> io::Result<oneshot::Receiver<io::Result<bool>>> {
     let draining = draining.clone();

@@ -14,30 +14,36 @@ use regex_lite::{Captures, Regex};
 const RULES: &str = "
     main -> cli
     lib ->
-    cli -> admin app clock config demo dialect metrics provider proxy runtime secret upstream
-    demo -> app clock config dialect metrics provider secret upstream
-    app -> admin clock config dialect metrics provider proxy runtime secret upstream
-    runtime -> metrics proxy::Proxy proxy::accept proxy::door proxy::worker
-    admin -> clock config metrics provider::RefreshError provider::State provider::Status
+    cli -> admin app clock config demo dialect login metrics provider proxy runtime secret status \
+        store token upstream
+    demo -> app clock config dialect metrics provider secret store upstream
+    app -> admin clock config dialect metrics provider proxy runtime secret status store token \
+        upstream
+    runtime -> metrics proxy::Proxy proxy::accept proxy::door proxy::listener proxy::worker
+    admin -> clock config metrics status
     proxy -> catch_unwind clock config dialect::Injection dialect::RejectRules fields metrics \
-        provider::cell secret upstream
-    provider -> catch_unwind clock config dialect metrics secret upstream::connect upstream::tls
-    provider::cell -> clock dialect secret
+        secret token::cell upstream
+    login -> clock config dialect provider secret store token
+    provider -> catch_unwind clock config dialect metrics secret status store token \
+        upstream::connect upstream::tls
+    store -> config dialect provider::inputs secret
+    token -> clock config dialect secret
     upstream -> config fields metrics secret
-    metrics -> provider::State
+    metrics -> status
     config -> dialect fields secret
     dialect -> secret
-    clock ->
     catch_unwind ->
+    clock ->
     fields ->
     secret ->
-    fuzz -> config dialect provider proxy upstream
+    status ->
+    fuzz -> config dialect provider proxy store upstream
 ";
 
 /// A word, and the only rooms whose code may hold the word.
 const WORDS: [(&str, &[&str]); 2] = [
     ("rustls::", &["upstream::connect", "upstream::tls", "demo"]),
-    ("CellWriter", &["provider::cell", "provider::refresher"]),
+    ("CellWriter", &["token::cell", "provider::refresher"]),
 ];
 
 #[test]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Route, Scheme, Upstream};
 use crate::metrics::UpstreamMetrics;
-use crate::provider::Status;
+use crate::status::Status;
 
 /// The document. Times are RFC 3339 in UTC; spans are whole seconds, negative for the past.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -202,7 +202,7 @@ fn seconds_until(at: SystemTime, now: SystemTime) -> i64 {
 mod tests {
     use super::*;
     use crate::config::Listen;
-    use crate::provider::State;
+    use crate::status::State;
 
     fn status(expires_at: Option<SystemTime>) -> Status {
         Status {

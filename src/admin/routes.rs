@@ -9,7 +9,7 @@ use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
 use super::{Control, Readiness, guard, page};
-use crate::provider::RefreshError;
+use crate::status::RefreshError;
 
 type AdminResponse = Response<Full<Bytes>>;
 
@@ -150,7 +150,7 @@ async fn reload(control: &dyn Control) -> AdminResponse {
     match control.reload().await {
         Ok(detail) => done(&detail),
         Err(problems) => {
-            let detail = "the configuration was not reloaded; the old one goes on";
+            let detail = "reload failed; still running the previous configuration";
             problem_with(RELOAD_FAILED, detail, &problems)
         }
     }

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::*;
-use crate::provider::{State, Status};
+use crate::status::{State, Status};
 
 #[tokio::test]
 async fn liveness_probes_succeed() {

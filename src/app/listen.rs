@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::StartError;
 use crate::config::Listen;
-use crate::proxy::door::ListenSocket;
+use crate::proxy::listener::ListenSocket;
 
 /// Long enough for bursts of new connections. The kernel caps the backlog at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use tokio::task::JoinSet;
 
 use super::diff::{Changes, Names, settings_differ};
-use super::doors::{self, Listeners};
+use super::listeners::{self, Listeners};
 use super::snapshot::{AdminChange, Fixed, Prepared, Targets};
 use crate::config::{Config, Listen, Provider};
 use crate::provider::{self, Deps, Handle};
@@ -101,7 +101,7 @@ impl Live {
         switched: impl FnOnce(&Self),
     ) -> Changes {
         let removed = self.regroup(&next).await;
-        let wanted = doors::wanted(&next);
+        let wanted = listeners::wanted(&next);
         let (listeners, moves) = self.listeners.replace(wanted, prepared.opened);
         let (targets, snapshot) = self.snapshot(&next, prepared.connectors, prepared.client_auth);
         self.snapshots.push(Arc::clone(&snapshot));

@@ -31,8 +31,8 @@ pub(super) fn compare(max_connections: usize) {
         // Not a warning: the default is more than most machines allow and than sidecars need.
         tracing::info!(
             max_connections,
-            "the limit of open files is enough for {room} connections, and more are not taken: \
-             raise it (ulimit -n, LimitNOFILE), or lower server.max_connections"
+            "open-file limit allows {room} connections: \
+             raise the limit (ulimit -n, LimitNOFILE), or lower server.max_connections"
         );
     }
 }

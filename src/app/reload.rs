@@ -16,12 +16,12 @@ use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 use zeroize::Zeroizing;
 
-use super::control::View;
-use super::doors;
+use super::listeners;
 use super::files::{self, Stamps};
 use super::listen::{self, Opened};
 use super::live::Live;
 use super::snapshot::{AdminChange, Prepared};
+use super::view::View;
 use super::{StartError, client_auth, connect, ok_unless};
 use crate::config::{self, Config, Environment, Listen, Problem};
 use crate::provider;
@@ -231,7 +231,7 @@ impl Reloader {
         config: Config,
     ) -> Result<(Config, Prepared), Vec<String>> {
         let profiles = self.profiles.clone();
-        let missing = live.listeners.missing(&doors::wanted(&config));
+        let missing = live.listeners.missing(&listeners::wanted(&config));
         let admin = config.server.admin;
         let admin_moves = admin != live.config().server.admin;
         let (config, connectors, sockets) = in_background(move || {
@@ -268,7 +268,7 @@ impl Reloader {
         match result {
             Ok(changes) => tracing::info!("configuration reloaded: {changes}"),
             Err(problems) => {
-                tracing::error!("configuration not reloaded, the old one goes on");
+                tracing::error!("reload failed; still running the previous configuration");
                 for problem in problems {
                     tracing::error!("configuration: {problem}");
                 }

@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::doors::Listeners;
+use super::listeners::Listeners;
 use super::listen::Opened;
 use super::open_files;
 use crate::config::{self, Config, Listen, Provider, Scheme};
 use crate::metrics::Metrics;
 use crate::provider::Handle;
-use crate::provider::cell::CellReader;
+use crate::token::cell::CellReader;
 use crate::proxy::route::Routes;
-use crate::proxy::target::{Parts, Target};
+use crate::proxy::target::{Target, TargetParts};
 use crate::proxy::{ClientAuth, Hosts, Settings, Snapshot, Via};
 use crate::upstream::connect::Connector;
 use crate::upstream::{Limits, Pool};
@@ -92,7 +92,11 @@ impl Fixed {
             };
             targets.insert(upstream.name.clone(), running);
         }
-        listeners.route(&mut routes, &targets);
+        for (id, upstream) in listeners.of_upstreams() {
+            // `None` if the upstream was removed: its connections then have no route.
+            let target = targets.get(upstream);
+            routes.at_listener(id, target.map(|running| Arc::clone(&running.target)));
+        }
         let snapshot = Snapshot {
             routes,
             hosts: hosts(config, &addresses),
@@ -128,7 +132,7 @@ impl Fixed {
             idle: upstream.idle_timeout,
         };
         let inject = &provider.provider().inject;
-        Target::new(Parts {
+        Target::new(TargetParts {
             config: Arc::clone(upstream),
             token: provider.reader(),
             pools: (0..self.workers)

@@ -67,7 +67,7 @@ impl InnerTokens {
         config: &Config,
         provider: &Provider,
     ) -> Result<Tokens, Failure> {
-        for name in provider.bought_with() {
+        for name in provider.chained_providers() {
             let Some(inner) = config.providers.iter().find(|it| it.name == name) else {
                 continue;
             };

@@ -93,7 +93,7 @@ fn inner_first(config: &Config) -> Vec<&Arc<Provider>> {
         if seen.iter().any(|known| known.name == provider.name) {
             return;
         }
-        for name in provider.bought_with() {
+        for name in provider.chained_providers() {
             // `Config` rejects cycles.
             if let Some(inner) = config.providers.iter().find(|it| it.name == name) {
                 visit(config, inner, seen);

@@ -152,7 +152,7 @@ impl Description {
         }
         let by_login = by_login(&plan.exchange);
         match &plan.defaults.token_url {
-            _ if plan.exchange.made.is_some() => {}
+            _ if plan.exchange.local_token.is_some() => {}
             Some(url) if url.is_plain_http() => line("allow_http", "true"),
             Some(_) => {}
             None => line("token_url", "\"https://login.example.com/token\""),
@@ -193,7 +193,7 @@ impl Description {
 /// Returns the variables that a provider must state for its requests, token URL and injection.
 fn required(plan: &Plan) -> BTreeSet<String> {
     let mut names = plan.exchange.required_variables();
-    if let (None, Some(url)) = (&plan.exchange.made, &plan.defaults.token_url) {
+    if let (None, Some(url)) = (&plan.exchange.local_token, &plan.defaults.token_url) {
         names.extend(url.required_variables().map(str::to_owned));
     }
     let inject = plan.inject.variables().filter(|(_, required)| *required);

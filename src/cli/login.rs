@@ -20,7 +20,7 @@ use crate::config::{Config, Provider};
 use crate::dialect::{Var, Variables};
 use crate::provider::chain::Tokens;
 use crate::provider::exchange::{Fetch, HttpFetch};
-use crate::provider::login::{Brought, LoggedIn, Login, Return};
+use crate::provider::login::{DeviceToken, LoggedIn, Login, Return};
 use crate::provider::store::{self, Beside, Store, VisitorStore};
 use crate::upstream::tls::TlsProfiles;
 use prompt::Prompt;
@@ -148,7 +148,7 @@ async fn wait_for_device(
     given: Variables,
     fetcher: &Arc<dyn Fetch>,
     tokens: &Tokens,
-) -> Result<Brought, Failure> {
+) -> Result<DeviceToken, Failure> {
     let code = login
         .device(Arc::clone(fetcher), Clock::System, tokens.clone())
         .await

@@ -264,7 +264,7 @@ fn warn_unused(
     let named = upstreams.iter().map(|upstream| upstream.provider.clone());
     let chained = providers
         .values()
-        .flat_map(|provider| provider.bought_with());
+        .flat_map(|provider| provider.chained_providers());
     let used: BTreeSet<_> = named.chain(chained).collect();
     for name in providers.keys().filter(|name| !used.contains(*name)) {
         let message = complaint("no upstream uses it; its token is fetched nevertheless");

@@ -19,7 +19,7 @@ pub(super) fn link(
 ) {
     let providers = checked.iter().map(|checked| &checked.provider);
     let needs: BTreeMap<String, Vec<String>> = providers
-        .map(|provider| (provider.name.clone(), provider.bought_with()))
+        .map(|provider| (provider.name.clone(), provider.chained_providers()))
         .filter(|(_, needed)| !needed.is_empty())
         .collect();
     for (name, needed) in &needs {
@@ -37,7 +37,7 @@ pub(super) fn link(
     });
     // Report each cycle once, at its first name.
     let mut cycles = BTreeMap::new();
-    for cycle in &order.circles {
+    for cycle in &order.cycles {
         let first = cycle.iter().copied().min().unwrap_or_default();
         cycles.entry(first).or_insert(cycle);
     }

@@ -80,8 +80,8 @@ pub(super) fn is_credential(name: &str, plan: &ExchangePlan) -> bool {
 /// Returns whether a person's input, a code or a refresh token, decides who the subject is.
 fn is_personal(plan: &ExchangePlan) -> bool {
     plan.required_variables().contains("refresh_token")
-        || plan.begins_with("code")
-        || plan.begins_with("device_code")
+        || plan.spends("code")
+        || plan.spends("device_code")
 }
 
 /// Variables with a fixed position in the identity.

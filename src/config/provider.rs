@@ -145,7 +145,7 @@ impl Parts<'_> {
         }
         let choices = self.auth_choices(&toml, plan.as_mut(), &variables);
         match plan {
-            Some(plan) if plan.exchange.made.is_some() => self.made(&toml, plan, variables, cx),
+            Some(plan) if plan.exchange.local_token.is_some() => self.made(&toml, plan, variables, cx),
             plan => self.fetched(toml, plan, variables, choices, cx),
         }
     }
@@ -170,7 +170,7 @@ impl Parts<'_> {
             self.login_urls(&mut toml, &plan, &variables, cx);
         self.check_client_certificate(&plan.exchange, &tls, cx);
         let asks_for_authorization =
-            authorization_url.is_some() || (issuer.is_some() && plan.exchange.begins_with("code"));
+            authorization_url.is_some() || (issuer.is_some() && plan.exchange.spends("code"));
         let dialect = dialect_of(&toml);
         self.check_variables(&plan, dialect, &variables, asks_for_authorization, cx);
         let url = url?;
@@ -295,7 +295,7 @@ impl Parts<'_> {
             provider: Provider {
                 name: self.name.to_owned(),
                 life: life(toml, &plan),
-                source: TokenSource::Made(Box::new(plan.exchange.made?)),
+                source: TokenSource::Made(Box::new(plan.exchange.local_token?)),
                 inject: plan.inject,
                 reject: plan.reject,
                 variables: variables.into_values(),

@@ -5,10 +5,8 @@ use std::net::SocketAddr;
 
 use http::Method;
 
-use super::file::RouteToml;
-use super::origin::HostText;
 use super::problems::{Complaint, KeyPath, Problems, complaint};
-use super::units::{Text, Written};
+use super::units::Written;
 use super::{AllowRule, Listen, Route};
 
 impl Written for Listen {
@@ -51,7 +49,7 @@ impl Listen {
 
 /// A path prefix for requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct PathPrefix(String);
+pub(super) struct PathPrefix(pub(super) String);
 
 impl Written for PathPrefix {
     const EXPECTED: &'static str = r#"a path such as "/cncn""#;
@@ -168,22 +166,6 @@ fn decode(segment: &str) -> Result<Vec<u8>, Complaint> {
         }
     }
     Ok(decoded)
-}
-
-/// Returns the route; a missing table is the catch-all.
-pub(super) fn route(written: Option<RouteToml>) -> Result<Route, Complaint> {
-    let Some(written) = written else {
-        return Ok(Route::CatchAll);
-    };
-    match (written.path_prefix, written.host, written.listen) {
-        (Some(Text(PathPrefix(prefix))), None, None) => Ok(Route::PathPrefix(prefix)),
-        (None, Some(Text(HostText(host))), None) => Ok(Route::Host(host)),
-        (None, None, Some(Text(listen))) => Ok(Route::Listen(listen)),
-        _ => Err(
-            complaint("needs exactly one of `path_prefix`, `host` and `listen`")
-                .hint("an upstream without `route` gets all remaining requests"),
-        ),
-    }
 }
 
 /// Finds equal routes.

@@ -9,7 +9,7 @@ use super::problems::{Complaint, KeyPath, complaint};
 use super::routes::Listeners;
 use super::units::{Limit, Span, Text};
 use super::value::{EmptyLiteral, FilePath, check_key};
-use super::{ClientAuth, Listen, Patience, Server, Store, StoreKind};
+use super::{ClientAuth, Listen, BodyTimeout, Server, Store, StoreKind};
 use crate::dialect::OneOrMany;
 
 /// The usual port of a local proxy.
@@ -43,12 +43,12 @@ const fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }
 
-impl Patience {
+impl BodyTimeout {
     pub(super) fn of(written: Option<Text<Limit>>) -> Self {
         let written = written.map(|Text(limit)| limit.0);
         Self {
-            known: written.unwrap_or(DEFAULT_BODY_TIMEOUT),
-            unknown: written,
+            announced: written.unwrap_or(DEFAULT_BODY_TIMEOUT),
+            streaming: written,
         }
     }
 }
@@ -98,7 +98,7 @@ pub(super) fn server(
             .max_connections
             .map_or(DEFAULT_MAX_CONNECTIONS, |Text(n)| n.0),
         header_timeout: limit(written.header_timeout, DEFAULT_HEADER_TIMEOUT),
-        body_timeout: Patience::of(written.body_timeout),
+        body_timeout: BodyTimeout::of(written.body_timeout),
         idle_timeout: limit(written.idle_timeout, DEFAULT_IDLE_TIMEOUT),
         shutdown_delay: span(written.shutdown_delay, DEFAULT_SHUTDOWN_DELAY),
         shutdown_grace: span(written.shutdown_grace, DEFAULT_SHUTDOWN_GRACE),

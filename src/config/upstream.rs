@@ -7,13 +7,13 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, header};
 
 use super::context::Context;
-use super::file::{HeadersToml, UpstreamToml, header_value};
-use super::origin::Url;
+use super::file::{HeadersToml, RouteToml, UpstreamToml, header_value};
+use super::origin::{HostText, Url};
 use super::problems::{Complaint, KeyPath, complaint, did_you_mean};
-use super::routes::{check_dots, route};
+use super::routes::{PathPrefix, check_dots};
 use super::server::{limit, span};
 use super::units::{Text, Written};
-use super::{ExistingCredential, HttpVersion, Patience, Provider, Route, Upstream};
+use super::{ExistingCredential, HttpVersion, BodyTimeout, Provider, Route, Upstream};
 use crate::fields::is_hop_by_hop;
 
 /// Enough for DNS, TCP and TLS over slow networks.
@@ -52,6 +52,22 @@ pub(super) fn upstream(
     (route, upstream)
 }
 
+/// Returns the route; a missing table is the catch-all.
+fn route(written: Option<RouteToml>) -> Result<Route, Complaint> {
+    let Some(written) = written else {
+        return Ok(Route::CatchAll);
+    };
+    match (written.path_prefix, written.host, written.listen) {
+        (Some(Text(PathPrefix(prefix))), None, None) => Ok(Route::PathPrefix(prefix)),
+        (None, Some(Text(HostText(host))), None) => Ok(Route::Host(host)),
+        (None, None, Some(Text(listen))) => Ok(Route::Listen(listen)),
+        _ => Err(
+            complaint("needs exactly one of `path_prefix`, `host` and `listen`")
+                .hint("an upstream without `route` gets all remaining requests"),
+        ),
+    }
+}
+
 fn routed(
     name: &str,
     toml: UpstreamToml,
@@ -86,7 +102,7 @@ fn routed(
         egress,
         connect_timeout: limit(timeouts.connect, DEFAULT_CONNECT_TIMEOUT),
         response_timeout: limit(timeouts.response, DEFAULT_RESPONSE_TIMEOUT),
-        body_timeout: Patience::of(timeouts.body),
+        body_timeout: BodyTimeout::of(timeouts.body),
         idle_timeout: limit(timeouts.idle, DEFAULT_IDLE_TIMEOUT),
         token_wait: span(toml.token_wait, DEFAULT_TOKEN_WAIT),
         replay_limit: toml

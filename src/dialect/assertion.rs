@@ -6,13 +6,12 @@ use std::time::Duration;
 use serde_json::{Value as JsonValue, json};
 
 use super::duration::parse_duration;
-use super::filter::Value;
-use super::json::{JsonField, json_fields, json_object, json_scalar, wipe};
+use super::field::{Field, Problem, field, join};
+use super::json::{JsonField, json_fields, json_object, json_scalar};
 use super::jwt::SigningKey;
-use super::layer::{Field, field, join};
 use super::schema::{Alg, AssertionToml};
 use super::template::{Place, Scope, Template};
-use super::{Problem, Variables};
+use super::value::{Value, Variables, wipe};
 
 /// Default lifetime: short, as each request signs a new JWT, but long enough for clock skew.
 const LIFETIME: Duration = Duration::from_secs(5 * 60);

@@ -11,13 +11,14 @@ use std::collections::BTreeMap;
 use choose::{choose_auth, choose_grant};
 
 use super::computed::{Recipe, Recipes, parse_var};
-use super::layer::{Assertions, Field, Kind, Layer, field, join, merge};
+use super::field::{Field, Problem, field, join};
+use super::layer::{Assertions, Kind, Layer, merge};
 use super::one_or_many::OneOrMany;
 use super::schema::{DialectToml, InjectToml, Ordered, RejectToml, ResponseToml};
 use super::suggest::hint;
 use super::template::{Place, Template};
 use super::{
-    Defaults, ExchangePlan, Extent, InjectPlan, MadePlan, Plan, Problem, RejectRules, RequestPlan,
+    Defaults, ExchangePlan, Extent, InjectPlan, LocalTokenPlan, Plan, RejectRules, RequestPlan,
     ResponseRules, Source, builtin,
 };
 
@@ -246,20 +247,20 @@ impl Merger<'_> {
         let device = spends_device_code
             .then(|| self.extra(|level| level.device.as_ref(), &mut clashes))
             .flatten();
-        let made = name.and_then(|grant| self.made(grant, &layers, &mut clashes));
+        let local_token = name.and_then(|grant| self.local_token(grant, &layers, &mut clashes));
         // Not every grant of a dialect fits its default auth method: only a provider combines them.
         if extent == Extent::Whole {
             problems.append(&mut clashes);
         }
         let tomls = self.levels.iter().map(|level| level.toml);
         let response = response_rules(source, tomls.clone(), &request, refresh.is_some(), problems);
-        if extent == Extent::Whole && made.is_none() {
+        if extent == Extent::Whole && local_token.is_none() {
             response.check_token(problems);
         }
         if extent != Extent::Part {
             check_one_time(&one_time, name, &request, problems);
         }
-        if made.is_none() && !response.finds_token() {
+        if local_token.is_none() && !response.finds_token() {
             return None;
         }
         let single_active = tomls.clone().find_map(|toml| toml.single_active);
@@ -270,7 +271,7 @@ impl Merger<'_> {
             request,
             refresh,
             device,
-            made,
+            local_token,
             response,
             one_time,
             single_active: single_active.unwrap_or(false),
@@ -311,18 +312,18 @@ impl Merger<'_> {
         Some(plan)
     }
 
-    fn made(
+    fn local_token(
         &self,
         grant: &str,
         layers: &[(Kind, Layer)],
         problems: &mut Vec<Problem>,
-    ) -> Option<MadePlan> {
+    ) -> Option<LocalTokenPlan> {
         let token = self
             .levels
             .iter()
             .find_map(|level| level.tokens.get(grant))?;
         let recipes = recipes(layers, &self.vars, &mut Vec::new());
-        Some(MadePlan {
+        Some(LocalTokenPlan {
             computed: recipes.for_templates([&token.value], Place::Exchange, problems),
             token: token.clone(),
         })

@@ -4,12 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::assertion::AssertionPlan;
-use super::filter::Value;
-use super::layer::{Field, field, join};
+use super::field::{Field, Problem, field, join};
 use super::needs::order;
 use super::schema::Scalar;
-use super::template::{Place, Scope, Template, check_use, is_name};
-use super::{BUILT_INS, CHAINED, Problem};
+use super::template::{BUILT_INS, CHAINED, Place, Scope, Template, check_use};
+use super::value::{Values, is_name};
 
 /// How a variable is computed.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,9 +24,6 @@ pub(super) struct Recipes(pub(super) BTreeMap<String, Recipe>);
 /// The recipes that some templates need, each after its own inputs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Computed(Vec<(String, Recipe)>);
-
-/// Computed values by name, without those that lack a required input.
-pub(super) type Values = BTreeMap<String, Value>;
 
 impl Recipe {
     pub(super) fn templates(&self) -> Vec<&Template> {
@@ -50,7 +46,7 @@ impl Recipes {
             variables.map(|(needed, _)| needed)
         });
         let mut circular = BTreeSet::new();
-        for cycle in order.circles {
+        for cycle in order.cycles {
             let message = format!(
                 "the variables need each other in a circle: {}",
                 cycle.join(" → ")

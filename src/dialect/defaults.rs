@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::duration::parse_duration;
-use super::layer::{Field, field, report};
+use super::field::{Field, Problem, field, report};
 use super::request::encode_segment;
 use super::schema::DialectToml;
 use super::template::{Place, Scope, Template};
-use super::{Problem, Variables};
+use super::value::Variables;
 
 /// A dialect's defaults; `None` where the dialect has none.
 #[derive(Clone, Debug, Default, PartialEq)]

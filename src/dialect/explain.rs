@@ -3,9 +3,9 @@
 
 use serde_json::Value as JsonValue;
 
+use super::redact;
 use super::response::Reading;
 use super::selector::Selector;
-use super::telling;
 use super::{Answer, ResponseRules};
 use crate::secret::Secret;
 
@@ -25,11 +25,11 @@ impl ResponseRules {
     /// One line each for the kind of answer, its contents, and every selector that found nothing,
     /// with a proposal. `secrets` are masked in keys.
     pub fn explain(&self, answer: Answer<'_>, secrets: &[&Secret]) -> Vec<String> {
-        let content_type = match telling::content_type(answer.headers) {
+        let content_type = match redact::content_type(answer.headers) {
             Some(content_type) => format!("content type {content_type}"),
             None => "no content type".to_owned(),
         };
-        let coding = telling::content_coding(answer.headers)
+        let coding = redact::content_coding(answer.headers)
             .map(|coding| format!(", unrequested content coding {coding}"));
         let status = answer.status.as_u16();
         let coding = coding.unwrap_or_default();
@@ -51,7 +51,7 @@ impl ResponseRules {
         if !seen.places.is_empty() {
             let shown = seen.places.iter().take(LISTED);
             let shown: Vec<_> = shown
-                .map(|place| telling::redact_pointer(place, secrets).0)
+                .map(|place| redact::redact_pointer(place, secrets).0)
                 .collect();
             let more = match seen.places.len().saturating_sub(LISTED) {
                 0 => String::new(),
@@ -150,14 +150,14 @@ impl Seen<'_> {
     }
 
     fn shown(&self, place: &str) -> Option<String> {
-        let (place, all) = telling::redact_pointer(place, self.answer.secrets);
+        let (place, all) = redact::redact_pointer(place, self.answer.secrets);
         all.then_some(place)
     }
 
     /// Finds a token without the help of JSON keys: in a header field, as the whole body, or as the
     /// longest JSON value that could be one.
     fn token_by_value(&self) -> Option<String> {
-        let field = telling::header_names(self.answer.headers)
+        let field = redact::header_names(self.answer.headers)
             .find(|name| looks_like_token(&name.as_str().replace('-', "")));
         if let Some(name) = field {
             return Some(format!("header:{name}"));

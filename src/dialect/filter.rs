@@ -11,14 +11,12 @@ use rustls_pki_types::pem::{PemObject, SectionKind};
 use serde_json::Value as JsonValue;
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha384, Sha512};
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::Zeroizing;
 
-use super::Var;
-use super::json::wipe;
 use super::jwt::SigningKey;
 use super::selector::scalar_text;
 use super::suggest::hint;
-use super::template::is_name;
+use super::value::{Value, is_name, lower_hex, wipe};
 
 /// One step of a placeholder's pipeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,18 +58,6 @@ pub(super) enum Hash {
     Sha1,
     Sha256,
     Sha512,
-}
-
-/// A filter's input or output.
-#[derive(Clone, PartialEq, Zeroize, ZeroizeOnDrop)]
-pub(super) enum Value {
-    Text(String),
-    Integer(i64),
-    Boolean(bool),
-    /// A raw digest: lower hex, unless the next filter is an encoder.
-    Digest(Vec<u8>),
-    /// Decoded bytes: hashed and encoded verbatim; text if they are UTF-8.
-    Bytes(Vec<u8>),
 }
 
 /// Filters without an argument, by name.
@@ -252,57 +238,6 @@ fn in_json(text: &str, pointer: &str) -> Result<Value, String> {
     });
     wipe(&mut json);
     found.ok_or_else(|| format!("the JSON has no value at {pointer}"))
-}
-
-impl Value {
-    pub(super) fn text(&self) -> Zeroizing<String> {
-        Zeroizing::new(match self {
-            Self::Text(text) => text.clone(),
-            Self::Integer(number) => number.to_string(),
-            Self::Boolean(truth) => truth.to_string(),
-            Self::Digest(bytes) => lower_hex(bytes),
-            Self::Bytes(bytes) => {
-                std::str::from_utf8(bytes).map_or_else(|_| lower_hex(bytes), str::to_owned)
-            }
-        })
-    }
-
-    /// The input of a digest, or the bytes of a key. A digest counts as its hex form: the customary
-    /// md5(md5(x)) of Chinese APIs hashes hex.
-    pub(super) fn hashed(&self) -> Zeroizing<Vec<u8>> {
-        match self {
-            Self::Bytes(bytes) => Zeroizing::new(bytes.clone()),
-            _ => Zeroizing::new(self.text().as_bytes().to_vec()),
-        }
-    }
-
-    /// The input of an encoder: a digest counts as its bytes, not as its hex form.
-    fn bytes(&self) -> Zeroizing<Vec<u8>> {
-        match self {
-            Self::Digest(bytes) | Self::Bytes(bytes) => Zeroizing::new(bytes.clone()),
-            Self::Text(_) | Self::Integer(_) | Self::Boolean(_) => self.hashed(),
-        }
-    }
-}
-
-impl From<&Var> for Value {
-    fn from(var: &Var) -> Self {
-        match var {
-            Var::Text(text) => Self::Text(text.expose().to_owned()),
-            Var::Integer(number) => Self::Integer(*number),
-            Var::Boolean(truth) => Self::Boolean(*truth),
-        }
-    }
-}
-
-fn lower_hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut hex = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        hex.push(char::from(DIGITS[usize::from(byte >> 4)]));
-        hex.push(char::from(DIGITS[usize::from(byte & 15)]));
-    }
-    hex
 }
 
 #[cfg(test)]

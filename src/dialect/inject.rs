@@ -3,7 +3,7 @@
 use http::HeaderName;
 
 use super::computed::{Computed, Recipe, Recipes};
-use super::layer::{header_fields, join, report, text_fields};
+use super::field::{Problem, header_fields, join, report, text_fields};
 use super::one_or_many::OneOrMany;
 use super::request::{header_value, render_query};
 use super::response::{check_token, texts};
@@ -11,7 +11,8 @@ use super::schema::{InjectToml, Ordered, RejectToml, Scalar};
 use super::selector::Selector;
 use super::suggest::nearest;
 use super::template::{Place, Scope, Template};
-use super::{Extent, InjectPlan, Injection, Problem, RejectRules, Variables};
+use super::value::Variables;
+use super::{Extent, InjectPlan, Injection, RejectRules};
 use crate::secret::Secret;
 
 const REJECT_STATUS: u16 = 401;

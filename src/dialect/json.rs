@@ -1,12 +1,10 @@
 //! JSON bodies, from TOML tables whose strings are templates.
 
 use serde_json::Value as JsonValue;
-use zeroize::Zeroize;
 
-use super::Problem;
-use super::filter::Value;
-use super::layer::{Field, join, template};
+use super::field::{Field, Problem, join, template};
 use super::template::{Place, Template};
+use super::value::Value;
 
 /// A JSON value whose strings are templates.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,16 +52,6 @@ pub(super) fn json_scalar(value: &Value) -> JsonValue {
         Value::Integer(number) => (*number).into(),
         Value::Boolean(truth) => (*truth).into(),
         Value::Text(_) | Value::Digest(_) | Value::Bytes(_) => value.text().as_str().into(),
-    }
-}
-
-/// Wipes filled-in strings, which serde_json does not do on drop.
-pub(super) fn wipe(value: &mut JsonValue) {
-    match value {
-        JsonValue::String(text) => text.zeroize(),
-        JsonValue::Array(items) => items.iter_mut().for_each(wipe),
-        JsonValue::Object(entries) => entries.values_mut().for_each(wipe),
-        JsonValue::Null | JsonValue::Bool(_) | JsonValue::Number(_) => {}
     }
 }
 

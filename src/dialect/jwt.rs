@@ -16,8 +16,8 @@ use serde::Deserialize as _;
 use serde_json::Value as JsonValue;
 use zeroize::Zeroizing;
 
-use super::json::wipe;
 use super::schema::Alg;
+use super::value::wipe;
 use crate::secret::Secret;
 
 /// A private key and its signature algorithm.

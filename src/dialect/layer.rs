@@ -1,24 +1,16 @@
 //! Parsed request tables and how they are merged.
 
-use http::{HeaderName, HeaderValue, Method, header};
+use http::{Method, header};
 
+use super::RequestPlan;
 use super::assertion::AssertionLayer;
 use super::computed::Computed;
+use super::field::{
+    Field, HeaderField, Problem, TextField, field, header_fields, join, template, text_fields,
+};
 use super::json::{JsonField, json_fields};
-use super::schema::{AssertionToml, BasicToml, Encoding, Ordered, RequestToml, Scalar};
+use super::schema::{AssertionToml, BasicToml, Encoding, RequestToml};
 use super::template::{Place, Template};
-use super::{Problem, RequestPlan};
-
-/// A named value and its path in the configuration.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Field<N, V> {
-    pub(super) name: N,
-    pub(super) value: V,
-    pub(super) path: String,
-}
-
-pub(super) type TextField = Field<String, Template>;
-pub(super) type HeaderField = Field<HeaderName, Template>;
 
 /// One request table; `None` is inherited.
 #[derive(Clone, Debug, Default)]
@@ -70,18 +62,6 @@ pub(super) enum Kind {
 }
 
 const METHODS: [Method; 4] = [Method::GET, Method::POST, Method::PUT, Method::PATCH];
-
-/// Fields that the connection sets, never a dialect.
-const FRAMING: [HeaderName; 8] = [
-    header::HOST,
-    header::CONTENT_LENGTH,
-    header::TRANSFER_ENCODING,
-    header::CONNECTION,
-    header::TE,
-    header::TRAILER,
-    header::UPGRADE,
-    header::EXPECT,
-];
 
 impl Layer {
     pub(super) fn parse(toml: &RequestToml, path: &str, problems: &mut Vec<Problem>) -> Self {
@@ -335,98 +315,4 @@ fn parse_body(toml: &RequestToml, path: &str, problems: &mut Vec<Problem>) -> Op
         raw.map(Body::Raw),
     ];
     bodies.iter_mut().find_map(Option::take)
-}
-
-pub(super) fn text_fields(
-    table: &Ordered<Scalar>,
-    path: &str,
-    place: Place,
-    problems: &mut Vec<Problem>,
-) -> Vec<TextField> {
-    let fields = table.iter().filter_map(|(name, value)| {
-        let path = join(path, name);
-        Some(Field {
-            value: template(&value.to_string(), &path, place, problems)?,
-            name: name.to_owned(),
-            path,
-        })
-    });
-    fields.collect()
-}
-
-pub(super) fn header_fields(
-    table: &Ordered<Scalar>,
-    path: &str,
-    place: Place,
-    problems: &mut Vec<Problem>,
-) -> Vec<HeaderField> {
-    let mut fields: Vec<HeaderField> = Vec::new();
-    for (name, value) in table.iter() {
-        let path = join(path, name);
-        let template = template(&value.to_string(), &path, place, problems);
-        let message = match HeaderName::from_bytes(name.as_bytes()) {
-            Err(_) => "not a header name",
-            Ok(name) if FRAMING.contains(&name) => "is set by the connection itself",
-            Ok(name) if fields.iter().any(|field| field.name == name) => {
-                "is written twice; header names are case-insensitive"
-            }
-            Ok(name) => {
-                if let Some(value) = template {
-                    let field = Field { name, value, path };
-                    problems.extend(bad_literal(&field));
-                    fields.push(field);
-                }
-                continue;
-            }
-        };
-        problems.push(Problem::new(path, message));
-    }
-    fields
-}
-
-/// A header value without variables can be checked before the first fetch.
-fn bad_literal(field: &HeaderField) -> Option<Problem> {
-    HeaderValue::from_str(field.value.as_literal()?).err()?;
-    Some(field.problem("contains a character that a header cannot carry"))
-}
-
-pub(super) fn template(
-    text: &str,
-    path: &str,
-    place: Place,
-    problems: &mut Vec<Problem>,
-) -> Option<Template> {
-    report(Template::parse(text, place), path, problems)
-}
-
-/// [`template`] with its path.
-pub(super) fn field(
-    text: &str,
-    path: String,
-    place: Place,
-    problems: &mut Vec<Problem>,
-) -> Option<Field<(), Template>> {
-    let value = template(text, &path, place, problems)?;
-    Some(Field {
-        name: (),
-        value,
-        path,
-    })
-}
-
-/// Returns the value, or adds the error to `problems`.
-pub(super) fn report<T>(
-    result: Result<T, String>,
-    path: &str,
-    problems: &mut Vec<Problem>,
-) -> Option<T> {
-    let report = |message| problems.push(Problem::new(path, message));
-    result.map_err(report).ok()
-}
-
-pub(super) fn join(path: &str, key: &str) -> String {
-    if path.is_empty() {
-        return key.to_owned();
-    }
-    format!("{path}.{key}")
 }

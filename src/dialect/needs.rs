@@ -6,7 +6,7 @@ pub struct Order<'a> {
     /// The roots and the names that they need, each once and after the names that it needs.
     pub names: Vec<&'a str>,
     /// The cycles. Each begins and ends with the same name.
-    pub circles: Vec<Vec<&'a str>>,
+    pub cycles: Vec<Vec<&'a str>>,
 }
 
 /// Walks the names that the roots need, depth first.
@@ -34,7 +34,7 @@ impl<'a> Order<'a> {
         let start = trail.iter().position(|known| *known == name);
         trail.push(name);
         match start {
-            Some(start) => self.circles.push(trail[start..].to_vec()),
+            Some(start) => self.cycles.push(trail[start..].to_vec()),
             None => {
                 for other in needs(name) {
                     self.visit(other, needs, trail);
@@ -56,20 +56,20 @@ mod tests {
             let needs = needs.iter().filter(move |(known, _)| *known == name);
             needs.flat_map(|(_, needs)| needs.iter().copied())
         });
-        let circles = order.circles.iter().map(|circle| circle.join(" "));
-        (order.names.join(" "), circles.collect())
+        let cycles = order.cycles.iter().map(|cycle| cycle.join(" "));
+        (order.names.join(" "), cycles.collect())
     }
 
     #[test]
     fn a_name_comes_after_the_names_that_it_needs() {
-        let (names, circles) = found(&[("a", &["b", "c"]), ("b", &["c", "d"]), ("e", &[])]);
+        let (names, cycles) = found(&[("a", &["b", "c"]), ("b", &["c", "d"]), ("e", &[])]);
         assert_eq!(names, "c d b a e");
-        assert!(circles.is_empty());
+        assert!(cycles.is_empty());
     }
 
     #[test]
     fn cycles_begin_at_the_first_visited_name() {
-        let (_, circles) = found(&[("x", &["b"]), ("b", &["c"]), ("c", &["b", "c"])]);
-        assert_eq!(circles, ["b c b", "c c"]);
+        let (_, cycles) = found(&[("x", &["b"]), ("b", &["c"]), ("c", &["b", "c"])]);
+        assert_eq!(cycles, ["b c b", "c c"]);
     }
 }

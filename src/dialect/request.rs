@@ -9,12 +9,14 @@ use percent_encoding::{AsciiSet, utf8_percent_encode};
 use serde_json::Value as JsonValue;
 use zeroize::Zeroizing;
 
+use super::field::{Field, HeaderField, Problem, TextField, join};
 use super::filter::RESERVED;
-use super::json::{json_object, json_scalar, wipe};
-use super::layer::{Basic, Body, Field, HeaderField, TextField, join};
+use super::json::{json_object, json_scalar};
+use super::layer::{Basic, Body};
 use super::schema::Encoding;
 use super::template::{Scope, Template};
-use super::{Frozen, Problem, RequestPlan, TokenRequest, Variables};
+use super::value::{Frozen, Variables, wipe};
+use super::{RequestPlan, TokenRequest};
 use crate::secret::Secret;
 
 const FORM_TYPE: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
@@ -210,24 +212,6 @@ impl Basic {
 
     fn problem(&self, name: &str, message: impl Into<String>) -> Problem {
         Problem::new(join(&self.path, name), message)
-    }
-}
-
-impl<N> Field<N, Template> {
-    pub(super) fn fill(&self, scope: Scope<'_>) -> Result<Option<Zeroizing<String>>, Problem> {
-        let filled = self.value.fill(scope);
-        filled.map_err(|message| self.problem(message))
-    }
-
-    fn redacted(&self, scope: Scope<'_>) -> Result<Option<String>, Problem> {
-        let redacted = self.value.redacted(scope);
-        redacted.map_err(|message| self.problem(message))
-    }
-}
-
-impl<N, V> Field<N, V> {
-    pub(super) fn problem(&self, message: impl Into<String>) -> Problem {
-        Problem::new(&*self.path, message)
     }
 }
 

@@ -5,12 +5,12 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, StatusCode, header};
 
 use super::document::Document;
-use super::layer::{join, report};
+use super::field::{join, report};
 use super::mask::clean;
 use super::one_or_many::OneOrMany;
+use super::redact;
 use super::schema::{Ordered, ResponseToml, Scalar};
 use super::selector::{Selector, jwt_exp};
-use super::telling;
 use super::{
     Answer, Class, Expiry, Issued, LONGEST_TOKEN, Problem, Refusal, ResponseRules, expiry,
 };
@@ -211,7 +211,7 @@ impl Reading<'_> {
         // Without an explicit error from the vendor, any text may contain a token.
         let redact = |text: String| match fault {
             Fault::Status | Fault::NotOk(_) => text,
-            Fault::NoToken | Fault::UnsendableToken(_) => telling::redact_words(&text),
+            Fault::NoToken | Fault::UnsendableToken(_) => redact::redact_words(&text),
         };
         Refusal {
             class: self.class(fault, code.as_deref()),
@@ -239,7 +239,7 @@ impl Reading<'_> {
             // In a wrong dialect, `ok` may select the token, or an object that contains it.
             Fault::NotOk(found) => code.or_else(|| {
                 let scalar = Some(found).filter(|found| !found.starts_with(['{', '[']));
-                scalar.map(|found| telling::redact_words(found))
+                scalar.map(|found| redact::redact_words(found))
             }),
             Fault::Status | Fault::NoToken => code,
             Fault::UnsendableToken(_) => None,
@@ -306,7 +306,7 @@ impl Reading<'_> {
         if self.document.json.is_some() {
             let keys = self.document.keys().take(LISTED_KEYS);
             let keys: Vec<_> = keys
-                .map(|key| match telling::is_plain(key) {
+                .map(|key| match redact::is_plain(key) {
                     true => clean(key, self.secrets, WORD_CHARS),
                     false => format!("<a name of {} characters>", key.chars().count()),
                 })
@@ -322,10 +322,10 @@ impl Reading<'_> {
         if self.document.is_json() {
             return "the body is JSON, but no object".to_owned();
         }
-        if let Some(coding) = telling::content_coding(self.headers) {
+        if let Some(coding) = redact::content_coding(self.headers) {
             return format!("the body is not JSON; unrequested content coding {coding}");
         }
-        match telling::content_type(self.headers) {
+        match redact::content_type(self.headers) {
             Some(value) => format!("the body is not JSON; content type {value}"),
             None => "the body is not JSON; no content type".to_owned(),
         }

@@ -4,14 +4,12 @@
 //! again, so a secret may contain braces.
 
 use std::fmt;
-use std::time::SystemTime;
 
-use jiff::Timestamp;
 use zeroize::Zeroizing;
 
-use super::computed::Values;
-use super::filter::{Filter, Value};
-use super::{Frozen, Variables, suggest};
+use super::filter::Filter;
+use super::suggest;
+use super::value::{Frozen, Value, Values, Variables, is_name};
 use crate::secret::Secret;
 
 /// Variables that every token request defines.
@@ -383,30 +381,6 @@ impl<'a> Scope<'a> {
     }
 }
 
-impl Frozen {
-    fn get(&self, name: &str) -> Option<Value> {
-        Some(match name {
-            "unix" => Value::Integer(self.unix()),
-            "unix_ms" => Value::Integer(timestamp(self.now).as_millisecond()),
-            "now" => Value::Text(format!("{:.0}", timestamp(self.now))),
-            "nonce" => Value::Text(self.nonce.clone()),
-            "uuid" => Value::Text(self.uuid.clone()),
-            "token_url" => Value::Text(self.token_url.clone()),
-            _ => return None,
-        })
-    }
-
-    /// Seconds since the Unix epoch.
-    pub(super) fn unix(&self) -> i64 {
-        timestamp(self.now).as_second()
-    }
-}
-
-pub(super) fn is_name(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && (text.chars()).all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
-}
-
 /// Checks that every variable of the template is defined at `place`.
 pub(super) fn check_use(template: &Template, place: Place) -> Result<(), String> {
     template
@@ -448,11 +422,6 @@ fn is_fixed(name: &str) -> bool {
         "client_assertion",
     ];
     !BUILT_INS.contains(&name) && !LATER.contains(&name) && !name.starts_with(CHAINED)
-}
-
-/// Times outside jiff's years -9999 to 9999 become the epoch: no server would accept either.
-fn timestamp(now: SystemTime) -> Timestamp {
-    Timestamp::try_from(now).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::clock::Now;
 use crate::config::{Provider, Value};
 use crate::dialect::{Var, Variables};
 use crate::provider::exchange::FetchError;
-use crate::provider::schedule::Life;
+use crate::token::schedule::Life;
 use crate::provider::store::StateKey;
 use crate::secret::Secret;
 

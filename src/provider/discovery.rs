@@ -170,7 +170,7 @@ impl Metadata {
         if let Some((_, plan)) = issuer.choices.iter().find(supported) {
             found.plan = plan.clone();
         }
-        if found.plan.begins_with("code")
+        if found.plan.spends("code")
             && found.authorization_url.is_none()
             && let Some(stated) = self.endpoints.authorization_endpoint
         {
@@ -183,7 +183,7 @@ impl Metadata {
                 names_issuer: self.authorization_response_iss_parameter_supported == Some(true),
             };
         }
-        if found.plan.begins_with("device_code")
+        if found.plan.spends("device_code")
             && found.device_authorization_url.is_none()
             && let Some(stated) = self.endpoints.device_authorization_endpoint
         {

@@ -21,7 +21,7 @@ use crate::provider::chain::Tokens;
 use crate::provider::discovery::discover;
 use crate::provider::exchange::{Fetch, Fetched};
 use crate::provider::inputs::InputError;
-use crate::provider::schedule::Life;
+use crate::token::schedule::Life;
 use crate::provider::source::{Failure, Source};
 use crate::provider::store::{Store, StoreError};
 
@@ -133,7 +133,7 @@ impl Login {
     pub async fn discover(&mut self, fetcher: &dyn Fetch, clock: &Clock) -> Result<(), LoginError> {
         let endpoint = self.endpoint()?;
         if let Some(issuer) = &endpoint.issuer
-            && (endpoint.plan.begins_with("code") || self.is_for_device())
+            && (endpoint.plan.spends("code") || self.is_for_device())
         {
             let found = discover(endpoint, issuer, fetcher, clock).await;
             self.found = Some(found.map_err(|error| LoginError::Refused(error.to_string()))?);

@@ -8,7 +8,7 @@ use crate::config::{Provider, TokenSource};
 use crate::provider::chain::{Tokens, digest};
 use crate::provider::exchange::Fetch;
 use crate::provider::login::LoginError;
-use crate::provider::schedule::Life;
+use crate::token::schedule::Life;
 use crate::provider::source::{Source, renews_by_itself, resumed_life};
 use crate::provider::store::{MemoryStore, SavedAccess, StateKey, Store, StoreError};
 use crate::secret::Secret;
@@ -91,7 +91,7 @@ async fn is_outdated(
     clock: &Clock,
 ) -> Result<bool, StoreError> {
     let key = StateKey::new(&provider.identity());
-    for name in provider.bought_with() {
+    for name in provider.chained_providers() {
         let Some(inner) = all.iter().find(|inner| inner.name == name) else {
             continue;
         };

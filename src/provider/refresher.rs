@@ -1,6 +1,6 @@
 //! The refresher: the one task per identity that keeps a token cell filled.
 //!
-//! A loop over [`schedule`](super::schedule). Only the refresher sends token requests, so at most
+//! A loop over [`schedule`](crate::token::schedule). Only the refresher sends token requests, so at most
 //! one fetch per identity is in flight (single flight).
 
 mod members;
@@ -17,12 +17,13 @@ use tracing::{debug, error, info, warn};
 use crate::catch_unwind::catch_unwind;
 use crate::config::{Provider, TokenSource};
 use crate::dialect::{Class, Injection};
-use crate::provider::cell::{CellReader, CellWriter, FetchStatus, Token};
+use crate::token::cell::{CellReader, CellWriter, FetchStatus, Token};
 use crate::provider::chain::Link;
 use crate::provider::exchange::{FetchError, Fetched, Turn};
-use crate::provider::schedule::{Decision, Life, Schedule};
+use crate::token::schedule::{Decision, Life, Schedule};
 use crate::provider::source::{Failure, Source};
-use crate::provider::{Deps, RefreshError, Status};
+use crate::provider::Deps;
+use crate::status::{RefreshError, Status};
 use crate::secret::Secret;
 
 pub(super) use members::{Members, injection};

@@ -21,7 +21,7 @@ use tracing::info;
 use crate::clock::Clock;
 use crate::config::{Endpoint, Provider, TokenSource, Value};
 use crate::dialect::Variables;
-use crate::provider::cell::Gatekeeper;
+use crate::token::cell::Gatekeeper;
 use crate::provider::chain::{InnerTokens, Tokens};
 use crate::provider::discovery::discover;
 use crate::provider::exchange::{Fetch, FetchError, Fetched, frozen};

@@ -16,7 +16,7 @@ use super::*;
 use crate::clock::test::TestClock;
 use crate::config::Value;
 use crate::dialect::Class;
-use crate::provider::cell::{Token, Traveller, Unavailable};
+use crate::token::cell::{Token, Traveller, Unavailable};
 use crate::provider::exchange::Pending;
 use crate::provider::store::{FileStore, Keys, MemoryStore, Saved, StateKey, StoreError};
 

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use super::client_io::ClientStream;
 use super::connection;
-use super::door::{Change, Door, Listener, Socket, accept_until_drained};
+use super::listener::{ListenerChange, ListenerState, Listener, Socket, accept_until_drained};
 use super::error::ProxyError;
 use super::worker::{ConnectionPermit, Worker};
 
@@ -22,17 +22,17 @@ const ARRIVAL_TIME: Duration = Duration::from_millis(20);
 const REFUSAL_TIME: Duration = Duration::from_millis(250);
 
 /// A worker as the acceptor sees it: where to send connections, and how many are open.
-pub type Hand = (mpsc::UnboundedSender<Handed>, Arc<AtomicUsize>);
+pub type WorkerHandle = (mpsc::UnboundedSender<AcceptedConnection>, Arc<AtomicUsize>);
 
 /// A connection and its listener.
-pub type Handed = (Arc<Door>, Socket);
+pub type AcceptedConnection = (Arc<ListenerState>, Socket);
 
 /// Where a worker's connections come from.
-pub enum Source {
+pub enum ConnectionSource {
     /// The worker accepts.
-    Listeners(Vec<Listener>, mpsc::UnboundedReceiver<Change>),
+    Listeners(Vec<Listener>, mpsc::UnboundedReceiver<ListenerChange>),
     /// An acceptor sends connections.
-    Handed(mpsc::UnboundedReceiver<Handed>),
+    Accepted(mpsc::UnboundedReceiver<AcceptedConnection>),
 }
 
 impl Worker {
@@ -41,7 +41,7 @@ impl Worker {
     /// Needs a current-thread runtime. Returns whether all connections ended in time.
     pub async fn run(
         self,
-        source: Source,
+        source: ConnectionSource,
         mut draining: watch::Receiver<bool>,
     ) -> io::Result<bool> {
         let worker = Arc::new(self);
@@ -54,22 +54,22 @@ impl Worker {
             sweeper.registry.sweep(limits).await;
         });
         match source {
-            Source::Listeners(listeners, changes) => {
+            ConnectionSource::Listeners(listeners, changes) => {
                 let own = Arc::clone(&worker);
-                let start = move |stream, door| own.start(stream, door);
+                let start = move |stream, listener| own.start(stream, listener);
                 accept_until_drained(listeners, changes, draining, start).await?;
             }
-            Source::Handed(mut sockets) => {
+            ConnectionSource::Accepted(mut sockets) => {
                 let mut ended = pin!(draining.wait_for(|draining| *draining));
                 loop {
                     tokio::select! {
                         _ = &mut ended => break,
-                        Some(handed) = sockets.recv() => worker.start_handed(handed),
+                        Some(accepted) = sockets.recv() => worker.start_accepted(accepted),
                     }
                 }
                 // The acceptor sends its queued connections and ends.
-                while let Ok(Some(handed)) = timeout(ARRIVAL_TIME, sockets.recv()).await {
-                    worker.start_handed(handed);
+                while let Ok(Some(accepted)) = timeout(ARRIVAL_TIME, sockets.recv()).await {
+                    worker.start_accepted(accepted);
                 }
             }
         }
@@ -97,18 +97,18 @@ impl Worker {
     }
 
     /// Serves a connection, or refuses it if `max_connections` are open.
-    fn start(self: &Arc<Self>, stream: ClientStream, door: Arc<Door>) {
+    fn start(self: &Arc<Self>, stream: ClientStream, listener: Arc<ListenerState>) {
         let worker = Arc::clone(self);
         let max = self.proxy.snapshot.load().settings.max_connections;
         drop(match ConnectionPermit::take(self, max) {
-            Some(permit) => tokio::spawn(connection::serve(worker, stream, door, permit)),
+            Some(permit) => tokio::spawn(connection::serve(worker, stream, listener, permit)),
             None => tokio::spawn(connection::refuse(worker, stream, ProxyError::Overloaded)),
         });
     }
 
-    fn start_handed(self: &Arc<Self>, (door, socket): Handed) {
+    fn start_accepted(self: &Arc<Self>, (listener, socket): AcceptedConnection) {
         match socket.into_tokio() {
-            Ok(stream) => self.start(stream, door),
+            Ok(stream) => self.start(stream, listener),
             Err(error) => tracing::warn!(%error, "cannot serve a connection"),
         }
         // Counted by `hand_over`; now the permit counts the connection.
@@ -119,25 +119,25 @@ impl Worker {
 /// Accepts for several workers until `draining` turns true. The worker with the fewest connections
 /// gets the next one, which spreads a few long-lived connections better than `SO_REUSEPORT`.
 pub async fn accept_for(
-    workers: Vec<Hand>,
+    workers: Vec<WorkerHandle>,
     listeners: Vec<Listener>,
-    changes: mpsc::UnboundedReceiver<Change>,
+    changes: mpsc::UnboundedReceiver<ListenerChange>,
     draining: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let workers: Arc<[Hand]> = workers.into();
-    let take = move |stream, door| match Socket::from_tokio(stream) {
-        Ok(socket) => hand_over(&workers, door, socket),
+    let workers: Arc<[WorkerHandle]> = workers.into();
+    let take = move |stream, listener| match Socket::from_tokio(stream) {
+        Ok(socket) => hand_over(&workers, listener, socket),
         Err(error) => tracing::warn!(%error, "cannot serve a connection"),
     };
     accept_until_drained(listeners, changes, draining, take).await
 }
 
-fn hand_over(workers: &[Hand], door: Arc<Door>, socket: Socket) {
+fn hand_over(workers: &[WorkerHandle], listener: Arc<ListenerState>, socket: Socket) {
     let fewest = workers.iter().min_by_key(|(_, open)| open.load(Relaxed));
     if let Some((worker, connections)) = fewest {
         // Counted before the worker runs, which may be after further accepts.
         connections.fetch_add(1, Relaxed);
         // Fails only if the worker is gone: the process is ending.
-        drop(worker.send((door, socket)));
+        drop(worker.send((listener, socket)));
     }
 }

@@ -1,18 +1,14 @@
 //! Access log: one event of the target `cupbearer::access` per request, if `server.access_log` is
 //! on. Paths have no query, which may hold secrets.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll, ready};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, Version};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body as _;
 
-use super::AppBody;
-use crate::upstream::error::Cause;
+use super::app_body::{AppBody, Tally};
 
 /// The most characters of an id or a path in the log: a client must not fill the log with one.
 const LONGEST: usize = 256;
@@ -34,20 +30,6 @@ pub(super) struct Access {
     complete: bool,
 }
 
-/// Counters in the request's extensions.
-#[derive(Default)]
-pub(super) struct Tally {
-    received: AtomicU64,
-    replays: AtomicU32,
-    resends: AtomicU32,
-}
-
-/// A body that counts its bytes in `tally`.
-pub(super) struct Counted {
-    body: AppBody,
-    tally: Arc<Tally>,
-}
-
 impl Access {
     /// Must be called before any field is removed from the request.
     pub(super) fn start(request: &mut Request<AppBody>) -> Box<Self> {
@@ -55,8 +37,7 @@ impl Access {
         request.extensions_mut().insert(Arc::clone(&tally));
         if !request.body().is_end_stream() {
             let body = std::mem::take(request.body_mut());
-            let tally = Arc::clone(&tally);
-            *request.body_mut() = AppBody::Counted(Box::new(Counted { body, tally }));
+            *request.body_mut() = body.counted(Arc::clone(&tally));
         }
         let headers = request.headers();
         let new_id = || format!("{:016x}", fastrand::u64(..)).into();
@@ -111,18 +92,6 @@ impl Access {
     }
 }
 
-impl Tally {
-    /// The request was sent again with a newer token.
-    pub(super) fn replayed(&self) {
-        self.replays.fetch_add(1, Relaxed);
-    }
-
-    /// The request was sent again because its connection was dead.
-    pub(super) fn resent(&self) {
-        self.resends.fetch_add(1, Relaxed);
-    }
-}
-
 /// Returns a field if its value is visible ASCII.
 fn text(headers: &HeaderMap, name: &str) -> Option<Box<str>> {
     let value = headers.get(name)?.to_str().ok()?;
@@ -133,32 +102,5 @@ fn shortened(text: &str) -> Box<str> {
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}…", &text[..end]).into(),
         None => text.into(),
-    }
-}
-
-impl Body for Counted {
-    type Data = Bytes;
-    type Error = Cause;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
-        let this = self.get_mut();
-        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame
-            && let Some(data) = frame.data_ref()
-        {
-            this.tally.received.fetch_add(data.len() as u64, Relaxed);
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

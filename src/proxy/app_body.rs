@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,7 +13,6 @@ use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use super::access::Counted;
 use super::guard;
 use super::watch::Watch;
 use crate::upstream::MAX_HEAD;
@@ -26,6 +26,20 @@ pub(super) enum AppBody {
     Http2(Incoming),
     /// One of the others, for the access log.
     Counted(Box<Counted>),
+}
+
+/// Counters in the request's extensions.
+#[derive(Default)]
+pub(super) struct Tally {
+    pub(super) received: AtomicU64,
+    pub(super) replays: AtomicU32,
+    pub(super) resends: AtomicU32,
+}
+
+/// A body that counts its bytes in `tally`.
+pub(super) struct Counted {
+    body: AppBody,
+    tally: Arc<Tally>,
 }
 
 /// A body that tells [`Watch`] when it was read to its end.
@@ -74,6 +88,11 @@ impl AppBody {
             false => Self::Http2(incoming),
         }
     }
+
+    /// Counts the body's bytes in `tally`.
+    pub(super) fn counted(self, tally: Arc<Tally>) -> Self {
+        Self::Counted(Box::new(Counted { body: self, tally }))
+    }
 }
 
 impl Body for AppBody {
@@ -112,6 +131,45 @@ impl Body for AppBody {
             Self::Http2(incoming) => incoming.size_hint(),
             Self::Counted(body) => body.size_hint(),
         }
+    }
+}
+
+impl Tally {
+    /// The request was sent again with a newer token.
+    pub(super) fn replayed(&self) {
+        self.replays.fetch_add(1, Relaxed);
+    }
+
+    /// The request was sent again because its connection was dead.
+    pub(super) fn resent(&self) {
+        self.resends.fetch_add(1, Relaxed);
+    }
+}
+
+impl Body for Counted {
+    type Data = Bytes;
+    type Error = Cause;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
+        let this = self.get_mut();
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            this.tally.received.fetch_add(data.len() as u64, Relaxed);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

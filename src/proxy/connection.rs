@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::app_body::{self, AppBody};
 use super::client_io::{ClientIo, ClientStream};
-use super::door::Door;
+use super::listener::ListenerState;
 use super::error::ProxyError;
 use super::respond;
 use super::response_body::{Measure, ResponseBody};
@@ -60,12 +60,12 @@ enum Http1End {
 pub(super) async fn serve(
     worker: Arc<Worker>,
     stream: ClientStream,
-    door: Arc<Door>,
+    listener: Arc<ListenerState>,
     permit: ConnectionPermit,
 ) {
     let (member, mut end) = worker.registry.enter();
-    let client = Arc::new(Client::new(door, stream.peer_uid(), member, permit));
-    let limit = worker.proxy.snapshot.load().settings.body_timeout.known;
+    let client = Arc::new(Client::new(listener, stream.peer_uid(), member, permit));
+    let limit = worker.proxy.snapshot.load().settings.body_timeout.announced;
     client.watch.limit_writes(Some(limit));
     let io = ClientIo::new(stream, Arc::clone(&client.watch));
     if let Some(io) = serve_http1(&worker, &client, io, &mut end).await {
@@ -186,7 +186,7 @@ async fn serve_http2(
         .max_send_buf_size(SEND_BUFFER)
         .serve_connection(TokioIo::new(io), service);
     let mut connection = pin!(connection);
-    let mut listener_closed = pin!(client.door.closed());
+    let mut listener_closed = pin!(client.listener.closed());
     let (mut is_ending, mut is_leaving) = (false, false);
     let mut goaway_wait = pin!(sleep(Duration::ZERO));
     loop {
@@ -245,10 +245,10 @@ async fn answer(
         let measure = Measure::start(&client.watch);
         respond::problem(&error, false, measure, &worker.proxy.metrics)
     });
-    let patience = worker.proxy.snapshot.load().settings.body_timeout;
+    let limits = worker.proxy.snapshot.load().settings.body_timeout;
     // The app may pause within a stream of events or a tunnel.
     let exact = response.body().size_hint().exact();
-    let limit = exact.map_or(patience.unknown, |_| Some(patience.known));
+    let limit = exact.map_or(limits.streaming, |_| Some(limits.announced));
     match info.version {
         Version::HTTP_2 => finish_http2(client, &mut response, &info, limit),
         _ => finish_http1(client, &mut response, &info, limit),

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::provider::cell::Unavailable;
+use crate::token::cell::Unavailable;
 use crate::upstream::SendFailure;
 use crate::upstream::connect::ConnectError;
 

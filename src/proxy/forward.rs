@@ -10,15 +10,15 @@ use http::uri::Authority;
 use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use tokio::time::Instant;
 
-use super::access::Tally;
+use super::app_body::{AppBody, Tally};
 use super::error::ProxyError;
 use super::headers::{self, Scan};
 use super::reject::{self, ForwardedBody};
 use super::respond::TokenRejected;
 use super::route::Routed;
 use super::worker::Worker;
-use super::{AppBody, Snapshot, authorize, clean, rewrite, upgrade};
-use crate::provider::cell::{Entry, OnWire, Traveller, Unavailable};
+use super::{Snapshot, authorize, clean, rewrite, upgrade};
+use crate::token::cell::{Entry, OnWire, Traveller, Unavailable};
 use crate::upstream::{
     Ask, Checkout, Pool, Replay, RequestBody, SendError, SendFailure, UpstreamBody,
 };
@@ -194,8 +194,8 @@ impl<'a> ForwardedRequest<'a> {
                 return Err(ProxyError::Internal("a second attempt has no request body"));
             };
             if !body.is_empty() {
-                let patience = self.worker.proxy.snapshot.load().settings.body_timeout;
-                body.stalls_after(patience.known, patience.unknown);
+                let limits = self.worker.proxy.snapshot.load().settings.body_timeout;
+                body.stalls_after(limits.announced, limits.streaming);
             }
             let sent = checkout.send(&self.ask(), body).await;
             drop(on_wire);
@@ -219,9 +219,9 @@ impl<'a> ForwardedRequest<'a> {
     }
 
     fn with_body_timeout(&self, mut response: Response<UpstreamBody>) -> Response<UpstreamBody> {
-        let patience = self.routed.target.config.body_timeout;
+        let limits = self.routed.target.config.body_timeout;
         let body = response.body_mut();
-        body.stalls_after(patience.known, patience.unknown);
+        body.stalls_after(limits.announced, limits.streaming);
         response
     }
 

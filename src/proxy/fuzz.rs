@@ -10,12 +10,12 @@ use super::guard::{self, Hosts};
 use super::headers::{PROXY_STATUS, strip_hop_by_hop, strip_own_proxy_status};
 use super::rewrite::{self, View};
 use super::route::{Routes, without_port};
-use super::target::{Parts, Target};
+use super::target::{Target, TargetParts};
 use super::{authorize, headers};
 use crate::clock::Clock;
 use crate::config::{Config, Environment};
 use crate::metrics::Metrics;
-use crate::provider::cell;
+use crate::token::cell;
 
 const CONFIG: &str = r#"
 [providers.p]
@@ -51,7 +51,7 @@ static TARGETS: LazyLock<Vec<Arc<Target>>> = LazyLock::new(|| {
     };
     let provider = &config.providers[0];
     let target = |upstream: &Arc<crate::config::Upstream>| {
-        Arc::new(Target::new(Parts {
+        Arc::new(Target::new(TargetParts {
             config: Arc::clone(upstream),
             metrics: Metrics::new().upstream(&upstream.name),
             token: cell::cell(Clock::System).1,

@@ -20,7 +20,7 @@ use crate::config::Route;
 pub struct Routes {
     targets: Vec<Arc<Target>>,
     /// By listener id, for listeners of one upstream. `None` if that upstream was removed.
-    by_door: HashMap<usize, Option<Arc<Target>>>,
+    by_listener: HashMap<usize, Option<Arc<Target>>>,
     by_host: HashMap<Box<str>, Arc<Target>>,
     by_prefix: HashMap<Box<str>, Arc<Target>>,
     /// Segments of the longest prefix.
@@ -48,11 +48,11 @@ impl Routes {
     }
 
     /// Routes all requests of a listener to one target.
-    pub fn at_door(&mut self, door: usize, target: Option<Arc<Target>>) {
-        self.by_door.insert(door, target);
+    pub fn at_listener(&mut self, listener: usize, target: Option<Arc<Target>>) {
+        self.by_listener.insert(listener, target);
     }
 
-    /// Adds a target by its configured route. [`Self::at_door`] adds a listener's route.
+    /// Adds a target by its configured route. [`Self::at_listener`] adds a listener's route.
     pub fn add(&mut self, target: Arc<Target>) {
         self.targets.push(Arc::clone(&target));
         match &target.config.route {
@@ -75,11 +75,11 @@ impl Routes {
     pub(super) fn find<B>(
         &self,
         request: &Request<B>,
-        door: usize,
+        listener: usize,
     ) -> Result<Routed<'_>, ProxyError> {
         let whole_path = |target| Routed { target, prefix: 0 };
-        if !self.by_door.is_empty()
-            && let Some(target) = self.by_door.get(&door)
+        if !self.by_listener.is_empty()
+            && let Some(target) = self.by_listener.get(&listener)
         {
             let target = target.as_ref();
             return target.map(whole_path).ok_or(ProxyError::NoRoute);

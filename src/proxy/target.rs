@@ -7,11 +7,11 @@ use http::uri::{Authority, Scheme as UriScheme};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::ProxyError;
-use super::reject::Record;
+use super::record::Record;
 use crate::config::{Scheme, Upstream};
 use crate::dialect::RejectRules;
 use crate::metrics::UpstreamMetrics;
-use crate::provider::cell::CellReader;
+use crate::token::cell::CellReader;
 use crate::upstream::Pool;
 
 /// Separators of one name that [`look_alikes`] varies.
@@ -50,7 +50,7 @@ pub struct Credentials {
 }
 
 /// The parts of a [`Target`].
-pub struct Parts {
+pub struct TargetParts {
     pub config: Arc<Upstream>,
     pub metrics: UpstreamMetrics,
     pub token: CellReader,
@@ -61,7 +61,7 @@ pub struct Parts {
 }
 
 impl Target {
-    pub fn new(parts: Parts) -> Self {
+    pub fn new(parts: TargetParts) -> Self {
         let mut headers = parts.inject_headers;
         if !headers.contains(&AUTHORIZATION) {
             headers.push(AUTHORIZATION);

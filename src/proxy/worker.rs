@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
 
 use super::Proxy;
-use super::door::Door;
+use super::listener::ListenerState;
 use super::watch::{Membership, Registry, Watch};
 
 /// One thread of the data plane: its connections and its share of every upstream's pool.
@@ -22,7 +22,7 @@ pub struct Worker {
 
 /// A client connection, as its requests see it.
 pub(super) struct Client {
-    pub(super) door: Arc<Door>,
+    pub(super) listener: Arc<ListenerState>,
     /// User ID of the peer on a Unix socket.
     pub(super) peer_uid: Option<u32>,
     pub(super) watch: Arc<Watch>,
@@ -61,13 +61,13 @@ impl Worker {
 
 impl Client {
     pub(super) fn new(
-        door: Arc<Door>,
+        listener: Arc<ListenerState>,
         peer_uid: Option<u32>,
         member: Membership,
         permit: ConnectionPermit,
     ) -> Self {
         Self {
-            door,
+            listener,
             peer_uid,
             watch: Arc::clone(&member.watch),
             leaving: AtomicBool::new(false),
@@ -80,7 +80,7 @@ impl Client {
     /// Whether the connection must end with the next response. A closed listener leaves its idle
     /// connections open: the app could lose a request to a close.
     pub(super) fn is_leaving(&self) -> bool {
-        self.leaving.load(Relaxed) || self.door.is_closed()
+        self.leaving.load(Relaxed) || self.listener.is_closed()
     }
 
     pub(super) fn leave(&self) {

@@ -173,7 +173,7 @@ impl Parts<'_> {
         );
         [code, device].map(|(key, written, template, input)| {
             let at = self.at.key(key);
-            let is_used = plan.exchange.begins_with(input);
+            let is_used = plan.exchange.spends(input);
             let url = match written {
                 Some(Text(url)) => url,
                 None => {

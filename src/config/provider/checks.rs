@@ -69,7 +69,7 @@ impl Parts<'_> {
     pub(super) fn comes_later(&self, plan: &ExchangePlan, name: &str) -> bool {
         match name {
             "refresh_token" => self.durable_store,
-            "redirect_uri" | "code_verifier" => plan.begins_with("code"),
+            "redirect_uri" | "code_verifier" => plan.spends("code"),
             _ => plan.one_time.iter().any(|input| input == name),
         }
     }

@@ -62,7 +62,7 @@ fn a_provider_may_use_the_token_of_another() {
     let config = good(&text("one"));
     // Use by another provider counts as use.
     assert_eq!(config.warnings, []);
-    assert_eq!(config.providers[1].bought_with(), ["a"]);
+    assert_eq!(config.providers[1].chained_providers(), ["a"]);
     let identity = |text: &str| endpoint(&good(text), 1).identity.clone();
     assert_ne!(identity(&text("one")), identity(&text("two")));
     assert_eq!(

@@ -299,7 +299,11 @@ fn a_locally_built_token_expires_at_its_exp() {
         ("account", text("acme")),
         ("private_key", text(ED25519_JWK)),
     ]);
-    let made = plan.made.unwrap().make(&variables, &frozen()).unwrap();
+    let made = plan
+        .local_token
+        .unwrap()
+        .make(&variables, &frozen())
+        .unwrap();
     let (_, claims) = read_jwt(made.access_token.expose());
     // RFC 8410 §4: 12 bytes and the JWK's `x`, | openssl sha256 -binary | base64.
     assert_eq!(

@@ -227,7 +227,7 @@ fn check_requests(name: &str, fixture: &Fixture) {
 
 fn check_answers(name: &str, cases: &[AnswerCase]) {
     let exchange = plan(name, None, None).exchange;
-    if exchange.made.is_some() {
+    if exchange.local_token.is_some() {
         return;
     }
     for case in cases {
@@ -335,7 +335,7 @@ fn sent(plan: &Plan, which: Which, variables: &Variables) -> (String, Option<Par
         token_url: token_url.clone(),
         ..frozen()
     };
-    if let Some(made) = &plan.exchange.made {
+    if let Some(made) = &plan.exchange.local_token {
         let issued = made.make(variables, &frozen).unwrap();
         return (
             String::new(),

@@ -26,7 +26,8 @@ use crate::provider::testing::{
     CLIENT_CREDENTIALS, FakeFetch, FakeVendor as Scripted, REFRESH_TOKEN, Reply, literal, provider,
     static_provider,
 };
-use crate::provider::{Deps, Handle, State, spawn};
+use crate::provider::{Deps, Handle, spawn};
+use crate::status::State;
 use crate::secret::Secret;
 use crate::upstream::connect::{Alpn, Connector, Destination};
 use crate::upstream::tls::TlsProfiles;

@@ -1,14 +1,14 @@
 //! The members of an identity: the providers that share one token, and how each one sends it.
 //!
 //! Members may change while old readers are still in use, so every reader keeps its index into
-//! [`Token::injections`](crate::provider::cell::Token). An index is reused only without readers.
+//! [`Token::injections`](crate::token::cell::Token). An index is reused only without readers.
 
 use std::sync::Arc;
 
 use crate::config::Provider;
 use crate::dialect::Injection;
 use crate::metrics::{Metrics, ProviderMetrics};
-use crate::provider::cell::MemberIndex;
+use crate::token::cell::MemberIndex;
 use crate::provider::exchange::FetchError;
 use crate::provider::inputs;
 use crate::secret::Secret;

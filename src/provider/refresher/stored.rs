@@ -6,8 +6,8 @@ use tracing::{info, warn};
 
 use super::{Command, Refresher, STORE_RETRY};
 use crate::dialect::Class;
-use crate::provider::RefreshError;
-use crate::provider::cell::FetchStatus;
+use crate::status::RefreshError;
+use crate::token::cell::FetchStatus;
 use crate::provider::source::resumed_life;
 use crate::provider::store::SavedAccess;
 

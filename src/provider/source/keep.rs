@@ -9,7 +9,7 @@ use super::Source;
 use crate::clock::Now;
 use crate::config::{Endpoint, Provider, TokenSource};
 use crate::provider::exchange::{FetchError, Fetched};
-use crate::provider::schedule::Life;
+use crate::token::schedule::Life;
 use crate::provider::store::{Saved, SavedAccess, StoreError};
 
 /// Access tokens with a longer life are saved.

@@ -10,7 +10,7 @@ use tracing::info;
 use super::{REFRESH_TOKEN, Source};
 use crate::config::{Endpoint, TokenSource};
 use crate::dialect::{RequestPlan, Variables};
-use crate::provider::cell::Gatekeeper;
+use crate::token::cell::Gatekeeper;
 use crate::provider::exchange::{Call, FetchError, Fetched, Line, Turn};
 
 /// Shutdown state shared by a [`Source`] and the task that stops it.

@@ -12,7 +12,7 @@ use super::super::route::tests::target;
 use super::super::target::Target;
 use super::*;
 use crate::config::Route;
-use crate::provider::cell::Unavailable;
+use crate::token::cell::Unavailable;
 use crate::upstream::Stalled;
 use crate::upstream::connect::{Peer, Stage};
 use crate::upstream::tls::TlsFailure;

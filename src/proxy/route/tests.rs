@@ -2,13 +2,13 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::super::target::{Parts, Target};
+use super::super::target::{Target, TargetParts};
 use super::*;
 use crate::clock::Clock;
 use crate::config::{self, Origin, Scheme, Upstream};
 use crate::dialect::RejectRules;
 use crate::metrics::Metrics;
-use crate::provider::cell;
+use crate::token::cell;
 
 /// Returns the upstream `name` at `https://api.example`, with query keys that hold credentials.
 pub(in crate::proxy) fn target(
@@ -35,9 +35,9 @@ pub(in crate::proxy) fn target(
         egress: None,
         connect_timeout: std::time::Duration::from_secs(5),
         response_timeout: std::time::Duration::from_secs(60),
-        body_timeout: config::Patience {
-            known: std::time::Duration::from_secs(60),
-            unknown: None,
+        body_timeout: config::BodyTimeout {
+            announced: std::time::Duration::from_secs(60),
+            streaming: None,
         },
         idle_timeout: std::time::Duration::from_secs(60),
         token_wait: std::time::Duration::from_secs(10),
@@ -48,7 +48,7 @@ pub(in crate::proxy) fn target(
         set_headers: Vec::new(),
         remove_headers: Vec::new(),
     };
-    Arc::new(Target::new(Parts {
+    Arc::new(Target::new(TargetParts {
         config: Arc::new(config),
         metrics: Metrics::new().upstream(name),
         token: cell::cell(Clock::System).1,
@@ -76,8 +76,8 @@ fn without_port_keeps_brackets() {
     assert_eq!(without_port("a"), "a");
 }
 
-fn found(routes: &Routes, request: &Request<()>, door: usize) -> Option<String> {
-    let routed = routes.find(request, door).ok()?;
+fn found(routes: &Routes, request: &Request<()>, listener: usize) -> Option<String> {
+    let routed = routes.find(request, listener).ok()?;
     Some(routed.target.config.name.clone())
 }
 
@@ -86,17 +86,17 @@ fn a_port_beats_a_host_beats_a_prefix_beats_the_catch_all() {
     let mut routes = Routes::new(vec!["127.0.0.1:8080".to_owned()]);
     let listen = config::Listen::Tcp("127.0.0.1:8081".parse().unwrap());
     let port = target("port", Route::Listen(listen), "", &[]);
-    routes.at_door(1, Some(Arc::clone(&port)));
+    routes.at_listener(1, Some(Arc::clone(&port)));
     routes.add(port);
     // The listener of a removed upstream.
-    routes.at_door(2, None);
+    routes.at_listener(2, None);
     let host = Route::Host("h.example".to_owned());
     routes.add(target("host", host, "", &[]));
     let prefix = Route::PathPrefix("/p".to_owned());
     routes.add(target("prefix", prefix, "", &[]));
     routes.add(target("rest", Route::CatchAll, "", &[]));
     let request = |uri: &str, host: &str| Request::get(uri).header(HOST, host).body(()).unwrap();
-    for (uri, host, door, name) in [
+    for (uri, host, listener, name) in [
         ("/p/x", "h.example", 1, Some("port")),
         ("/p/x", "h.example", 2, None),
         ("/p/x", "H.example:99", 0, Some("host")),
@@ -110,8 +110,8 @@ fn a_port_beats_a_host_beats_a_prefix_beats_the_catch_all() {
         ("http://127.0.0.1:8080/p/x", "localhost", 0, Some("prefix")),
         ("http://127.0.0.1:8080/x", "localhost", 0, Some("rest")),
     ] {
-        let got = found(&routes, &request(uri, host), door);
-        assert_eq!(got.as_deref(), name, "{uri} {host} {door}");
+        let got = found(&routes, &request(uri, host), listener);
+        assert_eq!(got.as_deref(), name, "{uri} {host} {listener}");
     }
 }
 

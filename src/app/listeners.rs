@@ -11,10 +11,8 @@ use tokio::sync::mpsc;
 
 use super::diff::Names;
 use super::listen::{Opened, SocketFile};
-use super::snapshot::Targets;
 use crate::config::{Config, Listen, Route};
-use crate::proxy::door::{Change, Door, Listener};
-use crate::proxy::route::Routes;
+use crate::proxy::listener::{ListenerChange, ListenerState, Listener};
 
 /// A listener that a configuration asks for.
 pub(super) struct Wanted {
@@ -29,14 +27,14 @@ pub(super) struct Listeners {
     open: Vec<Open>,
     closed: Vec<Closed>,
     next_id: usize,
-    changes: mpsc::UnboundedSender<Change>,
+    changes: mpsc::UnboundedSender<ListenerChange>,
 }
 
 struct Open {
     wanted: Wanted,
     /// As bound.
     address: Listen,
-    door: Arc<Door>,
+    state: Arc<ListenerState>,
     file: Option<SocketFile>,
 }
 
@@ -44,7 +42,7 @@ struct Open {
 struct Closed {
     id: usize,
     upstream: String,
-    door: Weak<Door>,
+    state: Weak<ListenerState>,
 }
 
 /// Returns every listener of the data plane: `server.listen` first, then those of upstreams.
@@ -68,7 +66,7 @@ impl Listeners {
     pub(super) fn new(
         wanted: Vec<Wanted>,
         opened: Vec<Opened>,
-    ) -> (Self, Vec<Listener>, mpsc::UnboundedReceiver<Change>) {
+    ) -> (Self, Vec<Listener>, mpsc::UnboundedReceiver<ListenerChange>) {
         let (changes, follow) = mpsc::unbounded_channel();
         let mut listeners = Self {
             open: Vec::with_capacity(wanted.len()),
@@ -100,7 +98,7 @@ impl Listeners {
         &mut self,
         wanted: Vec<Wanted>,
         opened: Vec<Opened>,
-    ) -> (Names, Vec<Change>) {
+    ) -> (Names, Vec<ListenerChange>) {
         let kept = self.kept(&wanted);
         let old = std::mem::take(&mut self.open);
         let mut old: Vec<_> = old.into_iter().map(Some).collect();
@@ -112,36 +110,32 @@ impl Listeners {
                 self.open.push(Open { wanted, ..open });
             } else if let Some(opened) = opened.next() {
                 names.added.push(opened.address.to_string());
-                changes.push(Change::Open(self.add(wanted, opened)));
+                changes.push(ListenerChange::Open(self.add(wanted, opened)));
             }
         }
-        self.closed.retain(|closed| closed.door.strong_count() > 0);
+        self.closed.retain(|closed| closed.state.strong_count() > 0);
         for open in old.into_iter().flatten() {
             names.removed.push(open.address.to_string());
-            changes.push(Change::Close(self.close(open)));
+            changes.push(ListenerChange::Close(self.close(open)));
         }
         (names, changes)
     }
 
     /// Sends `changes` to the accepting thread, which is gone only when the process is ending.
-    pub(super) fn send(&self, changes: Vec<Change>) {
+    pub(super) fn send(&self, changes: Vec<ListenerChange>) {
         for change in changes {
             let _ = self.changes.send(change);
         }
     }
 
-    /// Routes connections of upstreams' own listeners to their upstream's target, or nowhere if the
-    /// upstream was removed.
-    pub(super) fn route(&self, routes: &mut Routes, targets: &Targets) {
+    /// Returns the id and upstream of each listener that serves one upstream, also of removed
+    /// listeners with open connections.
+    pub(super) fn of_upstreams(&self) -> impl Iterator<Item = (usize, &str)> {
         let open = self.open.iter().filter_map(|open| {
-            let upstream = open.wanted.upstream.as_ref()?;
-            Some((open.door.id, upstream))
+            let upstream = open.wanted.upstream.as_deref()?;
+            Some((open.state.id, upstream))
         });
-        let closed = self.closed.iter().map(|it| (it.id, &it.upstream));
-        for (id, upstream) in open.chain(closed) {
-            let target = targets.get(upstream);
-            routes.at_door(id, target.map(|running| Arc::clone(&running.target)));
-        }
+        open.chain(self.closed.iter().map(|it| (it.id, &*it.upstream)))
     }
 
     /// Returns for each of `wanted` the index of the open listener that it keeps, if any.
@@ -162,31 +156,31 @@ impl Listeners {
     }
 
     fn add(&mut self, wanted: Wanted, opened: Opened) -> Listener {
-        let door = Door::new(self.next_id);
+        let state = ListenerState::new(self.next_id);
         self.next_id += 1;
         self.open.push(Open {
             wanted,
             address: opened.address,
-            door: Arc::clone(&door),
+            state: Arc::clone(&state),
             file: opened.file,
         });
         Listener {
-            door,
+            state,
             socket: opened.socket,
         }
     }
 
     /// Removes the socket file first, so that no new client finds the socket. Connections that are
     /// already in the backlog are still accepted.
-    fn close(&mut self, open: Open) -> Arc<Door> {
+    fn close(&mut self, open: Open) -> Arc<ListenerState> {
         drop(open.file);
         if let Some(upstream) = open.wanted.upstream {
             self.closed.push(Closed {
-                id: open.door.id,
+                id: open.state.id,
                 upstream,
-                door: Arc::downgrade(&open.door),
+                state: Arc::downgrade(&open.state),
             });
         }
-        open.door
+        open.state
     }
 }

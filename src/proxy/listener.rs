@@ -20,7 +20,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The state of a listener that its connections share.
 #[derive(Debug)]
-pub struct Door {
+pub struct ListenerState {
     /// Never reused: a connection that outlives its listener must not pass for a later listener's.
     pub id: usize,
     closed: AtomicBool,
@@ -29,7 +29,7 @@ pub struct Door {
 
 /// A listening socket and its shared state.
 pub struct Listener {
-    pub door: Arc<Door>,
+    pub state: Arc<ListenerState>,
     pub socket: ListenSocket,
 }
 
@@ -39,9 +39,9 @@ pub enum ListenSocket {
 }
 
 /// A reload's change to the listeners.
-pub enum Change {
+pub enum ListenerChange {
     Open(Listener),
-    Close(Arc<Door>),
+    Close(Arc<ListenerState>),
 }
 
 /// An accepted connection on its way to another thread.
@@ -50,9 +50,9 @@ pub enum Socket {
     Unix(std::os::unix::net::UnixStream),
 }
 
-// === impl Door ===
+// === impl ListenerState ===
 
-impl Door {
+impl ListenerState {
     pub fn new(id: usize) -> Arc<Self> {
         Arc::new(Self {
             id,
@@ -90,7 +90,7 @@ struct AcceptLoops<F> {
 
 /// The accept loop of one listener, aborted on drop.
 struct AcceptLoop {
-    door: Arc<Door>,
+    listener: Arc<ListenerState>,
     /// Dropped to let the loop accept the queued connections and end.
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
@@ -100,9 +100,9 @@ struct AcceptLoop {
 /// `take` gets each connection.
 pub(super) async fn accept_until_drained(
     listeners: Vec<Listener>,
-    mut changes: mpsc::UnboundedReceiver<Change>,
+    mut changes: mpsc::UnboundedReceiver<ListenerChange>,
     mut draining: watch::Receiver<bool>,
-    take: impl Fn(ClientStream, Arc<Door>) + Clone + Send + 'static,
+    take: impl Fn(ClientStream, Arc<ListenerState>) + Clone + Send + 'static,
 ) -> io::Result<()> {
     let mut loops = AcceptLoops::open(listeners, take)?;
     tokio::select! {
@@ -114,7 +114,7 @@ pub(super) async fn accept_until_drained(
     Ok(())
 }
 
-impl<F: Fn(ClientStream, Arc<Door>) + Clone + Send + 'static> AcceptLoops<F> {
+impl<F: Fn(ClientStream, Arc<ListenerState>) + Clone + Send + 'static> AcceptLoops<F> {
     fn open(listeners: Vec<Listener>, take: F) -> io::Result<Self> {
         let loops = Vec::with_capacity(listeners.len());
         let mut opened = Self { loops, take };
@@ -125,15 +125,15 @@ impl<F: Fn(ClientStream, Arc<Door>) + Clone + Send + 'static> AcceptLoops<F> {
     }
 
     /// Applies the changes of reloads. Never resolves. Cancel safe.
-    async fn follow(&mut self, changes: &mut mpsc::UnboundedReceiver<Change>) {
+    async fn follow(&mut self, changes: &mut mpsc::UnboundedReceiver<ListenerChange>) {
         while let Some(change) = changes.recv().await {
             match change {
-                Change::Open(listener) => {
+                ListenerChange::Open(listener) => {
                     if let Err(error) = self.add(listener) {
                         tracing::error!(%error, "cannot accept connections on a new listener");
                     }
                 }
-                Change::Close(door) => self.close(&door),
+                ListenerChange::Close(listener) => self.close(&listener),
             }
         }
         std::future::pending::<()>().await;
@@ -149,24 +149,24 @@ impl<F: Fn(ClientStream, Arc<Door>) + Clone + Send + 'static> AcceptLoops<F> {
     }
 
     fn add(&mut self, listener: Listener) -> io::Result<()> {
-        let Listener { door, socket } = listener;
+        let Listener { state, socket } = listener;
         let socket = match socket {
             ListenSocket::Tcp(socket) => Acceptor::Tcp(TcpListener::from_std(socket)?),
             ListenSocket::Unix(socket) => Acceptor::Unix(UnixListener::from_std(socket)?),
         };
         let (stop, stopped) = oneshot::channel();
-        let accepting = accept(socket, Arc::clone(&door), self.take.clone(), stopped);
+        let accepting = accept(socket, Arc::clone(&state), self.take.clone(), stopped);
         self.loops.push(AcceptLoop {
-            door,
+            listener: state,
             stop: Some(stop),
             task: tokio::spawn(accepting),
         });
         Ok(())
     }
 
-    fn close(&mut self, door: &Door) {
-        door.close();
-        for mut closed in self.loops.extract_if(.., |it| it.door.id == door.id) {
+    fn close(&mut self, listener: &ListenerState) {
+        listener.close();
+        for mut closed in self.loops.extract_if(.., |it| it.listener.id == listener.id) {
             drop(closed.stop.take());
         }
     }
@@ -188,8 +188,8 @@ enum Acceptor {
 
 async fn accept(
     socket: Acceptor,
-    door: Arc<Door>,
-    take: impl Fn(ClientStream, Arc<Door>),
+    listener: Arc<ListenerState>,
+    take: impl Fn(ClientStream, Arc<ListenerState>),
     mut stopped: oneshot::Receiver<()>,
 ) {
     let mut logged = None;
@@ -200,12 +200,12 @@ async fn accept(
             accepted = socket.accept() => accepted,
         };
         match accepted {
-            Ok(stream) => take(stream, Arc::clone(&door)),
+            Ok(stream) => take(stream, Arc::clone(&listener)),
             Err(error) => accept_failed(&error, &mut logged).await,
         }
     }
     // The kernel has completed the queued handshakes: to the apps, the connections are open.
-    if let Err(error) = socket.accept_queued(|stream| take(stream, Arc::clone(&door))) {
+    if let Err(error) = socket.accept_queued(|stream| take(stream, Arc::clone(&listener))) {
         tracing::warn!(%error, "connections to a removed listener are lost");
     }
 }
@@ -310,13 +310,13 @@ mod tests {
             .map(|_| std::net::TcpStream::connect(address).unwrap())
             .collect();
         let (sender, mut changes) = mpsc::unbounded_channel();
-        let door = Door::new(7);
+        let state = ListenerState::new(7);
         let listener = Listener {
-            door: Arc::clone(&door),
+            state: Arc::clone(&state),
             socket: ListenSocket::Tcp(socket),
         };
-        drop(sender.send(Change::Open(listener)));
-        drop(sender.send(Change::Close(Arc::clone(&door))));
+        drop(sender.send(ListenerChange::Open(listener)));
+        drop(sender.send(ListenerChange::Close(Arc::clone(&state))));
         tokio::spawn(async move { loops.follow(&mut changes).await });
         let all = async {
             while taken.lock().unwrap().len() < 100 {
@@ -327,8 +327,8 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(*taken.lock().unwrap(), vec![7; 100]);
-        assert!(door.is_closed());
-        door.closed().await;
+        assert!(state.is_closed());
+        state.closed().await;
         std::net::TcpStream::connect(address).unwrap_err();
     }
 
@@ -336,11 +336,11 @@ mod tests {
 
     fn loops() -> (
         Taken,
-        AcceptLoops<impl Fn(ClientStream, Arc<Door>) + Clone + Send + 'static>,
+        AcceptLoops<impl Fn(ClientStream, Arc<ListenerState>) + Clone + Send + 'static>,
     ) {
         let taken = Taken::default();
         let list = Arc::clone(&taken);
-        let take = move |_, door: Arc<Door>| list.lock().unwrap().push(door.id);
+        let take = move |_, listener: Arc<ListenerState>| list.lock().unwrap().push(listener.id);
         (taken, AcceptLoops::open(Vec::new(), take).unwrap())
     }
 }

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use super::field::Problem;
 use super::response::check_token;
 use super::selector::jwt_exp;
 use super::template::Scope;
-use super::{Expiry, Frozen, Issued, MadePlan, Problem, Variables, expiry};
+use super::value::{Frozen, Variables};
+use super::{Expiry, Issued, LocalTokenPlan, expiry};
 use crate::secret::Secret;
 
-impl MadePlan {
+impl LocalTokenPlan {
     /// Builds a token. Its `exp` gives the expiry; without `exp` the provider's `ttl` decides.
     pub fn make(&self, variables: &Variables, frozen: &Frozen) -> Result<Issued, Problem> {
         let scope = Scope::of_request(variables, frozen);

@@ -29,7 +29,7 @@ pub struct Life {
 
 impl Deadline {
     /// The moment `after` from `now`; never if `None`, or on a clock that cannot represent it.
-    pub(in crate::provider) fn after(after: Option<Duration>, now: Now) -> Self {
+    pub(crate) fn after(after: Option<Duration>, now: Now) -> Self {
         Self {
             wall: after.and_then(|after| now.wall.checked_add(after)),
             boot: after.and_then(|after| now.boot.checked_add(after)),

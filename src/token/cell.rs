@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::clock::Clock;
 use crate::dialect::{Class, Injection};
-use crate::provider::schedule::Deadline;
+use crate::token::schedule::Deadline;
 
 use self::gate::{Gate, Slot};
 pub use self::gate::{Gatekeeper, OnWire, Traveller};
@@ -91,16 +91,16 @@ pub fn cell(clock: Clock) -> (CellWriter, CellReader) {
 pub struct MemberIndex(Arc<usize>);
 
 impl MemberIndex {
-    pub(super) fn new(index: usize) -> Self {
+    pub(crate) fn new(index: usize) -> Self {
         Self(Arc::new(index))
     }
 
-    pub(super) fn get(&self) -> usize {
+    pub(crate) fn get(&self) -> usize {
         *self.0
     }
 
     /// Whether another clone exists.
-    pub(super) fn is_shared(&self) -> bool {
+    pub(crate) fn is_shared(&self) -> bool {
         Arc::strong_count(&self.0) > 1
     }
 }
