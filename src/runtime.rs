@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::proxy::Proxy;
 use crate::proxy::accept::{self, ConnectionSource};
-use crate::proxy::listener::{ListenerChange, Listener};
+use crate::proxy::listener::{Listener, ListenerChange};
 use crate::proxy::worker::Worker;
 
 /// Returns a current-thread runtime. Its blocking pool reads files and resolves names, mostly one
@@ -54,7 +54,11 @@ impl Workers {
             let (sender, sockets) = mpsc::unbounded_channel();
             let worker = Worker::new(index, Arc::clone(proxy));
             handles.push((sender, worker.connections()));
-            ended.push(spawn(worker, ConnectionSource::Accepted(sockets), draining)?);
+            ended.push(spawn(
+                worker,
+                ConnectionSource::Accepted(sockets),
+                draining,
+            )?);
         }
         let draining = draining.clone();
         let accept = move |runtime: Runtime| {

@@ -19,7 +19,7 @@ const RULES: &str = "
     demo -> app clock config dialect metrics provider secret store upstream
     app -> admin clock config dialect metrics provider proxy runtime secret status store token \
         upstream
-    runtime -> metrics proxy::Proxy proxy::accept proxy::door proxy::listener proxy::worker
+    runtime -> metrics proxy::Proxy proxy::accept proxy::listener proxy::worker
     admin -> clock config metrics status
     proxy -> catch_unwind clock config dialect::Injection dialect::RejectRules fields metrics \
         secret token::cell upstream
