@@ -5,9 +5,9 @@
 
 mod control;
 mod diff;
-mod listeners;
 mod files;
 mod listen;
+mod listeners;
 mod live;
 mod open_files;
 mod reload;
@@ -40,8 +40,8 @@ use crate::upstream::connect::{Alpn, Connector, Destination};
 use crate::upstream::tls::{TlsConfigError, TlsProfiles};
 
 use control::AppControl;
-use listeners::Listeners;
 use files::Stamps;
+use listeners::Listeners;
 use live::Live;
 use reload::Reloader;
 use snapshot::{AdminChange, Fixed, Prepared};

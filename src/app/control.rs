@@ -9,8 +9,8 @@ use crate::admin::{Control, ProviderReport, Readiness, Report, UpstreamReport, W
 use crate::config::TokenSource;
 use crate::metrics::{Metrics, latency_bounds};
 use crate::provider::Handle;
-use crate::status::RefreshError;
 use crate::proxy::Proxy;
+use crate::status::RefreshError;
 
 pub(super) struct AppControl {
     pub(super) proxy: Arc<Proxy>,

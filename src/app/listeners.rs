@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::diff::Names;
 use super::listen::{Opened, SocketFile};
 use crate::config::{Config, Listen, Route};
-use crate::proxy::listener::{ListenerChange, ListenerState, Listener};
+use crate::proxy::listener::{Listener, ListenerChange, ListenerState};
 
 /// A listener that a configuration asks for.
 pub(super) struct Wanted {

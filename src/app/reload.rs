@@ -16,9 +16,9 @@ use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 use zeroize::Zeroizing;
 
-use super::listeners;
 use super::files::{self, Stamps};
 use super::listen::{self, Opened};
+use super::listeners;
 use super::live::Live;
 use super::snapshot::{AdminChange, Prepared};
 use super::view::View;

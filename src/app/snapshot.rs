@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::listeners::Listeners;
 use super::listen::Opened;
+use super::listeners::Listeners;
 use super::open_files;
 use crate::config::{self, Config, Listen, Provider, Scheme};
 use crate::metrics::Metrics;
 use crate::provider::Handle;
-use crate::token::cell::CellReader;
 use crate::proxy::route::Routes;
 use crate::proxy::target::{Target, TargetParts};
 use crate::proxy::{ClientAuth, Hosts, Settings, Snapshot, Via};
+use crate::token::cell::CellReader;
 use crate::upstream::connect::Connector;
 use crate::upstream::{Limits, Pool};
 

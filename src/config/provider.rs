@@ -145,7 +145,9 @@ impl Parts<'_> {
         }
         let choices = self.auth_choices(&toml, plan.as_mut(), &variables);
         match plan {
-            Some(plan) if plan.exchange.local_token.is_some() => self.made(&toml, plan, variables, cx),
+            Some(plan) if plan.exchange.local_token.is_some() => {
+                self.made(&toml, plan, variables, cx)
+            }
             plan => self.fetched(toml, plan, variables, choices, cx),
         }
     }

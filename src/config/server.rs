@@ -9,7 +9,7 @@ use super::problems::{Complaint, KeyPath, complaint};
 use super::routes::Listeners;
 use super::units::{Limit, Span, Text};
 use super::value::{EmptyLiteral, FilePath, check_key};
-use super::{ClientAuth, Listen, BodyTimeout, Server, Store, StoreKind};
+use super::{BodyTimeout, ClientAuth, Listen, Server, Store, StoreKind};
 use crate::dialect::OneOrMany;
 
 /// The usual port of a local proxy.

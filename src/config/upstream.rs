@@ -13,7 +13,7 @@ use super::problems::{Complaint, KeyPath, complaint, did_you_mean};
 use super::routes::{PathPrefix, check_dots};
 use super::server::{limit, span};
 use super::units::{Text, Written};
-use super::{ExistingCredential, HttpVersion, BodyTimeout, Provider, Route, Upstream};
+use super::{BodyTimeout, ExistingCredential, HttpVersion, Provider, Route, Upstream};
 use crate::fields::is_hop_by_hop;
 
 /// Enough for DNS, TCP and TLS over slow networks.

@@ -11,8 +11,8 @@ use tokio::time::{sleep, timeout};
 
 use super::client_io::ClientStream;
 use super::connection;
-use super::listener::{ListenerChange, ListenerState, Listener, Socket, accept_until_drained};
 use super::error::ProxyError;
+use super::listener::{Listener, ListenerChange, ListenerState, Socket, accept_until_drained};
 use super::worker::{ConnectionPermit, Worker};
 
 /// How long the last connections before a drain have to arrive and to send a request.

@@ -7,9 +7,9 @@ use percent_encoding::percent_decode_str;
 
 use super::error::ProxyError;
 use super::route::Routed;
+use super::snapshot::{ClientAuth, Snapshot};
 use super::target::Target;
 use super::worker::Client;
-use super::{ClientAuth, Snapshot};
 use crate::config::AllowRule;
 use crate::dialect::Injection;
 

@@ -5,10 +5,11 @@ use http::header::{ACCEPT_ENCODING, AUTHORIZATION, EXPECT, VIA};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request};
 
+use super::authorize;
 use super::error::ProxyError;
 use super::headers::{self, Scan};
+use super::snapshot::Snapshot;
 use super::target::Target;
-use super::{Snapshot, authorize};
 use crate::config::ExistingCredential;
 
 /// Checks `existing_credential = "reject"`, before `Connection` can remove a field.

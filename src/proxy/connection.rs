@@ -22,8 +22,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::app_body::{self, AppBody};
 use super::client_io::{ClientIo, ClientStream};
-use super::listener::ListenerState;
 use super::error::ProxyError;
+use super::listener::ListenerState;
 use super::respond;
 use super::response_body::{Measure, ResponseBody};
 use super::watch::End;

@@ -16,8 +16,9 @@ use super::headers::{self, Scan};
 use super::reject::{self, ForwardedBody};
 use super::respond::TokenRejected;
 use super::route::Routed;
+use super::snapshot::Snapshot;
 use super::worker::Worker;
-use super::{Snapshot, authorize, clean, rewrite, upgrade};
+use super::{authorize, clean, rewrite, upgrade};
 use crate::token::cell::{Entry, OnWire, Traveller, Unavailable};
 use crate::upstream::{
     Ask, Checkout, Pool, Replay, RequestBody, SendError, SendFailure, UpstreamBody,

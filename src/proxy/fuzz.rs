@@ -6,8 +6,9 @@ use http::header::{CONTENT_LOCATION, HOST, LOCATION, SET_COOKIE};
 use http::{HeaderMap, HeaderValue, Request, Uri};
 use percent_encoding::percent_decode_str;
 
-use super::guard::{self, Hosts};
+use super::guard;
 use super::headers::{PROXY_STATUS, strip_hop_by_hop, strip_own_proxy_status};
+use super::hosts::Hosts;
 use super::rewrite::{self, View};
 use super::route::{Routes, without_port};
 use super::target::{Target, TargetParts};

@@ -4,65 +4,18 @@
 //! rebinding, cross-site requests). Framing and paths are checked because the upstream must read
 //! the forwarded request as the proxy does.
 
-use std::collections::HashSet;
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::Ipv6Addr;
 
 use http::header::{HOST, ORIGIN, VIA};
 use http::{HeaderMap, HeaderValue, Method, Request, Version};
 
-use super::Snapshot;
 use super::error::ProxyError;
 use super::headers::{SEC_FETCH_SITE, Scan, members, only_chunked, without_parameters};
-use super::route::{authority, lower, lower_case, without_port};
+use super::hosts::Hosts;
+use super::route::{authority, without_port};
+use super::snapshot::Snapshot;
 use super::worker::Client;
-use crate::config::is_loopback;
 use crate::upstream::{MAX_FIELDS, MAX_HEAD};
-
-/// The hosts that the proxy serves, and the allowed origins.
-pub struct Hosts {
-    /// Lower case, with and without port.
-    names: HashSet<Box<str>>,
-    /// Allowed `Origin` values of other sites.
-    origins: HashSet<Box<str>>,
-    /// Hash of `names`. A connection caches its accepted host for one edition.
-    edition: u64,
-}
-
-impl Hosts {
-    /// `names`: authorities of listeners and upstreams, and `allow_hosts`. localhost and loopback
-    /// addresses always pass.
-    pub fn new(
-        names: impl IntoIterator<Item = String>,
-        origins: impl IntoIterator<Item = String>,
-    ) -> Self {
-        let names = lower_case(names);
-        let hasher = BuildHasherDefault::<DefaultHasher>::default();
-        let hashes = names.iter().map(|name| hasher.hash_one(name));
-        Self {
-            edition: hashes.fold(0, u64::wrapping_add),
-            names,
-            origins: lower_case(origins),
-        }
-    }
-
-    /// Whether an authority names this proxy.
-    pub fn accept(&self, authority: &str) -> bool {
-        let authority = lower(authority);
-        let host = without_port(&authority);
-        is_loopback(host)
-            || host.ends_with(".localhost")
-            || self.names.contains(&*authority)
-            || self.names.contains(host)
-    }
-
-    /// Whether an `Origin` is allowed, or belongs to an accepted host.
-    fn accept_origin(&self, origin: &str) -> bool {
-        let origin = lower(origin);
-        let authority = origin.split_once("://").map(|(_, authority)| authority);
-        self.origins.contains(&*origin) || authority.is_some_and(|it| self.accept(it))
-    }
-}
 
 pub(super) fn check<B>(
     request: &Request<B>,

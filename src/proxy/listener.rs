@@ -166,7 +166,10 @@ impl<F: Fn(ClientStream, Arc<ListenerState>) + Clone + Send + 'static> AcceptLoo
 
     fn close(&mut self, listener: &ListenerState) {
         listener.close();
-        for mut closed in self.loops.extract_if(.., |it| it.listener.id == listener.id) {
+        for mut closed in self
+            .loops
+            .extract_if(.., |it| it.listener.id == listener.id)
+        {
             drop(closed.stop.take());
         }
     }

@@ -17,7 +17,7 @@ use crate::upstream::Pool;
 /// Separators of one name that [`look_alikes`] varies.
 const SEPARATORS: usize = 6;
 
-/// An upstream in a [`super::Snapshot`].
+/// An upstream in a [`super::snapshot::Snapshot`].
 pub struct Target {
     pub config: Arc<Upstream>,
     pub metrics: UpstreamMetrics,

@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::watch;
 
-use super::Proxy;
 use super::listener::ListenerState;
+use super::snapshot::Proxy;
 use super::watch::{Membership, Registry, Watch};
 
 /// One thread of the data plane: its connections and its share of every upstream's pool.
