@@ -4,7 +4,7 @@
 //!
 //! A [`Pool`] belongs to one upstream and one worker; only its metrics are shared.
 
-pub mod body;
+mod body;
 pub mod connect;
 mod counted;
 pub mod error;
@@ -12,21 +12,20 @@ mod http1;
 mod http2;
 pub mod pool;
 mod pump;
-pub mod send;
+mod request;
+mod send;
 pub mod stall;
-pub mod tee;
 pub mod tls;
 
 /// Limits of message heads, in bytes and fields, for apps and upstreams.
 pub const MAX_HEAD: usize = 64 * 1024;
 pub const MAX_FIELDS: usize = 256;
 
-pub use body::{RequestBody, UpstreamBody};
+pub use body::UpstreamBody;
 pub use error::{BodyError, SendError, SendFailure};
 pub use http1::Tunnel;
 #[cfg(any(test, fuzzing))]
 pub use http1::fuzz::http1_response;
-pub use pool::{Limits, Pool};
-pub use send::{Ask, Checkout};
+pub use pool::{Checkout, Limits, Pool};
+pub use request::{Replay, RequestBody, RequestHead};
 pub use stall::{Stall, Stalled};
-pub use tee::Replay;

@@ -153,7 +153,7 @@ impl Running {
             && self.reader.is_same(&provider.reader())
             && old.inject == new.inject
             && old.reject == new.reject
-            && self.connector.is_same(connector)
+            && self.connector.has_same_target(connector)
     }
 }
 

@@ -21,7 +21,7 @@ use super::worker::Worker;
 use super::{authorize, clean, rewrite, upgrade};
 use crate::token::cell::{Entry, OnWire, Traveller, Unavailable};
 use crate::upstream::{
-    Ask, Checkout, Pool, Replay, RequestBody, SendError, SendFailure, UpstreamBody,
+    Checkout, Pool, Replay, RequestBody, RequestHead, SendError, SendFailure, UpstreamBody,
 };
 
 /// How often a request is sent while its token is rejected.
@@ -100,7 +100,7 @@ impl<'a> ForwardedRequest<'a> {
         let replay = Replay::new(body, forbidden, config.replay_limit);
         // A body of unknown length may exceed the limit. As unrepeatable, its request waits at the
         // gate, but does not fail.
-        let replayability = match upgrades || config.replay_limit == 0 || !replay.will_stay_whole()
+        let replayability = match upgrades || config.replay_limit == 0 || !replay.stays_replayable()
         {
             true => Traveller::Unrepeatable,
             false => Traveller::Replayable,
@@ -134,7 +134,7 @@ impl<'a> ForwardedRequest<'a> {
                 false => (head_rejects, response.map(ForwardedBody::from)),
             };
             if !rejected {
-                self.replay.settle();
+                self.replay.stop_keeping();
                 if !self.keep {
                     target.record.accepted(generation);
                 }
@@ -147,7 +147,7 @@ impl<'a> ForwardedRequest<'a> {
             self.rejected = generation;
             target.metrics.rejections.inc();
             if !Box::pin(self.renewed(attempt)).await || !self.replay.rewind() {
-                self.replay.settle();
+                self.replay.stop_keeping();
                 return Ok(mark_rejected(response));
             }
             Box::pin(reject::drain(response)).await;
@@ -161,7 +161,9 @@ impl<'a> ForwardedRequest<'a> {
         self.wait_for_turn().await?;
         let checkout = self.pool.dial_http1().await?;
         let (generation, on_wire) = self.stamp(&checkout).await?;
-        let sent = checkout.send(&self.ask(), RequestBody::Empty).await;
+        let sent = checkout
+            .send(&self.request_head(), RequestBody::Empty)
+            .await;
         drop(on_wire);
         let response = self.with_body_timeout(sent.map_err(|error| error.failure)?);
         let rejected = !self.keep && reject::rejects(&response, target);
@@ -198,7 +200,7 @@ impl<'a> ForwardedRequest<'a> {
                 let limits = self.worker.proxy.snapshot.load().settings.body_timeout;
                 body.stalls_after(limits.announced, limits.streaming);
             }
-            let sent = checkout.send(&self.ask(), body).await;
+            let sent = checkout.send(&self.request_head(), body).await;
             drop(on_wire);
             match sent {
                 Ok(response) => return Ok((self.with_body_timeout(response), generation)),
@@ -212,9 +214,9 @@ impl<'a> ForwardedRequest<'a> {
         }
     }
 
-    fn ask(&self) -> Ask<'_> {
-        Ask {
-            head: &self.head,
+    fn request_head(&self) -> RequestHead<'_> {
+        RequestHead {
+            parts: &self.head,
             wait: self.routed.target.config.response_timeout,
         }
     }
@@ -350,7 +352,7 @@ impl<'a> ForwardedRequest<'a> {
             tracing::info!(upstream, generation, "the API rejected the token");
         }
         let asked = newer || target.record.renew(generation, &target.token);
-        if target.config.replay_limit == 0 || !self.replay.is_whole() {
+        if target.config.replay_limit == 0 || !self.replay.is_replayable() {
             target.metrics.not_replayed.inc();
             return false;
         }

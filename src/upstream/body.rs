@@ -1,4 +1,4 @@
-//! The bodies of both directions, streamed frame by frame.
+//! The response body, streamed frame by frame.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -6,32 +6,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderName;
 use http_body::{Body, Frame, SizeHint};
 
-use super::error::{BodyError, Cause};
+use super::error::BodyError;
 use super::http1::Tunnel;
 use super::http2;
 use super::pool::{Http1, PoolShared};
 use super::pump::Pumped;
 use super::stall::Stall;
-use super::tee::Reader;
-
-/// A request body for the upstream.
-pub enum RequestBody {
-    Empty,
-    /// The app's body, streamed.
-    Stream(Box<Upload>),
-}
-
-/// A streamed request body.
-pub struct Upload {
-    source: Reader,
-    /// Fields to remove from the trailers.
-    forbidden: Arc<[HeaderName]>,
-    /// Limits how long the app may send nothing.
-    stall: Stall,
-}
 
 /// A response body. Holds the connection until the end, then returns it to the pool.
 pub struct UpstreamBody {
@@ -44,76 +26,11 @@ pub(super) enum Content {
     /// The rest of the body is in memory; the connection was returned or closed.
     Whole(Bytes),
     Http1(Box<Http1>, Arc<PoolShared>),
-    Http2(Box<http2::Exchange>),
+    Http2(Box<http2::Exchange<PoolShared>>),
     Tunnel(Tunnel),
     Pumped(Pumped),
     /// The next poll returns the error.
     Failed(BodyError),
-}
-
-impl RequestBody {
-    /// Streams `source`, and removes the fields named in `forbidden` from the trailers.
-    pub(super) fn stream(source: Reader, forbidden: Arc<[HeaderName]>) -> Self {
-        Self::Stream(Box::new(Upload {
-            source,
-            forbidden,
-            stall: Stall::default(),
-        }))
-    }
-
-    /// Makes the body fail with [`Stalled`](super::Stalled) once the app has sent nothing for
-    /// `known`, or for `unknown` if the body has no declared length: a stream may pause.
-    pub fn stalls_after(&mut self, known: Duration, unknown: Option<Duration>) {
-        if let Self::Stream(upload) = self {
-            upload.stall = stall(&upload.source.size_hint(), known, unknown);
-        }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        matches!(self, Self::Empty)
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = Cause;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
-        let Self::Stream(upload) = self.get_mut() else {
-            return Poll::Ready(None);
-        };
-        let polled = upload.source.poll_frame(cx);
-        if polled.is_pending() {
-            return (upload.stall.poll(cx)).map(|stalled| Some(Err(stalled.into())));
-        }
-        upload.stall.moved();
-        let mut frame = ready!(polled);
-        if let Some(Ok(frame)) = &mut frame
-            && let Some(trailers) = frame.trailers_mut()
-        {
-            for name in upload.forbidden.iter() {
-                trailers.remove(name);
-            }
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Empty => true,
-            Self::Stream(upload) => upload.source.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Stream(upload) => upload.source.size_hint(),
-        }
-    }
 }
 
 impl UpstreamBody {
@@ -148,13 +65,17 @@ impl UpstreamBody {
             _ => false,
         };
         match uploads {
-            true => Self::new(Content::Pumped(Pumped::spawn(self))),
+            true => {
+                let left = self.remaining();
+                let pumped = Pumped::spawn(self, left, Self::poll_upload);
+                Self::new(Content::Pumped(pumped))
+            }
             false => self,
         }
     }
 
     /// Continues the upload without reading the response. Polling the body does both.
-    pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) {
+    fn poll_upload(&mut self, cx: &mut Context<'_>) {
         match &mut self.content {
             Content::Http1(connection, _) => connection.poll_upload(cx),
             Content::Http2(exchange) => exchange.poll_upload(cx),
@@ -165,11 +86,11 @@ impl UpstreamBody {
     /// Makes the body fail with [`BodyError::Stalled`] once a poll has waited for `known`, or for
     /// `unknown` if the response has no declared length: a stream may pause.
     pub fn stalls_after(&mut self, known: Duration, unknown: Option<Duration>) {
-        self.stall = stall(&self.size_hint(), known, unknown);
+        self.stall = Stall::of_body(&self.size_hint(), known, unknown);
     }
 
     /// Bytes that are still to come, if known.
-    pub(super) fn remaining(&self) -> Option<u64> {
+    fn remaining(&self) -> Option<u64> {
         match &self.content {
             Content::Whole(bytes) => Some(bytes.len() as u64),
             Content::Http1(connection, _) => connection.remaining(),
@@ -222,10 +143,6 @@ impl UpstreamBody {
     }
 }
 
-fn stall(size: &SizeHint, known: Duration, unknown: Option<Duration>) -> Stall {
-    Stall::after(size.exact().map(|_| known).or(unknown))
-}
-
 impl Body for UpstreamBody {
     type Data = Bytes;
     type Error = BodyError;
@@ -243,7 +160,7 @@ impl Body for UpstreamBody {
                 Some(Err(BodyError::Stalled(stalled)))
             });
         }
-        this.stall.moved();
+        this.stall.progressed();
         polled
     }
 

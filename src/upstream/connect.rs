@@ -183,7 +183,7 @@ impl Connector {
     }
 
     /// Returns whether both connect to the same peer in the same way, with the same certificates.
-    pub fn is_same(&self, other: &Self) -> bool {
+    pub fn has_same_target(&self, other: &Self) -> bool {
         let (one, two) = (&self.shared, &other.shared);
         let same_tls = match (&one.tls, &two.tls) {
             (None, None) => true,

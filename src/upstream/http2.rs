@@ -33,7 +33,6 @@ use tokio::time::Instant;
 use self::driver::{Driver, Socket, Traffic};
 use super::connect::Stream;
 use super::counted::Open;
-use super::pool::PoolShared;
 use crate::upstream::MAX_HEAD;
 
 pub(super) use exchange::Exchange;
@@ -76,20 +75,26 @@ pub(super) struct Connection {
     _released: oneshot::Sender<()>,
 }
 
+/// The owner of connections, to which their free streams return.
+pub(super) trait Owner: Send + Sync + 'static {
+    /// Called when a stream has ended, or when the peer allows more streams.
+    fn stream_freed(self: &Arc<Self>);
+}
+
 /// Permit for one stream. Dropping the permit frees the stream for the next request.
-pub(super) struct StreamPermit {
+pub(super) struct StreamPermit<P: Owner> {
     connection: Arc<Connection>,
-    pool: Arc<PoolShared>,
+    pool: Arc<P>,
     pub(super) reused: bool,
 }
 
 impl Connection {
     /// Sends the preface and starts the driver. The receiver resolves when the peer's SETTINGS have
     /// arrived, or when the connection has ended without SETTINGS.
-    pub(super) async fn open(
+    pub(super) async fn open<P: Owner>(
         io: Stream,
         open: Open,
-        pool: &Arc<PoolShared>,
+        pool: &Arc<P>,
     ) -> Result<(Arc<Self>, oneshot::Receiver<()>), h2::Error> {
         let traffic = Arc::<Traffic>::default();
         let socket = Socket {
@@ -156,11 +161,11 @@ impl Connection {
     }
 
     /// Takes a stream, if the peer allows one more. The caller holds the pool's lock.
-    pub(super) fn reserve(
+    pub(super) fn reserve<P: Owner>(
         self: &Arc<Self>,
-        pool: &Arc<PoolShared>,
+        pool: &Arc<P>,
         reused: bool,
-    ) -> Option<StreamPermit> {
+    ) -> Option<StreamPermit<P>> {
         if self.in_flight() >= self.max_streams.load(Ordering::Relaxed) {
             return None;
         }
@@ -178,7 +183,7 @@ impl Connection {
     }
 }
 
-impl Drop for StreamPermit {
+impl<P: Owner> Drop for StreamPermit<P> {
     fn drop(&mut self) {
         self.connection.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.pool.stream_freed();

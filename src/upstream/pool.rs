@@ -15,10 +15,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::body::RequestBody;
 use super::connect::{Alpn, ConnectError, Connected, Connector};
 use super::counted::Open;
-use super::send::{Checkout, Inner};
+use super::request::RequestBody;
 use super::{http1, http2};
 use crate::metrics::UpstreamMetrics;
 
@@ -36,6 +35,17 @@ const SETTINGS_WAIT: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Pool {
     shared: Arc<PoolShared>,
+}
+
+/// A connection or stream for one request. Dropping an unused checkout returns it to the pool.
+pub struct Checkout {
+    pub(super) inner: Option<Inner>,
+    pub(super) pool: Arc<PoolShared>,
+}
+
+pub(super) enum Inner {
+    Http1(Box<Http1>),
+    Http2(http2::StreamPermit<PoolShared>),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -171,24 +181,6 @@ impl PoolShared {
         drop(waiter.sender.send(Ok(self.http1(connection))));
     }
 
-    /// Gives freed streams to waiters: a stream has ended, or the peer allows more streams.
-    pub(super) fn stream_freed(self: &Arc<Self>) {
-        loop {
-            let (waiter, ready) = {
-                let mut state = self.lock();
-                let Some(waiter) = state.next_waiter() else {
-                    return;
-                };
-                match self.take(&mut state, Instant::now()) {
-                    Some(ready) => (waiter, ready),
-                    None => return state.waiters.push_front(waiter),
-                }
-            };
-            // Outside the lock: dropping a checkout calls `stream_freed`.
-            drop(waiter.sender.send(Ok(ready)));
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -197,7 +189,7 @@ impl PoolShared {
         Checkout::new(Inner::Http1(connection), Arc::clone(self))
     }
 
-    fn http2(self: &Arc<Self>, permit: http2::StreamPermit) -> Checkout {
+    fn http2(self: &Arc<Self>, permit: http2::StreamPermit<PoolShared>) -> Checkout {
         Checkout::new(Inner::Http2(permit), Arc::clone(self))
     }
 
@@ -327,6 +319,26 @@ impl PoolShared {
     }
 }
 
+impl http2::Owner for PoolShared {
+    /// Gives freed streams to waiters: a stream has ended, or the peer allows more streams.
+    fn stream_freed(self: &Arc<Self>) {
+        loop {
+            let (waiter, ready) = {
+                let mut state = self.lock();
+                let Some(waiter) = state.next_waiter() else {
+                    return;
+                };
+                match self.take(&mut state, Instant::now()) {
+                    Some(ready) => (waiter, ready),
+                    None => return state.waiters.push_front(waiter),
+                }
+            };
+            // Outside the lock: dropping a checkout calls `stream_freed`.
+            drop(waiter.sender.send(Ok(ready)));
+        }
+    }
+}
+
 impl PoolState {
     /// Takes out the oldest waiter that is not cancelled.
     fn next_waiter(&mut self) -> Option<Waiter> {
@@ -381,6 +393,27 @@ async fn sweep(pool: Weak<PoolShared>, every: Duration) {
         };
         if over {
             return;
+        }
+    }
+}
+
+impl Checkout {
+    fn new(inner: Inner, pool: Arc<PoolShared>) -> Self {
+        Self {
+            inner: Some(inner),
+            pool,
+        }
+    }
+
+    pub fn is_http2(&self) -> bool {
+        matches!(self.inner, Some(Inner::Http2(_)))
+    }
+}
+
+impl Drop for Checkout {
+    fn drop(&mut self) {
+        if let Some(Inner::Http1(connection)) = self.inner.take() {
+            self.pool.put(connection);
         }
     }
 }

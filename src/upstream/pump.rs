@@ -9,11 +9,10 @@ use std::io;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body::Frame;
+use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
 use tokio::sync::mpsc;
 
-use super::body::UpstreamBody;
 use super::error::BodyError;
 
 /// A response body whose exchange runs in another task. Dropping the body ends the exchange.
@@ -28,11 +27,15 @@ pub(super) struct Pumped {
 type Step = Option<Result<Frame<Bytes>, BodyError>>;
 
 impl Pumped {
-    /// Moves `body` to its own task.
-    pub(super) fn spawn(body: UpstreamBody) -> Self {
-        let left = body.remaining();
+    /// Moves `body`, of which `left` bytes are still to come, to its own task. `poll_upload`
+    /// continues the upload without reading the response.
+    pub(super) fn spawn<B, F>(body: B, left: Option<u64>, poll_upload: F) -> Self
+    where
+        B: Body<Data = Bytes, Error = BodyError> + Send + Unpin + 'static,
+        F: Fn(&mut B, &mut Context<'_>) + Send + Sync + 'static,
+    {
         let (sender, frames) = mpsc::channel(1);
-        tokio::spawn(pump(body, sender));
+        tokio::spawn(pump(body, poll_upload, sender));
         Self {
             frames,
             left,
@@ -67,12 +70,16 @@ impl Pumped {
     }
 }
 
-async fn pump(mut body: UpstreamBody, sender: mpsc::Sender<Step>) {
+async fn pump<B, F>(mut body: B, poll_upload: F, sender: mpsc::Sender<Step>)
+where
+    B: Body<Data = Bytes, Error = BodyError> + Unpin,
+    F: Fn(&mut B, &mut Context<'_>),
+{
     loop {
         let reserved = tokio::select! {
             reserved = sender.reserve() => reserved,
             // Never resolves; continues the upload while the app does not read the response.
-            () = poll_fn(|cx| { body.poll_upload(cx); Poll::Pending }) => return,
+            () = poll_fn(|cx| { poll_upload(&mut body, cx); Poll::Pending }) => return,
         };
         // An error means that the receiver was dropped.
         let Ok(room) = reserved else { return };

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use http_body::SizeHint;
 use tokio::time::{Instant, Sleep, sleep};
 
 /// Watches one direction of a stream, which reports after each poll whether bytes moved. The first
@@ -30,6 +31,11 @@ impl Stall {
         }
     }
 
+    /// Limits a body to `known`, or to `unknown` if the body has no declared length.
+    pub(super) fn of_body(size: &SizeHint, known: Duration, unknown: Option<Duration>) -> Self {
+        Self::after(size.exact().map(|_| known).or(unknown))
+    }
+
     pub fn limit_to(&mut self, limit: Option<Duration>) {
         if self.limit != limit {
             *self = Self::after(limit);
@@ -37,7 +43,7 @@ impl Stall {
     }
 
     /// Called when bytes moved, or when none are expected.
-    pub fn moved(&mut self) {
+    pub fn progressed(&mut self) {
         self.still = false;
     }
 
@@ -48,7 +54,7 @@ impl Stall {
         written: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            self.moved();
+            self.progressed();
             return written;
         }
         let stalled = ready!(self.poll(cx));
@@ -85,7 +91,7 @@ mod tests {
             tokio::time::timeout(LIMIT * 9 / 10, poll_fn(|cx| stall.poll(cx)))
                 .await
                 .unwrap_err();
-            stall.moved();
+            stall.progressed();
         }
         // Time in which nothing is polled does not count.
         sleep(LIMIT * 2).await;

@@ -14,10 +14,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-use super::Connection;
+use super::{Connection, Owner};
 use crate::upstream::connect::Stream;
 use crate::upstream::counted::Open;
-use crate::upstream::pool::PoolShared;
 
 /// A peer that sends nothing for five ticks while a stream is open gets a PING. gRPC servers close
 /// connections that send more than one PING in 5 minutes. Earlier failures are left to TCP
@@ -29,21 +28,21 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the driver continues to flush frames after the last request.
 const LINGER: Duration = Duration::from_secs(1);
 
-pub(super) struct Driver {
+pub(super) struct Driver<P: Owner> {
     h2: h2::client::Connection<Socket, Bytes>,
     connection: Weak<Connection>,
-    pool: Weak<PoolShared>,
+    pool: Weak<P>,
     traffic: Arc<Traffic>,
     settled: Option<oneshot::Sender<()>>,
     _open: Open,
 }
 
-impl Driver {
+impl<P: Owner> Driver<P> {
     /// The receiver resolves when the peer's SETTINGS have arrived.
     pub(super) fn new(
         h2: h2::client::Connection<Socket, Bytes>,
         connection: &Arc<Connection>,
-        pool: &Arc<PoolShared>,
+        pool: &Arc<P>,
         open: Open,
     ) -> (Self, oneshot::Receiver<()>) {
         let (settled, settings) = oneshot::channel();

@@ -12,15 +12,13 @@ use http::{Method, Response, StatusCode};
 use http_body::{Body as _, Frame};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::StreamPermit;
-use super::head;
-use crate::upstream::body::{Content, RequestBody, UpstreamBody};
+use super::{Owner, StreamPermit, head};
 use crate::upstream::error::{BodyError, Cause, SendError, SendFailure};
 use crate::upstream::http1::WrongLength;
-use crate::upstream::send::Ask;
+use crate::upstream::request::{RequestBody, RequestHead};
 
 /// The rest of both bodies, after the response head.
-pub(in crate::upstream) struct Exchange {
+pub(in crate::upstream) struct Exchange<P: Owner> {
     /// Dropped before `_permit`, so that the stream is reset before the permit is free.
     upload: Upload,
     app_broke_off: Option<Cause>,
@@ -29,17 +27,20 @@ pub(in crate::upstream) struct Exchange {
     data_ended: bool,
     /// Bytes of the response that are still to come, if the response has a length.
     remaining: Option<u64>,
-    _permit: StreamPermit,
+    _permit: StreamPermit<P>,
 }
 
+/// `None`: the response has no body.
+type Rest<P> = Option<Box<Exchange<P>>>;
+
 /// A request before its response head.
-struct Pending<'a> {
+struct Pending<'a, P: Owner> {
     upload: Upload,
     response: ResponseFuture,
     /// Bytes that the connection had written before this request.
     written_before: u64,
-    ask: &'a Ask<'a>,
-    permit: StreamPermit,
+    head: &'a RequestHead<'a>,
+    permit: StreamPermit<P>,
 }
 
 /// The request body. Dropping it resets the stream, unless both sides have ended it.
@@ -58,30 +59,34 @@ struct Upload {
     moved: Instant,
 }
 
-impl StreamPermit {
-    /// Sends a request and waits up to `ask.wait` for the response head, counted from the last
+impl<P: Owner> StreamPermit<P> {
+    /// Sends a request and waits up to `head.wait` for the response head, counted from the last
     /// progress of the upload.
     ///
     /// Dropping the future resets the stream; the connection stays open.
     pub(in crate::upstream) async fn send(
         self,
-        ask: &Ask<'_>,
+        head: &RequestHead<'_>,
         body: RequestBody,
-    ) -> Result<Response<UpstreamBody>, SendError> {
-        let mut pending = Pending::begin(self, ask, body)?;
-        let mut timer = pin!(sleep_until(pending.upload.moved + ask.wait));
+    ) -> Result<Response<Rest<P>>, SendError> {
+        let mut pending = Pending::begin(self, head, body)?;
+        let mut timer = pin!(sleep_until(pending.upload.moved + head.wait));
         let response = poll_fn(|cx| pending.poll_head(cx, timer.as_mut())).await?;
         pending.respond(response)
     }
 }
 
-impl<'a> Pending<'a> {
-    fn begin(permit: StreamPermit, ask: &'a Ask<'a>, body: RequestBody) -> Result<Self, SendError> {
+impl<'a, P: Owner> Pending<'a, P> {
+    fn begin(
+        permit: StreamPermit<P>,
+        head: &'a RequestHead<'a>,
+        body: RequestBody,
+    ) -> Result<Self, SendError> {
         let connection = &permit.connection;
-        let length = head::length(ask.head, &body);
+        let length = head::length(head.parts, &body);
         let ends = body.is_end_stream();
         let written_before = connection.traffic.written();
-        let request = head::request(ask.head, length);
+        let request = head::request(head.parts, length);
         let sent = connection.requests.clone().send_request(request, ends);
         let (response, stream) = sent.map_err(|error| {
             connection.retire();
@@ -103,7 +108,7 @@ impl<'a> Pending<'a> {
             },
             response,
             written_before,
-            ask,
+            head,
             permit,
         })
     }
@@ -119,7 +124,7 @@ impl<'a> Pending<'a> {
         if let Poll::Ready(response) = Pin::new(&mut self.response).poll(cx) {
             return Poll::Ready(response.map_err(|error| self.failed(error)));
         }
-        if self.upload.is_overdue(cx, timer, self.ask) {
+        if self.upload.is_overdue(cx, timer, self.head) {
             // On a dead path every request on this connection would time out.
             self.permit.connection.retire();
             return Poll::Ready(Err(self.error(SendFailure::Timeout, false)));
@@ -127,17 +132,17 @@ impl<'a> Pending<'a> {
         Poll::Pending
     }
 
-    fn respond(self, response: Response<RecvStream>) -> Result<Response<UpstreamBody>, SendError> {
+    fn respond(self, response: Response<RecvStream>) -> Result<Response<Rest<P>>, SendError> {
         let remaining = head::check(response.headers())
             .map_err(|fault| self.error(SendFailure::Protocol(fault.into()), false))?;
-        let bodiless = self.ask.head.method == Method::HEAD
+        let bodiless = self.head.parts.method == Method::HEAD
             || response.status() == StatusCode::NO_CONTENT
             || response.status() == StatusCode::NOT_MODIFIED;
         let (head, response) = response.into_parts();
-        let content = if bodiless || response.is_end_stream() {
-            Content::Whole(Bytes::new())
+        let rest = if bodiless || response.is_end_stream() {
+            None
         } else {
-            Content::Http2(Box::new(Exchange {
+            Some(Box::new(Exchange {
                 upload: self.upload,
                 app_broke_off: None,
                 response,
@@ -146,7 +151,7 @@ impl<'a> Pending<'a> {
                 _permit: self.permit,
             }))
         };
-        Ok(Response::from_parts(head, UpstreamBody::new(content)))
+        Ok(Response::from_parts(head, rest))
     }
 
     fn failed(&self, error: h2::Error) -> SendError {
@@ -176,7 +181,7 @@ impl<'a> Pending<'a> {
     }
 }
 
-impl Exchange {
+impl<P: Owner> Exchange<P> {
     /// Returns the next frame of the response body; `None` at its end. Continues the upload.
     pub(in crate::upstream) fn poll_frame(
         &mut self,
@@ -322,13 +327,18 @@ impl Upload {
         self.body = RequestBody::Empty;
     }
 
-    /// Returns whether the upstream has had `ask.wait` to take the next part, or to respond after
+    /// Returns whether the upstream has had `head.wait` to take the next part, or to respond after
     /// the last part. Time in which the app sends nothing does not count.
-    fn is_overdue(&self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, ask: &Ask<'_>) -> bool {
+    fn is_overdue(
+        &self,
+        cx: &mut Context<'_>,
+        mut timer: Pin<&mut Sleep>,
+        head: &RequestHead<'_>,
+    ) -> bool {
         while timer.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
             let since = if self.waits_for_app { now } else { self.moved };
-            let deadline = since + ask.wait;
+            let deadline = since + head.wait;
             if deadline <= now {
                 return true;
             }

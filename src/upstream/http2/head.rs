@@ -8,8 +8,8 @@ use http_body::Body as _;
 
 use crate::fields::{is_hop_by_hop, is_trailer};
 use crate::upstream::MAX_FIELDS;
-use crate::upstream::body::RequestBody;
 use crate::upstream::http1::parse_length;
+use crate::upstream::request::RequestBody;
 
 /// Returns the length for the request's `Content-Length`. Only `body` counts, not the app's head.
 pub(super) fn length(head: &Parts, body: &RequestBody) -> Option<u64> {

@@ -9,7 +9,7 @@ use std::future::Future;
 use std::task::{Context, Poll, Waker};
 
 use super::*;
-use crate::upstream::{Ask, BodyError, RequestBody, SendError, SendFailure, UpstreamBody};
+use crate::upstream::{BodyError, RequestBody, RequestHead, SendError, SendFailure, UpstreamBody};
 use frames::*;
 use http::{HeaderMap, Response, StatusCode};
 use http_body::{Body as _, Frame};
@@ -89,7 +89,11 @@ async fn a_checkout_of_a_connection_that_goes_away_is_unsent() {
     line.say(&go_away(0, reason::NO_ERROR)).await;
     settle().await;
     let head = asked("POST");
-    let error = failure(checkout.send(&ask(&head), RequestBody::Empty).await);
+    let error = failure(
+        checkout
+            .send(&request_head(&head), RequestBody::Empty)
+            .await,
+    );
     assert!(error.unsent && matches!(error.failure, SendFailure::Closed(_)));
     // The connection had no streams left.
     let goodbye = line.rest().await;
@@ -180,11 +184,11 @@ async fn a_silent_peer_gets_a_ping_and_then_a_timeout() {
         let (checkout, head) = (line.checkout(), asked("GET"));
         let day = Duration::from_secs(86_400);
         tokio::spawn(async move {
-            let ask = Ask {
+            let request_head = RequestHead {
                 wait: day,
-                ..ask(&head)
+                ..request_head(&head)
             };
-            checkout.send(&ask, RequestBody::Empty).await
+            checkout.send(&request_head, RequestBody::Empty).await
         })
     };
     line.frame().await;
@@ -245,8 +249,11 @@ fn streams_end_with_the_runtime() {
     let (line, sent) = first.block_on(async {
         let mut line = Line::open().await;
         let (checkout, head) = (line.checkout(), asked("GET"));
-        let mut sent =
-            Box::pin(async move { checkout.send(&ask(&head), RequestBody::Empty).await });
+        let mut sent = Box::pin(async move {
+            checkout
+                .send(&request_head(&head), RequestBody::Empty)
+                .await
+        });
         let mut cx = Context::from_waker(Waker::noop());
         assert!(sent.as_mut().poll(&mut cx).is_pending());
         line.frame().await;
@@ -286,8 +293,11 @@ async fn sensitive_values_are_never_indexed() {
     head.headers.insert("authorization", value);
     for stream in [1, 3] {
         let (checkout, head) = (line.checkout(), head.clone());
-        let sent =
-            tokio::spawn(async move { checkout.send(&ask(&head), RequestBody::Empty).await });
+        let sent = tokio::spawn(async move {
+            checkout
+                .send(&request_head(&head), RequestBody::Empty)
+                .await
+        });
         let request = line.frame().await;
         let never = request.payload.windows(2).any(|pair| pair == [0x1f, 8]);
         assert!(never, "{request:?}");

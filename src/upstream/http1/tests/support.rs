@@ -18,7 +18,7 @@ use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::upstream::connect::{Alpn, Connector, Destination};
 use crate::upstream::pool::{Http1, PoolShared};
 use crate::upstream::tls::TlsProfiles;
-use crate::upstream::{Ask, Limits, Pool, Replay, RequestBody, UpstreamBody};
+use crate::upstream::{Limits, Pool, Replay, RequestBody, RequestHead, UpstreamBody};
 
 pub(super) const WAIT: Duration = Duration::from_secs(5);
 
@@ -75,7 +75,8 @@ impl Line {
         let Poll::Ready(Ok(checkout)) = checkout.as_mut().poll(&mut cx) else {
             panic!("the connection is in the pool");
         };
-        let mut sending = Box::pin(async move { checkout.send(&ask(&head), body.unwrap()).await });
+        let mut sending =
+            Box::pin(async move { checkout.send(&request_head(&head), body.unwrap()).await });
         let first = sending.as_mut().poll(&mut cx);
         async move {
             match first {
@@ -211,6 +212,9 @@ pub(super) async fn pass(time: Duration) {
     tokio::time::resume();
 }
 
-pub(super) fn ask(head: &Parts) -> Ask<'_> {
-    Ask { head, wait: WAIT }
+pub(super) fn request_head(head: &Parts) -> RequestHead<'_> {
+    RequestHead {
+        parts: head,
+        wait: WAIT,
+    }
 }

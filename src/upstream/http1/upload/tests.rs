@@ -5,7 +5,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::*;
 use crate::upstream::http1::output::SMALL_FRAME;
-use crate::upstream::tee;
+use crate::upstream::request;
 
 /// Takes a few bytes per poll, like a socket whose buffer is nearly full, then is pending once.
 struct Trickle {
@@ -69,7 +69,7 @@ impl AsyncWrite for Trickle {
 
 /// Returns the bytes at the upstream of a body that the app sent in these chunks.
 async fn sent(chunks: &[Vec<u8>], writes: Vec<usize>) -> Vec<u8> {
-    let (mut app, replay) = tee::tests::upload(0).await;
+    let (mut app, replay) = request::tests::upload(0).await;
     let mut text = Vec::new();
     for chunk in chunks {
         text.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());

@@ -86,7 +86,7 @@ impl Line {
     pub(super) fn send(&self, method: &str, body: RequestBody) -> Sending {
         let checkout = self.checkout();
         let head = asked(method);
-        tokio::spawn(async move { checkout.send(&ask(&head), body).await })
+        tokio::spawn(async move { checkout.send(&request_head(&head), body).await })
     }
 
     pub(super) fn get(&self) -> Sending {
@@ -193,8 +193,11 @@ pub(super) fn give(app: &App, data: impl Into<Bytes>) {
     app.send(Ok(Frame::data(data.into()))).unwrap();
 }
 
-pub(super) fn ask(head: &Parts) -> Ask<'_> {
-    Ask { head, wait: WAIT }
+pub(super) fn request_head(head: &Parts) -> RequestHead<'_> {
+    RequestHead {
+        parts: head,
+        wait: WAIT,
+    }
 }
 
 pub(super) fn asked(method: &str) -> Parts {

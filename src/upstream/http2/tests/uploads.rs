@@ -205,7 +205,7 @@ async fn an_upload_dropped_at_any_point_never_looks_complete() {
         let (app, body) = upload(None);
         let (checkout, asked) = (line.checkout(), asked("POST"));
         let mut exchange = Box::pin(async move {
-            let response = checkout.send(&ask(&asked), body).await.unwrap();
+            let response = checkout.send(&request_head(&asked), body).await.unwrap();
             response.into_body().collect().await.unwrap().to_bytes()
         });
         let mut cx = Context::from_waker(Waker::noop());

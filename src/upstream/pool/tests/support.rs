@@ -29,7 +29,7 @@ use crate::config::{Origin, Scheme, Tls};
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::upstream::connect::{Destination, Names};
 use crate::upstream::tls::TlsProfiles;
-use crate::upstream::{Ask, Replay, RequestBody, SendError, UpstreamBody};
+use crate::upstream::{Replay, RequestBody, RequestHead, SendError, UpstreamBody};
 
 pub(super) const LIMITS: Limits = Limits {
     connect: Duration::from_secs(10),
@@ -408,8 +408,8 @@ pub(super) async fn send(
     wait: Duration,
 ) -> Result<Response<UpstreamBody>, SendError> {
     let (head, body) = request.into_parts();
-    let ask = Ask { head: &head, wait };
-    checkout.send(&ask, body).await
+    let request_head = RequestHead { parts: &head, wait };
+    checkout.send(&request_head, body).await
 }
 
 /// Returns an app's chunked upload: bytes written to the first value, chunk sizes included, arrive

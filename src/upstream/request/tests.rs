@@ -74,7 +74,7 @@ async fn only_the_last_attempt_reads_from_the_app() {
         send(&mut app, "and the rest").await;
         assert!(matches!(poll(&mut first), Poll::Ready(Some(Err(_)))));
         app.write_all(b"0\r\n\r\n").await.unwrap();
-        let rest = tokio::time::timeout(std::time::Duration::from_secs(20), &mut rest);
+        let rest = tokio::time::timeout(Duration::from_secs(20), &mut rest);
         assert_eq!(rest.await.unwrap().unwrap(), "more and the rest");
     }
 }
@@ -87,7 +87,7 @@ async fn a_body_is_replayed_up_to_the_limit_and_not_beyond() {
     send(&mut app, "67890").await;
     for part in ["12345", "67890"] {
         assert_eq!(data(&mut first).await, part);
-        assert!(replay.is_whole());
+        assert!(replay.is_replayable());
     }
     assert!(replay.rewind());
     let mut second = replay.body().unwrap();
@@ -96,7 +96,7 @@ async fn a_body_is_replayed_up_to_the_limit_and_not_beyond() {
     }
     send(&mut app, "1").await;
     assert_eq!(data(&mut second).await, "1");
-    assert!(!replay.is_whole());
+    assert!(!replay.is_replayable());
     assert!(!replay.rewind());
     assert!(replay.body().is_none());
     // The current attempt still gets the rest.
@@ -110,7 +110,7 @@ async fn a_settled_body_keeps_no_more_bytes() {
     let mut body = replay.body().unwrap();
     send(&mut app, "one").await;
     assert_eq!(data(&mut body).await, "one");
-    replay.settle();
+    replay.stop_keeping();
     assert!(!replay.rewind());
     send(&mut app, "two").await;
     assert_eq!(data(&mut body).await, "two");
@@ -128,8 +128,8 @@ async fn tiny_frames_are_kept_only_up_to_a_limit() {
         send(&mut app, "x").await;
         assert_eq!(data(&mut first).await, "x");
     }
-    assert!(replay.is_whole());
+    assert!(replay.is_replayable());
     send(&mut app, "x").await;
     assert_eq!(data(&mut first).await, "x");
-    assert!(!replay.is_whole());
+    assert!(!replay.is_replayable());
 }

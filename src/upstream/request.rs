@@ -1,4 +1,5 @@
-//! Keeps the app's request body while it streams, so that a retry can send the body again.
+//! A request: its head, and the body, which is kept while it streams so that a retry can send the
+//! body again.
 //!
 //! A body is replayable while every byte that was read from the app is still kept: the next attempt
 //! sends the kept bytes, then continues with the live body.
@@ -6,14 +7,39 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
-use super::body::RequestBody;
 use super::error::Cause;
+use super::stall::Stall;
+
+/// A request without its body. Borrowed, so that a retry needs no copy.
+pub struct RequestHead<'a> {
+    pub parts: &'a Parts,
+    /// Time limit for the response head, counted from the last progress of the upload.
+    pub wait: Duration,
+}
+
+/// A request body for the upstream.
+pub enum RequestBody {
+    Empty,
+    /// The app's body, streamed.
+    Stream(Box<Upload>),
+}
+
+/// A streamed request body.
+pub struct Upload {
+    source: Reader,
+    /// Fields to remove from the trailers.
+    forbidden: Arc<[HeaderName]>,
+    /// Limits how long the app may send nothing.
+    stall: Stall,
+}
 
 /// A request body that retries can read again.
 pub struct Replay {
@@ -43,7 +69,7 @@ struct TeeState {
 }
 
 /// The body as one attempt reads it.
-pub(super) struct Reader {
+struct Reader {
     tee: Tee,
     next: usize,
     trailers_sent: bool,
@@ -57,6 +83,71 @@ struct Superseded;
 
 /// Limit of kept frames for a body of unknown length.
 const MOST_FRAMES: usize = 1024;
+
+impl RequestBody {
+    /// Streams `source`, and removes the fields named in `forbidden` from the trailers.
+    fn stream(source: Reader, forbidden: Arc<[HeaderName]>) -> Self {
+        Self::Stream(Box::new(Upload {
+            source,
+            forbidden,
+            stall: Stall::default(),
+        }))
+    }
+
+    /// Makes the body fail with [`Stalled`](super::Stalled) once the app has sent nothing for
+    /// `known`, or for `unknown` if the body has no declared length: a stream may pause.
+    pub fn stalls_after(&mut self, known: Duration, unknown: Option<Duration>) {
+        if let Self::Stream(upload) = self {
+            upload.stall = Stall::of_body(&upload.source.size_hint(), known, unknown);
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Self::Empty)
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Cause;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
+        let Self::Stream(upload) = self.get_mut() else {
+            return Poll::Ready(None);
+        };
+        let polled = upload.source.poll_frame(cx);
+        if polled.is_pending() {
+            return (upload.stall.poll(cx)).map(|stalled| Some(Err(stalled.into())));
+        }
+        upload.stall.progressed();
+        let mut frame = ready!(polled);
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            for name in upload.forbidden.iter() {
+                trailers.remove(name);
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Stream(upload) => upload.source.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Stream(upload) => upload.source.size_hint(),
+        }
+    }
+}
 
 impl Replay {
     /// Keeps up to `limit` bytes of `body`, and removes the fields named in `forbidden` from the
@@ -126,12 +217,12 @@ impl Replay {
     }
 
     /// Returns whether the body is replayable now.
-    pub fn is_whole(&self) -> bool {
+    pub fn is_replayable(&self) -> bool {
         self.tee.as_ref().is_none_or(|tee| tee.lock().whole)
     }
 
     /// Returns whether the body stays replayable to its end, by the declared length.
-    pub fn will_stay_whole(&self) -> bool {
+    pub fn stays_replayable(&self) -> bool {
         let Some(tee) = &self.tee else {
             return true;
         };
@@ -142,9 +233,9 @@ impl Replay {
     }
 
     /// Stops keeping bytes: there will be no further attempt.
-    pub fn settle(&self) {
+    pub fn stop_keeping(&self) {
         if let Some(tee) = &self.tee {
-            tee.lock().settle();
+            tee.lock().stop_keeping();
         }
     }
 }
@@ -164,14 +255,14 @@ impl TeeState {
         // A chunked body may arrive byte by byte, and each frame takes more memory than its data.
         let too_many = self.declared.exact().is_none() && self.kept.len() >= MOST_FRAMES;
         if too_many || data.len() > self.room {
-            return self.settle();
+            return self.stop_keeping();
         }
         self.room -= data.len();
         self.kept.push(data.clone());
     }
 
     /// Leaves `kept` to `Reader::poll_frame`, which may not have sent all of it yet.
-    fn settle(&mut self) {
+    fn stop_keeping(&mut self) {
         self.whole = false;
         self.room = 0;
     }
@@ -194,10 +285,7 @@ impl TeeState {
 }
 
 impl Reader {
-    pub(super) fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
         let mut state = self.tee.lock();
         if state.attempt != self.attempt {
             return Poll::Ready(Some(Err(Superseded.into())));
@@ -233,7 +321,7 @@ impl Reader {
         Poll::Ready(frame)
     }
 
-    pub(super) fn is_end_stream(&self) -> bool {
+    fn is_end_stream(&self) -> bool {
         let state = self.tee.lock();
         let kept_left = self.next < state.kept.len();
         let trailers_left = state.trailers.is_some() && !self.trailers_sent;
@@ -241,7 +329,7 @@ impl Reader {
     }
 
     /// The size of the whole body before the first frame, which is when the encoders ask.
-    pub(super) fn size_hint(&self) -> SizeHint {
+    fn size_hint(&self) -> SizeHint {
         let state = self.tee.lock();
         if self.next == 0 && state.whole {
             state.declared
