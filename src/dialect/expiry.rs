@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jiff::civil::DateTime;
 use jiff::{Timestamp, tz::TimeZone};
 
-use super::Expiry;
 use super::schema::ExpiresUnit;
 
 /// Smallest number of seconds that is a Unix time (in 2001) rather than a lifetime (of 31 years).
@@ -16,6 +15,20 @@ const MILLISECONDS_FROM: f64 = 1e11;
 
 /// The end of the year 9999. Later times are cut to it, so that no clock overflows.
 const LATEST: f64 = 253_402_300_799.0;
+
+/// The token's lifetime as the vendor states it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// Absent or 0: the provider's `ttl` decides.
+    Unstated,
+    /// Counted from before the request was sent.
+    In(Duration),
+    /// A time of the vendor's clock; the answer's `Date`, in `date`, corrects for clock skew.
+    At {
+        at: SystemTime,
+        date: Option<SystemTime>,
+    },
+}
 
 /// Reads the text of an `expires` field; `None` if the text is neither a number nor a time.
 ///

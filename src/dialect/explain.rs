@@ -3,10 +3,10 @@
 
 use serde_json::Value as JsonValue;
 
+use super::answer::Answer;
 use super::redact;
-use super::response::Reading;
+use super::response::{Reading, ResponseRules};
 use super::selector::Selector;
-use super::{Answer, ResponseRules};
 use crate::secret::Secret;
 
 /// Shortest text that counts as a token when no name suggests one.

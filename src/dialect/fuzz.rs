@@ -4,12 +4,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+use super::answer::{Answer, Refusal};
 use super::document::Document;
-use super::response::check_token;
+use super::expiry::{self, Expiry};
+use super::response::{ResponseRules, check_token};
 use super::schema::ResponseToml;
 use super::selector::{Selector, jwt_exp};
 use super::template::{Place, Scope, Template};
-use super::{Answer, Expiry, Frozen, Refusal, ResponseRules, Var, Variables, expiry};
+use super::value::{Frozen, Var, Variables};
 use crate::secret::Secret;
 
 /// Too long for a fuzzer to produce by chance.

@@ -1,23 +1,52 @@
 //! Putting the token on forwarded requests, and recognizing that an API rejects the token.
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
+use zeroize::Zeroizing;
 
 use super::computed::{Computed, Recipe, Recipes};
-use super::field::{Problem, header_fields, join, report, text_fields};
+use super::field::{HeaderField, Problem, TextField, header_fields, join, report, text_fields};
 use super::one_or_many::OneOrMany;
 use super::request::{header_value, render_query};
 use super::response::{check_token, texts};
 use super::schema::{InjectToml, Ordered, RejectToml, Scalar};
 use super::selector::Selector;
+use super::source::Extent;
 use super::suggest::nearest;
 use super::template::{Place, Scope, Template};
 use super::value::Variables;
-use super::{Extent, InjectPlan, Injection, RejectRules};
 use crate::secret::Secret;
 
 const REJECT_STATUS: u16 = 401;
 /// UNAUTHENTICATED.
 const REJECT_GRPC_STATUS: u16 = 16;
+
+/// Where a forwarded request carries the token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InjectPlan {
+    headers: Vec<HeaderField>,
+    query: Vec<TextField>,
+    header_names: Vec<HeaderName>,
+    query_names: Vec<String>,
+    computed: Computed,
+}
+
+/// A token in the form it is sent: built once per fetch, never per request.
+#[derive(Clone)]
+pub struct Injection {
+    /// Values are marked sensitive.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// `name=value&name=value`, percent-encoded; empty where the dialect injects no query.
+    pub query: Zeroizing<String>,
+}
+
+/// How the API reports a dead token.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RejectRules {
+    pub status: Vec<u16>,
+    pub grpc_status: Vec<u16>,
+    /// Selectors with the texts that mean a dead token.
+    body: Vec<(Selector, Vec<String>)>,
+}
 
 impl InjectPlan {
     pub(super) fn parse(

@@ -1,10 +1,8 @@
 //! Parsed request tables and how they are merged.
 
-use http::{Method, header};
+use http::Method;
 
-use super::RequestPlan;
 use super::assertion::AssertionLayer;
-use super::computed::Computed;
 use super::field::{
     Field, HeaderField, Problem, TextField, field, header_fields, join, template, text_fields,
 };
@@ -15,13 +13,13 @@ use super::template::{Place, Template};
 /// One request table; `None` is inherited.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Layer {
-    method: Option<Method>,
+    pub(super) method: Option<Method>,
     /// `Some(None)` removes an inherited one.
-    basic: Option<Option<Basic>>,
-    query: Option<Vec<TextField>>,
-    headers: Option<Vec<HeaderField>>,
-    body: Option<Body>,
-    path: Option<Field<(), Template>>,
+    pub(super) basic: Option<Option<Basic>>,
+    pub(super) query: Option<Vec<TextField>>,
+    pub(super) headers: Option<Vec<HeaderField>>,
+    pub(super) body: Option<Body>,
+    pub(super) path: Option<Field<(), Template>>,
     assertions: Assertions,
 }
 
@@ -127,93 +125,8 @@ impl Assertions {
     }
 }
 
-/// Merges request tables; earlier layers win.
-pub(super) fn merge(layers: &[(Kind, Layer)], problems: &mut Vec<Problem>) -> RequestPlan {
-    fn first<T: Clone>(layers: &[(Kind, Layer)], get: fn(&Layer) -> &Option<T>) -> Option<T> {
-        layers.iter().find_map(|(_, layer)| get(layer).clone())
-    }
-    let plan = RequestPlan {
-        method: first(layers, |layer| &layer.method).unwrap_or(Method::POST),
-        basic: first(layers, |layer| &layer.basic).flatten(),
-        query: first(layers, |layer| &layer.query).unwrap_or_default(),
-        headers: first(layers, |layer| &layer.headers).unwrap_or_else(default_headers),
-        body: merge_bodies(layers, problems),
-        path: first(layers, |layer| &layer.path),
-        computed: Computed::default(),
-    };
-    let authorization = |field: &&HeaderField| field.name == header::AUTHORIZATION;
-    if let Some(field) = plan.headers.iter().find(authorization)
-        && plan.basic.is_some()
-    {
-        problems.push(
-            field.problem("`basic` writes Authorization already; remove it with `basic = false`"),
-        );
-    }
-    plan
-}
-
-fn default_headers() -> Vec<HeaderField> {
-    vec![Field {
-        name: header::ACCEPT,
-        value: Template::literal("application/json"),
-        path: "request.headers.Accept".to_owned(),
-    }]
-}
-
-fn merge_bodies(layers: &[(Kind, Layer)], problems: &mut Vec<Problem>) -> Body {
-    let find = |auth: bool| {
-        layers
-            .iter()
-            .position(|(kind, layer)| (*kind == Kind::Auth) == auth && layer.body.is_some())
-    };
-    let (stated, auth) = match (find(false), find(true)) {
-        (Some(stated), Some(auth)) if layers[stated].0 != Kind::Provider => (stated, auth),
-        (Some(only), _) | (None, Some(only)) => {
-            return layers[only].1.body.clone().unwrap_or_default();
-        }
-        (None, None) => return Body::Empty,
-    };
-    let auth_wins = auth < stated;
-    match (layers[auth].1.body.clone(), layers[stated].1.body.clone()) {
-        (Some(Body::Form(entries)), Some(Body::Form(body))) => {
-            Body::Form(join_fields(entries, body, auth_wins))
-        }
-        (Some(Body::Json(entries)), Some(Body::Json(body))) => {
-            Body::Json(join_fields(entries, body, auth_wins))
-        }
-        (Some(entries), Some(body)) => {
-            let message = format!(
-                "the auth method's entries are for a {} body, but {} states a {} body",
-                entries.kind(),
-                body.path(),
-                body.kind(),
-            );
-            problems.push(Problem::new(entries.path(), message));
-            body
-        }
-        (None, _) | (_, None) => Body::Empty,
-    }
-}
-
-/// Puts the auth method's entries first, as in the vendors' samples; a name in both is sent once.
-fn join_fields<V>(
-    auth: Vec<Field<String, V>>,
-    body: Vec<Field<String, V>>,
-    auth_wins: bool,
-) -> Vec<Field<String, V>> {
-    let mut joined = auth;
-    for field in body {
-        match joined.iter_mut().find(|known| known.name == field.name) {
-            Some(known) if !auth_wins => *known = field,
-            Some(_) => {}
-            None => joined.push(field),
-        }
-    }
-    joined
-}
-
 impl Body {
-    fn kind(&self) -> &'static str {
+    pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Empty => "no",
             Self::Form(_) => "form",
@@ -223,7 +136,7 @@ impl Body {
     }
 
     /// Path of the body's table: `grants.sms.form`.
-    fn path(&self) -> &str {
+    pub(super) fn path(&self) -> &str {
         let path = match self {
             Self::Empty => None,
             Self::Form(fields) => fields.first().map(|field| field.path.as_str()),

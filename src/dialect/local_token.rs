@@ -2,15 +2,35 @@
 
 use std::collections::BTreeMap;
 
-use super::field::Problem;
+use super::answer::Issued;
+use super::computed::{Computed, Recipes};
+use super::expiry::{self, Expiry};
+use super::field::{Field, Problem};
 use super::response::check_token;
 use super::selector::jwt_exp;
-use super::template::Scope;
+use super::template::{Place, Scope, Template};
 use super::value::{Frozen, Variables};
-use super::{Expiry, Issued, LocalTokenPlan, expiry};
 use crate::secret::Secret;
 
+/// A token that is built locally, from `[grants.NAME] token`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LocalTokenPlan {
+    token: Field<(), Template>,
+    pub(super) computed: Computed,
+}
+
 impl LocalTokenPlan {
+    pub(super) fn new(
+        token: Field<(), Template>,
+        recipes: &Recipes,
+        problems: &mut Vec<Problem>,
+    ) -> Self {
+        Self {
+            computed: recipes.for_templates([&token.value], Place::Exchange, problems),
+            token,
+        }
+    }
+
     /// Builds a token. Its `exp` gives the expiry; without `exp` the provider's `ttl` decides.
     pub fn make(&self, variables: &Variables, frozen: &Frozen) -> Result<Issued, Problem> {
         let scope = Scope::of_request(variables, frozen);

@@ -1,29 +1,89 @@
-//! Filling in a token request.
+//! Merging the tables of a token request, and filling the request in.
 
 use std::collections::BTreeMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 use percent_encoding::{AsciiSet, utf8_percent_encode};
 use serde_json::Value as JsonValue;
 use zeroize::Zeroizing;
 
+use super::computed::{Computed, Recipes};
 use super::field::{Field, HeaderField, Problem, TextField, join};
 use super::filter::RESERVED;
 use super::json::{json_object, json_scalar};
-use super::layer::{Basic, Body};
+use super::layer::{Basic, Body, Kind, Layer};
 use super::schema::Encoding;
-use super::template::{Scope, Template};
+use super::template::{Place, Scope, Template};
 use super::value::{Frozen, Variables, wipe};
-use super::{RequestPlan, TokenRequest};
 use crate::secret::Secret;
 
 const FORM_TYPE: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
 const JSON_TYPE: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT_TYPE: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
+/// A token request before its variables are known.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RequestPlan {
+    method: Method,
+    /// Replaces the URL's path and query.
+    path: Option<Field<(), Template>>,
+    basic: Option<Basic>,
+    query: Vec<TextField>,
+    headers: Vec<HeaderField>,
+    body: Body,
+    pub(super) computed: Computed,
+}
+
+/// A token request, ready to be sent to the provider's `token_url`.
+pub struct TokenRequest {
+    pub method: Method,
+    /// Percent-encoded path and query that replace those of `token_url`.
+    pub path: Option<Zeroizing<String>>,
+    /// Percent-encoded query to append to that of `token_url`.
+    pub query: Option<Zeroizing<String>>,
+    /// `Accept`, `Content-Type`, `Authorization`, … without `Host` and framing fields. Credentials
+    /// are marked sensitive.
+    pub headers: HeaderMap,
+    /// Empty for requests without a body; the exchange then sends `Content-Length: 0` for a POST.
+    pub body: Zeroizing<Vec<u8>>,
+}
+
 impl RequestPlan {
+    /// Merges request tables; earlier layers win.
+    pub(super) fn merge(layers: &[(Kind, Layer)], problems: &mut Vec<Problem>) -> Self {
+        fn first<T: Clone>(layers: &[(Kind, Layer)], get: fn(&Layer) -> &Option<T>) -> Option<T> {
+            layers.iter().find_map(|(_, layer)| get(layer).clone())
+        }
+        let plan = Self {
+            method: first(layers, |layer| &layer.method).unwrap_or(Method::POST),
+            basic: first(layers, |layer| &layer.basic).flatten(),
+            query: first(layers, |layer| &layer.query).unwrap_or_default(),
+            headers: first(layers, |layer| &layer.headers).unwrap_or_else(default_headers),
+            body: merge_bodies(layers, problems),
+            path: first(layers, |layer| &layer.path),
+            computed: Computed::default(),
+        };
+        let authorization = |field: &&HeaderField| field.name == header::AUTHORIZATION;
+        if let Some(field) = plan.headers.iter().find(authorization)
+            && plan.basic.is_some()
+        {
+            problems.push(
+                field.problem(
+                    "`basic` writes Authorization already; remove it with `basic = false`",
+                ),
+            );
+        }
+        plan
+    }
+
+    /// Adds the recipes of the computed variables that the templates use.
+    pub(super) fn with_recipes(mut self, recipes: &Recipes, problems: &mut Vec<Problem>) -> Self {
+        self.computed = recipes.for_templates(self.templates(), Place::Exchange, problems);
+        self
+    }
+
     /// Fills the templates in.
     ///
     /// Fails on a missing variable or an unsendable value (a line break in a header); the problem
@@ -120,7 +180,7 @@ impl RequestPlan {
         self.computed.needs(&self.templates(), given)
     }
 
-    pub(super) fn templates(&self) -> Vec<&Template> {
+    fn templates(&self) -> Vec<&Template> {
         let mut templates: Vec<_> = self.query.iter().map(|field| &field.value).collect();
         templates.extend(self.headers.iter().map(|field| &field.value));
         templates.extend(self.path.iter().map(|field| &field.value));
@@ -148,6 +208,66 @@ impl RequestPlan {
             Body::Raw(_) => Some(TEXT_TYPE),
         }
     }
+}
+
+fn default_headers() -> Vec<HeaderField> {
+    vec![Field {
+        name: header::ACCEPT,
+        value: Template::literal("application/json"),
+        path: "request.headers.Accept".to_owned(),
+    }]
+}
+
+fn merge_bodies(layers: &[(Kind, Layer)], problems: &mut Vec<Problem>) -> Body {
+    let find = |auth: bool| {
+        layers
+            .iter()
+            .position(|(kind, layer)| (*kind == Kind::Auth) == auth && layer.body.is_some())
+    };
+    let (stated, auth) = match (find(false), find(true)) {
+        (Some(stated), Some(auth)) if layers[stated].0 != Kind::Provider => (stated, auth),
+        (Some(only), _) | (None, Some(only)) => {
+            return layers[only].1.body.clone().unwrap_or_default();
+        }
+        (None, None) => return Body::Empty,
+    };
+    let auth_wins = auth < stated;
+    match (layers[auth].1.body.clone(), layers[stated].1.body.clone()) {
+        (Some(Body::Form(entries)), Some(Body::Form(body))) => {
+            Body::Form(join_fields(entries, body, auth_wins))
+        }
+        (Some(Body::Json(entries)), Some(Body::Json(body))) => {
+            Body::Json(join_fields(entries, body, auth_wins))
+        }
+        (Some(entries), Some(body)) => {
+            let message = format!(
+                "the auth method's entries are for a {} body, but {} states a {} body",
+                entries.kind(),
+                body.path(),
+                body.kind(),
+            );
+            problems.push(Problem::new(entries.path(), message));
+            body
+        }
+        (None, _) | (_, None) => Body::Empty,
+    }
+}
+
+/// Puts the auth method's entries first, as in the vendors' samples; a name in both is sent once.
+fn join_fields<V>(
+    auth: Vec<Field<String, V>>,
+    body: Vec<Field<String, V>>,
+    auth_wins: bool,
+) -> Vec<Field<String, V>> {
+    let mut joined = auth;
+    for field in body {
+        match joined.iter_mut().find(|known| known.name == field.name) {
+            Some(known) if !auth_wins => *known = field,
+            Some(_) => {}
+            None => joined.push(field),
+        }
+    }
+    joined
 }
 
 impl Body {

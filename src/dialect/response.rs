@@ -4,17 +4,19 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode, header};
 
+use super::answer::{Answer, Class, Issued, Refusal};
 use super::document::Document;
-use super::field::{join, report};
+use super::expiry::{self, Expiry};
+use super::field::{Problem, join, report};
 use super::mask::clean;
 use super::one_or_many::OneOrMany;
 use super::redact;
-use super::schema::{Ordered, ResponseToml, Scalar};
+use super::schema::{ExpiresUnit, Ordered, ResponseToml, Scalar};
 use super::selector::{Selector, jwt_exp};
-use super::{
-    Answer, Class, Expiry, Issued, LONGEST_TOKEN, Problem, Refusal, ResponseRules, expiry,
-};
 use crate::secret::Secret;
+
+/// The longest accepted access token in bytes. A request head, which carries it, is at most 64 KiB.
+pub const LONGEST_TOKEN: usize = 48 * 1024;
 
 /// Characters of a vendor's description that are kept.
 const DESCRIPTION_CHARS: usize = 300;
@@ -57,6 +59,23 @@ pub(super) struct Reading<'a> {
     pub(super) document: Document,
     pub(super) secrets: &'a [&'a Secret],
     now: SystemTime,
+}
+
+/// `[response]`, parsed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResponseRules {
+    pub(super) token: Vec<Selector>,
+    pub(super) expires: Vec<Selector>,
+    pub(super) expires_unit: Option<ExpiresUnit>,
+    pub(super) refresh_token: Vec<Selector>,
+    /// Selectors with the texts that mean success.
+    pub(super) ok: Vec<(Selector, Vec<String>)>,
+    pub(super) error: Vec<Selector>,
+    pub(super) error_description: Vec<Selector>,
+    pub(super) permanent: Vec<String>,
+    pub(super) transient: Vec<String>,
+    /// The dialect does not list `transient`.
+    pub(super) transient_is_default: bool,
 }
 
 impl ResponseRules {

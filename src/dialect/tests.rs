@@ -7,11 +7,12 @@ mod golden;
 mod merging;
 
 use std::collections::BTreeMap;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::StatusCode;
+use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::*;
+use crate::secret::Secret;
 
 /// The provider whose plan a test compiles.
 #[derive(Default)]

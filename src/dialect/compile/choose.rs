@@ -1,6 +1,10 @@
 //! Choosing a provider's grant and auth method.
 
-use super::*;
+use crate::dialect::field::Problem;
+use crate::dialect::level::Level;
+use crate::dialect::schema::Ordered;
+use crate::dialect::source::{Extent, Source};
+use crate::dialect::suggest::hint;
 
 /// Name of the grant of a dialect that has only `[request]`.
 const ONLY_REQUEST: &str = "default";
