@@ -1,4 +1,4 @@
-//! The input of [`compile`](super::compile).
+//! The input of [`compile`](super::compile()).
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,8 @@ pub struct Source<'a> {
     pub auth_method: Option<&'a str>,
 }
 
-/// How complete the input of [`compile_as`](super::compile_as) is; only a complete input is checked for missing keys.
+/// How complete the input of [`compile_as`](super::compile_as) is; only a complete input is checked
+/// for missing keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Extent {
     /// Everything that a provider needs.
