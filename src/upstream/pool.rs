@@ -158,7 +158,7 @@ impl Pool {
         let connected = Box::pin(self.shared.connect(&connector)).await?;
         let mut connection = self.shared.open_http1(connected);
         connection.for_upgrade = true;
-        Ok(self.shared.http1(connection))
+        Ok(self.shared.checkout(Inner::Http1(connection)))
     }
 }
 
@@ -178,19 +178,19 @@ impl PoolShared {
             waiter
         };
         // Outside the lock: dropping a checkout calls `put`.
-        drop(waiter.sender.send(Ok(self.http1(connection))));
+        let checkout = self.checkout(Inner::Http1(connection));
+        drop(waiter.sender.send(Ok(checkout)));
     }
 
     fn lock(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn http1(self: &Arc<Self>, connection: Box<Http1>) -> Checkout {
-        Checkout::new(Inner::Http1(connection), Arc::clone(self))
-    }
-
-    fn http2(self: &Arc<Self>, permit: http2::StreamPermit<PoolShared>) -> Checkout {
-        Checkout::new(Inner::Http2(permit), Arc::clone(self))
+    fn checkout(self: &Arc<Self>, inner: Inner) -> Checkout {
+        Checkout {
+            inner: Some(inner),
+            pool: Arc::clone(self),
+        }
     }
 
     /// Takes a free stream or an idle connection. HTTP/2 first: a stream needs no connection.
@@ -201,12 +201,12 @@ impl PoolShared {
                 .retain(|connection| !connection.is_closed() && !connection.outlived(now, LIFE));
             let mut connections = state.http2.iter();
             if let Some(permit) = connections.find_map(|open| open.reserve(self, true)) {
-                return Some(self.http2(permit));
+                return Some(self.checkout(Inner::Http2(permit)));
             }
         }
         while let Some(mut connection) = state.idle.pop() {
             if connection.usable(now, self.limits.idle) {
-                return Some(self.http1(connection));
+                return Some(self.checkout(Inner::Http1(connection)));
             }
         }
         None
@@ -256,7 +256,7 @@ impl PoolShared {
             state.version = Some(Version::Http1);
             state.more_dials = (state.more_dials + 1).min(MAX_DIALS);
             drop(state);
-            return Ok((self.http1(connection), None));
+            return Ok((self.checkout(Inner::Http1(connection)), None));
         }
         let open = Open::new(&self.metrics.connections);
         let opened = http2::Connection::open(connected.io, open, self).await;
@@ -272,7 +272,7 @@ impl PoolShared {
         };
         // The lock was held since the connection entered the pool.
         let permit = permit.expect("a fresh connection has room");
-        Ok((self.http2(permit), Some(settings)))
+        Ok((self.checkout(Inner::Http2(permit)), Some(settings)))
     }
 
     fn open_http1(&self, connected: Connected) -> Box<Http1> {
@@ -394,19 +394,6 @@ async fn sweep(pool: Weak<PoolShared>, every: Duration) {
         if over {
             return;
         }
-    }
-}
-
-impl Checkout {
-    fn new(inner: Inner, pool: Arc<PoolShared>) -> Self {
-        Self {
-            inner: Some(inner),
-            pool,
-        }
-    }
-
-    pub fn is_http2(&self) -> bool {
-        matches!(self.inner, Some(Inner::Http2(_)))
     }
 }
 

@@ -85,15 +85,6 @@ struct Superseded;
 const MOST_FRAMES: usize = 1024;
 
 impl RequestBody {
-    /// Streams `source`, and removes the fields named in `forbidden` from the trailers.
-    fn stream(source: Reader, forbidden: Arc<[HeaderName]>) -> Self {
-        Self::Stream(Box::new(Upload {
-            source,
-            forbidden,
-            stall: Stall::default(),
-        }))
-    }
-
     /// Makes the body fail with [`Stalled`](super::Stalled) once the app has sent nothing for
     /// `known`, or for `unknown` if the body has no declared length: a stream may pause.
     pub fn stalls_after(&mut self, known: Duration, unknown: Option<Duration>) {
@@ -187,13 +178,17 @@ impl Replay {
         if !state.whole {
             return None;
         }
-        let reader = Reader {
+        let source = Reader {
             tee: tee.clone(),
             next: 0,
             trailers_sent: false,
             attempt: state.attempt,
         };
-        Some(RequestBody::stream(reader, Arc::clone(&self.forbidden)))
+        Some(RequestBody::Stream(Box::new(Upload {
+            source,
+            forbidden: Arc::clone(&self.forbidden),
+            stall: Stall::default(),
+        })))
     }
 
     /// Ends the current attempt, unless the body is not replayable. Returns whether [`Self::body`]

@@ -12,6 +12,10 @@ use super::pool::{Checkout, Inner};
 use super::request::{RequestBody, RequestHead};
 
 impl Checkout {
+    pub fn is_http2(&self) -> bool {
+        matches!(self.inner, Some(Inner::Http2(_)))
+    }
+
     /// Sends the request and waits for the response head.
     ///
     /// Dropping the future closes the HTTP/1.1 connection, or resets the HTTP/2 stream.
