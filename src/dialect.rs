@@ -1,6 +1,6 @@
 //! Dialects: how a vendor's token endpoint is asked and answers, as data rather than code.
 //!
-//! [`compile`] merges a dialect ([`DialectToml`]) with the dialects that it extends and with the
+//! [`compile()`] merges a dialect ([`DialectToml`]) with the dialects that it extends and with the
 //! provider's overrides into a [`Plan`]: parsed templates that turn variables into a
 //! [`TokenRequest`], and selectors that turn an [`Answer`] into [`Issued`] or a [`Refusal`].
 //!

@@ -1,7 +1,7 @@
 //! `[dialects.NAME]` as TOML.
 //!
 //! Only the shape is checked here. Every key is optional, so that one missing key does not hide
-//! the file's other errors; [`compile`](super::compile) reports missing keys.
+//! the file's other errors; [`compile`](super::compile()) reports missing keys.
 //!
 //! # Keys for more than plain requests
 //!
