@@ -3,16 +3,18 @@
 //! Runs on the control thread; the proxy port serves none of its paths. All data comes from
 //! [`Control`], whose types hold no secret.
 
+mod control;
 mod guard;
 mod page;
 mod report;
+mod response;
 mod routes;
 #[cfg(test)]
 mod tests;
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,9 +26,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::metrics::Metrics;
-use crate::status::RefreshError;
-
+pub use control::{Control, Readiness, Work};
 pub use report::{ProviderReport, ReloadReport, ReplayReport, Report, UpstreamReport};
 
 /// Limit for reading a request head, including the idle time before it: frees the permits of
@@ -45,48 +45,6 @@ const LAST_RESPONSES: Duration = Duration::from_secs(2);
 
 /// Pause after a failed accept, whose usual cause is too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// The data that the admin port shows and the actions that it starts.
-pub trait Control: Send + Sync + 'static {
-    fn metrics(&self) -> &Metrics;
-
-    fn report(&self) -> Report;
-
-    fn readiness(&self) -> Readiness;
-
-    /// `server.allow_hosts`: lower case, without port unless written with one.
-    fn allow_hosts(&self) -> Vec<String>;
-
-    /// Fetches a token now; `None` if the provider does not exist. The future is dropped when the
-    /// client disconnects.
-    fn refresh(&self, provider: &str) -> Option<Work<Result<(), RefreshError>>>;
-
-    /// Ends the process as SIGINT does, after requests in flight. Returns whether the configuration
-    /// allows that.
-    fn quit(&self) -> bool;
-
-    /// Returns the log directives in the syntax of `--log`; `None` if they cannot be changed.
-    fn log(&self) -> Option<String>;
-
-    /// Replaces the log directives. The error says which part is invalid.
-    fn set_log(&self, directives: &str) -> Result<(), String>;
-
-    /// Reloads the configuration. Returns the changes in words, or all problems of the new file.
-    fn reload(&self) -> Work<Result<String, Vec<String>>>;
-}
-
-/// A result that takes time.
-pub type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-/// Whether this replica is to get requests.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Readiness {
-    /// Reasons against, one line each; empty if ready. A required provider that had its first token
-    /// is never listed again, so that a vendor's outage does not make every replica unready.
-    pub pending: Vec<String>,
-    /// The present reasons alone, for `/readyz?strict`.
-    pub pending_now: Vec<String>,
-}
 
 /// Serves `listener` until `shutdown` resolves; then waits for responses in flight, two seconds at
 /// most.

@@ -3,7 +3,7 @@
 //! Compiled for the library's tests, which run the checked-in seeds and mutations, and for the
 //! coverage-guided fuzzer (`tests/fuzz/run`). Each target is in a `fuzz` file next to its parser.
 
-use crate::{config, dialect, provider, proxy, upstream};
+use crate::{config, dialect, proxy, store, upstream};
 
 pub type Target = fn(&[u8]);
 
@@ -17,7 +17,7 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("request_target", proxy::fuzz::request_target),
     ("response_fields", proxy::fuzz::response_fields),
     ("selector", dialect::fuzz::selector),
-    ("store_record", provider::store::fuzz::record),
+    ("store_record", store::fuzz::record),
     ("template", dialect::fuzz::template),
     ("token_answer", dialect::fuzz::token_answer),
 ];

@@ -25,9 +25,9 @@
 //! * [`dialect`]: the protocols of token endpoints as data. Pure: templates, computed variables,
 //!   assertions, selectors, requests and responses. Built-in ones: `src/dialect/builtin/*.toml`.
 //! * [`provider`]: token requests ([`provider::exchange`]), their schedule ([`token::schedule`],
-//!   pure), the refresher, the store ([`provider::store`]), chained tokens ([`provider::chain`]),
-//!   issuer metadata ([`provider::discovery`]), interactive logins ([`provider::login`]), access
-//!   by other processes ([`provider::outside`]).
+//!   pure), the refresher, the store ([`store`]), chained tokens ([`provider::chain`]),
+//!   issuer metadata ([`provider::discovery`]), interactive logins ([`login`]), access
+//!   by other processes ([`provider::offline`]).
 //! * [`upstream`]: DNS, TCP, TLS and ALPN ([`upstream::connect`]), and pools of HTTP/1.1
 //!   connections and HTTP/2 streams.
 //! * [`proxy`]: a request's way from the app to the upstream and back, one file for each step.
@@ -114,11 +114,13 @@ pub mod dialect;
 mod fields;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+pub mod login;
 pub mod metrics;
 pub mod provider;
 pub mod proxy;
 pub mod runtime;
 pub mod secret;
 pub mod status;
+pub mod store;
 pub mod token;
 pub mod upstream;

@@ -8,14 +8,12 @@ pub mod chain;
 pub mod discovery;
 pub mod exchange;
 pub mod inputs;
-pub mod login;
-pub mod outside;
+pub mod offline;
 mod refresher;
-mod source;
+pub(crate) mod source;
 pub mod static_token;
-pub mod store;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -30,16 +28,16 @@ use tokio::time::{Instant, timeout};
 use crate::clock::Clock;
 use crate::config::{Provider, TokenSource};
 use crate::metrics::Metrics;
-use crate::token;
-use crate::token::cell::CellReader;
 use crate::provider::chain::Tokens;
 use crate::provider::exchange::{Fetch, FetchError};
 use crate::provider::refresher::{Command, Members, Reconfigure, Refresher};
-use crate::token::schedule::Schedule;
 use crate::provider::source::{ShutdownState, Source};
-use crate::provider::store::Store;
 use crate::secret::Secret;
 use crate::status::{RefreshError, State, Status};
+use crate::store::Store;
+use crate::token;
+use crate::token::cell::CellReader;
+use crate::token::schedule::Schedule;
 
 /// Dependencies of a refresher.
 #[derive(Clone)]
@@ -60,7 +58,7 @@ pub struct Deps {
 pub struct Handle {
     provider: Arc<Provider>,
     reader: CellReader,
-    status: watch::Receiver<Status>,
+    pub(crate) status: watch::Receiver<Status>,
     commands: mpsc::UnboundedSender<Command>,
     shutdown: Arc<ShutdownState>,
 }

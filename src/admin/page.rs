@@ -5,12 +5,11 @@ use std::sync::LazyLock;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
+use http::StatusCode;
 use http::header::{CONTENT_SECURITY_POLICY, HeaderValue};
-use http::{Response, StatusCode};
-use http_body_util::Full;
 use sha2::{Digest, Sha256};
 
-use super::routes::respond;
+use super::response::{AdminResponse, respond};
 
 const HTML: &str = include_str!("page/page.html");
 const CSS: &str = include_str!("page/page.css");
@@ -31,7 +30,7 @@ static PAGE: LazyLock<(Bytes, HeaderValue)> = LazyLock::new(|| {
     (Bytes::from(page), policy)
 });
 
-pub(super) fn page() -> Response<Full<Bytes>> {
+pub(super) fn page() -> AdminResponse {
     let (page, policy) = &*PAGE;
     let mut response = respond(StatusCode::OK, "text/html; charset=utf-8", page.clone());
     let headers = response.headers_mut();

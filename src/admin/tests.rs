@@ -16,7 +16,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::*;
-use crate::status::{State, Status};
+use crate::metrics::Metrics;
+use crate::status::{RefreshError, State, Status};
 
 #[tokio::test]
 async fn liveness_probes_succeed() {

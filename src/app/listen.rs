@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::StartError;
+use super::prepare::StartError;
 use crate::config::Listen;
 use crate::proxy::listener::ListenSocket;
 

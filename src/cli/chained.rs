@@ -8,9 +8,9 @@ use crate::clock::Clock;
 use crate::config::{Config, Provider, StoreKind};
 use crate::provider::chain::Tokens;
 use crate::provider::exchange::HttpFetch;
-use crate::provider::outside::{self, Harm, Stored};
-use crate::provider::store;
+use crate::provider::offline::{self, Harm, Stored};
 use crate::secret::Secret;
+use crate::store;
 use crate::upstream::tls::TlsProfiles;
 
 /// Tokens that other providers' tokens are bought with, by identity. Each is fetched at most once;
@@ -32,7 +32,7 @@ pub(super) async fn stored(
     let store = store::visit(&config.store)
         .await
         .map_err(Failure::runtime)?;
-    let stored = outside::stored(provider, &config.providers, &store, &Clock::System).await;
+    let stored = offline::stored(provider, &config.providers, &store, &Clock::System).await;
     stored.map_err(Failure::runtime)
 }
 
@@ -87,14 +87,14 @@ impl InnerTokens {
         if let Some(token) = usable_token(config, &provider).await? {
             return Ok(token);
         }
-        if outside::harm(&provider) != Harm::None {
+        if offline::harm(&provider) != Harm::None {
             return Err(Failure::runtime(
                 "the store has no usable token, and fetching one here could harm a running proxy",
             ));
         }
         let tokens = self.of(config, &provider).await?;
         let fetcher = Arc::new(HttpFetch::new(TlsProfiles::new(), Clock::System));
-        let fetched = outside::fetch(provider, None, fetcher, Clock::System, tokens).await;
+        let fetched = offline::fetch(provider, None, fetcher, Clock::System, tokens).await;
         fetched.map_err(Failure::runtime)
     }
 }

@@ -29,7 +29,7 @@ use crate::config::{
     self, ClientAuth, Config, Environment, Listen, ProcessEnvironment, Route, TokenSource,
     Upstream, Value,
 };
-use crate::provider::outside::{self, Harm};
+use crate::provider::offline::{self, Harm};
 use child::{Child, Signals};
 
 /// Time limit for the status of a proxy that already runs.
@@ -92,7 +92,7 @@ pub(super) fn run(args: &ExecArgs, log: &LogArgs) -> Result<(), Failure> {
 /// Refuses providers of a running proxy whose tokens two processes would keep killing. A file store
 /// is locked against a second process; a store in memory is not.
 async fn refuse_harm(config: &Config, admin: SocketAddr) -> Result<(), Failure> {
-    let providers = config.providers.iter().map(|it| (it, outside::harm(it)));
+    let providers = config.providers.iter().map(|it| (it, offline::harm(it)));
     let mut harmed = providers.filter(|(_, harm)| *harm != Harm::None).peekable();
     if harmed.peek().is_none() {
         return Ok(());

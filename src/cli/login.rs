@@ -18,10 +18,10 @@ use super::{core_dumps, words};
 use crate::clock::Clock;
 use crate::config::{Config, Provider};
 use crate::dialect::{Var, Variables};
+use crate::login::{DeviceToken, LoggedIn, Login, Return};
 use crate::provider::chain::Tokens;
 use crate::provider::exchange::{Fetch, HttpFetch};
-use crate::provider::login::{DeviceToken, LoggedIn, Login, Return};
-use crate::provider::store::{self, Beside, Store, VisitorStore};
+use crate::store::{self, Beside, Store, VisitorStore};
 use crate::upstream::tls::TlsProfiles;
 use prompt::Prompt;
 

@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Provider, StoreKind, TokenSource};
 use crate::provider::chain::Tokens;
 use crate::provider::exchange::HttpFetch;
-use crate::provider::outside::{self, Harm, Stored};
+use crate::provider::offline::{self, Harm, Stored};
 use crate::secret::Secret;
 use crate::upstream::tls::TlsProfiles;
 
@@ -108,7 +108,7 @@ async fn token(
     let clock = Clock::System;
     let fetcher = Arc::new(HttpFetch::new(TlsProfiles::new(), clock.clone()));
     if let TokenSource::Static { .. } = provider.source {
-        let read = outside::fetch(provider, None, fetcher, clock, Tokens::default()).await;
+        let read = offline::fetch(provider, None, fetcher, clock, Tokens::default()).await;
         return read.map_err(Failure::runtime);
     }
     let (store, in_use) = match &config.store.kind {
@@ -119,14 +119,14 @@ async fn token(
             (_, Some(_)) => (None, true),
         },
     };
-    let harm = outside::harm(&provider);
+    let harm = offline::harm(&provider);
     if store.is_none() {
         refuse_harm(&provider.name, harm, in_use, args.force).map_err(Failure::Runtime)?;
     }
     let (name, consequence) = (&provider.name, consequence(harm));
     eprintln!("warning: no usable stored token for {name}; fetching a new one{consequence}");
     let tokens = InnerTokens::default().of(config, &provider).await?;
-    let fetched = outside::fetch(provider, store, fetcher, clock, tokens).await;
+    let fetched = offline::fetch(provider, store, fetcher, clock, tokens).await;
     fetched.map_err(Failure::runtime)
 }
 
@@ -230,8 +230,9 @@ mod tests {
     use crate::demo::authority::Authority;
     use crate::demo::vendors::{Credential, FakeVendor, Kind, Options};
     use crate::metrics::Metrics;
-    use crate::provider::outside::StoredToken;
-    use crate::provider::{self, Deps, store};
+    use crate::provider::offline::StoredToken;
+    use crate::provider::{self, Deps};
+    use crate::store;
 
     #[derive(Parser)]
     struct Words {

@@ -19,9 +19,9 @@ use crate::clock::Now;
 use crate::config::{Provider, Value};
 use crate::dialect::{Var, Variables};
 use crate::provider::exchange::FetchError;
-use crate::token::schedule::Life;
-use crate::provider::store::StateKey;
 use crate::secret::Secret;
+use crate::store::StateKey;
+use crate::token::schedule::Life;
 
 /// The tokens of all refreshers of this process, by identity.
 #[derive(Clone, Default)]

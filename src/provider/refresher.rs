@@ -17,14 +17,14 @@ use tracing::{debug, error, info, warn};
 use crate::catch_unwind::catch_unwind;
 use crate::config::{Provider, TokenSource};
 use crate::dialect::{Class, Injection};
-use crate::token::cell::{CellReader, CellWriter, FetchStatus, Token};
+use crate::provider::Deps;
 use crate::provider::chain::Link;
 use crate::provider::exchange::{FetchError, Fetched, Turn};
-use crate::token::schedule::{Decision, Life, Schedule};
 use crate::provider::source::{Failure, Source};
-use crate::provider::Deps;
-use crate::status::{RefreshError, Status};
 use crate::secret::Secret;
+use crate::status::{RefreshError, Status};
+use crate::token::cell::{CellReader, CellWriter, FetchStatus, Token};
+use crate::token::schedule::{Decision, Life, Schedule};
 
 pub(super) use members::{Members, injection};
 

@@ -21,12 +21,12 @@ use tracing::info;
 use crate::clock::Clock;
 use crate::config::{Endpoint, Provider, TokenSource, Value};
 use crate::dialect::Variables;
-use crate::token::cell::Gatekeeper;
 use crate::provider::chain::{InnerTokens, Tokens};
 use crate::provider::discovery::discover;
 use crate::provider::exchange::{Fetch, FetchError, Fetched, frozen};
-use crate::provider::store::{Saved, StateKey, Store};
 use crate::provider::{inputs, static_token};
+use crate::store::{Saved, StateKey, Store};
+use crate::token::cell::Gatekeeper;
 
 pub(super) use keep::{renews_by_itself, resumed_life};
 pub(super) use send::ShutdownState;
@@ -34,7 +34,7 @@ pub(super) use send::ShutdownState;
 const REFRESH_TOKEN: &str = "refresh_token";
 
 /// Source of one identity's tokens, with the state between two fetches.
-pub(super) struct Source {
+pub(crate) struct Source {
     provider: Arc<Provider>,
     key: StateKey,
     store: Arc<dyn Store>,
@@ -58,7 +58,7 @@ pub(super) struct Source {
 
 /// Failure to obtain a new token.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     Fetch(FetchError),
     /// Nothing can be sent without a login; the reason, for people.
     LoginRequired(String),
@@ -71,7 +71,7 @@ impl<E: Into<FetchError>> From<E> for Failure {
 }
 
 impl Source {
-    pub(super) fn new(
+    pub(crate) fn new(
         provider: Arc<Provider>,
         store: Arc<dyn Store>,
         fetcher: Arc<dyn Fetch>,
@@ -99,47 +99,47 @@ impl Source {
 
     /// Closes the gate before each exchange that kills the current token. Publishing the result
     /// opens it, a failure opens it at once.
-    pub(super) fn with_gate(mut self, gate: Gatekeeper) -> Self {
+    pub(crate) fn with_gate(mut self, gate: Gatekeeper) -> Self {
         self.gate = Some(gate);
         self
     }
 
     /// Sets the endpoint that the issuer's metadata named.
-    pub(super) fn with_found(mut self, found: Option<Endpoint>) -> Self {
+    pub(crate) fn with_found(mut self, found: Option<Endpoint>) -> Self {
         self.found = found.map(Box::new);
         self
     }
 
     /// Applies another configuration of the same identity; keeps the stored state.
-    pub(super) fn set_provider(&mut self, provider: Arc<Provider>) {
+    pub(crate) fn set_provider(&mut self, provider: Arc<Provider>) {
         self.inner.replace(&provider, &self.tokens);
         self.found = None;
         self.provider = provider;
     }
 
     /// Waits until an inner token has changed. Cancel safe.
-    pub(super) fn inner_changed(&self) -> impl Future<Output = ()> + use<> {
+    pub(crate) fn inner_changed(&self) -> impl Future<Output = ()> + use<> {
         self.inner.changed()
     }
 
     /// Acknowledges that change, which is then reported no more. Returns whether it follows this
     /// source's report that the vendor refused the inner token.
-    pub(super) fn inner_seen(&mut self) -> bool {
+    pub(crate) fn inner_seen(&mut self) -> bool {
         self.inner.seen()
     }
 
     /// Returns the digests of the inner tokens that bought the last token, by provider.
-    pub(super) fn bought_with(&self) -> BTreeMap<String, String> {
+    pub(crate) fn bought_with(&self) -> BTreeMap<String, String> {
         self.inner.bought_with()
     }
 
     /// Sets the digests of a token that another process or an earlier one bought.
-    pub(super) fn took_up(&mut self, bought_with: &BTreeMap<String, String>) {
+    pub(crate) fn took_up(&mut self, bought_with: &BTreeMap<String, String>) {
         self.inner.resume(bought_with);
     }
 
     /// Obtains a new token. Not cancel safe.
-    pub(super) async fn fetch(&mut self) -> Result<Fetched, Failure> {
+    pub(crate) async fn fetch(&mut self) -> Result<Fetched, Failure> {
         let provider = Arc::clone(&self.provider);
         match &provider.source {
             TokenSource::Static { access_token } => {
@@ -176,7 +176,7 @@ impl Source {
     }
 
     /// Returns a digest that changes with any credential file.
-    pub(super) async fn fingerprint(&self) -> [u8; 32] {
+    pub(crate) async fn fingerprint(&self) -> [u8; 32] {
         match &self.provider.source {
             TokenSource::Static { access_token } => inputs::fingerprint([access_token]).await,
             TokenSource::Endpoint(_) | TokenSource::Made(_) => {
@@ -185,12 +185,12 @@ impl Source {
         }
     }
 
-    pub(super) fn is_static(&self) -> bool {
+    pub(crate) fn is_static(&self) -> bool {
         matches!(self.provider.source, TokenSource::Static { .. })
     }
 
     /// Returns whether tokens need neither a request nor the store.
-    pub(super) fn asks_nobody(&self) -> bool {
+    pub(crate) fn asks_nobody(&self) -> bool {
         !matches!(self.provider.source, TokenSource::Endpoint(_))
     }
 

@@ -19,7 +19,7 @@ use crate::provider::exchange::{Answered, Call, Fetch, FetchError, Fetched, Line
 use crate::upstream::connect::{ConnectError, Peer};
 
 /// A provider of a dialect in TOML, changed by `configure`.
-pub(super) fn provider(
+pub(crate) fn provider(
     name: &str,
     dialect: &str,
     configure: impl FnOnce(&mut Provider),
@@ -65,26 +65,26 @@ pub(super) fn provider(
     provider
 }
 
-pub(super) fn static_provider(name: &str, access_token: Value) -> Provider {
+pub(crate) fn static_provider(name: &str, access_token: Value) -> Provider {
     let mut provider = provider(name, CLIENT_CREDENTIALS, |_| {});
     provider.source = TokenSource::Static { access_token };
     provider.reject = RejectRules::default();
     provider
 }
 
-pub(super) fn endpoint(provider: &mut Provider) -> &mut Endpoint {
+pub(crate) fn endpoint(provider: &mut Provider) -> &mut Endpoint {
     match &mut provider.source {
         TokenSource::Endpoint(endpoint) => endpoint,
         _ => panic!("no endpoint"),
     }
 }
 
-pub(super) fn literal(text: &str) -> Value {
+pub(crate) fn literal(text: &str) -> Value {
     Value::Literal(Var::Text(text.into()))
 }
 
 /// A repeatable grant without refresh.
-pub(super) const CLIENT_CREDENTIALS: &str = r#"
+pub(crate) const CLIENT_CREDENTIALS: &str = r#"
 default_grant = "main"
 [grants.main.form]
 grant_type = "client_credentials"
@@ -100,7 +100,7 @@ headers = { Authorization = "Bearer {access_token}" }
 "#;
 
 /// A repeatable grant with refresh.
-pub(super) const PASSWORD: &str = r#"
+pub(crate) const PASSWORD: &str = r#"
 default_grant = "main"
 [grants.main]
 form = { grant_type = "password", client_id = "{client_id}", password = "{client_secret}" }
@@ -116,7 +116,7 @@ headers = { Authorization = "Bearer {access_token}" }
 "#;
 
 /// A grant that spends its input.
-pub(super) const SMS: &str = r#"
+pub(crate) const SMS: &str = r#"
 default_grant = "main"
 [grants.main]
 form = { grant_type = "sms", sms = "{sms}" }
@@ -131,7 +131,7 @@ headers = { Authorization = "Bearer {access_token}" }
 "#;
 
 /// The `refresh_token` grant.
-pub(super) const REFRESH_TOKEN: &str = r#"
+pub(crate) const REFRESH_TOKEN: &str = r#"
 default_grant = "main"
 [grants.main]
 form = { grant_type = "refresh_token", refresh_token = "{refresh_token}" }
@@ -166,7 +166,7 @@ fn compile(dialect: &str) -> Plan {
 }
 
 /// A scripted vendor that records its requests.
-pub(super) struct FakeVendor {
+pub(crate) struct FakeVendor {
     clock: Clock,
     script: Mutex<Script>,
 }
@@ -184,15 +184,15 @@ struct Script {
 
 /// One request that the vendor received.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Asked {
+pub(crate) struct Asked {
     /// Since the vendor was made.
-    pub(super) at: Duration,
+    pub(crate) at: Duration,
     /// Body of the request.
-    pub(super) body: String,
+    pub(crate) body: String,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Reply {
+pub(crate) enum Reply {
     /// Token and life in seconds.
     Token(&'static str, u64),
     /// A new token each time, with this life in seconds.
@@ -210,7 +210,7 @@ pub(super) enum Reply {
 }
 
 impl FakeVendor {
-    pub(super) fn new(clock: Clock, always: Reply) -> Arc<Self> {
+    pub(crate) fn new(clock: Clock, always: Reply) -> Arc<Self> {
         Arc::new(Self {
             clock,
             script: Mutex::new(Script {
@@ -225,39 +225,39 @@ impl FakeVendor {
         })
     }
 
-    pub(super) fn then(&self, answers: impl IntoIterator<Item = Reply>) {
+    pub(crate) fn then(&self, answers: impl IntoIterator<Item = Reply>) {
         self.script.lock().unwrap().answers.extend(answers);
     }
 
-    pub(super) fn always(&self, reply: Reply) {
+    pub(crate) fn always(&self, reply: Reply) {
         let mut script = self.script.lock().unwrap();
         script.answers.clear();
         script.always = reply;
     }
 
-    pub(super) fn takes(&self, time: Duration) {
+    pub(crate) fn takes(&self, time: Duration) {
         self.script.lock().unwrap().takes = time;
     }
 
-    pub(super) fn dialling_takes(&self, time: Duration) {
+    pub(crate) fn dialling_takes(&self, time: Duration) {
         self.script.lock().unwrap().dialling_takes = time;
     }
 
-    pub(super) fn calls(&self) -> Vec<Asked> {
+    pub(crate) fn calls(&self) -> Vec<Asked> {
         self.script.lock().unwrap().calls.clone()
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.calls().len()
     }
 
-    pub(super) fn most_in_flight(&self) -> u32 {
+    pub(crate) fn most_in_flight(&self) -> u32 {
         self.script.lock().unwrap().most_in_flight
     }
 }
 
 /// Implements `Fetch` for a shared vendor.
-pub(super) struct FakeFetch(pub(super) Arc<FakeVendor>, pub(super) Instant);
+pub(crate) struct FakeFetch(pub(crate) Arc<FakeVendor>, pub(crate) Instant);
 
 struct FakeLine {
     vendor: Arc<FakeVendor>,
@@ -389,11 +389,11 @@ impl Reply {
 
 /// All log lines of this thread, at every level.
 #[derive(Clone, Default)]
-pub(super) struct Log(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
     /// Captures logging until the guard is dropped.
-    pub(super) fn capture(&self) -> tracing::subscriber::DefaultGuard {
+    pub(crate) fn capture(&self) -> tracing::subscriber::DefaultGuard {
         let log = self.clone();
         tracing::subscriber::set_default(
             tracing_subscriber::fmt()
@@ -404,7 +404,7 @@ impl Log {
         )
     }
 
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
     }
 }

@@ -16,9 +16,9 @@ use super::*;
 use crate::clock::test::TestClock;
 use crate::config::Value;
 use crate::dialect::Class;
-use crate::token::cell::{Token, Traveller, Unavailable};
 use crate::provider::exchange::Pending;
-use crate::provider::store::{FileStore, Keys, MemoryStore, Saved, StateKey, StoreError};
+use crate::store::{FileStore, Keys, MemoryStore, Saved, StateKey, StoreError};
+use crate::token::cell::{Token, Traveller, Unavailable};
 
 const WAIT: Duration = Duration::from_secs(10);
 

@@ -12,9 +12,9 @@ use crate::dialect::{Expiry, Frozen, Variables};
 use crate::provider::chain::{self, Tokens};
 use crate::provider::discovery::discover;
 use crate::provider::exchange::{self, Fetch as _, FetchError, Fetched, HttpFetch, frozen};
-use crate::token::schedule::{Life, Schedule};
 use crate::provider::{inputs, static_token};
 use crate::secret::Secret;
+use crate::token::schedule::{Life, Schedule};
 use crate::upstream::tls::TlsProfiles;
 
 /// Report lines as (label, text). Hold no secret.

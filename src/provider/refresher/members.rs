@@ -8,10 +8,10 @@ use std::sync::Arc;
 use crate::config::Provider;
 use crate::dialect::Injection;
 use crate::metrics::{Metrics, ProviderMetrics};
-use crate::token::cell::MemberIndex;
 use crate::provider::exchange::FetchError;
 use crate::provider::inputs;
 use crate::secret::Secret;
+use crate::token::cell::MemberIndex;
 
 /// Never empty.
 pub(in crate::provider) struct Members {

@@ -7,9 +7,9 @@ use tracing::{info, warn};
 use super::Refresher;
 use crate::clock::{Now, unix_seconds};
 use crate::dialect::Class;
-use crate::token::schedule::Life;
 use crate::provider::source::Failure;
 use crate::status::{State, Status};
+use crate::token::schedule::Life;
 
 impl Refresher {
     /// Publishes the status and the state metric as of `now`. `next`: boot time of the next fetch.

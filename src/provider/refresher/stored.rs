@@ -6,10 +6,10 @@ use tracing::{info, warn};
 
 use super::{Command, Refresher, STORE_RETRY};
 use crate::dialect::Class;
-use crate::status::RefreshError;
-use crate::token::cell::FetchStatus;
 use crate::provider::source::resumed_life;
-use crate::provider::store::SavedAccess;
+use crate::status::RefreshError;
+use crate::store::SavedAccess;
+use crate::token::cell::FetchStatus;
 
 impl Refresher {
     /// Resumes from the store. Nothing is sent before the store has been read.

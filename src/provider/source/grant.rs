@@ -29,7 +29,7 @@ enum ChosenRequest<'a> {
 }
 
 impl Source {
-    pub(super) async fn exchange(&mut self, endpoint: &Endpoint) -> Result<Fetched, Failure> {
+    pub(crate) async fn exchange(&mut self, endpoint: &Endpoint) -> Result<Fetched, Failure> {
         let provider = Arc::clone(&self.provider);
         let variables = self.variables(endpoint, &provider.variables).await?;
         // Last chance to save a refresh token that this exchange may spend. A failed store
@@ -68,7 +68,7 @@ impl Source {
             .await
     }
 
-    pub(super) async fn grant(
+    pub(crate) async fn grant(
         &mut self,
         endpoint: &Endpoint,
         request: &RequestPlan,
@@ -98,7 +98,7 @@ impl Source {
     }
 
     /// Returns `None` if the grant has no one-time input or one of them is missing.
-    pub(super) fn one_time_digest(
+    pub(crate) fn one_time_digest(
         &self,
         endpoint: &Endpoint,
         variables: &Variables,
@@ -116,7 +116,7 @@ impl Source {
 
     /// Replaces the stored refresh token if the configured one is not its ancestor, and so is
     /// newer.
-    pub(super) fn note_seed(&mut self, endpoint: &Endpoint, variables: &Variables) {
+    pub(crate) fn note_seed(&mut self, endpoint: &Endpoint, variables: &Variables) {
         if !self.grant_takes_refresh_token(endpoint) {
             return;
         }
@@ -130,11 +130,11 @@ impl Source {
         }
     }
 
-    pub(super) fn grant_takes_refresh_token(&self, endpoint: &Endpoint) -> bool {
+    pub(crate) fn grant_takes_refresh_token(&self, endpoint: &Endpoint) -> bool {
         endpoint.plan.required_variables().contains(REFRESH_TOKEN)
     }
 
-    pub(super) fn is_spent(&self, digest: Option<&str>) -> bool {
+    pub(crate) fn is_spent(&self, digest: Option<&str>) -> bool {
         digest.is_some_and(|digest| self.saved.spent.contains(digest))
     }
 

@@ -9,27 +9,27 @@ use super::Source;
 use crate::clock::Now;
 use crate::config::{Endpoint, Provider, TokenSource};
 use crate::provider::exchange::{FetchError, Fetched};
+use crate::store::{Saved, SavedAccess, StoreError};
 use crate::token::schedule::Life;
-use crate::provider::store::{Saved, SavedAccess, StoreError};
 
 /// Access tokens with a longer life are saved.
 const LONG_LIVED: Duration = Duration::from_secs(24 * 3600);
 
 /// Result of [`Source::take_up`].
 #[derive(Debug)]
-pub(in crate::provider) struct TakenUp {
+pub(crate) struct TakenUp {
     /// A new access token.
-    pub(in crate::provider) access: Option<SavedAccess>,
+    pub(crate) access: Option<SavedAccess>,
     /// Whether the refresh token changed.
-    pub(in crate::provider) refresh_token: bool,
+    pub(crate) refresh_token: bool,
     /// Errors of updates that could not be opened.
-    pub(in crate::provider) refused: Vec<StoreError>,
+    pub(crate) refused: Vec<StoreError>,
 }
 
 impl Source {
     /// Loads the stored state. Must succeed before anything is sent: otherwise a spent input could
     /// be sent again.
-    pub(in crate::provider) async fn load(&mut self) -> Result<Option<SavedAccess>, StoreError> {
+    pub(crate) async fn load(&mut self) -> Result<Option<SavedAccess>, StoreError> {
         if self.asks_nobody() {
             return Ok(None);
         }
@@ -46,7 +46,7 @@ impl Source {
 
     /// Waits until another process has left an update for [`Self::take_up`]. Borrows nothing, so
     /// that the caller can use the source meanwhile. Cancel safe.
-    pub(in crate::provider) fn left_by_others(&self) -> impl Future<Output = ()> + use<> {
+    pub(crate) fn left_by_others(&self) -> impl Future<Output = ()> + use<> {
         let (store, key) = (Arc::clone(&self.store), self.key.clone());
         let never = self.asks_nobody();
         async move {
@@ -58,7 +58,7 @@ impl Source {
     }
 
     /// Adopts the update of another process, most likely a login.
-    pub(in crate::provider) async fn take_up(&mut self) -> Result<TakenUp, StoreError> {
+    pub(crate) async fn take_up(&mut self) -> Result<TakenUp, StoreError> {
         if self.unsaved {
             // Adoption starts from the record on disk and would lose unsaved state.
             self.write().await?;
@@ -78,11 +78,7 @@ impl Source {
 
     /// Saves what must outlive the token, durably: a new refresh token is on disk before its first
     /// use. The error is only for the status; the token is usable without the store.
-    pub(in crate::provider) async fn keep(
-        &mut self,
-        fetched: &Fetched,
-        life: &Life,
-    ) -> Result<(), StoreError> {
+    pub(crate) async fn keep(&mut self, fetched: &Fetched, life: &Life) -> Result<(), StoreError> {
         let provider = Arc::clone(&self.provider);
         let TokenSource::Endpoint(endpoint) = &provider.source else {
             return Ok(());
@@ -104,31 +100,31 @@ impl Source {
     }
 
     /// Returns whether a failed write has not been repeated yet.
-    pub(in crate::provider) fn owes(&self) -> bool {
+    pub(crate) fn owes(&self) -> bool {
         self.owed
     }
 
     /// Repeats a failed write. Logs nothing: the first failure was logged.
-    pub(in crate::provider) async fn save_again(&mut self) -> Result<(), StoreError> {
+    pub(crate) async fn save_again(&mut self) -> Result<(), StoreError> {
         match self.owed {
             true => self.write().await,
             false => Ok(()),
         }
     }
 
-    pub(in crate::provider) fn has_refresh_token(&self) -> bool {
+    pub(crate) fn has_refresh_token(&self) -> bool {
         self.saved.refresh_token.is_some()
     }
 
     /// Returns whether the token can be renewed without a login.
-    pub(in crate::provider) fn renews_by_itself(&self) -> bool {
+    pub(crate) fn renews_by_itself(&self) -> bool {
         match &self.provider.source {
             TokenSource::Static { .. } | TokenSource::Made(_) => true,
             TokenSource::Endpoint(endpoint) => renews_by_itself(endpoint, &self.saved),
         }
     }
 
-    pub(super) async fn save(&mut self, saved: Saved) -> Result<(), StoreError> {
+    pub(crate) async fn save(&mut self, saved: Saved) -> Result<(), StoreError> {
         if saved == self.saved && !self.unsaved {
             return Ok(());
         }
@@ -141,7 +137,7 @@ impl Source {
     }
 
     /// Saves the mark of a spent input. After a failure nothing is sent, so nothing is spent.
-    pub(super) async fn save_before_sending(&mut self, saved: Saved) -> Result<(), FetchError> {
+    pub(crate) async fn save_before_sending(&mut self, saved: Saved) -> Result<(), FetchError> {
         let written = self.store.save(&self.key, &saved).await;
         // A claimed input is spent by another process, and recorded as such.
         if matches!(written, Ok(()) | Err(StoreError::Claimed)) {
@@ -170,13 +166,13 @@ impl Source {
 }
 
 /// Returns whether the token can be renewed without a login, given the stored state.
-pub(in crate::provider) fn renews_by_itself(endpoint: &Endpoint, saved: &Saved) -> bool {
+pub(crate) fn renews_by_itself(endpoint: &Endpoint, saved: &Saved) -> bool {
     let plan = &endpoint.plan;
     plan.one_time.is_empty() || (plan.refresh.is_some() && saved.refresh_token.is_some())
 }
 
 /// Returns the rest of a stored access token's life.
-pub(in crate::provider) fn resumed_life(
+pub(crate) fn resumed_life(
     access: &SavedAccess,
     provider: &Provider,
     now: Now,

@@ -14,10 +14,7 @@ const NO_LOGIN: &str = "a provider with a configured token has no login";
 impl Source {
     /// Sends the grant with `given` only: the stored refresh token stays unused, since a running
     /// proxy may use it. Not cancel safe.
-    pub(in crate::provider) async fn login(
-        &mut self,
-        given: Variables,
-    ) -> Result<Fetched, Failure> {
+    pub(crate) async fn login(&mut self, given: Variables) -> Result<Fetched, Failure> {
         let provider = Arc::clone(&self.provider);
         let TokenSource::Endpoint(endpoint) = &provider.source else {
             return Err(Failure::LoginRequired(NO_LOGIN.to_owned()));
@@ -47,7 +44,7 @@ impl Source {
 
     /// Sends the grant of a device code (RFC 8628 §3.4), again and again until the person has
     /// entered the code. Polling spends nothing.
-    pub(in crate::provider) async fn poll(&mut self, given: Variables) -> Result<Fetched, Failure> {
+    pub(crate) async fn poll(&mut self, given: Variables) -> Result<Fetched, Failure> {
         let provider = Arc::clone(&self.provider);
         let TokenSource::Endpoint(endpoint) = &provider.source else {
             return Err(Failure::LoginRequired(NO_LOGIN.to_owned()));
@@ -60,7 +57,7 @@ impl Source {
     }
 
     /// Sends the device authorization request (RFC 8628 §3.1). An error status is an error.
-    pub(in crate::provider) async fn ask_for_device(&mut self) -> Result<Answered, Failure> {
+    pub(crate) async fn ask_for_device(&mut self) -> Result<Answered, Failure> {
         let provider = Arc::clone(&self.provider);
         let TokenSource::Endpoint(configured) = &provider.source else {
             return Err(Failure::LoginRequired(NO_LOGIN.to_owned()));

@@ -10,12 +10,12 @@ use tracing::info;
 use super::{REFRESH_TOKEN, Source};
 use crate::config::{Endpoint, TokenSource};
 use crate::dialect::{RequestPlan, Variables};
-use crate::token::cell::Gatekeeper;
 use crate::provider::exchange::{Call, FetchError, Fetched, Line, Turn};
+use crate::token::cell::Gatekeeper;
 
 /// Shutdown state shared by a [`Source`] and the task that stops it.
 #[derive(Debug, Default)]
-pub(in crate::provider) struct ShutdownState {
+pub(crate) struct ShutdownState {
     /// Nothing may be sent any more.
     ending: AtomicBool,
     /// The last request cannot be repeated, and its result is not saved yet.
@@ -23,26 +23,26 @@ pub(in crate::provider) struct ShutdownState {
 }
 
 impl Source {
-    pub(in crate::provider) fn shutdown(&self) -> Arc<ShutdownState> {
+    pub(crate) fn shutdown(&self) -> Arc<ShutdownState> {
         Arc::clone(&self.shutdown)
     }
 
     /// Called when the result of the last request is saved.
-    pub(in crate::provider) fn settled(&self) {
+    pub(crate) fn settled(&self) {
         self.shutdown.spends.store(false, Ordering::SeqCst);
     }
 
     /// Returns whether the source takes a turn for each request itself; otherwise the refresher
     /// does. A source that waits for an inner token must not hold the turn that the inner fetch
     /// needs, and an issuer's metadata decide which host the next turn is for.
-    pub(in crate::provider) fn takes_turns(&self) -> bool {
+    pub(crate) fn takes_turns(&self) -> bool {
         let source = &self.provider.source;
         let has_issuer = matches!(source, TokenSource::Endpoint(it) if it.issuer.is_some());
         has_issuer || !self.inner.is_empty()
     }
 
     /// Waits for a turn, while no other turn is held.
-    pub(super) async fn turn(&self, endpoint: &Endpoint) -> Turn {
+    pub(crate) async fn turn(&self, endpoint: &Endpoint) -> Turn {
         match self.takes_turns() {
             true => self.fetcher.turn(endpoint).await,
             false => Turn::default(),
@@ -50,7 +50,7 @@ impl Source {
     }
 
     /// Dials, marks what will be spent and sends.
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &mut self,
         endpoint: &Endpoint,
         request: &RequestPlan,
@@ -124,11 +124,11 @@ impl Source {
 }
 
 impl ShutdownState {
-    pub(in crate::provider) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.ending.store(true, Ordering::SeqCst);
     }
 
-    pub(in crate::provider) fn spends(&self) -> bool {
+    pub(crate) fn spends(&self) -> bool {
         self.spends.load(Ordering::SeqCst)
     }
 }

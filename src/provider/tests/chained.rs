@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::config::Endpoint;
 use crate::provider::exchange::{Fetch, FetchError, Line, Turn, Turns};
-use crate::provider::outside;
-use crate::provider::store::SavedAccess;
+use crate::provider::offline;
+use crate::store::SavedAccess;
 
 /// A dialect that buys its token with that of provider `inner`.
 const OUTER: &str = r#"
@@ -325,10 +325,10 @@ async fn token_that_needs_a_login_outlives_its_inner_token() {
 }
 
 /// The stored outer token as another process sees it.
-async fn looked_at(restart: &Restart, links: &[Provider]) -> outside::StoredToken {
+async fn looked_at(restart: &Restart, links: &[Provider]) -> offline::StoredToken {
     let all: Vec<_> = links.iter().cloned().map(Arc::new).collect();
     let clock = Clock::Test(TestClock::new());
-    let stored = outside::stored(&restart.outer, &all, &*restart.store, &clock).await;
+    let stored = offline::stored(&restart.outer, &all, &*restart.store, &clock).await;
     stored.unwrap().unwrap().access.unwrap()
 }
 

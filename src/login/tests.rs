@@ -21,14 +21,14 @@ use crate::demo::vendors::{FakeVendor, Kind, Options};
 use crate::dialect::{Var, Variables};
 use crate::metrics::Metrics;
 use crate::provider::exchange::HttpFetch;
-use crate::provider::store::{self, Beside, FileStore, Keys, MemoryStore, Saved, StateKey};
 use crate::provider::testing::{
     CLIENT_CREDENTIALS, FakeFetch, FakeVendor as Scripted, REFRESH_TOKEN, Reply, literal, provider,
     static_provider,
 };
 use crate::provider::{Deps, Handle, spawn};
-use crate::status::State;
 use crate::secret::Secret;
+use crate::status::State;
+use crate::store::{self, Beside, FileStore, Keys, MemoryStore, Saved, StateKey};
 use crate::upstream::connect::{Alpn, Connector, Destination};
 use crate::upstream::tls::TlsProfiles;
 

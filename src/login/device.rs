@@ -13,8 +13,8 @@ use crate::dialect::{Class, Var, Variables};
 use crate::provider::chain::Tokens;
 use crate::provider::exchange::{Fetch, FetchError, Fetched};
 use crate::provider::source::{Failure, Source};
-use crate::provider::store::{MemoryStore, Store};
 use crate::secret::Secret;
+use crate::store::{MemoryStore, Store};
 
 /// Default polling interval (RFC 8628 §3.2).
 const INTERVAL: Duration = Duration::from_secs(5);

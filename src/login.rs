@@ -21,9 +21,9 @@ use crate::provider::chain::Tokens;
 use crate::provider::discovery::discover;
 use crate::provider::exchange::{Fetch, Fetched};
 use crate::provider::inputs::InputError;
-use crate::token::schedule::Life;
 use crate::provider::source::{Failure, Source};
-use crate::provider::store::{Store, StoreError};
+use crate::store::{Store, StoreError};
+use crate::token::schedule::Life;
 
 pub use authorization::{Authorization, Return};
 pub use device::{DeviceCode, DeviceToken};

@@ -5,13 +5,13 @@ use std::time::SystemTime;
 
 use crate::clock::Clock;
 use crate::config::{Provider, TokenSource};
+use crate::login::LoginError;
 use crate::provider::chain::{Tokens, digest};
 use crate::provider::exchange::Fetch;
-use crate::provider::login::LoginError;
-use crate::token::schedule::Life;
 use crate::provider::source::{Source, renews_by_itself, resumed_life};
-use crate::provider::store::{MemoryStore, SavedAccess, StateKey, Store, StoreError};
 use crate::secret::Secret;
+use crate::store::{MemoryStore, SavedAccess, StateKey, Store, StoreError};
+use crate::token::schedule::Life;
 
 /// Stored state of a provider.
 #[derive(Clone, Debug, PartialEq)]

@@ -18,7 +18,7 @@ const AT: &str = "CUPBEARER_TEST_DIE_AT";
 const FOLDER: &str = "CUPBEARER_TEST_FOLDER";
 
 /// Called by `folder` at each step.
-pub(in crate::provider::store) fn reached(step: &str) {
+pub(in crate::store) fn reached(step: &str) {
     if std::env::var(AT).is_ok_and(|at| at == step) {
         kill_process(getpid(), Signal::KILL).unwrap();
         // The signal may arrive after `kill` returns.
@@ -46,11 +46,7 @@ fn open(folder: &Path) -> FileStore {
 /// Runs a child process that saves `new` over `old` in this folder and dies at `step`.
 fn dies(folder: &Path, step: &str) {
     let ended = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "--ignored",
-            "provider::store::file::killed::victim",
-        ])
+        .args(["--exact", "--ignored", "store::file::killed::victim"])
         .env(AT, step)
         .env(FOLDER, folder)
         .stdout(Stdio::null())
