@@ -17,6 +17,7 @@ mod visitor;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -27,7 +28,6 @@ use zeroize::Zeroizing;
 
 use crate::config;
 use crate::dialect::Var;
-use crate::provider::exchange::Pending;
 use crate::provider::inputs::{self, InputError};
 use crate::secret::Secret;
 
@@ -36,26 +36,29 @@ pub use memory::MemoryStore;
 pub use seal::Keys;
 pub use visitor::VisitorStore;
 
+/// A store operation in progress.
+pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
 /// Storage of records.
 pub trait Store: Send + Sync {
     /// Returns `None` if nothing was ever saved under `key`.
-    fn load<'a>(&'a self, key: &'a StateKey) -> Pending<'a, Result<Option<Saved>, StoreError>>;
+    fn load<'a>(&'a self, key: &'a StateKey) -> StoreFuture<'a, Result<Option<Saved>, StoreError>>;
 
     /// Saves the record, as durably as the store can. A failed save leaves the old record whole.
     fn save<'a>(
         &'a self,
         key: &'a StateKey,
         saved: &'a Saved,
-    ) -> Pending<'a, Result<(), StoreError>>;
+    ) -> StoreFuture<'a, Result<(), StoreError>>;
 
     /// Waits until another process has left an update for this identity. Cancel safe.
-    fn left<'a>(&'a self, _key: &'a StateKey) -> Pending<'a, ()> {
+    fn left<'a>(&'a self, _key: &'a StateKey) -> StoreFuture<'a, ()> {
         Box::pin(std::future::pending())
     }
 
     /// Merges the updates that other processes left into the record, durably. The caller must not
     /// save the record meanwhile.
-    fn adopt<'a>(&'a self, _key: &'a StateKey) -> Pending<'a, Result<Adopted, StoreError>> {
+    fn adopt<'a>(&'a self, _key: &'a StateKey) -> StoreFuture<'a, Result<Adopted, StoreError>> {
         Box::pin(std::future::ready(Ok(Adopted::default())))
     }
 }

@@ -20,8 +20,7 @@ use tokio::sync::watch;
 
 use super::drops::Drop;
 use super::folder::{self, StoreFolder, failed};
-use super::{Adopted, Keys, Saved, StateKey, Store, StoreError, record};
-use crate::provider::exchange::Pending;
+use super::{Adopted, Keys, Saved, StateKey, Store, StoreError, StoreFuture, record};
 
 const LOCK: &str = "lock";
 
@@ -68,7 +67,7 @@ impl FileStore {
 }
 
 impl Store for FileStore {
-    fn load<'a>(&'a self, key: &'a StateKey) -> Pending<'a, Result<Option<Saved>, StoreError>> {
+    fn load<'a>(&'a self, key: &'a StateKey) -> StoreFuture<'a, Result<Option<Saved>, StoreError>> {
         let (shared, key) = (Arc::clone(&self.shared), key.clone());
         Box::pin(folder::blocking(move || shared.folder.load(&key)))
     }
@@ -77,12 +76,12 @@ impl Store for FileStore {
         &'a self,
         key: &'a StateKey,
         saved: &'a Saved,
-    ) -> Pending<'a, Result<(), StoreError>> {
+    ) -> StoreFuture<'a, Result<(), StoreError>> {
         let (shared, key, saved) = (Arc::clone(&self.shared), key.clone(), saved.clone());
         Box::pin(folder::blocking(move || shared.save(&key, &saved)))
     }
 
-    fn left<'a>(&'a self, key: &'a StateKey) -> Pending<'a, ()> {
+    fn left<'a>(&'a self, key: &'a StateKey) -> StoreFuture<'a, ()> {
         Box::pin(async move {
             (self.shared.polled).call_once(|| {
                 tokio::spawn(poll(Arc::downgrade(&self.shared)));
@@ -96,7 +95,7 @@ impl Store for FileStore {
         })
     }
 
-    fn adopt<'a>(&'a self, key: &'a StateKey) -> Pending<'a, Result<Adopted, StoreError>> {
+    fn adopt<'a>(&'a self, key: &'a StateKey) -> StoreFuture<'a, Result<Adopted, StoreError>> {
         let (shared, key) = (Arc::clone(&self.shared), key.clone());
         Box::pin(folder::blocking(move || shared.adopt(&key)))
     }

@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::{Saved, StateKey, Store, StoreError};
-use crate::provider::exchange::Pending;
+use super::{Saved, StateKey, Store, StoreError, StoreFuture};
 
 /// Keeps records until the process ends: enough where a new fetch after a restart costs nothing.
 #[derive(Debug, Default)]
@@ -13,7 +12,7 @@ pub struct MemoryStore {
 }
 
 impl Store for MemoryStore {
-    fn load<'a>(&'a self, key: &'a StateKey) -> Pending<'a, Result<Option<Saved>, StoreError>> {
+    fn load<'a>(&'a self, key: &'a StateKey) -> StoreFuture<'a, Result<Option<Saved>, StoreError>> {
         let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         let found = records.get(key).cloned();
         Box::pin(std::future::ready(Ok(found)))
@@ -23,7 +22,7 @@ impl Store for MemoryStore {
         &'a self,
         key: &'a StateKey,
         saved: &'a Saved,
-    ) -> Pending<'a, Result<(), StoreError>> {
+    ) -> StoreFuture<'a, Result<(), StoreError>> {
         self.records
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

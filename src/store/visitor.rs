@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::drops::Drop;
 use super::folder::{self, StoreFolder};
-use super::{Keys, Saved, StateKey, Store, StoreError};
-use crate::provider::exchange::Pending;
+use super::{Keys, Saved, StateKey, Store, StoreError, StoreFuture};
 
 /// Reads records with all pending drops merged, and saves changes as drops.
 #[derive(Clone, Debug)]
@@ -48,7 +47,7 @@ impl VisitorStore {
 }
 
 impl Store for VisitorStore {
-    fn load<'a>(&'a self, key: &'a StateKey) -> Pending<'a, Result<Option<Saved>, StoreError>> {
+    fn load<'a>(&'a self, key: &'a StateKey) -> StoreFuture<'a, Result<Option<Saved>, StoreError>> {
         let (shared, key) = (Arc::clone(&self.shared), key.clone());
         Box::pin(folder::blocking(move || shared.load(&key)))
     }
@@ -57,7 +56,7 @@ impl Store for VisitorStore {
         &'a self,
         key: &'a StateKey,
         saved: &'a Saved,
-    ) -> Pending<'a, Result<(), StoreError>> {
+    ) -> StoreFuture<'a, Result<(), StoreError>> {
         let (shared, key, saved) = (Arc::clone(&self.shared), key.clone(), saved.clone());
         Box::pin(folder::blocking(move || shared.save(&key, &saved)))
     }
