@@ -4,9 +4,7 @@
 //! test modules do not count. A room may name more only by a change of [`RULES`].
 #![allow(clippy::unwrap_used, reason = "a test ends by it")]
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::path::PathBuf;
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use regex_lite::{Captures, Regex};
 
@@ -128,8 +126,11 @@ fn sources() -> Vec<(String, String, String)> {
     let (mut sources, mut tests) = (Vec::new(), Vec::new());
     while let Some(path) = paths.pop() {
         if path.is_dir() {
-            let entries = fs::read_dir(path).unwrap();
-            paths.extend(entries.map(|entry| entry.unwrap().path()));
+            paths.extend(
+                fs::read_dir(path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
             continue;
         }
         let file = path.to_str().unwrap();
