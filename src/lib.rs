@@ -24,10 +24,11 @@
 //! * [`config`]: the configuration file (serde), then typed and cross-checked values.
 //! * [`dialect`]: the protocols of token endpoints as data. Pure: templates, computed variables,
 //!   assertions, selectors, requests and responses. Built-in ones: `src/dialect/builtin/*.toml`.
-//! * [`provider`]: token requests ([`provider::exchange`]), their schedule ([`token::schedule`],
-//!   pure), the refresher, the store ([`store`]), chained tokens ([`provider::chain`]),
-//!   issuer metadata ([`provider::discovery`]), interactive logins ([`login`]), access
-//!   by other processes ([`provider::offline`]).
+//! * [`token`]: the token cell, its gate, a token's life and the schedule. Pure code and atomics.
+//! * [`provider`]: the refresher, token requests ([`provider::exchange`]), chained tokens
+//!   ([`provider::chain`]), issuer metadata ([`provider::discovery`]), tokens for other processes
+//!   ([`provider::offline`]). [`store`]: records that outlive the process. [`login`]: interactive
+//!   logins. [`status`]: what these report.
 //! * [`upstream`]: DNS, TCP, TLS and ALPN ([`upstream::connect`]), and pools of HTTP/1.1
 //!   connections and HTTP/2 streams.
 //! * [`proxy`]: a request's way from the app to the upstream and back, one file for each step.
@@ -85,7 +86,7 @@
 //! * *The refresher fails.* A panic counts as a failed fetch and opens the gate. If the refresher
 //!   ends, waiting requests fail. No request waits at the gate for longer than `token_wait`.
 //!
-//! `provider/cell/interleavings.rs` tests all orders of these steps on the real cell.
+//! `token/cell/interleavings.rs` tests all orders of these steps on the real cell.
 //!
 //! # Reload
 //!

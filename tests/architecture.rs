@@ -1,12 +1,9 @@
-//! The import check: which room of the crate may name which other room.
-//!
-//! A scan for paths that begin with `crate`, `super` or `self`, in `use` and in code. Comments and
-//! test modules do not count. A room may name more only by a change of [`RULES`].
+//! The import check: which room of the crate may name which other room. Paths that begin with
+//! `crate`, `super` or `self` count, except in comments and test modules.
 #![allow(clippy::unwrap_used, reason = "a test ends by it")]
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
-
 use regex_lite::{Captures, Regex};
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 /// Rooms, and what their code may name. A file belongs to the longest room that holds it.
 const RULES: &str = "
@@ -20,10 +17,9 @@ const RULES: &str = "
     admin -> clock config metrics status
     proxy -> catch_unwind clock config dialect::Injection dialect::RejectRules fields metrics \
         secret token::cell upstream
-    login -> clock config dialect provider secret store token
+    login provider::offline -> clock config dialect login provider secret store token
     provider -> catch_unwind clock config dialect metrics secret status store token \
         upstream::connect upstream::tls
-    provider::offline -> clock config login provider secret store token
     store -> config dialect provider::inputs secret
     token -> clock config dialect secret
     upstream -> config fields metrics secret
@@ -66,11 +62,12 @@ fn paths_are_found_however_they_are_written() {
     let code = "use crate::{admin, app::{self, x as y,}};\nuse super::{\n    error::*,\n};\n\
         fn f(a: &super::super::cli::Run) -> crate::demo::X { self::g::<std::io::Error>() }";
     let expected = "admin app app::x cli::Run demo::X proxy::error::* proxy::route::g";
-    let found = Vec::from_iter(imports("proxy::route", code));
-    assert_eq!(found.join(" "), expected);
+    assert_eq!(
+        Vec::from_iter(imports("proxy::route", code)).join(" "),
+        expected
+    );
 }
 
-/// Returns the room that holds `path`, and what the room may name.
 fn rule(path: &str) -> Option<(&'static str, &'static str)> {
     let rules = RULES.lines().filter_map(|rule| rule.split_once(" ->"));
     let rooms = rules
@@ -79,7 +76,6 @@ fn rule(path: &str) -> Option<(&'static str, &'static str)> {
     holding.max_by_key(|(room, _)| room.len())
 }
 
-/// Returns whether `path` is `room` or in it.
 fn within(path: &str, room: &str) -> bool {
     path.strip_prefix(room)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
