@@ -8,6 +8,7 @@
 mod authorization;
 mod device;
 mod redirect;
+mod response;
 #[cfg(test)]
 mod tests;
 
@@ -20,8 +21,9 @@ use crate::dialect::Variables;
 use crate::provider::chain::Tokens;
 use crate::provider::discovery::discover;
 use crate::provider::exchange::{Fetch, Fetched};
-use crate::provider::inputs::InputError;
+use crate::provider::inputs::{self, InputError};
 use crate::provider::source::{Failure, Source};
+use crate::secret::Secret;
 use crate::store::{Store, StoreError};
 use crate::token::schedule::Life;
 
@@ -211,6 +213,15 @@ async fn keep(
         expires_at: life.expires_at,
         renewable: source.has_refresh_token(),
     })
+}
+
+/// Reads a variable of the provider; `None` if the configuration does not have it.
+async fn variable(provider: &Provider, name: &str) -> Result<Option<Secret>, LoginError> {
+    let Some(value) = provider.variables.get(name) else {
+        return Ok(None);
+    };
+    let key = format!("providers.{}.{name}", provider.name);
+    Ok(Some(inputs::read(&key, value).await?.to_text()))
 }
 
 impl From<Failure> for LoginError {

@@ -1,6 +1,5 @@
 //! The authorization request and its response (RFC 6749 §4.1).
 
-use aws_lc_rs::constant_time::verify_slices_are_equal;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
@@ -8,10 +7,10 @@ use tokio::time::{Duration, timeout};
 use zeroize::Zeroizing;
 
 use super::redirect::{Loopback, RedirectUri};
-use super::{Login, LoginError};
+use super::response::{has_state, parameter, parameters};
+use super::{Login, LoginError, variable};
 use crate::config::{Endpoint, Provider};
 use crate::dialect::{Var, Variables};
-use crate::provider::inputs;
 use crate::secret::Secret;
 
 /// Time limit for the person; an abandoned login must release its port.
@@ -181,27 +180,6 @@ impl Expected {
     }
 }
 
-/// Returns whether the response belongs to this login. Constant time.
-pub(super) fn has_state(query: &Secret, state: &Secret) -> bool {
-    parameter(query, "state").is_some_and(|given| {
-        let (given, state) = (given.expose().as_bytes(), state.expose().as_bytes());
-        verify_slices_are_equal(given, state).is_ok()
-    })
-}
-
-fn parameters(query: &Secret, name: &str) -> impl Iterator<Item = Secret> {
-    form_urlencoded::parse(query.expose().as_bytes())
-        .filter(move |(key, _)| key == name)
-        .map(|(_, value)| Secret::new(value))
-}
-
-/// Returns `None` also for a repeated parameter, which is ambiguous.
-fn parameter(query: &Secret, name: &str) -> Option<Secret> {
-    let mut found = parameters(query, name);
-    let first = found.next()?;
-    found.next().is_none().then_some(first)
-}
-
 /// Formats the error of the server on one line, shortened.
 fn shown(error: &Secret, words: Option<&Secret>) -> String {
     let words = words.map_or(String::new(), |words| format!(": {}", words.expose()));
@@ -220,17 +198,6 @@ fn random() -> Secret {
     aws_lc_rs::rand::fill(&mut *bytes)
         .expect("the system has random numbers, or TLS would not work");
     Secret::new(BASE64_URL_SAFE_NO_PAD.encode(*bytes))
-}
-
-pub(super) async fn variable(
-    provider: &Provider,
-    name: &str,
-) -> Result<Option<Secret>, LoginError> {
-    let Some(value) = provider.variables.get(name) else {
-        return Ok(None);
-    };
-    let key = format!("providers.{}.{name}", provider.name);
-    Ok(Some(inputs::read(&key, value).await?.to_text()))
 }
 
 #[cfg(test)]

@@ -20,8 +20,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::LoginError;
-use super::authorization::{has_state, variable};
+use super::response::has_state;
+use super::{LoginError, variable};
 use crate::config::Provider;
 use crate::secret::Secret;
 
