@@ -440,6 +440,16 @@ impl Environment for ProcessEnvironment {
     }
 }
 
+/// An environment without variables, for configurations that must not depend on the machine.
+#[derive(Clone, Copy, Debug)]
+pub struct NoEnvironment;
+
+impl Environment for NoEnvironment {
+    fn var(&self, _name: &str) -> Option<String> {
+        None
+    }
+}
+
 /// Parses a duration such as `30s` or `250ms`, for flags. The error says what is expected.
 pub fn duration(text: &str) -> Result<Duration, String> {
     units::duration(text).map_err(|complaint| complaint.message)

@@ -117,7 +117,7 @@ fn listed(names: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::tests::NoVariables;
+    use crate::config::NoEnvironment;
 
     fn config(server: &str, rest: &str) -> Config {
         let text = format!(
@@ -125,7 +125,7 @@ mod tests {
              [providers.p]\naccess_token = \"x\"\n\
              [upstreams.u]\nurl = \"https://api.test\"\nprovider = \"p\"\n{rest}"
         );
-        Config::from_toml(&text, &NoVariables).unwrap()
+        Config::from_toml(&text, &NoEnvironment).unwrap()
     }
 
     fn restart(old: &Config, new: &Config) -> Vec<String> {

@@ -77,7 +77,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
-    use crate::app::tests::NoVariables;
+    use crate::config::NoEnvironment;
     use crate::config::named_files;
 
     #[test]
@@ -139,7 +139,7 @@ mod tests {
              [upstreams.u]\nurl = 'https://a.test'\nprovider = 'p'\n\
              tls = {{ ca_file = {ca:?}, client_cert_file = {cert:?}, client_key_file = {key:?} }}\n"
         );
-        let config = Config::from_toml(&text, &NoVariables).unwrap();
+        let config = Config::from_toml(&text, &NoEnvironment).unwrap();
         let read = read_once(&config);
         assert_eq!(read, BTreeSet::from([ca, cert, key, secret]));
         let named = named_files(&text);

@@ -12,20 +12,12 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::*;
-use crate::config::Environment;
+use crate::config::NoEnvironment;
 use crate::demo::authority::{Authority, Offer};
 use crate::demo::setup::Setup;
 use crate::demo::vendors::{FakeVendor, Kind};
 
 const LONG: Duration = Duration::from_secs(30);
-
-pub(super) struct NoVariables;
-
-impl Environment for NoVariables {
-    fn var(&self, _name: &str) -> Option<String> {
-        None
-    }
-}
 
 /// The running app, its five vendors and its configuration file.
 struct TestApp {
@@ -63,9 +55,9 @@ impl TestApp {
         std::os::unix::fs::symlink("data/cupbearer.toml", &path).unwrap();
         let (stop, stopped) = oneshot::channel();
         let (tell, bound) = oneshot::channel();
-        let config = Config::from_toml(&text, &NoVariables).unwrap();
+        let config = Config::from_toml(&text, &NoEnvironment).unwrap();
         let thread = std::thread::spawn(move || {
-            let mut file = ConfigFile::new(path, NoVariables);
+            let mut file = ConfigFile::new(path, NoEnvironment);
             file.poll = poll;
             let bound = bind(config).unwrap().watch(file);
             let Some(Listen::Tcp(address)) = bound.listeners().pop() else {

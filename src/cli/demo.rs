@@ -18,7 +18,7 @@ use super::log::LogArgs;
 use super::signals::Signals;
 use super::table::Table;
 use super::words;
-use crate::config::{Config, Environment};
+use crate::config::{Config, NoEnvironment};
 use crate::demo::setup::Setup;
 use crate::demo::vendors::{Event, FakeVendor, Kind, What};
 use trouble::PlannedFault;
@@ -101,15 +101,6 @@ async fn play(args: &DemoArgs, signals: Signals, out: &mut dyn Write) -> Result<
     }
     running.stop().await?;
     outcome
-}
-
-/// An empty environment: the demo must not use an egress proxy, which cannot reach the loopback.
-pub(super) struct NoEnvironment;
-
-impl Environment for NoEnvironment {
-    fn var(&self, _name: &str) -> Option<String> {
-        None
-    }
 }
 
 fn parsed(config: &str) -> Result<Config, Failure> {

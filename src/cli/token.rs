@@ -226,7 +226,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::cli::demo::NoEnvironment;
+    use crate::config::NoEnvironment;
     use crate::demo::authority::Authority;
     use crate::demo::vendors::{Credential, FakeVendor, Kind, Options};
     use crate::metrics::Metrics;

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::clock::test::TestClock;
-use crate::config::{Config, Environment, StoreKind};
+use crate::config::{Config, NoEnvironment, StoreKind};
 use crate::demo::authority::Authority;
 use crate::demo::vendors::{FakeVendor, Kind, Options};
 use crate::dialect::{Var, Variables};
@@ -31,14 +31,6 @@ use crate::status::State;
 use crate::store::{self, Beside, FileStore, Keys, MemoryStore, Saved, StateKey};
 use crate::upstream::connect::{Alpn, Connector, Destination};
 use crate::upstream::tls::TlsProfiles;
-
-struct NoEnvironment;
-
-impl Environment for NoEnvironment {
-    fn var(&self, _name: &str) -> Option<String> {
-        None
-    }
-}
 
 /// A vendor and a configuration for it.
 struct World {

@@ -14,7 +14,7 @@ use super::route::{Routes, without_port};
 use super::target::{Target, TargetParts};
 use super::{authorize, headers};
 use crate::clock::Clock;
-use crate::config::{Config, Environment};
+use crate::config::{Config, NoEnvironment};
 use crate::metrics::Metrics;
 use crate::token::cell;
 
@@ -36,14 +36,6 @@ route = { host = "api.test" }
 url = "https://rest.example/base"
 provider = "p"
 "#;
-
-struct NoEnvironment;
-
-impl Environment for NoEnvironment {
-    fn var(&self, _name: &str) -> Option<String> {
-        None
-    }
-}
 
 /// The upstreams of [`CONFIG`], without pools.
 static TARGETS: LazyLock<Vec<Arc<Target>>> = LazyLock::new(|| {

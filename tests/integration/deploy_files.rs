@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use cupbearer::config::{Config, Environment};
+use cupbearer::config::{Config, NoEnvironment};
 use cupbearer::metrics::Metrics;
 use http::StatusCode;
 use regex_lite::Regex;
@@ -59,16 +59,8 @@ fn configurations_of_the_overlays_load() {
             "deploy/kubernetes/overlays/{overlay}/cupbearer.toml"
         ));
         let text = text.replace("/run/secrets/vendors", folder);
-        let config = Config::from_toml(&text, &Nothing);
+        let config = Config::from_toml(&text, &NoEnvironment);
         assert!(config.is_ok(), "{overlay}: {:#?}", config.unwrap_err());
-    }
-}
-
-struct Nothing;
-
-impl Environment for Nothing {
-    fn var(&self, _name: &str) -> Option<String> {
-        None
     }
 }
 

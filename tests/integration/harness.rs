@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use cupbearer::app::{self, ConfigFile, RunError, Shutdown};
-use cupbearer::config::{Config, Environment, Listen};
+use cupbearer::config::{Config, Environment, Listen, NoEnvironment};
 use cupbearer::demo::authority::{Authority, Offer};
 use cupbearer::demo::vendors::{Credential, FakeVendor, Kind, Options};
 use http::StatusCode;
@@ -88,15 +88,6 @@ pub(crate) fn server(more: &str) -> String {
     format!(
         "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nshutdown_grace = \"3s\"\n{more}\n"
     )
-}
-
-/// The environment is the tests' own: what the machine has set must not matter.
-struct NoEnvironment;
-
-impl Environment for NoEnvironment {
-    fn var(&self, _name: &str) -> Option<String> {
-        None
-    }
 }
 
 impl App {

@@ -169,8 +169,8 @@ fn plan(fetched: &Fetched, rules: &LifeCycle, now: Now) -> (Option<Duration>, Op
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::demo::NoEnvironment;
     use crate::config::Config;
+    use crate::config::NoEnvironment;
     use crate::demo::setup::Setup;
     use crate::demo::vendors::{Credential, FakeVendor, Fault, Kind};
     use crate::dialect::Issued;
