@@ -18,7 +18,7 @@ use crate::config::Value;
 use crate::dialect::Class;
 use crate::provider::exchange::Pending;
 use crate::store::{FileStore, Keys, MemoryStore, Saved, StateKey, StoreError};
-use crate::token::cell::{Token, Traveller, Unavailable};
+use crate::token::cell::{Replayability, Token, Unavailable};
 
 const WAIT: Duration = Duration::from_secs(10);
 
@@ -227,7 +227,7 @@ async fn failed_dial_keeps_the_gate_open() {
     };
     while !refreshing.is_finished() {
         assert!(!is_closed(&handle));
-        assert!(!handle.reader().is_closed(Traveller::Unrepeatable));
+        assert!(!handle.reader().is_closed(Replayability::Unrepeatable));
         sleep(Duration::from_millis(50)).await;
     }
     assert!(refreshing.await.unwrap().is_err());
@@ -1213,7 +1213,7 @@ fn single_active() -> Provider {
 }
 
 fn is_closed(handle: &Handle) -> bool {
-    handle.reader().is_closed(Traveller::Replayable)
+    handle.reader().is_closed(Replayability::Replayable)
 }
 
 /// The lost response may hold the token that killed the current one.

@@ -19,7 +19,7 @@ use super::route::Routed;
 use super::snapshot::Snapshot;
 use super::worker::Worker;
 use super::{authorize, clean, rewrite, upgrade};
-use crate::token::cell::{Entry, OnWire, Traveller, Unavailable};
+use crate::token::cell::{Entry, InFlightGuard, Replayability, Unavailable};
 use crate::upstream::{
     Checkout, Pool, Replay, RequestBody, RequestHead, SendError, SendFailure, UpstreamBody,
 };
@@ -71,11 +71,11 @@ struct ForwardedRequest<'a> {
     /// The newest rejected generation: every attempt needs a newer token.
     rejected: u64,
     /// How the gate of a single-active provider treats the request.
-    replayability: Traveller,
+    replayability: Replayability,
 }
 
 /// The token's generation, 0 for none, and the gate's guard, held until the response head is there.
-type Stamp = (u64, Option<OnWire>);
+type Stamp = (u64, Option<InFlightGuard>);
 
 impl<'a> ForwardedRequest<'a> {
     fn new(
@@ -102,8 +102,8 @@ impl<'a> ForwardedRequest<'a> {
         // gate, but does not fail.
         let replayability = match upgrades || config.replay_limit == 0 || !replay.stays_replayable()
         {
-            true => Traveller::Unrepeatable,
-            false => Traveller::Replayable,
+            true => Replayability::Unrepeatable,
+            false => Replayability::Replayable,
         };
         Ok(Self {
             routed,

@@ -23,7 +23,7 @@ use crate::dialect::{Class, Injection};
 use crate::token::schedule::Deadline;
 
 use self::gate::{Gate, Slot};
-pub use self::gate::{Gatekeeper, OnWire, Traveller};
+pub use self::gate::{Gatekeeper, InFlightGuard, Replayability};
 
 /// An access token in the form that requests use.
 pub struct Token {
@@ -108,7 +108,7 @@ impl MemberIndex {
 /// The result of [`CellReader::enter`].
 pub enum Entry {
     /// Send the request with this token now, and keep the guard until the response head arrives.
-    Pass(Arc<Token>, Option<OnWire>),
+    Pass(Arc<Token>, Option<InFlightGuard>),
     /// The gate is closed: wait with [`CellReader::opening`].
     Closed,
     /// No usable token of a sufficient generation: wait with [`CellReader::newer`].
@@ -238,13 +238,13 @@ impl CellReader {
     }
 
     /// Lets a request leave with the token if its generation is above `than`. No lock, no wait.
-    pub fn enter(&self, traveller: Traveller, than: u64) -> Entry {
+    pub fn enter(&self, replayability: Replayability, than: u64) -> Entry {
         loop {
-            let slot = match self.look(traveller, than) {
+            let slot = match self.look(replayability, than) {
                 Ok(slot) => slot,
                 Err(entry) => return entry,
             };
-            let on_wire = slot.wire.enter();
+            let on_wire = slot.in_flight.enter();
             if self.is_unmoved(&slot) {
                 return Entry::Pass(Arc::clone(&slot.token), Some(on_wire));
             }
@@ -253,20 +253,20 @@ impl CellReader {
 
     /// Whether [`Self::enter`] would find the gate closed. A hint, to wait before rather than after
     /// taking a connection.
-    pub fn is_closed(&self, traveller: Traveller) -> bool {
+    pub fn is_closed(&self, replayability: Replayability) -> bool {
         let slot = self.shared.slot.load();
         slot.as_ref()
-            .is_some_and(|slot| !slot.gate.admits(traveller))
+            .is_some_and(|slot| !slot.gate.admits(replayability))
     }
 
     /// Waits, at most until `deadline`, for the gate to open. Cancel safe.
     pub async fn opening(
         &self,
-        traveller: Traveller,
+        replayability: Replayability,
         deadline: Instant,
     ) -> Result<(), Unavailable> {
         let mut watch = self.watch.clone();
-        let open = watch.wait_for(|_| !self.is_closed(traveller));
+        let open = watch.wait_for(|_| !self.is_closed(replayability));
         match timeout_at(deadline, open).await {
             Ok(Ok(_)) => Ok(()),
             _ => Err(RETRY_SOON),
@@ -284,7 +284,7 @@ impl CellReader {
     }
 
     /// The slot to register the request in; the error is the result if it needs no registration.
-    fn look(&self, traveller: Traveller, than: u64) -> Result<Arc<Slot>, Entry> {
+    fn look(&self, replayability: Replayability, than: u64) -> Result<Arc<Slot>, Entry> {
         let slot = self.shared.slot.load();
         let usable = slot.as_ref().filter(|slot| {
             slot.token.generation > than && slot.token.deadline.is_ahead(self.shared.clock.now())
@@ -292,10 +292,10 @@ impl CellReader {
         let Some(slot) = usable else {
             return Err(Entry::NoToken);
         };
-        if !slot.gate.admits(traveller) {
+        if !slot.gate.admits(replayability) {
             return Err(Entry::Closed);
         }
-        if !slot.gate.counts(traveller) {
+        if !slot.gate.counts(replayability) {
             return Err(Entry::Pass(Arc::clone(&slot.token), None));
         }
         Ok(Arc::clone(slot))

@@ -2,7 +2,7 @@
 //!
 //! A new token invalidates the old one. A replayable request survives this by a retry; any other
 //! must be answered before the exchange begins, or leave after it. So the refresher closes the gate
-//! to unrepeatable requests, waits for the ones on the [`Wire`], and then closes it to all.
+//! to unrepeatable requests, waits for the ones [in flight](InFlight), and then closes it to all.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
@@ -28,7 +28,7 @@ pub(super) struct Slot {
     /// A lost response may have held a newer token: a rejection of this one is renewed at once.
     pub(super) suspect: bool,
     /// Per generation: requests with an older token have been invalidated and need no drain.
-    pub(super) wire: Arc<Wire>,
+    pub(super) in_flight: Arc<InFlight>,
 }
 
 /// The requests that may pass. Closes in this order, and opens from any state.
@@ -43,7 +43,7 @@ pub(super) enum Gate {
 
 /// What happens to a request whose token is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Traveller {
+pub enum Replayability {
     /// Sent again with the next token.
     Replayable,
     /// The app gets the rejection: the body is too large to keep, or the request is an upgrade.
@@ -52,27 +52,27 @@ pub enum Traveller {
 
 /// Counts the unrepeatable requests that wait for a response to one generation's token.
 #[derive(Debug, Default)]
-pub(super) struct Wire {
+pub(super) struct InFlight {
     requests: AtomicUsize,
     idle: Notify,
 }
 
-/// Counts one request as on the wire until dropped.
+/// Counts one request as on the in_flight until dropped.
 #[must_use = "dropped, the request counts as answered"]
 #[derive(Debug)]
-pub struct OnWire(Arc<Wire>);
+pub struct InFlightGuard(Arc<InFlight>);
 
 impl Gatekeeper {
-    /// Closes the gate to unrepeatable requests, then, once those on the wire are answered or 2 s
+    /// Closes the gate to unrepeatable requests, then, once those on the in_flight are answered or 2 s
     /// have passed, to all. Does nothing without a gate or a token.
     ///
     /// Cancel safe, but the gate stays as far closed as it is.
     pub async fn close(&self) {
-        let Some(wire) = self.narrow(Gate::Replayable) else {
+        let Some(in_flight) = self.narrow(Gate::Replayable) else {
             return;
         };
         // After the limit, unanswered requests may see their token invalidated.
-        let _ = tokio::time::timeout(LONGEST_DRAIN, wire.idle()).await;
+        let _ = tokio::time::timeout(LONGEST_DRAIN, in_flight.idle()).await;
         self.narrow(Gate::Shut);
     }
 
@@ -91,7 +91,7 @@ impl Gatekeeper {
     }
 
     /// Closes the gate as far as `to`. `None` if there is no gate or no token.
-    pub(super) fn narrow(&self, to: Gate) -> Option<Arc<Wire>> {
+    pub(super) fn narrow(&self, to: Gate) -> Option<Arc<InFlight>> {
         let slot = self.shared.slot.load_full()?;
         if slot.gate == Gate::Absent {
             return None;
@@ -99,16 +99,16 @@ impl Gatekeeper {
         let gate = slot.gate.max(to);
         self.shared
             .store(Arc::clone(&slot.token), gate, slot.suspect);
-        Some(Arc::clone(&slot.wire))
+        Some(Arc::clone(&slot.in_flight))
     }
 }
 
 impl Slot {
-    /// The successor of `last`, which shares the wire if the generation is the same.
+    /// The successor of `last`, which shares the in_flight if the generation is the same.
     pub(super) fn after(last: Option<&Self>, token: Arc<Token>, gate: Gate, suspect: bool) -> Self {
         let same = last.filter(|last| last.token.generation == token.generation);
         Self {
-            wire: same.map_or_else(Arc::default, |last| Arc::clone(&last.wire)),
+            in_flight: same.map_or_else(Arc::default, |last| Arc::clone(&last.in_flight)),
             token,
             gate,
             suspect,
@@ -117,27 +117,27 @@ impl Slot {
 }
 
 impl Gate {
-    pub(super) fn admits(self, traveller: Traveller) -> bool {
+    pub(super) fn admits(self, replayability: Replayability) -> bool {
         match self {
             Self::Absent | Self::Open => true,
-            Self::Replayable => traveller == Traveller::Replayable,
+            Self::Replayable => replayability == Replayability::Replayable,
             Self::Shut => false,
         }
     }
 
-    pub(super) fn counts(self, traveller: Traveller) -> bool {
-        self != Self::Absent && traveller == Traveller::Unrepeatable
+    pub(super) fn counts(self, replayability: Replayability) -> bool {
+        self != Self::Absent && replayability == Replayability::Unrepeatable
     }
 }
 
-impl Wire {
+impl InFlight {
     /// Registers a request, which must check the gate once more before it is sent: then either the
-    /// request sees the closed gate, or the refresher sees the request on the wire. The fences here
+    /// request sees the closed gate, or the refresher sees the request on the in_flight. The fences here
     /// and in [`Self::is_idle`] order each side's store before its load, so that both cannot miss.
-    pub(super) fn enter(self: &Arc<Self>) -> OnWire {
+    pub(super) fn enter(self: &Arc<Self>) -> InFlightGuard {
         self.requests.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        OnWire(Arc::clone(self))
+        InFlightGuard(Arc::clone(self))
     }
 
     /// Call after the gate was closed.
@@ -155,7 +155,7 @@ impl Wire {
     }
 }
 
-impl Drop for OnWire {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         if self.0.requests.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.0.idle.notify_one();

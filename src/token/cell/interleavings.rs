@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use super::gate::Wire;
+use super::gate::InFlight;
 use super::*;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,16 +55,16 @@ enum Refresher {
 enum Request {
     Look,
     Register(Arc<Slot>),
-    Confirm(Arc<Slot>, OnWire),
+    Confirm(Arc<Slot>, InFlightGuard),
     Waiting,
-    Written(u64, Option<OnWire>),
-    Judged(u64, Option<OnWire>, bool),
+    Written(u64, Option<InFlightGuard>),
+    Judged(u64, Option<InFlightGuard>, bool),
     Answered { accepted: bool },
 }
 
 struct Client {
     reader: CellReader,
-    traveller: Traveller,
+    replayability: Replayability,
     state: Request,
     rejected: u64,
     attempts: u32,
@@ -73,7 +73,7 @@ struct Client {
 struct World {
     writer: CellWriter,
     refresher: Refresher,
-    wire: Option<Arc<Wire>>,
+    in_flight: Option<Arc<InFlight>>,
     fetches: u32,
     failed_dials: u32,
     hurried: u64,
@@ -95,13 +95,13 @@ struct World {
 }
 
 impl World {
-    fn new(travellers: [Traveller; 2], most_fetches: u32, skip_recheck: bool) -> Self {
+    fn new(travellers: [Replayability; 2], most_fetches: u32, skip_recheck: bool) -> Self {
         let (writer, reader) = cell(Clock::System);
         writer.set_gated(true);
         writer.publish(token(1), FetchStatus::Settled);
-        let clients = travellers.map(|traveller| Client {
+        let clients = travellers.map(|replayability| Client {
             reader: reader.clone(),
-            traveller,
+            replayability,
             state: Request::Look,
             rejected: 0,
             attempts: 0,
@@ -109,7 +109,7 @@ impl World {
         Self {
             writer,
             refresher: Refresher::Dial,
-            wire: None,
+            in_flight: None,
             fetches: 1,
             failed_dials: 0,
             hurried: 0,
@@ -135,7 +135,7 @@ impl World {
             Refresher::Dial => either(|works| Step::Dial { works }),
             Refresher::CloseToUnrepeatable => vec![Step::CloseToUnrepeatable],
             Refresher::Drain => {
-                let idle = self.wire.as_ref().is_none_or(|wire| wire.is_idle());
+                let idle = self.in_flight.as_ref().is_none_or(|in_flight| in_flight.is_idle());
                 vec![Step::Drained { late: !idle }]
             }
             Refresher::CloseToAll => vec![Step::CloseToAll],
@@ -168,7 +168,7 @@ impl World {
                 }
             }
             Step::CloseToUnrepeatable => {
-                self.wire = self.writer.gatekeeper().narrow(Gate::Replayable);
+                self.in_flight = self.writer.gatekeeper().narrow(Gate::Replayable);
                 Refresher::Drain
             }
             Step::Drained { late } => {
@@ -248,7 +248,7 @@ impl World {
         client.state = match state {
             Request::Look | Request::Waiting => client.look(),
             Request::Register(slot) => {
-                let on_wire = slot.wire.enter();
+                let on_wire = slot.in_flight.enter();
                 Request::Confirm(slot, on_wire)
             }
             Request::Confirm(slot, on_wire) => {
@@ -269,7 +269,7 @@ impl World {
                     client.rejected = generation;
                     self.reported = true;
                 }
-                match accepted || client.traveller == Traveller::Unrepeatable {
+                match accepted || client.replayability == Replayability::Unrepeatable {
                     true => Request::Answered { accepted },
                     false => Request::Look,
                 }
@@ -292,7 +292,7 @@ impl World {
                 client.state,
                 Request::Judged(_, _, false) | Request::Answered { accepted: false }
             );
-            let unrepeatable = client.traveller == Traveller::Unrepeatable;
+            let unrepeatable = client.replayability == Replayability::Unrepeatable;
             if rejected && unrepeatable && !self.lost && !self.late {
                 return Err("an invalidated token on an unrepeatable request".to_owned());
             }
@@ -320,10 +320,10 @@ impl World {
             return Err("the gate stays closed".to_owned());
         }
         for client in &self.clients {
-            match (&client.state, client.traveller) {
+            match (&client.state, client.replayability) {
                 (Request::Answered { accepted: true }, _)
-                | (Request::Answered { .. }, Traveller::Unrepeatable) => {}
-                _ => return Err(format!("{:?} is never answered", client.traveller)),
+                | (Request::Answered { .. }, Replayability::Unrepeatable) => {}
+                _ => return Err(format!("{:?} is never answered", client.replayability)),
             }
         }
         Ok(())
@@ -364,7 +364,7 @@ impl World {
             (self.lost, self.late, self.issued, &self.published),
             slot.suspect,
             slot.token.generation,
-            (slot.gate, &slot.wire),
+            (slot.gate, &slot.in_flight),
         )
     }
 }
@@ -381,7 +381,7 @@ impl Client {
     /// Does the first half of `enter`, then starts the wait of `opening` or `newer`.
     fn look(&mut self) -> Request {
         self.reader.watch.mark_unchanged();
-        match self.reader.look(self.traveller, self.rejected) {
+        match self.reader.look(self.replayability, self.rejected) {
             Ok(slot) => Request::Register(slot),
             Err(Entry::Pass(token, on_wire)) => Request::Written(token.generation, on_wire),
             Err(Entry::Closed | Entry::NoToken) => Request::Waiting,
@@ -407,7 +407,7 @@ struct Walked {
 
 /// The error is the failed check and the path to it.
 fn walk(
-    travellers: [Traveller; 2],
+    travellers: [Replayability; 2],
     most_fetches: u32,
     skip_recheck: bool,
 ) -> Result<Walked, String> {
@@ -444,7 +444,7 @@ fn walk(
 
 #[test]
 fn in_every_order_no_request_uses_an_invalidated_token_or_waits_for_ever() {
-    use Traveller::{Replayable, Unrepeatable};
+    use Replayability::{Replayable, Unrepeatable};
     for (travellers, most_fetches) in [
         ([Replayable, Unrepeatable], 3),
         ([Unrepeatable, Unrepeatable], 2),
@@ -461,7 +461,7 @@ fn in_every_order_no_request_uses_an_invalidated_token_or_waits_for_ever() {
 /// Proves that the walk finds the race.
 #[test]
 fn without_the_second_gate_check_a_request_uses_an_invalidated_token() {
-    let travellers = [Traveller::Replayable, Traveller::Unrepeatable];
+    let travellers = [Replayability::Replayable, Replayability::Unrepeatable];
     let found = walk(travellers, 1, true).unwrap_err();
     assert!(found.starts_with("an invalidated token"), "{found}");
 }

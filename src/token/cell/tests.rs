@@ -147,8 +147,8 @@ fn gated() -> (CellWriter, CellReader, Clock) {
     (writer, reader, clock)
 }
 
-fn on_wire(reader: &CellReader) -> OnWire {
-    match reader.enter(Traveller::Unrepeatable, 0) {
+fn on_wire(reader: &CellReader) -> InFlightGuard {
+    match reader.enter(Replayability::Unrepeatable, 0) {
         Entry::Pass(_, Some(on_wire)) => on_wire,
         _ => panic!("not admitted, or not counted"),
     }
@@ -172,14 +172,14 @@ async fn an_exchange_waits_at_most_2_seconds_for_requests_on_the_wire() {
                 () = &mut closing => panic!("closed without a wait"),
                 () = std::future::ready(()) => {}
             }
-            assert!(reader.is_closed(Traveller::Unrepeatable));
-            assert!(!reader.is_closed(Traveller::Replayable));
+            assert!(reader.is_closed(Replayability::Unrepeatable));
+            assert!(!reader.is_closed(Replayability::Replayable));
             closing.await;
         }
         assert_eq!(start.elapsed(), Duration::from_millis(waited));
-        assert!(reader.is_closed(Traveller::Replayable));
+        assert!(reader.is_closed(Replayability::Replayable));
         assert!(matches!(
-            reader.enter(Traveller::Replayable, 0),
+            reader.enter(Replayability::Replayable, 0),
             Entry::Closed
         ));
         answer.abort();
@@ -206,7 +206,7 @@ async fn publishing_or_reopening_opens_the_gate() {
             let reader = reader.clone();
             tokio::spawn(async move {
                 let deadline = Instant::now() + WAIT;
-                reader.opening(Traveller::Replayable, deadline).await
+                reader.opening(Replayability::Replayable, deadline).await
             })
         };
         tokio::task::yield_now().await;
@@ -221,7 +221,9 @@ async fn publishing_or_reopening_opens_the_gate() {
     }
     writer.gatekeeper().close().await;
     let start = Instant::now();
-    let late = reader.opening(Traveller::Replayable, start + WAIT).await;
+    let late = reader
+        .opening(Replayability::Replayable, start + WAIT)
+        .await;
     assert!(late.is_err());
     assert_eq!(start.elapsed(), WAIT);
 }
@@ -230,10 +232,10 @@ async fn publishing_or_reopening_opens_the_gate() {
 async fn without_single_active_there_is_no_gate_and_no_count() {
     let (writer, reader, clock, _) = setup();
     writer.publish(token(1, None, &clock), FetchStatus::Settled);
-    let entry = reader.enter(Traveller::Unrepeatable, 0);
+    let entry = reader.enter(Replayability::Unrepeatable, 0);
     assert!(matches!(entry, Entry::Pass(_, None)));
     writer.gatekeeper().close().await;
-    assert!(!reader.is_closed(Traveller::Unrepeatable));
+    assert!(!reader.is_closed(Replayability::Unrepeatable));
 }
 
 /// `interleavings` treats publishing as one step. With two stores, a request on another thread
@@ -249,13 +251,13 @@ fn token_and_gate_are_published_in_one_store() {
     // The newest token that the vendor has issued: the only valid one.
     let issued = Arc::new(AtomicU64::new(1));
     let over = Arc::new(AtomicBool::new(false));
-    let requests = [Traveller::Replayable, Traveller::Unrepeatable].map(|traveller| {
+    let requests = [Replayability::Replayable, Replayability::Unrepeatable].map(|replayability| {
         let (reader, issued, over) = (reader.clone(), Arc::clone(&issued), Arc::clone(&over));
         std::thread::spawn(move || {
             let (mut passed, mut closed) = (0_u64, 0_u64);
             while !over.load(Ordering::Relaxed) {
                 let before = issued.load(Ordering::SeqCst);
-                match reader.enter(traveller, 0) {
+                match reader.enter(replayability, 0) {
                     Entry::Pass(token, _) => {
                         assert!(
                             token.generation >= before,
@@ -272,8 +274,8 @@ fn token_and_gate_are_published_in_one_store() {
     });
     let gate = writer.gatekeeper();
     for generation in 2..=GENERATIONS {
-        let wire = gate.narrow(Gate::Replayable).unwrap();
-        while !wire.is_idle() {
+        let in_flight = gate.narrow(Gate::Replayable).unwrap();
+        while !in_flight.is_idle() {
             std::hint::spin_loop();
         }
         gate.narrow(Gate::Shut);
