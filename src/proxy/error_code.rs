@@ -1,4 +1,5 @@
-//! The errors that apps get, one row each: responses, metrics and `cupbearer explain` read this table.
+//! The errors that apps get, one row each: responses, metrics and `cupbearer explain` read this
+//! table.
 
 use http::StatusCode;
 
@@ -22,7 +23,7 @@ pub fn error_codes() -> &'static [&'static ErrorCode] {
     ALL
 }
 
-/// Defines a constant for each row, and the list of them, so that no row can be missing from the list.
+/// Defines a constant for each row and the list of all rows, so that no row can be missing there.
 macro_rules! rows {
     ($($name:ident: $code:literal $status:ident $proxy_error:ident $grpc:ident $title:literal $advice:literal)*) => {
         $(pub(super) const $name: &ErrorCode = &ErrorCode {
@@ -84,7 +85,8 @@ rows! {
         "Send the request again."
     CONNECT_UNSUPPORTED: "connect_unsupported" NOT_IMPLEMENTED DENIED UNIMPLEMENTED
         "CONNECT is not supported"
-        "A tunnel would hide the request from the proxy, which could add no token. Let the app use http:// URLs with this proxy; the proxy speaks TLS to the upstream."
+        "A tunnel would hide the request from the proxy, which could add no token. Let the app use \
+         http:// URLs with this proxy; the proxy speaks TLS to the upstream."
     HOST_NOT_ALLOWED: "host_not_allowed" MISDIRECTED_REQUEST DENIED PERMISSION_DENIED
         "This proxy does not serve the request's host"
         "Add the host to `server.allow_hosts` if it is right."
@@ -108,16 +110,19 @@ rows! {
         "See `max_in_flight` and `server.max_connections`."
     OUT_OF_FILES: "overloaded" SERVICE_UNAVAILABLE LIMIT RESOURCE_EXHAUSTED
         "Too many connections at once"
-        "Raise the proxy's open-file limit (`ulimit -n`, LimitNOFILE), or lower `server.max_connections`."
+        "Raise the proxy's open-file limit (`ulimit -n`, LimitNOFILE), or lower \
+         `server.max_connections`."
     TOKEN_UNAVAILABLE: "token_unavailable" SERVICE_UNAVAILABLE INTERNAL UNAVAILABLE
         "No valid token is available"
         "The token endpoint fails; the proxy keeps trying. See /status on the admin port."
     CREDENTIALS_REJECTED: "credentials_rejected" BAD_GATEWAY CONFIGURATION UNAVAILABLE
         "The token endpoint rejects the credentials"
-        "Correct the provider's credentials; /status on the admin port and the log have the endpoint's answer."
+        "Correct the provider's credentials; /status on the admin port and the log have the \
+         endpoint's answer."
     LOGIN_REQUIRED: "login_required" SERVICE_UNAVAILABLE INTERNAL UNAVAILABLE
         "A new login is needed"
-        "The provider's one-time input was used, or its refresh token is no longer valid: run `cupbearer login PROVIDER`. The proxy need not be restarted."
+        "The provider's one-time input was used, or its refresh token is no longer valid: run \
+         `cupbearer login PROVIDER`. The proxy need not be restarted."
     UNRESOLVED: "upstream_unresolved" BAD_GATEWAY DNS UNAVAILABLE
         "The upstream's name cannot be resolved"
         "Check the upstream's `url` and the DNS."

@@ -135,7 +135,10 @@ impl World {
             Refresher::Dial => either(|works| Step::Dial { works }),
             Refresher::CloseToUnrepeatable => vec![Step::CloseToUnrepeatable],
             Refresher::Drain => {
-                let idle = self.in_flight.as_ref().is_none_or(|in_flight| in_flight.is_idle());
+                let idle = self
+                    .in_flight
+                    .as_ref()
+                    .is_none_or(|in_flight| in_flight.is_idle());
                 vec![Step::Drained { late: !idle }]
             }
             Refresher::CloseToAll => vec![Step::CloseToAll],
