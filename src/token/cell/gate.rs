@@ -57,13 +57,13 @@ pub(super) struct InFlight {
     idle: Notify,
 }
 
-/// Counts one request as on the in_flight until dropped.
+/// Counts one request as in flight until dropped.
 #[must_use = "dropped, the request counts as answered"]
 #[derive(Debug)]
 pub struct InFlightGuard(Arc<InFlight>);
 
 impl Gatekeeper {
-    /// Closes the gate to unrepeatable requests, then, once those on the in_flight are answered or 2 s
+    /// Closes the gate to unrepeatable requests, then, once those in flight are answered or 2 s
     /// have passed, to all. Does nothing without a gate or a token.
     ///
     /// Cancel safe, but the gate stays as far closed as it is.
@@ -104,7 +104,7 @@ impl Gatekeeper {
 }
 
 impl Slot {
-    /// The successor of `last`, which shares the in_flight if the generation is the same.
+    /// The successor of `last`, which shares the counter if the generation is the same.
     pub(super) fn after(last: Option<&Self>, token: Arc<Token>, gate: Gate, suspect: bool) -> Self {
         let same = last.filter(|last| last.token.generation == token.generation);
         Self {
@@ -132,7 +132,7 @@ impl Gate {
 
 impl InFlight {
     /// Registers a request, which must check the gate once more before it is sent: then either the
-    /// request sees the closed gate, or the refresher sees the request on the in_flight. The fences here
+    /// request sees the closed gate, or the refresher sees the request in flight. The fences here
     /// and in [`Self::is_idle`] order each side's store before its load, so that both cannot miss.
     pub(super) fn enter(self: &Arc<Self>) -> InFlightGuard {
         self.requests.fetch_add(1, Ordering::SeqCst);
