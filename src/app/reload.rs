@@ -36,7 +36,7 @@ const POLL: Duration = Duration::from_secs(2);
 pub struct ConfigFile {
     path: PathBuf,
     environment: Arc<dyn Environment + Send + Sync>,
-    /// Of the running configuration.
+    /// SHA-256 of the running configuration's file.
     digest: Option<[u8; 32]>,
     pub(super) poll: Duration,
 }
@@ -54,9 +54,9 @@ pub(super) struct Reloader {
 /// Identifies all that a configuration is read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Content {
-    /// Of the configuration file.
+    /// SHA-256 of the configuration file.
     digest: [u8; 32],
-    /// Of the files whose change is a reason to reload.
+    /// Modification stamps of the files whose change causes a reload.
     files: Stamps,
 }
 

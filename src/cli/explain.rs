@@ -9,7 +9,7 @@ use crate::proxy::{ErrorCode, error_codes};
 
 #[derive(Debug, Args)]
 pub(super) struct ExplainArgs {
-    /// Error code, such as `upstream_tls`, or the whole `urn:cupbearer:error:…`. Without it, all codes.
+    /// Error code, such as `upstream_tls`, or `urn:cupbearer:error:upstream_tls`. Default: all.
     code: Option<String>,
 }
 

@@ -11,7 +11,7 @@ use super::template::{Place, Scope, Template};
 pub struct Problem {
     /// Dotted path inside the dialect or provider table: `grants.sms.form.phone`. May be empty.
     pub path: String,
-    /// What is wrong, without quoting any value.
+    /// The mistake and its remedy; quotes no value.
     pub message: String,
 }
 

@@ -1,7 +1,7 @@
 //! The refresher: the one task per identity that keeps a token cell filled.
 //!
-//! A loop over [`schedule`](crate::token::schedule). Only the refresher sends token requests, so at most
-//! one fetch per identity is in flight (single flight).
+//! A loop over [`schedule`](crate::token::schedule). Only the refresher sends token requests, so at
+//! most one fetch per identity is in flight (single flight).
 
 mod members;
 mod report;
@@ -212,7 +212,7 @@ impl Refresher {
         if rules_changed {
             self.schedule.set_rules(lead.life.clone());
         }
-        if self.source.asks_nobody() && old.source != lead.source {
+        if self.source.is_offline() && old.source != lead.source {
             self.schedule.credentials_changed();
         }
         if let (Some(held), Some(&life)) = (&self.held, self.schedule.life()) {

@@ -190,7 +190,7 @@ impl Source {
     }
 
     /// Returns whether tokens need neither a request nor the store.
-    pub(crate) fn asks_nobody(&self) -> bool {
+    pub(crate) fn is_offline(&self) -> bool {
         !matches!(self.provider.source, TokenSource::Endpoint(_))
     }
 

@@ -25,7 +25,8 @@ pub fn error_codes() -> &'static [&'static ErrorCode] {
 
 /// Defines a constant for each row and the list of all rows, so that no row can be missing there.
 macro_rules! rows {
-    ($($name:ident: $code:literal $status:ident $proxy_error:ident $grpc:ident $title:literal $advice:literal)*) => {
+    ($($name:ident: $code:literal $status:ident $proxy_error:ident $grpc:ident
+        $title:literal $advice:literal)*) => {
         $(pub(super) const $name: &ErrorCode = &ErrorCode {
             code: $code,
             status: StatusCode::$status,
@@ -68,7 +69,8 @@ const UNAVAILABLE: u16 = 14;
 const UNAUTHENTICATED: u16 = 16;
 
 rows! {
-    HEADERS_TOO_LARGE: "headers_too_large" REQUEST_HEADER_FIELDS_TOO_LARGE MALFORMED INVALID_ARGUMENT
+    HEADERS_TOO_LARGE: "headers_too_large" REQUEST_HEADER_FIELDS_TOO_LARGE
+        MALFORMED INVALID_ARGUMENT
         "The request head is too large"
         "Send fewer or shorter fields."
     HEAD_TIMEOUT: "request_timeout" REQUEST_TIMEOUT MALFORMED DEADLINE_EXCEEDED

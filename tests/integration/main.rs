@@ -16,7 +16,7 @@
 //! | apps that speak HTTP/2; gRPC, ranges, trailers | `h2_app`, `protocols` |
 //! | bodies, upgrades, interim responses | `streaming`, `interim` |
 //! | redirects and cookies on their way back | `rewrite_redirects` |
-//! | apps that disconnect, stall or keep connections | `client_disconnect`, `timeouts`, `persistence` |
+//! | apps that disconnect or stall; keep-alive | `client_disconnect`, `timeouts`, `persistence` |
 //! | limits and floods; many upstreams | `overload`, `scale` |
 //! | DNS, TCP, TLS and egress proxies of upstreams | `upstream_connect`, `egress`, `tls_close` |
 //! | errors that the app gets | `errors` |
@@ -28,8 +28,9 @@
 //! | README and other documents, `deploy/` | `documents`, `deploy_files` |
 //! | a bug of another program that does this job | `peers` |
 //!
-//! Kit: [`harness`] (the program and its world), [`client`] (apps), [`upstream`] (scripted and proper
-//! APIs), [`endpoint`] (a server of bytes), [`recorder`] (an API that records), [`browser`] (Chromium).
+//! Kit: [`harness`] (the program and its world), [`client`] (apps), [`upstream`] (scripted and
+//! proper APIs), [`endpoint`] (a server of bytes), [`recorder`] (an API that records), [`browser`]
+//! (Chromium).
 
 #![allow(
     clippy::unwrap_used,

@@ -37,7 +37,7 @@ async fn refuses_connections(app: &App) {
     .await;
 }
 
-/// SIGTERM: not ready at once, still accepting for `shutdown_delay`, then requests in flight finish.
+/// SIGTERM: not ready at once, still accepting for `shutdown_delay`; requests in flight finish.
 #[tokio::test]
 async fn requests_in_flight_are_finished() {
     let (_world, upstream, mut app) = running("500ms", "60s").await;

@@ -1,6 +1,6 @@
-//! A token endpoint fails in every way, one after the other, under constant load from apps. No request
-//! fails before the token expires, every request fails closed afterwards, and requests succeed within
-//! one step of the backoff once the vendor recovers.
+//! A token endpoint fails in every way, one after the other, under constant load from apps. No
+//! request fails before the token expires, every request fails closed afterwards, and requests
+//! succeed within one step of the backoff once the vendor recovers.
 //!
 //! About eight seconds, or as many as `CUPBEARER_SOAK_SECONDS` says. `CUPBEARER_SOAK_SEED` repeats a run's order.
 

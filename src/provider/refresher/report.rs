@@ -66,7 +66,7 @@ impl Refresher {
 
     /// Counts a token request in the metrics.
     pub(super) fn count(&self, result: &Result<(), Failure>, took: Duration) {
-        if self.source.asks_nobody() {
+        if self.source.is_offline() {
             return;
         }
         for member in self.members.iter() {

@@ -30,7 +30,7 @@ impl Source {
     /// Loads the stored state. Must succeed before anything is sent: otherwise a spent input could
     /// be sent again.
     pub(crate) async fn load(&mut self) -> Result<Option<SavedAccess>, StoreError> {
-        if self.asks_nobody() {
+        if self.is_offline() {
             return Ok(None);
         }
         let adopted = self.store.adopt(&self.key).await?;
@@ -48,7 +48,7 @@ impl Source {
     /// that the caller can use the source meanwhile. Cancel safe.
     pub(crate) fn left_by_others(&self) -> impl Future<Output = ()> + use<> {
         let (store, key) = (Arc::clone(&self.store), self.key.clone());
-        let never = self.asks_nobody();
+        let never = self.is_offline();
         async move {
             match never {
                 true => std::future::pending().await,
