@@ -71,7 +71,7 @@ enum Verb {
     Token(token::TokenArgs),
     /// Show the state of a running proxy.
     Status(status::StatusArgs),
-    /// Run a command behind the proxy: free ports, tokens first, CUPBEARER_<UPSTREAM>_URL set.
+    /// Run a command behind the proxy: free ports, tokens first, `CUPBEARER_<UPSTREAM>_URL` set.
     Exec(exec::ExecArgs),
     /// List the built-in token dialects, or explain one.
     Dialects(dialects::DialectsArgs),

@@ -1,5 +1,5 @@
 //! Control flow: config → [`inputs`] → [`exchange`] → [`schedule`](crate::token::schedule) →
-//! [`refresher`] → [`cell`](crate::token::cell).
+//! refresher → [`cell`](crate::token::cell).
 //!
 //! Each provider identity has one refresher task on the control thread. Only that task sends token
 //! requests, and only that task writes the cell that the data plane reads.
