@@ -120,17 +120,9 @@ fn no_config() -> Failure {
 mod tests {
     use super::*;
 
-    struct Example;
-
-    impl Environment for Example {
-        fn var(&self, name: &str) -> Option<String> {
-            (name == "EXAMPLE_CLIENT_SECRET").then(|| "s".to_owned())
-        }
-    }
-
     #[test]
     fn the_starter_is_a_valid_configuration() {
-        let config = Config::from_toml(STARTER, &Example).unwrap();
+        let config = Config::from_toml(STARTER, &[("EXAMPLE_CLIENT_SECRET", "s")]).unwrap();
         assert_eq!((config.providers.len(), config.upstreams.len()), (1, 1));
     }
 

@@ -285,7 +285,7 @@ fn example_value(dialect: &str, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Environment};
+    use crate::config::Config;
 
     #[test]
     fn every_dialect_is_listed_in_its_group() {
@@ -316,17 +316,10 @@ mod tests {
     }
 
     /// An environment in which every variable is set; private keys are real keys.
-    struct Given;
-
-    impl Environment for Given {
-        fn var(&self, name: &str) -> Option<String> {
-            let key = include_str!("../dialect/tests/samples/rfc7515-a2.json");
-            let text = match name {
-                name if name.ends_with("PRIVATE_KEY") => key,
-                _ => "given",
-            };
-            Some(text.to_owned())
-        }
+    fn all_set(name: &str) -> Option<String> {
+        let key = include_str!("../dialect/tests/samples/rfc7515-a2.json");
+        let is_key = name.ends_with("PRIVATE_KEY");
+        Some(if is_key { key } else { "given" }.to_owned())
     }
 
     #[test]
@@ -337,7 +330,7 @@ mod tests {
             for grant in grants.chain([None]) {
                 let example = described.example(name, grant);
                 let example = example.unwrap_or_else(|| panic!("{name} {grant:?}"));
-                let config = Config::from_toml(&example, &Given);
+                let config = Config::from_toml(&example, &all_set);
                 let config = config.unwrap_or_else(|problems| panic!("{example}\n{problems:#?}"));
                 assert_eq!(config.warnings, [], "{example}");
             }
@@ -358,7 +351,7 @@ mod tests {
                 // Renaming the key leaves the variable without a value.
                 let without = example.replace(&format!("{needed} "), &format!("x{needed} "));
                 assert_ne!(without, example, "{name}: {needed}");
-                let config = Config::from_toml(&without, &Given);
+                let config = Config::from_toml(&without, &all_set);
                 assert!(config.is_err(), "{name} does without {needed}:\n{without}");
             }
         }

@@ -191,15 +191,6 @@ fn same_network(a: IpAddr, b: IpAddr, bits: u8) -> bool {
 mod tests {
     use super::*;
 
-    struct Fixed(&'static [(&'static str, &'static str)]);
-
-    impl Environment for Fixed {
-        fn var(&self, name: &str) -> Option<String> {
-            let found = self.0.iter().find(|(key, _)| *key == name);
-            found.map(|(_, value)| (*value).to_owned())
-        }
-    }
-
     #[test]
     fn only_plain_http_proxy_urls_are_accepted() {
         let proxy = parse("http://us%40er:p%3Aw@proxy.example.com:3128/").unwrap();
@@ -227,13 +218,13 @@ mod tests {
 
     #[test]
     fn the_environment_proxy_serves_remote_https_only() {
-        let env = Fixed(&[
+        let env = [
             ("HTTPS_PROXY", "http://p:1"),
             (
                 "NO_PROXY",
                 "internal.example, .corp,10.0.0.0/8,fd00::/8,h:8443",
             ),
-        ]);
+        ];
         let proxies = EnvironmentProxy::read(&env);
         for (scheme, host, port, proxied) in [
             (Scheme::Https, "api.example.com", 443, true),
@@ -257,20 +248,20 @@ mod tests {
 
     #[test]
     fn lower_case_wins_and_a_star_exempts_every_host() {
-        let env = Fixed(&[
+        let env = [
             ("https_proxy", "http://lower:1"),
             ("HTTPS_PROXY", "http://upper:1"),
-        ]);
+        ];
         let proxy = EnvironmentProxy::read(&env).to(Scheme::Https, "h", 443);
         assert_eq!(proxy.unwrap().unwrap().host, "lower");
-        let env = Fixed(&[("HTTPS_PROXY", "http://p:1"), ("NO_PROXY", "*")]);
+        let env = [("HTTPS_PROXY", "http://p:1"), ("NO_PROXY", "*")];
         let proxy = EnvironmentProxy::read(&env).to(Scheme::Https, "h", 443);
         assert_eq!(proxy, Ok(None));
     }
 
     #[test]
     fn an_invalid_environment_proxy_fails_only_connections_that_need_it() {
-        let env = Fixed(&[("HTTPS_PROXY", "socks5://user:hunter2@p:1")]);
+        let env = [("HTTPS_PROXY", "socks5://user:hunter2@p:1")];
         let proxies = EnvironmentProxy::read(&env);
         let wrong = proxies.to(Scheme::Https, "h", 443).unwrap_err();
         assert!(!format!("{wrong:?}").contains("hunter2"), "{wrong:?}");

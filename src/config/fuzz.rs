@@ -1,25 +1,14 @@
 //! Fuzz targets: the configuration file, and the proxy variables of the environment.
 
 use super::egress::EnvironmentProxy;
-use super::{Config, Environment, Scheme};
-
-/// A fixed environment.
-struct Variables<'a>(&'a [(&'a str, &'a str)]);
-
-impl Environment for Variables<'_> {
-    fn var(&self, name: &str) -> Option<String> {
-        let found = self.0.iter().find(|(known, _)| *known == name);
-        found.map(|(_, value)| (*value).to_owned())
-    }
-}
+use super::{Config, Scheme};
 
 /// Input: a configuration file.
 pub fn file(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
-    let variables = Variables(&[("SECRET", "hunter2")]);
-    match Config::from_toml(text, &variables) {
+    match Config::from_toml(text, &[("SECRET", "hunter2")]) {
         Ok(config) => assert!(config.server.workers > 0 && !config.server.listen.is_empty()),
         Err(problems) => {
             assert!(!problems.is_empty(), "refused without a reason");
@@ -42,7 +31,7 @@ pub fn egress_proxy(data: &[u8]) {
     let mut line = || lines.next().unwrap_or_default();
     let (proxy, exempt, host) = (line(), line(), line());
     let set = [("https_proxy", proxy), ("NO_PROXY", exempt)];
-    let environment = EnvironmentProxy::read(&Variables(&set));
+    let environment = EnvironmentProxy::read(&set);
     for host in [host, "localhost", "127.0.0.1", "::1", "api.example"] {
         let Ok(Some(found)) = environment.to(Scheme::Https, host, 443) else {
             continue;

@@ -5,30 +5,7 @@ mod example;
 mod rules;
 mod secrecy;
 
-use std::collections::BTreeMap;
-
 use super::*;
-
-/// An environment for tests: `Env::of(&[("NAME", "value")])`.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Env(BTreeMap<String, String>);
-
-impl Env {
-    pub(super) fn of(variables: &[(&str, &str)]) -> Self {
-        let variables = variables.iter();
-        Self(
-            variables
-                .map(|(name, value)| ((*name).into(), (*value).into()))
-                .collect(),
-        )
-    }
-}
-
-impl Environment for Env {
-    fn var(&self, name: &str) -> Option<String> {
-        self.0.get(name).cloned()
-    }
-}
 
 /// A valid provider and upstream.
 const PLAIN: &str = r#"
@@ -42,10 +19,10 @@ provider = "p"
 "#;
 
 fn load(text: &str) -> Result<Config, Vec<String>> {
-    load_in(text, &Env::default())
+    load_in(text, &NoEnvironment)
 }
 
-fn load_in(text: &str, env: &Env) -> Result<Config, Vec<String>> {
+fn load_in(text: &str, env: &dyn Environment) -> Result<Config, Vec<String>> {
     let lines = |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect();
     Config::from_toml(text, env).map_err(lines)
 }
@@ -58,7 +35,7 @@ fn good(text: &str) -> Config {
 /// Asserts that the file has exactly the problems that start with `expected`, in this order.
 #[track_caller]
 fn bad(text: &str, expected: &[&str]) {
-    let Err(problems) = Config::from_toml(text, &Env::default()) else {
+    let Err(problems) = Config::from_toml(text, &NoEnvironment) else {
         panic!("no problem found in:\n{text}");
     };
     for problem in &problems {

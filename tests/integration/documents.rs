@@ -6,7 +6,7 @@ use std::path::Path;
 
 use clap::CommandFactory as _;
 use cupbearer::cli::Cli;
-use cupbearer::config::{Config, Environment};
+use cupbearer::config::Config;
 use cupbearer::dialect;
 
 const README: &str = include_str!("../../README.md");
@@ -56,7 +56,11 @@ fn every_toml_block_is_a_valid_configuration() {
     for block in blocks {
         let folder = tempfile::tempdir().unwrap();
         let text = with_secrets_in(folder.path(), block);
-        let config = Config::from_toml(&text, &Named(block));
+        let named_in_block = |name: &str| {
+            let named = block.contains(&format!("env = \"{name}\""));
+            named.then(|| format!("value of {name}"))
+        };
+        let config = Config::from_toml(&text, &named_in_block);
         assert!(config.is_ok(), "{:#?}\n{block}", config.unwrap_err());
     }
 }
@@ -140,16 +144,6 @@ fn links_lead_to_files_that_there_are() {
             let there = target.contains("://") || folder.join(target).exists();
             assert!(there, "{target} does not exist in {}", folder.display());
         }
-    }
-}
-
-/// An environment with exactly the variables that a configuration names.
-struct Named<'a>(&'a str);
-
-impl Environment for Named<'_> {
-    fn var(&self, name: &str) -> Option<String> {
-        let asked_for = self.0.contains(&format!("env = \"{name}\""));
-        asked_for.then(|| format!("value of {name}"))
     }
 }
 

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use cupbearer::config::Environment;
 use cupbearer::demo::vendors::Kind;
 use http::Response;
 use tokio::io::copy_bidirectional;
@@ -89,15 +88,6 @@ const TUNNEL: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
 /// `user:p@ss`
 const BASIC: &str = "Basic dXNlcjpwQHNz";
 
-struct Variables(Vec<(&'static str, String)>);
-
-impl Environment for Variables {
-    fn var(&self, name: &str) -> Option<String> {
-        let found = self.0.iter().find(|(known, _)| *known == name);
-        found.map(|(_, value)| value.clone())
-    }
-}
-
 /// A vendor and an upstream that are known by names which only the egress proxy can resolve.
 struct Far {
     world: World,
@@ -179,10 +169,10 @@ async fn the_environment_names_it() {
     let proxy = format!("http://user:p%40ss@{}", far.egress.address);
     let names = ["https_proxy", "HTTPS_PROXY"];
     for name in names {
-        let environment = Variables(vec![
+        let environment = [
             (name, proxy.clone()),
             ("NO_PROXY", "other.example".to_owned()),
-        ]);
+        ];
         with_app_in(environment, &far.config, async |app: &App| {
             app.ready().await;
             assert_eq!(app.get("/").await.text(), "ok");
@@ -196,7 +186,7 @@ async fn the_environment_names_it() {
     })
     .await;
     let config = server("") + &far.world.upstream("near", &near.url(), "");
-    let nowhere = Variables(vec![("HTTPS_PROXY", "http://127.0.0.1:1".to_owned())]);
+    let nowhere = [("HTTPS_PROXY", "http://127.0.0.1:1")];
     with_app_in(nowhere, &config, async |app: &App| {
         assert_eq!(app.get("/").await.text(), "near");
     })

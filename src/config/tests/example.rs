@@ -21,20 +21,18 @@ use crate::dialect::schema::{
 
 const EXAMPLE: &str = include_str!("../../../config.example.toml");
 
-/// Sets the variables that the example names.
-pub(super) fn environment() -> Env {
-    Env::of(&[
-        ("CNCN_CLIENT_SECRET", "s"),
-        ("PORTAL_CLIENT_SECRET", "s"),
-        ("PORTAL_CODE", "c"),
-        ("APP_KEY", "k"),
-        ("EGRESS_PROXY_URL", "http://proxy.example.com:3128"),
-        (
-            "CUPBEARER_STORE_KEY",
-            "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
-        ),
-    ])
-}
+/// The variables that the example names.
+pub(super) const VARIABLES: [(&str, &str); 6] = [
+    ("CNCN_CLIENT_SECRET", "s"),
+    ("PORTAL_CLIENT_SECRET", "s"),
+    ("PORTAL_CODE", "c"),
+    ("APP_KEY", "k"),
+    ("EGRESS_PROXY_URL", "http://proxy.example.com:3128"),
+    (
+        "CUPBEARER_STORE_KEY",
+        "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+    ),
+];
 
 /// Returns the example, with its files in a temporary directory.
 fn example() -> (String, TempDir) {
@@ -103,14 +101,14 @@ pub(super) fn all_settings() -> (String, TempDir) {
 #[test]
 fn the_example_loads_as_it_is() {
     let (text, _folder) = example();
-    let problems = Config::from_toml(&text, &environment()).map(|config| config.warnings);
+    let problems = Config::from_toml(&text, &VARIABLES).map(|config| config.warnings);
     assert_eq!(problems, Ok(vec![]));
 }
 
 #[test]
 fn the_example_loads_with_everything_uncommented() {
     let (text, _folder) = all_settings();
-    let config = Config::from_toml(&text, &environment());
+    let config = Config::from_toml(&text, &VARIABLES);
     let config = config.unwrap_or_else(|problems| panic!("{text}\n{problems:#?}"));
     assert_eq!(config.warnings, []);
     assert!(matches!(config.store.kind, StoreKind::File { .. }));
@@ -119,8 +117,7 @@ fn the_example_loads_with_everything_uncommented() {
 #[test]
 fn commented_out_defaults_are_the_real_defaults() {
     let (text, _folder) = example();
-    let env = environment();
-    let shown = |text: &str| format!("{:?}", Config::from_toml(text, &env).unwrap());
+    let shown = |text: &str| format!("{:?}", Config::from_toml(text, &VARIABLES).unwrap());
     let plain = shown(&text);
     let lines: Vec<&str> = text.lines().collect();
     let uncommented = |at: usize, line: &str| {
@@ -282,7 +279,7 @@ proptest! {
             text.splice(at..end, insert.chars());
         }
         let text: String = text.into_iter().collect();
-        if let Err(problems) = Config::from_toml(&text, &environment()) {
+        if let Err(problems) = Config::from_toml(&text, &VARIABLES) {
             prop_assert!(!problems.is_empty());
         }
     }

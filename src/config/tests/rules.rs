@@ -1063,20 +1063,20 @@ fn tls_files_must_hold_the_right_pem() {
 
 #[test]
 fn the_environment_proxy_depends_on_the_dialled_host() {
-    let env = Env::of(&[
+    let env = [
         ("HTTPS_PROXY", "http://proxy:3128"),
         ("NO_PROXY", "api.example.com"),
-    ]);
+    ];
     let config = load_in(PLAIN, &env).unwrap();
     assert_eq!(endpoint(&config, 0).egress.as_ref().unwrap().host, "proxy");
     assert_eq!(config.upstreams[0].egress, None);
     let config = load_in(&with_provider("proxy = 'off'"), &env).unwrap();
     assert_eq!(endpoint(&config, 0).egress, None);
     // The dialled host counts, not the URL's.
-    let env = Env::of(&[("HTTPS_PROXY", "http://proxy:3128")]);
+    let env = [("HTTPS_PROXY", "http://proxy:3128")];
     let config = load_in(&with_upstream("connect_to = '127.0.0.1:1'"), &env).unwrap();
     assert_eq!(config.upstreams[0].egress, None);
-    let env = Env::of(&[("HTTPS_PROXY", "socks5://hunter2@proxy")]);
+    let env = [("HTTPS_PROXY", "socks5://hunter2@proxy")];
     let problems = load_in(PLAIN, &env).unwrap_err();
     assert_eq!(problems.len(), 2, "{problems:?}");
     assert!(

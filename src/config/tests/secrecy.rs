@@ -2,7 +2,7 @@
 
 use toml::Value as Toml;
 
-use super::example::{all_settings, environment};
+use super::example::{VARIABLES, all_settings};
 use super::*;
 
 const SECRET: &str = "hunter2-hunter2";
@@ -73,8 +73,7 @@ fn no_problem_quotes_a_misplaced_secret() {
         for plant in plants() {
             let mut planted = root.clone();
             *place(&mut planted, path) = plant;
-            let shown = match Config::from_toml(&toml::to_string(&planted).unwrap(), &environment())
-            {
+            let shown = match Config::from_toml(&toml::to_string(&planted).unwrap(), &VARIABLES) {
                 Ok(config) => format!("{:?}", config.warnings),
                 Err(problems) => {
                     let syntax = problems
@@ -116,7 +115,7 @@ fn no_syntax_error_quotes_a_secret() {
         for at in (0..lines.len()).step_by(7) {
             let mut lines = lines.clone();
             lines.insert(at, broken);
-            let problems = Config::from_toml(&lines.join("\n"), &environment()).unwrap_err();
+            let problems = Config::from_toml(&lines.join("\n"), &VARIABLES).unwrap_err();
             let shown = format!("{problems:?} {}", problems[0]);
             assert!(!shown.contains("hunter2"), "{shown}");
         }
@@ -125,11 +124,9 @@ fn no_syntax_error_quotes_a_secret() {
 
 #[test]
 fn a_loaded_configuration_shows_no_secret() {
-    let mut env = environment();
-    env.0.values_mut().for_each(|value| {
-        if !value.ends_with('=') && !value.contains("://") {
-            *value = SECRET.into();
-        }
+    let env = VARIABLES.map(|(name, value)| {
+        let has_a_format = value.ends_with('=') || value.contains("://");
+        (name, if has_a_format { value } else { SECRET })
     });
     let (text, _folder) = all_settings();
     let text = text.replace("client_id = 4711", &format!("client_id = '{SECRET}'"));
@@ -156,7 +153,7 @@ fn a_loaded_configuration_shows_no_secret() {
 fn an_identity_shows_no_argument_of_a_command() {
     let text = "[providers.p]\ntoken_url = 'https://h/t'\nclient_id = 'id'\nclient_secret = 's'\n\
                 grant = 'password'\nusername = { command = ['show', 'hunter2'] }\npassword = 'p'";
-    let config = Config::from_toml(text, &environment()).unwrap();
+    let config = Config::from_toml(text, &VARIABLES).unwrap();
     let shown = format!("{config:?}");
     assert!(
         shown.contains("identity") && !shown.contains("hunter2"),

@@ -4,17 +4,7 @@ use super::*;
 use crate::config::problems::{KeyPath, Problems};
 use crate::config::read::{parse, section};
 
-struct Env;
-
-impl Environment for Env {
-    fn var(&self, name: &str) -> Option<String> {
-        match name {
-            "GOOD" => Some("from env".into()),
-            "EMPTY" => Some(String::new()),
-            _ => None,
-        }
-    }
-}
+const VARIABLES: [(&str, &str); 2] = [("GOOD", "from env"), ("EMPTY", "")];
 
 fn resolve(toml: &str, empty: EmptyLiteral) -> Result<Value, Vec<String>> {
     let mut problems = Problems::default();
@@ -22,7 +12,7 @@ fn resolve(toml: &str, empty: EmptyLiteral) -> Result<Value, Vec<String>> {
     let mut tree = parse(&format!("v = {toml}")).unwrap();
     let mut values: BTreeMap<String, ValueToml> = section(&mut tree, &at, &mut problems).unwrap();
     let value = values.remove("v").and_then(|value| {
-        let resolved = value.resolve(empty, &Env);
+        let resolved = value.resolve(empty, &VARIABLES);
         problems.keep(&at.key("v"), resolved)
     });
     match value {
@@ -181,10 +171,10 @@ fn keys_are_32_bytes() {
 #[test]
 fn fixed_values_take_no_command() {
     let literal = ValueToml::Literal(Var::Integer(7));
-    assert_eq!(literal.resolve_fixed(&Env).unwrap().expose(), "7");
+    assert_eq!(literal.resolve_fixed(&VARIABLES).unwrap().expose(), "7");
     let command = ValueToml::Source(SourceToml {
         command: Some(vec!["x".into()]),
         ..SourceToml::default()
     });
-    assert!(command.resolve_fixed(&Env).is_err());
+    assert!(command.resolve_fixed(&VARIABLES).is_err());
 }

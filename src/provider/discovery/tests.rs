@@ -7,7 +7,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::config::{Config, Environment, TokenSource};
+use crate::config::{Config, TokenSource};
 use crate::provider::exchange::{Call, Fetched, Line, Pending};
 
 const ISSUER: &str = "https://id.example/realm";
@@ -77,25 +77,17 @@ impl Line for Answering {
 }
 
 /// An environment with an egress proxy and one excluded host.
-struct Behind;
-
-impl Environment for Behind {
-    fn var(&self, name: &str) -> Option<String> {
-        let value = match name {
-            "HTTPS_PROXY" => "http://proxy.example:3128",
-            "NO_PROXY" => "inside.example",
-            _ => return None,
-        };
-        Some(value.to_owned())
-    }
-}
+const BEHIND_PROXY: [(&str, &str); 2] = [
+    ("HTTPS_PROXY", "http://proxy.example:3128"),
+    ("NO_PROXY", "inside.example"),
+];
 
 fn endpoint(lines: &str) -> Endpoint {
     let text = format!(
         "[store]\nkind = 'file'\npath = '/tmp/x'\n\
          [providers.x]\nissuer = '{ISSUER}'\nclient_id = 'c'\nclient_secret = 's'\n{lines}"
     );
-    let config = Config::from_toml(&text, &Behind).unwrap();
+    let config = Config::from_toml(&text, &BEHIND_PROXY).unwrap();
     match &config.providers[0].source {
         TokenSource::Endpoint(endpoint) => (**endpoint).clone(),
         _ => panic!("no endpoint"),
