@@ -172,7 +172,7 @@ impl RequestLine {
 
 /// Splits behind the first line end, or at the end.
 fn split_line(read: &[u8]) -> (&[u8], &[u8]) {
-    let end = read.iter().position(|byte| *byte == b'\n');
+    let end = memchr::memchr(b'\n', read);
     read.split_at(end.map_or(read.len(), |at| at + 1))
 }
 
