@@ -659,7 +659,7 @@ async fn another_inner_provider_after_a_reload_buys_another_token() {
             + &upstream(&world, "x", &api)
     };
     let path = world.path("cupbearer.toml");
-    let mut app = App::watching(&path, &config("one")).await;
+    let mut app = App::start_watching(&path, &config("one")).await;
     let answer = app.get("/x/").await;
     assert_eq!(answer.json()["authorization"], "Bearer for-subject-one");
     let reloaded = app.reload(&path, &config("two")).await;

@@ -1,4 +1,4 @@
-//! Apps: one that writes and reads bytes, and one that speaks HTTP/2.
+//! Fake apps: [`Client`] writes and reads HTTP/1.1 as bytes, [`Http2Client`] speaks HTTP/2.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,21 +18,22 @@ use tokio::sync::mpsc;
 
 use crate::harness::soon;
 
-/// A connection, and what was read too much.
+/// A connection with a buffer for bytes that were read too early. Both sides of tests use it.
 pub(crate) struct Wire<S> {
     pub(crate) stream: S,
     buffer: Vec<u8>,
 }
 
-/// An app's connection to the proxy.
+/// The app's side of a connection to the proxy.
 pub(crate) type Client = Wire<TcpStream>;
 
-/// A message's head: first line and fields, the names in lower case.
+/// The head of an HTTP/1.1 message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) first: String,
+    /// The names are in lower case.
     pub(crate) fields: Vec<(String, String)>,
-    /// As it was sent, with the empty line.
+    /// The head as sent, including the empty line.
     pub(crate) raw: String,
 }
 
@@ -51,7 +52,7 @@ impl Client {
         Self::new(stream)
     }
 
-    /// `GET path`, with the Host of a local app, keeping the connection.
+    /// Sends `GET path` with `Host: localhost` and returns the response. Keeps the connection open.
     pub(crate) async fn get(&mut self, path: &str) -> Response {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
             .await;
@@ -77,7 +78,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.try_send(bytes).await.unwrap();
     }
 
-    /// For bytes that the other side may not want any more.
+    /// Sends bytes to a peer that may have closed the connection.
     pub(crate) async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         soon("room to write", async {
             self.stream.write_all(bytes.as_ref()).await?;
@@ -86,14 +87,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         .await
     }
 
-    /// Whether the other side still takes bytes.
-    pub(crate) async fn stream_write(&mut self, bytes: &[u8]) -> bool {
+    /// Sends bytes, without a time limit. Returns whether that succeeded.
+    pub(crate) async fn send_succeeds(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).await.is_ok() && self.stream.flush().await.is_ok()
     }
 
-    /// Says everything is said: with TLS, in due form.
+    /// Closes the sending direction; TLS sends `close_notify`.
     pub(crate) async fn finish(&mut self) {
-        soon("the end", self.stream.shutdown()).await.unwrap();
+        soon("the shutdown", self.stream.shutdown()).await.unwrap();
     }
 
     pub(crate) async fn request(&mut self, request: &str) -> Response {
@@ -120,12 +121,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// A whole response to anything but HEAD.
+    /// Reads a whole response, interim or final. The request must not be HEAD.
     pub(crate) async fn response(&mut self) -> Response {
         self.try_response().await.unwrap()
     }
 
-    /// The response after the interim ones.
+    /// Reads the final response; skips interim responses.
     pub(crate) async fn final_response(&mut self) -> Response {
         loop {
             let response = self.response().await;
@@ -146,7 +147,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Ok(Response { status, head, body })
     }
 
-    /// The body that belongs to a head. An error if it is cut off.
+    /// Reads the body that belongs to `head`. Without framing, `until_close` makes the body end with
+    /// the connection; otherwise it is empty. An incomplete body is an error.
     pub(crate) async fn body(&mut self, head: &Head, until_close: bool) -> io::Result<Vec<u8>> {
         if head.get("transfer-encoding") == Some("chunked") {
             let mut body = Vec::new();
@@ -157,16 +159,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
         match head.get("content-length") {
             Some(length) => self.exactly(length.parse().unwrap()).await,
-            None if until_close => self.rest().await,
+            None if until_close => self.read_to_end().await,
             None => Ok(Vec::new()),
         }
     }
 
-    /// The next chunk; `None` is the last one, with the trailers after it.
+    /// Reads the next chunk. `None` is the last chunk, whose trailers are read as well.
     pub(crate) async fn chunk(&mut self) -> io::Result<Option<Vec<u8>>> {
         let line = self.line().await?;
         let size = usize::from_str_radix(line.trim(), 16)
-            .unwrap_or_else(|_| panic!("a chunk that begins with {line:?}"));
+            .unwrap_or_else(|_| panic!("not a chunk size: {line:?}"));
         if size == 0 {
             while self.line().await? != "\r\n" {}
             return Ok(None);
@@ -185,17 +187,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Ok(self.buffer.drain(..length).collect())
     }
 
-    /// Everything until the other side closes.
-    pub(crate) async fn rest(&mut self) -> io::Result<Vec<u8>> {
-        while self.fill("the end").await? > 0 {}
+    /// Reads until the peer closes its sending direction.
+    pub(crate) async fn read_to_end(&mut self) -> io::Result<Vec<u8>> {
+        while self.fill("the end of the connection").await? > 0 {}
         Ok(std::mem::take(&mut self.buffer))
     }
 
-    /// The other side closes, in whatever way, and says nothing more.
+    /// Asserts that the peer closes or resets the connection and sends nothing before.
     pub(crate) async fn closed(&mut self) {
-        match self.fill("the end").await {
+        match self.fill("the end of the connection").await {
             Ok(0) | Err(_) => assert_eq!(self.unread(), ""),
-            Ok(_) => panic!("bytes instead of the end: {:?}", self.unread()),
+            Ok(_) => panic!(
+                "bytes instead of the end of the connection: {:?}",
+                self.unread()
+            ),
         }
     }
 
@@ -234,13 +239,14 @@ impl Head {
         Self { first, fields, raw }
     }
 
-    /// The one value of a field; `None` without it.
+    /// Returns the only value of a field. Panics if the field occurs more than once.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         let all = self.all(name);
-        assert!(all.len() <= 1, "{name} is there {} times", all.len());
+        assert!(all.len() <= 1, "{} fields are called {name}", all.len());
         all.first().copied()
     }
 
+    /// Returns all values of a field, in order.
     pub(crate) fn all(&self, name: &str) -> Vec<&str> {
         let fields = self.fields.iter().filter(|(field, _)| field == name);
         fields.map(|(_, value)| value.as_str()).collect()
@@ -258,10 +264,10 @@ impl Response {
     }
 
     pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("not JSON: {self:?}"))
     }
 
-    /// Returns the code of one of Cupbearer's own errors; empty for any other response.
+    /// Returns the code of one of Cupbearer's own errors, or an empty text for other responses.
     pub(crate) fn code(&self) -> String {
         if self.head.get("content-type") != Some("application/problem+json") {
             return String::new();
@@ -278,7 +284,7 @@ fn find(text: &[u8], what: &[u8]) -> Option<usize> {
     text.windows(what.len()).position(|window| window == what)
 }
 
-/// A body whose frames the test sends when it likes. It ends when the sender is dropped.
+/// A body whose frames come from a [`FrameSender`]. It ends when the sender is dropped.
 pub(crate) struct Frames(mpsc::UnboundedReceiver<io::Result<Frame<Bytes>>>);
 
 pub(crate) type FrameSender = mpsc::UnboundedSender<io::Result<Frame<Bytes>>>;
@@ -288,7 +294,7 @@ pub(crate) fn frames() -> (FrameSender, Frames) {
     (sender, Frames(receiver))
 }
 
-/// A body of one frame, or none.
+/// Returns a complete body: one frame, or none if `bytes` is empty.
 pub(crate) fn whole(bytes: impl Into<Bytes>) -> Frames {
     let (sender, body) = frames();
     let bytes = bytes.into();
@@ -314,7 +320,7 @@ impl Body for Frames {
     }
 }
 
-/// An app that speaks HTTP/2 with prior knowledge.
+/// An app that speaks HTTP/2 with prior knowledge (RFC 9113 §3.3).
 pub(crate) struct Http2Client {
     sender: http2::SendRequest<Frames>,
     address: SocketAddr,
@@ -331,7 +337,7 @@ impl Http2Client {
         Self { sender, address }
     }
 
-    /// With the proxy's own authority.
+    /// Returns a request whose authority is the proxy's address.
     pub(crate) fn request(&self, method: &str, path: &str) -> http::request::Builder {
         Request::builder()
             .method(method)

@@ -1,66 +1,62 @@
-//! The way out through an HTTP proxy (RFC 9110 §9.3.6): for token requests and for upstreams, by configuration and by
-//! environment. It sees names, and nothing of what is sent.
+//! Egress proxies (RFC 9110 §9.3.6) for token requests and upstreams, by configuration and by
+//! environment. An egress proxy sees host names and nothing of the requests.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use cupbearer::demo::vendors::Kind;
+use cupbearer::demo::vendors::{FakeVendor, Kind};
 use http::Response;
 use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::AbortHandle;
+use tokio::net::TcpStream;
 
 use crate::client::{Head, Wire, whole};
 use crate::errors::assert_error;
 use crate::harness::{App, World, server, token, with_app, with_app_in};
-use crate::upstream::{HTTP2, Server};
+use crate::upstream::{Acceptor, HTTP2, Script, Server};
 
-/// A proxy that opens tunnels, to what it takes names for.
+/// An egress proxy that resolves the names of a fixed table.
 struct Egress {
-    address: SocketAddr,
+    acceptor: Acceptor,
     heads: Arc<Mutex<Vec<Head>>>,
-    task: AbortHandle,
 }
 
 impl Egress {
+    /// Answers every `CONNECT` with `answer`. `names` maps `HOST:PORT` to the address to connect to.
     async fn start(names: &[(&str, String)], answer: &'static str) -> Self {
-        let names: HashMap<String, String> = names
-            .iter()
-            .map(|(name, address)| ((*name).to_owned(), address.clone()))
-            .collect();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let names = names.iter().cloned();
+        let names = names.map(|(name, address)| (name.to_owned(), address));
+        let names: Arc<HashMap<String, String>> = Arc::new(names.collect());
         let heads = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&heads);
-        let task = tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                let mut app = Wire::new(stream);
-                let (names, log) = (names.clone(), Arc::clone(&log));
-                tokio::spawn(async move {
-                    let head = app.head().await;
-                    let target = head.first.split(' ').nth(1).unwrap().to_owned();
-                    log.lock().unwrap().push(head);
-                    app.send(answer).await;
-                    if answer.contains(" 200 ") {
-                        let mut far = TcpStream::connect(&names[&target]).await.unwrap();
-                        let _ = copy_bidirectional(&mut app.stream, &mut far).await;
-                    }
-                });
+        let acceptor = Acceptor::start(move |tcp| {
+            let mut app = Wire::new(tcp);
+            let (names, log) = (Arc::clone(&names), Arc::clone(&log));
+            async move {
+                let head = app.head().await;
+                let target = head.first.split(' ').nth(1).unwrap().to_owned();
+                log.lock().unwrap().push(head);
+                app.send(answer).await;
+                if answer == ESTABLISHED {
+                    let mut far = TcpStream::connect(&names[&target]).await.unwrap();
+                    let _ = copy_bidirectional(&mut app.stream, &mut far).await;
+                }
             }
         });
         Self {
-            address,
+            acceptor: acceptor.await,
             heads,
-            task: task.abort_handle(),
         }
     }
 
-    /// `CONNECT` lines with their credentials, each once.
-    fn asked(&self) -> Vec<(String, Option<String>)> {
+    fn address(&self) -> SocketAddr {
+        self.acceptor.address()
+    }
+
+    /// Returns the targets of `CONNECT` with their credentials, sorted and without duplicates.
+    fn tunnels(&self) -> Vec<(String, Option<String>)> {
         let heads = self.heads.lock().unwrap();
-        let mut asked: Vec<_> = heads
+        let mut tunnels: Vec<_> = heads
             .iter()
             .map(|head| {
                 let credentials = head.get("proxy-authorization").map(str::to_owned);
@@ -71,34 +67,28 @@ impl Egress {
                 (target.to_owned(), credentials)
             })
             .collect();
-        asked.sort();
-        asked.dedup();
-        asked
+        tunnels.sort();
+        tunnels.dedup();
+        tunnels
     }
 }
 
-impl Drop for Egress {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-const TUNNEL: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
+const ESTABLISHED: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
 
 /// `user:p@ss`
 const BASIC: &str = "Basic dXNlcjpwQHNz";
 
-/// A vendor and an upstream that are known by names which only the egress proxy can resolve.
+/// A vendor and an upstream whose names only the egress proxy can resolve.
 struct Far {
     world: World,
     config: String,
     egress: Egress,
-    _vendor: cupbearer::demo::vendors::FakeVendor,
+    _vendor: FakeVendor,
     _upstream: Server,
 }
 
 impl Far {
-    /// `keys` for the provider, and for the upstream.
+    /// `keys` returns the keys to add to the provider and to the upstream.
     async fn new(keys: impl FnOnce(&Egress) -> [String; 2], answer: &'static str) -> Self {
         let world = World::new();
         let vendor = world.vendor(Kind::Besender, None).await;
@@ -131,7 +121,8 @@ impl Far {
         let config = server("")
             + &provider
             + &format!(
-                "[upstreams.api]\nurl = \"https://api.example\"\nprovider = \"p\"\ntoken_wait = \"200ms\"\n{tls}{of_upstream}\n"
+                "[upstreams.api]\nurl = \"https://api.example\"\nprovider = \"p\"\n\
+                 token_wait = \"200ms\"\n{tls}{of_upstream}\n"
             );
         Self {
             world,
@@ -144,12 +135,12 @@ impl Far {
 }
 
 #[tokio::test]
-async fn both_ways_lead_through_it_with_its_credentials() {
+async fn token_requests_and_upstream_requests_use_the_proxy_with_its_credentials() {
     let keys = |egress: &Egress| {
-        let key = format!("proxy = \"http://user:p%40ss@{}\"\n", egress.address);
+        let key = format!("proxy = \"http://user:p%40ss@{}\"\n", egress.address());
         [key.clone(), key]
     };
-    let far = Far::new(keys, TUNNEL).await;
+    let far = Far::new(keys, ESTABLISHED).await;
     with_app(&far.config, async |app| {
         app.ready().await;
         assert_eq!(app.get("/").await.text(), "ok");
@@ -158,15 +149,15 @@ async fn both_ways_lead_through_it_with_its_credentials() {
             ("api.example:443".to_owned(), basic.clone()),
             ("token.example:443".to_owned(), basic),
         ];
-        assert_eq!(far.egress.asked(), expected);
+        assert_eq!(far.egress.tunnels(), expected);
     })
     .await;
 }
 
 #[tokio::test]
-async fn the_environment_names_it() {
-    let far = Far::new(|_| [String::new(), String::new()], TUNNEL).await;
-    let proxy = format!("http://user:p%40ss@{}", far.egress.address);
+async fn https_proxy_of_the_environment_is_used_except_for_loopback() {
+    let far = Far::new(|_| [String::new(), String::new()], ESTABLISHED).await;
+    let proxy = format!("http://user:p%40ss@{}", far.egress.address());
     let names = ["https_proxy", "HTTPS_PROXY"];
     for name in names {
         let environment = [
@@ -178,27 +169,26 @@ async fn the_environment_names_it() {
             assert_eq!(app.get("/").await.text(), "ok");
         })
         .await;
-        assert_eq!(far.egress.asked().len(), 2);
+        assert_eq!(far.egress.tunnels().len(), 2);
     }
-    // What is near is reached without it, whatever the environment says.
+    // A loopback address is connected to directly.
     let near = Server::start(&far.world.authority, HTTP2, |_| async {
         Response::new(whole("near"))
     })
     .await;
     let config = server("") + &far.world.upstream("near", &near.url(), "");
-    let nowhere = [("HTTPS_PROXY", "http://127.0.0.1:1")];
-    with_app_in(nowhere, &config, async |app: &App| {
+    let unreachable = [("HTTPS_PROXY", "http://127.0.0.1:1")];
+    with_app_in(unreachable, &config, async |app: &App| {
         assert_eq!(app.get("/").await.text(), "near");
     })
     .await;
 }
 
-/// A token request that the egress proxy does not let through is no answer of the vendor's, and is tried again.
 #[tokio::test]
-async fn a_proxy_that_wants_credentials() {
+async fn a_refused_tunnel_is_a_transient_failure_of_the_token_fetch() {
     let keys = |egress: &Egress| {
         [
-            format!("proxy = \"http://{}\"\n", egress.address),
+            format!("proxy = \"http://{}\"\n", egress.address()),
             String::new(),
         ]
     };
@@ -208,7 +198,10 @@ async fn a_proxy_that_wants_credentials() {
         assert_error(&app.get("/").await, "token_unavailable", Some("api"));
         let status = app.admin("/status").await.text();
         assert!(status.contains("407"), "{status}");
-        assert_eq!(far.egress.asked(), [("token.example:443".to_owned(), None)]);
+        assert_eq!(
+            far.egress.tunnels(),
+            [("token.example:443".to_owned(), None)]
+        );
         let fetches =
             |result| format!("cupbearer_token_fetches_total{{provider=\"p\",result=\"{result}\"}}");
         assert!(app.metric(&fetches("transient")).await > 0.0);
@@ -217,14 +210,17 @@ async fn a_proxy_that_wants_credentials() {
     .await;
 }
 
-/// Plain http goes through a tunnel as well: it is the upstream that the token is for, and not the proxy.
+/// Without a tunnel the proxy would see the token.
 #[tokio::test]
-async fn plain_http_is_tunnelled() {
+async fn plain_http_uses_a_tunnel_as_well() {
     let world = World::new();
-    let upstream = crate::upstream::Script::plain().await;
+    let upstream = Script::plain().await;
     let far = upstream.address().to_string();
-    let egress = Egress::start(&[("api.example:80", far)], TUNNEL).await;
-    let keys = format!("allow_http = true\nproxy = \"http://{}\"\n", egress.address);
+    let egress = Egress::start(&[("api.example:80", far)], ESTABLISHED).await;
+    let keys = format!(
+        "allow_http = true\nproxy = \"http://{}\"\n",
+        egress.address()
+    );
     let config = server("") + &world.upstream("api", "http://api.example", &keys);
     with_app(&config, async |app| {
         let mut client = app.connect().await;
@@ -243,7 +239,7 @@ async fn plain_http_is_tunnelled() {
             .send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
             .await;
         assert_eq!(client.response().await.text(), "ok");
-        assert_eq!(egress.asked(), [("api.example:80".to_owned(), None)]);
+        assert_eq!(egress.tunnels(), [("api.example:80".to_owned(), None)]);
     })
     .await;
 }

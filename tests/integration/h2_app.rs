@@ -194,7 +194,7 @@ async fn an_app_that_stands_still_in_its_body() {
                     .contains("request_timeout")
             );
             // Nobody takes what came for the whole.
-            let rest = connection.rest().await;
+            let rest = connection.read_to_end().await;
             assert!(rest.is_ok_and(|rest| !rest.ends_with(b"0\r\n\r\n")));
             eventually("the place", async || in_flight(app).await == 0.0).await;
         }
@@ -224,7 +224,7 @@ async fn an_upload_that_is_given_up_is_not_whole() {
                     body = Some(answer(response).await);
                 }
                 upload.send_reset(reason);
-                let rest = connection.rest().await;
+                let rest = connection.read_to_end().await;
                 assert!(rest.is_err() || rest.is_ok_and(|rest| rest.is_empty()));
                 eventually("the place", async || in_flight(app).await == 0.0).await;
                 drop((response, body));
@@ -415,7 +415,7 @@ async fn trailers_that_are_too_large_are_not_cut() {
                 trailers.insert(name, "x".repeat(size).parse().unwrap());
             }
             upload.send_trailers(trailers).unwrap();
-            let rest = connection.rest().await;
+            let rest = connection.read_to_end().await;
             assert!(rest.is_err() || rest.is_ok_and(|rest| rest.is_empty()));
             assert_eq!(answer(response).await.status(), 400, "{count}");
         }

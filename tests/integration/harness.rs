@@ -1,4 +1,4 @@
-//! The program on a thread of its own, and the world around it.
+//! The program under test ([`App`]), and what tests need around it ([`World`]).
 
 use std::fmt::Write as _;
 use std::future::Future;
@@ -20,18 +20,18 @@ use tracing_subscriber::{Registry, registry, reload};
 
 use crate::client::{Client, Response};
 
-/// Nothing here takes that long unless it never ends. Generous, for machines that do other things besides.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Time limit of every wait. Generous, because the machine may be busy.
+const TIME_LIMIT: Duration = Duration::from_secs(20);
 
-/// Waits for `future`, and fails instead of hanging.
+/// Waits for `future`. Panics after [`TIME_LIMIT`], so that no test hangs.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
+    match tokio::time::timeout(TIME_LIMIT, future).await {
         Ok(value) => value,
-        Err(_) => panic!("{what}: nothing within {PATIENCE:?}"),
+        Err(_) => panic!("{what}: timed out after {TIME_LIMIT:?}"),
     }
 }
 
-/// Asks until the answer is yes.
+/// Polls until `fact` is true. Panics after [`TIME_LIMIT`].
 pub(crate) async fn eventually(what: &str, mut fact: impl AsyncFnMut() -> bool) {
     let mut ticks = tokio::time::interval(Duration::from_millis(5));
     soon(what, async {
@@ -42,8 +42,8 @@ pub(crate) async fn eventually(what: &str, mut fact: impl AsyncFnMut() -> bool) 
     .await;
 }
 
-/// Runs all at once; the results in their order.
-pub(crate) async fn all<T: Send + 'static>(
+/// Runs all futures concurrently and returns their results in the same order.
+pub(crate) async fn join_all<T: Send + 'static>(
     work: impl Iterator<Item = impl Future<Output = T> + Send + 'static>,
 ) -> Vec<T> {
     let tasks: Vec<_> = work.map(tokio::spawn).collect();
@@ -54,7 +54,7 @@ pub(crate) async fn all<T: Send + 'static>(
     results
 }
 
-/// The program, running.
+/// A running program, in a thread of its own.
 pub(crate) struct App {
     listeners: Vec<Listen>,
     admin: Option<SocketAddr>,
@@ -62,12 +62,12 @@ pub(crate) struct App {
     ended: Option<oneshot::Receiver<Result<(), RunError>>>,
 }
 
-/// Runs the program with a configuration, and `test` in front of it; then ends it, which must go well.
+/// Runs `test` against the program, then shuts the program down. Panics if that fails.
 pub(crate) async fn with_app<T>(config: &str, test: impl AsyncFnOnce(&App) -> T) -> T {
     with_app_in(NoEnvironment, config, test).await
 }
 
-/// [`with_app`], in an environment.
+/// Does the same as [`with_app`], with environment variables.
 pub(crate) async fn with_app_in<T>(
     environment: impl Environment,
     config: &str,
@@ -83,7 +83,7 @@ pub(crate) async fn with_app_in<T>(
     result
 }
 
-/// `[server]` on free ports, with more keys.
+/// Returns the table `[server]` with free ports and with more keys.
 pub(crate) fn server(more: &str) -> String {
     format!(
         "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nshutdown_grace = \"3s\"\n{more}\n"
@@ -98,8 +98,8 @@ impl App {
         }
     }
 
-    /// From a file, which [`App::reload`] has it read again.
-    pub(crate) async fn watching(file: &Path, config: &str) -> Self {
+    /// Starts the program from a file, for [`App::reload`].
+    pub(crate) async fn start_watching(file: &Path, config: &str) -> Self {
         std::fs::write(file, config).unwrap();
         match Self::try_start_from(&NoEnvironment, config, Some(file)).await {
             Ok(app) => app,
@@ -107,7 +107,7 @@ impl App {
         }
     }
 
-    /// The error is what the command line would say.
+    /// The error is the text that the command line would print.
     pub(crate) async fn try_start(config: &str) -> Result<Self, String> {
         Self::try_start_from(&NoEnvironment, config, None).await
     }
@@ -145,7 +145,7 @@ impl App {
             .name("app".to_owned())
             .spawn(body)
             .unwrap();
-        let (listeners, admin) = soon("the start", started).await.unwrap()?;
+        let (listeners, admin) = soon("the start of the program", started).await.unwrap()?;
         Ok(Self {
             listeners,
             admin,
@@ -154,7 +154,7 @@ impl App {
         })
     }
 
-    /// The first listener.
+    /// Returns the address of the first listener.
     pub(crate) fn address(&self) -> SocketAddr {
         self.nth_address(0)
     }
@@ -162,7 +162,7 @@ impl App {
     pub(crate) fn nth_address(&self, index: usize) -> SocketAddr {
         match &self.listeners[index] {
             Listen::Tcp(address) => *address,
-            Listen::Unix(path) => panic!("listener {index} is {}", path.display()),
+            Listen::Unix(path) => panic!("listener {index} is the socket {}", path.display()),
         }
     }
 
@@ -170,22 +170,22 @@ impl App {
         self.admin.unwrap()
     }
 
-    /// A new connection to the first listener.
+    /// Opens a new connection to the first listener.
     pub(crate) async fn connect(&self) -> Client {
         Client::connect(self.address()).await
     }
 
-    /// `GET path` on a connection of its own.
+    /// Sends `GET path` on a new connection.
     pub(crate) async fn get(&self, path: &str) -> Response {
         self.connect().await.get(path).await
     }
 
-    /// `GET path` of the admin port.
+    /// Sends `GET path` to the admin port.
     pub(crate) async fn admin(&self, path: &str) -> Response {
         Client::connect(self.admin_address()).await.get(path).await
     }
 
-    /// Has `config`, which is written to the file that it was started from, read again.
+    /// Writes `config` to the file of [`App::start_watching`] and reloads it.
     pub(crate) async fn reload(&self, file: &Path, config: &str) -> Response {
         std::fs::write(file, config).unwrap();
         let mut client = Client::connect(self.admin_address()).await;
@@ -199,7 +199,7 @@ impl App {
         answer.json()
     }
 
-    /// One sample of `/metrics`, `name` as it stands there, labels included; 0 if it is not there.
+    /// Returns a sample of `/metrics`, or 0 if there is none. `name` includes the labels.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         let text = self.admin("/metrics").await.text();
         let sample = text.lines().find_map(|line| line.strip_prefix(name));
@@ -217,14 +217,16 @@ impl App {
         let _ = self.stop.take().expect("stopped once").send(how);
     }
 
-    /// Waits for the end.
+    /// Waits until the program has ended.
     pub(crate) async fn ended(&mut self) -> Result<(), RunError> {
         let ended = self.ended.take().expect("waited for once");
-        soon("the end", ended).await.expect("the program panicked")
+        soon("the end of the program", ended)
+            .await
+            .expect("the program panicked")
     }
 }
 
-/// What every test needs beside the program: a certificate authority and a folder.
+/// A certificate authority and a temporary folder, and the configuration texts that use them.
 pub(crate) struct World {
     pub(crate) authority: Authority,
     folder: tempfile::TempDir,
@@ -250,12 +252,12 @@ impl World {
         path
     }
 
-    /// `tls = { ca_file = … }` with this world's authority.
+    /// Returns `tls = { ca_file = … }` with this world's authority.
     pub(crate) fn tls(&self) -> String {
         format!("tls = {{ ca_file = {:?} }}\n", self.path("ca.pem"))
     }
 
-    /// One upstream, with a token that is there already.
+    /// Returns an upstream with a static token, the one of [`token`].
     pub(crate) fn upstream(&self, name: &str, url: &str, more: &str) -> String {
         let tls = if url.starts_with("https:") {
             self.tls()
@@ -280,7 +282,7 @@ impl World {
             .unwrap()
     }
 
-    /// The provider of a fake vendor, named like it.
+    /// Returns a provider for a fake vendor.
     pub(crate) fn vendor_provider(&self, name: &str, vendor: &FakeVendor, more: &str) -> String {
         let mut text = format!(
             "[providers.{name}]\ndialect = \"{}\"\ntoken_url = \"{}\"\n{}",
@@ -297,7 +299,7 @@ impl World {
         text + more + "\n"
     }
 
-    /// A vendor's API behind `/NAME`.
+    /// Returns an upstream for the vendor's API, with the path prefix `/NAME`.
     pub(crate) fn vendor_upstream(
         &self,
         name: &str,
@@ -313,7 +315,7 @@ impl World {
         )
     }
 
-    /// Server, provider and upstream of one vendor, all by its own name.
+    /// Returns server, provider and upstream of a vendor. Both have the name of the vendor.
     pub(crate) fn vendor_config(
         &self,
         vendor: &FakeVendor,
@@ -332,7 +334,7 @@ pub(crate) fn token(name: &str) -> String {
     format!("token-of-{name}-0123456789")
 }
 
-/// Returns all that was logged in this process so far: Cupbearer's lines at TRACE, others' at WARN.
+/// Returns this process's log so far: Cupbearer's lines at TRACE, all others at WARN.
 pub(crate) fn log() -> String {
     start_log();
     String::from_utf8_lossy(&lock_log()).into_owned()
@@ -357,7 +359,7 @@ impl std::io::Write for Log {
     }
 }
 
-/// Logs hyper's and h2's lines at TRACE, too, until the returned guard is dropped.
+/// Logs hyper and h2 at TRACE as well, until the returned guard is dropped.
 pub(crate) fn trace_http() -> impl Drop {
     struct Quiet;
     impl Drop for Quiet {
@@ -377,7 +379,7 @@ fn set_filter(filter: &str) {
         .unwrap();
 }
 
-/// Starts one log for all tests: the program's threads are not those of one test.
+/// Starts the log that all tests share: threads of the program do not belong to one test.
 fn start_log() -> &'static reload::Handle<Targets, Registry> {
     static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
     FILTER.get_or_init(|| {

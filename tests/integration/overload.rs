@@ -60,7 +60,7 @@ async fn an_app_that_stands_still_in_its_body() {
             assert!(answer.text().contains("server.body_timeout"));
             client.closed().await;
             // Nobody takes what came for the whole.
-            let rest = connection.rest().await;
+            let rest = connection.read_to_end().await;
             assert!(rest.is_ok_and(|rest| !rest.ends_with(b"0\r\n\r\n")));
             recovers(app, &upstream).await;
         }
@@ -162,7 +162,7 @@ async fn an_app_that_never_reads_its_answer() {
             .await;
         let part = vec![b'x'; 1024 * 1024];
         // Taken by all the buffers on the way first, then no more, and then the connection is closed.
-        let endless = async { while connection.stream_write(&part).await {} };
+        let endless = async { while connection.send_succeeds(&part).await {} };
         soon("the end of the upstream's connection", endless).await;
         recovers(app, &upstream).await;
         drop(client);

@@ -219,7 +219,7 @@ async fn what_breaks_off_for_http_1_0_is_reset() {
         assert_eq!(head.get("connection"), Some("close"));
         assert_eq!(client.exactly(4).await.unwrap(), b"half");
         drop(connection);
-        client.rest().await.unwrap_err();
+        client.read_to_end().await.unwrap_err();
     })
     .await;
 }
@@ -237,7 +237,7 @@ async fn announced_trailers_go_to_those_who_understand_them() {
                 .send("HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 7\r\n\r\n")
                 .await;
             client.head().await;
-            let rest = client.rest().await.unwrap();
+            let rest = client.read_to_end().await.unwrap();
             let expected = format!("2\r\nok\r\n0\r\n{trailers}\r\n");
             assert_eq!(String::from_utf8(rest).unwrap(), expected);
             client = app.connect().await;

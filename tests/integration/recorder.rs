@@ -1,21 +1,22 @@
-//! An upstream that records what it gets byte for byte, reads it as strictly as RFC 9112 allows, and answers with what it
-//! understood. Whatever is not exactly one clean request after the other is a fault.
+//! An upstream that records each request byte for byte, parses it as strictly as RFC 9112 allows,
+//! and repeats in the response what it understood. Any other input is a fault.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::AbortHandle;
+use tokio::net::TcpStream;
 
+use crate::upstream::Acceptor;
+
+/// What the recorder saw on one connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
     Request(Request),
-    /// The connection ended within a request.
+    /// The connection ended in the middle of a request.
     Aborted {
         raw: Vec<u8>,
     },
-    /// Bytes that are no clean request.
+    /// Bytes that are not a valid request.
     Fault {
         why: &'static str,
         raw: Vec<u8>,
@@ -26,52 +27,36 @@ pub(crate) enum Seen {
 pub(crate) struct Request {
     pub(crate) method: String,
     pub(crate) target: String,
-    /// Names in lower case.
+    /// The names are in lower case.
     pub(crate) fields: Vec<(String, Vec<u8>)>,
     pub(crate) body: Vec<u8>,
-    /// All of it, framing and trailers included.
+    /// The whole request, with framing and trailers.
     pub(crate) raw: Vec<u8>,
 }
 
 pub(crate) struct Recorder {
-    address: SocketAddr,
+    acceptor: Acceptor,
     seen: Arc<Mutex<Vec<Seen>>>,
-    task: AbortHandle,
 }
 
 impl Recorder {
     pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&seen);
-        let task = tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                stream.set_nodelay(true).unwrap();
-                tokio::spawn(record(stream, Arc::clone(&log)));
-            }
-        });
+        let acceptor = Acceptor::start(move |stream| record(stream, Arc::clone(&log)));
         Self {
-            address,
+            acceptor: acceptor.await,
             seen,
-            task: task.abort_handle(),
         }
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.acceptor.address())
     }
 
-    /// What came since the last time.
+    /// Returns what the recorder has seen since the last call.
     pub(crate) fn take(&self) -> Vec<Seen> {
         std::mem::take(&mut *self.seen.lock().unwrap())
-    }
-}
-
-impl Drop for Recorder {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 
@@ -89,7 +74,7 @@ async fn record(stream: TcpStream, seen: Arc<Mutex<Vec<Seen>>>) {
         used: 0,
     };
     loop {
-        let (entry, go_on) = match reader.request().await {
+        let (entry, is_valid) = match reader.request().await {
             Ok(request) => (Seen::Request(request), true),
             Err(None) if reader.buffer.is_empty() => return,
             Err(None) => (
@@ -111,13 +96,13 @@ async fn record(stream: TcpStream, seen: Arc<Mutex<Vec<Seen>>>) {
             Seen::Aborted { .. } | Seen::Fault { .. } => Vec::new(),
         };
         seen.lock().unwrap().push(entry);
-        if !go_on || reader.stream.write_all(&answer).await.is_err() {
+        if !is_valid || reader.stream.write_all(&answer).await.is_err() {
             return;
         }
     }
 }
 
-/// Names what it belongs to, in the head and in the body.
+/// Returns a response that names its request, in the head and in the body.
 fn answer(request: &Request) -> Vec<u8> {
     let body = format!(
         "{} {} {}",
@@ -135,13 +120,14 @@ fn answer(request: &Request) -> Vec<u8> {
     answer.into_bytes()
 }
 
-/// `None`: the end came first.
+/// Why the bytes are not a request. `None`: the connection ended first.
 type Fault = Option<&'static str>;
 
 struct Reader {
     stream: TcpStream,
-    /// Of this request so far, and what came after it.
+    /// The bytes of this request so far, and later bytes.
     buffer: Vec<u8>,
+    /// How many bytes of `buffer` are parsed.
     used: usize,
 }
 
@@ -230,7 +216,7 @@ impl Reader {
         Ok(body)
     }
 
-    /// Up to CR LF, in which neither stands alone.
+    /// Returns the bytes before the next CR LF. A bare CR or LF is a fault.
     async fn line(&mut self) -> Result<Vec<u8>, Fault> {
         loop {
             let rest = &self.buffer[self.used..];

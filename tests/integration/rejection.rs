@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use tokio::sync::{Mutex, mpsc};
 
 use crate::client::{Client, Frames, Http2Client, whole};
-use crate::endpoint::{Asked, Endpoint, answer, config, echo, json, provider, standard};
+use crate::endpoint::{Endpoint, Received, config, echo, json, provider, response, token_response};
 use crate::harness::{World, eventually, server, soon, with_app};
 use crate::upstream::{HTTP2, Script, Server};
 
@@ -19,13 +19,13 @@ const EAGER: &str = "min_interval = \"1ms\"";
 
 const POST: &str = "POST /x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
 
-async fn rejecting(_: Asked) -> String {
-    answer("401 Unauthorized", "", "no")
+async fn rejecting(_: Received) -> String {
+    response("401 Unauthorized", "", "no")
 }
 
 /// The credentials of all requests so far.
 fn credentials(api: &Endpoint) -> Vec<String> {
-    api.asked().iter().map(Asked::credential).collect()
+    api.received().iter().map(Received::credential).collect()
 }
 
 fn replays(result: &str) -> String {
@@ -36,17 +36,17 @@ fn replays(result: &str) -> String {
 #[tokio::test]
 async fn the_time_of_a_renewal_is_not_the_apis() {
     let fetches = Arc::new(AtomicUsize::new(0));
-    let vendor = Endpoint::start(move |asked: Asked| {
+    let vendor = Endpoint::start(move |asked: Received| {
         let renewal = fetches.fetch_add(1, Ordering::Relaxed) > 0;
         async move {
             if renewal {
                 tokio::time::sleep(Duration::from_millis(1300)).await;
             }
-            standard(asked).await
+            token_response(asked).await
         }
     })
     .await;
-    let api = Endpoint::start(|asked: Asked| async move {
+    let api = Endpoint::start(|asked: Received| async move {
         match asked.credential().as_str() {
             "Bearer t1" => rejecting(asked).await,
             _ => echo(asked).await,
@@ -65,10 +65,10 @@ async fn the_time_of_a_renewal_is_not_the_apis() {
 /// ends them.
 #[tokio::test]
 async fn at_most_three_attempts_each_with_a_newer_token() {
-    let vendor = Endpoint::start(standard).await;
+    let vendor = Endpoint::start(token_response).await;
     let proxy = Arc::new(OnceLock::new());
     let known = Arc::clone(&proxy);
-    let api = Endpoint::start(move |asked: Asked| {
+    let api = Endpoint::start(move |asked: Received| {
         let proxy = Arc::clone(&known);
         async move {
             if !asked.head.first.starts_with("GET /never ") {
@@ -107,10 +107,10 @@ async fn at_most_three_attempts_each_with_a_newer_token() {
 /// RFC 6750 §3.1: the token is good, and may not do this.
 #[tokio::test]
 async fn insufficient_scope_burns_nothing() {
-    let vendor = Endpoint::start(standard).await;
+    let vendor = Endpoint::start(token_response).await;
     let api = Endpoint::start(|_| async {
         let field = "WWW-Authenticate: Bearer realm=\"x\", error=\"insufficient_scope\"\r\n";
-        answer("401 Unauthorized", field, "not yours")
+        response("401 Unauthorized", field, "not yours")
     })
     .await;
     with_app(&config(&vendor, &api, EAGER, ""), async |app| {
@@ -146,7 +146,7 @@ async fn the_same_token_again_ends_in_the_vendors_own_answer() {
 /// Whatever it gets: a broken API must not make us hammer the token endpoint.
 #[tokio::test]
 async fn an_api_that_accepts_nothing_is_believed_less_and_less() {
-    let vendor = Endpoint::start(standard).await;
+    let vendor = Endpoint::start(token_response).await;
     let api = Endpoint::start(rejecting).await;
     with_app(&config(&vendor, &api, EAGER, ""), async |app| {
         let mut client = app.connect().await;
@@ -162,11 +162,11 @@ async fn an_api_that_accepts_nothing_is_believed_less_and_less() {
 /// One upstream's broken API does not stop the renewals that another one asks for.
 #[tokio::test]
 async fn the_pauses_are_the_upstreams_own() {
-    let vendor = Endpoint::start(standard).await;
+    let vendor = Endpoint::start(token_response).await;
     let broken = Endpoint::start(rejecting).await;
     let dead = Arc::new(AtomicBool::new(false));
     let says = Arc::clone(&dead);
-    let good = Endpoint::start(move |asked: Asked| {
+    let good = Endpoint::start(move |asked: Received| {
         let dead = says.swap(false, Ordering::Relaxed);
         async move {
             match dead {
@@ -197,8 +197,8 @@ async fn the_pauses_are_the_upstreams_own() {
 /// `reject.body`: some APIs say it in a 200.
 #[tokio::test]
 async fn a_dead_token_that_is_told_in_a_200_is_renewed() {
-    let vendor = Endpoint::start(standard).await;
-    let api = Endpoint::start(|asked: Asked| async move {
+    let vendor = Endpoint::start(token_response).await;
+    let api = Endpoint::start(|asked: Received| async move {
         assert_eq!(asked.head.get("accept-encoding"), Some("identity"));
         match &*asked.credential() {
             "Bearer t1" => json(
@@ -314,7 +314,7 @@ async fn an_answer_that_breaks_off_while_it_is_looked_into_stays_broken() {
 #[tokio::test]
 async fn an_early_rejection_replays_the_beginning_and_goes_on() {
     let world = World::new();
-    let vendor = Endpoint::start(standard).await;
+    let vendor = Endpoint::start(token_response).await;
     let api = Script::plain().await;
     let config = server("")
         + &provider("p", &vendor.url(), EAGER)
@@ -351,7 +351,7 @@ async fn an_early_rejection_replays_the_beginning_and_goes_on() {
 #[tokio::test]
 async fn an_early_rejection_over_http2_replays_the_beginning_and_goes_on() {
     let world = World::new();
-    let vendor = Endpoint::start(standard).await;
+    let vendor = Endpoint::start(token_response).await;
     let (arrived, mut arrivals) = mpsc::unbounded_channel();
     // Bodies of rejected requests, neither read nor dropped: the stream stays open.
     let kept: Arc<Mutex<Vec<Incoming>>> = Arc::default();
@@ -422,8 +422,8 @@ async fn past_the_limit_the_rejection_is_passed_on() {
         (1024, 200, true),
         (1025, 401, true),
     ] {
-        let vendor = Endpoint::start(standard).await;
-        let api = Endpoint::start(|asked: Asked| async move {
+        let vendor = Endpoint::start(token_response).await;
+        let api = Endpoint::start(|asked: Received| async move {
             match &*asked.credential() {
                 "Bearer t1" => rejecting(asked).await,
                 _ => echo(asked).await,
@@ -454,7 +454,7 @@ async fn past_the_limit_the_rejection_is_passed_on() {
 /// An upgrade is sent once; the token is renewed for the next one.
 #[tokio::test]
 async fn a_rejected_upgrade_is_passed_on_and_renews() {
-    let vendor = Endpoint::start(standard).await;
+    let vendor = Endpoint::start(token_response).await;
     let api = Endpoint::start(rejecting).await;
     with_app(&config(&vendor, &api, EAGER, ""), async |app| {
         let request = "GET /x HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
@@ -474,10 +474,10 @@ async fn a_rejected_upgrade_is_passed_on_and_renews() {
 /// An upgrade that lacks a right burns nothing, either.
 #[tokio::test]
 async fn an_upgrade_without_the_right_scope_burns_nothing() {
-    let vendor = Endpoint::start(standard).await;
-    let api = Endpoint::start(|_: Asked| async {
+    let vendor = Endpoint::start(token_response).await;
+    let api = Endpoint::start(|_: Received| async {
         let fields = "WWW-Authenticate: Bearer error=\"insufficient_scope\"\r\n";
-        answer("401 Unauthorized", fields, "no")
+        response("401 Unauthorized", fields, "no")
     })
     .await;
     with_app(&config(&vendor, &api, EAGER, ""), async |app| {
@@ -495,14 +495,14 @@ async fn an_upgrade_without_the_right_scope_burns_nothing() {
 /// gRPC says it in a field of a 200 (a trailers-only answer).
 #[tokio::test]
 async fn grpc_unauthenticated_is_a_rejection() {
-    let vendor = Endpoint::start(standard).await;
-    let api = Endpoint::start(|asked: Asked| async move {
+    let vendor = Endpoint::start(token_response).await;
+    let api = Endpoint::start(|asked: Received| async move {
         let status = match &*asked.credential() {
             "Bearer t1" => 16,
             _ => 0,
         };
         let fields = format!("Content-Type: application/grpc\r\nGrpc-Status: {status}\r\n");
-        answer("200 OK", &fields, "")
+        response("200 OK", &fields, "")
     })
     .await;
     with_app(&config(&vendor, &api, EAGER, ""), async |app| {
@@ -516,16 +516,16 @@ async fn grpc_unauthenticated_is_a_rejection() {
 /// While a fetch is under way, a rejection waits for it and starts none.
 #[tokio::test]
 async fn a_rejection_waits_for_the_fetch_under_way() {
-    let vendor = Endpoint::start(|asked: Asked| async move {
+    let vendor = Endpoint::start(|asked: Received| async move {
         if asked.number == 2 {
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
-        standard(asked).await
+        token_response(asked).await
     })
     .await;
     let dead = Arc::new(AtomicBool::new(false));
     let says = Arc::clone(&dead);
-    let api = Endpoint::start(move |asked: Asked| {
+    let api = Endpoint::start(move |asked: Received| {
         let dead = says.load(Ordering::Relaxed) && asked.credential() == "Bearer t1";
         async move {
             match dead {

@@ -53,7 +53,7 @@ async fn reload_ok(app: &App, world: &World, config: &str) -> String {
 }
 
 async fn start(world: &World, config: &str) -> App {
-    App::watching(&world.path("cupbearer.toml"), config).await
+    App::start_watching(&world.path("cupbearer.toml"), config).await
 }
 
 async fn end(mut app: App) {

@@ -53,7 +53,7 @@ async fn a_thousand_upstreams() {
     .await;
     let config = config(&world, &upstream.url());
     let file = world.path("cupbearer.toml");
-    let mut app = App::watching(&file, &config).await;
+    let mut app = App::start_watching(&file, &config).await;
     let mut client = app.connect().await;
     let asked = [
         (1, "/deep/u1/x"),

@@ -192,7 +192,7 @@ async fn a_response_without_a_length_is_not_cut_off_in_silence() {
     assert_eq!(client.exactly(4).await.unwrap(), b"part");
     app.stop(Shutdown::Term);
     app.ended().await.unwrap();
-    let error = client.rest().await.unwrap_err();
+    let error = client.read_to_end().await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
 

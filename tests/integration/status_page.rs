@@ -6,7 +6,7 @@ use cupbearer::demo::vendors::{Fault, Kind};
 use serde_json::json;
 
 use crate::browser::Browser;
-use crate::harness::{App, World, all, server, with_app};
+use crate::harness::{App, World, join_all, server, with_app};
 
 /// The text of one part of a provider's or upstream's card.
 fn card(section: &str, name: &str, part: &str) -> String {
@@ -56,7 +56,7 @@ async fn all_well_is_seen_at_a_glance() {
             let address = app.address();
             async move { crate::client::Client::connect(address).await.get("/ctcfile/x").await.status.as_u16() }
         });
-        assert_eq!(all(ask).await, [200; 20]);
+        assert_eq!(join_all(ask).await, [200; 20]);
         let number = card("upstreams", "ctcfile", "dd");
         browser.wait(&format!("{number} === '20'")).await;
         browser.wait("[...document.querySelectorAll('#upstreams svg')].filter(it => it.querySelector('polyline').getAttribute('points')?.includes(',')).length >= 2").await;

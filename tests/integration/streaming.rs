@@ -9,7 +9,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
 use crate::client::{Client, Http2Client, frames, whole};
-use crate::harness::{World, all, eventually, server, soon, with_app};
+use crate::harness::{World, eventually, join_all, server, soon, with_app};
 use crate::upstream::{HTTP1, HTTP2, Script, Server};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -215,7 +215,7 @@ async fn a_slow_reader_holds_the_upstream_back() {
         let block = vec![0; 1024 * 1024];
         let written = AtomicUsize::new(0);
         let write = async {
-            while connection.stream_write(&block).await {
+            while connection.send_succeeds(&block).await {
                 written.fetch_add(block.len(), Ordering::Relaxed);
             }
         };
@@ -418,7 +418,7 @@ async fn an_app_that_aborts_a_download_cancels_it() {
         drop(client);
         // The next events find nobody, and the connection to the upstream ends.
         soon("the cancellation", async {
-            while connection.stream_write(b"1\r\nx\r\n").await {
+            while connection.send_succeeds(b"1\r\nx\r\n").await {
                 tokio::task::yield_now().await;
             }
         })
@@ -662,7 +662,7 @@ async fn fifty_first_requests_to_http2_make_one_connection() {
         let address = app.address();
         let requests =
             (0..50).map(|_| async move { Client::connect(address).await.get("/").await });
-        for answer in soon("fifty answers", all(requests)).await {
+        for answer in soon("fifty answers", join_all(requests)).await {
             assert_eq!(answer.text(), "ok");
         }
         assert_eq!(upstream.connections(), 1);
@@ -783,7 +783,7 @@ async fn an_http_1_0_app() {
             .await;
         let head = client.head().await;
         assert_eq!(head.get("transfer-encoding"), None);
-        assert_eq!(client.rest().await.unwrap(), b"ok");
+        assert_eq!(client.read_to_end().await.unwrap(), b"ok");
 
         let mut client = app.connect().await;
         for _ in 0..2 {

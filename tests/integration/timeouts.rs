@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 
 use crate::client::{Client, Wire};
-use crate::endpoint::{Asked, Endpoint, answer};
+use crate::endpoint::{Endpoint, Received, response};
 use crate::harness::{App, World, eventually, server, soon, with_app};
 use crate::upstream::Script;
 
@@ -115,7 +115,7 @@ async fn no_408_is_written_into_a_response_that_is_held_up() {
     const STEP: usize = 8 * 1024;
     const SIZES: usize = 80;
     let world = World::new();
-    let api = Endpoint::start(|asked: Asked| async move {
+    let api = Endpoint::start(|asked: Received| async move {
         let size: usize = asked
             .head
             .first
@@ -124,7 +124,7 @@ async fn no_408_is_written_into_a_response_that_is_held_up() {
             .unwrap()
             .parse()
             .unwrap();
-        answer("200 OK", "", &"x".repeat(size))
+        response("200 OK", "", &"x".repeat(size))
     })
     .await;
     let socket = world.path("proxy.sock");
@@ -161,7 +161,7 @@ async fn no_408_is_written_into_a_response_that_is_held_up() {
         head_time(app).await;
         let mut rests = JoinSet::new();
         for (size, mut client) in held_up {
-            rests.spawn(async move { (size, client.rest().await) });
+            rests.spawn(async move { (size, client.read_to_end().await) });
         }
         let mut told = 0;
         // A response is cut off or whole, and holds nothing else.
@@ -217,7 +217,7 @@ async fn no_408_is_written_into_a_response_that_has_begun() {
         assert_eq!(client.chunk().await.unwrap().unwrap(), b"end");
         assert_eq!(client.chunk().await.unwrap(), None);
         // Behind its end it may be told, or just end.
-        let after = String::from_utf8(client.rest().await.unwrap()).unwrap();
+        let after = String::from_utf8(client.read_to_end().await.unwrap()).unwrap();
         assert!(
             after.is_empty() || after.starts_with("HTTP/1.1 408 "),
             "{after}"

@@ -1,6 +1,9 @@
-//! Vendors' APIs: one that reads and writes bytes as the test says, and one that speaks HTTP properly.
+//! Fake upstreams: [`Script`] reads and writes bytes as the test says, [`Server`] speaks HTTP.
+//!
+//! [`Acceptor`] is the accept loop of every fake server that serves connections by itself.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,24 +14,83 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
-use tokio::task::AbortHandle;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 use crate::client::{Frames, Head, Wire};
 use crate::harness::soon;
 
-/// What a certificate is made for.
+/// The subject names of the servers' certificates.
 const NAMES: [&str; 2] = ["127.0.0.1", "localhost"];
 
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-/// A connection of the proxy's, from the upstream's side.
+/// Accepts connections and serves each one in a task. Dropping it ends all of them.
+pub(crate) struct Acceptor {
+    address: SocketAddr,
+    task: AbortHandle,
+}
+
+impl Acceptor {
+    /// Listens on a free port of 127.0.0.1.
+    pub(crate) async fn start<S, F>(serve: S) -> Self
+    where
+        S: Fn(TcpStream) -> F + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self::start_at("127.0.0.1:0", serve).await
+    }
+
+    pub(crate) async fn start_at<S, F>(address: &str, serve: S) -> Self
+    where
+        S: Fn(TcpStream) -> F + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let task = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                tcp.set_nodelay(true).unwrap();
+                connections.spawn(serve(tcp));
+            }
+        });
+        Self {
+            address,
+            task: task.abort_handle(),
+        }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Acceptor {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Returns the byte stream of an accepted connection, after the handshake if there is TLS.
+pub(crate) async fn stream(
+    tcp: TcpStream,
+    tls: Option<&TlsAcceptor>,
+) -> io::Result<Box<dyn Stream>> {
+    Ok(match tls {
+        Some(tls) => Box::new(tls.accept(tcp).await?),
+        None => Box::new(tcp),
+    })
+}
+
+/// The upstream's side of a connection.
 pub(crate) type Connection = Wire<Box<dyn Stream>>;
 
-/// An upstream that does nothing by itself: the test accepts, reads and writes.
+/// An upstream without behaviour of its own: the test accepts, reads and writes.
 pub(crate) struct Script {
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
@@ -59,21 +121,17 @@ impl Script {
         format!("{scheme}://{}", self.address())
     }
 
-    /// The next connection.
+    /// Returns the next connection.
     pub(crate) async fn accept(&self) -> Connection {
         soon("a connection to the upstream", async {
             let (tcp, _) = self.listener.accept().await.unwrap();
             tcp.set_nodelay(true).unwrap();
-            let stream: Box<dyn Stream> = match &self.tls {
-                Some(tls) => Box::new(tls.accept(tcp).await.unwrap()),
-                None => Box::new(tcp),
-            };
-            Wire::new(stream)
+            Wire::new(stream(tcp, self.tls.as_ref()).await.unwrap())
         })
         .await
     }
 
-    /// The next connection, and the head of its first request.
+    /// Returns the next connection with the head of its first request.
     pub(crate) async fn request(&self) -> (Connection, Head) {
         let mut connection = self.accept().await;
         let head = connection.head().await;
@@ -81,11 +139,12 @@ impl Script {
     }
 }
 
-/// An upstream that answers every request by a function; HTTP/1.1, or HTTP/2 where its TLS offers that.
+/// An upstream that answers every request with a function, over TLS.
+///
+/// It speaks HTTP/2 if ALPN selects `h2`, otherwise HTTP/1.1.
 pub(crate) struct Server {
-    address: SocketAddr,
+    acceptor: Acceptor,
     connections: Arc<AtomicUsize>,
-    task: AbortHandle,
 }
 
 impl Server {
@@ -95,38 +154,25 @@ impl Server {
         F: Future<Output = Response<Frames>> + Send + 'static,
     {
         let tls = TlsAcceptor::from(authority.server(&NAMES, offer).unwrap());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&connections);
-        let task = tokio::spawn(async move {
-            let mut open = tokio::task::JoinSet::new();
-            loop {
-                let (tcp, _) = listener.accept().await.unwrap();
-                count.fetch_add(1, Ordering::Relaxed);
-                open.spawn(serve(tcp, tls.clone(), answer.clone()));
-            }
+        let acceptor = Acceptor::start(move |tcp| {
+            count.fetch_add(1, Ordering::Relaxed);
+            serve(tcp, tls.clone(), answer.clone())
         });
         Self {
-            address,
+            acceptor: acceptor.await,
             connections,
-            task: task.abort_handle(),
         }
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("https://{}", self.address)
+        format!("https://{}", self.acceptor.address())
     }
 
-    /// How many there have been.
+    /// Returns how many connections the server has accepted.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 
@@ -140,12 +186,11 @@ pub(crate) const HTTP2: Offer = Offer {
     client_certificate: false,
 };
 
-async fn serve<A, F>(tcp: tokio::net::TcpStream, tls: TlsAcceptor, answer: A)
+async fn serve<A, F>(tcp: TcpStream, tls: TlsAcceptor, answer: A)
 where
     A: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Response<Frames>> + Send + 'static,
 {
-    tcp.set_nodelay(true).unwrap();
     let Ok(stream) = tls.accept(tcp).await else {
         return;
     };
@@ -155,7 +200,7 @@ where
         async { Ok::<_, Infallible>(response.await) }
     });
     let io = TokioIo::new(stream);
-    // A proxy that goes away is none of the upstream's business.
+    // The error only says that the proxy closed the connection.
     let _ = if http2 {
         hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .serve_connection(io, service)

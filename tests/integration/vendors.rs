@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use cupbearer::demo::vendors::{FakeVendor, Fault, Kind};
 
 use crate::client::{Client, Response};
-use crate::harness::{World, all, eventually, server, soon, with_app};
+use crate::harness::{World, eventually, join_all, server, soon, with_app};
 
 /// Which token the API saw; fails on anything but its 200.
 fn token_number(response: &Response, vendor: &FakeVendor) -> u64 {
@@ -293,7 +293,7 @@ async fn a_hundred_first_requests_fetch_one_token() {
                 .get("/identityserver/x")
                 .await
         });
-        for answer in soon("a hundred answers", all(requests)).await {
+        for answer in soon("a hundred answers", join_all(requests)).await {
             assert_eq!(token_number(&answer, &vendor), 1);
         }
         assert_eq!(vendor.counters().token_requests, 1);

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::client::Response;
-use crate::endpoint::{Asked, Endpoint, answer, config, echo, json};
+use crate::endpoint::{Endpoint, Received, config, echo, json, response};
 use crate::harness::{App, log, with_app};
 
 /// A token endpoint that gives this answer to every request, and an API that tells what it was shown.
@@ -12,7 +12,7 @@ async fn answered(
     provider: &str,
     test: impl AsyncFnOnce(&App, &Endpoint, &Endpoint),
 ) {
-    let vendor = Endpoint::start(move |_: Asked| std::future::ready(text.clone())).await;
+    let vendor = Endpoint::start(move |_: Received| std::future::ready(text.clone())).await;
     let api = Endpoint::start(echo).await;
     with_app(&config(&vendor, &api, provider, ""), async |app| {
         test(app, &vendor, &api).await;
@@ -116,7 +116,7 @@ async fn a_chunked_answer_is_read() {
 async fn json_under_text_plain_is_json() {
     let text = r#"{"access_token":"t1","expires_in":3600}"#;
     serves(
-        answer(
+        response(
             "200 OK",
             "Content-Type: text/plain; charset=utf-8\r\n",
             text,

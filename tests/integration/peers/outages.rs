@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use crate::client::{Client, Response};
-use crate::endpoint::{Asked, Endpoint, config, echo, json};
-use crate::harness::{App, all, eventually, soon, with_app};
+use crate::endpoint::{Endpoint, Received, config, echo, json};
+use crate::harness::{App, eventually, join_all, soon, with_app};
 
 async fn at_once(app: &App, requests: usize) -> Vec<Response> {
     let address = app.address();
     let requests =
         (0..requests).map(|_| async move { Client::connect(address).await.get("/x").await });
-    soon("all answers", all(requests)).await
+    soon("all answers", join_all(requests)).await
 }
 
 async fn refresh(app: &App) -> Response {
@@ -47,7 +47,7 @@ async fn without_a_token_the_app_gets_an_error_and_no_empty_200() {
 /// envoyproxy/envoy#42009: an empty 200 is "a bad token", and never asked for again.
 #[tokio::test]
 async fn an_empty_200_is_asked_again() {
-    let vendor = Endpoint::start(|asked: Asked| async move {
+    let vendor = Endpoint::start(|asked: Received| async move {
         match asked.number {
             1 => json("200 OK", ""),
             number => token(number, 3600.0),
@@ -64,7 +64,7 @@ async fn an_empty_200_is_asked_again() {
 /// nono-proxy: a route whose first fetch fails is left out for as long as the process lives.
 #[tokio::test]
 async fn a_first_fetch_that_fails_is_made_good_without_a_restart() {
-    let vendor = Endpoint::start(|asked: Asked| async move {
+    let vendor = Endpoint::start(|asked: Received| async move {
         match asked.number {
             1 | 2 => json("503 Service Unavailable", "{}"),
             number => token(number, 3600.0),
@@ -98,7 +98,7 @@ async fn those_who_wait_for_a_hanging_vendor_do_not_queue() {
         }
         let took = began.elapsed();
         assert!((WAIT..WAIT * 10).contains(&took), "{took:?}");
-        assert_eq!(vendor.most_at_once(), 1);
+        assert_eq!(vendor.max_concurrent(), 1);
     })
     .await;
 }
@@ -107,7 +107,7 @@ async fn those_who_wait_for_a_hanging_vendor_do_not_queue() {
 #[tokio::test]
 async fn those_who_wait_for_a_slow_vendor_all_get_their_token() {
     const SLOW: Duration = Duration::from_millis(1500);
-    let vendor = Endpoint::start(|asked: Asked| async move {
+    let vendor = Endpoint::start(|asked: Received| async move {
         tokio::time::sleep(SLOW).await;
         token(asked.number, 3600.0)
     })
@@ -126,7 +126,7 @@ async fn those_who_wait_for_a_slow_vendor_all_get_their_token() {
 #[tokio::test]
 async fn an_expired_token_is_not_sent_while_the_vendor_is_down() {
     const LIFE: Duration = Duration::from_secs(1);
-    let vendor = Endpoint::start(|asked: Asked| async move {
+    let vendor = Endpoint::start(|asked: Received| async move {
         match asked.number {
             1 => token(1, LIFE.as_secs_f64()),
             _ => json("500 Internal Server Error", "{}"),
@@ -160,7 +160,7 @@ async fn an_expired_token_is_not_sent_while_the_vendor_is_down() {
 /// iron-token-broker: any OAuth `error` is the end, until somebody starts it again.
 #[tokio::test]
 async fn a_refusal_is_not_the_end() {
-    let vendor = Endpoint::start(|asked: Asked| async move {
+    let vendor = Endpoint::start(|asked: Received| async move {
         match asked.number {
             1 => json("400 Bad Request", r#"{"error":"invalid_client"}"#),
             number => token(number, 3600.0),
@@ -247,7 +247,7 @@ async fn a_vendor_that_repeats_its_token_is_not_asked_in_a_loop() {
 /// token-refresher: a life below `--margin` makes a negative timer, and a tight loop.
 #[tokio::test]
 async fn a_life_shorter_than_the_margin_is_not_a_loop() {
-    let vendor = Endpoint::start(|asked: Asked| async move { token(asked.number, 1.0) }).await;
+    let vendor = Endpoint::start(|asked: Received| async move { token(asked.number, 1.0) }).await;
     let api = Endpoint::start(echo).await;
     let config = config(&vendor, &api, "refresh_before = \"1h\"", "");
     with_app(&config, async |app| {

@@ -8,22 +8,22 @@ use tokio::sync::Semaphore;
 
 use crate::client::Client;
 use crate::endpoint::{
-    Asked, Endpoint, SECRET, answer, config, echo, json, provider, standard, upstream,
+    Endpoint, Received, SECRET, config, echo, json, provider, response, token_response, upstream,
 };
-use crate::harness::{World, all, eventually, server, soon, with_app};
+use crate::harness::{World, eventually, join_all, server, soon, with_app};
 use crate::upstream::Script;
 
 const DEAD: &str = "WWW-Authenticate: Bearer error=\"invalid_token\"\r\n";
 
 /// An API that knows only this token and newer ones, and says how long the body was.
 async fn api_that_wants(least: Arc<AtomicUsize>) -> Endpoint {
-    Endpoint::start(move |asked: Asked| {
+    Endpoint::start(move |asked: Received| {
         let least = least.load(Ordering::Relaxed);
         async move {
             let number: usize = asked.credential()["Bearer t".len()..].parse().unwrap();
             match number >= least {
-                true => answer("200 OK", "", &format!("t{number} {}", asked.body)),
-                false => answer("401 Unauthorized", DEAD, "dead"),
+                true => response("200 OK", "", &format!("t{number} {}", asked.body)),
+                false => response("401 Unauthorized", DEAD, "dead"),
             }
         }
     })
@@ -38,7 +38,7 @@ fn least(number: usize) -> Arc<AtomicUsize> {
 /// before expiry is fixed, and too small. spring-projects/spring-security#7558: it was added instead of taken off.
 #[tokio::test]
 async fn the_margin_before_expiry_can_be_set() {
-    let vendor = Endpoint::start(standard).await;
+    let vendor = Endpoint::start(token_response).await;
     let api = Endpoint::start(echo).await;
     let config = config(&vendor, &api, "refresh_before = \"30m\"", "");
     with_app(&config, async |app| {
@@ -55,7 +55,7 @@ async fn the_margin_before_expiry_can_be_set() {
 #[tokio::test]
 async fn a_token_that_expires_while_the_connection_is_made_is_not_sent() {
     let world = World::new();
-    let vendor = Endpoint::start(|asked: Asked| async move {
+    let vendor = Endpoint::start(|asked: Received| async move {
         let number = asked.number;
         json(
             "200 OK",
@@ -90,7 +90,7 @@ async fn a_token_that_expires_while_the_connection_is_made_is_not_sent() {
 /// has to deal with the 401 of a dead token.
 #[tokio::test]
 async fn a_401_is_made_good_and_the_app_sees_nothing_of_it() {
-    let vendor = Endpoint::start(standard).await;
+    let vendor = Endpoint::start(token_response).await;
     let wanted = least(1);
     let api = api_that_wants(Arc::clone(&wanted)).await;
     let config = config(&vendor, &api, "min_interval = \"1ms\"", "");
@@ -108,7 +108,7 @@ async fn a_401_is_made_good_and_the_app_sees_nothing_of_it() {
 /// Couper: its own kind of token request (`beta_token_request`) knows no 401.
 #[tokio::test]
 async fn a_dialect_of_ones_own_is_renewed_like_a_standard_grant() {
-    let vendor = Endpoint::start(|asked: Asked| async move {
+    let vendor = Endpoint::start(|asked: Received| async move {
         assert_eq!(asked.body, r#"{"appId":19}"#);
         let number = asked.number;
         json("200 OK", &format!(r#"{{"data":{{"jwt":"t{number}"}}}}"#))
@@ -136,7 +136,7 @@ async fn a_dialect_of_ones_own_is_renewed_like_a_standard_grant() {
 /// googleapis/google-cloud-python#18238, thomaslazar/abs-cli#89, box/box-windows-sdk-v2#352: the repeated request has lost its body.
 #[tokio::test]
 async fn what_is_sent_again_has_its_body() {
-    let vendor = Endpoint::start(standard).await;
+    let vendor = Endpoint::start(token_response).await;
     let api = api_that_wants(least(2)).await;
     let config = config(&vendor, &api, "min_interval = \"1ms\"", "");
     with_app(&config, async |app| {
@@ -157,7 +157,7 @@ async fn what_is_sent_again_has_its_body() {
 /// and the token is renewed for the next one.
 #[tokio::test]
 async fn what_cannot_be_sent_again_renews_all_the_same() {
-    let vendor = Endpoint::start(standard).await;
+    let vendor = Endpoint::start(token_response).await;
     let api = api_that_wants(least(2)).await;
     let config = config(
         &vendor,
@@ -188,13 +188,13 @@ async fn what_cannot_be_sent_again_renews_all_the_same() {
 /// spring-projects/spring-security#11461, #14123, Dapr, offu/WeRoBot#288: twenty requests fetch twenty tokens.
 #[tokio::test]
 async fn fifty_requests_at_once_fetch_one_token() {
-    let vendor = Endpoint::start(standard).await;
+    let vendor = Endpoint::start(token_response).await;
     let api = Endpoint::start(echo).await;
     with_app(&config(&vendor, &api, "", ""), async |app| {
         let address = app.address();
         let requests =
             (0..50).map(|_| async move { Client::connect(address).await.get("/x").await });
-        for seen in soon("fifty answers", all(requests)).await {
+        for seen in soon("fifty answers", join_all(requests)).await {
             assert_eq!(seen.text(), "Bearer t1");
         }
         assert_eq!(vendor.count(), 1);
@@ -206,7 +206,7 @@ async fn fifty_requests_at_once_fetch_one_token() {
 /// the older answer is kept.
 #[tokio::test]
 async fn fifty_rejections_at_once_fetch_one_token() {
-    let vendor = Endpoint::start(standard).await;
+    let vendor = Endpoint::start(token_response).await;
     let wanted = least(1);
     let api = api_that_wants(Arc::clone(&wanted)).await;
     let config = config(&vendor, &api, "min_interval = \"1ms\"", "");
@@ -216,10 +216,10 @@ async fn fifty_rejections_at_once_fetch_one_token() {
         let address = app.address();
         let requests =
             (0..50).map(|_| async move { Client::connect(address).await.get("/x").await });
-        for seen in soon("fifty answers", all(requests)).await {
+        for seen in soon("fifty answers", join_all(requests)).await {
             assert_eq!(seen.text(), "t2 ");
         }
-        assert_eq!((vendor.count(), vendor.most_at_once()), (2, 1));
+        assert_eq!((vendor.count(), vendor.max_concurrent()), (2, 1));
     })
     .await;
 }
@@ -227,20 +227,20 @@ async fn fifty_rejections_at_once_fetch_one_token() {
 /// binarywang/WxJava#1300, Couper: a 401 that comes late expires the token that has just been fetched.
 #[tokio::test]
 async fn a_late_401_of_an_old_token_leaves_the_new_one_alone() {
-    let vendor = Endpoint::start(standard).await;
+    let vendor = Endpoint::start(token_response).await;
     // The answer to `/late` is on its way until there is a permit.
     let gate = Arc::new(Semaphore::new(0));
     let held = Arc::clone(&gate);
-    let api = Endpoint::start(move |asked: Asked| {
+    let api = Endpoint::start(move |asked: Received| {
         let gate = Arc::clone(&held);
         async move {
             if asked.credential() != "Bearer t1" {
-                return answer("200 OK", "", &asked.credential());
+                return response("200 OK", "", &asked.credential());
             }
             if asked.head.first.starts_with("GET /late ") {
                 gate.acquire().await.unwrap().forget();
             }
-            answer("401 Unauthorized", DEAD, "")
+            response("401 Unauthorized", DEAD, "")
         }
     })
     .await;
@@ -268,11 +268,11 @@ async fn a_late_401_of_an_old_token_leaves_the_new_one_alone() {
 async fn the_old_token_serves_until_the_new_one_is_there() {
     let gate = Arc::new(Semaphore::new(1));
     let held = Arc::clone(&gate);
-    let vendor = Endpoint::start(move |asked: Asked| {
+    let vendor = Endpoint::start(move |asked: Received| {
         let gate = Arc::clone(&held);
         async move {
             gate.acquire().await.unwrap().forget();
-            standard(asked).await
+            token_response(asked).await
         }
     })
     .await;
@@ -299,7 +299,7 @@ async fn the_old_token_serves_until_the_new_one_is_there() {
 /// itself, and with that kills the others' tokens, so that a "central token server" is asked for.
 #[tokio::test]
 async fn all_upstreams_of_one_credential_share_one_token() {
-    let vendor = Endpoint::start(standard).await;
+    let vendor = Endpoint::start(token_response).await;
     let api = Endpoint::start(echo).await;
     let second = upstream(&api, "route = { path_prefix = \"/b\" }")
         .replace("[upstreams.api]", "[upstreams.b]")
@@ -317,7 +317,7 @@ async fn all_upstreams_of_one_credential_share_one_token() {
 /// azure-identity and others that refresh when a request finds its token too old: the first request after an hour pays for it.
 #[tokio::test]
 async fn a_token_is_renewed_though_nobody_asks_for_it() {
-    let vendor = Endpoint::start(|asked: Asked| async move {
+    let vendor = Endpoint::start(|asked: Received| async move {
         let number = asked.number;
         json(
             "200 OK",

@@ -3,7 +3,7 @@
 use cupbearer::demo::authority::Offer;
 use tokio_rustls::TlsAcceptor;
 
-use crate::endpoint::{Endpoint, SECRET, config, echo, json, provider, standard, upstream};
+use crate::endpoint::{Endpoint, SECRET, config, echo, json, provider, token_response, upstream};
 use crate::harness::{World, log, server, with_app};
 
 const BASIC: &str = "Basic am9lbGh5Omh1bnRlcjItb2YtdGhlLXBlZXJz";
@@ -20,7 +20,7 @@ async fn one_failed_login_is_one_request() {
         for _ in 0..5 {
             assert_eq!(app.get("/x").await.code(), "credentials_rejected");
         }
-        let asked = vendor.asked();
+        let asked = vendor.received();
         assert_eq!(asked.len(), 1);
         assert_eq!(asked[0].credential(), BASIC);
         assert!(!asked[0].body.contains("client_secret"));
@@ -31,13 +31,13 @@ async fn one_failed_login_is_one_request() {
 /// token-refresher: `--scope` overwrites audience, user name and password.
 #[tokio::test]
 async fn a_scope_overwrites_nothing_else() {
-    let vendor = Endpoint::start(standard).await;
+    let vendor = Endpoint::start(token_response).await;
     let api = Endpoint::start(echo).await;
     let keys = "grant = \"password\"\nusername = \"u\"\npassword = \"pw-12345678\"\nscope = \"read write\"\n\
                 audience = \"https://a.example\"";
     with_app(&config(&vendor, &api, keys, ""), async |app| {
         assert_eq!(app.get("/x").await.text(), "Bearer t1");
-        let body = &vendor.asked()[0].body;
+        let body = &vendor.received()[0].body;
         assert_eq!(
             body,
             "grant_type=password&username=u&password=pw-12345678&scope=read+write&audience=https%3A%2F%2Fa.example"
@@ -49,12 +49,12 @@ async fn a_scope_overwrites_nothing_else() {
 /// envoyproxy/envoy#42037: no way to send `audience` and `resource`.
 #[tokio::test]
 async fn audience_and_resource_are_sent() {
-    let vendor = Endpoint::start(standard).await;
+    let vendor = Endpoint::start(token_response).await;
     let api = Endpoint::start(echo).await;
     let keys = "audience = \"a\"\nresource = \"urn:r\"";
     with_app(&config(&vendor, &api, keys, ""), async |app| {
         assert_eq!(app.get("/x").await.text(), "Bearer t1");
-        let body = &vendor.asked()[0].body;
+        let body = &vendor.received()[0].body;
         assert!(body.ends_with("&audience=a&resource=urn%3Ar"), "{body}");
     })
     .await;
@@ -63,13 +63,13 @@ async fn audience_and_resource_are_sent() {
 /// nono-proxy: the token request's `Host` lacks the port.
 #[tokio::test]
 async fn the_host_has_its_port() {
-    let vendor = Endpoint::start(standard).await;
+    let vendor = Endpoint::start(token_response).await;
     let api = Endpoint::start(echo).await;
     with_app(&config(&vendor, &api, "", ""), async |app| {
         assert_eq!(app.get("/x").await.text(), "Bearer t1");
         for endpoint in [&vendor, &api] {
             let address = endpoint.address().to_string();
-            assert_eq!(endpoint.asked()[0].head.get("host"), Some(&*address));
+            assert_eq!(endpoint.received()[0].head.get("host"), Some(&*address));
         }
     })
     .await;
@@ -78,13 +78,13 @@ async fn the_host_has_its_port() {
 /// superfly/tokenizer: IPv6 literals are split at the wrong colon.
 #[tokio::test]
 async fn ipv6_literals_are_hosts() {
-    let vendor = Endpoint::at("[::1]:0", None, standard).await;
-    let api = Endpoint::at("[::1]:0", None, echo).await;
+    let vendor = Endpoint::start_at("[::1]:0", None, token_response).await;
+    let api = Endpoint::start_at("[::1]:0", None, echo).await;
     with_app(&config(&vendor, &api, "", ""), async |app| {
         assert_eq!(app.get("/x").await.text(), "Bearer t1");
         for endpoint in [&vendor, &api] {
             let host = format!("[::1]:{}", endpoint.address().port());
-            assert_eq!(endpoint.asked()[0].head.get("host"), Some(&*host));
+            assert_eq!(endpoint.received()[0].head.get("host"), Some(&*host));
         }
         // And the app may call the upstream by its name.
         let by_name = format!(
@@ -109,8 +109,8 @@ async fn ca_and_client_certificate_count_for_the_token_request() {
         let config = world.authority.server(&["127.0.0.1"], offer).unwrap();
         Some(TlsAcceptor::from(config))
     };
-    let vendor = Endpoint::at("127.0.0.1:0", acceptor(), standard).await;
-    let api = Endpoint::at("127.0.0.1:0", acceptor(), echo).await;
+    let vendor = Endpoint::start_at("127.0.0.1:0", acceptor(), token_response).await;
+    let api = Endpoint::start_at("127.0.0.1:0", acceptor(), echo).await;
     let identity = world.authority.client("cupbearer").unwrap();
     let certificate = world.write("client.pem", &identity.certificate);
     let key = world.write("client.key", &identity.key);
@@ -137,7 +137,7 @@ async fn ca_and_client_certificate_count_for_the_token_request() {
 #[tokio::test]
 async fn a_secret_in_the_query_of_a_get_is_sent_and_not_logged() {
     const IN_QUERY: &str = "hunter2-in-a-query";
-    let vendor = Endpoint::start(standard).await;
+    let vendor = Endpoint::start(token_response).await;
     let api = Endpoint::start(echo).await;
     let dialect = "[dialects.odd]\ndefault_grant = \"key\"\n[dialects.odd.request]\nmethod = \"GET\"\n\
                    [dialects.odd.grants.key]\nquery = { appId = \"{client_id}\", appKey = \"{key}\" }\n\
@@ -152,7 +152,7 @@ async fn a_secret_in_the_query_of_a_get_is_sent_and_not_logged() {
     );
     with_app(&config, async |app| {
         assert_eq!(app.get("/x").await.text(), "Bearer t1");
-        let first = &vendor.asked()[0].head.first;
+        let first = &vendor.received()[0].head.first;
         assert_eq!(
             first,
             &format!("GET /token?appId=joelhy&appKey={IN_QUERY} HTTP/1.1")
@@ -167,9 +167,9 @@ async fn a_secret_in_the_query_of_a_get_is_sent_and_not_logged() {
 /// source: whoever differs in the rest gets the other's token.
 #[tokio::test]
 async fn whatever_tells_two_providers_apart_gives_them_two_tokens() {
-    let vendor = Endpoint::start(standard).await;
+    let vendor = Endpoint::start(token_response).await;
     let other = Endpoint::start(|asked| async move {
-        standard(asked)
+        token_response(asked)
             .await
             .replace("\"access_token\":\"t", "\"access_token\":\"o")
     })
@@ -210,7 +210,7 @@ async fn whatever_tells_two_providers_apart_gives_them_two_tokens() {
 /// Dapr: `Header.Add` leaves the app's own `Authorization` beside the token.
 #[tokio::test]
 async fn the_apps_own_credential_is_replaced_and_not_joined() {
-    let vendor = Endpoint::start(standard).await;
+    let vendor = Endpoint::start(token_response).await;
     let api = Endpoint::start(echo).await;
     with_app(&config(&vendor, &api, "", ""), async |app| {
         let seen = app
@@ -237,14 +237,14 @@ async fn basic_is_form_encoded_unless_the_dialect_says_raw() {
             "Basic YSBiJmM6cDp3",
         ),
     ] {
-        let vendor = Endpoint::start(standard).await;
+        let vendor = Endpoint::start(token_response).await;
         let api = Endpoint::start(echo).await;
         let config = config(&vendor, &api, keys, "")
             .replace("\"joelhy\"", "\"a b&c\"")
             .replace(SECRET, "p:w");
         with_app(&config, async |app| {
             assert_eq!(app.get("/x").await.text(), "Bearer t1");
-            assert_eq!(vendor.asked()[0].credential(), expected);
+            assert_eq!(vendor.received()[0].credential(), expected);
         })
         .await;
     }
