@@ -1,4 +1,4 @@
-//! The access log, where it is asked for.
+//! `access_log`: one line for each request.
 
 use cupbearer::demo::vendors::Kind;
 
@@ -8,7 +8,7 @@ use crate::upstream::Script;
 
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-/// The line about a path, once it is there.
+/// Waits for the line about `path` and returns it.
 async fn line(path: &str) -> String {
     let about = format!("path=\"{path}\"");
     let mut found = None;
@@ -24,7 +24,7 @@ async fn line(path: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_line_says_what_became_of_a_request() {
+async fn a_line_tells_status_sizes_replays_and_ids_but_no_query() {
     let world = World::new();
     let vendor = world.vendor(Kind::Besender, None).await;
     let config = world.vendor_config(&vendor, "", "").replacen(
@@ -35,17 +35,17 @@ async fn a_line_says_what_became_of_a_request() {
     with_app(&config, async |app| {
         app.ready().await;
         let mut client = app.connect().await;
-        // Killed behind our back: it is sent again with the next one.
+        // The upstream rejects the token; the request is replayed with a new one.
         vendor.kill_tokens();
-        let answer = client
+        let response = client
             .request(&format!(
-                "POST /besender/logged?secret=1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\
-                 X-Request-Id: abc-1\r\ntraceparent: {TRACE}\r\n\r\nhello"
+                "POST /besender/logged?secret=1 HTTP/1.1\r\nHost: localhost\r\n\
+                 Content-Length: 5\r\nX-Request-Id: abc-1\r\ntraceparent: {TRACE}\r\n\r\nhello"
             ))
             .await;
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        let told = line("/besender/logged").await;
-        let sent = format!("sent={}", answer.text().len());
+        assert_eq!(response.status, 200, "{}", response.text());
+        let entry = line("/besender/logged").await;
+        let sent = format!("sent={}", response.text().len());
         for part in [
             "method=\"POST\"",
             "status=200",
@@ -58,49 +58,60 @@ async fn a_line_says_what_became_of_a_request() {
             "request_id=\"abc-1\"",
             TRACE,
         ] {
-            assert!(told.contains(part), "no {part} in {told}");
+            assert!(entry.contains(part), "no {part} in {entry}");
         }
-        assert!(!told.contains("secret"), "{told}");
+        assert!(!entry.contains("secret"), "{entry}");
 
         let refused = app.get("/nowhere-to-log").await;
         assert_eq!(refused.status, 404);
-        let told = line("/nowhere-to-log").await;
-        for part in ["status=404", "error=\"no_route\"", "complete=true", "request_id=\""] {
-            assert!(told.contains(part), "no {part} in {told}");
+        let entry = line("/nowhere-to-log").await;
+        for part in [
+            "status=404",
+            "error=\"no_route\"",
+            "complete=true",
+            "request_id=\"",
+        ] {
+            assert!(entry.contains(part), "no {part} in {entry}");
         }
-        assert!(!told.contains("upstream="), "{told}");
+        assert!(!entry.contains("upstream="), "{entry}");
     })
     .await;
 }
 
 #[tokio::test]
-async fn the_trace_goes_on_to_the_upstream_and_a_request_that_was_given_up_is_told() {
+async fn trace_fields_are_forwarded_and_an_abandoned_request_is_logged() {
     let world = World::new();
     let upstream = Script::tls(&world.authority).await;
     let config = server("access_log = true") + &world.upstream("api", &upstream.url(), "");
     with_app(&config, async |app| {
         let mut client = Client::connect(app.address()).await;
         client
-            .send(format!("GET /given-up HTTP/1.1\r\nHost: localhost\r\ntraceparent: {TRACE}\r\ntracestate: a=b\r\n\r\n").as_str())
+            .send(format!(
+                "GET /given-up HTTP/1.1\r\nHost: localhost\r\n\
+                 traceparent: {TRACE}\r\ntracestate: a=b\r\n\r\n"
+            ))
             .await;
         let (_connection, head) = upstream.request().await;
         assert_eq!(head.get("traceparent"), Some(TRACE));
         assert_eq!(head.get("tracestate"), Some("a=b"));
         drop(client);
-        let told = line("/given-up").await;
-        assert!(told.contains("complete=false") && !told.contains("status="), "{told}");
+        let entry = line("/given-up").await;
+        assert!(
+            entry.contains("complete=false") && !entry.contains("status="),
+            "{entry}"
+        );
     })
     .await;
 }
 
 #[tokio::test]
-async fn nothing_is_logged_where_it_is_not_asked_for() {
+async fn no_line_is_written_by_default() {
     let world = World::new();
     let config = server("") + &world.upstream("api", "http://127.0.0.1:1", "");
     with_app(&config, async |app| {
         assert_eq!(app.get("/not-logged").await.status, 502);
     })
     .await;
-    // The program has ended: what it had to say is there.
+    // The program has ended, so the log is complete.
     assert!(!log().contains("/not-logged"));
 }

@@ -1,16 +1,15 @@
-//! `existing_credential`: a credential that the app sends is replaced, kept or refused.
+//! `existing_credential`: Cupbearer replaces, keeps or refuses the app's own credential.
 
 use cupbearer::demo::vendors::{Fault, Kind};
 
+use crate::checks::OK;
 use crate::client::{Head, Http2Client, whole};
 use crate::errors::assert_error;
 use crate::harness::{App, World, server, soon, token, with_app};
 use crate::upstream::Script;
 
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-
-/// What the upstream gets for a request.
-async fn seen(app: &App, upstream: &Script, request: &str) -> Head {
+/// Sends a request and returns the head that the upstream received.
+async fn forwarded(app: &App, upstream: &Script, request: &str) -> Head {
     let mut client = app.connect().await;
     client.send(request).await;
     let (mut connection, head) = upstream.request().await;
@@ -23,16 +22,18 @@ fn get(target: &str, field: &str) -> String {
     format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{field}\r\n\r\n")
 }
 
-/// The token rides in a header of its own and in the query.
+/// Injects the token into `X-Access-Token` and into the query parameter `key`.
 fn config(world: &World, upstream: &Script, mode: &str) -> String {
     let keys = format!("existing_credential = \"{mode}\"");
     server("")
         + &world.upstream("api", &upstream.url(), &keys)
-        + "[providers.api.inject]\nheaders = { X-Access-Token = \"{access_token}\" }\nquery = { key = \"{access_token}\" }\n"
+        + "[providers.api.inject]\n\
+           headers = { X-Access-Token = \"{access_token}\" }\n\
+           query = { key = \"{access_token}\" }\n"
 }
 
 #[tokio::test]
-async fn replace_takes_it_away_wherever_it_is() {
+async fn replace_removes_the_credential_from_headers_and_query() {
     let world = World::new();
     let upstream = Script::plain().await;
     with_app(&config(&world, &upstream, "replace"), async |app| {
@@ -41,7 +42,7 @@ async fn replace_takes_it_away_wherever_it_is() {
             ("/", "X-Access-Token: mine"),
             ("/?key=mine&KEY=mine&k%65y=mine", "Accept: */*"),
         ] {
-            let head = seen(app, &upstream, &get(target, field)).await;
+            let head = forwarded(app, &upstream, &get(target, field)).await;
             assert_eq!(head.first, format!("GET /?key={} HTTP/1.1", token("api")));
             assert_eq!(head.get("x-access-token"), Some(&*token("api")));
             assert_eq!(head.get("authorization"), None);
@@ -51,9 +52,8 @@ async fn replace_takes_it_away_wherever_it_is() {
     .await;
 }
 
-/// Then ours stays here.
 #[tokio::test]
-async fn keep_leaves_it_alone() {
+async fn keep_forwards_the_credential_and_injects_no_token() {
     let world = World::new();
     let upstream = Script::plain().await;
     with_app(&config(&world, &upstream, "keep"), async |app| {
@@ -63,12 +63,12 @@ async fn keep_leaves_it_alone() {
             ("/?a=b&key=mine", "accept: */*"),
             ("/?k%65y=mine", "accept: */*"),
         ] {
-            let head = seen(app, &upstream, &get(target, field)).await;
+            let head = forwarded(app, &upstream, &get(target, field)).await;
             assert_eq!(head.first, format!("GET {target} HTTP/1.1"));
             assert!(head.raw.contains(&format!("{field}\r\n")), "{}", head.raw);
             assert!(!head.raw.contains(&token("api")), "{}", head.raw);
         }
-        // What says nothing is none.
+        // An empty or hop-by-hop credential counts as absent.
         for (target, field) in [
             ("/?key=", "Accept: */*"),
             ("/?key", "Accept: */*"),
@@ -79,7 +79,7 @@ async fn keep_leaves_it_alone() {
                 "Connection: Authorization\r\nAuthorization: Bearer mine",
             ),
         ] {
-            let head = seen(app, &upstream, &get(target, field)).await;
+            let head = forwarded(app, &upstream, &get(target, field)).await;
             assert_eq!(head.first, format!("GET /?key={} HTTP/1.1", token("api")));
             assert_eq!(head.get("x-access-token"), Some(&*token("api")));
             assert!(!head.raw.contains("mine"), "{}", head.raw);
@@ -88,7 +88,8 @@ async fn keep_leaves_it_alone() {
     .await;
 }
 
-/// A kept request has nothing to do with the provider: it waits for no token, and its 401 says nothing of ours.
+/// A request with a kept credential does not wait for a token. Its 401 does not count as a
+/// rejection of Cupbearer's token.
 #[tokio::test]
 async fn keep_needs_no_token_and_reports_no_rejection() {
     let world = World::new();
@@ -98,13 +99,17 @@ async fn keep_needs_no_token_and_reports_no_rejection() {
     let config = server("")
         + &world.vendor_provider("cncn", &vendor, "")
         + &format!(
-            "[upstreams.api]\nurl = \"{}\"\nprovider = \"cncn\"\nexisting_credential = \"keep\"\ntoken_wait = \"50ms\"\n",
+            "[upstreams.api]\nurl = \"{}\"\nprovider = \"cncn\"\n\
+             existing_credential = \"keep\"\ntoken_wait = \"50ms\"\n",
             upstream.url()
         );
     with_app(&config, async |app| {
         let mut client = app.connect().await;
         client
-            .send("POST / HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer mine\r\nContent-Length: 2\r\n\r\nhi")
+            .send(
+                "POST / HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer mine\r\n\
+                 Content-Length: 2\r\n\r\nhi",
+            )
             .await;
         let (mut connection, head) = upstream.request().await;
         assert_eq!(head.get("authorization"), Some("Bearer mine"));
@@ -112,20 +117,20 @@ async fn keep_needs_no_token_and_reports_no_rejection() {
         connection
             .send("HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno")
             .await;
-        let answer = client.response().await;
-        assert_eq!((answer.status.as_u16(), &*answer.text()), (401, "no"));
-        assert_eq!(answer.head.get("proxy-status"), None);
+        let response = client.response().await;
+        assert_eq!((response.status.as_u16(), &*response.text()), (401, "no"));
+        assert_eq!(response.head.get("proxy-status"), None);
         let rejections = "cupbearer_token_rejections_total{upstream=\"api\"}";
         assert_eq!(app.metric(rejections).await, 0.0);
-        // Without one of its own it is like any other.
-        let answer = client.get("/").await;
-        assert_error(&answer, "token_unavailable", Some("api"));
+        // A request without a credential still needs the token.
+        let response = client.get("/").await;
+        assert_error(&response, "token_unavailable", Some("api"));
     })
     .await;
 }
 
 #[tokio::test]
-async fn reject_refuses_it_wherever_it_is() {
+async fn reject_refuses_a_credential_in_headers_and_query() {
     let world = World::new();
     let upstream = Script::plain().await;
     with_app(&config(&world, &upstream, "reject"), async |app| {
@@ -134,28 +139,28 @@ async fn reject_refuses_it_wherever_it_is() {
             ("/", "Authorization:\r\nAuthorization: Basic bWluZQ=="),
             ("/", "X-Access-Token: mine"),
             ("/?a&KEY=mine", "Accept: */*"),
-            // Nothing hides behind `Connection`.
+            // `Connection: Authorization` does not hide the credential.
             (
                 "/",
                 "Connection: Authorization\r\nAuthorization: Bearer mine",
             ),
         ] {
-            let answer = app.connect().await.request(&get(target, field)).await;
-            assert_error(&answer, "request_not_allowed", Some("api"));
+            let response = app.connect().await.request(&get(target, field)).await;
+            assert_error(&response, "request_not_allowed", Some("api"));
         }
         let mut client = Http2Client::connect(app.address()).await;
         let request = client
             .request("GET", "/")
             .header("authorization", "Bearer mine");
-        let answer = client.send(request.body(whole("")).unwrap());
-        assert_eq!(soon("an answer", answer).await.unwrap().status(), 403);
-        // An empty one counts as absent.
+        let response = client.send(request.body(whole("")).unwrap());
+        assert_eq!(soon("the response", response).await.unwrap().status(), 403);
+        // An empty credential counts as absent.
         for (target, field) in [
             ("/", "Authorization: "),
             ("/", "Authorization: Basic "),
             ("/?key=", "Accept: */*"),
         ] {
-            let head = seen(app, &upstream, &get(target, field)).await;
+            let head = forwarded(app, &upstream, &get(target, field)).await;
             assert_eq!(head.get("x-access-token"), Some(&*token("api")));
         }
     })

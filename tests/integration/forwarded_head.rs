@@ -1,34 +1,33 @@
-//! What the upstream sees of a request, byte for byte.
+//! The request head that the upstream receives, byte for byte.
 
+use crate::checks::OK;
 use crate::client::{Head, Http2Client, whole};
 use crate::harness::{World, server, soon, token, with_app};
 use crate::upstream::Script;
 
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-
-/// Sends a request and returns the head that an upstream `api` gets, whose keys and URL path are given.
-async fn seen(world: &World, path: &str, keys: &str, request: &str) -> Head {
+/// Sends a request to an upstream `api` with this URL path and these keys. Returns the forwarded
+/// head.
+async fn forwarded(world: &World, path: &str, keys: &str, request: &str) -> Head {
     let upstream = Script::tls(&world.authority).await;
     let url = upstream.url() + path;
     let config = server("") + &world.upstream("api", &url, keys);
-    sent(&config, &upstream, request).await
+    forwarded_with(&config, &upstream, request).await
 }
 
-async fn sent(config: &str, upstream: &Script, request: &str) -> Head {
+async fn forwarded_with(config: &str, upstream: &Script, request: &str) -> Head {
     with_app(config, async |app| {
         let mut client = app.connect().await;
         client.send(request).await;
         let (mut connection, head) = upstream.request().await;
-        let body = connection.body(&head, false).await.unwrap();
+        connection.body(&head, false).await.unwrap();
         connection.send(OK).await;
         assert_eq!(client.response().await.text(), "ok");
-        drop(body);
         head
     })
     .await
 }
 
-/// The pseudonym is this process's own: taken out for comparison.
+/// Returns the head with the random pseudonym of `Via` replaced by `cupbearer-ID`.
 fn without_pseudonym(head: &Head) -> String {
     let via = head.get("via").unwrap();
     let (version, pseudonym) = via.split_once(' ').unwrap();
@@ -39,14 +38,15 @@ fn without_pseudonym(head: &Head) -> String {
 }
 
 #[tokio::test]
-async fn a_plain_get_to_the_byte() {
+async fn a_get_is_forwarded_with_host_via_and_token() {
     let world = World::new();
     let upstream = Script::tls(&world.authority).await;
     let config = server("") + &world.upstream("api", &upstream.url(), "");
-    let head = sent(
+    let head = forwarded_with(
         &config,
         &upstream,
-        "GET /orders/42?b=2&a=%20x+y&&c HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nX-App: legacy\r\n\r\n",
+        "GET /orders/42?b=2&a=%20x+y&&c HTTP/1.1\r\nHost: localhost\r\n\
+         Accept: */*\r\nX-App: legacy\r\n\r\n",
     )
     .await;
     let expected = format!(
@@ -63,18 +63,22 @@ async fn a_plain_get_to_the_byte() {
 }
 
 #[tokio::test]
-async fn a_post_to_the_byte() {
+async fn a_post_is_forwarded_with_its_framing() {
     let world = World::new();
     let upstream = Script::plain().await;
     let config = server("via = false") + &world.upstream("api", &upstream.url(), "");
     with_app(&config, async |app| {
         let mut client = app.connect().await;
         client
-            .send("POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello")
+            .send(
+                "POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n\
+                 Content-Length: 5\r\n\r\nhello",
+            )
             .await;
         let (mut connection, head) = upstream.request().await;
         let expected = format!(
-            "POST /x HTTP/1.1\r\nhost: {}\r\ncontent-type: text/plain\r\ncontent-length: 5\r\nauthorization: Bearer {}\r\n\r\n",
+            "POST /x HTTP/1.1\r\nhost: {}\r\ncontent-type: text/plain\r\n\
+             content-length: 5\r\nauthorization: Bearer {}\r\n\r\n",
             upstream.address(),
             token("api")
         );
@@ -84,7 +88,10 @@ async fn a_post_to_the_byte() {
         client.response().await;
         // A chunked body stays chunked.
         client
-            .send("POST /x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
+            .send(
+                "POST /x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n\
+                 5\r\nhello\r\n0\r\n\r\n",
+            )
             .await;
         let head = connection.head().await;
         assert_eq!(head.get("transfer-encoding"), Some("chunked"));
@@ -97,11 +104,11 @@ async fn a_post_to_the_byte() {
 }
 
 #[tokio::test]
-async fn via_can_be_left_out() {
+async fn via_can_be_switched_off() {
     let world = World::new();
     let upstream = Script::tls(&world.authority).await;
     let config = server("via = false") + &world.upstream("api", &upstream.url(), "");
-    let head = sent(
+    let head = forwarded_with(
         &config,
         &upstream,
         "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
@@ -111,10 +118,10 @@ async fn via_can_be_left_out() {
 }
 
 #[tokio::test]
-async fn via_is_appended_to_what_is_there() {
+async fn via_is_appended_to_the_existing_via() {
     let world = World::new();
     let request = "GET / HTTP/1.1\r\nHost: localhost\r\nVia: 1.0 fred, 1.1 other\r\n\r\n";
-    let head = seen(&world, "", "", request).await;
+    let head = forwarded(&world, "", "", request).await;
     let via = head.all("via").join(", ");
     assert!(
         via.starts_with("1.0 fred, 1.1 other, 1.1 cupbearer-"),
@@ -122,9 +129,9 @@ async fn via_is_appended_to_what_is_there() {
     );
 }
 
-/// RFC 9110 §7.6.1, RFC 6750 §2: what is for this hop stays here, and one credential goes out.
+/// RFC 9110 §7.6.1, RFC 6750 §2.
 #[tokio::test]
-async fn what_is_the_apps_own_stays_here() {
+async fn hop_by_hop_fields_and_app_credentials_are_removed() {
     let world = World::new();
     let request = "GET / HTTP/1.1\r\nHost: localhost\r\n\
         Authorization: Basic YXBwOmFwcA==\r\n\
@@ -139,7 +146,7 @@ async fn what_is_the_apps_own_stays_here() {
         X-Two: 2\r\n\
         X-Three: 3\r\n\
         Cookie: a=b\r\n\r\n";
-    let head = seen(&world, "", "", request).await;
+    let head = forwarded(&world, "", "", request).await;
     let bearer = format!("Bearer {}", token("api"));
     assert_eq!(head.get("authorization"), Some(&*bearer));
     let names: Vec<_> = head.fields.iter().map(|(name, _)| name.as_str()).collect();
@@ -148,18 +155,18 @@ async fn what_is_the_apps_own_stays_here() {
 }
 
 #[tokio::test]
-async fn nothing_is_told_about_the_app() {
+async fn no_field_describes_the_app() {
     let world = World::new();
-    let head = seen(&world, "", "", "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    let head = forwarded(&world, "", "", "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     for (name, _) in &head.fields {
         assert!(!name.starts_with("x-") && name != "forwarded", "{name}");
     }
 }
 
 #[tokio::test]
-async fn the_urls_path_replaces_the_prefix() {
+async fn the_path_of_the_url_replaces_the_path_prefix() {
     let world = World::new();
-    for (path, asked, expected) in [
+    for (path, target, expected) in [
         ("/api/v2", "/p/orders?x=1", "/api/v2/orders?x=1"),
         ("/api/v2/", "/p/orders", "/api/v2/orders"),
         ("/api/v2", "/p", "/api/v2"),
@@ -173,45 +180,46 @@ async fn the_urls_path_replaces_the_prefix() {
         ("", "/p/orders", "/orders"),
         ("", "/p", "/"),
     ] {
-        let request = format!("GET {asked} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n");
         let keys = "route = { path_prefix = \"/p\" }";
-        let head = seen(&world, path, keys, &request).await;
+        let head = forwarded(&world, path, keys, &request).await;
         assert_eq!(
             head.first,
             format!("GET {expected} HTTP/1.1"),
-            "{path} {asked}"
+            "{path} {target}"
         );
     }
 }
 
 #[tokio::test]
-async fn the_catch_all_puts_the_urls_path_in_front() {
+async fn the_catch_all_prepends_the_path_of_the_url() {
     let world = World::new();
-    for (path, asked, expected) in [
+    for (path, target, expected) in [
         ("/api", "/orders?x=1", "/api/orders?x=1"),
         ("/api", "/", "/api/"),
         ("", "/a/b/", "/a/b/"),
     ] {
-        let request = format!("GET {asked} HTTP/1.1\r\nHost: localhost\r\n\r\n");
-        let head = seen(&world, path, "", &request).await;
+        let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let head = forwarded(&world, path, "", &request).await;
         assert_eq!(head.first, format!("GET {expected} HTTP/1.1"));
     }
 }
 
-/// A token that rides in the query: the app's own of that name goes, all else stays as it was written.
+/// All other parameters keep their encoding.
 #[tokio::test]
-async fn a_token_in_the_query() {
+async fn a_token_parameter_replaces_the_one_of_the_app() {
     let world = World::new();
     let upstream = Script::tls(&world.authority).await;
     let config = server("")
         + &format!(
             "[providers.api]\naccess_token = \"t+k/n=1\"\n\
-             [providers.api.inject]\nheaders = {{}}\nquery = {{ access_token = \"{{access_token}}\", v = \"2\" }}\n\
+             [providers.api.inject]\nheaders = {{}}\n\
+             query = {{ access_token = \"{{access_token}}\", v = \"2\" }}\n\
              [upstreams.api]\nurl = \"{}/api\"\nprovider = \"api\"\n{}",
             upstream.url(),
             world.tls()
         );
-    for (asked, expected) in [
+    for (target, expected) in [
         ("/x", "/api/x?access_token=t%2Bk%2Fn%3D1&v=2"),
         (
             "/x?b=%20&access_token=mine&a=+",
@@ -223,25 +231,26 @@ async fn a_token_in_the_query() {
         ),
     ] {
         let request = format!(
-            "GET {asked} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer mine\r\n\r\n"
+            "GET {target} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer mine\r\n\r\n"
         );
-        let head = sent(&config, &upstream, &request).await;
-        assert_eq!(head.first, format!("GET {expected} HTTP/1.1"), "{asked}");
+        let head = forwarded_with(&config, &upstream, &request).await;
+        assert_eq!(head.first, format!("GET {expected} HTTP/1.1"), "{target}");
         assert_eq!(head.get("authorization"), None);
     }
 }
 
 #[tokio::test]
-async fn a_token_in_a_header_of_its_own() {
+async fn a_token_header_replaces_the_one_of_the_app() {
     let world = World::new();
     let upstream = Script::tls(&world.authority).await;
     let config = server("")
         + &world.upstream("api", &upstream.url(), "")
         + "[providers.api.inject]\nheaders = { X-Access-Token = \"{access_token}\" }\n";
-    let head = sent(
+    let head = forwarded_with(
         &config,
         &upstream,
-        "GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer mine\r\nx-access-token: mine\r\nX-ACCESS-TOKEN: too\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer mine\r\n\
+         x-access-token: mine\r\nX-ACCESS-TOKEN: too\r\n\r\n",
     )
     .await;
     assert_eq!(head.get("x-access-token"), Some(&*token("api")));
@@ -249,19 +258,20 @@ async fn a_token_in_a_header_of_its_own() {
 }
 
 #[tokio::test]
-async fn headers_of_the_configuration() {
+async fn configured_headers_are_set_and_removed() {
     let world = World::new();
-    let keys = "headers = { set = { X-App = \"cupbearer\", User-Agent = \"c/1\" }, remove = [\"X-Debug\"] }";
-    let request = "GET / HTTP/1.1\r\nHost: localhost\r\nX-App: mine\r\nX-Debug: 1\r\nUser-Agent: a\r\nConnection: X-App\r\n\r\n";
-    let head = seen(&world, "", keys, request).await;
+    let keys = "headers = { set = { X-App = \"cupbearer\", User-Agent = \"c/1\" }, \
+        remove = [\"X-Debug\"] }";
+    let request = "GET / HTTP/1.1\r\nHost: localhost\r\nX-App: mine\r\nX-Debug: 1\r\n\
+        User-Agent: a\r\nConnection: X-App\r\n\r\n";
+    let head = forwarded(&world, "", keys, request).await;
     assert_eq!(head.get("x-app"), Some("cupbearer"));
     assert_eq!(head.get("user-agent"), Some("c/1"));
     assert_eq!(head.get("x-debug"), None);
 }
 
-/// Nor do they come in by the back door.
 #[tokio::test]
-async fn headers_of_the_configuration_are_no_trailers() {
+async fn configured_headers_are_removed_from_trailers() {
     let world = World::new();
     let upstream = Script::tls(&world.authority).await;
     let keys = "headers = { set = { X-App = \"cupbearer\" }, remove = [\"X-Debug\"] }";
@@ -269,7 +279,10 @@ async fn headers_of_the_configuration_are_no_trailers() {
     with_app(&config, async |app| {
         let mut client = app.connect().await;
         client
-            .send("POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-App: mine\r\nX-Sum: 7\r\nX-Debug: 1\r\n\r\n")
+            .send(
+                "POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n\
+                 2\r\nhi\r\n0\r\nX-App: mine\r\nX-Sum: 7\r\nX-Debug: 1\r\n\r\n",
+            )
             .await;
         let (mut connection, _) = upstream.request().await;
         let expected = "2\r\nhi\r\n0\r\nx-sum: 7\r\n\r\n";
@@ -279,23 +292,23 @@ async fn headers_of_the_configuration_are_no_trailers() {
     .await;
 }
 
-/// RFC 9112 §3.2.4: without a path, it is about the server.
+/// RFC 9112 §3.2.4: `OPTIONS` without a path asks about the server.
 #[tokio::test]
-async fn options_of_a_server() {
+async fn options_without_a_path_targets_the_url_of_the_upstream() {
     let world = World::new();
     for (target, path, expected) in [
         ("*", "", "*"),
-        // hyper does not tell this one from the next.
-        ("http://HERE", "", "/"),
-        ("http://HERE/", "", "/"),
-        ("http://HERE?", "", "/?"),
-        ("http://HERE", "/api", "/api/"),
+        // hyper parses this target and the next one to the same value.
+        ("http://{own}", "", "/"),
+        ("http://{own}/", "", "/"),
+        ("http://{own}?", "", "/?"),
+        ("http://{own}", "/api", "/api/"),
     ] {
         let upstream = Script::tls(&world.authority).await;
         let url = upstream.url() + path;
         let config = server("") + &world.upstream("api", &url, "");
         with_app(&config, async |app| {
-            let target = target.replace("HERE", &app.address().to_string());
+            let target = target.replace("{own}", &app.address().to_string());
             let mut client = app.connect().await;
             client
                 .send(format!(
@@ -315,7 +328,7 @@ async fn options_of_a_server() {
 
 /// RFC 9110 §7.6.2.
 #[tokio::test]
-async fn options_counts_its_forwards() {
+async fn max_forwards_of_options_is_decremented() {
     let world = World::new();
     let upstream = Script::tls(&world.authority).await;
     let config = server("") + &world.upstream("api", &upstream.url(), "");
@@ -325,9 +338,9 @@ async fn options_counts_its_forwards() {
             format!("OPTIONS /a HTTP/1.1\r\nHost: localhost\r\nMax-Forwards: {limit}\r\n\r\n")
         };
         client.send(options("0")).await;
-        let answer = client.response().await;
-        assert_eq!(answer.status, 204);
-        assert_eq!(answer.head.get("proxy-status"), Some("cupbearer"));
+        let response = client.response().await;
+        assert_eq!(response.status, 204);
+        assert_eq!(response.head.get("proxy-status"), Some("cupbearer"));
         let mut connection = None;
         for (limit, left) in [("1", "0"), ("10", "9"), ("x", "x"), ("", "")] {
             client.send(options(limit)).await;
@@ -344,7 +357,7 @@ async fn options_counts_its_forwards() {
             connection.send("HTTP/1.1 204 No Content\r\n\r\n").await;
             assert_eq!(client.response().await.status, 204);
         }
-        // The field means nothing with another method.
+        // RFC 9110 §7.6.2 defines the field only for OPTIONS and TRACE.
         client
             .send("GET /a HTTP/1.1\r\nHost: localhost\r\nMax-Forwards: 0\r\n\r\n")
             .await;
@@ -355,24 +368,23 @@ async fn options_counts_its_forwards() {
 }
 
 #[tokio::test]
-async fn a_credential_of_the_app_is_kept_where_that_is_wanted() {
+async fn an_app_credential_is_forwarded_if_existing_credential_is_keep() {
     let world = World::new();
     let keys = "existing_credential = \"keep\"";
     let own = "GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer mine\r\n\r\n";
-    let head = seen(&world, "", keys, own).await;
+    let head = forwarded(&world, "", keys, own).await;
     assert_eq!(head.get("authorization"), Some("Bearer mine"));
     // An empty value counts as absent.
     for none in ["", "Authorization:\r\n", "Authorization:  \r\n"] {
         let request = format!("GET / HTTP/1.1\r\nHost: localhost\r\n{none}\r\n");
-        let head = seen(&world, "", keys, &request).await;
+        let head = forwarded(&world, "", keys, &request).await;
         let bearer = format!("Bearer {}", token("api"));
         assert_eq!(head.get("authorization"), Some(&*bearer), "{none:?}");
     }
 }
 
-/// HTTP/2 in front, HTTP/1.1 behind: `:authority` becomes the upstream's `Host`, cookies are one line again.
 #[tokio::test]
-async fn from_http2_to_http1() {
+async fn an_http2_request_is_forwarded_as_http1() {
     let world = World::new();
     let upstream = Script::tls(&world.authority).await;
     let config = server("") + &world.upstream("api", &upstream.url(), "");
@@ -384,22 +396,26 @@ async fn from_http2_to_http1() {
             .header("x-app", "1")
             .body(whole(""))
             .unwrap();
-        let (answer, ()) = tokio::join!(client.send(request), async {
+        let (response, ()) = tokio::join!(client.send(request), async {
             let (mut connection, head) = upstream.request().await;
             let expected = format!(
-                "GET /a?b=c HTTP/1.1\r\nx-app: 1\r\nvia: 2 cupbearer-ID\r\nauthorization: Bearer {}\r\nhost: {}\r\n\r\n",
+                "GET /a?b=c HTTP/1.1\r\nx-app: 1\r\nvia: 2 cupbearer-ID\r\n\
+                 authorization: Bearer {}\r\nhost: {}\r\n\r\n",
                 token("api"),
                 upstream.address()
             );
-            let mut lines: Vec<_> = without_pseudonym(&head).lines().map(str::to_owned).collect();
+            let mut lines: Vec<_> = without_pseudonym(&head)
+                .lines()
+                .map(str::to_owned)
+                .collect();
             let mut wanted: Vec<_> = expected.lines().map(str::to_owned).collect();
             lines.sort();
             wanted.sort();
             assert_eq!(lines, wanted);
             connection.send(OK).await;
         });
-        let answer = soon("the answer", async { answer.unwrap() }).await;
-        assert_eq!(answer.status(), 200);
+        let response = soon("the response", async { response.unwrap() }).await;
+        assert_eq!(response.status(), 200);
     })
     .await;
 }

@@ -1,35 +1,34 @@
-//! RFC 9112 on the upstream's side: each faulty response is a 502 of ours or visibly cut off, and whatever else the upstream
-//! says never becomes part of another answer on the app's connection.
+//! RFC 9112 on the upstream's side: a malformed response becomes a 502 or a truncated response.
+//! Extra bytes of the upstream never become part of another response on the app's connection.
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use fastrand::Rng;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::AbortHandle;
+use tokio::net::TcpStream;
 
-use crate::client::{Client, Response};
+use crate::checks::number_from_environment;
+use crate::client::{Client, Response, Wire};
 use crate::harness::{World, server, with_app};
+use crate::upstream::Acceptor;
 
-/// What the app must see of a response.
+/// What the app must get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    /// This body, with the upstream's status.
-    Whole(&'static str),
+enum Outcome {
+    /// The upstream's response with this body.
+    Complete(&'static str),
     /// 502 `upstream_protocol`.
-    Faulty,
-    /// A head, and a body that breaks off.
-    Cut,
-    /// As [`Fate::Whole`], or [`Fate::Faulty`].
-    Lenient(&'static str),
+    BadGateway,
+    /// The upstream's head and an incomplete body.
+    Truncated,
+    /// [`Outcome::Complete`] or [`Outcome::BadGateway`].
+    Either(&'static str),
 }
-use Fate::{Cut, Faulty, Lenient, Whole};
+use Outcome::{BadGateway, Complete, Either, Truncated};
 
-/// Name, what the upstream sends, and what has to become of it. The connection stays open.
-type Odd = (&'static str, &'static str, Fate);
+/// Label, bytes that the upstream sends, and outcome. The upstream keeps its connection open.
+type Case = (&'static str, &'static str, Outcome);
 
 macro_rules! head {
     ($fields:literal, $body:literal) => {
@@ -47,185 +46,209 @@ macro_rules! chunks {
 }
 
 #[rustfmt::skip]
-const ODD: &[Odd] = &[
-    ("a length", head!("Content-Length: 5", "hello"), Whole("hello")),
-    ("chunks", chunks!("2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\nX-Sum: 1\r\nSet-Cookie: a=b\r\n\r\n"), Whole("hello")),
-    ("nothing", "HTTP/1.1 204 No Content\r\n\r\n", Whole("")),
-    ("not modified, with a length", "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", Whole("")),
-    ("interim answers", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\nContent-Length: 7\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", Whole("hello")),
-    // What nobody asked for is nobody's answer.
-    ("another answer behind it", head!("Content-Length: 5", "helloHTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nsmuggled"), Whole("hello")),
-    ("another answer behind chunks", chunks!("5\r\nhello\r\n0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nsmuggled"), Whole("hello")),
-    ("another answer behind nothing", "HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nsmuggled", Whole("")),
-    ("a body that must not be there", "HTTP/1.1 204 No Content\r\nContent-Length: 8\r\n\r\nsmuggled", Whole("")),
-    ("chunks that must not be there", "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n8\r\nsmuggled\r\n0\r\n\r\n", Whole("")),
-    ("a body of what is not modified", "HTTP/1.1 304 Not Modified\r\nContent-Length: 8\r\n\r\nsmuggled", Whole("")),
-    ("a line break behind it", head!("Content-Length: 5", "hello\r\n"), Whole("hello")),
+const CASES: &[Case] = &[
+    ("Content-Length", head!("Content-Length: 5", "hello"), Complete("hello")),
+    ("chunks with an extension and trailers",
+     chunks!("2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\nX-Sum: 1\r\nSet-Cookie: a=b\r\n\r\n"),
+     Complete("hello")),
+    ("204 without a body", "HTTP/1.1 204 No Content\r\n\r\n", Complete("")),
+    ("304 with a Content-Length",
+     "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", Complete("")),
+    ("interim responses",
+     "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\
+     Content-Length: 7\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+     Complete("hello")),
+    // Bytes after the response: the app must not get them.
+    ("an unrequested response after Content-Length",
+     head!("Content-Length: 5", "helloHTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nsmuggled"),
+     Complete("hello")),
+    ("an unrequested response after chunks",
+     chunks!("5\r\nhello\r\n0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nsmuggled"),
+     Complete("hello")),
+    ("an unrequested response after 204",
+     "HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nsmuggled",
+     Complete("")),
+    ("204 with a body",
+     "HTTP/1.1 204 No Content\r\nContent-Length: 8\r\n\r\nsmuggled", Complete("")),
+    ("204 with chunks",
+     "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n8\r\nsmuggled\r\n0\r\n\r\n",
+     Complete("")),
+    ("304 with a body",
+     "HTTP/1.1 304 Not Modified\r\nContent-Length: 8\r\n\r\nsmuggled", Complete("")),
+    ("an extra CRLF after the body", head!("Content-Length: 5", "hello\r\n"), Complete("hello")),
     // RFC 9112 §6.3: framing.
-    ("two lengths", head!("Content-Length: 5\r\nContent-Length: 6", "hello!"), Faulty),
-    ("a length twice", head!("Content-Length: 5\r\nContent-Length: 5", "hello"), Lenient("hello")),
-    ("a list of one length", head!("Content-Length: 5, 5", "hello"), Lenient("hello")),
-    ("a list of lengths", head!("Content-Length: 5, 6", "hello!"), Faulty),
-    ("a length with a sign", head!("Content-Length: +5", "hello"), Faulty),
-    ("a negative length", head!("Content-Length: -5", "hello"), Faulty),
-    ("a hexadecimal length", head!("Content-Length: 0x5", "hello"), Faulty),
-    ("an empty length", head!("Content-Length:", "hello"), Faulty),
-    ("a length with a space", head!("Content-Length: 5 5", "hello"), Faulty),
-    ("a length beyond 64 bits", head!("Content-Length: 18446744073709551621", "hello"), Faulty),
-    ("a length and chunks", head!("Content-Length: 5\r\nTransfer-Encoding: chunked", "0\r\n\r\n"), Faulty),
-    ("chunks and a length", head!("Transfer-Encoding: chunked\r\nContent-Length: 5", "0\r\n\r\n"), Faulty),
-    ("gzip", head!("Transfer-Encoding: gzip", "hello"), Faulty),
-    ("gzip, chunked", head!("Transfer-Encoding: gzip, chunked", "0\r\n\r\n"), Faulty),
-    ("chunked, gzip", head!("Transfer-Encoding: chunked, gzip", "0\r\n\r\n"), Faulty),
-    ("chunked twice", head!("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", "0\r\n\r\n"), Faulty),
-    ("nearly chunked", head!("Transfer-Encoding: xchunked", "0\r\n\r\n"), Faulty),
-    ("chunked after a vertical tab", head!("Transfer-Encoding: \x0bchunked", "0\r\n\r\n"), Faulty),
-    ("no coding", head!("Transfer-Encoding:", "hello"), Faulty),
-    ("chunks in HTTP/1.0", "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", Faulty),
-    ("capital chunked", head!("Transfer-Encoding: CHUNKED", "5\r\nhello\r\n0\r\n\r\n"), Lenient("hello")),
+    ("two different Content-Length fields",
+     head!("Content-Length: 5\r\nContent-Length: 6", "hello!"), BadGateway),
+    ("the same Content-Length twice",
+     head!("Content-Length: 5\r\nContent-Length: 5", "hello"), Either("hello")),
+    ("a list with one repeated Content-Length",
+     head!("Content-Length: 5, 5", "hello"), Either("hello")),
+    ("a list of different Content-Lengths", head!("Content-Length: 5, 6", "hello!"), BadGateway),
+    ("a Content-Length with a sign", head!("Content-Length: +5", "hello"), BadGateway),
+    ("a negative Content-Length", head!("Content-Length: -5", "hello"), BadGateway),
+    ("a hexadecimal Content-Length", head!("Content-Length: 0x5", "hello"), BadGateway),
+    ("an empty Content-Length", head!("Content-Length:", "hello"), BadGateway),
+    ("a Content-Length with a space inside", head!("Content-Length: 5 5", "hello"), BadGateway),
+    ("a Content-Length beyond 64 bits",
+     head!("Content-Length: 18446744073709551621", "hello"), BadGateway),
+    ("Content-Length before chunked",
+     head!("Content-Length: 5\r\nTransfer-Encoding: chunked", "0\r\n\r\n"), BadGateway),
+    ("chunked before Content-Length",
+     head!("Transfer-Encoding: chunked\r\nContent-Length: 5", "0\r\n\r\n"), BadGateway),
+    ("the coding gzip alone", head!("Transfer-Encoding: gzip", "hello"), BadGateway),
+    ("gzip before chunked", head!("Transfer-Encoding: gzip, chunked", "0\r\n\r\n"), BadGateway),
+    ("chunked before gzip", head!("Transfer-Encoding: chunked, gzip", "0\r\n\r\n"), BadGateway),
+    ("chunked twice",
+     head!("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", "0\r\n\r\n"), BadGateway),
+    ("a coding that ends in chunked",
+     head!("Transfer-Encoding: xchunked", "0\r\n\r\n"), BadGateway),
+    ("chunked after a vertical tab",
+     head!("Transfer-Encoding: \x0bchunked", "0\r\n\r\n"), BadGateway),
+    ("an empty Transfer-Encoding", head!("Transfer-Encoding:", "hello"), BadGateway),
+    ("chunked in HTTP/1.0",
+     "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", BadGateway),
+    ("chunked in capital letters",
+     head!("Transfer-Encoding: CHUNKED", "5\r\nhello\r\n0\r\n\r\n"), Either("hello")),
     // §5: fields.
-    ("a folded value", head!("X: a\r\n b\r\nContent-Length: 5", "hello"), Faulty),
-    ("a folded coding", head!("Transfer-Encoding:\r\n chunked", "0\r\n\r\n"), Faulty),
-    ("a space before the colon", head!("Content-Length : 5", "hello"), Faulty),
-    ("no colon", head!("Content-Length: 5\r\nX", "hello"), Faulty),
-    ("no name", head!(": x\r\nContent-Length: 5", "hello"), Faulty),
-    ("NUL in a value", head!("X: a\0b\r\nContent-Length: 5", "hello"), Faulty),
-    ("NUL in a name", head!("X\0: b\r\nContent-Length: 5", "hello"), Faulty),
-    ("a bare CR in a value", head!("X: a\rContent-Length: 0\r\nContent-Length: 5", "hello"), Faulty),
-    ("bare LFs", "HTTP/1.1 200 OK\nContent-Length: 5\n\nhello", Lenient("hello")),
+    ("a folded field value", head!("X: a\r\n b\r\nContent-Length: 5", "hello"), BadGateway),
+    ("a folded Transfer-Encoding",
+     head!("Transfer-Encoding:\r\n chunked", "0\r\n\r\n"), BadGateway),
+    ("a space before the colon", head!("Content-Length : 5", "hello"), BadGateway),
+    ("a field without a colon", head!("Content-Length: 5\r\nX", "hello"), BadGateway),
+    ("an empty field name", head!(": x\r\nContent-Length: 5", "hello"), BadGateway),
+    ("NUL in a field value", head!("X: a\0b\r\nContent-Length: 5", "hello"), BadGateway),
+    ("NUL in a field name", head!("X\0: b\r\nContent-Length: 5", "hello"), BadGateway),
+    ("a bare CR in a field value",
+     head!("X: a\rContent-Length: 0\r\nContent-Length: 5", "hello"), BadGateway),
+    ("bare LFs as line ends", "HTTP/1.1 200 OK\nContent-Length: 5\n\nhello", Either("hello")),
     // §4: status lines.
-    ("a line break before it", "\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", Faulty),
-    ("another protocol", "ICY 200 OK\r\nContent-Length: 5\r\n\r\nhello", Faulty),
-    ("HTTP/1.2", "HTTP/1.2 200 OK\r\nContent-Length: 5\r\n\r\nhello", Faulty),
-    ("HTTP/2", "HTTP/2 200\r\nContent-Length: 5\r\n\r\nhello", Faulty),
-    ("two digits", "HTTP/1.1 20 OK\r\nContent-Length: 5\r\n\r\nhello", Faulty),
-    ("four digits", "HTTP/1.1 2000 OK\r\nContent-Length: 5\r\n\r\nhello", Faulty),
-    ("a status below 100", "HTTP/1.1 099 OK\r\nContent-Length: 5\r\n\r\nhello", Faulty),
-    ("letters for digits", "HTTP/1.1 2OO OK\r\nContent-Length: 5\r\n\r\nhello", Faulty),
-    ("a bare CR in the reason", "HTTP/1.1 200 O\rK\r\nContent-Length: 5\r\n\r\nhello", Faulty),
-    ("no reason", "HTTP/1.1 200\r\nContent-Length: 5\r\n\r\nhello", Whole("hello")),
-    ("a switch that nobody asked for", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nsmuggled", Faulty),
-    ("a request", "GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n", Faulty),
-    // §7.1: chunks; the head is through by then.
-    ("a chunk size with a prefix", chunks!("0x5\r\nhello\r\n0\r\n\r\n"), Cut),
-    ("a chunk size with a sign", chunks!("+5\r\nhello\r\n0\r\n\r\n"), Cut),
-    ("no chunk size", chunks!("\r\nhello\r\n0\r\n\r\n"), Cut),
-    ("a chunk size that is none", chunks!("g\r\nhello\r\n0\r\n\r\n"), Cut),
-    ("a chunk size of 17 digits", chunks!("10000000000000005\r\nhello\r\n0\r\n\r\n"), Cut),
-    ("a chunk size and a bare LF", chunks!("5\nhello\r\n0\r\n\r\n"), Cut),
-    ("a chunk that is longer", chunks!("5\r\nhello!\r\n0\r\n\r\n"), Cut),
-    ("a chunk that is shorter", chunks!("5\r\nhell\r\n0\r\n\r\n"), Cut),
-    ("a bare LF in a chunk extension", chunks!("5;a\nb\r\nhello\r\n0\r\n\r\n"), Cut),
-    ("a trailer without a colon", chunks!("5\r\nhello\r\n0\r\nX\r\n\r\n"), Cut),
-    ("a folded trailer", chunks!("5\r\nhello\r\n0\r\nX: a\r\n b\r\n\r\n"), Cut),
+    ("a CRLF before the status line",
+     "\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", BadGateway),
+    ("another protocol in the status line",
+     "ICY 200 OK\r\nContent-Length: 5\r\n\r\nhello", BadGateway),
+    ("HTTP/1.2", "HTTP/1.2 200 OK\r\nContent-Length: 5\r\n\r\nhello", BadGateway),
+    ("HTTP/2 in the status line", "HTTP/2 200\r\nContent-Length: 5\r\n\r\nhello", BadGateway),
+    ("a status of two digits", "HTTP/1.1 20 OK\r\nContent-Length: 5\r\n\r\nhello", BadGateway),
+    ("a status of four digits", "HTTP/1.1 2000 OK\r\nContent-Length: 5\r\n\r\nhello", BadGateway),
+    ("a status below 100", "HTTP/1.1 099 OK\r\nContent-Length: 5\r\n\r\nhello", BadGateway),
+    ("a status with letters", "HTTP/1.1 2OO OK\r\nContent-Length: 5\r\n\r\nhello", BadGateway),
+    ("a bare CR in the reason phrase",
+     "HTTP/1.1 200 O\rK\r\nContent-Length: 5\r\n\r\nhello", BadGateway),
+    ("no reason phrase", "HTTP/1.1 200\r\nContent-Length: 5\r\n\r\nhello", Complete("hello")),
+    ("101 without an upgrade request",
+     "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nsmuggled",
+     BadGateway),
+    ("a request instead of a response",
+     "GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n", BadGateway),
+    // §7.1: chunks. The app already has the head.
+    ("a chunk size with a prefix", chunks!("0x5\r\nhello\r\n0\r\n\r\n"), Truncated),
+    ("a chunk size with a sign", chunks!("+5\r\nhello\r\n0\r\n\r\n"), Truncated),
+    ("an empty chunk size", chunks!("\r\nhello\r\n0\r\n\r\n"), Truncated),
+    ("a chunk size that is not hexadecimal", chunks!("g\r\nhello\r\n0\r\n\r\n"), Truncated),
+    ("a chunk size of 17 digits", chunks!("10000000000000005\r\nhello\r\n0\r\n\r\n"), Truncated),
+    ("a bare LF after a chunk size", chunks!("5\nhello\r\n0\r\n\r\n"), Truncated),
+    ("a chunk longer than its size", chunks!("5\r\nhello!\r\n0\r\n\r\n"), Truncated),
+    ("a chunk shorter than its size", chunks!("5\r\nhell\r\n0\r\n\r\n"), Truncated),
+    ("a bare LF in a chunk extension", chunks!("5;a\nb\r\nhello\r\n0\r\n\r\n"), Truncated),
+    ("a trailer without a colon", chunks!("5\r\nhello\r\n0\r\nX\r\n\r\n"), Truncated),
+    ("a folded trailer", chunks!("5\r\nhello\r\n0\r\nX: a\r\n b\r\n\r\n"), Truncated),
 ];
 
-/// Answers each target with the bytes that are there for it, or with its name.
-struct Speaker {
-    address: SocketAddr,
-    script: Script,
-    task: AbortHandle,
+/// An upstream that responds to each target with the bytes registered for it, or with the target.
+struct RawUpstream {
+    acceptor: Acceptor,
+    responses: Responses,
 }
 
-/// By target: what to say, cut into pieces.
-type Script = Arc<Mutex<HashMap<String, Vec<Vec<u8>>>>>;
+/// Pieces of the response by request target.
+type Responses = Arc<Mutex<HashMap<String, Vec<Vec<u8>>>>>;
 
-impl Speaker {
+impl RawUpstream {
     async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let script = Script::default();
-        let lines = Arc::clone(&script);
-        let task = tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                stream.set_nodelay(true).unwrap();
-                tokio::spawn(speak(stream, Arc::clone(&lines)));
+        let responses = Responses::default();
+        let served = Arc::clone(&responses);
+        let acceptor = Acceptor::start(move |stream| {
+            let served = Arc::clone(&served);
+            async move {
+                // The proxy closes the connection after a malformed response.
+                let _ = serve(stream, served).await;
             }
-        });
+        })
+        .await;
         Self {
-            address,
-            script,
-            task: task.abort_handle(),
+            acceptor,
+            responses,
         }
     }
-}
 
-impl Drop for Speaker {
-    fn drop(&mut self) {
-        self.task.abort();
+    fn url(&self) -> String {
+        format!("http://{}", self.acceptor.address())
     }
 }
 
-async fn speak(mut stream: TcpStream, script: Script) -> io::Result<()> {
-    let mut read = Vec::new();
+async fn serve(stream: TcpStream, responses: Responses) -> io::Result<()> {
+    let mut connection = Wire::new(stream);
     loop {
-        let Some(end) = read.windows(4).position(|window| window == b"\r\n\r\n") else {
-            if stream.read_buf(&mut read).await? == 0 {
-                return Ok(());
-            }
-            continue;
-        };
-        let head: Vec<u8> = read.drain(..end + 4).collect();
-        let head = String::from_utf8(head).unwrap();
-        let target = head.split(' ').nth(1).unwrap();
-        let lines = script.lock().unwrap().get(target).cloned();
-        for line in lines.unwrap_or_else(|| vec![ordinary(target)]) {
-            stream.write_all(&line).await?;
+        let head = connection.try_head().await?;
+        let target = head.first.split(' ').nth(1).unwrap();
+        let pieces = responses.lock().unwrap().get(target).cloned();
+        for piece in pieces.unwrap_or_else(|| vec![valid_response(target)]) {
+            connection.try_send(&piece).await?;
             tokio::task::yield_now().await;
         }
     }
 }
 
-fn ordinary(target: &str) -> Vec<u8> {
+fn valid_response(target: &str) -> Vec<u8> {
     let length = target.len();
     format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{target}").into_bytes()
 }
 
-/// Requests in a row on one connection, some of which are answered oddly, and what the app gets for each.
-async fn converse(
+/// Pipelines requests for these targets and checks the response to each. A target with a case gets
+/// the bytes of the case, cut into pieces by `cut`. The error describes the violation.
+async fn check(
     client: &mut Client,
-    speaker: &Speaker,
-    row: &[(String, Option<&Odd>)],
+    upstream: &RawUpstream,
+    targets: &[(String, Option<&Case>)],
     cut: &mut impl FnMut(&[u8]) -> Vec<Vec<u8>>,
 ) -> Result<(), String> {
     let mut requests = String::new();
-    for (target, odd) in row {
+    for (target, case) in targets {
         requests += &format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n");
-        if let Some((_, bytes, _)) = odd {
+        if let Some((_, bytes, _)) = case {
             let pieces = cut(bytes.as_bytes());
-            let mut script = speaker.script.lock().unwrap();
-            script.insert(target.clone(), pieces);
+            let mut responses = upstream.responses.lock().unwrap();
+            responses.insert(target.clone(), pieces);
         }
     }
     client.send(requests).await;
-    for (target, odd) in row {
-        let (name, fate) = match odd {
-            Some((name, _, fate)) => (*name, *fate),
-            None => ("an ordinary one", Whole("")),
+    for (target, case) in targets {
+        let (label, outcome) = match case {
+            Some((label, _, outcome)) => (*label, *outcome),
+            None => ("a valid response", Complete("")),
         };
-        let mut answer = client.try_response().await;
-        while answer.as_ref().is_ok_and(is_interim) {
-            answer = client.try_response().await;
+        let mut response = client.try_response().await;
+        while response.as_ref().is_ok_and(is_interim) {
+            response = client.try_response().await;
         }
-        let seen = match &answer {
-            Err(_) => "cut off".to_owned(),
-            Ok(answer) if answer.code() == "upstream_protocol" => "502".to_owned(),
-            Ok(answer) => String::from_utf8_lossy(&answer.body).into_owned(),
+        let seen = match &response {
+            Err(_) => "truncated".to_owned(),
+            Ok(response) if response.code() == "upstream_protocol" => "502".to_owned(),
+            Ok(response) => String::from_utf8_lossy(&response.body).into_owned(),
         };
-        let good = match fate {
-            _ if odd.is_none() => seen == *target,
-            Whole(body) => seen == body,
-            Lenient(body) => seen == body || seen == "502",
-            Faulty => seen == "502",
-            Cut => seen == "cut off",
+        let good = match outcome {
+            _ if case.is_none() => seen == *target,
+            Complete(body) => seen == body,
+            Either(body) => seen == body || seen == "502",
+            BadGateway => seen == "502",
+            Truncated => seen == "truncated",
         };
         if !good {
             return Err(format!(
-                "{name}: {fate:?}, but the app saw {seen:?} for {target}"
+                "{label}: expected {outcome:?}, but the app got {seen:?} for {target}"
             ));
         }
-        if answer.is_err() {
+        if response.is_err() {
             break;
         }
     }
@@ -233,20 +256,20 @@ async fn converse(
 }
 
 #[tokio::test]
-async fn odd_answers_one_by_one() {
+async fn each_case_is_forwarded_refused_or_truncated() {
     let world = World::new();
-    let speaker = Speaker::start().await;
-    let config = server("") + &world.upstream("api", &format!("http://{}", speaker.address), "");
+    let upstream = RawUpstream::start().await;
+    let config = server("") + &world.upstream("api", &upstream.url(), "");
     with_app(&config, async |app| {
         let mut wrong = Vec::new();
-        for (index, odd) in ODD.iter().enumerate() {
-            let row = [
-                (format!("/odd/{index}"), Some(odd)),
+        for (index, case) in CASES.iter().enumerate() {
+            let targets = [
+                (format!("/case/{index}"), Some(case)),
                 (format!("/next/{index}"), None),
             ];
             let mut client = app.connect().await;
-            let whole = &mut |bytes: &[u8]| vec![bytes.to_vec()];
-            wrong.extend(converse(&mut client, &speaker, &row, whole).await.err());
+            let uncut = &mut |bytes: &[u8]| vec![bytes.to_vec()];
+            wrong.extend(check(&mut client, &upstream, &targets, uncut).await.err());
         }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     })
@@ -254,42 +277,41 @@ async fn odd_answers_one_by_one() {
 }
 
 #[tokio::test]
-async fn answers_in_a_row_never_mix() {
+async fn pipelined_responses_never_mix() {
     let world = World::new();
-    let speaker = Speaker::start().await;
-    let config = server("") + &world.upstream("api", &format!("http://{}", speaker.address), "");
-    let seed = from_environment("CUPBEARER_STRICT_SEED").unwrap_or(0x5eed);
-    let cases = from_environment("CUPBEARER_STRICT_CASES").unwrap_or(500);
+    let upstream = RawUpstream::start().await;
+    let config = server("") + &world.upstream("api", &upstream.url(), "");
+    let seed = number_from_environment("CUPBEARER_STRICT_SEED").unwrap_or(0x5eed);
+    let cases = number_from_environment("CUPBEARER_STRICT_CASES").unwrap_or(500);
     let mut random = Rng::with_seed(seed);
     with_app(&config, async |app| {
         for case in 0..cases {
-            let mut row = Vec::new();
+            let mut targets = Vec::new();
             for index in 0..random.usize(1..6) {
-                let odd = random.bool().then(|| random.choice(ODD).unwrap());
-                row.push((format!("/{case}/{index}"), odd));
+                let sent = random.bool().then(|| random.choice(CASES).unwrap());
+                targets.push((format!("/{case}/{index}"), sent));
             }
             let mut client = app.connect().await;
             let mut cut = |bytes: &[u8]| {
                 let at = random.usize(..=bytes.len());
                 vec![bytes[..at].to_vec(), bytes[at..].to_vec()]
             };
-            if let Err(why) = converse(&mut client, &speaker, &row, &mut cut).await {
-                let names: Vec<_> = row.iter().map(|(_, odd)| odd.map(|odd| odd.0)).collect();
-                panic!("case {case} of seed {seed}: {why}\nin {names:?}");
+            if let Err(why) = check(&mut client, &upstream, &targets, &mut cut).await {
+                let labels: Vec<_> = targets
+                    .iter()
+                    .map(|(_, sent)| sent.map(|sent| sent.0))
+                    .collect();
+                panic!("case {case} of seed {seed}: {why}\nin {labels:?}");
             }
         }
     })
     .await;
 }
 
-/// Neither a body nor what could be taken for the framing of one.
-fn is_interim(answer: &Response) -> bool {
-    let interim = answer.status.is_informational();
-    let framed = |name| !answer.head.all(name).is_empty();
+/// Returns whether a response is interim. Asserts that an interim response has no framing field.
+fn is_interim(response: &Response) -> bool {
+    let interim = response.status.is_informational();
+    let framed = |name| !response.head.all(name).is_empty();
     assert!(!interim || !framed("content-length") && !framed("transfer-encoding"));
     interim
-}
-
-fn from_environment(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
 }

@@ -1,12 +1,11 @@
-//! 1xx responses of the upstream (RFC 9110 §15.2): skipped, whatever they say.
+//! 1xx responses of the upstream (RFC 9110 §15.2): Cupbearer forwards none of them but 101.
 
+use crate::checks::OK;
 use crate::harness::{World, server, with_app};
 use crate::upstream::Script;
 
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-
 #[tokio::test]
-async fn nothing_of_an_interim_response_reaches_the_app() {
+async fn interim_responses_are_not_forwarded() {
     let world = World::new();
     let upstream = Script::tls(&world.authority).await;
     let config = server("") + &world.upstream("api", &upstream.url(), "");
@@ -18,16 +17,22 @@ async fn nothing_of_an_interim_response_reaches_the_app() {
                 .await;
             let (mut connection, _) = upstream.request().await;
             connection
-                .send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nSet-Cookie: a=b\r\n\r\nHTTP/1.1 102 Proces")
+                .send(
+                    "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nSet-Cookie: a=b\r\n\r\n\
+                     HTTP/1.1 102 Proces",
+                )
                 .await;
             connection
                 .send("sing\r\n\r\nHTTP/1.1 199 Odd\r\nX: 1\r\n\r\n")
                 .await;
             connection.send(OK).await;
-            let answer = client.response().await;
-            assert_eq!((answer.status.as_u16(), answer.text().as_str()), (200, "ok"));
-            assert_eq!(answer.head.get("link"), None);
-            assert_eq!(answer.head.get("set-cookie"), None);
+            let response = client.response().await;
+            assert_eq!(
+                (response.status.as_u16(), response.text().as_str()),
+                (200, "ok")
+            );
+            assert_eq!(response.head.get("link"), None);
+            assert_eq!(response.head.get("set-cookie"), None);
             drop(connection);
         }
     })
@@ -35,19 +40,27 @@ async fn nothing_of_an_interim_response_reaches_the_app() {
 }
 
 #[tokio::test]
-async fn an_upgrade_after_an_interim_response() {
+async fn an_upgrade_after_an_interim_response_succeeds() {
     let world = World::new();
     let upstream = Script::tls(&world.authority).await;
     let config = server("") + &world.upstream("api", &upstream.url(), "");
     with_app(&config, async |app| {
         let mut client = app.connect().await;
         client
-            .send("GET / HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+            .send(
+                "GET / HTTP/1.1\r\nHost: localhost\r\n\
+                 Connection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+            )
             .await;
         let (mut connection, _) = upstream.request().await;
-        connection.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n").await;
         connection
-            .send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nhello")
+            .send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+            .await;
+        connection
+            .send(
+                "HTTP/1.1 101 Switching Protocols\r\n\
+                 Connection: upgrade\r\nUpgrade: websocket\r\n\r\nhello",
+            )
             .await;
         assert_eq!(client.head().await.status(), 101);
         assert_eq!(client.exactly(5).await.unwrap(), b"hello");
@@ -55,16 +68,19 @@ async fn an_upgrade_after_an_interim_response() {
     .await;
 }
 
-/// `100 Continue` is Cupbearer's own, once for each request that waits for it.
+/// Cupbearer sends its own `100 Continue`, once for each request that expects it.
 #[tokio::test]
-async fn interim_responses_beside_an_upload_that_waits() {
+async fn an_upload_that_expects_100_gets_it_once() {
     let world = World::new();
     let upstream = Script::tls(&world.authority).await;
     let config = server("") + &world.upstream("api", &upstream.url(), "");
     with_app(&config, async |app| {
         let mut client = app.connect().await;
         client
-            .send("PUT / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
+            .send(
+                "PUT / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\
+                 Expect: 100-continue\r\n\r\n",
+            )
             .await;
         let (mut connection, head) = upstream.request().await;
         assert_eq!(head.get("expect"), None);

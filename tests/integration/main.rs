@@ -30,7 +30,7 @@
 //!
 //! Kit: [`harness`] (the program and its world), [`client`] (apps), [`upstream`] (scripted and
 //! proper APIs), [`endpoint`] (a server of bytes), [`recorder`] (an API that records), [`browser`]
-//! (Chromium).
+//! (Chromium), [`checks`] (requests, responses and assertions of several files).
 
 #![allow(
     clippy::unwrap_used,
@@ -40,6 +40,7 @@
 mod access_log;
 mod authorization;
 mod browser;
+mod checks;
 mod cli;
 mod client;
 mod client_disconnect;

@@ -1,4 +1,5 @@
-//! Overload and abuse: peers that stand still, and a process that may open no more files.
+//! Overload and abuse: stalled peers, upgraded connections, and a process without free file
+//! descriptors.
 
 use std::time::Duration;
 
@@ -6,30 +7,24 @@ use http::Response;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tokio::io::AsyncReadExt as _;
 
+use crate::checks::{GET, OK, in_flight, none_in_flight, ok_server};
 use crate::cli::Running;
 use crate::client::{Client, Http2Client, frames, whole};
 use crate::errors::assert_error;
 use crate::harness::{App, World, eventually, server, soon, with_app};
 use crate::upstream::{HTTP1, HTTP2, Script, Server};
 
-const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-const SWITCH: &str =
+const UPGRADE: &str =
     "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n";
-const SWITCHED: &str =
+const SWITCHING_PROTOCOLS: &str =
     "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n";
 
-/// One request at a time, so that a place which is not given back shows.
+/// With one permit, a permit that is not returned blocks the next request.
 const ONE: &str = "max_in_flight = 1\n";
 
-async fn in_flight(app: &App) -> f64 {
-    app.metric("cupbearer_requests_in_flight{upstream=\"api\"}")
-        .await
-}
-
-/// The place is free again, and nothing is counted that is over.
-async fn recovers(app: &App, upstream: &Script) {
-    eventually("the place", async || in_flight(app).await == 0.0).await;
+/// Asserts that no request is in flight and that a new request succeeds.
+async fn assert_recovered(app: &App, upstream: &Script) {
+    none_in_flight(app).await;
     let mut client = app.connect().await;
     client.send(GET).await;
     let (mut connection, _) = upstream.request().await;
@@ -37,9 +32,9 @@ async fn recovers(app: &App, upstream: &Script) {
     assert_eq!(client.response().await.text(), "ok");
 }
 
-/// Slowloris in a body, with and without a stated length.
+/// Slowloris in a body, with and without a `Content-Length`.
 #[tokio::test]
-async fn an_app_that_stands_still_in_its_body() {
+async fn a_stalled_upload_gets_408_after_body_timeout() {
     let world = World::new();
     let upstream = Script::plain().await;
     let config = server("body_timeout = \"200ms\"") + &world.upstream("api", &upstream.url(), ONE);
@@ -55,21 +50,21 @@ async fn an_app_that_stands_still_in_its_body() {
                 ))
                 .await;
             let (mut connection, _) = upstream.request().await;
-            let answer = client.response().await;
-            assert_error(&answer, "request_timeout", Some("api"));
-            assert!(answer.text().contains("server.body_timeout"));
+            let response = client.response().await;
+            assert_error(&response, "request_timeout", Some("api"));
+            assert!(response.text().contains("server.body_timeout"));
             client.closed().await;
-            // Nobody takes what came for the whole.
+            // The incomplete upload does not look complete to the upstream.
             let rest = connection.read_to_end().await;
             assert!(rest.is_ok_and(|rest| !rest.ends_with(b"0\r\n\r\n")));
-            recovers(app, &upstream).await;
+            assert_recovered(app, &upstream).await;
         }
     })
     .await;
 }
 
 #[tokio::test]
-async fn an_http2_app_or_upstream_that_stands_still_in_a_body() {
+async fn a_stalled_http2_response_is_reset_after_timeouts_body() {
     let world = World::new();
     let upstream = Server::start(
         &world.authority,
@@ -77,9 +72,9 @@ async fn an_http2_app_or_upstream_that_stands_still_in_a_body() {
         |request: http::Request<_>| async move {
             let (sender, body) = frames();
             sender
-                .send(Ok(http_body::Frame::data("begun".into())))
+                .send(Ok(http_body::Frame::data("part".into())))
                 .unwrap();
-            // It goes on as long as the request does: for ever.
+            // Keeps the response open until the proxy resets the stream.
             tokio::spawn(async move {
                 let request: http::Request<hyper::body::Incoming> = request;
                 drop(http_body_util::BodyExt::collect(request.into_body()).await);
@@ -104,16 +99,16 @@ async fn an_http2_app_or_upstream_that_stands_still_in_a_body() {
             assert!(soon("the first frame", frame).await.unwrap().is_ok());
             let next = http_body_util::BodyExt::frame(&mut body);
             assert!(soon("the end", next).await.unwrap().is_err());
-            eventually("the place", async || in_flight(app).await == 0.0).await;
+            none_in_flight(app).await;
         }
     })
     .await;
-    // One connection: its other streams are none of the time-out's business.
+    // The timeout ends the stream, not the connection.
     assert_eq!(upstream.connections(), 1);
 }
 
 #[tokio::test]
-async fn an_upstream_that_stands_still_in_its_body() {
+async fn a_stalled_response_is_cut_off_after_timeouts_body() {
     let world = World::new();
     let upstream = Script::plain().await;
     let config = server("")
@@ -136,20 +131,20 @@ async fn an_upstream_that_stands_still_in_its_body() {
                 .await;
             let head = client.head().await;
             assert_eq!(head.status(), 200);
-            // Whatever has come of it is passed on, and it does not look like the whole.
-            let whole = client.body(&head, false).await;
-            assert!(whole.is_err() || head.all("content-length").is_empty());
+            // Without a length, the end of the connection is the only sign of the end.
+            let body = client.body(&head, false).await;
+            assert!(body.is_err() || head.all("content-length").is_empty());
             connection.closed().await;
-            recovers(app, &upstream).await;
+            assert_recovered(app, &upstream).await;
         }
         assert!(crate::harness::log().contains("the upstream's answer stands still"));
     })
     .await;
 }
 
-/// What an app does not read is the upstream's to wait with; but not for ever.
+/// Backpressure reaches the upstream, but no longer than `body_timeout`.
 #[tokio::test]
-async fn an_app_that_never_reads_its_answer() {
+async fn an_app_that_reads_no_response_is_disconnected_after_body_timeout() {
     let world = World::new();
     let upstream = Script::plain().await;
     let config = server("body_timeout = \"300ms\"") + &world.upstream("api", &upstream.url(), ONE);
@@ -161,18 +156,17 @@ async fn an_app_that_never_reads_its_answer() {
             .send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
             .await;
         let part = vec![b'x'; 1024 * 1024];
-        // Taken by all the buffers on the way first, then no more, and then the connection is closed.
+        // The buffers on the path fill up, then writes block, then the proxy closes the connection.
         let endless = async { while connection.send_succeeds(&part).await {} };
         soon("the end of the upstream's connection", endless).await;
-        recovers(app, &upstream).await;
+        assert_recovered(app, &upstream).await;
         drop(client);
     })
     .await;
 }
 
-/// They hold up the upstream as long as they last, as requests do.
 #[tokio::test]
-async fn upgraded_connections_are_in_flight() {
+async fn an_upgraded_connection_holds_a_permit_until_it_closes() {
     let world = World::new();
     let upstream = Script::plain().await;
     let config = server("body_timeout = \"100ms\"")
@@ -183,16 +177,16 @@ async fn upgraded_connections_are_in_flight() {
         );
     with_app(&config, async |app| {
         let mut client = app.connect().await;
-        client.send(SWITCH).await;
+        client.send(UPGRADE).await;
         let (mut connection, _) = upstream.request().await;
-        connection.send(SWITCHED).await;
+        connection.send(SWITCHING_PROTOCOLS).await;
         assert_eq!(client.head().await.status(), 101);
-        // However quiet it is.
+        // `body_timeout` does not apply to idle upgraded connections.
         for _ in 0..3 {
             eventually("one in flight", async || in_flight(app).await == 1.0).await;
             let mut other = app.connect().await;
             assert_error(&other.request(GET).await, "overloaded", Some("api"));
-            // The answer may arrive before its request is over.
+            // The app may get its response before the request leaves the count.
             eventually("one in flight", async || in_flight(app).await == 1.0).await;
             let quiet =
                 tokio::time::timeout(Duration::from_millis(150), connection.stream.read_u8());
@@ -203,9 +197,9 @@ async fn upgraded_connections_are_in_flight() {
         drop(client);
         connection.closed().await;
         drop(connection);
-        recovers(app, &upstream).await;
+        assert_recovered(app, &upstream).await;
         let durations = "cupbearer_request_duration_seconds_count{upstream=\"api\"}";
-        // The answer may arrive before its request is over.
+        // The app may get its response before the duration is recorded.
         eventually("five durations", async || {
             app.metric(durations).await == 5.0
         })
@@ -214,9 +208,10 @@ async fn upgraded_connections_are_in_flight() {
     .await;
 }
 
-/// Connections that are there go on, new ones wait or are told, no CPU is burnt, and all is well again afterwards: tokens too.
+/// Open connections keep working, new ones wait, and accepting does not busy-loop. Everything,
+/// token renewal included, recovers once descriptors are free.
 #[tokio::test]
-async fn no_file_descriptor_is_left() {
+async fn the_proxy_survives_running_out_of_file_descriptors() {
     let world = World::new();
     let vendor = world
         .vendor(
@@ -234,19 +229,19 @@ async fn no_file_descriptor_is_left() {
     assert_eq!(served.get("/cncn/x").await.status, 200);
     let pid = Pid::from_raw(i32::try_from(running.child.id().unwrap()).unwrap());
     let before = limit(pid, open_files(&running) as u64 + 3);
-    let mut herd = Vec::new();
+    let mut crowd = Vec::new();
     for _ in 0..20 {
-        herd.push(Client::connect(address).await);
+        crowd.push(Client::connect(address).await);
     }
     running.logs("cannot accept connections").await;
-    // With the connection to the upstream that it has.
+    // The pool has an open connection to the upstream.
     for _ in 0..20 {
         assert_eq!(served.get("/cncn/x").await.status, 200);
     }
     let ticks = cpu_ticks(&running);
     let since = std::time::Instant::now();
-    // The token is not renewed, for want of a descriptor, and ends.
-    eventually("the token ends", async || {
+    // The token expires: renewal needs a descriptor.
+    eventually("the end of the token", async || {
         served.get("/cncn/x").await.code() == "token_unavailable"
     })
     .await;
@@ -254,28 +249,28 @@ async fn no_file_descriptor_is_left() {
     assert!(spent < since.elapsed() / 2, "{spent:?} of CPU time");
     let fetched = vendor.counters().issued;
     limit(pid, before);
-    // Not by asking: nobody reads what each refusal writes to the log.
+    // Waits without requests: each refused one would log a line into a pipe that is not read.
     eventually("a fresh token", async || vendor.counters().issued > fetched).await;
-    eventually("it is used", async || {
+    eventually("a response with the fresh token", async || {
         served.get("/cncn/x").await.status == 200
     })
     .await;
-    for client in &mut herd {
+    for client in &mut crowd {
         assert_eq!(client.get("/cncn/x").await.status, 200);
     }
-    drop(herd);
+    drop(crowd);
     running.signal(rustix::process::Signal::INT);
     let (code, log) = running.ended().await;
     assert_eq!(code, 0);
-    let told = log
+    let warnings = log
         .lines()
         .filter(|line| line.contains("cannot accept connections"));
-    assert!(told.count() <= 2, "{log}");
+    assert!(warnings.count() <= 2, "{log}");
 }
 
-/// Before that comes about: however many apps connect, tokens are renewed.
+/// The connection limit leaves descriptors for token renewal.
 #[tokio::test]
-async fn apps_do_not_take_the_last_file_descriptor() {
+async fn many_app_connections_leave_descriptors_for_token_renewal() {
     let world = World::new();
     let vendor = world
         .vendor(
@@ -288,11 +283,11 @@ async fn apps_do_not_take_the_last_file_descriptor() {
     let address = running.listen.parse().unwrap();
     let mut served = Client::connect(address).await;
     assert_eq!(served.get("/cncn/x").await.status, 200);
-    let mut herd = Vec::new();
+    let mut crowd = Vec::new();
     for _ in 0..100 {
-        herd.push(Client::connect(address).await);
+        crowd.push(Client::connect(address).await);
     }
-    let last = herd.last_mut().unwrap();
+    let last = crowd.last_mut().unwrap();
     assert_error(&last.response().await, "overloaded", None);
     let fetched = vendor.counters().issued;
     eventually("three renewals", async || {
@@ -304,8 +299,9 @@ async fn apps_do_not_take_the_last_file_descriptor() {
     assert_eq!(running.ended().await.0, 0);
 }
 
+/// Sets the open-file limit of a process and returns the previous one.
 fn limit(pid: Option<Pid>, files: u64) -> u64 {
-    // Children have the hard limit that we have.
+    // The child inherited the hard limit of this process.
     let new = Rlimit {
         current: Some(files),
         maximum: rustix::process::getrlimit(Resource::Nofile).maximum,
@@ -321,7 +317,7 @@ fn open_files(running: &Running) -> usize {
     std::fs::read_dir(folder).unwrap().count()
 }
 
-/// User and system time, in hundredths of a second.
+/// Returns user plus system time, in hundredths of a second.
 fn cpu_ticks(running: &Running) -> u64 {
     let path = format!("/proc/{}/stat", running.child.id().unwrap());
     let stat = std::fs::read_to_string(path).unwrap();
@@ -329,23 +325,20 @@ fn cpu_ticks(running: &Running) -> u64 {
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
-/// An upload that is answered early goes on, and so does its time-out.
+/// `body_timeout` still applies to an upload after its early response.
 #[tokio::test]
-async fn an_upload_that_stands_still_under_its_answer() {
+async fn a_stalled_upload_after_its_response_is_closed_after_body_timeout() {
     let world = World::new();
-    let upstream = Server::start(&world.authority, HTTP1, |_| async {
-        Response::new(whole("early"))
-    })
-    .await;
+    let upstream = ok_server(&world, HTTP1).await;
     let config = server("body_timeout = \"200ms\"") + &world.upstream("api", &upstream.url(), ONE);
     with_app(&config, async |app| {
         let mut client = app.connect().await;
         client
             .send("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\na")
             .await;
-        assert_eq!(client.response().await.text(), "early");
+        assert_eq!(client.response().await.text(), "ok");
         client.closed().await;
-        eventually("the place", async || in_flight(app).await == 0.0).await;
+        none_in_flight(app).await;
     })
     .await;
 }

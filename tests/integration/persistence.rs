@@ -1,34 +1,34 @@
-//! The app's connections (RFC 9112 §9): what keeps them, what ends them, and what becomes of bodies that nobody wanted.
+//! Connections of apps (RFC 9112 §9): what keeps them open, what closes them, and what happens to
+//! request bodies that no upstream reads.
 
 use std::time::Duration;
 
-use crate::client::{Client, Http2Client, whole};
-use crate::errors::assert_error;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::harness::{App, World, eventually, server, soon, with_app};
-use crate::upstream::{HTTP2, Script, Server};
+use crate::checks::{GET, OK, none_in_flight, ok_server};
+use crate::client::{Http2Client, whole};
+use crate::errors::assert_error;
+use crate::harness::{App, World, server, soon, with_app};
+use crate::upstream::{HTTP2, Script};
 
-const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-
-async fn scripted(test: impl AsyncFnOnce(&App, &Script)) {
+/// Runs `test` with one scripted upstream.
+async fn with_script(test: impl AsyncFnOnce(&App, &Script)) {
     let world = World::new();
     let upstream = Script::tls(&world.authority).await;
     let config = server("") + &world.upstream("api", &upstream.url(), "");
     with_app(&config, async |app| test(app, &upstream).await).await;
 }
 
-/// An answer of two bytes to the next request; returns its first line.
-async fn answer(upstream: &Script) -> String {
+/// Responds to the next request with `ok`. Returns the request line.
+async fn respond(upstream: &Script) -> String {
     let (mut connection, head) = upstream.request().await;
     connection.send(OK).await;
     head.first
 }
 
 #[tokio::test]
-async fn a_small_body_that_nobody_wanted_is_read_over() {
-    scripted(async |app, upstream| {
+async fn the_small_body_of_a_refused_request_is_discarded_to_keep_the_connection() {
+    with_script(async |app, upstream| {
         let mut client = app.connect().await;
         for body in [
             "Content-Length: 5\r\n\r\nhello",
@@ -42,17 +42,17 @@ async fn a_small_body_that_nobody_wanted_is_read_over() {
             let refused = client.response().await;
             assert_error(&refused, "bad_request", None);
             assert_eq!(refused.head.get("connection"), None);
-            assert_eq!(answer(upstream).await, "GET / HTTP/1.1");
+            assert_eq!(respond(upstream).await, "GET / HTTP/1.1");
             assert_eq!(client.response().await.text(), "ok");
         }
     })
     .await;
 }
 
-/// What is still being sent would reset the connection, and the answer would be lost with it (RFC 9112 §9.6).
+/// RFC 9112 §9.6: a close with unread bytes resets the connection, which loses the response.
 #[tokio::test]
-async fn an_answer_to_a_large_body_that_nobody_wanted_arrives() {
-    scripted(async |app, _| {
+async fn a_refused_large_upload_gets_its_response_before_the_close() {
+    with_script(async |app, _| {
         let mut client = app.connect().await;
         let length = 4 * 1024 * 1024;
         client
@@ -60,19 +60,19 @@ async fn an_answer_to_a_large_body_that_nobody_wanted_arrives() {
                 "POST /a/.. HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
             ))
             .await;
-        // It reads nothing before it has sent all.
+        // The app reads nothing before it has sent everything.
         client.send(vec![b'x'; length]).await;
-        let answer = client.response().await;
-        assert_error(&answer, "bad_request", None);
-        assert_eq!(answer.head.get("connection"), Some("close"));
+        let response = client.response().await;
+        assert_error(&response, "bad_request", None);
+        assert_eq!(response.head.get("connection"), Some("close"));
         client.closed().await;
     })
     .await;
 }
 
 #[tokio::test]
-async fn an_answer_that_comes_before_the_end_of_the_body_arrives() {
-    scripted(async |app, upstream| {
+async fn an_early_response_is_forwarded_and_the_connection_closes() {
+    with_script(async |app, upstream| {
         let mut client = app.connect().await;
         client
             .send("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8000000\r\n\r\nbegin")
@@ -81,21 +81,24 @@ async fn an_answer_that_comes_before_the_end_of_the_body_arrives() {
         connection
             .send("HTTP/1.1 413 Too Much\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno")
             .await;
-        let answer = client.response().await;
-        assert_eq!((answer.status.as_u16(), &*answer.text()), (413, "no"));
-        assert_eq!(answer.head.first, "HTTP/1.1 413 Too Much");
+        let response = client.response().await;
+        assert_eq!((response.status.as_u16(), &*response.text()), (413, "no"));
+        assert_eq!(response.head.first, "HTTP/1.1 413 Too Much");
         client.closed().await;
     })
     .await;
 }
 
 #[tokio::test]
-async fn an_answer_before_the_100_ends_the_connection() {
-    scripted(async |app, _| {
+async fn a_response_instead_of_100_closes_the_connection() {
+    with_script(async |app, _| {
         let mut client = app.connect().await;
-        // The client may send the body or not, and nobody could tell it from a request.
+        // The client may or may not send the body, so the next bytes are ambiguous.
         let refused = client
-            .request("PUT /a/.. HTTP/1.1\r\nHost: localhost\r\nContent-Length: 40\r\nExpect: 100-continue\r\n\r\n")
+            .request(
+                "PUT /a/.. HTTP/1.1\r\nHost: localhost\r\nContent-Length: 40\r\n\
+                 Expect: 100-continue\r\n\r\n",
+            )
             .await;
         assert_error(&refused, "bad_request", None);
         assert_eq!(refused.head.get("connection"), Some("close"));
@@ -104,13 +107,16 @@ async fn an_answer_before_the_100_ends_the_connection() {
     .await;
 }
 
-/// hyper says `100 Continue` to an app that did not wait for it, too.
+/// hyper sends `100 Continue` to this app, too.
 #[tokio::test]
-async fn a_client_that_does_not_wait_to_continue_is_answered() {
-    scripted(async |app, upstream| {
+async fn an_upload_that_does_not_wait_for_100_gets_its_response() {
+    with_script(async |app, upstream| {
         let mut client = app.connect().await;
         client
-            .send("PUT / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\nbody")
+            .send(
+                "PUT / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\
+                 Expect: 100-continue\r\n\r\nbody",
+            )
             .await;
         let (mut connection, _) = upstream.request().await;
         assert_eq!(connection.exactly(4).await.unwrap(), b"body");
@@ -120,19 +126,19 @@ async fn a_client_that_does_not_wait_to_continue_is_answered() {
     .await;
 }
 
-/// RFC 9112 §2.2: the line break that old clients send after a body belongs to nobody.
+/// RFC 9112 §2.2: old clients send an extra CRLF after a body.
 #[tokio::test]
-async fn a_line_break_too_many_is_no_request() {
-    scripted(async |app, upstream| {
+async fn an_extra_crlf_after_a_body_is_ignored() {
+    with_script(async |app, upstream| {
         let mut client = app.connect().await;
         for _ in 0..2 {
             client
                 .send("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nab\r\n")
                 .await;
-            assert_eq!(answer(upstream).await, "POST / HTTP/1.1");
+            assert_eq!(respond(upstream).await, "POST / HTTP/1.1");
             assert_eq!(client.response().await.text(), "ok");
         }
-        // And one that goes away is seen all the same.
+        // The extra CRLF does not hide a disconnect.
         client
             .send("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nab\r\n")
             .await;
@@ -145,16 +151,17 @@ async fn a_line_break_too_many_is_no_request() {
 }
 
 #[tokio::test]
-async fn bodies_and_requests_in_a_row_keep_apart() {
-    scripted(async |app, upstream| {
+async fn pipelined_requests_with_bodies_stay_separate() {
+    with_script(async |app, upstream| {
         let mut client = app.connect().await;
         let all = format!(
-            "POST /1 HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{GET}\r\n0\r\nX-Sum: 1\r\n\r\n\
-             POST /2 HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{GET}GET /3 HTTP/1.1\r\nHost: localhost\r\n\r\n",
-            GET.len(),
-            GET.len(),
+            "POST /1 HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n\
+             {length:x}\r\n{GET}\r\n0\r\nX-Sum: 1\r\n\r\n\
+             POST /2 HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{GET}\
+             GET /3 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            length = GET.len(),
         );
-        // In pieces, as a network would.
+        // Small pieces, as a network could deliver them.
         for piece in all.as_bytes().chunks(7) {
             client.send(piece).await;
             tokio::task::yield_now().await;
@@ -167,7 +174,7 @@ async fn bodies_and_requests_in_a_row_keep_apart() {
             };
             assert!(head.contains(&format!(" /{number} ")), "{head}");
             if number == 1 {
-                // In one chunk or several, as it came in.
+                // The chunks of the forwarded body depend on how the pieces arrived.
                 let mut body = Vec::new();
                 while body.len() < GET.len() {
                     body.extend(connection.chunk().await.unwrap().unwrap());
@@ -186,29 +193,32 @@ async fn bodies_and_requests_in_a_row_keep_apart() {
 }
 
 #[tokio::test]
-async fn a_broken_body_ends_the_connection() {
-    scripted(async |app, upstream| {
+async fn a_malformed_body_closes_the_connection() {
+    with_script(async |app, upstream| {
         let mut client = app.connect().await;
         client
-            .send("POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello")
+            .send(
+                "POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n\
+                 5\r\nhello",
+            )
             .await;
         let (mut connection, _) = upstream.request().await;
         assert_eq!(connection.exactly(10).await.unwrap(), b"5\r\nhello\r\n");
         client.send(format!("x\r\n0\r\n\r\n{GET}")).await;
-        let answer = client.response().await;
-        assert_error(&answer, "bad_request", Some("api"));
-        assert_eq!(answer.head.get("connection"), Some("close"));
+        let response = client.response().await;
+        assert_error(&response, "bad_request", Some("api"));
+        assert_eq!(response.head.get("connection"), Some("close"));
         client.closed().await;
-        // What was cut off looks cut off to the upstream, too.
+        // The incomplete upload does not look complete to the upstream.
         connection.closed().await;
     })
     .await;
 }
 
-/// Without a length an end by the connection would pass for a good one.
+/// Without a length, an orderly close would look like the end of the body.
 #[tokio::test]
-async fn what_breaks_off_for_http_1_0_is_reset() {
-    scripted(async |app, upstream| {
+async fn an_incomplete_response_to_http_1_0_is_reset() {
+    with_script(async |app, upstream| {
         let mut client = app.connect().await;
         client.send("GET / HTTP/1.0\r\n\r\n").await;
         let (mut connection, _) = upstream.request().await;
@@ -225,16 +235,21 @@ async fn what_breaks_off_for_http_1_0_is_reset() {
 }
 
 #[tokio::test]
-async fn announced_trailers_go_to_those_who_understand_them() {
-    scripted(async |app, upstream| {
+async fn trailers_are_forwarded_only_with_te_trailers() {
+    with_script(async |app, upstream| {
         let mut client = app.connect().await;
         for (te, trailers) in [("", ""), ("TE: trailers\r\n", "x-sum: 7\r\n")] {
             client
-                .send(format!("GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{te}\r\n"))
+                .send(format!(
+                    "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{te}\r\n"
+                ))
                 .await;
             let (mut connection, _) = upstream.request().await;
             connection
-                .send("HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 7\r\n\r\n")
+                .send(
+                    "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n\
+                     2\r\nok\r\n0\r\nX-Sum: 7\r\n\r\n",
+                )
                 .await;
             client.head().await;
             let rest = client.read_to_end().await.unwrap();
@@ -247,8 +262,8 @@ async fn announced_trailers_go_to_those_who_understand_them() {
 }
 
 #[tokio::test]
-async fn a_connect_ends_the_connection() {
-    scripted(async |app, _| {
+async fn a_refused_connect_closes_the_connection() {
+    with_script(async |app, _| {
         let mut client = app.connect().await;
         client
             .send(format!(
@@ -261,10 +276,10 @@ async fn a_connect_ends_the_connection() {
     .await;
 }
 
-/// Its bytes come in one by one; the preface of HTTP/2 is told from a request as soon as it can be.
+/// `PROPFIND` shares its first letter with the HTTP/2 preface and arrives byte by byte.
 #[tokio::test]
-async fn what_a_connection_speaks_is_told_by_its_first_bytes() {
-    scripted(async |app, upstream| {
+async fn the_first_bytes_of_a_connection_select_http1_or_http2() {
+    with_script(async |app, upstream| {
         let mut client = app.connect().await;
         for byte in "PROPFIND / HTTP/1.1\r\nHost: localhost\r\n\r\n"
             .as_bytes()
@@ -273,49 +288,63 @@ async fn what_a_connection_speaks_is_told_by_its_first_bytes() {
             client.send(byte).await;
             tokio::task::yield_now().await;
         }
-        assert_eq!(answer(upstream).await, "PROPFIND / HTTP/1.1");
+        assert_eq!(respond(upstream).await, "PROPFIND / HTTP/1.1");
         assert_eq!(client.response().await.text(), "ok");
-        // Not in the middle of a connection.
+        // A preface after a request is not valid HTTP/1.1.
         client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
         assert_error(&client.response().await, "bad_request", None);
         client.closed().await;
         let mut other = Http2Client::connect(app.address()).await;
         let request = other.request("GET", "/").body(whole("")).unwrap();
-        let (response, _) = tokio::join!(other.send(request), answer(upstream));
+        let (response, _) = tokio::join!(other.send(request), respond(upstream));
         assert_eq!(response.unwrap().status(), 200);
     })
     .await;
 }
 
-/// An upload that an HTTP/2 upstream no longer wants does not hold on to the app's connection.
+/// The HTTP/2 upstream reads no body. The app's connection stays open only if the rest is small.
 #[tokio::test]
-async fn an_answer_of_http2_before_the_end_of_the_body() {
+async fn an_early_response_of_an_http2_upstream_is_forwarded() {
     let world = World::new();
-    let upstream = Server::start(&world.authority, HTTP2, |_| async {
-        http::Response::new(whole("early"))
-    })
-    .await;
+    let upstream = ok_server(&world, HTTP2).await;
     let config = server("") + &world.upstream("api", &upstream.url(), "");
     with_app(&config, async |app| {
         let mut client = app.connect().await;
         client
             .send("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhello")
             .await;
-        assert_eq!(client.response().await.text(), "early");
-        // The rest comes in time to keep the connection.
+        assert_eq!(client.response().await.text(), "ok");
         client.send("world").await;
-        assert_eq!(client.get("/").await.text(), "early");
+        assert_eq!(client.get("/").await.text(), "ok");
         client
             .send("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\nhello")
             .await;
-        assert_eq!(client.response().await.text(), "early");
+        assert_eq!(client.response().await.text(), "ok");
         client.closed().await;
     })
     .await;
 }
 
 #[tokio::test]
-async fn one_that_is_being_answered_is_not_idle() {
+async fn an_idle_connection_closes_without_a_response() {
+    let world = World::new();
+    let upstream = Script::plain().await;
+    let config = server("header_timeout = \"300ms\"\nidle_timeout = \"300ms\"")
+        + &world.upstream("api", &upstream.url(), "");
+    with_app(&config, async |app| {
+        app.connect().await.closed().await;
+        let mut client = app.connect().await;
+        client.send(GET).await;
+        let (mut connection, _) = upstream.request().await;
+        connection.send(OK).await;
+        client.response().await;
+        client.closed().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_with_a_request_in_flight_is_not_idle() {
     let world = World::new();
     let upstream = Script::tls(&world.authority).await;
     let config = server("header_timeout = \"300ms\"\nidle_timeout = \"300ms\"")
@@ -325,27 +354,20 @@ async fn one_that_is_being_answered_is_not_idle() {
         client.send(GET).await;
         let (mut connection, _) = upstream.request().await;
         let began = std::time::Instant::now();
-        // Others come and go meanwhile.
+        // Idle connections time out meanwhile.
         while began.elapsed() < Duration::from_secs(1) {
-            let mut other: Client = app.connect().await;
-            other.closed().await;
+            app.connect().await.closed().await;
         }
         connection.send(OK).await;
         assert_eq!(client.response().await.text(), "ok");
-        eventually("no request in flight", async || {
-            app.metric("cupbearer_requests_in_flight{upstream=\"api\"}")
-                .await
-                == 0.0
-        })
-        .await;
+        none_in_flight(app).await;
     })
     .await;
 }
 
-/// Whoever sends `Expect` and does not wait has sent a whole request all the same.
 #[tokio::test]
-async fn a_body_that_did_not_wait_for_100_keeps_its_connection() {
-    scripted(async |app, upstream| {
+async fn a_body_that_does_not_wait_for_100_keeps_the_connection() {
+    with_script(async |app, upstream| {
         let mut client = app.connect().await;
         for body in [
             "Content-Length: 5\r\n\r\nhello",
@@ -356,41 +378,39 @@ async fn a_body_that_did_not_wait_for_100_keeps_its_connection() {
                     "POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n{body}{GET}"
                 ))
                 .await;
-            assert_eq!(answer(upstream).await, "POST / HTTP/1.1");
+            assert_eq!(respond(upstream).await, "POST / HTTP/1.1");
             assert_eq!(client.final_response().await.text(), "ok");
-            assert_eq!(answer(upstream).await, "GET / HTTP/1.1");
+            assert_eq!(respond(upstream).await, "GET / HTTP/1.1");
             assert_eq!(client.response().await.text(), "ok");
         }
     })
     .await;
 }
 
-/// An app that reads nothing before it has sent everything, and an upstream that answers while it reads.
+/// The upstream sends a large response while it reads; the app reads only after its upload.
 #[tokio::test]
-async fn an_upload_goes_on_while_nobody_reads_the_response() {
+async fn an_upload_proceeds_while_the_app_does_not_read_the_response() {
     const SIZE: usize = 24 * 1024 * 1024;
     let world = World::new();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let echo = tokio::spawn(async move {
-        let (socket, _) = listener.accept().await.unwrap();
-        let (mut from, mut to) = socket.into_split();
+    let upstream = Script::plain().await;
+    let config = server("") + &world.upstream("api", &upstream.url(), "");
+    let upstream = tokio::spawn(async move {
+        let (mut reader, mut writer) = tokio::io::split(upstream.accept().await.stream);
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
-            head.push(from.read_u8().await.unwrap());
+            head.push(reader.read_u8().await.unwrap());
         }
-        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n");
-        to.write_all(answer.as_bytes()).await.unwrap();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n");
+        writer.write_all(head.as_bytes()).await.unwrap();
         let writing = tokio::spawn(async move {
-            to.write_all(&vec![b'y'; SIZE]).await.unwrap();
-            to
+            writer.write_all(&vec![b'y'; SIZE]).await.unwrap();
+            writer
         });
         let mut body = vec![0; SIZE];
-        from.read_exact(&mut body).await.unwrap();
+        reader.read_exact(&mut body).await.unwrap();
         drop(writing.await.unwrap());
         body.iter().all(|byte| *byte == b'x')
     });
-    let config = server("") + &world.upstream("api", &url, "");
     with_app(&config, async |app| {
         let mut client = app.connect().await;
         client
@@ -401,14 +421,14 @@ async fn an_upload_goes_on_while_nobody_reads_the_response() {
         soon("the upload", client.send(vec![b'x'; SIZE])).await;
         let response = soon("the response", client.response()).await;
         assert_eq!(response.body.len(), SIZE);
-        assert!(echo.await.unwrap());
+        assert!(upstream.await.unwrap(), "the upload arrived changed");
     })
     .await;
 }
 
-/// At the end of the process, too, a head has its time and no more.
+/// The app still gets its 408 during shutdown.
 #[tokio::test]
-async fn half_a_head_does_not_hold_up_the_end() {
+async fn an_unfinished_head_delays_shutdown_by_at_most_header_timeout() {
     let world = World::new();
     let config = server("shutdown_delay = \"0s\"\nheader_timeout = \"600ms\"")
         .replace("\"3s\"", "\"1h\"")
@@ -416,17 +436,17 @@ async fn half_a_head_does_not_hold_up_the_end() {
     let mut app = App::start(&config).await;
     let mut client = app.connect().await;
     client.send("GET / HT").await;
-    // Seen: the answer to a later connection comes after it.
+    // A response on a later connection shows that the first connection was accepted.
     assert_eq!(app.get("/").await.status, 502);
     app.stop(cupbearer::app::Shutdown::Interrupt);
     app.ended().await.unwrap();
-    let answer = client.response().await;
-    assert_error(&answer, "request_timeout", None);
+    let response = client.response().await;
+    assert_error(&response, "request_timeout", None);
 }
 
-/// Connections whose handshake is complete are open, as far as the app knows.
+/// Connections that the kernel accepted are open to the app, even before the program accepts them.
 #[tokio::test]
-async fn requests_that_came_in_right_before_the_end_are_answered() {
+async fn requests_sent_right_before_shutdown_get_responses() {
     for workers in [1, 2] {
         let world = World::new();
         let config = server(&format!("shutdown_delay = \"0s\"\nworkers = {workers}"))

@@ -1,5 +1,5 @@
-//! What each protocol has of its own: gRPC's metadata, deadlines and cancellation, trailers, ranges, early answers, and
-//! bodies larger than any memory.
+//! gRPC metadata, status and cancellation, trailers, ranges, early responses, and bodies larger than
+//! the memory.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -14,16 +14,13 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 use tokio::sync::mpsc;
 
+use crate::checks::{GET, OK};
 use crate::client::{Client, Http2Client, frames, whole};
 use crate::harness::{World, eventually, server, soon, with_app};
 use crate::upstream::{HTTP1, HTTP2, Script, Server};
 
-const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-
-/// The deadline and the rest of the metadata are between the app and its server; so is how the call ends.
 #[tokio::test]
-async fn grpc_metadata_and_status_pass() {
+async fn grpc_metadata_deadline_and_status_are_forwarded() {
     let world = World::new();
     let upstream = Server::start(
         &world.authority,
@@ -73,17 +70,17 @@ async fn grpc_metadata_and_status_pass() {
                 request = request.header("trailers-only", "1");
             }
             let request = request.body(whole("\0\0\0\0\x02hi")).unwrap();
-            let answer = client.send(request).await.unwrap();
-            assert_eq!(answer.status(), 200);
+            let response = client.send(request).await.unwrap();
+            assert_eq!(response.status(), 200);
             if trailers_only {
-                assert_eq!(answer.headers()["grpc-status"], "5");
-                assert_eq!(answer.headers()["grpc-message"], "not%20here");
-                // Nobody takes it for an answer of ours.
-                assert!(!answer.headers().contains_key("proxy-status"));
+                assert_eq!(response.headers()["grpc-status"], "5");
+                assert_eq!(response.headers()["grpc-message"], "not%20here");
+                // It is not one of Cupbearer's errors.
+                assert!(!response.headers().contains_key("proxy-status"));
                 continue;
             }
-            assert_eq!(answer.headers()["initial"], "1");
-            let body = soon("the call's end", answer.into_body().collect()).await;
+            assert_eq!(response.headers()["initial"], "1");
+            let body = soon("the call's end", response.into_body().collect()).await;
             let body = body.unwrap();
             let trailers = body.trailers().unwrap().clone();
             assert_eq!(trailers["grpc-status"], "9");
@@ -95,17 +92,16 @@ async fn grpc_metadata_and_status_pass() {
     .await;
 }
 
-/// A call whose deadline has passed, or that nobody wants any more, is reset: here, at the upstream, and its place is free.
 #[tokio::test]
-async fn a_cancelled_call_is_cancelled_at_the_upstream_and_makes_room() {
+async fn a_cancelled_call_is_reset_at_the_upstream_and_returns_its_permit() {
     let world = World::new();
     for offer in [HTTP1, HTTP2] {
-        let (tell, mut ended) = mpsc::unbounded_channel();
+        let (report_reset, mut reset) = mpsc::unbounded_channel();
         let upstream = Server::start(
             &world.authority,
             offer,
             move |request: Request<Incoming>| {
-                let tell = tell.clone();
+                let report_reset = report_reset.clone();
                 async move {
                     let (sender, body) = frames();
                     if request.uri().path() == "/whole" {
@@ -117,8 +113,8 @@ async fn a_cancelled_call_is_cancelled_at_the_upstream_and_makes_room() {
                             let broken = frame.is_err();
                             let _ = sender.send(frame.map_err(std::io::Error::other));
                             if broken {
-                                // Not taken for a short upload.
-                                let _ = tell.send(());
+                                // An end of stream would look like a complete upload.
+                                let _ = report_reset.send(());
                                 return;
                             }
                         }
@@ -134,22 +130,22 @@ async fn a_cancelled_call_is_cancelled_at_the_upstream_and_makes_room() {
             let (sender, body) = frames();
             sender.send(Ok(Frame::data(Bytes::from("one")))).unwrap();
             let request = client.request("POST", "/stream").body(body).unwrap();
-            let mut answer = client.send(request).await.unwrap().into_body();
-            let frame = soon("an echo", answer.frame()).await.unwrap().unwrap();
+            let mut response = client.send(request).await.unwrap().into_body();
+            let frame = soon("an echo", response.frame()).await.unwrap().unwrap();
             assert_eq!(frame.into_data().unwrap(), "one");
             assert_eq!(app.get("/whole").await.code(), "overloaded");
-            drop(answer);
+            drop(response);
             sender
                 .send(Err(std::io::Error::other("cancelled")))
                 .unwrap();
             drop(sender);
             soon(
-                &format!("the end at the upstream, HTTP/2: {}", offer.http2),
-                ended.recv(),
+                &format!("a reset at the upstream, HTTP/2: {}", offer.http2),
+                reset.recv(),
             )
             .await
             .unwrap();
-            eventually("room for the next", async || {
+            eventually("a free permit", async || {
                 app.get("/whole").await.text() == "ok"
             })
             .await;
@@ -158,9 +154,9 @@ async fn a_cancelled_call_is_cancelled_at_the_upstream_and_makes_room() {
     }
 }
 
-/// RFC 9110 §6.5: in both directions, to an app that says it takes them (§6.5.1).
+/// RFC 9110 §6.5.1: the app announces with `TE: trailers` that it accepts them.
 #[tokio::test]
-async fn trailers_of_chunked_bodies() {
+async fn trailers_of_chunked_bodies_are_forwarded_in_both_directions() {
     let world = World::new();
     let upstream = Script::tls(&world.authority).await;
     let config = server("") + &world.upstream("api", &upstream.url(), "");
@@ -168,14 +164,16 @@ async fn trailers_of_chunked_bodies() {
         let mut client = app.connect().await;
         client
             .send(
-                "POST / HTTP/1.1\r\nHost: localhost\r\nTE: trailers\r\nConnection: TE\r\nTrailer: X-Sum\r\n\
-                 Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 7\r\nAuthorization: mine\r\n\r\n",
+                "POST / HTTP/1.1\r\nHost: localhost\r\nTE: trailers\r\nConnection: TE\r\n\
+                 Trailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n\
+                 0\r\nX-Sum: 7\r\nAuthorization: mine\r\n\r\n",
             )
             .await;
         let (mut connection, head) = upstream.request().await;
         assert_eq!(head.get("trailer"), Some("X-Sum"));
-        let rest = connection.exactly(b"2\r\nhi\r\n0\r\nx-sum: 7\r\n\r\n".len()).await;
-        assert_eq!(String::from_utf8(rest.unwrap()).unwrap(), "2\r\nhi\r\n0\r\nx-sum: 7\r\n\r\n");
+        let expected = "2\r\nhi\r\n0\r\nx-sum: 7\r\n\r\n";
+        let rest = connection.exactly(expected.len()).await.unwrap();
+        assert_eq!(String::from_utf8(rest).unwrap(), expected);
         connection
             .send(
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n\
@@ -195,44 +193,53 @@ async fn trailers_of_chunked_bodies() {
     .await;
 }
 
-/// RFC 9110 §14: end to end, and none of our business.
+/// RFC 9110 §14: ranges are end to end.
 #[tokio::test]
-async fn ranges_pass() {
+async fn range_requests_and_responses_are_forwarded() {
     let world = World::new();
     let upstream = Script::tls(&world.authority).await;
     let config = server("") + &world.upstream("api", &upstream.url(), "");
     with_app(&config, async |app| {
         let mut client = app.connect().await;
         client
-            .send("GET /film HTTP/1.1\r\nHost: localhost\r\nRange: bytes=2-4,7-\r\nIf-Range: \"a\"\r\n\r\n")
+            .send(
+                "GET /film HTTP/1.1\r\nHost: localhost\r\n\
+                 Range: bytes=2-4,7-\r\nIf-Range: \"a\"\r\n\r\n",
+            )
             .await;
         let (mut connection, head) = upstream.request().await;
         assert_eq!(head.get("range"), Some("bytes=2-4,7-"));
         assert_eq!(head.get("if-range"), Some("\"a\""));
         connection
-            .send("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 2-4/10\r\nAccept-Ranges: bytes\r\nContent-Length: 3\r\n\r\nabc")
+            .send(
+                "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 2-4/10\r\n\
+                 Accept-Ranges: bytes\r\nContent-Length: 3\r\n\r\nabc",
+            )
             .await;
-        let answer = client.response().await;
-        assert_eq!((answer.status.as_u16(), &*answer.text()), (206, "abc"));
-        assert_eq!(answer.head.get("content-range"), Some("bytes 2-4/10"));
-        assert_eq!(answer.head.get("accept-ranges"), Some("bytes"));
+        let response = client.response().await;
+        assert_eq!((response.status.as_u16(), &*response.text()), (206, "abc"));
+        assert_eq!(response.head.get("content-range"), Some("bytes 2-4/10"));
+        assert_eq!(response.head.get("accept-ranges"), Some("bytes"));
         client
             .send("GET /film HTTP/1.1\r\nHost: localhost\r\nRange: bytes=99-\r\n\r\n")
             .await;
         connection.head().await;
         connection
-            .send("HTTP/1.1 416 Range Not Satisfiable\r\nContent-Range: bytes */10\r\nContent-Length: 0\r\n\r\n")
+            .send(
+                "HTTP/1.1 416 Range Not Satisfiable\r\nContent-Range: bytes */10\r\n\
+                 Content-Length: 0\r\n\r\n",
+            )
             .await;
-        let answer = client.response().await;
-        assert_eq!(answer.status, 416);
-        assert_eq!(answer.head.get("content-range"), Some("bytes */10"));
+        let response = client.response().await;
+        assert_eq!(response.status, 416);
+        assert_eq!(response.head.get("content-range"), Some("bytes */10"));
     })
     .await;
 }
 
-/// An upstream that refuses an upload while it goes on: the app gets the answer, whether it goes on sending or not.
+/// The upstream may close its connection after the early response, or keep it open.
 #[tokio::test]
-async fn an_answer_before_the_upload_ends() {
+async fn a_response_before_the_end_of_the_upload_is_forwarded() {
     let world = World::new();
     let upstream = Script::tls(&world.authority).await;
     let config = server("") + &world.upstream("api", &upstream.url(), "");
@@ -240,21 +247,27 @@ async fn an_answer_before_the_upload_ends() {
         for closes in [true, false] {
             let mut client = app.connect().await;
             client
-                .send("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\nsome")
+                .send(
+                    "POST / HTTP/1.1\r\nHost: localhost\r\n\
+                     Content-Length: 100000000\r\n\r\nsome",
+                )
                 .await;
             let (mut connection, _) = upstream.request().await;
             connection.exactly(4).await.unwrap();
             connection
-                .send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig")
+                .send(
+                    "HTTP/1.1 413 Content Too Large\r\n\
+                     Content-Length: 3\r\nConnection: close\r\n\r\nbig",
+                )
                 .await;
             if closes {
                 connection.finish().await;
                 drop(connection);
             }
-            let answer = client.response().await;
-            assert_eq!((answer.status.as_u16(), &*answer.text()), (413, "big"));
+            let response = client.response().await;
+            assert_eq!((response.status.as_u16(), &*response.text()), (413, "big"));
         }
-        // Whoever comes next is not told of it.
+        // The next request is not affected.
         let mut client = app.connect().await;
         client.send(GET).await;
         let (mut connection, _) = upstream.request().await;
@@ -264,9 +277,9 @@ async fn an_answer_before_the_upload_ends() {
     .await;
 }
 
-/// A process of its own, whose memory is nobody else's. `CUPBEARER_BODY_MIB` makes the bodies larger.
+/// Runs the program as a process to measure its memory. `CUPBEARER_BODY_MIB` sets the body size.
 #[tokio::test]
-async fn large_bodies_take_no_memory() {
+async fn large_bodies_are_streamed_in_constant_memory() {
     let size = std::env::var("CUPBEARER_BODY_MIB").map_or(96, |size| size.parse().unwrap());
     let size: usize = size * 1024 * 1024;
     let world = World::new();
@@ -301,8 +314,8 @@ async fn large_bodies_take_no_memory() {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let address = listening(&mut proxy).await;
-        let before = peak(&proxy);
+        let address = listen_address(&mut proxy).await;
+        let before = peak_memory(&proxy);
         let mut client = Client::connect(address).await;
         client
             .send(format!(
@@ -329,21 +342,21 @@ async fn large_bodies_take_no_memory() {
         let mut body = client.send(request).await.unwrap().into_body();
         assert_eq!(received.load(Ordering::Relaxed), size);
         let mut downloaded = 0;
-        while let Some(frame) = soon("more of the answer", body.frame()).await {
+        while let Some(frame) = soon("more of the response", body.frame()).await {
             downloaded += frame.unwrap().into_data().map_or(0, |data| data.len());
         }
         assert_eq!(downloaded, size);
-        let grown = peak(&proxy).saturating_sub(before);
+        let grown = peak_memory(&proxy).saturating_sub(before);
         assert!(
             grown < 24 * 1024,
-            "{grown} KiB more at the peak, HTTP/2: {}",
+            "peak memory grew by {grown} KiB, HTTP/2: {}",
             offer.http2
         );
         proxy.kill().await.unwrap();
     }
 }
 
-/// So many bytes, made when they are asked for.
+/// Returns a body of `size` zero bytes.
 fn zeros(size: usize) -> crate::client::Frames {
     let (sender, body) = frames();
     tokio::spawn(async move {
@@ -355,8 +368,8 @@ fn zeros(size: usize) -> crate::client::Frames {
     body
 }
 
-/// Where it says that it listens.
-async fn listening(proxy: &mut tokio::process::Child) -> std::net::SocketAddr {
+/// Waits until the program logs its address, and returns the address.
+async fn listen_address(proxy: &mut tokio::process::Child) -> std::net::SocketAddr {
     let mut lines = BufReader::new(proxy.stderr.take().unwrap()).lines();
     let address = soon("the address", async {
         while let Some(line) = lines.next_line().await.unwrap() {
@@ -366,16 +379,16 @@ async fn listening(proxy: &mut tokio::process::Child) -> std::net::SocketAddr {
                 return format!("127.0.0.1:{port}").parse().unwrap();
             }
         }
-        panic!("it ended without listening");
+        panic!("the program ended without a listener");
     })
     .await;
-    // Whatever else it says is not to block it.
+    // A full pipe would block the program.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     address
 }
 
-/// KiB that were resident at the most.
-fn peak(proxy: &tokio::process::Child) -> usize {
+/// Returns the peak resident memory in KiB.
+fn peak_memory(proxy: &tokio::process::Child) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.id().unwrap())).unwrap();
     let line = status
         .lines()

@@ -1,4 +1,4 @@
-//! `rewrite_redirects`: redirects lead back to the proxy, and the app keeps its cookies.
+//! `rewrite_redirects`: redirects and cookies of the upstream become valid at the proxy.
 
 use http::Request;
 use hyper::body::Incoming;
@@ -7,7 +7,7 @@ use crate::client::{Head, Http2Client, whole};
 use crate::harness::{World, server, soon, with_app};
 use crate::upstream::{HTTP1, Script, Server};
 
-/// What the upstream sends of itself; `{up}` is its authority.
+/// Response fields that name the upstream; `{up}` is the upstream's authority.
 const FIELDS: &str = "Location: https://{up}/base/orders/7?a=b#c\r\n\
     Content-Location: /base/orders\r\n\
     Set-Cookie: id=1; Domain=127.0.0.1; Path=/base/orders; Secure; HttpOnly; SameSite=None\r\n\
@@ -15,8 +15,9 @@ const FIELDS: &str = "Location: https://{up}/base/orders/7?a=b#c\r\n\
     Set-Cookie: __Host-bound=3; Secure; Path=/\r\n\
     Alt-Svc: h3=\":443\"\r\n";
 
-/// The head of the answer to one request, of which `fields` are the upstream's.
-async fn answered(keys: &str, request: &str, fields: &str) -> (Head, String) {
+/// Sends `request` to an upstream that responds with `fields`. Returns the head that the app gets
+/// and the upstream's authority.
+async fn response_head(keys: &str, request: &str, fields: &str) -> (Head, String) {
     let world = World::new();
     let upstream = Script::tls(&world.authority).await;
     let authority = upstream.address().to_string();
@@ -37,8 +38,8 @@ async fn answered(keys: &str, request: &str, fields: &str) -> (Head, String) {
 }
 
 #[tokio::test]
-async fn below_a_prefix() {
-    let (head, _) = answered(
+async fn redirects_and_cookies_get_the_path_prefix() {
+    let (head, _) = response_head(
         "route = { path_prefix = \"/p\" }",
         "GET /p/x HTTP/1.1\r\nHost: localhost:1234\r\n\r\n",
         FIELDS,
@@ -61,10 +62,10 @@ async fn below_a_prefix() {
     );
 }
 
-/// `http_proxy=`: the app knows the upstream by its host, and goes on by it.
+/// With `http_proxy`, the app keeps using the host of the absolute form.
 #[tokio::test]
-async fn in_absolute_form() {
-    let (head, _) = answered(
+async fn redirects_of_an_absolute_form_request_keep_its_host() {
+    let (head, _) = response_head(
         "route = { host = \"api.test\" }",
         "GET http://api.test/x HTTP/1.1\r\nHost: api.test\r\n\r\n",
         FIELDS,
@@ -78,9 +79,8 @@ async fn in_absolute_form() {
     );
 }
 
-/// What leads elsewhere is the upstream's word, and does.
 #[tokio::test]
-async fn elsewhere() {
+async fn redirects_outside_the_upstream_url_stay_unchanged() {
     for fields in [
         "Location: https://login.example/authorize\r\n",
         "Location: https://{up}/other/x\r\n",
@@ -90,7 +90,7 @@ async fn elsewhere() {
         "Location: ../x\r\n",
         "Location: //evil.example/base\r\n",
     ] {
-        let (head, authority) = answered(
+        let (head, authority) = response_head(
             "route = { path_prefix = \"/p\" }",
             "GET /p/x HTTP/1.1\r\nHost: localhost\r\n\r\n",
             fields,
@@ -103,8 +103,8 @@ async fn elsewhere() {
 }
 
 #[tokio::test]
-async fn not_where_it_is_switched_off() {
-    let (head, authority) = answered(
+async fn redirects_stay_unchanged_if_switched_off() {
+    let (head, authority) = response_head(
         "route = { path_prefix = \"/p\" }\nrewrite_redirects = false",
         "GET /p/x HTTP/1.1\r\nHost: localhost\r\n\r\n",
         FIELDS,
@@ -123,7 +123,7 @@ async fn not_where_it_is_switched_off() {
 }
 
 #[tokio::test]
-async fn by_http2() {
+async fn redirects_of_an_http2_request_are_rewritten() {
     let world = World::new();
     let upstream = Server::start(
         &world.authority,
@@ -143,9 +143,9 @@ async fn by_http2() {
     with_app(&config, async |app| {
         let mut client = Http2Client::connect(app.address()).await;
         let request = client.request("POST", "/p/x").body(whole("{}")).unwrap();
-        let answer = soon("an answer", client.send(request)).await.unwrap();
+        let response = soon("the response", client.send(request)).await.unwrap();
         let location = format!("http://{}/p/new", app.address());
-        assert_eq!(answer.headers()["location"], &*location);
+        assert_eq!(response.headers()["location"], &*location);
     })
     .await;
 }

@@ -1,4 +1,4 @@
-//! Which upstream a request is for.
+//! Routes: the choice of the upstream by listener, host and path prefix.
 
 use crate::client::{Client, Http2Client, Response, whole};
 use crate::harness::{App, World, server, with_app};
@@ -6,8 +6,8 @@ use crate::upstream::{HTTP1, Server};
 use http::Request;
 use hyper::body::Incoming;
 
-/// An upstream that answers with its name, the Host and the path that it was asked for.
-async fn named(world: &World, name: &'static str) -> Server {
+/// Starts an upstream that responds with its name and the request target.
+async fn start_named(world: &World, name: &'static str) -> Server {
     Server::start(
         &world.authority,
         HTTP1,
@@ -29,12 +29,12 @@ impl Upstreams {
         let world = World::new();
         let mut servers = Vec::new();
         for name in names {
-            servers.push((*name, named(&world, name).await));
+            servers.push((*name, start_named(&world, name).await));
         }
         Self { world, servers }
     }
 
-    /// All of them with their routes; `None` is the catch-all.
+    /// Returns a configuration with these upstreams. A route of `None` is the catch-all.
     fn config(&self, routes: &[(&str, Option<&str>)]) -> String {
         let mut config = server("allow_hosts = [\"app.test\"]");
         for (name, route) in routes {
@@ -51,7 +51,7 @@ impl Upstreams {
     }
 }
 
-async fn ask(app: &App, target: &str, host: &str) -> Response {
+async fn get(app: &App, target: &str, host: &str) -> Response {
     let request = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n");
     app.connect().await.request(&request).await
 }
@@ -76,14 +76,14 @@ async fn the_longest_prefix_wins_on_segment_boundaries() {
             ("/%61/x", "rest /base/%61/x"),
             ("/", "rest /base/"),
         ] {
-            assert_eq!(ask(app, path, "localhost").await.text(), expected, "{path}");
+            assert_eq!(get(app, path, "localhost").await.text(), expected, "{path}");
         }
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_port_beats_a_host_beats_a_prefix() {
+async fn a_listener_precedes_a_host_and_a_host_precedes_a_prefix() {
     let upstreams = Upstreams::start(&["port", "host", "prefix"]).await;
     let config = upstreams.config(&[
         ("port", Some("listen = \"127.0.0.2:0\"")),
@@ -91,10 +91,10 @@ async fn a_port_beats_a_host_beats_a_prefix() {
         ("prefix", Some("path_prefix = \"/p\"")),
     ]);
     with_app(&config, async |app| {
-        assert_eq!(ask(app, "/p/x", "localhost").await.text(), "prefix /base/x");
-        assert_eq!(ask(app, "/p/x", "API.test").await.text(), "host /base/p/x");
+        assert_eq!(get(app, "/p/x", "localhost").await.text(), "prefix /base/x");
+        assert_eq!(get(app, "/p/x", "API.test").await.text(), "host /base/p/x");
         assert_eq!(
-            ask(app, "/p/x", "api.test:81").await.text(),
+            get(app, "/p/x", "api.test:81").await.text(),
             "host /base/p/x"
         );
         let on_port = async |host: &str| {
@@ -105,15 +105,16 @@ async fn a_port_beats_a_host_beats_a_prefix() {
         };
         assert_eq!(on_port("localhost").await.text(), "port /base/p/x");
         assert_eq!(on_port("api.test").await.text(), "port /base/p/x");
-        let none = ask(app, "/x", "localhost").await;
+        let none = get(app, "/x", "localhost").await;
         assert_eq!((none.status.as_u16(), &*none.code()), (404, "no_route"));
     })
     .await;
 }
 
-/// `http_proxy=http://127.0.0.1:PORT`: by host only, never to the catch-all; our own authority is none.
+/// Apps use the absolute form if `http_proxy` is set. The catch-all takes no foreign host; the
+/// proxy's own authority counts as the origin form.
 #[tokio::test]
-async fn absolute_form() {
+async fn absolute_form_is_routed_by_its_host() {
     let upstreams = Upstreams::start(&["host", "prefix", "rest"]).await;
     let config = upstreams.config(&[
         ("host", Some("host = \"api.test\"")),
@@ -129,19 +130,19 @@ async fn absolute_form() {
                 "host /base/p/x?y",
             ),
             ("http://api.test".to_owned(), "api.test", "host /base/"),
-            // RFC 9112 §3.2.2: the target counts, not the field.
+            // RFC 9112 §3.2.2: the target overrides `Host`.
             ("http://api.test/x".to_owned(), "localhost", "host /base/x"),
             (format!("http://{own}/p/x"), "localhost", "prefix /base/x"),
             (format!("http://{own}/x"), "localhost", "rest /base/x"),
         ] {
-            assert_eq!(ask(app, &target, host).await.text(), expected, "{target}");
+            assert_eq!(get(app, &target, host).await.text(), expected, "{target}");
         }
-        let foreign = ask(app, "http://app.test/x", "app.test").await;
+        let foreign = get(app, "http://app.test/x", "app.test").await;
         assert_eq!(
             (foreign.status.as_u16(), &*foreign.code()),
             (404, "no_route")
         );
-        let unknown = ask(app, "http://evil.test/x", "localhost").await;
+        let unknown = get(app, "http://evil.test/x", "localhost").await;
         assert_eq!(
             (unknown.status.as_u16(), &*unknown.code()),
             (421, "host_not_allowed")
@@ -162,8 +163,8 @@ async fn http2_is_routed_by_its_authority() {
             (&own, "rest /base/x"),
         ] {
             let request = Request::get(uri).body(whole("")).unwrap();
-            let answer = client.send(request).await.unwrap();
-            let body = http_body_util::BodyExt::collect(answer.into_body())
+            let response = client.send(request).await.unwrap();
+            let body = http_body_util::BodyExt::collect(response.into_body())
                 .await
                 .unwrap();
             assert_eq!(body.to_bytes(), expected);

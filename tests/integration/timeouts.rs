@@ -1,23 +1,24 @@
-//! Apps that say nothing more, or do not read: how their connections end, and what is never written on them.
+//! Time limits for apps: idle connections, unfinished heads and unread responses.
 
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 
+use crate::checks::in_flight;
 use crate::client::{Client, Wire};
 use crate::endpoint::{Endpoint, Received, response};
 use crate::harness::{App, World, eventually, server, soon, with_app};
 use crate::upstream::Script;
 
-/// RFC 9113 §4.1: type and payload of each frame.
+/// Type and payload of an HTTP/2 frame (RFC 9113 §4.1).
 type Frame = (u8, Vec<u8>);
 
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 
-/// An app that has sent its preface and its settings, and nothing after that.
+/// Opens an HTTP/2 connection with the client preface and empty SETTINGS, and sends nothing more.
 pub(crate) async fn silent_http2(address: std::net::SocketAddr) -> tokio::net::TcpStream {
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     stream
@@ -27,10 +28,10 @@ pub(crate) async fn silent_http2(address: std::net::SocketAddr) -> tokio::net::T
     stream
 }
 
-/// All frames until the end.
-async fn frames(mut stream: tokio::net::TcpStream) -> Vec<Frame> {
+/// Reads all frames until the end of the connection.
+async fn read_frames(mut stream: tokio::net::TcpStream) -> Vec<Frame> {
     let mut bytes = Vec::new();
-    // A reset is an end, too.
+    // The connection may end with a reset.
     let _ = soon("the end of the connection", stream.read_to_end(&mut bytes)).await;
     let mut frames = Vec::new();
     let mut rest = &bytes[..];
@@ -42,23 +43,23 @@ async fn frames(mut stream: tokio::net::TcpStream) -> Vec<Frame> {
     frames
 }
 
-/// An idle HTTP/2 connection gets a GOAWAY; a peer that is gone does not answer the PING behind it, and has 5 s to do so.
+/// hyper sends GOAWAY and PING. A dead peer never acknowledges the PING, so the connection closes
+/// 5 s later.
 #[tokio::test]
-async fn an_idle_http2_connection_ends_though_its_peer_is_gone() {
+async fn an_idle_http2_connection_closes_even_if_its_peer_is_dead() {
     let world = World::new();
     let api = Script::plain().await;
     let config = server("idle_timeout = \"300ms\"") + &world.upstream("api", &api.url(), "");
     with_app(&config, async |app| {
         let began = Instant::now();
-        let frames = frames(silent_http2(app.address()).await).await;
+        let frames = read_frames(silent_http2(app.address()).await).await;
         let took = began.elapsed();
         let kinds: Vec<u8> = frames.iter().map(|(kind, _)| *kind).collect();
         assert_eq!(kinds.first(), Some(&SETTINGS), "{kinds:?}");
         assert!(kinds.contains(&GOAWAY), "{kinds:?}");
-        // NO_ERROR: the app may try its requests again elsewhere.
+        // NO_ERROR: the app may retry its requests elsewhere.
         let (_, goaway) = frames.iter().find(|(kind, _)| *kind == GOAWAY).unwrap();
         assert_eq!(goaway[4..8], [0, 0, 0, 0]);
-        // Had it answered the PING, it would have been faster.
         assert!(kinds.contains(&PING), "{kinds:?}");
         assert!(took >= Duration::from_millis(300), "{took:?}");
         eventually("no connection", async || {
@@ -69,9 +70,9 @@ async fn an_idle_http2_connection_ends_though_its_peer_is_gone() {
     .await;
 }
 
-/// A request that crosses the GOAWAY is let finish, however long that takes, though nobody answers the PING.
+/// The request takes longer than the 5 s for the acknowledgement of the PING, which never comes.
 #[tokio::test]
-async fn a_request_that_crosses_the_goodbye_is_answered() {
+async fn a_request_that_crosses_the_goaway_gets_its_response() {
     let world = World::new();
     let api = Script::plain().await;
     let config = server("idle_timeout = \"300ms\"") + &world.upstream("api", &api.url(), "");
@@ -79,7 +80,7 @@ async fn a_request_that_crosses_the_goodbye_is_answered() {
         let mut stream = silent_http2(app.address()).await;
         let mut bytes = Vec::new();
         soon("a GOAWAY", async {
-            // Settings are acknowledged by nobody, and there is nothing else.
+            // A GOAWAY frame: payload of 8 bytes, type, no flags.
             while !bytes.windows(4).any(|part| part == [8, GOAWAY, 0, 0]) {
                 assert!(stream.read_buf(&mut bytes).await.unwrap() > 0);
             }
@@ -94,7 +95,6 @@ async fn a_request_that_crosses_the_goodbye_is_answered() {
             .await
             .unwrap();
         let (mut connection, _) = api.request().await;
-        // Longer than a goodbye may take.
         eventually("six seconds", async || {
             began.elapsed() > Duration::from_secs(6)
         })
@@ -108,15 +108,16 @@ async fn a_request_that_crosses_the_goodbye_is_answered() {
     .await;
 }
 
-/// The time for the next head is over while the response before it is still on its way to an app that does not read: a 408 would stand
-/// in the middle of it. Where that begins depends on how much fits into the socket, so that many sizes are tried.
+/// `header_timeout` of the next head expires while the app does not read the response before it. A
+/// 408 would land in the middle of that response. The response size at which writing blocks depends
+/// on the socket buffers, so the test tries many sizes.
 #[tokio::test]
-async fn no_408_is_written_into_a_response_that_is_held_up() {
+async fn no_408_is_written_into_an_unread_response() {
     const STEP: usize = 8 * 1024;
     const SIZES: usize = 80;
     let world = World::new();
-    let api = Endpoint::start(|asked: Received| async move {
-        let size: usize = asked
+    let api = Endpoint::start(|request: Received| async move {
+        let size: usize = request
             .head
             .first
             .split(['/', ' '])
@@ -133,38 +134,40 @@ async fn no_408_is_written_into_a_response_that_is_held_up() {
         &format!("listen = [\"127.0.0.1:0\", \"unix:{}\"]", socket.display()),
     ) + &world.upstream("api", &api.url(), "");
     with_app(&config, async |app| {
-        let mut held_up = Vec::new();
+        let mut unread = Vec::new();
         for number in 1..=SIZES {
             let size = number * STEP;
             let mut client = Wire::connect_unix(&socket).await;
             client
                 .send(format!("GET /{size} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
                 .await;
-            held_up.push((size, client));
+            unread.push((size, client));
         }
-        eventually("all answers under way", async || api.count() == SIZES).await;
-        // As far as they will get without being read.
-        let mut under_way = usize::MAX;
-        eventually("no more that end", async || {
-            head_time(app).await;
-            let before = under_way;
-            let metric = "cupbearer_requests_in_flight{upstream=\"api\"}";
-            under_way = app.metric(metric).await as usize;
-            before == under_way
+        eventually("all requests at the upstream", async || {
+            api.count() == SIZES
         })
         .await;
-        assert!((1..SIZES).contains(&under_way), "{under_way}");
-        for (_, client) in &mut held_up {
+        // Waits until the responses that fit into the buffers are complete.
+        let mut incomplete = usize::MAX;
+        eventually("a constant number of requests in flight", async || {
+            header_timeout_passes(app).await;
+            let before = incomplete;
+            incomplete = in_flight(app).await as usize;
+            before == incomplete
+        })
+        .await;
+        assert!((1..SIZES).contains(&incomplete), "{incomplete}");
+        for (_, client) in &mut unread {
             client.send("GET /next HTTP/1.1\r\nHost: loc").await;
         }
-        head_time(app).await;
-        head_time(app).await;
+        header_timeout_passes(app).await;
+        header_timeout_passes(app).await;
         let mut rests = JoinSet::new();
-        for (size, mut client) in held_up {
+        for (size, mut client) in unread {
             rests.spawn(async move { (size, client.read_to_end().await) });
         }
-        let mut told = 0;
-        // A response is cut off or whole, and holds nothing else.
+        let mut timed_out = 0;
+        // Each response is cut off or complete; only a 408 may follow a complete one.
         for (size, rest) in rests.join_all().await {
             let Ok(all) = rest else {
                 continue;
@@ -176,25 +179,23 @@ async fn no_408_is_written_into_a_response_that_is_held_up() {
             if !after.is_empty() {
                 assert_eq!(body.len() - after.len(), size, "{after}");
                 assert!(after.starts_with("HTTP/1.1 408 "), "{after}");
-                told += 1;
+                timed_out += 1;
             }
         }
-        // An app with a whole response learns what is wrong with its second request.
-        assert!(told > 0);
+        assert!(timed_out > 0);
     })
     .await;
 }
 
-/// As long as `header_timeout`, and longer: whoever says half a head now has its end behind it.
-async fn head_time(app: &App) {
-    let mut late = Client::connect(app.address()).await;
-    late.send("GET / HTTP/1.1\r\nHost: loc").await;
-    assert_eq!(late.response().await.code(), "request_timeout");
+/// Waits for at least `header_timeout`, by means of another connection with an unfinished head.
+async fn header_timeout_passes(app: &App) {
+    let mut other = Client::connect(app.address()).await;
+    other.send("GET / HTTP/1.1\r\nHost: loc").await;
+    assert_eq!(other.response().await.code(), "request_timeout");
 }
 
-/// The same for one that has only begun.
 #[tokio::test]
-async fn no_408_is_written_into_a_response_that_has_begun() {
+async fn no_408_is_written_into_an_incomplete_response() {
     let world = World::new();
     let api = Script::plain().await;
     let config = server("header_timeout = \"300ms\"\nidle_timeout = \"1s\"")
@@ -206,22 +207,56 @@ async fn no_408_is_written_into_a_response_that_has_begun() {
             .await;
         let (mut at_api, _) = api.request().await;
         at_api
-            .send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n")
+            .send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nstart\r\n")
             .await;
         client.head().await;
-        assert_eq!(client.chunk().await.unwrap().unwrap(), b"begun");
+        assert_eq!(client.chunk().await.unwrap().unwrap(), b"start");
         for _ in 0..3 {
-            head_time(app).await;
+            header_timeout_passes(app).await;
         }
         at_api.send("3\r\nend\r\n0\r\n\r\n").await;
         assert_eq!(client.chunk().await.unwrap().unwrap(), b"end");
         assert_eq!(client.chunk().await.unwrap(), None);
-        // Behind its end it may be told, or just end.
+        // A 408 may follow the complete response.
         let after = String::from_utf8(client.read_to_end().await.unwrap()).unwrap();
         assert!(
             after.is_empty() || after.starts_with("HTTP/1.1 408 "),
             "{after}"
         );
+    })
+    .await;
+}
+
+/// `timeouts.response` starts at the end of the upload and ends with the response head.
+#[tokio::test]
+async fn a_slow_upload_or_download_does_not_exceed_timeouts_response() {
+    const WAIT: Duration = Duration::from_millis(300);
+    let world = World::new();
+    let upstream = Script::tls(&world.authority).await;
+    let keys = format!("timeouts = {{ response = \"{}ms\" }}", WAIT.as_millis());
+    let config = server("") + &world.upstream("api", &upstream.url(), &keys);
+    with_app(&config, async |app| {
+        let mut client = app.connect().await;
+        client
+            .send("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 6\r\n\r\n")
+            .await;
+        let (mut connection, _) = upstream.request().await;
+        let mut ticks = tokio::time::interval(WAIT / 3);
+        for byte in [b"u", b"p", b"l", b"o", b"a", b"d"] {
+            ticks.tick().await;
+            client.send(byte).await;
+            connection.exactly(1).await.unwrap();
+        }
+        connection
+            .send("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n")
+            .await;
+        let head = client.head().await;
+        assert_eq!(head.status(), 200);
+        for byte in [b"s", b"e", b"r", b"v", b"e", b"d"] {
+            ticks.tick().await;
+            connection.send(byte).await;
+        }
+        assert_eq!(client.body(&head, false).await.unwrap(), b"served");
     })
     .await;
 }

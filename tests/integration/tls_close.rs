@@ -1,23 +1,25 @@
-//! Servers that end a TLS connection without `close_notify`: the framing of the answer decides.
+//! Servers that end a TLS connection without `close_notify`: the framing of the response decides
+//! whether it is complete.
 
 use std::time::Duration;
 
 use cupbearer::demo::authority::Offer;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::client::Wire;
 use crate::endpoint::{self, Endpoint, SECRET};
 use crate::harness::{App, World, eventually, server, with_app};
+use crate::upstream::Acceptor;
 
-/// How the server ends the connection after its answer.
+/// How the server ends the connection after its response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     CloseNotify,
     RecordBoundary,
-    /// After the header of a record and a part of its payload.
+    /// After the header of a record and a part of the payload.
     InRecord,
     /// After a part of a record's header.
     InRecordHeader,
@@ -32,27 +34,25 @@ const ALL: [End; 5] = [
     End::TcpReset,
 ];
 
-/// Starts a server that gives every request the same answer and ends the connection after it.
-/// Returns the server's origin.
-async fn start(world: &World, answer: String, end: End) -> String {
+/// Starts a server that gives every request the same response and ends the connection after it.
+async fn start(world: &World, response: String, end: End) -> Acceptor {
     let config = world.authority.server(&["127.0.0.1"], Offer::default());
-    let acceptor = TlsAcceptor::from(config.unwrap());
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (tcp, _) = listener.accept().await.unwrap();
-            let (acceptor, answer) = (acceptor.clone(), answer.clone());
-            tokio::spawn(async move {
-                let mut connection = Wire::new(acceptor.accept(tcp).await.unwrap());
-                let head = connection.head().await;
-                connection.body(&head, false).await.unwrap();
-                connection.send(answer).await;
-                close(connection.stream, end).await;
-            });
+    let tls = TlsAcceptor::from(config.unwrap());
+    Acceptor::start(move |tcp| {
+        let (tls, response) = (tls.clone(), response.clone());
+        async move {
+            let mut connection = Wire::new(tls.accept(tcp).await.unwrap());
+            let head = connection.head().await;
+            connection.body(&head, false).await.unwrap();
+            connection.send(response).await;
+            close(connection.stream, end).await;
         }
-    });
-    format!("https://{address}")
+    })
+    .await
+}
+
+fn url(fake: &Acceptor) -> String {
+    format!("https://{}", fake.address())
 }
 
 async fn close(mut tls: TlsStream<TcpStream>, end: End) {
@@ -70,30 +70,30 @@ async fn close(mut tls: TlsStream<TcpStream>, end: End) {
     }
 }
 
-/// Returns the body; `None` if the answer is cut off or is a 502 `upstream_closed`.
+/// Returns the body; `None` if the response is incomplete or is a 502 `upstream_closed`.
 async fn get(app: &App) -> Option<String> {
     let mut client = app.connect().await;
     client
         .send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .await;
-    let answer = client.try_response().await.ok()?;
-    if answer.status == 502 {
-        assert_eq!(answer.code(), "upstream_closed");
+    let response = client.try_response().await.ok()?;
+    if response.status == 502 {
+        assert_eq!(response.code(), "upstream_closed");
         return None;
     }
-    assert_eq!(answer.status, 200);
-    Some(answer.text())
+    assert_eq!(response.status, 200);
+    Some(response.text())
 }
 
 #[tokio::test]
-async fn an_api_answer_without_length_is_complete_at_a_record_boundary() {
+async fn an_api_response_without_length_is_complete_at_a_record_boundary() {
     let world = World::new();
-    // With many records, too: long reads take another path than short ones.
+    // The long body spans many records: long reads take another code path.
     for body in ["all of it".to_owned(), "x".repeat(1024 * 1024)] {
         for end in ALL {
-            let answer = format!("HTTP/1.1 200 OK\r\n\r\n{body}");
-            let url = start(&world, answer, end).await;
-            let config = server("") + &world.upstream("api", &url, "");
+            let response = format!("HTTP/1.1 200 OK\r\n\r\n{body}");
+            let fake = start(&world, response, end).await;
+            let config = server("") + &world.upstream("api", &url(&fake), "");
             with_app(&config, async |app| {
                 let complete = matches!(end, End::CloseNotify | End::RecordBoundary);
                 let seen = get(app).await;
@@ -105,32 +105,33 @@ async fn an_api_answer_without_length_is_complete_at_a_record_boundary() {
 }
 
 #[tokio::test]
-async fn an_api_answer_with_a_length_or_chunks_is_cut_off_by_every_end() {
+async fn an_incomplete_api_response_with_a_length_or_chunks_is_an_error_after_every_end() {
     let world = World::new();
     for end in ALL {
-        for answer in [
+        for response in [
             "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n0\r\n",
             "HTTP/1.1 200 OK\r\nConte",
             "",
         ] {
-            let url = start(&world, answer.to_owned(), end).await;
-            let config = server("") + &world.upstream("api", &url, "");
+            let fake = start(&world, response.to_owned(), end).await;
+            let config = server("") + &world.upstream("api", &url(&fake), "");
             with_app(&config, async |app| {
-                assert_eq!(get(app).await, None, "{end:?} after {answer:?}");
+                assert_eq!(get(app).await, None, "{end:?} after {response:?}");
             })
             .await;
         }
     }
 }
 
-/// Returns the token that reaches the API; `None` if the token endpoint's answer is cut off.
+/// Returns the token that reaches the API; `None` if the token response is incomplete.
 async fn token(world: &World, framing: &str, end: End) -> Option<String> {
     let api = Endpoint::start(endpoint::echo).await;
-    let url = start(world, format!("HTTP/1.1 200 OK\r\n{framing}"), end).await;
-    let config =
-        server("") + &endpoint::provider("p", &url, &world.tls()) + &endpoint::upstream(&api, "");
+    let fake = start(world, format!("HTTP/1.1 200 OK\r\n{framing}"), end).await;
+    let config = server("")
+        + &endpoint::provider("p", &url(&fake), &world.tls())
+        + &endpoint::upstream(&api, "");
     with_app(&config, async |app| {
         let mut error = String::new();
         eventually("a token or an error", async || {
@@ -153,7 +154,7 @@ async fn token(world: &World, framing: &str, end: End) -> Option<String> {
 const TOKEN: &str = r#"{"access_token":"t1","token_type":"Bearer","expires_in":3600}"#;
 
 #[tokio::test]
-async fn a_token_answer_without_length_is_complete_at_a_record_boundary() {
+async fn a_token_response_without_length_is_complete_at_a_record_boundary() {
     let world = World::new();
     for end in ALL {
         let complete = matches!(end, End::CloseNotify | End::RecordBoundary);
@@ -163,7 +164,7 @@ async fn a_token_answer_without_length_is_complete_at_a_record_boundary() {
 }
 
 #[tokio::test]
-async fn a_token_answer_with_a_length_or_chunks_is_cut_off_by_every_end() {
+async fn an_incomplete_token_response_with_a_length_or_chunks_is_an_error_after_every_end() {
     let world = World::new();
     let length = TOKEN.len();
     for end in ALL {
