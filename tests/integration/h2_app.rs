@@ -15,7 +15,7 @@ use crate::client::frames;
 use crate::harness::{App, World, server, soon, with_app};
 use crate::upstream::{HTTP2, Script, Server};
 
-/// With one permit, a permit that is not returned blocks the next request.
+/// With one permit, a leaked permit blocks the next request.
 const ONE: &str = "max_in_flight = 1\n";
 
 /// An app whose test reads and writes single frames.
@@ -122,7 +122,7 @@ async fn a_response_is_reset_if_the_app_grants_no_window_for_body_timeout() {
                     .send(format!("HTTP/1.1 200 OK\r\n{framing}"))
                     .await;
                 let mut body = response_head(response).await.into_body();
-                // hyper hands a frame to h2 as soon as the window has room for a byte of it.
+                // hyper hands a frame to h2 as soon as the window has room for one byte.
                 connection.send(more).await;
                 // The app gets what fits into the window, then the reset.
                 let mut received = 0;
@@ -360,7 +360,7 @@ async fn stalled_uploads_do_not_block_other_streams_of_the_connection() {
 }
 
 /// The limits of HTTP/1.1: 64 KiB, 256 fields, no whitespace around values, and a `host` equal to
-/// `:authority`. The responses are Cupbearer's errors also where h2 detects the violation.
+/// `:authority`. Cupbearer sends its own error even if h2 detects the violation.
 #[tokio::test]
 async fn a_head_beyond_the_limits_gets_an_error() {
     let world = World::new();

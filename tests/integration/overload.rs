@@ -11,7 +11,7 @@ use crate::checks::{GET, OK, in_flight, none_in_flight, ok_server};
 use crate::cli::Running;
 use crate::client::{Client, Http2Client, frames, whole};
 use crate::errors::assert_error;
-use crate::harness::{App, World, eventually, server, soon, with_app};
+use crate::harness::{App, World, eventually, log, server, soon, with_app};
 use crate::upstream::{HTTP1, HTTP2, Script, Server};
 
 const UPGRADE: &str =
@@ -19,7 +19,7 @@ const UPGRADE: &str =
 const SWITCHING_PROTOCOLS: &str =
     "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n";
 
-/// With one permit, a permit that is not returned blocks the next request.
+/// With one permit, a leaked permit blocks the next request.
 const ONE: &str = "max_in_flight = 1\n";
 
 /// Asserts that no request is in flight and that a new request succeeds.
@@ -98,7 +98,7 @@ async fn a_stalled_http2_response_is_reset_after_timeouts_body() {
             let frame = http_body_util::BodyExt::frame(&mut body);
             assert!(soon("the first frame", frame).await.unwrap().is_ok());
             let next = http_body_util::BodyExt::frame(&mut body);
-            assert!(soon("the end", next).await.unwrap().is_err());
+            assert!(soon("the reset", next).await.unwrap().is_err());
             none_in_flight(app).await;
         }
     })
@@ -137,7 +137,7 @@ async fn a_stalled_response_is_cut_off_after_timeouts_body() {
             connection.closed().await;
             assert_recovered(app, &upstream).await;
         }
-        assert!(crate::harness::log().contains("the upstream's answer stands still"));
+        assert!(log().contains("the upstream's answer stands still"));
     })
     .await;
 }
@@ -183,11 +183,17 @@ async fn an_upgraded_connection_holds_a_permit_until_it_closes() {
         assert_eq!(client.head().await.status(), 101);
         // `body_timeout` does not apply to idle upgraded connections.
         for _ in 0..3 {
-            eventually("one in flight", async || in_flight(app).await == 1.0).await;
+            eventually("one request in flight", async || {
+                in_flight(app).await == 1.0
+            })
+            .await;
             let mut other = app.connect().await;
             assert_error(&other.request(GET).await, "overloaded", Some("api"));
             // The app may get its response before the request leaves the count.
-            eventually("one in flight", async || in_flight(app).await == 1.0).await;
+            eventually("one request in flight", async || {
+                in_flight(app).await == 1.0
+            })
+            .await;
             let quiet =
                 tokio::time::timeout(Duration::from_millis(150), connection.stream.read_u8());
             assert!(quiet.await.is_err());
@@ -249,7 +255,7 @@ async fn the_proxy_survives_running_out_of_file_descriptors() {
     assert!(spent < since.elapsed() / 2, "{spent:?} of CPU time");
     let fetched = vendor.counters().issued;
     limit(pid, before);
-    // Waits without requests: each refused one would log a line into a pipe that is not read.
+    // Sends no requests meanwhile: each refusal logs a line into a pipe that the test does not read.
     eventually("a fresh token", async || vendor.counters().issued > fetched).await;
     eventually("a response with the fresh token", async || {
         served.get("/cncn/x").await.status == 200

@@ -387,7 +387,7 @@ async fn a_body_that_does_not_wait_for_100_keeps_the_connection() {
     .await;
 }
 
-/// The upstream sends a large response while it reads; the app reads only after its upload.
+/// The upstream reads and sends at the same time; the app reads only after its upload.
 #[tokio::test]
 async fn an_upload_proceeds_while_the_app_does_not_read_the_response() {
     const SIZE: usize = 24 * 1024 * 1024;

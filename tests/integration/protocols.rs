@@ -1,7 +1,6 @@
-//! gRPC metadata, status and cancellation, trailers, ranges, early responses, and bodies larger than
-//! the memory.
+//! gRPC metadata, status and cancellation, trailers, ranges, early responses and large bodies.
 
-use std::process::Stdio;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,51 +9,18 @@ use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::Command;
 use tokio::sync::mpsc;
 
-use crate::checks::{GET, OK};
-use crate::client::{Client, Http2Client, frames, whole};
+use crate::checks::{GET, OK, number_from_environment};
+use crate::cli::Running;
+use crate::client::{Client, Frames, Http2Client, frames, whole};
 use crate::harness::{World, eventually, server, soon, with_app};
 use crate::upstream::{HTTP1, HTTP2, Script, Server};
 
 #[tokio::test]
 async fn grpc_metadata_deadline_and_status_are_forwarded() {
     let world = World::new();
-    let upstream = Server::start(
-        &world.authority,
-        HTTP2,
-        |request: Request<Incoming>| async move {
-            let headers = request.headers();
-            assert_eq!(headers["grpc-timeout"], "250m");
-            assert_eq!(headers["grpc-encoding"], "gzip");
-            assert_eq!(headers["trace-bin"], "AAEC");
-            assert_eq!(request.uri().path(), "/pkg.Service/Call");
-            if headers.contains_key("trailers-only") {
-                return Response::builder()
-                    .header("content-type", "application/grpc")
-                    .header("grpc-status", "5")
-                    .header("grpc-message", "not%20here")
-                    .body(whole(""))
-                    .unwrap();
-            }
-            let message = request.into_body().collect().await.unwrap().to_bytes();
-            let (sender, body) = frames();
-            sender.send(Ok(Frame::data(message))).unwrap();
-            let mut trailers = HeaderMap::new();
-            trailers.insert("grpc-status", "9".parse().unwrap());
-            trailers.insert("grpc-message", "too%20soon".parse().unwrap());
-            trailers.insert("grpc-status-details-bin", "CAkS".parse().unwrap());
-            sender.send(Ok(Frame::trailers(trailers))).unwrap();
-            Response::builder()
-                .header("content-type", "application/grpc")
-                .header("initial", "1")
-                .body(body)
-                .unwrap()
-        },
-    )
-    .await;
+    let upstream = Server::start(&world.authority, HTTP2, answer_grpc).await;
     let config = server("") + &world.upstream("api", &upstream.url(), "");
     with_app(&config, async |app| {
         let mut client = Http2Client::connect(app.address()).await;
@@ -80,7 +46,7 @@ async fn grpc_metadata_deadline_and_status_are_forwarded() {
                 continue;
             }
             assert_eq!(response.headers()["initial"], "1");
-            let body = soon("the call's end", response.into_body().collect()).await;
+            let body = soon("the end of the call", response.into_body().collect()).await;
             let body = body.unwrap();
             let trailers = body.trailers().unwrap().clone();
             assert_eq!(trailers["grpc-status"], "9");
@@ -90,6 +56,36 @@ async fn grpc_metadata_deadline_and_status_are_forwarded() {
         }
     })
     .await;
+}
+
+/// Checks the forwarded metadata. Responds with trailers only, or with the message and trailers.
+async fn answer_grpc(request: Request<Incoming>) -> Response<Frames> {
+    let headers = request.headers();
+    assert_eq!(headers["grpc-timeout"], "250m");
+    assert_eq!(headers["grpc-encoding"], "gzip");
+    assert_eq!(headers["trace-bin"], "AAEC");
+    assert_eq!(request.uri().path(), "/pkg.Service/Call");
+    if headers.contains_key("trailers-only") {
+        return Response::builder()
+            .header("content-type", "application/grpc")
+            .header("grpc-status", "5")
+            .header("grpc-message", "not%20here")
+            .body(whole(""))
+            .unwrap();
+    }
+    let message = request.into_body().collect().await.unwrap().to_bytes();
+    let (sender, body) = frames();
+    sender.send(Ok(Frame::data(message))).unwrap();
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", "9".parse().unwrap());
+    trailers.insert("grpc-message", "too%20soon".parse().unwrap());
+    trailers.insert("grpc-status-details-bin", "CAkS".parse().unwrap());
+    sender.send(Ok(Frame::trailers(trailers))).unwrap();
+    Response::builder()
+        .header("content-type", "application/grpc")
+        .header("initial", "1")
+        .body(body)
+        .unwrap()
 }
 
 #[tokio::test]
@@ -154,7 +150,7 @@ async fn a_cancelled_call_is_reset_at_the_upstream_and_returns_its_permit() {
     }
 }
 
-/// RFC 9110 §6.5.1: the app announces with `TE: trailers` that it accepts them.
+/// RFC 9110 §6.5.1: the app announces with `TE: trailers` that responses may have trailers.
 #[tokio::test]
 async fn trailers_of_chunked_bodies_are_forwarded_in_both_directions() {
     let world = World::new();
@@ -280,8 +276,8 @@ async fn a_response_before_the_end_of_the_upload_is_forwarded() {
 /// Runs the program as a process to measure its memory. `CUPBEARER_BODY_MIB` sets the body size.
 #[tokio::test]
 async fn large_bodies_are_streamed_in_constant_memory() {
-    let size = std::env::var("CUPBEARER_BODY_MIB").map_or(96, |size| size.parse().unwrap());
-    let size: usize = size * 1024 * 1024;
+    let mebibytes = number_from_environment("CUPBEARER_BODY_MIB").unwrap_or(96);
+    let size = usize::try_from(mebibytes).unwrap() * 1024 * 1024;
     let world = World::new();
     for offer in [HTTP1, HTTP2] {
         let received = Arc::new(AtomicUsize::new(0));
@@ -304,60 +300,58 @@ async fn large_bodies_are_streamed_in_constant_memory() {
         .await;
         let config = server("") + &world.upstream("api", &upstream.url(), "");
         world.write("cupbearer.toml", &config);
-        let mut proxy = Command::new(env!("CARGO_BIN_EXE_cupbearer"))
-            .args(["run", "--config"])
-            .arg(world.path("cupbearer.toml"))
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let address = listen_address(&mut proxy).await;
+        let proxy = Running::start(&world, &["run"]).await;
+        let address = proxy.listen.parse().unwrap();
         let before = peak_memory(&proxy);
-        let mut client = Client::connect(address).await;
-        client
-            .send(format!(
-                "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n"
-            ))
-            .await;
-        let block = vec![0; 1024 * 1024];
-        for _ in 0..size / block.len() {
-            client.send(&block).await;
-        }
-        let head = client.head().await;
-        assert_eq!(head.status(), 200);
-        assert_eq!(received.load(Ordering::Relaxed), size);
-        assert_eq!(head.get("transfer-encoding"), Some("chunked"));
-        let mut downloaded = 0;
-        while let Some(chunk) = client.chunk().await.unwrap() {
-            downloaded += chunk.len();
-        }
-        assert_eq!(downloaded, size);
-
-        received.store(0, Ordering::Relaxed);
-        let mut client = Http2Client::connect(address).await;
-        let request = client.request("POST", "/").body(zeros(size)).unwrap();
-        let mut body = client.send(request).await.unwrap().into_body();
-        assert_eq!(received.load(Ordering::Relaxed), size);
-        let mut downloaded = 0;
-        while let Some(frame) = soon("more of the response", body.frame()).await {
-            downloaded += frame.unwrap().into_data().map_or(0, |data| data.len());
-        }
-        assert_eq!(downloaded, size);
+        assert_eq!(transfer_by_http1(address, size).await, size);
+        assert_eq!(received.swap(0, Ordering::Relaxed), size);
+        assert_eq!(transfer_by_http2(address, size).await, size);
+        assert_eq!(received.swap(0, Ordering::Relaxed), size);
         let grown = peak_memory(&proxy).saturating_sub(before);
         assert!(
             grown < 24 * 1024,
             "peak memory grew by {grown} KiB, HTTP/2: {}",
             offer.http2
         );
-        proxy.kill().await.unwrap();
     }
 }
 
+/// Uploads `size` bytes by HTTP/1.1. Returns the length of the response body.
+async fn transfer_by_http1(address: SocketAddr, size: usize) -> usize {
+    let mut client = Client::connect(address).await;
+    client
+        .send(format!(
+            "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n"
+        ))
+        .await;
+    let block = vec![0; 1024 * 1024];
+    for _ in 0..size / block.len() {
+        client.send(&block).await;
+    }
+    let head = client.head().await;
+    assert_eq!(head.status(), 200);
+    assert_eq!(head.get("transfer-encoding"), Some("chunked"));
+    let mut downloaded = 0;
+    while let Some(chunk) = client.chunk().await.unwrap() {
+        downloaded += chunk.len();
+    }
+    downloaded
+}
+
+/// Uploads `size` bytes by HTTP/2. Returns the length of the response body.
+async fn transfer_by_http2(address: SocketAddr, size: usize) -> usize {
+    let mut client = Http2Client::connect(address).await;
+    let request = client.request("POST", "/").body(zeros(size)).unwrap();
+    let mut body = client.send(request).await.unwrap().into_body();
+    let mut downloaded = 0;
+    while let Some(frame) = soon("more of the response", body.frame()).await {
+        downloaded += frame.unwrap().into_data().map_or(0, |data| data.len());
+    }
+    downloaded
+}
+
 /// Returns a body of `size` zero bytes.
-fn zeros(size: usize) -> crate::client::Frames {
+fn zeros(size: usize) -> Frames {
     let (sender, body) = frames();
     tokio::spawn(async move {
         let block = Bytes::from_static(&[0; 64 * 1024]);
@@ -368,28 +362,10 @@ fn zeros(size: usize) -> crate::client::Frames {
     body
 }
 
-/// Waits until the program logs its address, and returns the address.
-async fn listen_address(proxy: &mut tokio::process::Child) -> std::net::SocketAddr {
-    let mut lines = BufReader::new(proxy.stderr.take().unwrap()).lines();
-    let address = soon("the address", async {
-        while let Some(line) = lines.next_line().await.unwrap() {
-            println!("{line}");
-            if let Some((_, rest)) = line.split_once("http://127.0.0.1:") {
-                let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
-                return format!("127.0.0.1:{port}").parse().unwrap();
-            }
-        }
-        panic!("the program ended without a listener");
-    })
-    .await;
-    // A full pipe would block the program.
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    address
-}
-
 /// Returns the peak resident memory in KiB.
-fn peak_memory(proxy: &tokio::process::Child) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.id().unwrap())).unwrap();
+fn peak_memory(proxy: &Running) -> usize {
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", proxy.child.id().unwrap())).unwrap();
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix("VmHWM:"))

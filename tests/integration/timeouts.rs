@@ -70,7 +70,7 @@ async fn an_idle_http2_connection_closes_even_if_its_peer_is_dead() {
     .await;
 }
 
-/// The request takes longer than the 5 s for the acknowledgement of the PING, which never comes.
+/// The app never acknowledges the PING, and the request takes longer than the 5 s limit for that.
 #[tokio::test]
 async fn a_request_that_crosses_the_goaway_gets_its_response() {
     let world = World::new();
@@ -108,7 +108,7 @@ async fn a_request_that_crosses_the_goaway_gets_its_response() {
     .await;
 }
 
-/// `header_timeout` of the next head expires while the app does not read the response before it. A
+/// `header_timeout` expires for the next head while the app does not read the previous response. A
 /// 408 would land in the middle of that response. The response size at which writing blocks depends
 /// on the socket buffers, so the test tries many sizes.
 #[tokio::test]
@@ -147,15 +147,7 @@ async fn no_408_is_written_into_an_unread_response() {
             api.count() == SIZES
         })
         .await;
-        // Waits until the responses that fit into the buffers are complete.
-        let mut incomplete = usize::MAX;
-        eventually("a constant number of requests in flight", async || {
-            header_timeout_passes(app).await;
-            let before = incomplete;
-            incomplete = in_flight(app).await as usize;
-            before == incomplete
-        })
-        .await;
+        let incomplete = incomplete_responses(app).await;
         assert!((1..SIZES).contains(&incomplete), "{incomplete}");
         for (_, client) in &mut unread {
             client.send("GET /next HTTP/1.1\r\nHost: loc").await;
@@ -167,24 +159,43 @@ async fn no_408_is_written_into_an_unread_response() {
             rests.spawn(async move { (size, client.read_to_end().await) });
         }
         let mut timed_out = 0;
-        // Each response is cut off or complete; only a 408 may follow a complete one.
         for (size, rest) in rests.join_all().await {
-            let Ok(all) = rest else {
-                continue;
-            };
-            let text = String::from_utf8(all).unwrap();
-            let (head, body) = text.split_once("\r\n\r\n").unwrap();
-            assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
-            let after = body.trim_start_matches('x');
-            if !after.is_empty() {
-                assert_eq!(body.len() - after.len(), size, "{after}");
-                assert!(after.starts_with("HTTP/1.1 408 "), "{after}");
-                timed_out += 1;
+            if let Ok(bytes) = rest {
+                timed_out += usize::from(has_408_after_response(bytes, size));
             }
         }
-        assert!(timed_out > 0);
+        assert!(timed_out > 0, "no complete response is followed by a 408");
     })
     .await;
+}
+
+/// Waits until the responses that fit into the socket buffers are complete. Returns the number of
+/// the others.
+async fn incomplete_responses(app: &App) -> usize {
+    let mut incomplete = usize::MAX;
+    eventually("a constant number of requests in flight", async || {
+        header_timeout_passes(app).await;
+        let before = incomplete;
+        incomplete = in_flight(app).await as usize;
+        before == incomplete
+    })
+    .await;
+    incomplete
+}
+
+/// Returns whether a 408 follows a response with a body of `size` times `x`. Asserts that nothing
+/// else follows, and that nothing follows a truncated response.
+fn has_408_after_response(bytes: Vec<u8>, size: usize) -> bool {
+    let text = String::from_utf8(bytes).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    let after = body.trim_start_matches('x');
+    if after.is_empty() {
+        return false;
+    }
+    assert_eq!(body.len() - after.len(), size, "{after}");
+    assert!(after.starts_with("HTTP/1.1 408 "), "{after}");
+    true
 }
 
 /// Waits for at least `header_timeout`, by means of another connection with an unfinished head.

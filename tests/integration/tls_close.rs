@@ -1,5 +1,5 @@
-//! Servers that end a TLS connection without `close_notify`: the framing of the response decides
-//! whether it is complete.
+//! Servers that end a TLS connection without `close_notify`: the framing decides whether the
+//! response is complete.
 
 use std::time::Duration;
 

@@ -12,7 +12,7 @@ use crate::harness::{App, World, server, with_app};
 use crate::upstream::Script;
 
 /// Code, status and `Proxy-Status` error type of each error that these tests can provoke.
-/// `login_required` and `store_unavailable` are missing: only a grant with stored state has them.
+/// `login_required` and `store_unavailable` are missing: only grants with stored state cause them.
 const TABLE: [(&str, u16, &str); 23] = [
     ("no_route", 404, "destination_not_found"),
     ("bad_request", 400, "http_request_error"),

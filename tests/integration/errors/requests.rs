@@ -4,8 +4,7 @@ use http::StatusCode;
 
 use super::{assert_error, assert_refused, with_unused_upstream};
 use crate::checks::{GET, ok_server};
-use crate::client::Http2Client;
-use crate::client::whole;
+use crate::client::{Http2Client, whole};
 use crate::harness::{World, eventually, server, soon, with_app};
 use crate::upstream::{HTTP2, Script};
 
@@ -116,7 +115,7 @@ async fn a_malformed_head_gets_a_status_without_a_body_and_is_counted() {
             client.closed().await;
         }
         let counted = "cupbearer_request_errors_total{error=\"malformed_head\",upstream=\"\"}";
-        eventually("both are counted", async || {
+        eventually("two malformed heads in the metric", async || {
             app.metric(counted).await == 2.0
         })
         .await;

@@ -6,8 +6,7 @@ use tokio::net::TcpSocket;
 
 use super::assert_error;
 use crate::checks::{GET, ok_server};
-use crate::client::Response;
-use crate::client::whole;
+use crate::client::{Response, whole};
 use crate::harness::{World, server, with_app};
 use crate::upstream::{HTTP1, Script, Server};
 
