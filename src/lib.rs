@@ -123,5 +123,7 @@ pub mod runtime;
 pub mod secret;
 pub mod status;
 pub mod store;
+#[cfg(test)]
+mod testing;
 pub mod token;
 pub mod upstream;

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::metrics::Metrics;
 use crate::status::{RefreshError, State, Status};
+use crate::testing::Response;
 
 #[tokio::test]
 async fn liveness_probes_succeed() {
@@ -536,23 +537,18 @@ impl Admin {
         }
     }
 
-    async fn get(&self, path: &str) -> Answer {
+    async fn get(&self, path: &str) -> Response {
         self.ask(&format!("GET {path} HTTP/1.1"), "Host: localhost")
             .await
     }
 
-    async fn post(&self, path: &str) -> Answer {
+    async fn post(&self, path: &str) -> Response {
         let line = format!("POST {path} HTTP/1.1");
         self.ask(&line, "Host: localhost\r\nX-Cupbearer: 1").await
     }
 
-    async fn ask(&self, line: &str, headers: &str) -> Answer {
-        let mut tcp = TcpStream::connect(self.address).await.unwrap();
-        let request = format!("{line}\r\n{headers}\r\nConnection: close\r\n\r\n");
-        tcp.write_all(request.as_bytes()).await.unwrap();
-        let mut text = String::new();
-        tcp.read_to_string(&mut text).await.unwrap();
-        Answer::parse(&text)
+    async fn ask(&self, line: &str, headers: &str) -> Response {
+        Response::to(self.address, &format!("{line}\r\n{headers}")).await
     }
 
     /// Starts a reload that ends when `released` resolves. The first value resolves when it has
@@ -573,38 +569,6 @@ impl Admin {
         let request = "POST /-/reload HTTP/1.1\r\nHost: localhost\r\nX-Cupbearer: 1\r\n\r\n";
         tcp.write_all(request.as_bytes()).await.unwrap();
         (asked, tcp)
-    }
-}
-
-struct Answer {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: String,
-}
-
-impl Answer {
-    fn parse(text: &str) -> Self {
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
-        let mut lines = head.split("\r\n");
-        let status = lines.next().unwrap().split(' ').nth(1).unwrap();
-        let headers = lines.map(|line| {
-            let (name, value) = line.split_once(": ").unwrap();
-            (name.to_ascii_lowercase(), value.to_owned())
-        });
-        Self {
-            status: status.parse().unwrap(),
-            headers: headers.collect(),
-            body: body.to_owned(),
-        }
-    }
-
-    fn header(&self, name: &str) -> &str {
-        let found = self.headers.iter().find(|(other, _)| other == name);
-        found.map_or("", |(_, value)| value)
-    }
-
-    fn json(&self) -> Json {
-        serde_json::from_str(&self.body).unwrap()
     }
 }
 

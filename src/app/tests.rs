@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use serde_json::Value as Json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -16,6 +15,7 @@ use crate::config::NoEnvironment;
 use crate::demo::authority::{Authority, Offer};
 use crate::demo::setup::Setup;
 use crate::demo::vendors::{FakeVendor, Kind};
+use crate::testing::{self, Response};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -28,11 +28,6 @@ struct TestApp {
     admin: SocketAddr,
     stop: Option<oneshot::Sender<Shutdown>>,
     thread: Option<JoinHandle<()>>,
-}
-
-struct Answer {
-    status: u16,
-    body: String,
 }
 
 impl TestApp {
@@ -98,7 +93,7 @@ impl TestApp {
     }
 
     /// Writes `text` and sends `POST /-/reload`.
-    async fn reload(&self, text: &str) -> Answer {
+    async fn reload(&self, text: &str) -> Response {
         std::fs::write(self.path(), text).unwrap();
         self.admin("POST /-/reload").await
     }
@@ -109,11 +104,11 @@ impl TestApp {
         answer.json()["detail"].as_str().unwrap().to_owned()
     }
 
-    async fn get(&self, path: &str) -> Answer {
+    async fn get(&self, path: &str) -> Response {
         ask(self.address, &format!("GET {path}")).await
     }
 
-    async fn admin(&self, line: &str) -> Answer {
+    async fn admin(&self, line: &str) -> Response {
         ask(self.admin, line).await
     }
 
@@ -143,12 +138,6 @@ impl Drop for TestApp {
     }
 }
 
-impl Answer {
-    fn json(&self) -> Json {
-        serde_json::from_str(&self.body).unwrap()
-    }
-}
-
 /// Replaces the linked folder by a new one, atomically.
 fn publish(folder: &tempfile::TempDir, name: &str, text: &str) {
     let root = folder.path();
@@ -158,24 +147,11 @@ fn publish(folder: &tempfile::TempDir, name: &str, text: &str) {
     std::fs::rename(root.join("data.new"), root.join("data")).unwrap();
 }
 
-async fn ask(address: SocketAddr, line: &str) -> Answer {
-    let request = format!(
-        "{line} HTTP/1.1\r\nHost: localhost:{}\r\nX-Cupbearer: 1\r\nContent-Length: 0\r\n\
-         Connection: close\r\n\r\n",
-        address.port()
-    );
-    let exchange = async {
-        let mut tcp = TcpStream::connect(address).await.unwrap();
-        tcp.write_all(request.as_bytes()).await.unwrap();
-        let mut text = String::new();
-        tcp.read_to_string(&mut text).await.unwrap();
-        text
-    };
-    let text = timeout(LONG, exchange).await.unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    let body = body.to_owned();
-    Answer { status, body }
+async fn ask(address: SocketAddr, line: &str) -> Response {
+    let port = address.port();
+    let head =
+        format!("{line} HTTP/1.1\r\nHost: localhost:{port}\r\nX-Cupbearer: 1\r\nContent-Length: 0");
+    timeout(LONG, Response::to(address, &head)).await.unwrap()
 }
 
 /// Sends requests without a pause, on several connections, until stopped.
@@ -509,34 +485,21 @@ async fn mutual(authority: &Authority) -> SocketAddr {
     };
     let config = authority.server(&["localhost"], offer).unwrap();
     let tls = tokio_rustls::TlsAcceptor::from(config);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((tcp, _)) = listener.accept().await {
-            let tls = tls.clone();
-            tokio::spawn(async move {
-                let mut stream = tls.accept(tcp).await?;
-                let shown = stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
-                let shown = fingerprint(&shown);
-                let (mut read, mut buffer) = (Vec::new(), [0; 4096]);
-                loop {
-                    let count = stream.read(&mut buffer).await?;
-                    if count == 0 {
-                        return std::io::Result::Ok(());
-                    }
-                    read.extend_from_slice(&buffer[..count]);
-                    if read.ends_with(b"\r\n\r\n") {
-                        read.clear();
-                        let length = shown.len();
-                        let answer =
-                            format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{shown}");
-                        stream.write_all(answer.as_bytes()).await?;
-                    }
-                }
-            });
+    let serve = move |tcp| {
+        let tls = tls.clone();
+        async move {
+            let Ok(mut stream) = tls.accept(tcp).await else {
+                return;
+            };
+            let shown = fingerprint(&stream.get_ref().1.peer_certificates().unwrap()[0]);
+            let length = shown.len();
+            let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{shown}");
+            while testing::read_head(&mut stream).await.is_ok() {
+                stream.write_all(response.as_bytes()).await.unwrap();
+            }
         }
-    });
-    address
+    };
+    testing::accept_each(serve).await.0
 }
 
 fn fingerprint(der: &[u8]) -> String {

@@ -100,10 +100,8 @@ impl Server {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpListener;
-
     use super::*;
+    use crate::testing;
 
     #[test]
     fn addresses_are_plain_http_without_a_path() {
@@ -128,18 +126,8 @@ mod tests {
 
     #[tokio::test]
     async fn gets_status_and_body() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut head = vec![0; 1024];
-            let n = stream.read(&mut head).await.unwrap();
-            stream
-                .write_all(b"HTTP/1.1 503 x\r\ncontent-length: 4\r\n\r\nbusy")
-                .await
-                .unwrap();
-            String::from_utf8(head[..n].to_vec()).unwrap()
-        });
+        let (address, server) =
+            testing::respond_once("HTTP/1.1 503 x\r\ncontent-length: 4\r\n\r\nbusy").await;
         let answer = Server::parse(&address.to_string())
             .unwrap()
             .get("/readyz?strict")
@@ -156,9 +144,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_closed_port_is_named() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
+        let address = testing::closed_port().await;
         let error = Server::parse(&address.to_string())
             .unwrap()
             .get("/")

@@ -326,9 +326,7 @@ async fn verifier_of_another_login_is_refused() {
 
 #[tokio::test]
 async fn login_listens_on_the_configured_loopback_redirect() {
-    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
+    let port = crate::testing::closed_port().await.port();
     let redirect = format!("redirect_uri = 'http://127.0.0.1:{port}/back'\n");
     let world = World::new(&format!("{CODE}{redirect}")).await;
     let login = Login::new(world.provider()).unwrap();

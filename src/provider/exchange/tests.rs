@@ -1,21 +1,18 @@
 //! Runs against a server on loopback that writes given bytes.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::server::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::clock::test::TestClock;
-use crate::config::{Origin, Provider, Scheme, TokenSource, Value};
+use crate::config::{Provider, Scheme, TokenSource, Value};
+use crate::demo::authority::Offer;
 use crate::dialect::{Class, Expiry};
 use crate::provider::testing::{CLIENT_CREDENTIALS, Log, endpoint, literal, provider};
+use crate::testing::{self, TestCa};
 
 const TOKEN: &str = r#"{"access_token":"at-1","expires_in":3600}"#;
 
@@ -39,27 +36,26 @@ impl Vendor {
     }
 
     async fn start(answer: Vec<u8>, then: Then, tls: Option<TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let vendor = Self {
-            port: listener.local_addr().unwrap().port(),
-            requests: Arc::default(),
-        };
-        let seen = Arc::clone(&vendor.requests);
-        tokio::spawn(async move {
-            loop {
-                let (tcp, _) = listener.accept().await.unwrap();
-                let (answer, seen) = (answer.clone(), Arc::clone(&seen));
-                match tls.clone() {
-                    None => tokio::spawn(serve(tcp, answer, then, seen)),
-                    Some(tls) => tokio::spawn(async move {
+        let requests = Arc::<Mutex<Vec<String>>>::default();
+        let seen = Arc::clone(&requests);
+        let serve = move |tcp| {
+            let (answer, seen, tls) = (answer.clone(), Arc::clone(&seen), tls.clone());
+            async move {
+                match tls {
+                    None => serve(tcp, answer, then, seen).await,
+                    Some(tls) => {
                         if let Ok(stream) = tls.accept(tcp).await {
                             serve(stream, answer, then, seen).await;
                         }
-                    }),
-                };
+                    }
+                }
             }
-        });
-        vendor
+        };
+        let (address, _) = testing::accept_each(serve).await;
+        Self {
+            port: address.port(),
+            requests,
+        }
     }
 
     fn requests(&self) -> Vec<String> {
@@ -71,12 +67,7 @@ impl Vendor {
         provider("x", dialect, |provider| {
             let endpoint = endpoint(provider);
             endpoint.path_and_query = "/v2/token".to_owned();
-            endpoint.token_url = Origin {
-                scheme: Scheme::Http,
-                host: "127.0.0.1".to_owned(),
-                port,
-                authority: format!("127.0.0.1:{port}"),
-            };
+            endpoint.token_url = testing::origin(Scheme::Http, "127.0.0.1", port);
         })
     }
 }
@@ -339,9 +330,7 @@ async fn a_response_after_the_timeout_is_an_error() {
 
 #[tokio::test]
 async fn a_refused_connection_is_transient_and_names_the_address() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    drop(listener);
+    let port = testing::closed_port().await.port();
     let vendor = Vendor {
         port,
         requests: Arc::default(),
@@ -419,55 +408,23 @@ async fn a_request_that_cannot_be_built_is_not_sent() {
     assert!(vendor.requests().is_empty());
 }
 
-struct Tls {
-    folder: tempfile::TempDir,
-    acceptor: TlsAcceptor,
-}
-
-impl Tls {
-    fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("ca.pem"), ca.pem()).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &ca).unwrap();
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key)
-            .unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Self {
-            folder,
-            acceptor: TlsAcceptor::from(Arc::new(config)),
-        }
-    }
-
-    fn ca_file(&self) -> PathBuf {
-        self.folder.path().join("ca.pem")
-    }
-}
-
 #[tokio::test]
 async fn tls_is_verified_with_the_configured_ca_file() {
-    let tls = Tls::new();
+    let ca = TestCa::new();
     let bytes = answer("200 OK", "", TOKEN);
-    let vendor = Vendor::start(bytes, Then::Close, Some(tls.acceptor.clone())).await;
+    let vendor = Vendor::start(
+        bytes,
+        Then::Close,
+        Some(ca.server(Offer {
+            http2: true,
+            ..Offer::default()
+        })),
+    )
+    .await;
     let mut provider = vendor.provider(CLIENT_CREDENTIALS);
     let settings = endpoint(&mut provider);
-    settings.token_url = Origin {
-        scheme: Scheme::Https,
-        host: "localhost".to_owned(),
-        port: vendor.port,
-        authority: format!("localhost:{}", vendor.port),
-    };
-    settings.tls.ca_file = Some(tls.ca_file());
+    settings.token_url = testing::origin(Scheme::Https, "localhost", vendor.port);
+    settings.tls.ca_file = Some(ca.ca_file());
     let fetched = fetch(&provider).await.unwrap();
     assert_eq!(fetched.issued.access_token.expose(), "at-1");
 
@@ -476,7 +433,7 @@ async fn tls_is_verified_with_the_configured_ca_file() {
     assert!(matches!(fetch(&provider).await, Err(FetchError::Dial(_))));
     let settings = endpoint(&mut provider);
     settings.tls.server_name = None;
-    let other = Tls::new();
+    let other = TestCa::new();
     settings.tls.ca_file = Some(other.ca_file());
     assert!(matches!(fetch(&provider).await, Err(FetchError::Dial(_))));
     assert_eq!(vendor.requests().len(), 1);

@@ -14,12 +14,13 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{ServerConfig, WebPkiClientVerifier};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::secret::Secret;
+use crate::testing::{closed_port, origin, read_head};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -231,9 +232,7 @@ async fn a_session_resumes_from_another_connector() {
 
 #[tokio::test]
 async fn a_refused_connect_names_the_peer() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let address = closed_port().await;
     let error = connect(plain(address)).await.unwrap_err();
     assert!(matches!(error, ConnectError::Refused { .. }), "{error}");
     assert!(error.to_string().contains(&address.to_string()), "{error}");
@@ -392,14 +391,12 @@ async fn an_egress_proxys_response_head_is_bounded() {
 
 #[tokio::test]
 async fn an_unreachable_egress_proxy_is_named() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut destination = plain("127.0.0.1:1".parse().unwrap());
     destination.egress = Some(EgressProxy {
         host: "127.0.0.1".to_owned(),
-        port: listener.local_addr().unwrap().port(),
+        port: closed_port().await.port(),
         authorization: None,
     });
-    drop(listener);
     let error = connect(destination).await.unwrap_err();
     assert!(matches!(&error, ConnectError::Refused { peer, .. } if peer.egress));
     assert!(error.to_string().contains("egress proxy"), "{error}");
@@ -511,15 +508,6 @@ fn handshake_kind(io: &Stream) -> Option<HandshakeKind> {
     }
 }
 
-fn origin(scheme: Scheme, host: &str, port: u16) -> Origin {
-    Origin {
-        scheme,
-        host: host.to_owned(),
-        port,
-        authority: format!("{host}:{port}"),
-    }
-}
-
 fn plain(address: SocketAddr) -> Destination {
     Destination {
         origin: origin(Scheme::Http, &address.ip().to_string(), address.port()),
@@ -543,12 +531,8 @@ async fn egress_proxy(
         authorization: None,
     };
     let request = tokio::spawn(async move {
-        let (tcp, _) = listener.accept().await.unwrap();
-        let mut tcp = BufReader::new(tcp);
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            assert_ne!(tcp.read_line(&mut head).await.unwrap(), 0);
-        }
+        let (mut tcp, _) = listener.accept().await.unwrap();
+        let head = read_head(&mut tcp).await.unwrap();
         tcp.write_all(answer.as_bytes()).await.unwrap();
         tokio::spawn(async move {
             let Some(target) = target else {

@@ -13,6 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::config::Scheme;
+use crate::demo::authority::Offer;
+use crate::testing::{TestCa, closed_port, destination};
 use crate::upstream::connect::Names;
 use crate::upstream::{RequestBody, SendFailure};
 use support::*;
@@ -142,10 +144,11 @@ async fn a_response_that_is_not_http_is_a_protocol_error() {
 #[tokio::test]
 async fn a_cold_burst_with_fast_responses_shares_connections() {
     // Over TLS, because a plain dial over loopback is faster than any response.
-    let (acceptor, tls, _folder) = tls("http/1.1");
+    let ca = TestCa::new();
+    let acceptor = ca.server(Offer::default());
     let server = Server::start_with(Speaks::Http1, Some(acceptor)).await;
     let mut destination = destination(Scheme::Https, server.address, Alpn::Both);
-    destination.tls = tls;
+    destination.tls = ca.client();
     let pool = Fixture::with(destination, LIMITS);
     join(std::iter::repeat_with(|| pool.spawn("/")).take(50)).await;
     // Here a dial takes as long as a response; slower dials would be fewer.
@@ -240,7 +243,7 @@ async fn a_returned_connection_goes_to_a_waiter() {
 
 #[tokio::test]
 async fn before_the_version_is_known_one_failed_dial_fails_all_waiters() {
-    let pool = Fixture::new(nowhere().await, Alpn::Both);
+    let pool = Fixture::new(closed_port().await, Alpn::Both);
     let waiters = Vec::from_iter((0..5).map(|_| {
         let pool = pool.pool.clone();
         tokio::spawn(async move { pool.checkout().await.err() })
@@ -296,7 +299,7 @@ async fn waiters_older_than_the_connect_timeout_share_the_next_failure() {
         }
     }
     let failure = Connector::new(
-        destination(Scheme::Http, nowhere().await, Alpn::Both),
+        destination(Scheme::Http, closed_port().await, Alpn::Both),
         &crate::upstream::tls::TlsProfiles::new(),
     );
     let error = failure.unwrap().connect(WAIT).await.unwrap_err();
@@ -344,10 +347,10 @@ fn a_runtime_ends_with_dials_and_waiters() {
         let pool = runtime.block_on(async {
             // The kernel accepts; no task answers the TLS handshake.
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            let (_, tls, folder) = tls("h2");
+            let ca = TestCa::new();
             let mut destination =
                 destination(Scheme::Https, listener.local_addr().unwrap(), Alpn::Both);
-            destination.tls = tls;
+            destination.tls = ca.client();
             let pool = Fixture::with(destination, LIMITS);
             for _ in 0..3 {
                 let pool = pool.pool.clone();
@@ -359,7 +362,7 @@ fn a_runtime_ends_with_dials_and_waiters() {
             poll_once(waiter.as_mut());
             until(|| waiting(&pool) == 4).await;
             settle().await;
-            (pool, waiter, listener, folder)
+            (pool, waiter, listener, ca)
         });
         drop(runtime);
         assert_eq!(dialling(&pool.0), 0);
@@ -596,10 +599,14 @@ async fn an_upgraded_connection_is_counted_until_it_is_closed() {
 
 #[tokio::test]
 async fn a_cold_burst_makes_one_http2_connection() {
-    let (acceptor, tls, _folder) = tls("h2");
+    let ca = TestCa::new();
+    let acceptor = ca.server(Offer {
+        http2: true,
+        ..Offer::default()
+    });
     let server = Server::start_with(Speaks::Http2(100), Some(acceptor)).await;
     let mut destination = destination(Scheme::Https, server.address, Alpn::Both);
-    destination.tls = tls;
+    destination.tls = ca.client();
     let pool = Fixture::with(destination, LIMITS);
     let requests = Vec::from_iter(std::iter::repeat_with(|| pool.spawn("/hold")).take(50));
     until(|| server.requests() == 50).await;

@@ -8,17 +8,16 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::DuplexStream;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::super::*;
 use super::*;
-use crate::config::{Origin, Scheme, Tls};
-use crate::metrics::{Metrics, UpstreamMetrics};
-use crate::upstream::connect::{Alpn, Connector, Destination};
+use crate::metrics::UpstreamMetrics;
+use crate::testing::pooled_connection;
+use crate::upstream::connect::Alpn;
 use crate::upstream::pool::{Http1, PoolShared};
-use crate::upstream::tls::TlsProfiles;
-use crate::upstream::{Limits, Pool, Replay, RequestBody, RequestHead, UpstreamBody};
+use crate::upstream::{Pool, Replay, RequestBody, RequestHead, UpstreamBody};
 
 pub(super) const WAIT: Duration = Duration::from_secs(5);
 
@@ -31,30 +30,8 @@ pub(super) struct Line {
 impl Line {
     /// A pool that holds one connection.
     pub(super) async fn open() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let destination = Destination {
-            origin: Origin {
-                scheme: Scheme::Http,
-                host: "localhost".to_owned(),
-                port: address.port(),
-                authority: address.to_string(),
-            },
-            connect_to: Some((address.ip().to_string(), address.port())),
-            tls: Tls::default(),
-            egress: None,
-            alpn: Alpn::Http1,
-        };
-        let connector = Connector::new(destination, &TlsProfiles::new()).unwrap();
-        let metrics = Metrics::new().upstream("test");
-        let limits = Limits {
-            connect: WAIT,
-            idle: Duration::from_secs(60),
-        };
-        let pool = Pool::new(connector, limits, metrics.clone());
-        drop(pool.checkout().await.unwrap());
-        let (server, _) = listener.accept().await.unwrap();
-        server.set_nodelay(true).unwrap();
+        let idle = Duration::from_secs(60);
+        let (pool, metrics, server) = pooled_connection(Alpn::Http1, idle).await;
         Self {
             pool,
             metrics,

@@ -9,16 +9,15 @@ use http::{HeaderName, Request};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use super::frames::{PREFACE, Seen, flag, frame, kind, parse, settings};
 use super::*;
-use crate::config::{Origin, Scheme, Tls};
-use crate::metrics::{Metrics, UpstreamMetrics};
-use crate::upstream::connect::{Alpn, Connector, Destination};
-use crate::upstream::tls::TlsProfiles;
-use crate::upstream::{Checkout, Limits, Pool, Replay};
+use crate::metrics::UpstreamMetrics;
+use crate::testing::pooled_connection;
+use crate::upstream::connect::Alpn;
+use crate::upstream::{Checkout, Pool, Replay};
 
 pub(super) const WAIT: Duration = Duration::from_secs(5);
 
@@ -37,30 +36,8 @@ impl Line {
 
     /// Opens a connection whose peer allows `streams` streams.
     pub(super) async fn with(max_streams: u32) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let destination = Destination {
-            origin: Origin {
-                scheme: Scheme::Http,
-                host: "localhost".to_owned(),
-                port: address.port(),
-                authority: address.to_string(),
-            },
-            connect_to: Some((address.ip().to_string(), address.port())),
-            tls: Tls::default(),
-            egress: None,
-            alpn: Alpn::Http2,
-        };
-        let connector = Connector::new(destination, &TlsProfiles::new()).unwrap();
-        let metrics = Metrics::new().upstream("test");
-        let limits = Limits {
-            connect: WAIT,
-            idle: Duration::from_secs(3600),
-        };
-        let pool = Pool::new(connector, limits, metrics.clone());
-        drop(pool.checkout().await.unwrap());
-        let (server, _) = listener.accept().await.unwrap();
-        server.set_nodelay(true).unwrap();
+        let idle = Duration::from_secs(3600);
+        let (pool, metrics, server) = pooled_connection(Alpn::Http2, idle).await;
         let mut line = Self {
             pool,
             metrics,

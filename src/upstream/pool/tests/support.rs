@@ -15,18 +15,16 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rcgen::{CertificateParams, KeyPair};
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_rustls::TlsAcceptor;
 
 use super::super::*;
-use crate::config::{Origin, Scheme, Tls};
+use crate::config::Scheme;
 use crate::metrics::{Metrics, UpstreamMetrics};
+use crate::testing::{accept_each, destination, read_head};
 use crate::upstream::connect::{Destination, Names};
 use crate::upstream::tls::TlsProfiles;
 use crate::upstream::{Replay, RequestBody, RequestHead, SendError, UpstreamBody};
@@ -88,32 +86,27 @@ impl Server {
 
     /// `tls` also picks the version, by ALPN.
     pub(super) async fn start_with(speaks: Speaks, tls: Option<TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
         let counts = Arc::new(Counts::default());
-        let accepted = Arc::clone(&counts);
-        let accepting = tokio::spawn(async move {
-            while let Ok((tcp, _)) = listener.accept().await {
-                tcp.set_nodelay(true).unwrap();
-                let counts = Arc::clone(&accepted);
-                let number = counts.opened.fetch_add(1, Ordering::Relaxed) + 1;
-                let tls = tls.clone();
-                tokio::spawn(async move {
-                    match tls {
-                        None => serve(tcp, speaks, number, &counts).await,
-                        Some(tls) => {
-                            let tls = tls.accept(tcp).await.unwrap();
-                            serve(tls, speaks, number, &counts).await;
-                        }
+        let shared = Arc::clone(&counts);
+        let serve = move |tcp| {
+            let (counts, tls) = (Arc::clone(&shared), tls.clone());
+            let number = counts.opened.fetch_add(1, Ordering::Relaxed) + 1;
+            async move {
+                match tls {
+                    None => serve(tcp, speaks, number, &counts).await,
+                    Some(tls) => {
+                        let tls = tls.accept(tcp).await.unwrap();
+                        serve(tls, speaks, number, &counts).await;
                     }
-                    counts.closed.fetch_add(1, Ordering::Relaxed);
-                });
+                }
+                counts.closed.fetch_add(1, Ordering::Relaxed);
             }
-        });
+        };
+        let (address, accepting) = accept_each(serve).await;
         Self {
             address,
             counts,
-            accepting: accepting.abort_handle(),
+            accepting,
         }
     }
 
@@ -240,26 +233,12 @@ impl Body for Frames {
 /// A server that reads one head on each connection, sends `answer`, and keeps the connection until
 /// the test ends.
 pub(super) async fn raw_server(answer: &'static str) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        let mut kept: Vec<TcpStream> = Vec::new();
-        while let Ok((mut tcp, _)) = listener.accept().await {
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                head.push(tokio::io::AsyncReadExt::read_u8(&mut tcp).await.unwrap());
-            }
-            tcp.write_all(answer.as_bytes()).await.unwrap();
-            kept.push(tcp);
-        }
-    });
-    address
-}
-
-/// An address without a listener.
-pub(super) async fn nowhere() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap()
+    let serve = move |mut tcp: TcpStream| async move {
+        read_head(&mut tcp).await.unwrap();
+        tcp.write_all(answer.as_bytes()).await.unwrap();
+        std::future::pending::<()>().await;
+    };
+    accept_each(serve).await.0
 }
 
 pub(super) struct Fixture {
@@ -331,47 +310,6 @@ impl Clone for Fixture {
             metrics: self.metrics.clone(),
         }
     }
-}
-
-pub(super) fn destination(scheme: Scheme, address: SocketAddr, alpn: Alpn) -> Destination {
-    Destination {
-        origin: Origin {
-            scheme,
-            host: "localhost".to_owned(),
-            port: address.port(),
-            authority: format!("localhost:{}", address.port()),
-        },
-        connect_to: Some((address.ip().to_string(), address.port())),
-        tls: Tls::default(),
-        egress: None,
-        alpn,
-    }
-}
-
-/// A self-signed certificate and its folder.
-pub(super) fn tls(alpn: &str) -> (TlsAcceptor, Tls, TempDir) {
-    let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-    let certificate = params.self_signed(&key).unwrap();
-    let folder = TempDir::new().unwrap();
-    let ca_file = folder.path().join("ca.pem");
-    std::fs::write(&ca_file, certificate.pem()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![certificate.der().clone()],
-            PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
-        )
-        .unwrap();
-    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
-    let tls = Tls {
-        ca_file: Some(ca_file),
-        ..Tls::default()
-    };
-    (TlsAcceptor::from(Arc::new(config)), tls, folder)
 }
 
 pub(super) fn get(checkout: &Checkout, path: &str) -> Request<RequestBody> {
