@@ -117,7 +117,7 @@ const CASES: &[Case] = &[
      post!(("content-length", "5"), ("content-length", "6")), HELLO, &[], Refused),
     ("the same content-length twice",
      post!(("content-length", "5"), ("content-length", "5")), HELLO, &[], Either("hello")),
-    ("a list of different content-lengths", post!(("content-length", "5, 5")), HELLO, &[], Refused),
+    ("a list with a repeated content-length", post!(("content-length", "5, 5")), HELLO, &[], Refused),
     ("a content-length with a sign", post!(("content-length", "+5")), HELLO, &[], Refused),
     ("a content-length that is not a number",
      post!(("content-length", "five")), HELLO, &[], Refused),
