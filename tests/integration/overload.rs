@@ -255,7 +255,7 @@ async fn the_proxy_survives_running_out_of_file_descriptors() {
     assert!(spent < since.elapsed() / 2, "{spent:?} of CPU time");
     let fetched = vendor.counters().issued;
     limit(pid, before);
-    // Sends no requests meanwhile: each refusal logs a line into a pipe that the test does not read.
+    // Sends no requests meanwhile: each refusal logs a line, and the test does not drain the pipe.
     eventually("a fresh token", async || vendor.counters().issued > fetched).await;
     eventually("a response with the fresh token", async || {
         served.get("/cncn/x").await.status == 200
