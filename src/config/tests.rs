@@ -1,9 +1,14 @@
 //! Tests of whole files; the tests of single values are next to their parsers.
 
+mod dialect;
 mod endpoints;
 mod example;
-mod rules;
+mod file;
+mod identity;
+mod provider;
 mod secrecy;
+mod server;
+mod upstream;
 
 use super::*;
 
