@@ -1,23 +1,27 @@
-//! Bugs of other programs that do this job, each as a test of ours.
+//! Bugs of other programs with the same purpose, each as a test of Cupbearer.
 //!
-//! Every test is named for the behaviour; its comment names the project that got it wrong, and the report where there is one.
-//! What they have in common is a token endpoint that keeps to RFC 6749 but for one thing, or an API that does not like a token.
+//! Each test is named after the correct behaviour. Its comment names the project with the bug, and
+//! the report if there is one. The token endpoints follow RFC 6749 except for one detail.
 //!
-//! What cannot happen here, and why:
+//! Bugs without a test, because the design excludes them:
 //!
-//! * binarywang/WxJava#369 and w7corp/easywechat, replicas that kill each other's token: two processes share nothing but a store,
-//!   and a second `run` on a file store is refused (`store/file/tests.rs`); a store for several replicas comes later.
-//! * iron-token-broker without leader election: there is no broker; one process, one refresher for each identity.
-//! * iron-token-broker without reload: `app/tests.rs` and `provider/tests.rs` reload under load.
-//! * surfkansas, a data race on the token: the token is one immutable allocation behind one atomic pointer, and the crate forbids
-//!   `unsafe`.
-//! * superfly/tokenizer, private addresses denied only where a list holds an IP: the app chooses a path and never a host, so that
-//!   there is nothing to deny; where requests go stands in the configuration.
-//! * dapr/components-contrib#2615, the token on the response: `leaving.rs` and `secrecy.rs` compare what the app gets to the byte.
-//! * Envoy's 401 "Failed to inject credential", which looks like the vendor's own: `errors.rs` has every error's shape.
-//! * hashicorp/vault#32002, a renewal that hangs the request: no wait is longer than `token_wait` (`vendors.rs`).
-//! * vault-lambda-extension#148, a header by which an app asks for another login: the refresh is on the admin port alone, where
-//!   `X-Cupbearer` guards it (`vendors.rs`).
+//! * binarywang/WxJava#369 and w7corp/easywechat, replicas that invalidate each other's token:
+//!   processes share only a store, and a second `run` on a file store is refused
+//!   (`src/store/file/tests.rs`).
+//! * iron-token-broker without leader election: each identity has one refresher in one process.
+//! * iron-token-broker without reload: `src/app/tests.rs` and `src/provider/tests.rs` reload under
+//!   load.
+//! * surfkansas, a data race on the token: the token is an immutable allocation behind an atomic
+//!   pointer, and the crate forbids `unsafe`.
+//! * superfly/tokenizer, private addresses that pass the deny list: the configuration decides where
+//!   requests go; the app chooses only the path.
+//! * dapr/components-contrib#2615, the token in the response: `secrecy.rs` checks every output.
+//! * Envoy's 401 "Failed to inject credential", which looks like a response of the vendor: `errors`
+//!   checks the form of every error.
+//! * hashicorp/vault#32002, a renewal that blocks the request: no wait exceeds `token_wait`
+//!   (`vendors.rs`).
+//! * vault-lambda-extension#148, a request header that starts a login: only the admin port starts a
+//!   refresh, and only with `X-Cupbearer`.
 
 mod answers;
 mod outages;

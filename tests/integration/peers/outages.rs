@@ -1,4 +1,4 @@
-//! Token endpoints that fail, hang, or repeat themselves.
+//! Token endpoints that fail, hang or repeat a token.
 
 use std::time::{Duration, Instant};
 
@@ -6,17 +6,21 @@ use crate::client::{Client, Response};
 use crate::endpoint::{Endpoint, Received, config, echo, json};
 use crate::harness::{App, eventually, join_all, soon, with_app};
 
-async fn at_once(app: &App, requests: usize) -> Vec<Response> {
+/// Sends requests concurrently, each on its own connection.
+async fn concurrently(app: &App, requests: usize) -> Vec<Response> {
     let address = app.address();
     let requests =
         (0..requests).map(|_| async move { Client::connect(address).await.get("/x").await });
-    soon("all answers", join_all(requests)).await
+    soon("all responses", join_all(requests)).await
 }
 
 async fn refresh(app: &App) -> Response {
     Client::connect(app.admin_address())
         .await
-        .request("POST /-/refresh/p HTTP/1.1\r\nHost: localhost\r\nX-Cupbearer: 1\r\nContent-Length: 0\r\n\r\n")
+        .request(
+            "POST /-/refresh/p HTTP/1.1\r\nHost: localhost\r\nX-Cupbearer: 1\r\n\
+             Content-Length: 0\r\n\r\n",
+        )
         .await
 }
 
@@ -27,9 +31,9 @@ fn token(number: usize, life: f64) -> String {
     )
 }
 
-/// Dapr: where there is no token it answers nothing at all, which the app takes for an empty 200.
+/// Dapr: without a token it sends no response of its own, so the app sees an empty 200.
 #[tokio::test]
-async fn without_a_token_the_app_gets_an_error_and_no_empty_200() {
+async fn without_a_token_the_app_gets_a_503() {
     let vendor = Endpoint::start(|_| async { json("500 Internal Server Error", "{}") }).await;
     let api = Endpoint::start(echo).await;
     let config = config(&vendor, &api, "", "token_wait = \"100ms\"");
@@ -44,11 +48,11 @@ async fn without_a_token_the_app_gets_an_error_and_no_empty_200() {
     .await;
 }
 
-/// envoyproxy/envoy#42009: an empty 200 is "a bad token", and never asked for again.
+/// envoyproxy/envoy#42009: an empty 200 counts as a bad token, and the fetch is never retried.
 #[tokio::test]
-async fn an_empty_200_is_asked_again() {
-    let vendor = Endpoint::start(|asked: Received| async move {
-        match asked.number {
+async fn an_empty_200_is_retried() {
+    let vendor = Endpoint::start(|request: Received| async move {
+        match request.number {
             1 => json("200 OK", ""),
             number => token(number, 3600.0),
         }
@@ -61,11 +65,11 @@ async fn an_empty_200_is_asked_again() {
     .await;
 }
 
-/// nono-proxy: a route whose first fetch fails is left out for as long as the process lives.
+/// nono-proxy: a route whose first fetch fails stays disabled until a restart.
 #[tokio::test]
-async fn a_first_fetch_that_fails_is_made_good_without_a_restart() {
-    let vendor = Endpoint::start(|asked: Received| async move {
-        match asked.number {
+async fn a_failed_first_fetch_is_retried_without_a_restart() {
+    let vendor = Endpoint::start(|request: Received| async move {
+        match request.number {
             1 | 2 => json("503 Service Unavailable", "{}"),
             number => token(number, 3600.0),
         }
@@ -84,16 +88,16 @@ async fn a_first_fetch_that_fails_is_made_good_without_a_restart() {
     .await;
 }
 
-/// nono-proxy: while the vendor hangs, each request waits out its own time-out behind the lock of the one before.
+/// nono-proxy: while the vendor hangs, waiting requests time out one after another behind a lock.
 #[tokio::test]
-async fn those_who_wait_for_a_hanging_vendor_do_not_queue() {
+async fn requests_that_wait_for_a_hanging_vendor_time_out_together() {
     const WAIT: Duration = Duration::from_millis(500);
     let vendor = Endpoint::start(|_| std::future::pending()).await;
     let api = Endpoint::start(echo).await;
     let keys = format!("token_wait = \"{}ms\"", WAIT.as_millis());
     with_app(&config(&vendor, &api, "", &keys), async |app| {
         let began = Instant::now();
-        for seen in at_once(app, 50).await {
+        for seen in concurrently(app, 50).await {
             assert_eq!(seen.code(), "token_unavailable");
         }
         let took = began.elapsed();
@@ -103,18 +107,18 @@ async fn those_who_wait_for_a_hanging_vendor_do_not_queue() {
     .await;
 }
 
-/// Tyk: whoever waits gives up after 1 s, so that a vendor that takes 2 s serves one request and fails all the others.
+/// Tyk: waiting requests give up after 1 s, so a vendor that takes 2 s fails all but one of them.
 #[tokio::test]
-async fn those_who_wait_for_a_slow_vendor_all_get_their_token() {
+async fn all_requests_that_wait_for_a_slow_vendor_get_the_token() {
     const SLOW: Duration = Duration::from_millis(1500);
-    let vendor = Endpoint::start(|asked: Received| async move {
+    let vendor = Endpoint::start(|request: Received| async move {
         tokio::time::sleep(SLOW).await;
-        token(asked.number, 3600.0)
+        token(request.number, 3600.0)
     })
     .await;
     let api = Endpoint::start(echo).await;
     with_app(&config(&vendor, &api, "", ""), async |app| {
-        for seen in at_once(app, 50).await {
+        for seen in concurrently(app, 50).await {
             assert_eq!(seen.text(), "Bearer t1");
         }
         assert_eq!(vendor.count(), 1);
@@ -122,12 +126,12 @@ async fn those_who_wait_for_a_slow_vendor_all_get_their_token() {
     .await;
 }
 
-/// envoyproxy/envoy#44674, nono-proxy: while the vendor is down, the expired token goes on being sent.
+/// envoyproxy/envoy#44674, nono-proxy: while the vendor is down, the expired token is still sent.
 #[tokio::test]
 async fn an_expired_token_is_not_sent_while_the_vendor_is_down() {
     const LIFE: Duration = Duration::from_secs(1);
-    let vendor = Endpoint::start(|asked: Received| async move {
-        match asked.number {
+    let vendor = Endpoint::start(|request: Received| async move {
+        match request.number {
             1 => token(1, LIFE.as_secs_f64()),
             _ => json("500 Internal Server Error", "{}"),
         }
@@ -157,11 +161,11 @@ async fn an_expired_token_is_not_sent_while_the_vendor_is_down() {
     .await;
 }
 
-/// iron-token-broker: any OAuth `error` is the end, until somebody starts it again.
+/// iron-token-broker: any OAuth `error` stops the refresher until a restart.
 #[tokio::test]
-async fn a_refusal_is_not_the_end() {
-    let vendor = Endpoint::start(|asked: Received| async move {
-        match asked.number {
+async fn a_refused_login_is_retried() {
+    let vendor = Endpoint::start(|request: Received| async move {
+        match request.number {
             1 => json("400 Bad Request", r#"{"error":"invalid_client"}"#),
             number => token(number, 3600.0),
         }
@@ -171,11 +175,11 @@ async fn a_refusal_is_not_the_end() {
     let config = config(&vendor, &api, "min_interval = \"1ms\"", "");
     with_app(&config, async |app| {
         assert_eq!(app.get("/x").await.code(), "credentials_rejected");
-        let told = app.status().await["providers"][0].clone();
-        // By itself, too, only later.
+        let status = app.status().await["providers"][0].clone();
+        // It is also retried without a request, after at most 5 minutes.
         assert!(
-            told["next_fetch_in_seconds"].as_u64().unwrap() <= 300,
-            "{told}"
+            status["next_fetch_in_seconds"].as_u64().unwrap() <= 300,
+            "{status}"
         );
         assert_eq!(refresh(app).await.status, 200);
         assert_eq!(app.get("/x").await.text(), "Bearer t2");
@@ -183,17 +187,18 @@ async fn a_refusal_is_not_the_end() {
     .await;
 }
 
-/// hashicorp/vault#25712, apigee/apigee-remote-service-envoy#340, camunda-community-hub/zeebe-client-node-js#245, Cotal-AI/Cotal#986:
-/// a login that is refused is repeated for every request.
+/// hashicorp/vault#25712, apigee/apigee-remote-service-envoy#340,
+/// camunda-community-hub/zeebe-client-node-js#245, Cotal-AI/Cotal#986: a refused login is repeated
+/// for every request.
 #[tokio::test]
-async fn a_refused_login_is_not_repeated_by_a_storm_of_requests() {
+async fn many_requests_do_not_repeat_a_refused_login() {
     let vendor =
         Endpoint::start(|_| async { json("403 Forbidden", r#"{"error":"unauthorized_client"}"#) })
             .await;
     let api = Endpoint::start(echo).await;
     with_app(&config(&vendor, &api, "", ""), async |app| {
         for _ in 0..4 {
-            for seen in at_once(app, 50).await {
+            for seen in concurrently(app, 50).await {
                 assert_eq!(seen.code(), "credentials_rejected");
             }
         }
@@ -202,15 +207,16 @@ async fn a_refused_login_is_not_repeated_by_a_storm_of_requests() {
     .await;
 }
 
-/// hashicorp/vault#25712: the same for a vendor that is down. The pause is drawn at random, so that it is short now and then.
+/// hashicorp/vault#25712: the same for a vendor that is down. Backoff has full jitter, so some
+/// pauses are short.
 #[tokio::test]
-async fn a_vendor_that_is_down_is_not_stormed() {
+async fn many_requests_do_not_flood_a_vendor_that_is_down() {
     let vendor = Endpoint::start(|_| async { json("503 Service Unavailable", "{}") }).await;
     let api = Endpoint::start(echo).await;
     let config = config(&vendor, &api, "", "token_wait = \"0s\"");
     with_app(&config, async |app| {
         for _ in 0..10 {
-            for seen in at_once(app, 50).await {
+            for seen in concurrently(app, 50).await {
                 assert_eq!(seen.code(), "token_unavailable");
             }
         }
@@ -219,10 +225,10 @@ async fn a_vendor_that_is_down_is_not_stormed() {
     .await;
 }
 
-/// wso2/api-manager#773, GoogleCloudPlatform/esp-v2#137: the vendor gives the same token again until it is dead, and who asks early
-/// asks in a hot loop.
+/// wso2/api-manager#773, GoogleCloudPlatform/esp-v2#137: the vendor returns the same token until it
+/// expires, so early renewal becomes a hot loop.
 #[tokio::test]
-async fn a_vendor_that_repeats_its_token_is_not_asked_in_a_loop() {
+async fn a_repeated_token_does_not_cause_a_hot_loop() {
     const LIFE: f64 = 2.0;
     let began = Instant::now();
     let vendor = Endpoint::start(move |_| async move {
@@ -244,10 +250,11 @@ async fn a_vendor_that_repeats_its_token_is_not_asked_in_a_loop() {
     .await;
 }
 
-/// token-refresher: a life below `--margin` makes a negative timer, and a tight loop.
+/// token-refresher: a life below `--margin` makes the timer negative, which is a hot loop.
 #[tokio::test]
-async fn a_life_shorter_than_the_margin_is_not_a_loop() {
-    let vendor = Endpoint::start(|asked: Received| async move { token(asked.number, 1.0) }).await;
+async fn a_life_below_the_margin_does_not_cause_a_hot_loop() {
+    let vendor =
+        Endpoint::start(|request: Received| async move { token(request.number, 1.0) }).await;
     let api = Endpoint::start(echo).await;
     let config = config(&vendor, &api, "refresh_before = \"1h\"", "");
     with_app(&config, async |app| {
@@ -259,7 +266,7 @@ async fn a_life_shorter_than_the_margin_is_not_a_loop() {
             seen.text() == "Bearer t4"
         })
         .await;
-        // Each of the three before was kept for half of its life, less a tenth of jitter.
+        // Each of the first three tokens was kept for half of its life, minus 10 % of jitter.
         assert!(began.elapsed() >= Duration::from_millis(3 * 450));
     })
     .await;

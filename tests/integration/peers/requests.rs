@@ -1,4 +1,4 @@
-//! Token requests that others send wrongly, or once too often.
+//! Token requests that other programs send wrongly or too often.
 
 use cupbearer::demo::authority::Offer;
 use tokio_rustls::TlsAcceptor;
@@ -8,8 +8,8 @@ use crate::harness::{World, log, server, with_app};
 
 const BASIC: &str = "Basic am9lbGh5Omh1bnRlcjItb2YtdGhlLXBlZXJz";
 
-/// golang.org/x/oauth2 (under KrakenD, Dapr, Tyk): it probes how to authenticate, so that one failed login is two requests, with
-/// the secret in both forms.
+/// golang.org/x/oauth2 (under KrakenD, Dapr, Tyk) probes the authentication method, so one failed
+/// login is two requests, with the secret in both forms.
 #[tokio::test]
 async fn one_failed_login_is_one_request() {
     let vendor =
@@ -20,33 +20,34 @@ async fn one_failed_login_is_one_request() {
         for _ in 0..5 {
             assert_eq!(app.get("/x").await.code(), "credentials_rejected");
         }
-        let asked = vendor.received();
-        assert_eq!(asked.len(), 1);
-        assert_eq!(asked[0].credential(), BASIC);
-        assert!(!asked[0].body.contains("client_secret"));
+        let requests = vendor.received();
+        assert_eq!(requests.len(), 1);
+        assert_eq!(requests[0].credential(), BASIC);
+        assert!(!requests[0].body.contains("client_secret"));
     })
     .await;
 }
 
-/// token-refresher: `--scope` overwrites audience, user name and password.
+/// token-refresher: `--scope` replaces audience, user name and password.
 #[tokio::test]
-async fn a_scope_overwrites_nothing_else() {
+async fn a_scope_is_sent_with_all_other_parameters() {
     let vendor = Endpoint::start(token_response).await;
     let api = Endpoint::start(echo).await;
-    let keys = "grant = \"password\"\nusername = \"u\"\npassword = \"pw-12345678\"\nscope = \"read write\"\n\
-                audience = \"https://a.example\"";
+    let keys = "grant = \"password\"\nusername = \"u\"\npassword = \"pw-12345678\"\n\
+                scope = \"read write\"\naudience = \"https://a.example\"";
     with_app(&config(&vendor, &api, keys, ""), async |app| {
         assert_eq!(app.get("/x").await.text(), "Bearer t1");
         let body = &vendor.received()[0].body;
         assert_eq!(
             body,
-            "grant_type=password&username=u&password=pw-12345678&scope=read+write&audience=https%3A%2F%2Fa.example"
+            "grant_type=password&username=u&password=pw-12345678&scope=read+write\
+             &audience=https%3A%2F%2Fa.example"
         );
     })
     .await;
 }
 
-/// envoyproxy/envoy#42037: no way to send `audience` and `resource`.
+/// envoyproxy/envoy#42037: `audience` and `resource` cannot be sent.
 #[tokio::test]
 async fn audience_and_resource_are_sent() {
     let vendor = Endpoint::start(token_response).await;
@@ -60,9 +61,9 @@ async fn audience_and_resource_are_sent() {
     .await;
 }
 
-/// nono-proxy: the token request's `Host` lacks the port.
+/// nono-proxy: `Host` of the token request lacks the port.
 #[tokio::test]
-async fn the_host_has_its_port() {
+async fn the_host_field_contains_the_port() {
     let vendor = Endpoint::start(token_response).await;
     let api = Endpoint::start(echo).await;
     with_app(&config(&vendor, &api, "", ""), async |app| {
@@ -77,7 +78,7 @@ async fn the_host_has_its_port() {
 
 /// superfly/tokenizer: IPv6 literals are split at the wrong colon.
 #[tokio::test]
-async fn ipv6_literals_are_hosts() {
+async fn ipv6_literals_are_valid_hosts() {
     let vendor = Endpoint::start_at("[::1]:0", None, token_response).await;
     let api = Endpoint::start_at("[::1]:0", None, echo).await;
     with_app(&config(&vendor, &api, "", ""), async |app| {
@@ -86,20 +87,21 @@ async fn ipv6_literals_are_hosts() {
             let host = format!("[::1]:{}", endpoint.address().port());
             assert_eq!(endpoint.received()[0].head.get("host"), Some(&*host));
         }
-        // And the app may call the upstream by its name.
-        let by_name = format!(
+        // The app may send the name of the upstream in `Host`.
+        let request = format!(
             "GET /x HTTP/1.1\r\nHost: [::1]:{}\r\n\r\n",
             api.address().port()
         );
-        let seen = app.connect().await.request(&by_name).await;
+        let seen = app.connect().await.request(&request).await;
         assert_eq!(seen.text(), "Bearer t1");
     })
     .await;
 }
 
-/// KrakenD: the OAuth client goes round the configured transport, so that CA and client certificate are not used for the token.
+/// KrakenD: the OAuth client bypasses the configured transport, so token requests use neither its
+/// CA nor its client certificate.
 #[tokio::test]
-async fn ca_and_client_certificate_count_for_the_token_request() {
+async fn token_requests_use_the_ca_and_client_certificate_of_the_provider() {
     let world = World::new();
     let offer = Offer {
         http2: false,
@@ -122,7 +124,7 @@ async fn ca_and_client_certificate_count_for_the_token_request() {
         assert_eq!(app.get("/x").await.text(), "Bearer t1");
     })
     .await;
-    // The provider's own keys count, and not the upstream's.
+    // The TLS settings of the upstream do not apply to token requests.
     with_app(
         &config(&vendor, &api, "", &format!("{tls}\ntoken_wait = \"300ms\"")),
         async |app| {
@@ -133,13 +135,15 @@ async fn ca_and_client_certificate_count_for_the_token_request() {
     .await;
 }
 
-/// grafana/grafana#23503: no way to send the secret in the query of a GET. surfkansas: the whole URL is logged.
+/// grafana/grafana#23503: a secret cannot be sent in the query of a GET. surfkansas: the whole URL
+/// is logged.
 #[tokio::test]
 async fn a_secret_in_the_query_of_a_get_is_sent_and_not_logged() {
     const IN_QUERY: &str = "hunter2-in-a-query";
     let vendor = Endpoint::start(token_response).await;
     let api = Endpoint::start(echo).await;
-    let dialect = "[dialects.odd]\ndefault_grant = \"key\"\n[dialects.odd.request]\nmethod = \"GET\"\n\
+    let dialect = "[dialects.odd]\ndefault_grant = \"key\"\n\
+                   [dialects.odd.request]\nmethod = \"GET\"\n\
                    [dialects.odd.grants.key]\nquery = { appId = \"{client_id}\", appKey = \"{key}\" }\n\
                    [dialects.odd.response]\ntoken = \"/access_token\"\n\
                    [dialects.odd.inject]\nheaders = { Authorization = \"Bearer {access_token}\" }\n";
@@ -163,13 +167,13 @@ async fn a_secret_in_the_query_of_a_get_is_sent_and_not_logged() {
     .await;
 }
 
-/// Dapr's cache is keyed by client and scopes, Tyk's leaves out user name and URL, grafana/grafana#12236 has one for each data
-/// source: whoever differs in the rest gets the other's token.
+/// Cache keys are incomplete: client and scopes in Dapr, no user name and URL in Tyk, the data
+/// source in grafana/grafana#12236. Providers that differ only in the rest share a token.
 #[tokio::test]
-async fn whatever_tells_two_providers_apart_gives_them_two_tokens() {
+async fn providers_that_differ_in_any_parameter_get_different_tokens() {
     let vendor = Endpoint::start(token_response).await;
-    let other = Endpoint::start(|asked| async move {
-        token_response(asked)
+    let other = Endpoint::start(|request| async move {
+        token_response(request)
             .await
             .replace("\"access_token\":\"t", "\"access_token\":\"o")
     })
@@ -207,9 +211,9 @@ async fn whatever_tells_two_providers_apart_gives_them_two_tokens() {
     .await;
 }
 
-/// Dapr: `Header.Add` leaves the app's own `Authorization` beside the token.
+/// Dapr: `Header.Add` keeps the app's `Authorization` next to the token.
 #[tokio::test]
-async fn the_apps_own_credential_is_replaced_and_not_joined() {
+async fn the_credential_of_the_app_is_replaced() {
     let vendor = Endpoint::start(token_response).await;
     let api = Endpoint::start(echo).await;
     with_app(&config(&vendor, &api, "", ""), async |app| {
@@ -217,7 +221,8 @@ async fn the_apps_own_credential_is_replaced_and_not_joined() {
             .connect()
             .await
             .request(
-                "GET /x HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer of-the-app\r\nauthorization: Basic eA==\r\n\r\n",
+                "GET /x HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer of-the-app\r\n\
+                 authorization: Basic eA==\r\n\r\n",
             )
             .await;
         assert_eq!(seen.text(), "Bearer t1");
@@ -225,14 +230,16 @@ async fn the_apps_own_credential_is_replaced_and_not_joined() {
     .await;
 }
 
-/// golang.org/x/oauth2 escapes what goes into Basic unless it is told not to; many vendors want it raw, agentgateway#2338 does not.
+/// golang.org/x/oauth2 escapes Basic credentials by default. Many vendors expect raw credentials,
+/// agentgateway#2338 expects escaped ones.
 #[tokio::test]
 async fn basic_is_form_encoded_unless_the_dialect_says_raw() {
     for (keys, expected) in [
         // `a+b%26c:p%3Aw`, RFC 6749 §2.3.1.
         ("", "Basic YStiJTI2YzpwJTNBdw=="),
         (
-            "request = { basic = { username = \"{client_id}\", password = \"{client_secret}\", encoding = \"raw\" } }",
+            "request = { basic = { username = \"{client_id}\", password = \"{client_secret}\", \
+             encoding = \"raw\" } }",
             // `a b&c:p:w`
             "Basic YSBiJmM6cDp3",
         ),
