@@ -1,4 +1,4 @@
-//! The fuzzer's way in: one binary for all of `cupbearer::fuzz::TARGETS`, chosen by `CUPBEARER_FUZZ`.
+//! Fuzz binary: runs the target of `cupbearer::fuzz::TARGETS` that `CUPBEARER_FUZZ` names.
 
 #![no_main]
 

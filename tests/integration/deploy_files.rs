@@ -1,5 +1,5 @@
-//! What stands in `deploy/` fits the program: the metrics that alerts and panels ask for exist, and the configurations load.
-//! `deploy/check` does what needs other people's tools.
+//! Files of `deploy/`: alerts and panels query existing metrics, and the configurations load.
+//! `deploy/check` runs the checks that need other tools.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,38 +10,42 @@ use cupbearer::metrics::Metrics;
 use http::StatusCode;
 use regex_lite::Regex;
 
-const ASKING: [&str; 3] = [
+/// Files with PromQL queries.
+const QUERIES: [&str; 3] = [
     "deploy/prometheus/cupbearer.rules.yml",
     "deploy/prometheus/cupbearer.rules.test.yml",
     "deploy/grafana/cupbearer.json",
 ];
 
 #[test]
-fn alerts_and_panels_ask_for_metrics_that_there_are() {
+fn alerts_and_panels_query_existing_metrics() {
     let exposed = exposed();
     let name = Regex::new(r"(?m)^[a-z_]+").unwrap();
-    let there: BTreeSet<_> = name.find_iter(&exposed).map(|name| name.as_str()).collect();
-    let asked = Regex::new(r"\b(cupbearer|process)_[a-z_]+").unwrap();
-    for path in ASKING {
+    let existing: BTreeSet<_> = name.find_iter(&exposed).map(|name| name.as_str()).collect();
+    let queried = Regex::new(r"\b(cupbearer|process)_[a-z_]+").unwrap();
+    for path in QUERIES {
         let text = file(path);
-        let names: BTreeSet<_> = asked.find_iter(&text).map(|name| name.as_str()).collect();
+        let names: BTreeSet<_> = queried.find_iter(&text).map(|name| name.as_str()).collect();
         assert!(names.len() > 10, "{path}: {names:?}");
-        let unknown: Vec<_> = names.difference(&there).collect();
-        assert!(unknown.is_empty(), "{path} asks for {unknown:?}");
+        let unknown: Vec<_> = names.difference(&existing).collect();
+        assert!(
+            unknown.is_empty(),
+            "{path} queries unknown metrics {unknown:?}"
+        );
     }
 }
 
 #[test]
-fn alerts_and_panels_ask_for_states_and_results_that_there_are() {
+fn alerts_and_panels_query_existing_states_and_results() {
     let exposed = exposed();
     let label = Regex::new(r#"\b(state|result)=~?\\?"([a-z_|]+)\\?""#).unwrap();
-    for path in ASKING {
+    for path in QUERIES {
         let text = file(path);
         let mut seen = 0;
         for found in label.captures_iter(&text) {
             for value in found[2].split('|') {
                 let pair = format!("{}=\"{value}\"", &found[1]);
-                assert!(exposed.contains(&pair), "{path}: nothing has {pair}");
+                assert!(exposed.contains(&pair), "{path}: no metric has {pair}");
                 seen += 1;
             }
         }
@@ -64,7 +68,7 @@ fn configurations_of_the_overlays_load() {
     }
 }
 
-/// What `/metrics` says once everything has happened.
+/// Returns `/metrics` after every metric has been used.
 fn exposed() -> String {
     let metrics = Metrics::new();
     let upstream = metrics.upstream("u");
@@ -77,5 +81,5 @@ fn exposed() -> String {
 
 fn file(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
-    fs::read_to_string(&path).expect("deploy/ is there")
+    fs::read_to_string(&path).expect("the files of deploy/ are readable")
 }

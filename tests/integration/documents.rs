@@ -1,4 +1,4 @@
-//! The documents are true: their configurations load, and what they list exists.
+//! The documents match the program: configurations load, and listed names exist.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +12,7 @@ use cupbearer::dialect;
 const README: &str = include_str!("../../README.md");
 const DEPLOY: &str = include_str!("../../deploy/README.md");
 
-/// Each document with the folder that its links start from.
+/// Documents, each with the folder that its links are relative to.
 const DOCUMENTS: [(&str, &str); 6] = [
     ("", README),
     ("deploy", DEPLOY),
@@ -22,20 +22,20 @@ const DOCUMENTS: [(&str, &str); 6] = [
     (".github", include_str!("../../.github/SECURITY.md")),
 ];
 
-/// Where the documents' configurations have their secrets.
+/// The path of secret files in configurations of documents.
 const SECRETS: &str = "\"/run/secrets/";
 
 #[test]
-fn readme_is_short_and_says_first_what_the_program_is() {
+fn readme_has_at_most_250_lines_and_starts_with_a_definition() {
     let mut lines = README.lines();
     assert_eq!(lines.next(), Some("# Cupbearer"));
     assert!(lines.nth(1).unwrap().starts_with("Cupbearer is a "));
     assert!(README.lines().count() <= 250);
 }
 
-/// `.ci/run` takes the commands from here.
+/// `.ci/run` reads the marked commands from the README.
 #[test]
-fn the_two_commands_are_marked_for_ci() {
+fn the_commands_to_run_and_test_are_marked_for_ci() {
     for (mark, command) in [
         ("<!-- ci: run -->", "cargo run --release -- demo"),
         ("<!-- ci: test -->", "cargo test"),
@@ -66,7 +66,7 @@ fn every_toml_block_is_a_valid_configuration() {
 }
 
 #[test]
-fn all_five_vendors_have_a_configuration() {
+fn readme_has_a_configuration_for_each_of_the_five_vendors() {
     let mut shown = BTreeSet::new();
     for block in blocks(README, "toml") {
         let table: toml::Table = block.parse().unwrap();
@@ -83,23 +83,23 @@ fn all_five_vendors_have_a_configuration() {
 }
 
 #[test]
-fn lists_the_dialects_that_there_are() {
-    let there = dialect::builtin()
+fn readme_lists_all_dialects() {
+    let dialects = dialect::builtin()
         .iter()
         .map(|(name, _)| (*name).to_owned());
-    assert_eq!(first_column(README, "## Dialects"), there.collect());
+    assert_eq!(first_column(README, "## Dialects"), dialects.collect());
 }
 
 #[test]
-fn lists_the_verbs_that_there_are() {
+fn readme_lists_all_verbs() {
     let cli = Cli::command();
-    let there = cli.get_subcommands().map(|verb| verb.get_name().to_owned());
-    let there: BTreeSet<_> = there.filter(|verb| verb != "help").collect();
-    assert_eq!(first_column(README, "## Command line"), there);
+    let verbs = cli.get_subcommands().map(|verb| verb.get_name().to_owned());
+    let verbs: BTreeSet<_> = verbs.filter(|verb| verb != "help").collect();
+    assert_eq!(first_column(README, "## Command line"), verbs);
 }
 
 #[test]
-fn lists_admin_endpoints_that_there_are() {
+fn listed_admin_endpoints_exist() {
     let source = source("src/admin/routes.rs");
     let endpoints = first_column(DEPLOY, "## Admin port");
     assert!(endpoints.len() > 10, "{endpoints:?}");
@@ -108,13 +108,13 @@ fn lists_admin_endpoints_that_there_are() {
         let fixed = path.trim_end_matches(|c: char| c.is_ascii_uppercase());
         assert!(
             source.contains(&format!("\"{fixed}\"")),
-            "there is no {path}"
+            "no admin endpoint {path}"
         );
     }
 }
 
 #[test]
-fn names_metrics_that_there_are() {
+fn named_metrics_exist() {
     let source = source("src/metrics.rs");
     let (_, metrics) = section(DEPLOY, "## Prometheus and Grafana")
         .split_once("\nMetrics have")
@@ -128,32 +128,31 @@ fn names_metrics_that_there_are() {
         .collect();
     assert!(names.len() > 5, "{names:?}");
     for name in names {
-        assert!(
-            source.contains(&format!("\"{name}\"")),
-            "no metric is called {name}"
-        );
+        assert!(source.contains(&format!("\"{name}\"")), "no metric {name}");
     }
 }
 
 #[test]
-fn links_lead_to_files_that_there_are() {
+fn links_point_to_existing_files() {
     for (folder, text) in DOCUMENTS {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
         for link in text.split("](").skip(1) {
             let target = link.split(')').next().unwrap();
-            let there = target.contains("://") || folder.join(target).exists();
-            assert!(there, "{target} does not exist in {}", folder.display());
+            let exists = target.contains("://") || folder.join(target).exists();
+            assert!(exists, "{target} does not exist in {}", folder.display());
         }
     }
 }
 
-/// Writes the files that `block` names into `folder`, and returns `block` with their new paths.
+/// Creates the secret files that `block` names in `folder`. Returns `block` with the new paths.
 fn with_secrets_in(folder: &Path, block: &str) -> String {
     for rest in block.split(SECRETS).skip(1) {
         let name = rest.split('"').next().unwrap_or_default();
-        fs::write(folder.join(name), "secret\n").expect("a new folder takes files");
+        fs::write(folder.join(name), "secret\n").expect("the new folder is writable");
     }
-    let folder = folder.to_str().expect("temporary folders have plain names");
+    let folder = folder
+        .to_str()
+        .expect("the path of the temporary folder is UTF-8");
     block.replace(SECRETS, &format!("\"{folder}/"))
 }
 
@@ -162,14 +161,16 @@ fn blocks(text: &'static str, language: &str) -> Vec<&'static str> {
     let fence = format!("\n```{language}\n");
     let starts = text.split(fence.as_str()).skip(1);
     starts
-        .map(|rest| rest.split_once("\n```").expect("fences are closed").0)
+        .map(|rest| rest.split_once("\n```").expect("every fence is closed").0)
         .collect()
 }
 
 /// Returns the text from a heading to the next one.
 fn section(text: &'static str, heading: &str) -> &'static str {
     let start = format!("\n{heading}\n");
-    let (_, rest) = text.split_once(&start).expect("the heading is there");
+    let (_, rest) = text
+        .split_once(&start)
+        .expect("the document has the heading");
     rest.split("\n#").next().unwrap_or(rest)
 }
 

@@ -1,4 +1,4 @@
-//! `cupbearer exec`, as a developer uses it.
+//! `cupbearer exec`: the proxy next to a command.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -7,11 +7,11 @@ use cupbearer::demo::vendors::{FakeVendor, Fault, Kind};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
-use crate::cli::{command, run};
+use crate::cli::{Ran, command, run};
 use crate::client::Client;
 use crate::harness::{World, server, soon, with_app};
 
-/// A vendor and the configuration that production has: its port is taken already.
+/// A vendor, and a production configuration whose port is in use.
 struct Setting {
     world: World,
     vendor: FakeVendor,
@@ -37,7 +37,7 @@ impl Setting {
 }
 
 #[tokio::test]
-async fn the_command_finds_its_upstream_with_a_token_ready() {
+async fn the_command_starts_with_a_token_and_the_url_of_its_upstream() {
     let Setting { world, vendor, .. } = &Setting::new().await;
     let script = "echo \"$CUPBEARER_BESENDER_URL\"; read answer; exit 7";
     let mut process = command(&world.path("."), &["exec", "--", "sh", "-c", script])
@@ -47,16 +47,20 @@ async fn the_command_finds_its_upstream_with_a_token_ready() {
         .unwrap();
     let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
     let url = soon("the URL", lines.next_line()).await.unwrap().unwrap();
-    assert_eq!(vendor.counters().issued, 1, "the token comes first");
+    assert_eq!(
+        vendor.counters().issued,
+        1,
+        "the token is fetched before the command starts"
+    );
     let rest = url.strip_prefix("http://").unwrap();
     let (address, prefix) = rest.split_once('/').unwrap();
     assert_eq!(prefix, "besender");
-    let answer = Client::connect(address.parse().unwrap())
+    let response = Client::connect(address.parse().unwrap())
         .await
         .get("/besender/x")
         .await;
     assert_eq!(
-        (answer.status.as_u16(), &answer.json()["token_number"]),
+        (response.status.as_u16(), &response.json()["token_number"]),
         (200, &1.into())
     );
 
@@ -67,24 +71,30 @@ async fn the_command_finds_its_upstream_with_a_token_ready() {
         .write_all(b"go\n")
         .await
         .unwrap();
-    let status = soon("the end", process.wait()).await.unwrap();
+    let status = soon("the end of the process", process.wait())
+        .await
+        .unwrap();
     assert_eq!(status.code(), Some(7));
-    let gone = tokio::net::TcpStream::connect(address).await;
-    assert!(gone.is_err(), "the proxy outlives its command");
+    let connected = tokio::net::TcpStream::connect(address).await;
+    assert!(connected.is_err(), "the proxy runs longer than its command");
 }
 
 #[tokio::test]
-async fn credentials_are_not_the_commands_business() {
+async fn the_command_does_not_get_the_credentials() {
     let world = World::new();
     let config = server("")
         + "[providers.p]\naccess_token = { env = \"API_KEY\" }\n\
-           [upstreams.api]\nurl = \"http://127.0.0.1:1\"\nprovider = \"p\"\nroute = { host = \"api.test\" }\n";
+           [upstreams.api]\nurl = \"http://127.0.0.1:1\"\nprovider = \"p\"\n\
+           route = { host = \"api.test\" }\n";
     world.write("cupbearer.toml", &config);
     let mut exec = command(&world.path("."), &["exec", "--http-proxy", "--", "env"]);
     exec.env("API_KEY", "s3cret")
         .env("OTHER", "stays")
         .env("PATH", "/usr/bin:/bin");
-    let ran: crate::cli::Ran = soon("the end", exec.output()).await.unwrap().into();
+    let ran: Ran = soon("the end of the command", exec.output())
+        .await
+        .unwrap()
+        .into();
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert!(
         !ran.out.contains("s3cret") && !ran.out.contains("API_KEY"),
@@ -100,7 +110,7 @@ async fn credentials_are_not_the_commands_business() {
 }
 
 #[tokio::test]
-async fn signals_reach_the_command_and_its_exit_code_comes_back() {
+async fn signals_reach_the_command_and_its_exit_code_is_returned() {
     let Setting { world, .. } = &Setting::new().await;
     let traps = "trap 'exit 9' TERM; echo up; while :; do sleep 0.02; done";
     for (script, signal, code) in [
@@ -113,24 +123,26 @@ async fn signals_reach_the_command_and_its_exit_code_comes_back() {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        soon("the command", lines.next_line())
+        soon("the start of the command", lines.next_line())
             .await
             .unwrap()
             .unwrap();
         let pid = Pid::from_raw(process.id().unwrap().try_into().unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
-        let status = soon("the end", process.wait()).await.unwrap();
+        let status = soon("the end of the process", process.wait())
+            .await
+            .unwrap();
         assert_eq!(status.code(), Some(code), "{signal:?}");
     }
 }
 
 #[tokio::test]
-async fn a_command_that_cannot_be_started_says_so_as_shells_do() {
+async fn a_command_that_cannot_start_gets_the_exit_code_of_a_shell() {
     let Setting { world, .. } = &Setting::new().await;
-    let plain = world.write("plain.txt", "no program");
+    let not_executable = world.write("plain.txt", "not a program");
     for (program, code) in [
         ("/nonexistent/program", 127),
-        (plain.to_str().unwrap(), 126),
+        (not_executable.to_str().unwrap(), 126),
     ] {
         let ran = run(world, &["exec", "--", program]).await;
         assert_eq!(ran.code, code);
@@ -143,7 +155,7 @@ async fn a_command_that_cannot_be_started_says_so_as_shells_do() {
 }
 
 #[tokio::test]
-async fn without_a_token_the_command_is_not_started() {
+async fn without_a_token_the_command_does_not_start() {
     let Setting { world, vendor, .. } = &Setting::new().await;
     vendor.set_fault(Some(Fault::Status(503)));
     let mark = world.path("started");
@@ -164,7 +176,7 @@ async fn without_a_token_the_command_is_not_started() {
     );
     assert!(!mark.exists());
 
-    // Neither is it waited for when a signal says that nobody does any more.
+    // A signal ends the wait.
     let mut process = command(
         &world.path("."),
         &[
@@ -183,13 +195,15 @@ async fn without_a_token_the_command_is_not_started() {
     }
     let pid = Pid::from_raw(process.id().unwrap().try_into().unwrap()).unwrap();
     kill_process(pid, Signal::TERM).unwrap();
-    let status = soon("the end", process.wait()).await.unwrap();
+    let status = soon("the end of the process", process.wait())
+        .await
+        .unwrap();
     assert_eq!(status.code(), Some(128 + 15));
     assert!(!mark.exists());
 }
 
 #[tokio::test]
-async fn a_token_that_a_running_proxy_uses_is_not_killed_unless_that_is_wanted() {
+async fn a_token_of_a_running_proxy_is_invalidated_only_with_force() {
     let world = World::new();
     let vendor = world.vendor(Kind::Ctcfile, None).await;
     let config = world.vendor_config(&vendor, "", "");
@@ -215,7 +229,7 @@ async fn a_token_that_a_running_proxy_uses_is_not_killed_unless_that_is_wanted()
         assert_eq!(vendor.counters().token_requests, 2);
     })
     .await;
-    // Nobody is harmed any more.
+    // The proxy has ended, so no running proxy uses the token.
     let ran = run(&world, &["exec", "--", "true"]).await;
     assert_eq!(ran.code, 0, "{}", ran.err);
 }

@@ -1,50 +1,49 @@
-//! How the upstream is reached: TLS with certificates on both sides, other addresses, egress proxies.
+//! Connections to upstreams: client certificates, other addresses and egress proxies.
 
-use cupbearer::demo::authority::{Authority, Offer};
+use cupbearer::demo::authority::Offer;
 use cupbearer::demo::vendors::Kind;
-use http::Response;
+use tokio::io::copy_bidirectional;
+use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
 
-use crate::client::whole;
+use crate::checks::{GET, OK, ok_server};
+use crate::client::Head;
 use crate::harness::{World, server, token, with_app};
-use crate::upstream::{HTTP1, Script, Server};
-
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-
-async fn answering(authority: &Authority, offer: Offer) -> Server {
-    Server::start(authority, offer, |_| async { Response::new(whole("ok")) }).await
-}
+use crate::upstream::{Connection, HTTP1, Script};
 
 #[tokio::test]
-async fn a_client_certificate_is_shown() {
+async fn the_client_certificate_is_sent_to_the_upstream() {
     let world = World::new();
     for http2 in [false, true] {
         let offer = Offer {
             http2,
             client_certificate: true,
         };
-        let upstream = answering(&world.authority, offer).await;
+        let upstream = ok_server(&world, offer).await;
         let identity = world.authority.client("app").unwrap();
         let certificate = world.write("client.pem", &identity.certificate);
         let key = world.write("client.key", &identity.key);
         let config = |tls: &str| {
             server("")
                 + &format!(
-                    "[providers.p]\naccess_token = \"x\"\n[upstreams.api]\nurl = \"{}\"\nprovider = \"p\"\n\
+                    "[providers.p]\naccess_token = \"x\"\n\
+                     [upstreams.api]\nurl = \"{}\"\nprovider = \"p\"\n\
                      tls = {{ ca_file = {:?}{tls} }}\n",
                     upstream.url(),
                     world.path("ca.pem")
                 )
         };
-        let shown = format!(", client_cert_file = {certificate:?}, client_key_file = {key:?}");
-        with_app(&config(&shown), async |app| {
+        let certificate =
+            format!(", client_cert_file = {certificate:?}, client_key_file = {key:?}");
+        with_app(&config(&certificate), async |app| {
             assert_eq!(app.get("/").await.text(), "ok");
         })
         .await;
         with_app(&config(""), async |app| {
-            let answer = app.get("/").await;
-            assert_eq!(answer.status, 502);
-            // With TLS 1.3 the refusal arrives with the first read.
-            let code = answer.code();
+            let response = app.get("/").await;
+            assert_eq!(response.status, 502);
+            // With TLS 1.3 the alert arrives after the handshake, with the first read.
+            let code = response.code();
             assert!(
                 ["upstream_tls", "upstream_closed"].contains(&&*code),
                 "{code}"
@@ -54,13 +53,13 @@ async fn a_client_certificate_is_shown() {
     }
 }
 
-/// Dial one thing, and mean another: `Host` and the certificate's name stay the URL's.
+/// `Host` and the verified name still come from the URL.
 #[tokio::test]
-async fn connect_to_changes_the_address_only() {
+async fn connect_to_changes_only_the_dialled_address() {
     let world = World::new();
     let upstream = Script::tls(&world.authority).await;
     let dial = upstream.address();
-    // The certificate is for localhost, not for this port.
+    // Nothing listens on port 9; the certificate is valid for `localhost`.
     let keys = format!("connect_to = \"{dial}\"");
     let config = server("") + &world.upstream("api", "https://localhost:9/base", &keys);
     with_app(&config, async |app| {
@@ -78,14 +77,15 @@ async fn connect_to_changes_the_address_only() {
 }
 
 #[tokio::test]
-async fn server_name_is_what_the_certificate_is_checked_against() {
+async fn server_name_is_the_verified_name_of_the_certificate() {
     let world = World::new();
-    let upstream = answering(&world.authority, HTTP1).await;
+    let upstream = ok_server(&world, HTTP1).await;
     let dial = upstream.url().replace("https://", "");
     for (name, expected) in [("localhost", 200), ("other.test", 502)] {
         let config = server("")
             + &format!(
-                "[providers.p]\naccess_token = \"x\"\n[upstreams.api]\nurl = \"https://api.test\"\nprovider = \"p\"\n\
+                "[providers.p]\naccess_token = \"x\"\n\
+                 [upstreams.api]\nurl = \"https://api.test\"\nprovider = \"p\"\n\
                  connect_to = \"{dial}\"\ntls = {{ ca_file = {:?}, server_name = \"{name}\" }}\n",
                 world.path("ca.pem")
             );
@@ -96,20 +96,18 @@ async fn server_name_is_what_the_certificate_is_checked_against() {
     }
 }
 
-/// The tunnel carries TLS with the upstream: the egress proxy sees no token.
+/// The tunnel carries TLS, so the egress proxy does not see the token.
 #[tokio::test]
-async fn an_egress_proxy_is_asked_for_a_tunnel() {
+async fn an_upstream_is_reached_through_a_tunnel_of_the_egress_proxy() {
     let world = World::new();
     let egress = Script::plain().await;
-    let upstream = answering(&world.authority, HTTP1).await;
+    let upstream = ok_server(&world, HTTP1).await;
     let target = upstream.url().replace("https://", "");
     let keys = format!("proxy = \"http://user:pass@{}\"", egress.address());
     let config = server("") + &world.upstream("api", &upstream.url(), &keys);
     with_app(&config, async |app| {
         let mut client = app.connect().await;
-        client
-            .send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            .await;
+        client.send(GET).await;
         let (mut connection, head) = egress.request().await;
         assert_eq!(head.first, format!("CONNECT {target} HTTP/1.1"));
         assert_eq!(head.get("host"), Some(&*target));
@@ -118,38 +116,33 @@ async fn an_egress_proxy_is_asked_for_a_tunnel() {
         connection
             .send("HTTP/1.1 200 Connection established\r\n\r\n")
             .await;
-        let mut behind = tokio::net::TcpStream::connect(&target).await.unwrap();
-        let tunnel = tokio::spawn(async move {
-            let _ = tokio::io::copy_bidirectional(&mut connection.stream, &mut behind).await;
-        });
+        let tunnel = tunnel(connection, &head).await;
         assert_eq!(client.response().await.text(), "ok");
         tunnel.abort();
     })
     .await;
 }
 
-/// What the egress proxy does not do is an error of its own, and no answer of the upstream.
+/// The app must not take the refusal for a response of the upstream.
 #[tokio::test]
-async fn an_egress_proxy_that_refuses() {
+async fn a_refused_tunnel_is_upstream_refused() {
     let world = World::new();
     let egress = Script::plain().await;
     let keys = format!("proxy = \"http://{}\"", egress.address());
     let config = server("") + &world.upstream("api", "https://far.example", &keys);
     with_app(&config, async |app| {
         let mut client = app.connect().await;
-        client
-            .send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            .await;
+        client.send(GET).await;
         let (mut connection, _) = egress.request().await;
         connection
             .send("HTTP/1.1 403 Forbidden\r\nContent-Length: 6\r\n\r\nsecret")
             .await;
-        let answer = client.response().await;
+        let response = client.response().await;
         assert_eq!(
-            (answer.status.as_u16(), &*answer.code()),
+            (response.status.as_u16(), &*response.code()),
             (502, "upstream_refused")
         );
-        let text = answer.text();
+        let text = response.text();
         assert!(
             text.contains("403") && text.contains("egress proxy"),
             "{text}"
@@ -159,9 +152,8 @@ async fn an_egress_proxy_that_refuses() {
     .await;
 }
 
-/// A token endpoint behind an egress proxy, and one that is plain http on loopback.
 #[tokio::test]
-async fn token_endpoints_are_reached_in_the_same_ways() {
+async fn a_token_endpoint_is_reached_through_a_tunnel_of_the_egress_proxy() {
     let world = World::new();
     let vendor = world.vendor(Kind::Besender, None).await;
     let egress = Script::plain().await;
@@ -175,13 +167,19 @@ async fn token_endpoints_are_reached_in_the_same_ways() {
             head.first
         );
         connection.send("HTTP/1.1 200 OK\r\n\r\n").await;
-        let target = head.first.split(' ').nth(1).unwrap().to_owned();
-        let mut behind = tokio::net::TcpStream::connect(target).await.unwrap();
-        let tunnel = tokio::spawn(async move {
-            let _ = tokio::io::copy_bidirectional(&mut connection.stream, &mut behind).await;
-        });
+        let tunnel = tunnel(connection, &head).await;
         assert_eq!(app.get("/besender/x").await.status, 200);
         tunnel.abort();
     })
     .await;
+}
+
+/// Connects to the target of a `CONNECT` and copies bytes in both directions until aborted.
+async fn tunnel(mut connection: Connection, connect: &Head) -> AbortHandle {
+    let target = connect.first.split(' ').nth(1).unwrap();
+    let mut upstream = TcpStream::connect(target).await.unwrap();
+    let copying = tokio::spawn(async move {
+        let _ = copy_bidirectional(&mut connection.stream, &mut upstream).await;
+    });
+    copying.abort_handle()
 }

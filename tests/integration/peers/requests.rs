@@ -143,10 +143,10 @@ async fn a_secret_in_the_query_of_a_get_is_sent_and_not_logged() {
     let vendor = Endpoint::start(token_response).await;
     let api = Endpoint::start(echo).await;
     let dialect = "[dialects.odd]\ndefault_grant = \"key\"\n\
-                   [dialects.odd.request]\nmethod = \"GET\"\n\
-                   [dialects.odd.grants.key]\nquery = { appId = \"{client_id}\", appKey = \"{key}\" }\n\
-                   [dialects.odd.response]\ntoken = \"/access_token\"\n\
-                   [dialects.odd.inject]\nheaders = { Authorization = \"Bearer {access_token}\" }\n";
+             [dialects.odd.request]\nmethod = \"GET\"\n\
+             [dialects.odd.grants.key]\nquery = { appId = \"{client_id}\", appKey = \"{key}\" }\n\
+             [dialects.odd.response]\ntoken = \"/access_token\"\n\
+             [dialects.odd.inject]\nheaders = { Authorization = \"Bearer {access_token}\" }\n";
     let config = format!(
         "{}[providers.p]\ndialect = \"odd\"\ntoken_url = \"{}/token\"\nclient_id = \"joelhy\"\n\
          vars = {{ key = \"{IN_QUERY}\" }}\n{}{dialect}",
