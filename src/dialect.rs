@@ -41,6 +41,7 @@ mod source;
 mod suggest;
 mod template;
 mod value;
+mod words;
 
 pub use answer::{Answer, Class, Issued, Refusal};
 pub use builtin::{builtin, find_builtin};

@@ -34,6 +34,8 @@ pub struct Issued {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub class: Class,
+    /// The dialect lists the answer in `final`: only a new login helps.
+    pub is_final: bool,
     pub status: u16,
     /// The vendor's own error code.
     pub code: Option<String>,

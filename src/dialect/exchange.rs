@@ -274,4 +274,5 @@ fn inherit_response(own: &mut ResponseToml, from: &ResponseToml) {
     inherit(&mut own.error_description, &from.error_description);
     inherit(&mut own.permanent, &from.permanent);
     inherit(&mut own.transient, &from.transient);
+    inherit(&mut own.final_, &from.final_);
 }

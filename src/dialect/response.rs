@@ -13,6 +13,7 @@ use super::one_or_many::OneOrMany;
 use super::redact;
 use super::schema::{ExpiresUnit, Ordered, ResponseToml, Scalar};
 use super::selector::{Selector, jwt_exp};
+use super::words::{Said, Words};
 use crate::secret::Secret;
 
 /// The longest accepted access token in bytes. A request head, which carries it, is at most 64 KiB.
@@ -35,9 +36,6 @@ const DEFAULT_DESCRIPTION: [&str; 2] = ["/error_description", "/message"];
 
 /// Codes of RFC 6749 §4.1.2.1 and RFC 8628 §3.5 that ask for a retry.
 const DEFAULT_TRANSIENT: [&str; 3] = ["temporarily_unavailable", "server_error", "slow_down"];
-
-/// Prefix of an HTTP status in a list of codes: `status:404`.
-const STATUS: &str = "status:";
 
 /// Why an answer gives no token.
 enum Fault {
@@ -72,8 +70,9 @@ pub struct ResponseRules {
     pub(super) ok: Vec<(Selector, Vec<String>)>,
     pub(super) error: Vec<Selector>,
     pub(super) error_description: Vec<Selector>,
-    pub(super) permanent: Vec<String>,
-    pub(super) transient: Vec<String>,
+    pub(super) permanent: Words,
+    pub(super) transient: Words,
+    pub(super) final_: Words,
     /// The dialect does not list `transient`.
     pub(super) transient_is_default: bool,
 }
@@ -94,8 +93,14 @@ impl ResponseRules {
                 &DEFAULT_DESCRIPTION,
                 problems,
             ),
-            permanent: texts(toml.permanent.as_ref(), &[]),
-            transient: texts(toml.transient.as_ref(), &DEFAULT_TRANSIENT),
+            permanent: Words::parse(toml.permanent.as_ref(), &[], "permanent", problems),
+            transient: Words::parse(
+                toml.transient.as_ref(),
+                &DEFAULT_TRANSIENT,
+                "transient",
+                problems,
+            ),
+            final_: Words::parse(toml.final_.as_ref(), &[], "final", problems),
             transient_is_default: toml.transient.is_none(),
         };
         for (key, selectors) in [
@@ -109,26 +114,18 @@ impl ResponseRules {
                 problems.push(Problem::new(join("response", key), message));
             }
         }
-        for (key, codes) in [
-            ("permanent", &rules.permanent),
-            ("transient", &rules.transient),
-        ] {
-            let mut statuses = codes.iter().filter_map(|code| code.strip_prefix(STATUS));
-            if statuses.any(|status| StatusCode::from_bytes(status.as_bytes()).is_err()) {
-                let message = "`status:` needs an HTTP status, as in \"status:404\"";
+        for (key, words) in [("permanent", &rules.permanent), ("final", &rules.final_)] {
+            if words.contradicts(&rules.transient) {
+                let message = format!("a word is in `{key}` and in `transient`");
                 problems.push(Problem::new(join("response", key), message));
             }
-        }
-        if (rules.permanent.iter()).any(|code| rules.transient.contains(code)) {
-            let message = "a code is in `permanent` and in `transient`";
-            problems.push(Problem::new("response.permanent", message));
         }
         rules
     }
 
-    /// Whether `permanent` lists the code.
+    /// Whether `permanent` or `final` lists the code.
     pub fn is_permanent(&self, code: &str) -> bool {
-        self.permanent.iter().any(|listed| listed == code)
+        self.permanent.lists(code) || self.final_.lists(code)
     }
 
     pub(super) fn finds_token(&self) -> bool {
@@ -227,13 +224,21 @@ impl Reading<'_> {
     fn refusal(&self, fault: &Fault) -> Refusal {
         let code = self.code(fault);
         let description = self.first(&self.rules.error_description);
+        let said = Said {
+            code: code.as_deref(),
+            description: description.as_deref(),
+            status: self.status,
+        };
+        let class = self.class(fault, said);
+        let is_final = class == Class::Permanent && self.rules.final_.matches(said).is_some();
         // Without an explicit error from the vendor, any text may contain a token.
         let redact = |text: String| match fault {
             Fault::Status | Fault::NotOk(_) => text,
             Fault::NoToken | Fault::UnsendableToken(_) => redact::redact_words(&text),
         };
         Refusal {
-            class: self.class(fault, code.as_deref()),
+            class,
+            is_final,
             status: self.status.as_u16(),
             detail: self.detail(fault, code.is_some()),
             code: code.map(|code| clean(&redact(code), self.secrets, WORD_CHARS)),
@@ -265,19 +270,21 @@ impl Reading<'_> {
         }
     }
 
-    /// Classifies by the vendor's code first, then by the status.
-    fn class(&self, fault: &Fault, code: Option<&str>) -> Class {
-        let status = format!("{STATUS}{}", self.status.as_str());
+    /// Classifies by the most specific word that the dialect lists, then by the status.
+    fn class(&self, fault: &Fault, said: Said<'_>) -> Class {
+        let code = said.code;
         // 401 means wrong credentials (RFC 6749 §5.2), whatever the code: some servers report a
         // wrong password as `server_error` and lock the account after a few retries.
         let by_default = self.rules.transient_is_default && self.status == StatusCode::UNAUTHORIZED;
-        for word in code.into_iter().chain([status.as_str()]) {
-            if !by_default && self.rules.transient.iter().any(|listed| listed == word) {
-                return Class::Transient;
-            }
-            if self.rules.permanent.iter().any(|listed| listed == word) {
-                return Class::Permanent;
-            }
+        let transient = self.rules.transient.matches(said);
+        let transient = transient.filter(|_| !by_default);
+        let permanent = self.rules.permanent.matches(said);
+        let permanent = permanent.max(self.rules.final_.matches(said));
+        if transient.is_some() || permanent.is_some() {
+            return match transient >= permanent {
+                true => Class::Transient,
+                false => Class::Permanent,
+            };
         }
         let transient = match fault {
             Fault::Status => match self.status {

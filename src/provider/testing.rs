@@ -361,6 +361,7 @@ impl Reply {
             host: host.to_owned(),
             refusal: Refusal {
                 class,
+                is_final: false,
                 status: 400,
                 code: code.map(str::to_owned),
                 description: None,

@@ -49,6 +49,47 @@ fn a_401_is_permanent_unless_the_dialect_lists_its_code() {
 }
 
 #[test]
+fn the_most_specific_listed_word_decides_the_class() {
+    use Class::{Permanent, Transient};
+    let rules = rules(
+        "transient = ['being processed', 're:(?i)rate limit', 'status:400']\n\
+         permanent = ['invalid_grant', 'no rate limit for you']\nfinal = ['revoked', 're:has left']",
+    );
+    for (status, body, class, is_final) in [
+        (400, r#"{"error":"invalid_grant"}"#, Permanent, false),
+        (
+            400,
+            r#"{"error":"invalid_grant","error_description":"token request is already Being Processed"}"#,
+            Transient,
+            false,
+        ),
+        (
+            403,
+            r#"{"error":"API Rate Limit exceeded"}"#,
+            Transient,
+            false,
+        ),
+        (400, r#"{"error":"other"}"#, Transient, false),
+        (400, r#"{"error":"revoked"}"#, Permanent, true),
+        (
+            200,
+            r#"{"error":"7","message":"the user has left"}"#,
+            Permanent,
+            true,
+        ),
+        // Both texts match: the retry may help.
+        (400, r#"{"error":"has left: rate limit"}"#, Transient, false),
+    ] {
+        let refusal = read(&rules, status, &[], body.as_bytes()).unwrap_err();
+        assert_eq!(
+            (refusal.class, refusal.is_final),
+            (class, is_final),
+            "{status} {body}"
+        );
+    }
+}
+
+#[test]
 fn code_and_status_decide_the_class() {
     use Class::{Permanent, Transient};
     let rules = rules(
@@ -183,6 +224,7 @@ fn an_unsendable_token_is_refused_and_not_shown() {
             refusal,
             Refusal {
                 class: Class::Transient,
+                is_final: false,
                 status: 200,
                 code: None,
                 description: None,

@@ -69,6 +69,7 @@ fn cncn_answers() {
         refusal,
         Refusal {
             class: Class::Permanent,
+            is_final: false,
             status: 400,
             code: Some("invalid_client".into()),
             description: Some("用户名或密码错误".into()),
@@ -340,6 +341,7 @@ fn passport_answers() {
         refusal,
         Refusal {
             class: Class::Permanent,
+            is_final: false,
             status: 401,
             code: Some("invalid_credentials".into()),
             description: Some("The user credentials were incorrect.".into()),

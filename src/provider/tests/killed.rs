@@ -123,6 +123,7 @@ impl Line for Way {
                     host: call.endpoint.token_url.authority.clone(),
                     refusal: Refusal {
                         class: Class::Permanent,
+                        is_final: false,
                         status: 400,
                         code: Some("invalid_grant".to_owned()),
                         description: None,
