@@ -1,4 +1,4 @@
-//! An app's connection and its requests.
+//! Connections and requests of apps.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+/// Opens an HTTP/1.1 connection.
 pub(crate) async fn connect(address: SocketAddr) -> SendRequest<Full<Bytes>> {
     let stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
@@ -18,7 +19,7 @@ pub(crate) async fn connect(address: SocketAddr) -> SendRequest<Full<Bytes>> {
     sender
 }
 
-/// The status, and how long the whole answer took.
+/// Sends a request. Returns the status, and the time to the end of the response.
 pub(crate) async fn ask(
     client: &mut SendRequest<Full<Bytes>>,
     request: http::request::Builder,
@@ -30,8 +31,8 @@ pub(crate) async fn ask(
         .unwrap();
     let started = Instant::now();
     client.ready().await?;
-    let answer = client.send_request(request).await?;
-    let status = answer.status();
-    answer.into_body().collect().await?;
+    let response = client.send_request(request).await?;
+    let status = response.status();
+    response.into_body().collect().await?;
     Ok((status, started.elapsed()))
 }

@@ -1,7 +1,8 @@
-//! What the proxy itself costs: CPU of its worker thread for a request, by HTTP version of the upstream, connections and size of the body.
+//! CPU time of the worker thread per request, by HTTP version of the upstream, number of
+//! connections and size of the response body.
 //!
-//! All rows are measured in turn, round after round, in one run; what counts is the median, and its ratio to the first row. How that
-//! compares with other proxies is in the README.
+//! Every round measures all rows. The result of a row is the median of the rounds, and its ratio to
+//! the first row. The README compares the results with other proxies.
 //!
 //! ```sh
 //! cargo bench --bench cost
@@ -9,16 +10,13 @@
 //! cargo bench --bench cost -- --program target/release/cupbearer
 //! ```
 //!
-//! The last runs a program in place of the library, with all that its link added.
+//! The last command measures a program instead of the library, including effects of its linking.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "what cannot go on has failed, and says where"
-)]
+#![allow(clippy::unwrap_used, reason = "a failed benchmark may panic")]
 
 mod ask;
 mod process;
-#[allow(dead_code, reason = "it counts for another benchmark")]
+#[allow(dead_code, reason = "only another benchmark uses the counters")]
 mod vendor;
 
 use std::io::{BufRead as _, BufReader};
@@ -42,7 +40,7 @@ use vendor::Vendor;
 
 const KIB: usize = 1024;
 
-/// The upstream, the app's connections, the size of the answer, and how many requests are made in a round.
+/// HTTP version of the upstream, connections of apps, bytes of the response, requests in a round.
 const ROWS: &[(&str, usize, usize, usize)] = &[
     ("1.1", 1, KIB, 4_000),
     ("2", 1, KIB, 4_000),
@@ -58,7 +56,7 @@ fn main() {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
     if !has("--bench") {
-        // `cargo test --all-targets` runs it too, and has no minutes to spare.
+        // `cargo test --all-targets` starts benchmarks, too, but must not take minutes.
         return;
     }
     let program = arguments.iter().position(|name| name == "--program");
@@ -111,11 +109,15 @@ fn config(vendor: SocketAddr, ca: &Path) -> String {
     let tls = format!("tls = {{ ca_file = {ca:?} }}");
     let upstream = |name: &str, version: &str| {
         format!(
-            "[upstreams.{name}]\nurl = \"https://api.test/api\"\nconnect_to = \"{vendor}\"\nprovider = \"p\"\nroute = {{ path_prefix = \"/{version}\" }}\nhttp = \"{version}\"\n{tls}\n"
+            "[upstreams.{name}]\nurl = \"https://api.test/api\"\nconnect_to = \"{vendor}\"\n\
+             provider = \"p\"\nroute = {{ path_prefix = \"/{version}\" }}\n\
+             http = \"{version}\"\n{tls}\n"
         )
     };
     format!(
-        "[server]\nlisten = \"127.0.0.1:0\"\n[providers.p]\ntoken_url = \"https://{vendor}/token\"\nclient_id = \"c\"\nclient_secret = \"s\"\n{tls}\n{}{}",
+        "[server]\nlisten = \"127.0.0.1:0\"\n\
+         [providers.p]\ntoken_url = \"https://{vendor}/token\"\n\
+         client_id = \"c\"\nclient_secret = \"s\"\n{tls}\n{}{}",
         upstream("h1", "1.1"),
         upstream("h2", "2")
     )
@@ -123,7 +125,7 @@ fn config(vendor: SocketAddr, ca: &Path) -> String {
 
 struct Proxy {
     listen: SocketAddr,
-    /// Of the worker's thread.
+    /// Directory of the worker thread in `/proc`.
     worker: PathBuf,
     running: Running,
 }
@@ -133,12 +135,12 @@ enum Running {
     Program(Program),
 }
 
-/// Ends with whoever holds it, also where that one panics.
+/// Kills the program when dropped, even by a panic.
 struct Program(Child);
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // It may have ended before.
+        // The program may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -152,7 +154,7 @@ impl Proxy {
             let config = Config::from_toml(&config, &ProcessEnvironment).unwrap();
             let bound = app::bind(config).unwrap();
             let Listen::Tcp(listen) = bound.listeners()[0] else {
-                panic!("a TCP listener was asked for");
+                panic!("the listener is not TCP");
             };
             tell.send(listen).unwrap();
             bound
@@ -182,12 +184,12 @@ impl Proxy {
             .find_map(|line| {
                 let line = line.unwrap();
                 let (_, rest) = line.split_once("listening on http://")?;
-                // Where nobody reads along, lines are JSON.
+                // Lines are JSON if the log is not a terminal.
                 let address = rest.split(['"', ' ']).next()?;
                 Some(address.parse().unwrap())
             })
-            .expect("it listens");
-        // A pipe that nobody reads would stop it one day.
+            .expect("the program listens before it ends");
+        // A full pipe would block the program.
         thread::spawn(|| log.for_each(drop));
         Self::ready(listen, Running::Program(program)).await
     }
@@ -205,7 +207,7 @@ impl Proxy {
         }
     }
 
-    /// Of one request.
+    /// Returns the CPU time of one request.
     async fn cost(&self, row: &(&str, usize, usize, usize), part: usize) -> Duration {
         let (version, connections, size, requests_of_all) = row;
         let each = (requests_of_all / part / connections).max(1);
@@ -235,7 +237,7 @@ impl Proxy {
     }
 }
 
-/// One after the other, on one connection.
+/// Sends requests one after another on one connection.
 async fn requests(listen: SocketAddr, path: String, count: usize) {
     let mut client = connect(listen).await;
     for _ in 0..count {

@@ -1,4 +1,5 @@
-//! A constant load of keep-alive apps, and what they saw: 80 % GETs, 10 % small POSTs, 10 % uploads of 1 MiB.
+//! A constant load from keep-alive clients, and its statistics. 80 % of the requests are GETs, 10 %
+//! are small POSTs, and 10 % are uploads of 1 MiB.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,7 +17,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use crate::ask::{ask, connect};
 
 const CLIENTS: u64 = 20;
-/// Of each client: 400 requests a second in all, 40 MiB/s of uploads.
+/// Time between requests of a client. In total 400 requests a second with 40 MiB/s of uploads.
 const PERIOD: Duration = Duration::from_millis(50);
 const UPLOAD: usize = 1024 * 1024;
 
@@ -27,7 +28,7 @@ pub(crate) enum Load {
     Upload,
 }
 
-/// What the apps saw of one kind of request.
+/// Statistics of one kind of request.
 #[derive(Default)]
 pub(crate) struct Seen {
     latencies: Vec<Duration>,
@@ -37,7 +38,7 @@ pub(crate) struct Seen {
 
 pub(crate) type Report = BTreeMap<Load, Seen>;
 
-/// Runs the load for as long as `work` takes, on a thread of its own.
+/// Runs the load in a separate thread until `work` ends.
 pub(crate) async fn under_load<T>(
     listen: SocketAddr,
     work: impl Future<Output = T>,
@@ -63,7 +64,7 @@ pub(crate) async fn under_load<T>(
 }
 
 async fn client(listen: SocketAddr, number: u64, stop: Arc<AtomicBool>) -> Report {
-    // Spread over the period, and each begins elsewhere in the mix.
+    // Clients start spread over the period, at different steps of the mix.
     sleep(PERIOD * number as u32 / CLIENTS as u32).await;
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -126,6 +127,7 @@ impl Seen {
         self.statuses.get(&status).copied().unwrap_or(0)
     }
 
+    /// Returns the number of requests without a 200.
     pub(crate) fn wrong(&self) -> u32 {
         let wrong = self
             .statuses
@@ -134,7 +136,7 @@ impl Seen {
         wrong.map(|(_, count)| count).sum::<u32>() + self.broken
     }
 
-    /// How much longer than usual the slowest one took.
+    /// Returns the maximum latency minus the median.
     pub(crate) fn longest_hold(&self) -> Duration {
         self.quantile(1.0) - self.quantile(0.5)
     }

@@ -1,18 +1,16 @@
 //! Rotation of a single-active token under load.
 //!
-//! The fake ctcfile vendor kills the former token at the instant of issue and answers 20 ms later. A constant load from
-//! keep-alive clients runs without and with rotations in turn; exit code 1 when a "must" is broken.
+//! The fake ctcfile vendor invalidates the previous token when it issues a new one, and responds 20
+//! ms later. A constant load from keep-alive clients runs alternately without and with rotations.
+//! The exit code is 1 if a requirement is broken.
 //!
 //! ```sh
 //! cargo bench --bench rotation                  # 100 rotations in 100 s
 //! cargo bench --bench rotation -- --quick       # 10 in 10 s
-//! cargo bench --bench rotation -- --thousand    # 1,000, as fast as fetches may follow each other
+//! cargo bench --bench rotation -- --thousand    # 1,000, at the shortest interval of fetches
 //! ```
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "what cannot go on has failed, and says where"
-)]
+#![allow(clippy::unwrap_used, reason = "a failed benchmark may panic")]
 
 mod ask;
 mod load;
@@ -37,13 +35,14 @@ use tokio::runtime;
 use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+/// Duration of a token request.
 const EXCHANGE: Duration = Duration::from_millis(20);
-/// What the gate may add to it.
+/// The time that the proxy may add to [`EXCHANGE`].
 const OVERHEAD: Duration = Duration::from_millis(5);
-/// Without and with rotations in turn; what counts of each figure is the median.
+/// Each round runs without and with rotations. Results are medians of the rounds.
 const ROUNDS: u32 = 5;
 
-/// Of each round.
+/// The work of each round.
 struct Plan {
     rotations: u32,
     every: Duration,
@@ -54,7 +53,7 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
     if !has("--bench") {
-        // `cargo test --all-targets` runs it too, and has no minutes to spare.
+        // `cargo test --all-targets` starts benchmarks, too, but must not take minutes.
         return ExitCode::SUCCESS;
     }
     let (rotations, every, still) = match (has("--quick"), has("--thousand")) {
@@ -76,7 +75,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether every must was kept. The vendor lives on this thread; the proxy and the apps each have their own.
+/// Returns whether every requirement was met. The vendor runs in this thread; the proxy and the
+/// apps have threads of their own.
 async fn measure(plan: &Plan) -> bool {
     let authority = Authority::new().unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -97,7 +97,7 @@ async fn measure(plan: &Plan) -> bool {
         let config = Config::from_toml(&config, &ProcessEnvironment).unwrap();
         let proxy = app::bind(config).unwrap();
         let Listen::Tcp(listen) = proxy.listeners()[0] else {
-            panic!("a TCP listener was asked for");
+            panic!("the listener is not TCP");
         };
         tell.send((listen, proxy.admin().unwrap())).unwrap();
         proxy.run(async { stopped.await.unwrap_or(Shutdown::Interrupt) })
@@ -139,7 +139,8 @@ fn config(vendor: &FakeVendor, tls: &str) -> String {
     let mut text = format!(
         "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\
          [upstreams.ctcfile]\nurl = {:?}\nprovider = \"ctcfile\"\n{tls}\n\
-         [providers.ctcfile]\ndialect = \"ctcfile\"\ntoken_url = {:?}\nmin_interval = \"400ms\"\n{tls}\n",
+         [providers.ctcfile]\ndialect = \"ctcfile\"\ntoken_url = {:?}\n\
+         min_interval = \"400ms\"\n{tls}\n",
         vendor.api_url(),
         vendor.token_url(),
     );
@@ -152,7 +153,7 @@ fn config(vendor: &FakeVendor, tls: &str) -> String {
     text
 }
 
-/// How many were done.
+/// Rotates the token. Returns how often that succeeded.
 async fn rotate(admin: SocketAddr, plan: &Plan) -> u32 {
     let mut ticks = interval(plan.every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -164,19 +165,19 @@ async fn rotate(admin: SocketAddr, plan: &Plan) -> u32 {
         done +=
             u32::from(ask(&mut client, request, Bytes::new()).await.unwrap().0 == StatusCode::OK);
     }
-    // The last one has its whole time too.
+    // The last rotation lasts a whole interval as well.
     ticks.tick().await;
     done
 }
 
-/// All rounds together, and of each how much longer than usual the slowest request took.
+/// Statistics of all rounds, with the longest hold of each round.
 #[derive(Default)]
 struct Rounds {
     done: u32,
     still: Report,
     moving: Report,
     holds: BTreeMap<Load, Vec<Duration>>,
-    /// The same without rotations: what the machine itself holds up.
+    /// Longest holds without rotations: the share of the machine.
     stalls: BTreeMap<Load, Vec<Duration>>,
 }
 
@@ -199,7 +200,7 @@ impl Rounds {
             let (hold, stall) = (median(&self.holds[&load]), median(&self.stalls[&load]));
             let wrong = self.still[&load].wrong() + self.moving[&load].wrong();
             let good = wrong == 0 && hold <= EXCHANGE + OVERHEAD;
-            // Uploads cannot be replayed: a goal for them, a must for all others.
+            // Uploads cannot be replayed, so for uploads the limit is only a goal.
             let verdict = match (good, load) {
                 (true, _) => "kept",
                 (false, Load::Upload) => "goal missed",
@@ -207,7 +208,8 @@ impl Rounds {
             };
             kept &= verdict != "BROKEN";
             println!(
-                "{verdict}: {}: {wrong} not answered with 200; longest hold {hold:.1?} (without rotation {stall:.1?})",
+                "{verdict}: {}: {wrong} without a 200; \
+                 longest hold {hold:.1?} (without rotation {stall:.1?})",
                 name(load)
             );
         }
@@ -233,14 +235,14 @@ async fn until_ready(admin: SocketAddr) {
     }
 }
 
-/// Token fetches, rejections and replays, as counted by the proxy.
+/// Returns the proxy's samples of token fetches, rejections and replays.
 async fn samples(admin: SocketAddr) -> Vec<String> {
     let mut client = connect(admin).await;
     let request = Request::get("/metrics")
         .header("host", "localhost")
         .body(Full::default());
-    let answer = client.send_request(request.unwrap()).await.unwrap();
-    let text = answer.into_body().collect().await.unwrap().to_bytes();
+    let response = client.send_request(request.unwrap()).await.unwrap();
+    let text = response.into_body().collect().await.unwrap().to_bytes();
     let wanted = [
         "cupbearer_token_fetches_total{",
         "cupbearer_token_rejections_total{",

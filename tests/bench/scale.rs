@@ -1,16 +1,14 @@
-//! 10,000 upstreams and 1,000 providers in one configuration, beside one of each.
+//! 10,000 upstreams and 1,000 providers in one configuration, compared with one of each.
 //!
-//! Start, CPU per request, memory, first fetches, the admin port and reloads under load; exit code 1 when a "must" is broken.
+//! Measures start, CPU per request, memory, first fetches, the admin port and reloads under load.
+//! The exit code is 1 if a requirement is broken.
 //!
 //! ```sh
 //! cargo bench --bench scale
-//! cargo bench --bench scale -- --quick       # a tenth of it
+//! cargo bench --bench scale -- --quick       # a tenth of the size
 //! ```
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "what cannot go on has failed, and says where"
-)]
+#![allow(clippy::unwrap_used, reason = "a failed benchmark may panic")]
 
 mod ask;
 mod process;
@@ -40,7 +38,7 @@ use vendor::Vendor;
 
 const START: Duration = Duration::from_secs(2);
 const CPU_RATIO: f64 = 1.1;
-/// Small and large in turn; what counts is the median of the ratios.
+/// Each round measures both sizes. The result is the median of the ratios.
 const ROUNDS: usize = 9;
 const REQUESTS: usize = 3_000;
 const RELOADS: usize = 5;
@@ -49,7 +47,7 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
     if !has("--bench") {
-        // `cargo test --all-targets` runs it too, and has no minutes to spare.
+        // `cargo test --all-targets` starts benchmarks, too, but must not take minutes.
         return ExitCode::SUCCESS;
     }
     let (upstreams, providers) = match has("--quick") {
@@ -64,7 +62,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether every must was kept.
+/// Returns whether every requirement was met.
 async fn measure(upstreams: usize, providers: usize) -> bool {
     let authority = Authority::new().unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -78,7 +76,7 @@ async fn measure(upstreams: usize, providers: usize) -> bool {
         ca: ca.clone(),
     };
     let start = |name: &str, size: Size| App::start(folder.path().join(name), size);
-    // None of them ends before all are there, so that the memory of one is not made of another's.
+    // `small` keeps running, so that the next app does not reuse its memory.
     let small = start("small.toml", size(1, 1)).await;
     let wide = start("wide.toml", size(upstreams, 1)).await;
     let per_upstream = wide.grown.saturating_sub(small.grown) / upstreams;
@@ -100,11 +98,13 @@ async fn measure(upstreams: usize, providers: usize) -> bool {
     );
     let (all, slowest) = until_fetched(&large, providers).await;
     println!(
-        "first tokens: all {providers} after {all:.0?}; at most {} connections at once; the admin port answered within {slowest:.0?}",
+        "first tokens: all {providers} after {all:.0?}; at most {} concurrent connections; \
+         the admin port responded within {slowest:.0?}",
         vendor.most()
     );
     println!(
-        "memory: {per_upstream} bytes for each upstream, {per_provider} for each provider with its token"
+        "memory: {per_upstream} bytes for each upstream, \
+         {per_provider} for each provider with its token"
     );
     report_admin(&large).await;
     kept &= compare(&small, &large, upstreams).await;
@@ -119,7 +119,7 @@ fn judge(what: &str, good: bool, figure: &str) -> bool {
     good
 }
 
-/// The same requests to one upstream and to one of many, in turn.
+/// Compares requests to the only upstream with requests to one of many.
 async fn compare(small: &App, large: &App, upstreams: usize) -> bool {
     let path = format!("/u{}/x", upstreams / 2);
     let mut ratios = Vec::with_capacity(ROUNDS);
@@ -142,7 +142,7 @@ async fn compare(small: &App, large: &App, upstreams: usize) -> bool {
     )
 }
 
-/// Upstreams, providers, secrets and listeners change under load.
+/// Reloads changed upstreams and secrets under load.
 async fn reload(app: &App) -> bool {
     let stop = Arc::new(AtomicBool::new(false));
     let answered = Arc::new(AtomicUsize::new(0));
@@ -185,7 +185,7 @@ async fn reload(app: &App) -> bool {
     )
 }
 
-/// Four that keep their connections. How many requests failed, and how long the slowest took.
+/// Sends requests on four kept connections. Returns the number of failures and the maximum latency.
 async fn apps(listen: SocketAddr, stop: &AtomicBool, answered: &AtomicUsize) -> (usize, Duration) {
     let app = async |path: &str| {
         let mut client = connect(listen).await;
@@ -224,7 +224,8 @@ async fn report_admin(app: &App) {
     }
 }
 
-/// When all had their tokens, counted from the start, and the longest that the admin port took to answer meanwhile.
+/// Waits until every provider has a token. Returns the time since the start and the maximum latency
+/// of the admin port.
 async fn until_fetched(app: &App, providers: usize) -> (Duration, Duration) {
     let mut client = connect(app.admin).await;
     let mut slowest = Duration::ZERO;
@@ -258,14 +259,17 @@ impl Size {
         for n in 0..self.providers {
             let _ = writeln!(
                 text,
-                "[providers.p{n}]\ntoken_url = \"https://{vendor}/token\"\nclient_id = \"c{n}\"\nclient_secret = \"s\"\n{tls}"
+                "[providers.p{n}]\ntoken_url = \"https://{vendor}/token\"\n\
+                 client_id = \"c{n}\"\nclient_secret = \"s\"\n{tls}"
             );
         }
         for n in 0..self.upstreams {
             let provider = n % self.providers;
             let _ = writeln!(
                 text,
-                "[upstreams.u{n}]\nurl = \"https://{vendor}/api\"\nprovider = \"p{provider}\"\nroute = {{ path_prefix = \"/u{n}\" }}\nhttp = \"1.1\"\n{tls}"
+                "[upstreams.u{n}]\nurl = \"https://{vendor}/api\"\n\
+                 provider = \"p{provider}\"\nroute = {{ path_prefix = \"/u{n}\" }}\n\
+                 http = \"1.1\"\n{tls}"
             );
         }
         text
@@ -279,12 +283,12 @@ struct App {
     at: Instant,
     read: Duration,
     bound: Duration,
-    /// To the first 200, token fetch included.
+    /// Time to the first 200, including the token fetch.
     started: Duration,
-    /// Resident memory before, and how much it had grown at the first 200.
+    /// Resident memory before the start, and its growth until the first 200, in bytes.
     before: usize,
     grown: usize,
-    /// Of the worker's thread.
+    /// Directory of the worker thread in `/proc`.
     worker: PathBuf,
     stop: oneshot::Sender<Shutdown>,
     thread: JoinHandle<()>,
@@ -307,7 +311,7 @@ impl App {
             let read = at.elapsed();
             let bound = app::bind(config).unwrap().watch(watched);
             let Listen::Tcp(listen) = bound.listeners()[0] else {
-                panic!("a TCP listener was asked for");
+                panic!("the listener is not TCP");
             };
             let admin = bound.admin().unwrap();
             tell.send((listen, admin, read, at.elapsed())).unwrap();
@@ -360,7 +364,7 @@ impl App {
     }
 }
 
-/// Resident memory of this process, in bytes.
+/// Returns the resident memory of this process, in bytes.
 fn rss() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

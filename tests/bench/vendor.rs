@@ -1,5 +1,5 @@
-//! A token endpoint and an API in one, on a thread of its own: a token for whoever asks, and else as many bytes as the last segment of
-//! the path says, or 1 KiB. It speaks HTTP/2 to whoever offers it.
+//! A fake vendor in a separate thread, with HTTP/2 and HTTP/1.1. `/token` returns a token. Any
+//! other path returns as many bytes as its last segment says, or 1 KiB.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime;
 use tokio_rustls::TlsAcceptor;
 
-/// The largest one.
+/// The largest response body.
 const BODY: &[u8] = &[b'x'; 1024 * 1024];
 
 const OFFER: Offer = Offer {
@@ -27,7 +27,7 @@ const OFFER: Offer = Offer {
     client_certificate: false,
 };
 
-/// It lives as long as the process.
+/// Serves until the process ends.
 pub(crate) struct Vendor {
     pub(crate) address: SocketAddr,
     count: Arc<Count>,
@@ -62,11 +62,12 @@ impl Vendor {
         Self { address, count }
     }
 
-    /// The most connections that were open at once.
+    /// Returns the maximum number of concurrent connections.
     pub(crate) fn most(&self) -> usize {
         self.count.most.load(Ordering::Relaxed)
     }
 
+    /// Restarts the maximum of [`Vendor::most`].
     pub(crate) fn forget(&self) {
         let open = self.count.open.load(Ordering::Relaxed);
         self.count.most.store(open, Ordering::Relaxed);
@@ -82,7 +83,7 @@ async fn serve(tcp: TcpStream, tls: TlsAcceptor, count: Arc<Count>) {
             let answer = answer(&request, &count);
             async move { Ok::<_, Infallible>(answer) }
         });
-        // However it ends.
+        // Apps may close the connection at any time.
         let _ = match stream.get_ref().1.alpn_protocol() {
             Some(b"h2") => {
                 http2::Builder::new(TokioExecutor::new())
