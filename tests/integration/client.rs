@@ -147,8 +147,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Ok(Response { status, head, body })
     }
 
-    /// Reads the body that belongs to `head`. Without framing, `until_close` makes the body end with
-    /// the connection; otherwise it is empty. An incomplete body is an error.
+    /// Reads the body that belongs to `head`. Without framing, `until_close` makes the body end
+    /// with the connection; otherwise it is empty. An incomplete body is an error.
     pub(crate) async fn body(&mut self, head: &Head, until_close: bool) -> io::Result<Vec<u8>> {
         if head.get("transfer-encoding") == Some("chunked") {
             let mut body = Vec::new();

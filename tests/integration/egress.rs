@@ -22,7 +22,8 @@ struct Egress {
 }
 
 impl Egress {
-    /// Answers every `CONNECT` with `answer`. `names` maps `HOST:PORT` to the address to connect to.
+    /// Answers every `CONNECT` with `answer`. `names` maps `HOST:PORT` to the address to connect
+    /// to.
     async fn start(names: &[(&str, String)], answer: &'static str) -> Self {
         let names = names.iter().cloned();
         let names = names.map(|(name, address)| (name.to_owned(), address));

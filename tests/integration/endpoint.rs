@@ -142,7 +142,8 @@ pub(crate) fn json(status: &str, body: &str) -> String {
     response(status, "Content-Type: application/json\r\n", body)
 }
 
-/// Returns a token response (RFC 6749 §5.1). The first request gets the token `t1`, the second `t2`.
+/// Returns a token response (RFC 6749 §5.1). The first request gets the token `t1`, the second
+/// `t2`.
 pub(crate) async fn token_response(request: Received) -> String {
     json(
         "200 OK",

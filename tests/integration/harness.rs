@@ -86,7 +86,8 @@ pub(crate) async fn with_app_in<T>(
 /// Returns the table `[server]` with free ports and with more keys.
 pub(crate) fn server(more: &str) -> String {
     format!(
-        "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nshutdown_grace = \"3s\"\n{more}\n"
+        "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\
+         shutdown_grace = \"3s\"\n{more}\n"
     )
 }
 
