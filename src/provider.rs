@@ -5,6 +5,7 @@
 //! requests, and only that task writes the cell that the data plane reads.
 
 pub mod chain;
+mod deps;
 pub mod discovery;
 pub mod exchange;
 pub mod inputs;
@@ -25,32 +26,17 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use crate::clock::Clock;
 use crate::config::{Provider, TokenSource};
-use crate::metrics::Metrics;
-use crate::provider::chain::Tokens;
-use crate::provider::exchange::{Fetch, FetchError};
+use crate::provider::exchange::FetchError;
 use crate::provider::refresher::{Command, Members, Reconfigure, Refresher};
 use crate::provider::source::{ShutdownState, Source};
 use crate::secret::Secret;
 use crate::status::{RefreshError, State, Status};
-use crate::store::Store;
 use crate::token;
 use crate::token::cell::CellReader;
 use crate::token::schedule::Schedule;
 
-/// Dependencies of a refresher.
-#[derive(Clone)]
-pub struct Deps {
-    pub store: Arc<dyn Store>,
-    pub fetcher: Arc<dyn Fetch>,
-    pub clock: Clock,
-    pub metrics: Arc<Metrics>,
-    /// Tokens of other providers, for chained ones.
-    pub tokens: Tokens,
-    /// Returns a number in 0..1, for jitter.
-    pub random: fn() -> f64,
-}
+pub use deps::Deps;
 
 /// Handle of one provider. Cheap to clone. The refresher ends when the last handle of its identity
 /// is dropped.
@@ -184,24 +170,6 @@ pub fn groups(providers: &[Arc<Provider>]) -> Vec<Vec<Arc<Provider>>> {
         group.sort_by(|a, b| a.name.cmp(&b.name));
     }
     groups
-}
-
-impl Deps {
-    pub fn new(
-        store: Arc<dyn Store>,
-        fetcher: Arc<dyn Fetch>,
-        clock: Clock,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self {
-            store,
-            fetcher,
-            clock,
-            metrics,
-            tokens: Tokens::default(),
-            random: fastrand::f64,
-        }
-    }
 }
 
 impl Handle {

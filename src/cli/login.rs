@@ -21,7 +21,7 @@ use crate::dialect::{Var, Variables};
 use crate::login::{DeviceToken, LoggedIn, Login, Return};
 use crate::provider::chain::Tokens;
 use crate::provider::exchange::{Fetch, HttpFetch};
-use crate::store::{self, Beside, Store, VisitorStore};
+use crate::store::{self, OpenedStore, Store, VisitorStore};
 use crate::upstream::tls::TlsProfiles;
 use prompt::Prompt;
 
@@ -133,10 +133,10 @@ async fn log_in(
 pub(super) async fn open_store(
     config: &Config,
 ) -> Result<(Arc<dyn Store>, Option<VisitorStore>), Failure> {
-    let opened = store::beside(&config.store).await;
+    let opened = store::open_for_login(&config.store).await;
     Ok(match opened.map_err(Failure::runtime)? {
-        Beside::Ours(store) => (Arc::new(store), None),
-        Beside::Visited { store, .. } => (Arc::new(store.clone()), Some(store)),
+        OpenedStore::Ours(store) => (Arc::new(store), None),
+        OpenedStore::Visited { store, .. } => (Arc::new(store.clone()), Some(store)),
     })
 }
 

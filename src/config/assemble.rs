@@ -9,17 +9,16 @@ use toml::Value;
 use super::chain;
 use super::context::Context;
 use super::dialects::Dialects;
+use super::environment::Environment;
 use super::file::{SECTIONS, ServerToml, StoreToml, UpstreamToml};
 use super::identity::{is_credential, source};
-use super::problems::{KeyPath, complaint, did_you_mean};
+use super::model::{Config, Endpoint, Provider, Route, StoreKind, TokenSource, Upstream};
+use super::problems::{KeyPath, Problem, complaint, did_you_mean};
 use super::provider::{Checked, provider};
 use super::read::{self, Tree, section};
 use super::routes::{Listeners, Routes};
 use super::server::{Exposure, check_listen, server, store};
 use super::upstream::{Providers, upstream};
-use super::{
-    Config, Endpoint, Environment, Problem, Provider, Route, StoreKind, TokenSource, Upstream,
-};
 
 pub(super) fn config(text: &str, env: &dyn Environment) -> Result<Config, Vec<Problem>> {
     let mut root = read::parse(text)?;

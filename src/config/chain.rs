@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::context::Context;
 use super::identity::of_chain;
+use super::model::{TokenSource, Value};
 use super::problems::{KeyPath, complaint, did_you_mean};
 use super::provider::Checked;
-use super::{TokenSource, Value};
 use crate::dialect::order;
 
 /// Checks the references and adds the identities of referenced providers to each identity. `names`

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::egress::{Egress, EnvironmentProxy};
+use super::egress::{Egress, EgressProxy, EnvironmentProxy};
+use super::environment::Environment;
 use super::file::TlsToml;
-use super::origin::{HostPort, Url};
+use super::model::{Tls, Value};
+use super::origin::{HostPort, Origin, Scheme, Url};
 use super::problems::{Complaint, KeyPath, Problems, complaint};
 use super::units::Text;
 use super::value::{EmptyLiteral, FilePath, ValueToml, read_file};
-use super::{EgressProxy, Environment, Origin, Scheme, Tls, Value};
 
 pub(super) struct Context<'a> {
     pub(super) env: &'a dyn Environment,

@@ -9,11 +9,20 @@ use http::Uri;
 use percent_encoding::percent_decode_str;
 use zeroize::Zeroizing;
 
-use super::origin::{is_loopback, split_authority};
+use super::environment::Environment;
+use super::origin::{Origin, Scheme, is_loopback, split_authority};
 use super::problems::{Complaint, complaint};
 use super::value::ValueToml;
-use super::{EgressProxy, Environment, Origin, Scheme};
 use crate::secret::Secret;
+
+/// An HTTP proxy that opens tunnels with `CONNECT`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EgressProxy {
+    pub host: String,
+    pub port: u16,
+    /// `Proxy-Authorization`, if the proxy's URL held credentials.
+    pub authorization: Option<Secret>,
+}
 
 /// Chooses the proxy for a host that an issuer states later: by the environment, or `None` if the
 /// provider's own `proxy` covers all hosts.

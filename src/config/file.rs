@@ -7,12 +7,12 @@ use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use super::model::{AllowRule, ExistingCredential, HttpVersion, Listen};
 use super::origin::{HostPort, HostText, IssuerText, OriginText, ServerName, Url};
 use super::problems::{Complaint, complaint};
 use super::routes::PathPrefix;
 use super::units::{Count, Limit, Size, Span, Text, Workers, Written};
 use super::value::{FilePath, ValueToml};
-use super::{AllowRule, ExistingCredential, HttpVersion, Listen};
 use crate::dialect::OneOrMany;
 
 /// Top-level tables.

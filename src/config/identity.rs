@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
-use super::Value;
+use super::model::Value;
 use super::origin::Url;
 use crate::dialect::{ExchangePlan, Var};
 

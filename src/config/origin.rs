@@ -6,7 +6,22 @@ use http::Uri;
 
 use super::problems::{Complaint, complaint};
 use super::units::Written;
-use super::{Origin, Scheme};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    pub scheme: Scheme,
+    /// Lower case; an IPv6 address has no brackets.
+    pub host: String,
+    pub port: u16,
+    /// For `Host` and `:authority`: IPv6 in brackets, the port only if it is not the default.
+    pub authority: String,
+}
 
 /// An `http://` or `https://` URL without userinfo and fragment.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,8 +3,18 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::Problem;
 use crate::dialect::nearest;
+
+/// A mistake in the configuration and its place.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// Dotted key path: `providers.cncn.client_secret`.
+    pub path: String,
+    /// Never quotes a value.
+    pub message: String,
+    /// The remedy.
+    pub hint: Option<String>,
+}
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

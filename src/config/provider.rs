@@ -12,13 +12,13 @@ use super::context::Context;
 use super::dialects::{Dialects, Use};
 use super::file::ProviderToml;
 use super::identity::{identity, of_issuer};
+use super::model::{BrowserRules, Endpoint, Issuer, LifeCycle, Provider, Tls, TokenSource, Value};
 use super::origin::Url;
 use super::problems::{KeyPath, Problems, complaint};
 use super::read::{Tree, section};
 use super::server::limit;
 use super::units::{Text, Written};
 use super::value::EmptyLiteral;
-use super::{BrowserRules, Endpoint, Issuer, LifeCycle, Provider, Tls, TokenSource, Value};
 use crate::dialect::{
     ExchangePlan, InjectPlan, Overrides, Plan, UrlTemplate, Var, WELL_KNOWN, nearest,
 };

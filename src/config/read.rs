@@ -16,8 +16,7 @@ use toml::value::Datetime;
 use toml::{Table, Value};
 use zeroize::Zeroize;
 
-use super::Problem;
-use super::problems::{Complaint, KeyPath, Problems, complaint, did_you_mean};
+use super::problems::{Complaint, KeyPath, Problem, Problems, complaint, did_you_mean};
 use super::units::FORMS;
 
 /// TOML values, wiped after use: secrets were copied from the literals.

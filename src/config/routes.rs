@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 
 use http::Method;
 
+use super::model::{AllowRule, Listen, Route};
 use super::problems::{Complaint, KeyPath, Problems, complaint};
 use super::units::Written;
-use super::{AllowRule, Listen, Route};
 
 impl Written for Listen {
     const EXPECTED: &'static str =

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::context::Context;
 use super::file::{Admin, ClientAuthToml, ServerToml, StoreKindToml, StoreToml};
+use super::model::{BodyTimeout, ClientAuth, Listen, Server, Store, StoreKind};
 use super::problems::{Complaint, KeyPath, complaint};
 use super::routes::Listeners;
 use super::units::{Limit, Span, Text};
 use super::value::{EmptyLiteral, FilePath, check_key};
-use super::{BodyTimeout, ClientAuth, Listen, Server, Store, StoreKind};
 use crate::dialect::OneOrMany;
 
 /// The usual port of a local proxy.

@@ -8,12 +8,12 @@ use http::{HeaderName, HeaderValue, header};
 
 use super::context::Context;
 use super::file::{HeadersToml, RouteToml, UpstreamToml, header_value};
+use super::model::{BodyTimeout, ExistingCredential, HttpVersion, Provider, Route, Upstream};
 use super::origin::{HostText, Url};
 use super::problems::{Complaint, KeyPath, complaint, did_you_mean};
 use super::routes::{PathPrefix, check_dots};
 use super::server::{limit, span};
 use super::units::{Text, Written};
-use super::{BodyTimeout, ExistingCredential, HttpVersion, Provider, Route, Upstream};
 use crate::fields::is_hop_by_hop;
 
 /// Enough for DNS, TCP and TLS over slow networks.

@@ -13,9 +13,10 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use zeroize::Zeroizing;
 
+use super::environment::Environment;
+use super::model::Value;
 use super::problems::{Complaint, complaint};
 use super::units::{Text, Written};
-use super::{Environment, Value};
 use crate::dialect::Var;
 use crate::secret::Secret;
 

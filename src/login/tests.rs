@@ -28,7 +28,7 @@ use crate::provider::testing::{
 use crate::provider::{Deps, Handle, spawn};
 use crate::secret::Secret;
 use crate::status::State;
-use crate::store::{self, Beside, FileStore, Keys, MemoryStore, Saved, StateKey};
+use crate::store::{self, OpenedStore, FileStore, Keys, MemoryStore, Saved, StateKey};
 use crate::upstream::connect::{Alpn, Connector, Destination};
 use crate::upstream::tls::TlsProfiles;
 
@@ -94,9 +94,9 @@ impl World {
     }
 
     async fn finish(&self, given: Variables) -> Result<LoggedIn, LoginError> {
-        let store: Arc<dyn Store> = match store::beside(&self.config.store).await? {
-            Beside::Ours(store) => Arc::new(store),
-            Beside::Visited { store, holder } => {
+        let store: Arc<dyn Store> = match store::open_for_login(&self.config.store).await? {
+            OpenedStore::Ours(store) => Arc::new(store),
+            OpenedStore::Visited { store, holder } => {
                 assert_eq!(holder, std::process::id().to_string());
                 Arc::new(store)
             }
@@ -349,7 +349,7 @@ async fn login_fails_for_providers_without_input_and_for_memory_stores() {
     assert!(error.contains("configured token"), "{error}");
     let mut store = World::new(SMS).await.config.store;
     store.kind = StoreKind::Memory;
-    let error = store::beside(&store).await.err().unwrap().to_string();
+    let error = store::open_for_login(&store).await.err().unwrap().to_string();
     assert!(error.contains("store.kind = \"file\""), "{error}");
 }
 

@@ -17,8 +17,8 @@ use tracing::{debug, error, info, warn};
 use crate::catch_unwind::catch_unwind;
 use crate::config::{Provider, TokenSource};
 use crate::dialect::{Class, Injection};
-use crate::provider::Deps;
 use crate::provider::chain::Link;
+use crate::provider::deps::Deps;
 use crate::provider::exchange::{FetchError, Fetched, Turn};
 use crate::provider::source::{Failure, Source};
 use crate::secret::Secret;
@@ -127,13 +127,13 @@ impl Refresher {
         if self.source.owes() {
             wake = wake.min(self.save_from.saturating_duration_since(Instant::now()));
         }
-        let left_by_others = self.source.left_by_others();
+        let stored_update = self.source.stored_update();
         let adopt_from = self.adopt_from;
         let inner_changed = self.source.inner_changed();
         tokio::select! {
             refused = self.link.refused(&mut self.refusals) => self.rejected(refused),
             () = inner_changed => self.inner_changed(),
-            () = async { sleep_until(adopt_from).await; left_by_others.await } => {
+            () = async { sleep_until(adopt_from).await; stored_update.await } => {
                 self.adopt_stored().await;
             }
             rejected = self.writer.rejection() => self.rejected(rejected),

@@ -13,11 +13,13 @@ use super::testing::{
     literal, provider, static_provider,
 };
 use super::*;
-use crate::clock::test::TestClock;
+use crate::clock::{Clock, test::TestClock};
 use crate::config::Value;
 use crate::dialect::Class;
-use crate::provider::exchange::Pending;
-use crate::store::{FileStore, Keys, MemoryStore, Saved, StateKey, StoreError};
+use crate::metrics::Metrics;
+use crate::provider::chain::Tokens;
+use crate::provider::exchange::{Fetch, Pending};
+use crate::store::{FileStore, Keys, MemoryStore, Saved, StateKey, Store, StoreError};
 use crate::token::cell::{Replayability, Token, Unavailable};
 
 const WAIT: Duration = Duration::from_secs(10);

@@ -11,8 +11,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::error::StoreError;
 use super::folder::{self, StoreFolder, failed};
-use super::{Saved, StateKey, StoreError};
+use super::saved::{Saved, StateKey};
 
 const FOLDER: &str = "drops";
 const SUFFIX: &str = "drop";

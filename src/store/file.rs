@@ -19,8 +19,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::drops::Drop;
+use super::error::StoreError;
 use super::folder::{self, StoreFolder, failed};
-use super::{Adopted, Keys, Saved, StateKey, Store, StoreError, StoreFuture, record};
+use super::interface::{Adopted, Store, StoreFuture};
+use super::record;
+use super::saved::{Saved, StateKey};
+use super::seal::Keys;
 
 const LOCK: &str = "lock";
 
@@ -81,7 +85,7 @@ impl Store for FileStore {
         Box::pin(folder::blocking(move || shared.save(&key, &saved)))
     }
 
-    fn left<'a>(&'a self, key: &'a StateKey) -> StoreFuture<'a, ()> {
+    fn wait_for_update<'a>(&'a self, key: &'a StateKey) -> StoreFuture<'a, ()> {
         Box::pin(async move {
             (self.shared.polled).call_once(|| {
                 tokio::spawn(poll(Arc::downgrade(&self.shared)));
@@ -265,6 +269,6 @@ fn lock(folder: &Path) -> Result<File, StoreError> {
 }
 
 #[cfg(test)]
-pub(super) mod killed;
+mod killed;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::{Keys, StoreError};
+use super::error::StoreError;
+use super::seal::Keys;
 
 /// A store's folder, and the keys of the files in it.
 #[derive(Debug)]
@@ -101,9 +102,27 @@ fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Marks a step of a write, at which a test may kill the process.
 #[cfg(not(test))]
 fn reached(_step: &str) {}
 
 #[cfg(test)]
-use super::file::killed::reached;
+use kill_point::reached;
+
+/// Steps of a write, at which a test may kill the process.
+#[cfg(test)]
+pub(super) mod kill_point {
+    use rustix::process::{Signal, getpid, kill_process};
+
+    /// Environment variable: the step at which the process dies.
+    pub(in crate::store) const VARIABLE: &str = "CUPBEARER_TEST_DIE_AT";
+
+    pub(super) fn reached(step: &str) {
+        if std::env::var(VARIABLE).is_ok_and(|at| at == step) {
+            kill_process(getpid(), Signal::KILL).unwrap();
+            // The signal may arrive after `kill` returns.
+            loop {
+                std::thread::park();
+            }
+        }
+    }
+}

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::{Saved, StateKey, Store, StoreError, StoreFuture};
+use super::error::StoreError;
+use super::interface::{Store, StoreFuture};
+use super::saved::{Saved, StateKey};
 
 /// Keeps records until the process ends: enough where a new fetch after a restart costs nothing.
 #[derive(Debug, Default)]

@@ -10,9 +10,10 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+use super::error::StoreError;
 use super::folder::{self, StoreFolder, failed};
+use super::saved::{Saved, SavedAccess, StateKey};
 use super::seal::{Keys, Sealed};
-use super::{Saved, SavedAccess, StateKey, StoreError};
 use crate::secret::Secret;
 
 const VERSION: u32 = 1;

@@ -5,8 +5,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::drops::Drop;
+use super::error::StoreError;
 use super::folder::{self, StoreFolder};
-use super::{Keys, Saved, StateKey, Store, StoreError, StoreFuture};
+use super::interface::{Store, StoreFuture};
+use super::saved::{Saved, StateKey};
+use super::seal::Keys;
 
 /// Reads records with all pending drops merged, and saves changes as drops.
 #[derive(Clone, Debug)]

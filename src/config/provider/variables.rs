@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::Value;
 use crate::config::context::Context;
 use crate::config::file::ProviderToml;
+use crate::config::model::Value;
 use crate::config::problems::{KeyPath, complaint, did_you_mean};
 use crate::config::value::{EmptyLiteral, ValueToml, known_text};
 use crate::dialect::{self, BUILT_INS, CHAINED, ExchangePlan, InjectPlan, Var, WELL_KNOWN};

@@ -1,6 +1,7 @@
 //! `config.example.toml` is complete, loads, and states the real defaults.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use proptest::prelude::*;
 use serde::Deserialize;

@@ -1,6 +1,7 @@
 //! `[providers.NAME]`.
 
 use super::*;
+use crate::dialect::Var;
 
 #[test]
 fn plain_http_token_urls_need_loopback_or_permission() {

@@ -1,5 +1,7 @@
 //! No problem quotes a value, at any place of the file.
 
+use std::sync::Arc;
+
 use toml::Value as Toml;
 
 use super::example::{VARIABLES, all_settings};

@@ -46,13 +46,13 @@ impl Source {
 
     /// Waits until another process has left an update for [`Self::take_up`]. Borrows nothing, so
     /// that the caller can use the source meanwhile. Cancel safe.
-    pub(crate) fn left_by_others(&self) -> impl Future<Output = ()> + use<> {
+    pub(crate) fn stored_update(&self) -> impl Future<Output = ()> + use<> {
         let (store, key) = (Arc::clone(&self.store), self.key.clone());
         let never = self.is_offline();
         async move {
             match never {
                 true => std::future::pending().await,
-                false => store.left(&key).await,
+                false => store.wait_for_update(&key).await,
             }
         }
     }

@@ -123,11 +123,11 @@ async fn holder_sees_a_drop_within_two_seconds() {
     let other = StateKey::new("other");
     let waiting = {
         let store = store.clone();
-        tokio::spawn(async move { store.left(&key()).await })
+        tokio::spawn(async move { store.wait_for_update(&key()).await })
     };
     let in_vain = {
         let store = store.clone();
-        tokio::spawn(async move { store.left(&other).await })
+        tokio::spawn(async move { store.wait_for_update(&other).await })
     };
     leave_login(&folder, "new", "m").await;
     tokio::time::timeout(Duration::from_secs(2), waiting)
@@ -139,7 +139,7 @@ async fn holder_sees_a_drop_within_two_seconds() {
     store.adopt(&key()).await.unwrap();
     // An adopted drop is not reported again.
     let key = key();
-    let again = store.left(&key);
+    let again = store.wait_for_update(&key);
     assert!(
         tokio::time::timeout(Duration::from_millis(50), again)
             .await

@@ -4,29 +4,17 @@
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
 
-use rustix::process::{Signal, getpid, kill_process};
+use rustix::process::Signal;
 
-use super::super::Keys;
+use super::super::folder::kill_point;
 use super::*;
 
 /// Steps in their order. After the third, the old record is still there; after the fourth, the new
 /// one.
 const STEPS: [&str; 5] = ["created", "written", "synced", "renamed", "folder synced"];
 
-/// Environment of the child process: the step at which it dies, and its folder.
-const AT: &str = "CUPBEARER_TEST_DIE_AT";
+/// Environment variable: the folder of the child process.
 const FOLDER: &str = "CUPBEARER_TEST_FOLDER";
-
-/// Called by `folder` at each step.
-pub(in crate::store) fn reached(step: &str) {
-    if std::env::var(AT).is_ok_and(|at| at == step) {
-        kill_process(getpid(), Signal::KILL).unwrap();
-        // The signal may arrive after `kill` returns.
-        loop {
-            std::thread::park();
-        }
-    }
-}
 
 fn key() -> StateKey {
     StateKey::new("identity")
@@ -47,7 +35,7 @@ fn open(folder: &Path) -> FileStore {
 fn dies(folder: &Path, step: &str) {
     let ended = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "--ignored", "store::file::killed::victim"])
-        .env(AT, step)
+        .env(kill_point::VARIABLE, step)
         .env(FOLDER, folder)
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -3,7 +3,7 @@ use std::time::UNIX_EPOCH;
 
 use zeroize::Zeroizing;
 
-use super::super::SavedAccess;
+use super::super::saved::SavedAccess;
 use super::*;
 
 const TOKEN: &str = "rt-hunter2";
