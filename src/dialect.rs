@@ -43,7 +43,7 @@ mod template;
 mod value;
 mod words;
 
-pub use answer::{Answer, Class, Issued, Refusal};
+pub use answer::{Answer, FailureClass, Issued, Refusal};
 pub use builtin::{builtin, find_builtin};
 pub use compile::{Plan, compile, compile_as, compile_static};
 pub use defaults::{Defaults, UrlTemplate};

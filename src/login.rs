@@ -194,7 +194,7 @@ impl Login {
         match (&self.provider.source, &self.found) {
             (TokenSource::Endpoint(_), Some(found)) => Ok(found),
             (TokenSource::Endpoint(endpoint), None) => Ok(endpoint),
-            (TokenSource::Static { .. } | TokenSource::Made(_), _) => {
+            (TokenSource::Static { .. } | TokenSource::SelfSigned(_), _) => {
                 Err(LoginError::Static(self.provider.name.clone()))
             }
         }

@@ -36,7 +36,7 @@ impl AppControl {
             let provider = handle.provider();
             let endpoint = match &provider.source {
                 TokenSource::Endpoint(endpoint) => Some(endpoint.token_url.authority.as_str()),
-                TokenSource::Static { .. } | TokenSource::Made(_) => None,
+                TokenSource::Static { .. } | TokenSource::SelfSigned(_) => None,
             };
             ProviderReport::new(
                 handle.name(),

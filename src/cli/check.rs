@@ -136,7 +136,7 @@ fn summary(config: &Config) -> String {
     for provider in &config.providers {
         let (from, grant) = match &provider.source {
             TokenSource::Static { .. } => ("the configuration".to_owned(), "-"),
-            TokenSource::Made(_) => ("local signing".to_owned(), "-"),
+            TokenSource::SelfSigned(_) => ("local signing".to_owned(), "-"),
             TokenSource::Endpoint(endpoint) => {
                 let path = without_query(&endpoint.path_and_query);
                 (url(&endpoint.token_url, path), &*endpoint.plan.grant)
@@ -144,7 +144,7 @@ fn summary(config: &Config) -> String {
         };
         let renewed = match &provider.source {
             TokenSource::Static { .. } => "when it changes".to_owned(),
-            TokenSource::Made(_) | TokenSource::Endpoint(_) => renewal(&provider.life),
+            TokenSource::SelfSigned(_) | TokenSource::Endpoint(_) => renewal(&provider.life),
         };
         providers.row([provider.name.clone(), from, grant.to_owned(), renewed]);
     }

@@ -125,7 +125,7 @@ pub enum TokenSource {
     },
     Endpoint(Box<Endpoint>),
     /// A JWT that the proxy signs itself, a new one for every renewal.
-    Made(Box<LocalTokenPlan>),
+    SelfSigned(Box<LocalTokenPlan>),
 }
 
 #[derive(Clone, PartialEq)]
@@ -295,7 +295,7 @@ impl Provider {
         match &self.source {
             TokenSource::Endpoint(endpoint) => endpoint.identity.clone(),
             TokenSource::Static { .. } => format!("static\n{}", self.name),
-            TokenSource::Made(_) => format!("made\n{}", self.name),
+            TokenSource::SelfSigned(_) => format!("made\n{}", self.name),
         }
     }
 

@@ -146,7 +146,7 @@ impl Parts<'_> {
         let choices = self.auth_choices(&toml, plan.as_mut(), &variables);
         match plan {
             Some(plan) if plan.exchange.local_token.is_some() => {
-                self.made(&toml, plan, variables, cx)
+                self.self_signed(&toml, plan, variables, cx)
             }
             plan => self.fetched(toml, plan, variables, choices, cx),
         }
@@ -264,7 +264,7 @@ impl Parts<'_> {
     }
 
     /// Checks a provider whose dialect signs the token itself.
-    fn made(
+    fn self_signed(
         self,
         toml: &ProviderToml,
         plan: Plan,
@@ -297,7 +297,7 @@ impl Parts<'_> {
             provider: Provider {
                 name: self.name.to_owned(),
                 life: life(toml, &plan),
-                source: TokenSource::Made(Box::new(plan.exchange.local_token?)),
+                source: TokenSource::SelfSigned(Box::new(plan.exchange.local_token?)),
                 inject: plan.inject,
                 reject: plan.reject,
                 variables: variables.into_values(),

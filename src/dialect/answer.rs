@@ -33,7 +33,7 @@ pub struct Issued {
 /// An error answer, or an answer that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    pub class: Class,
+    pub class: FailureClass,
     /// The dialect lists the answer in `final`: only a new login helps.
     pub is_final: bool,
     pub status: u16,
@@ -49,7 +49,7 @@ pub struct Refusal {
 
 /// Whether a failed fetch is worth repeating with the same inputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub enum FailureClass {
     Transient,
     Permanent,
 }

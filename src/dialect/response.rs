@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode, header};
 
-use super::answer::{Answer, Class, Issued, Refusal};
+use super::answer::{Answer, FailureClass, Issued, Refusal};
 use super::document::Document;
 use super::expiry::{self, Expiry};
 use super::field::{Problem, join, report};
@@ -230,7 +230,8 @@ impl Reading<'_> {
             status: self.status,
         };
         let class = self.class(fault, said);
-        let is_final = class == Class::Permanent && self.rules.final_.matches(said).is_some();
+        let is_final =
+            class == FailureClass::Permanent && self.rules.final_.matches(said).is_some();
         // Without an explicit error from the vendor, any text may contain a token.
         let redact = |text: String| match fault {
             Fault::Status | Fault::NotOk(_) => text,
@@ -271,7 +272,7 @@ impl Reading<'_> {
     }
 
     /// Classifies by the most specific word that the dialect lists, then by the status.
-    fn class(&self, fault: &Fault, said: Said<'_>) -> Class {
+    fn class(&self, fault: &Fault, said: Said<'_>) -> FailureClass {
         let code = said.code;
         // 401 means wrong credentials (RFC 6749 §5.2), whatever the code: some servers report a
         // wrong password as `server_error` and lock the account after a few retries.
@@ -282,8 +283,8 @@ impl Reading<'_> {
         let permanent = permanent.max(self.rules.final_.matches(said));
         if transient.is_some() || permanent.is_some() {
             return match transient >= permanent {
-                true => Class::Transient,
-                false => Class::Permanent,
+                true => FailureClass::Transient,
+                false => FailureClass::Permanent,
             };
         }
         let transient = match fault {
@@ -300,9 +301,9 @@ impl Reading<'_> {
             Fault::UnsendableToken(_) => true,
         };
         if transient {
-            Class::Transient
+            FailureClass::Transient
         } else {
-            Class::Permanent
+            FailureClass::Permanent
         }
     }
 

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{LoggedIn, Login, LoginError};
 use crate::clock::Clock;
-use crate::dialect::{Class, Var, Variables};
+use crate::dialect::{FailureClass, Var, Variables};
 use crate::provider::chain::Tokens;
 use crate::provider::exchange::{Fetch, FetchError, Fetched};
 use crate::provider::source::{Failure, Source};
@@ -165,7 +165,7 @@ impl DeviceCode {
                 Some("expired_token") => return Err(LoginError::CodeExpired),
                 Some(code @ "access_denied") => return Err(LoginError::Denied(code.to_owned())),
                 // RFC 8628 §3.5: double the interval after a time-out or a server error.
-                _ if error.class() == Class::Transient => {
+                _ if error.class() == FailureClass::Transient => {
                     interval = interval.max(interval.saturating_mul(2).min(MAX_BACKOFF));
                 }
                 _ => return Err(LoginError::Refused(error.to_string())),
@@ -203,9 +203,9 @@ headers = { Authorization = "Bearer {access_token}" }
         let vendor = FakeVendor::new(clock.clone(), Reply::Token("t", 3600));
         vendor.takes(Duration::ZERO);
         vendor.then([
-            Reply::Refuse(Class::Permanent, "authorization_pending"),
-            Reply::Refuse(Class::Transient, "slow_down"),
-            Reply::Refuse(Class::Transient, "503"),
+            Reply::Refuse(FailureClass::Permanent, "authorization_pending"),
+            Reply::Refuse(FailureClass::Transient, "slow_down"),
+            Reply::Refuse(FailureClass::Transient, "503"),
         ]);
         let fetcher = Arc::new(FakeFetch(Arc::clone(&vendor), Instant::now()));
         let login = Login {

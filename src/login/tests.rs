@@ -28,7 +28,7 @@ use crate::provider::testing::{
 use crate::provider::{Deps, Handle, spawn};
 use crate::secret::Secret;
 use crate::status::State;
-use crate::store::{self, OpenedStore, FileStore, Keys, MemoryStore, Saved, StateKey};
+use crate::store::{self, FileStore, Keys, MemoryStore, OpenedStore, Saved, StateKey};
 use crate::upstream::connect::{Alpn, Connector, Destination};
 use crate::upstream::tls::TlsProfiles;
 
@@ -349,7 +349,11 @@ async fn login_fails_for_providers_without_input_and_for_memory_stores() {
     assert!(error.contains("configured token"), "{error}");
     let mut store = World::new(SMS).await.config.store;
     store.kind = StoreKind::Memory;
-    let error = store::open_for_login(&store).await.err().unwrap().to_string();
+    let error = store::open_for_login(&store)
+        .await
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.contains("store.kind = \"file\""), "{error}");
 }
 

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::config::{BrowserRules, Endpoint, Issuer, Scheme};
-use crate::dialect::{Class, TokenRequest};
-use crate::provider::exchange::{Answered, Fetch, FetchError};
+use crate::dialect::{FailureClass, TokenRequest};
+use crate::provider::exchange::{Fetch, FetchError, RawResponse};
 
 /// Default authentication method (RFC 8414 §2).
 const DEFAULT_METHOD: &str = "client_secret_basic";
@@ -42,7 +42,7 @@ struct Endpoints {
 
 /// Reason why a response is unusable.
 struct Unusable {
-    class: Class,
+    class: FailureClass,
     reason: String,
     retry_after: Option<Duration>,
     /// Whether the response holds metadata, so that the other address cannot do better.
@@ -80,7 +80,7 @@ pub async fn discover(
             Ok(found) => return Ok(found),
             Err(this) => this,
         };
-        let in_trouble = this.class == Class::Transient && !answer.status.is_success();
+        let in_trouble = this.class == FailureClass::Transient && !answer.status.is_success();
         // One server may hold the metadata of this issuer at the second address only: while that
         // address fails, the response of the first is not a refusal.
         if in_trouble || !unusable.is_metadata {
@@ -104,7 +104,7 @@ pub async fn discover(
 }
 
 fn read(
-    answer: &Answered,
+    answer: &RawResponse,
     asked: &Endpoint,
     issuer: &Issuer,
     clock: &Clock,
@@ -118,8 +118,8 @@ fn read(
         let refusal = (asked.plan.response).refused(answer.answer(clock.now()), &[]);
         return Err(Unusable {
             class: match status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429) {
-                true => Class::Transient,
-                false => Class::Permanent,
+                true => FailureClass::Transient,
+                false => FailureClass::Permanent,
             },
             retry_after: refusal.retry_after,
             ..Unusable::new(format!("it answered HTTP {}{redirected}", status.as_u16()))
@@ -127,7 +127,7 @@ fn read(
     }
     let Ok(json) = serde_json::from_slice::<Json>(&answer.body) else {
         return Err(Unusable {
-            class: Class::Transient,
+            class: FailureClass::Transient,
             ..Unusable::new("its response is not JSON metadata (RFC 8414)")
         });
     };
@@ -208,7 +208,7 @@ fn at(asked: &Endpoint, member: &str, stated: &str) -> Result<Endpoint, String> 
 impl Unusable {
     fn new(reason: impl Into<String>) -> Self {
         Self {
-            class: Class::Permanent,
+            class: FailureClass::Permanent,
             reason: reason.into(),
             retry_after: None,
             is_metadata: false,

@@ -1,6 +1,6 @@
 //! The token exchange: one bounded token request.
 //!
-//! Two steps, because only a dial may be repeated freely: before [`Line::send`] the vendor has seen
+//! Two steps, because only a dial may be repeated freely: before [`TokenConnection::send`] the vendor has seen
 //! nothing, so no one-time input is spent and no single-active token is invalidated.
 //!
 //! No redirects, at most [`MAX_ANSWER`] of response body, the provider's `timeout` over everything.
@@ -70,16 +70,16 @@ pub trait Fetch: Send + Sync {
         &'a self,
         endpoint: &'a Endpoint,
         deadline: Instant,
-    ) -> Pending<'a, Result<Box<dyn Line>, FetchError>>;
+    ) -> Pending<'a, Result<Box<dyn TokenConnection>, FetchError>>;
 }
 
 /// A connection before its one request.
-pub trait Line: Send {
+pub trait TokenConnection: Send {
     /// Sends the token request and reads the response. The vendor may act on the request even if
     /// this fails. Not cancel safe: dropping the future loses a token that may have been issued.
     fn send<'a>(
         self: Box<Self>,
-        call: Call<'a>,
+        call: TokenCall<'a>,
         deadline: Instant,
     ) -> Pending<'a, Result<Fetched, FetchError>>;
 
@@ -90,11 +90,11 @@ pub trait Line: Send {
         endpoint: &'a Endpoint,
         request: TokenRequest,
         deadline: Instant,
-    ) -> Pending<'a, Result<Answered, FetchError>>;
+    ) -> Pending<'a, Result<RawResponse, FetchError>>;
 }
 
 /// A raw response. The body may hold secrets.
-pub struct Answered {
+pub struct RawResponse {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Zeroizing<Vec<u8>>,
@@ -102,7 +102,7 @@ pub struct Answered {
 
 /// A token request before its templates are filled in.
 #[derive(Clone, Copy, Debug)]
-pub struct Call<'a> {
+pub struct TokenCall<'a> {
     pub endpoint: &'a Endpoint,
     pub request: &'a RequestPlan,
     pub variables: &'a Variables,
@@ -151,7 +151,7 @@ impl Fetch for HttpFetch {
         &'a self,
         endpoint: &'a Endpoint,
         deadline: Instant,
-    ) -> Pending<'a, Result<Box<dyn Line>, FetchError>> {
+    ) -> Pending<'a, Result<Box<dyn TokenConnection>, FetchError>> {
         Box::pin(async move {
             let destination = destination(endpoint);
             let profiles = self.profiles.clone();
@@ -177,7 +177,7 @@ impl Fetch for HttpFetch {
             // Ends once the sender and the body are dropped. The request returns the same error.
             tokio::spawn(connection);
             let clock = self.clock.clone();
-            Ok(Box::new(HttpLine { sender, clock }) as Box<dyn Line>)
+            Ok(Box::new(HttpTokenConnection { sender, clock }) as Box<dyn TokenConnection>)
         })
     }
 }
@@ -192,15 +192,15 @@ fn destination(endpoint: &Endpoint) -> Destination {
     }
 }
 
-struct HttpLine {
+struct HttpTokenConnection {
     sender: http1::SendRequest<Full<Bytes>>,
     clock: Clock,
 }
 
-impl Line for HttpLine {
+impl TokenConnection for HttpTokenConnection {
     fn send<'a>(
         mut self: Box<Self>,
-        call: Call<'a>,
+        call: TokenCall<'a>,
         deadline: Instant,
     ) -> Pending<'a, Result<Fetched, FetchError>> {
         Box::pin(async move {
@@ -225,18 +225,18 @@ impl Line for HttpLine {
         endpoint: &'a Endpoint,
         request: TokenRequest,
         deadline: Instant,
-    ) -> Pending<'a, Result<Answered, FetchError>> {
+    ) -> Pending<'a, Result<RawResponse, FetchError>> {
         Box::pin(async move { self.round_trip(endpoint, request, deadline).await })
     }
 }
 
-impl HttpLine {
+impl HttpTokenConnection {
     async fn round_trip(
         &mut self,
         endpoint: &Endpoint,
         request: TokenRequest,
         deadline: Instant,
-    ) -> Result<Answered, FetchError> {
+    ) -> Result<RawResponse, FetchError> {
         let request = http_request(endpoint, request)?;
         let work = async {
             let answer = self.sender.send_request(request).await;
@@ -274,7 +274,7 @@ pub fn prepare(
     Ok(Prepared { request, secrets })
 }
 
-impl Answered {
+impl RawResponse {
     /// The response as a dialect's input.
     pub fn answer(&self, now: Now) -> Answer<'_> {
         Answer {
@@ -375,7 +375,7 @@ fn target(path_and_query: &str, query: Option<&str>) -> Option<Uri> {
 async fn read_body(
     endpoint: &Endpoint,
     answer: Response<Incoming>,
-) -> Result<Answered, FetchError> {
+) -> Result<RawResponse, FetchError> {
     let (head, mut body) = answer.into_parts();
     let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
     while let Some(frame) = body.frame().await {
@@ -388,7 +388,7 @@ async fn read_body(
         }
         bytes.extend_from_slice(&data);
     }
-    Ok(Answered {
+    Ok(RawResponse {
         status: head.status,
         headers: head.headers,
         body: bytes,

@@ -16,7 +16,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::catch_unwind::catch_unwind;
 use crate::config::{Provider, TokenSource};
-use crate::dialect::{Class, Injection};
+use crate::dialect::{FailureClass, Injection};
 use crate::provider::chain::Link;
 use crate::provider::deps::Deps;
 use crate::provider::exchange::{FetchError, Fetched, Turn};
@@ -165,7 +165,7 @@ impl Refresher {
         debug!(provider = self.lead().name, generation, "token rejected");
         if at > now.boot {
             self.writer.set_status(FetchStatus::Failed {
-                class: Class::Transient,
+                class: FailureClass::Transient,
                 next: at,
             });
         }
@@ -386,7 +386,11 @@ impl Refresher {
             Failure::Fetch(error) => (error.class(), error.retry_after(), error.to_string()),
             Failure::LoginRequired(reason) => {
                 self.schedule.needs_login();
-                (Class::Permanent, None, format!("login required: {reason}"))
+                (
+                    FailureClass::Permanent,
+                    None,
+                    format!("login required: {reason}"),
+                )
             }
         };
         self.schedule

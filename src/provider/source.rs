@@ -1,7 +1,6 @@
 //! Control flow: the source of one identity's tokens. Chooses the request to send and what to keep.
 //!
-//! This file holds what all parts share: the configuration, the issuer's metadata and the inner
-//! tokens. The parts:
+//! - [`state`]: the configuration, the issuer's metadata and the inner tokens, which all parts use;
 //! - [`grant`]: the grant or the refresh token, by the rules of one-time inputs;
 //! - [`login`]: requests of an interactive login;
 //! - [`send`]: the steps before a request is sent, and sending;
@@ -11,133 +10,19 @@ mod grant;
 mod keep;
 mod login;
 mod send;
+mod state;
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tracing::info;
-
-use crate::clock::Clock;
-use crate::config::{Endpoint, Provider, TokenSource, Value};
-use crate::dialect::Variables;
-use crate::provider::chain::{InnerTokens, Tokens};
-use crate::provider::discovery::discover;
-use crate::provider::exchange::{Fetch, FetchError, Fetched, frozen};
+use crate::config::TokenSource;
+use crate::provider::exchange::{FetchError, Fetched, frozen};
 use crate::provider::{inputs, static_token};
-use crate::store::{Saved, StateKey, Store};
-use crate::token::cell::Gatekeeper;
 
 pub(super) use keep::{renews_by_itself, resumed_life};
-pub(super) use send::ShutdownState;
-
-const REFRESH_TOKEN: &str = "refresh_token";
-
-/// Source of one identity's tokens, with the state between two fetches.
-pub(crate) struct Source {
-    provider: Arc<Provider>,
-    key: StateKey,
-    store: Arc<dyn Store>,
-    fetcher: Arc<dyn Fetch>,
-    clock: Clock,
-    saved: Saved,
-    /// Whether `saved` differs from the store: the next save must write.
-    unsaved: bool,
-    /// Whether a write failed, so that `saved` holds state that only memory has.
-    owed: bool,
-    /// Gate to close while a single-active token is exchanged; `None` without requests to hold
-    /// back.
-    gate: Option<Gatekeeper>,
-    tokens: Tokens,
-    /// Inner tokens, which buy this one.
-    inner: InnerTokens,
-    /// Endpoint from the issuer's metadata, until a failure puts it in doubt.
-    found: Option<Box<Endpoint>>,
-    shutdown: Arc<ShutdownState>,
-}
-
-/// Failure to obtain a new token.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    Fetch(FetchError),
-    /// Nothing can be sent without a login; the reason, for people.
-    LoginRequired(String),
-}
-
-impl<E: Into<FetchError>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self::Fetch(error.into())
-    }
-}
+pub(super) use state::ShutdownState;
+pub(crate) use state::{Failure, Source};
 
 impl Source {
-    pub(crate) fn new(
-        provider: Arc<Provider>,
-        store: Arc<dyn Store>,
-        fetcher: Arc<dyn Fetch>,
-        clock: Clock,
-        tokens: Tokens,
-    ) -> Self {
-        let key = StateKey::new(&provider.identity());
-        let inner = InnerTokens::new(&provider, key.clone(), &tokens);
-        Self {
-            provider,
-            key,
-            store,
-            fetcher,
-            clock,
-            saved: Saved::default(),
-            unsaved: false,
-            owed: false,
-            gate: None,
-            tokens,
-            inner,
-            found: None,
-            shutdown: Arc::default(),
-        }
-    }
-
-    /// Closes the gate before each exchange that kills the current token. Publishing the result
-    /// opens it, a failure opens it at once.
-    pub(crate) fn with_gate(mut self, gate: Gatekeeper) -> Self {
-        self.gate = Some(gate);
-        self
-    }
-
-    /// Sets the endpoint that the issuer's metadata named.
-    pub(crate) fn with_found(mut self, found: Option<Endpoint>) -> Self {
-        self.found = found.map(Box::new);
-        self
-    }
-
-    /// Applies another configuration of the same identity; keeps the stored state.
-    pub(crate) fn set_provider(&mut self, provider: Arc<Provider>) {
-        self.inner.replace(&provider, &self.tokens);
-        self.found = None;
-        self.provider = provider;
-    }
-
-    /// Waits until an inner token has changed. Cancel safe.
-    pub(crate) fn inner_changed(&self) -> impl Future<Output = ()> + use<> {
-        self.inner.changed()
-    }
-
-    /// Acknowledges that change, which is then reported no more. Returns whether it follows this
-    /// source's report that the vendor refused the inner token.
-    pub(crate) fn inner_seen(&mut self) -> bool {
-        self.inner.seen()
-    }
-
-    /// Returns the digests of the inner tokens that bought the last token, by provider.
-    pub(crate) fn bought_with(&self) -> BTreeMap<String, String> {
-        self.inner.bought_with()
-    }
-
-    /// Sets the digests of a token that another process or an earlier one bought.
-    pub(crate) fn took_up(&mut self, bought_with: &BTreeMap<String, String>) {
-        self.inner.resume(bought_with);
-    }
-
     /// Obtains a new token. Not cancel safe.
     pub(crate) async fn fetch(&mut self) -> Result<Fetched, Failure> {
         let provider = Arc::clone(&self.provider);
@@ -146,7 +31,7 @@ impl Source {
                 let now = self.clock.now();
                 Ok(static_token::read(&provider.name, access_token, now).await?)
             }
-            TokenSource::Made(plan) => {
+            TokenSource::SelfSigned(plan) => {
                 let variables = inputs::resolve(&provider.name, &provider.variables).await?;
                 let sent = self.clock.now();
                 let issued = plan.make(&variables, &frozen(sent, String::new()));
@@ -173,63 +58,5 @@ impl Source {
                 result
             }
         }
-    }
-
-    /// Returns a digest that changes with any credential file.
-    pub(crate) async fn fingerprint(&self) -> [u8; 32] {
-        match &self.provider.source {
-            TokenSource::Static { access_token } => inputs::fingerprint([access_token]).await,
-            TokenSource::Endpoint(_) | TokenSource::Made(_) => {
-                inputs::fingerprint(self.provider.variables.values()).await
-            }
-        }
-    }
-
-    pub(crate) fn is_static(&self) -> bool {
-        matches!(self.provider.source, TokenSource::Static { .. })
-    }
-
-    /// Returns whether tokens need neither a request nor the store.
-    pub(crate) fn is_offline(&self) -> bool {
-        !matches!(self.provider.source, TokenSource::Endpoint(_))
-    }
-
-    /// Returns the endpoint as configured or as named by the issuer.
-    async fn endpoint<'a>(
-        &mut self,
-        endpoint: &'a Endpoint,
-    ) -> Result<Cow<'a, Endpoint>, FetchError> {
-        let Some(issuer) = &endpoint.issuer else {
-            return Ok(Cow::Borrowed(endpoint));
-        };
-        if let Some(found) = &self.found {
-            return Ok(Cow::Owned((**found).clone()));
-        }
-        let _turn = self.turn(endpoint).await;
-        let found = discover(endpoint, issuer, &*self.fetcher, &self.clock).await?;
-        info!(
-            provider = self.provider.name,
-            token_url = found.address(),
-            auth_method = found.plan.auth_method,
-            "read the issuer's metadata"
-        );
-        self.found = Some(Box::new(found.clone()));
-        Ok(Cow::Owned(found))
-    }
-
-    /// Resolves the configured variables; waits for inner tokens.
-    async fn variables(
-        &mut self,
-        endpoint: &Endpoint,
-        configured: &BTreeMap<String, Value>,
-    ) -> Result<Variables, FetchError> {
-        let missing = |provider| FetchError::Chained { provider };
-        let (inner, clock) = (&mut self.inner, &self.clock);
-        let wait = inner.wait(endpoint.timeout, || clock.now());
-        wait.await.map_err(missing)?;
-        let mut variables = inputs::resolve(&self.provider.name, configured).await?;
-        let filled = inner.fill(configured, clock.now(), &mut variables);
-        filled.map_err(missing)?;
-        Ok(variables)
     }
 }

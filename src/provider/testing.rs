@@ -14,8 +14,10 @@ use crate::config::{
 use crate::dialect::{
     self, DialectToml, Expiry, Issued, Overrides, Plan, Refusal, RejectRules, Var,
 };
-use crate::dialect::{Class, Source};
-use crate::provider::exchange::{Answered, Call, Fetch, FetchError, Fetched, Line, Pending};
+use crate::dialect::{FailureClass, Source};
+use crate::provider::exchange::{
+    Fetch, FetchError, Fetched, Pending, RawResponse, TokenCall, TokenConnection,
+};
 use crate::upstream::connect::{ConnectError, Peer};
 
 /// A provider of a dialect in TOML, changed by `configure`.
@@ -199,7 +201,7 @@ pub(crate) enum Reply {
     Fresh(u64),
     /// Access token, refresh token, life in seconds.
     Pair(&'static str, &'static str, u64),
-    Refuse(Class, &'static str),
+    Refuse(FailureClass, &'static str),
     RetryAfter(u64),
     /// The dial fails; nothing is sent.
     NoDial,
@@ -270,7 +272,7 @@ impl Fetch for FakeFetch {
         &'a self,
         endpoint: &'a Endpoint,
         _deadline: Instant,
-    ) -> Pending<'a, Result<Box<dyn Line>, FetchError>> {
+    ) -> Pending<'a, Result<Box<dyn TokenConnection>, FetchError>> {
         let (reply, takes) = {
             let mut script = self.0.script.lock().unwrap();
             let reply = script.answers.pop_front();
@@ -287,7 +289,7 @@ impl Fetch for FakeFetch {
                 reply,
                 started: self.1,
             };
-            Ok(Box::new(line) as Box<dyn Line>)
+            Ok(Box::new(line) as Box<dyn TokenConnection>)
         })
     }
 }
@@ -302,10 +304,10 @@ fn nobody_there(endpoint: &Endpoint) -> FetchError {
     FetchError::Dial(ConnectError::Refused { peer, source })
 }
 
-impl Line for FakeLine {
+impl TokenConnection for FakeLine {
     fn send<'a>(
         self: Box<Self>,
-        call: Call<'a>,
+        call: TokenCall<'a>,
         _deadline: Instant,
     ) -> Pending<'a, Result<Fetched, FetchError>> {
         Box::pin(async move {
@@ -341,7 +343,7 @@ impl Line for FakeLine {
         _endpoint: &'a Endpoint,
         _request: dialect::TokenRequest,
         _deadline: Instant,
-    ) -> Pending<'a, Result<Answered, FetchError>> {
+    ) -> Pending<'a, Result<RawResponse, FetchError>> {
         unreachable!("a scripted vendor only gives tokens")
     }
 }
@@ -375,7 +377,7 @@ impl Reply {
             Self::Pair(token, refresh, life) => Ok(issued(token, Some(refresh), *life)),
             Self::Refuse(class, code) => Err(refused(*class, Some(code), None)),
             Self::RetryAfter(seconds) => Err(refused(
-                Class::Transient,
+                FailureClass::Transient,
                 None,
                 Some(Duration::from_secs(*seconds)),
             )),

@@ -15,7 +15,7 @@ use super::testing::{
 use super::*;
 use crate::clock::{Clock, test::TestClock};
 use crate::config::Value;
-use crate::dialect::Class;
+use crate::dialect::FailureClass;
 use crate::metrics::Metrics;
 use crate::provider::chain::Tokens;
 use crate::provider::exchange::{Fetch, Pending};
@@ -135,7 +135,7 @@ async fn token_lives_of_one_second_and_ten_years_work() {
 
 #[tokio::test(start_paused = true)]
 async fn failed_refresh_keeps_the_token_until_it_expires() {
-    let world = World::new(Reply::Refuse(Class::Transient, "down"));
+    let world = World::new(Reply::Refuse(FailureClass::Transient, "down"));
     world.vendor.then([Reply::Token("t1", 100)]);
     let handle = world.spawn(simple());
     assert!(handle.first_token().await);
@@ -161,7 +161,10 @@ async fn failed_refresh_keeps_the_token_until_it_expires() {
 #[tokio::test(start_paused = true)]
 async fn permanent_failures_back_off_longer_than_transient_ones() {
     let an_hour = Duration::from_secs(3600);
-    for (class, at_least, at_most) in [(Class::Transient, 80, 200), (Class::Permanent, 4, 4)] {
+    for (class, at_least, at_most) in [
+        (FailureClass::Transient, 80, 200),
+        (FailureClass::Permanent, 4, 4),
+    ] {
         let world = World::new(Reply::Refuse(class, "no"));
         let _handle = world.spawn(simple());
         sleep(an_hour).await;
@@ -178,12 +181,12 @@ async fn permanent_failures_back_off_longer_than_transient_ones() {
 async fn wrong_password_is_sent_3_times_in_30_minutes_and_28_times_a_day() {
     for mixed in [
         None,
-        Some(Reply::Refuse(Class::Transient, "500")),
+        Some(Reply::Refuse(FailureClass::Transient, "500")),
         Some(Reply::Lost),
     ] {
-        let world = World::new(Reply::Refuse(Class::Permanent, "invalid_grant"));
+        let world = World::new(Reply::Refuse(FailureClass::Permanent, "invalid_grant"));
         if let Some(reply) = mixed {
-            let refused = Reply::Refuse(Class::Permanent, "invalid_grant");
+            let refused = Reply::Refuse(FailureClass::Permanent, "invalid_grant");
             let mix = (0..50).flat_map(|_| [refused.clone(), reply.clone()]);
             world.vendor.then(mix);
         }
@@ -273,7 +276,7 @@ async fn concurrent_waiters_share_one_fetch() {
 
 #[tokio::test(start_paused = true)]
 async fn waiters_fail_at_once_if_no_token_can_come_in_time() {
-    let world = World::new(Reply::Refuse(Class::Permanent, "invalid_client"));
+    let world = World::new(Reply::Refuse(FailureClass::Permanent, "invalid_client"));
     let handle = world.spawn(simple());
     let error = handle.reader().newer(0, WAIT).await.err().unwrap();
     let Unavailable::Permanent { retry_after } = error else {
@@ -370,7 +373,9 @@ async fn wall_clock_steps_never_release_an_expired_token() {
         let token = handle.reader().newer(0, WAIT).await.unwrap();
         // A step forward makes the token look expired; a step back must not extend its life.
         assert_eq!(token.generation, if step > 0 { 2 } else { 1 });
-        world.vendor.always(Reply::Refuse(Class::Transient, "down"));
+        world
+            .vendor
+            .always(Reply::Refuse(FailureClass::Transient, "down"));
         sleep(Duration::from_secs(1800)).await;
         assert_eq!(current(&handle), None);
     }
@@ -390,7 +395,7 @@ async fn manual_refresh_returns_after_the_fetch() {
     assert_eq!(handle.status().generation, 2);
     world
         .vendor
-        .always(Reply::Refuse(Class::Permanent, "invalid_client"));
+        .always(Reply::Refuse(FailureClass::Permanent, "invalid_client"));
     sleep(WAIT).await;
     let RefreshError::Failed(reason) = handle.refresh().await.unwrap_err() else {
         panic!("the vendor refused");
@@ -407,7 +412,7 @@ async fn changed_credential_file_ends_a_permanent_backoff() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("secret");
     std::fs::write(&path, "wrong").unwrap();
-    let world = World::new(Reply::Refuse(Class::Permanent, "invalid_client"));
+    let world = World::new(Reply::Refuse(FailureClass::Permanent, "invalid_client"));
     let handle = world.spawn(provider("x", CLIENT_CREDENTIALS, |provider| {
         let value = Value::File(path.clone());
         provider.variables.insert("client_secret".to_owned(), value);
@@ -585,7 +590,7 @@ async fn random_faults_never_release_an_expired_token() {
         for _ in 0..3600 {
             world.vendor.always(match luck.u32(0..6) {
                 0 => Reply::Fresh(30),
-                1 => Reply::Refuse(Class::Transient, "500"),
+                1 => Reply::Refuse(FailureClass::Transient, "500"),
                 2 => Reply::Lost,
                 3 => Reply::NoDial,
                 4 => Reply::RetryAfter(luck.u64(0..5)),
@@ -622,7 +627,7 @@ async fn refresh_token_is_rotated_and_a_dead_one_falls_back_to_the_grant() {
         Reply::Pair("t2", "r2", 100),
         // A response without a refresh token keeps the old one.
         Reply::Token("t3", 100),
-        Reply::Refuse(Class::Permanent, "invalid_grant"),
+        Reply::Refuse(FailureClass::Permanent, "invalid_grant"),
     ]);
     let handle = world.spawn(provider("x", PASSWORD, |_| {}));
     sleep(Duration::from_secs(300)).await;
@@ -648,7 +653,7 @@ async fn refresh_token_is_rotated_and_a_dead_one_falls_back_to_the_grant() {
 
 #[tokio::test(start_paused = true)]
 async fn invalid_client_keeps_the_refresh_token() {
-    let world = World::new(Reply::Refuse(Class::Permanent, "invalid_client"));
+    let world = World::new(Reply::Refuse(FailureClass::Permanent, "invalid_client"));
     world.vendor.then([Reply::Pair("t1", "r1", 100)]);
     let _handle = world.spawn(provider("x", PASSWORD, |_| {}));
     sleep(Duration::from_secs(90)).await;
@@ -705,7 +710,7 @@ async fn stored_refresh_token_is_used_until_another_is_configured() {
 
 #[tokio::test(start_paused = true)]
 async fn dead_refresh_token_without_a_fallback_needs_a_login() {
-    let world = World::new(Reply::Refuse(Class::Permanent, "invalid_grant"));
+    let world = World::new(Reply::Refuse(FailureClass::Permanent, "invalid_grant"));
     let handle = world.spawn(with_refresh_token("seed"));
     let error = handle.reader().newer(0, WAIT).await.err();
     assert_eq!(error, Some(Unavailable::LoginRequired));
@@ -868,7 +873,7 @@ async fn only_an_error_code_ends_a_refresh_token_without_a_fallback() {
         ("44", true),
         ("invalid_grant", true),
     ] {
-        let world = World::new(Reply::Refuse(Class::Permanent, code));
+        let world = World::new(Reply::Refuse(FailureClass::Permanent, code));
         world.vendor.then([Reply::Pair("t1", "r1", 100)]);
         let handle = world.spawn(provider("x", &dialect, |provider| {
             let value = literal("123456");
@@ -994,10 +999,10 @@ async fn static_jwt_expires_by_its_exp_claim() {
 async fn no_secret_in_logs_or_status() {
     let log = Log::default();
     let _guard = log.capture();
-    let world = World::new(Reply::Refuse(Class::Permanent, "invalid_grant"));
+    let world = World::new(Reply::Refuse(FailureClass::Permanent, "invalid_grant"));
     world.vendor.then([
         Reply::Pair("hunter2-a", "hunter2-r", 100),
-        Reply::Refuse(Class::Transient, "down"),
+        Reply::Refuse(FailureClass::Transient, "down"),
         Reply::Lost,
         Reply::NoDial,
     ]);
@@ -1102,7 +1107,7 @@ async fn changed_secret_keeps_the_token_and_is_sent_next_time() {
 
 #[tokio::test(start_paused = true)]
 async fn reconfiguration_ends_the_backoff_after_a_refusal() {
-    let world = World::new(Reply::Refuse(Class::Permanent, "invalid_client"));
+    let world = World::new(Reply::Refuse(FailureClass::Permanent, "invalid_client"));
     let handle = world.spawn(simple());
     sleep(Duration::from_secs(1)).await;
     assert_eq!(world.vendor.count(), 1);
@@ -1236,7 +1241,7 @@ async fn lost_response_of_a_single_active_vendor_is_requested_again_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn gate_opens_after_every_failure() {
-    let refused = Reply::Refuse(Class::Permanent, "invalid_client");
+    let refused = Reply::Refuse(FailureClass::Permanent, "invalid_client");
     for (replies, sent) in [
         (vec![Reply::NoDial], 0),
         (vec![Reply::Panic], 1),

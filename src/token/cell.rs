@@ -8,7 +8,9 @@
 //! [`CellReader::enter`]). Token and gate share one allocation, so that one store publishes the new
 //! token and opens the gate.
 
+mod fetch_status;
 mod gate;
+mod slot;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,34 +21,13 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::clock::Clock;
-use crate::dialect::{Class, Injection};
-use crate::token::schedule::Deadline;
+use crate::dialect::{FailureClass, Injection};
 
-use self::gate::{Gate, Slot};
-pub use self::gate::{Gatekeeper, InFlightGuard, Replayability};
+use self::slot::{Gate, Shared, Slot};
 
-/// An access token in the form that requests use.
-pub struct Token {
-    /// Grows with each new token; the same bytes again keep their generation.
-    pub generation: u64,
-    /// One per [`MemberIndex`]: providers that share a cell may send the token differently.
-    pub injections: Box<[Injection]>,
-    /// The end of use, safety margin included.
-    pub deadline: Deadline,
-}
-
-/// The state of fetching, as requests that wait for a token see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FetchStatus {
-    /// A fetch is under way or about to start.
-    Soon,
-    /// The last fetch failed; the next one starts at this boot time.
-    Failed { class: Class, next: Duration },
-    /// Only a login or a new refresh token can help.
-    LoginRequired,
-    /// The token in the cell is current; no fetch is due.
-    Settled,
-}
+pub use self::fetch_status::FetchStatus;
+pub use self::gate::Gatekeeper;
+pub use self::slot::{InFlightGuard, Replayability, Token};
 
 /// Why there is no token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,17 +94,6 @@ pub enum Entry {
     Closed,
     /// No usable token of a sufficient generation: wait with [`CellReader::newer`].
     NoToken,
-}
-
-struct Shared {
-    slot: ArcSwapOption<Slot>,
-    /// The newest generation that an upstream rejected.
-    rejected: AtomicU64,
-    /// The newest rejected generation that the refresher has handled. If the cell still holds this
-    /// generation, no replacement will come.
-    handled: AtomicU64,
-    wake: Notify,
-    clock: Clock,
 }
 
 /// The refresher's half.
@@ -372,8 +342,8 @@ impl CellReader {
             FetchStatus::Failed { class, next } => {
                 let retry_after = self.until(next);
                 match class {
-                    Class::Transient => Unavailable::Transient { retry_after },
-                    Class::Permanent => Unavailable::Permanent { retry_after },
+                    FailureClass::Transient => Unavailable::Transient { retry_after },
+                    FailureClass::Permanent => Unavailable::Permanent { retry_after },
                 }
             }
         }
@@ -381,20 +351,6 @@ impl CellReader {
 
     fn until(&self, boot: Duration) -> Duration {
         boot.saturating_sub(self.shared.clock.now().boot)
-    }
-}
-
-impl Shared {
-    /// The generation in the cell, if suspect: a rejection renews it at once.
-    fn suspect(&self) -> Option<u64> {
-        let slot = self.slot.load();
-        let suspect = slot.as_ref().filter(|slot| slot.suspect);
-        suspect.map(|slot| slot.token.generation)
-    }
-
-    fn store(&self, token: Arc<Token>, gate: Gate, suspect: bool) {
-        let slot = Slot::after(self.slot.load().as_deref(), token, gate, suspect);
-        self.slot.store(Some(Arc::new(slot)));
     }
 }
 

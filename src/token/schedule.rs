@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::clock::Now;
 use crate::config::LifeCycle;
-use crate::dialect::Class;
+use crate::dialect::FailureClass;
 
 pub use life::{Deadline, Life};
 
@@ -166,9 +166,15 @@ impl Schedule {
     }
 
     /// Records a failed fetch. `random` in 0..1 spreads the retries of many processes.
-    pub fn failed(&mut self, class: Class, retry_after: Option<Duration>, now: Now, random: f64) {
+    pub fn failed(
+        &mut self,
+        class: FailureClass,
+        retry_after: Option<Duration>,
+        now: Now,
+        random: f64,
+    ) {
         let refused_before = self.failing.is_some_and(|failing| failing.refused);
-        let refused = refused_before || class == Class::Permanent;
+        let refused = refused_before || class == FailureClass::Permanent;
         let steps = match self.failing {
             Some(failing) if refused_before == refused => failing.steps.saturating_add(1),
             _ => 0,

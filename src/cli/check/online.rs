@@ -42,7 +42,7 @@ async fn try_fetch(
         TokenSource::Static { access_token } => {
             static_token::read(&provider.name, access_token, clock.now()).await
         }
-        TokenSource::Made(plan) => {
+        TokenSource::SelfSigned(plan) => {
             let variables = inputs::resolve(&provider.name, &provider.variables).await?;
             let sent = clock.now();
             let issued = plan.make(&variables, &frozen(sent, String::new()));

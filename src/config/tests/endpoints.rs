@@ -294,7 +294,10 @@ fn a_self_made_token_has_no_endpoint_settings() {
         "{dialect}{}",
         with(&format!("dialect = 'd'\nvars = {{ private_key = {key} }}"))
     ));
-    assert!(matches!(config.providers[0].source, TokenSource::Made(_)));
+    assert!(matches!(
+        config.providers[0].source,
+        TokenSource::SelfSigned(_)
+    ));
     bad(
         &format!(
             "{dialect}{}",

@@ -34,7 +34,7 @@ fn read(
 
 #[test]
 fn a_401_is_permanent_unless_the_dialect_lists_its_code() {
-    use Class::{Permanent, Transient};
+    use FailureClass::{Permanent, Transient};
     let body = br#"{"error":"server_error","error_description":"access_denied"}"#;
     let listed = "transient = ['server_error']";
     for (text, status, class) in [
@@ -50,7 +50,7 @@ fn a_401_is_permanent_unless_the_dialect_lists_its_code() {
 
 #[test]
 fn the_most_specific_listed_word_decides_the_class() {
-    use Class::{Permanent, Transient};
+    use FailureClass::{Permanent, Transient};
     let rules = rules(
         "transient = ['being processed', 're:(?i)rate limit', 'status:400']\n\
          permanent = ['invalid_grant', 'no rate limit for you']\nfinal = ['revoked', 're:has left']",
@@ -91,7 +91,7 @@ fn the_most_specific_listed_word_decides_the_class() {
 
 #[test]
 fn code_and_status_decide_the_class() {
-    use Class::{Permanent, Transient};
+    use FailureClass::{Permanent, Transient};
     let rules = rules(
         "ok = { '/errcode' = [0] }\nerror = ['/error', '/errcode']\n\
          permanent = ['dead', '-2', 'status:501']\ntransient = ['busy', -1, 'status:422']",
@@ -223,7 +223,7 @@ fn an_unsendable_token_is_refused_and_not_shown() {
         assert_eq!(
             refusal,
             Refusal {
-                class: Class::Transient,
+                class: FailureClass::Transient,
                 is_final: false,
                 status: 200,
                 code: None,
@@ -293,7 +293,7 @@ fn details_describe_the_answer_without_its_values() {
 fn an_unrequested_content_coding_is_reported() {
     let headers = [("content-encoding", "gzip"), ("content-type", "text/plain")];
     let refusal = read(&rules(""), 200, &headers, b"\x1f\x8b\x08\0\0").unwrap_err();
-    assert_eq!(refusal.class, Class::Transient);
+    assert_eq!(refusal.class, FailureClass::Transient);
     let detail = refusal.detail.unwrap();
     assert!(
         detail.contains("unrequested content coding gzip"),

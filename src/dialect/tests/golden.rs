@@ -68,7 +68,7 @@ fn cncn_answers() {
     assert_eq!(
         refusal,
         Refusal {
-            class: Class::Permanent,
+            class: FailureClass::Permanent,
             is_final: false,
             status: 400,
             code: Some("invalid_client".into()),
@@ -120,30 +120,35 @@ fn besender_answers() {
     for (body, class, code, description) in [
         (
             r#"{"code":401,"message":"密钥错误","data":[]}"#,
-            Class::Permanent,
+            FailureClass::Permanent,
             Some("401"),
             Some("密钥错误"),
         ),
         (
             r#"{"code":"40001","message":null,"data":"x"}"#,
-            Class::Permanent,
+            FailureClass::Permanent,
             Some("40001"),
             None,
         ),
         (
             r#"{"code":429,"message":"slow","data":null}"#,
-            Class::Transient,
+            FailureClass::Transient,
             Some("429"),
             Some("slow"),
         ),
         (
             r#"{"code":500,"data":""}"#,
-            Class::Transient,
+            FailureClass::Transient,
             Some("500"),
             None,
         ),
         // A success without a token: its code is not an error code.
-        (r#"{"code":200,"data":{}}"#, Class::Permanent, None, None),
+        (
+            r#"{"code":200,"data":{}}"#,
+            FailureClass::Permanent,
+            None,
+            None,
+        ),
     ] {
         let refusal = besender.read(200, &[], body).unwrap_err();
         assert_eq!(
@@ -196,7 +201,7 @@ fn ctcfile_answers() {
     }
     let body = r#"{"access_token":"t","errcode":"40013","errmsg":"无效的clientId"}"#;
     let refusal = ctcfile.read(200, &headers, body).unwrap_err();
-    assert_eq!(refusal.class, Class::Permanent);
+    assert_eq!(refusal.class, FailureClass::Permanent);
     assert_eq!(refusal.code.as_deref(), Some("40013"));
     assert_eq!(refusal.description.as_deref(), Some("无效的clientId"));
 }
@@ -300,7 +305,7 @@ fn identityserver_answers() {
     }
     let body = include_str!("samples/identityserver-error.json");
     let refusal = identityserver.read(400, &headers, body).unwrap_err();
-    assert_eq!(refusal.class, Class::Permanent);
+    assert_eq!(refusal.class, FailureClass::Permanent);
     assert_eq!(refusal.code.as_deref(), Some("invalid_request"));
     assert_eq!((refusal.description, refusal.detail), (None, None));
 }
@@ -340,7 +345,7 @@ fn passport_answers() {
     assert_eq!(
         refusal,
         Refusal {
-            class: Class::Permanent,
+            class: FailureClass::Permanent,
             is_final: false,
             status: 401,
             code: Some("invalid_credentials".into()),

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::config::{Config, TokenSource};
-use crate::provider::exchange::{Call, Fetched, Line, Pending};
+use crate::provider::exchange::{Fetched, Pending, TokenCall, TokenConnection};
 
 const ISSUER: &str = "https://id.example/realm";
 
@@ -43,24 +43,26 @@ impl Fetch for Server {
         &'a self,
         _endpoint: &'a Endpoint,
         _deadline: Instant,
-    ) -> Pending<'a, Result<Box<dyn Line>, FetchError>> {
+    ) -> Pending<'a, Result<Box<dyn TokenConnection>, FetchError>> {
         let next = self.answers.lock().unwrap().pop();
         let (status, body) = next.expect("asked no more often than it has addresses");
-        let line = Answering(Answered {
+        let line = Answering(RawResponse {
             status: StatusCode::from_u16(status).unwrap(),
             headers: self.headers.clone(),
             body: Zeroizing::new(body.into_bytes()),
         });
-        Box::pin(std::future::ready(Ok(Box::new(line) as Box<dyn Line>)))
+        Box::pin(std::future::ready(Ok(
+            Box::new(line) as Box<dyn TokenConnection>
+        )))
     }
 }
 
-struct Answering(Answered);
+struct Answering(RawResponse);
 
-impl Line for Answering {
+impl TokenConnection for Answering {
     fn send<'a>(
         self: Box<Self>,
-        _call: Call<'a>,
+        _call: TokenCall<'a>,
         _deadline: Instant,
     ) -> Pending<'a, Result<Fetched, FetchError>> {
         unreachable!("no token is asked for")
@@ -71,7 +73,7 @@ impl Line for Answering {
         _endpoint: &'a Endpoint,
         _request: TokenRequest,
         _deadline: Instant,
-    ) -> Pending<'a, Result<Answered, FetchError>> {
+    ) -> Pending<'a, Result<RawResponse, FetchError>> {
         Box::pin(std::future::ready(Ok(self.0)))
     }
 }
@@ -231,7 +233,7 @@ async fn unusable_metadata_are_a_permanent_error() {
     ] {
         let server = Server::new(&[(200, &metadata(members)), (404, "")]);
         let error = server.discover(&endpoint("")).await.unwrap_err();
-        assert_eq!(error.class(), Class::Permanent);
+        assert_eq!(error.class(), FailureClass::Permanent);
         let text = error.to_string();
         assert!(
             text.starts_with(&format!("issuer {ISSUER}: {told}")),
@@ -263,42 +265,42 @@ async fn second_address_is_tried_unless_the_server_fails() {
         (
             (503, ""),
             (200, &*good),
-            Class::Transient,
+            FailureClass::Transient,
             "it answered HTTP 503 at /",
             1,
         ),
         (
             (429, ""),
             (200, &good),
-            Class::Transient,
+            FailureClass::Transient,
             "it answered HTTP 429 at /",
             1,
         ),
         (
             (404, ""),
             (404, ""),
-            Class::Permanent,
+            FailureClass::Permanent,
             "it answered HTTP 404 at /",
             0,
         ),
         (
             (404, ""),
             (302, ""),
-            Class::Permanent,
+            FailureClass::Permanent,
             "(redirects are never followed)",
             0,
         ),
         (
             (200, "<html>"),
             (200, "<html>"),
-            Class::Transient,
+            FailureClass::Transient,
             "is not JSON",
             0,
         ),
         (
             (200, "<html>"),
             (404, ""),
-            Class::Permanent,
+            FailureClass::Permanent,
             "it answered HTTP 404 at /",
             0,
         ),
@@ -306,7 +308,7 @@ async fn second_address_is_tried_unless_the_server_fails() {
         (
             (200, &other),
             (404, ""),
-            Class::Permanent,
+            FailureClass::Permanent,
             "are of the issuer https://id.example:",
             0,
         ),
@@ -314,7 +316,7 @@ async fn second_address_is_tried_unless_the_server_fails() {
         (
             (200, &other),
             (503, ""),
-            Class::Transient,
+            FailureClass::Transient,
             "it answered HTTP 503 at /",
             0,
         ),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::dialect::{Class, Problem, Refusal};
+use crate::dialect::{FailureClass, Problem, Refusal};
 use crate::provider::inputs::InputError;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::tls::TlsConfigError;
@@ -37,7 +37,7 @@ pub enum FetchError {
     Discovery {
         issuer: String,
         reason: String,
-        class: Class,
+        class: FailureClass,
         retry_after: Option<Duration>,
     },
     /// The vendor's error response.
@@ -67,14 +67,14 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> FailureClass {
         match self {
             Self::Refused { refusal, .. } => refusal.class,
             Self::Discovery { class, .. } => *class,
-            Self::Request(_) | Self::Inject(_) => Class::Permanent,
+            Self::Request(_) | Self::Inject(_) => FailureClass::Permanent,
             // Includes errors before anything is sent: an early retry costs the vendor nothing and
             // notices a repaired file soon.
-            _ => Class::Transient,
+            _ => FailureClass::Transient,
         }
     }
 
@@ -91,7 +91,7 @@ impl FetchError {
     pub fn may_have_issued(&self) -> bool {
         match self {
             Self::Refused { refusal, .. } => {
-                refusal.class == Class::Transient && refusal.retry_after.is_none()
+                refusal.class == FailureClass::Transient && refusal.retry_after.is_none()
             }
             Self::Input(_)
             | Self::Discovery { .. }
@@ -112,7 +112,7 @@ impl FetchError {
         match self {
             Self::Dial(_) | Self::Tls(_) | Self::Timeout { .. } | Self::Broken { .. } => true,
             Self::Refused { refusal, .. } => {
-                refusal.class == Class::Permanent || refusal.status < 429
+                refusal.class == FailureClass::Permanent || refusal.status < 429
             }
             _ => false,
         }
@@ -121,7 +121,7 @@ impl FetchError {
     /// Whether the vendor refused the credentials, which may include a chained token.
     pub fn refuses_credentials(&self) -> bool {
         matches!(self, Self::Refused { refusal, .. }
-            if refusal.class == Class::Permanent || matches!(refusal.status, 401 | 403))
+            if refusal.class == FailureClass::Permanent || matches!(refusal.status, 401 | 403))
     }
 
     /// The vendor's own error code.
@@ -141,7 +141,9 @@ impl FetchError {
     pub fn kills_refresh_token(&self) -> bool {
         // RFC 6749 §5.2: these two codes refuse the client, and with it every request.
         let refuses_client = matches!(self.code(), Some("invalid_client" | "unauthorized_client"));
-        matches!(self, Self::Refused { .. }) && self.class() == Class::Permanent && !refuses_client
+        matches!(self, Self::Refused { .. })
+            && self.class() == FailureClass::Permanent
+            && !refuses_client
     }
 }
 

@@ -10,7 +10,7 @@ use super::*;
 use crate::clock::test::TestClock;
 use crate::config::{Provider, Scheme, TokenSource, Value};
 use crate::demo::authority::Offer;
-use crate::dialect::{Class, Expiry};
+use crate::dialect::{Expiry, FailureClass};
 use crate::provider::testing::{CLIENT_CREDENTIALS, Log, endpoint, literal, provider};
 use crate::testing::{self, TestCa};
 
@@ -127,7 +127,7 @@ async fn fetch_with(provider: &Provider, clock: Clock) -> Result<Fetched, FetchE
     let deadline = Instant::now() + endpoint.timeout;
     let line = fetch.dial(endpoint, deadline).await?;
     let variables = crate::provider::inputs::ready(&provider.variables);
-    let call = Call {
+    let call = TokenCall {
         endpoint,
         request: &endpoint.plan.request,
         variables: &variables,
@@ -210,25 +210,45 @@ async fn a_response_of_1_mib_is_read_and_a_larger_one_refused() {
 async fn responses_without_a_token_have_a_class_and_a_text() {
     let huge = format!("{{\"access_token\":\"{}\"}}", "a".repeat(2 * 1024 * 1024));
     let html = "<html><body>Bad Gateway</body></html>";
-    let cases: [(Vec<u8>, Class, &str); 14] = [
+    let cases: [(Vec<u8>, FailureClass, &str); 14] = [
         (
             answer("404 Not Found", "", html),
-            Class::Transient,
+            FailureClass::Transient,
             "answered HTTP 404: check token_url (no error code at ",
         ),
         (
             answer("404 Not Found", "", r#"{"error":"no_such_app"}"#),
-            Class::Permanent,
+            FailureClass::Permanent,
             "answered HTTP 404, no_such_app",
         ),
-        (answer("500 Oops", "", "oops"), Class::Transient, "HTTP 500"),
-        (answer("502 Bad", "", html), Class::Transient, "HTTP 502"),
-        (answer("200 OK", "", html), Class::Transient, "HTTP 200"),
-        (answer("200 OK", "", ""), Class::Transient, "HTTP 200"),
-        (answer("200 OK", "", "{}"), Class::Permanent, "HTTP 200"),
+        (
+            answer("500 Oops", "", "oops"),
+            FailureClass::Transient,
+            "HTTP 500",
+        ),
+        (
+            answer("502 Bad", "", html),
+            FailureClass::Transient,
+            "HTTP 502",
+        ),
+        (
+            answer("200 OK", "", html),
+            FailureClass::Transient,
+            "HTTP 200",
+        ),
+        (
+            answer("200 OK", "", ""),
+            FailureClass::Transient,
+            "HTTP 200",
+        ),
+        (
+            answer("200 OK", "", "{}"),
+            FailureClass::Permanent,
+            "HTTP 200",
+        ),
         (
             answer("200 OK", "", &huge),
-            Class::Transient,
+            FailureClass::Transient,
             "larger than 1 MiB",
         ),
         (
@@ -237,7 +257,7 @@ async fn responses_without_a_token_have_a_class_and_a_text() {
                 "",
                 r#"{"error":"invalid_client","error_description":"no hunter2"}"#,
             ),
-            Class::Permanent,
+            FailureClass::Permanent,
             "invalid_client: no ",
         ),
         (
@@ -246,23 +266,23 @@ async fn responses_without_a_token_have_a_class_and_a_text() {
                 "",
                 r#"{"error":"invalid_grant","error_description":"密码错误"}"#,
             ),
-            Class::Permanent,
+            FailureClass::Permanent,
             "密码错误",
         ),
-        (b"".to_vec(), Class::Transient, "broke off"),
+        (b"".to_vec(), FailureClass::Transient, "broke off"),
         (
             b"HTTP/1.1 200 OK\r\nConte".to_vec(),
-            Class::Transient,
+            FailureClass::Transient,
             "broke off",
         ),
         (
             b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{".to_vec(),
-            Class::Transient,
+            FailureClass::Transient,
             "broke off",
         ),
         (
             b"SSH-2.0-OpenSSH_9.6\r\n".to_vec(),
-            Class::Transient,
+            FailureClass::Transient,
             "broke off",
         ),
     ];
@@ -307,7 +327,7 @@ async fn retry_after_is_passed_on() {
     let error = fetch(&vendor.provider(CLIENT_CREDENTIALS))
         .await
         .unwrap_err();
-    assert_eq!(error.class(), Class::Transient);
+    assert_eq!(error.class(), FailureClass::Transient);
     assert_eq!(error.retry_after(), Some(Duration::from_secs(17)));
 }
 
@@ -323,7 +343,7 @@ async fn a_response_after_the_timeout_is_an_error() {
             matches!(error, FetchError::Timeout { .. } | FetchError::Dial(_)),
             "{error}"
         );
-        assert_eq!(error.class(), Class::Transient);
+        assert_eq!(error.class(), FailureClass::Transient);
         assert!(began.elapsed() <= Duration::from_secs(11));
     }
 }
@@ -338,7 +358,7 @@ async fn a_refused_connection_is_transient_and_names_the_address() {
     let error = fetch(&vendor.provider(CLIENT_CREDENTIALS))
         .await
         .unwrap_err();
-    assert_eq!(error.class(), Class::Transient);
+    assert_eq!(error.class(), FailureClass::Transient);
     let text = error.to_string();
     assert!(text.contains(&format!("127.0.0.1:{port}")), "{text}");
 }
@@ -403,7 +423,7 @@ async fn a_request_that_cannot_be_built_is_not_sent() {
     let mut provider = vendor.provider("cncn");
     provider.variables.remove("client_secret");
     let error = fetch(&provider).await.unwrap_err();
-    assert_eq!(error.class(), Class::Permanent);
+    assert_eq!(error.class(), FailureClass::Permanent);
     assert!(error.to_string().contains("client_secret"), "{error}");
     assert!(vendor.requests().is_empty());
 }

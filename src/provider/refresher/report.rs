@@ -6,7 +6,7 @@ use tracing::{info, warn};
 
 use super::Refresher;
 use crate::clock::{Now, unix_seconds};
-use crate::dialect::Class;
+use crate::dialect::FailureClass;
 use crate::provider::source::Failure;
 use crate::status::{State, Status};
 use crate::token::schedule::Life;
@@ -73,7 +73,7 @@ impl Refresher {
             let metrics = &member.metrics;
             let counter = match result {
                 Ok(()) => &metrics.fetched,
-                Err(Failure::Fetch(error)) if error.class() == Class::Transient => {
+                Err(Failure::Fetch(error)) if error.class() == FailureClass::Transient => {
                     &metrics.fetch_transient
                 }
                 Err(_) => &metrics.fetch_permanent,

@@ -5,7 +5,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::{Command, Refresher, STORE_RETRY};
-use crate::dialect::Class;
+use crate::dialect::FailureClass;
 use crate::provider::source::resumed_life;
 use crate::status::RefreshError;
 use crate::store::SavedAccess;
@@ -28,7 +28,7 @@ impl Refresher {
                     let now = self.deps.clock.now();
                     let next = now.boot + STORE_RETRY;
                     self.writer.set_status(FetchStatus::Failed {
-                        class: Class::Transient,
+                        class: FailureClass::Transient,
                         next,
                     });
                     self.publish_status(now, Some(next));

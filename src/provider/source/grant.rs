@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tracing::info;
 
-use super::{Failure, REFRESH_TOKEN, Source};
+use super::state::{Failure, REFRESH_TOKEN, Source};
 use crate::config::Endpoint;
 use crate::dialect::{RequestPlan, Var, Variables};
 use crate::provider::exchange::{FetchError, Fetched};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracing::error;
 
-use super::Source;
+use super::state::Source;
 use crate::clock::Now;
 use crate::config::{Endpoint, Provider, TokenSource};
 use crate::provider::exchange::{FetchError, Fetched};
@@ -119,7 +119,7 @@ impl Source {
     /// Returns whether the token can be renewed without a login.
     pub(crate) fn renews_by_itself(&self) -> bool {
         match &self.provider.source {
-            TokenSource::Static { .. } | TokenSource::Made(_) => true,
+            TokenSource::Static { .. } | TokenSource::SelfSigned(_) => true,
             TokenSource::Endpoint(endpoint) => renews_by_itself(endpoint, &self.saved),
         }
     }

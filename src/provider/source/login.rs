@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Failure, REFRESH_TOKEN, Source};
+use super::state::{Failure, REFRESH_TOKEN, Source};
 use crate::config::TokenSource;
 use crate::dialect::{Problem, Variables};
-use crate::provider::exchange::{Answered, FetchError, Fetched, frozen, prepare};
+use crate::provider::exchange::{FetchError, Fetched, RawResponse, frozen, prepare};
 
 const NO_LOGIN: &str = "a provider with a configured token has no login";
 
@@ -57,7 +57,7 @@ impl Source {
     }
 
     /// Sends the device authorization request (RFC 8628 §3.1). An error status is an error.
-    pub(crate) async fn ask_for_device(&mut self) -> Result<Answered, Failure> {
+    pub(crate) async fn ask_for_device(&mut self) -> Result<RawResponse, Failure> {
         let provider = Arc::clone(&self.provider);
         let TokenSource::Endpoint(configured) = &provider.source else {
             return Err(Failure::LoginRequired(NO_LOGIN.to_owned()));

@@ -2,25 +2,16 @@
 //! single-active token, send.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 use tracing::info;
 
-use super::{REFRESH_TOKEN, Source};
+use super::state::{REFRESH_TOKEN, ShutdownState, Source};
 use crate::config::{Endpoint, TokenSource};
 use crate::dialect::{RequestPlan, Variables};
-use crate::provider::exchange::{Call, FetchError, Fetched, Line, Turn};
+use crate::provider::exchange::{FetchError, Fetched, TokenCall, TokenConnection, Turn};
 use crate::token::cell::Gatekeeper;
-
-/// Shutdown state shared by a [`Source`] and the task that stops it.
-#[derive(Debug, Default)]
-pub(crate) struct ShutdownState {
-    /// Nothing may be sent any more.
-    ending: AtomicBool,
-    /// The last request cannot be repeated, and its result is not saved yet.
-    spends: AtomicBool,
-}
 
 impl Source {
     pub(crate) fn shutdown(&self) -> Arc<ShutdownState> {
@@ -74,7 +65,7 @@ impl Source {
             saved.spent.insert(digest);
             self.save_before_sending(saved).await?;
         }
-        let call = Call {
+        let call = TokenCall {
             endpoint,
             request,
             variables,
@@ -93,8 +84,8 @@ impl Source {
     async fn send_alone(
         &self,
         gate: &Gatekeeper,
-        line: Box<dyn Line>,
-        call: Call<'_>,
+        line: Box<dyn TokenConnection>,
+        call: TokenCall<'_>,
         deadline: Instant,
         repeatable: bool,
     ) -> Result<Fetched, FetchError> {
@@ -120,15 +111,5 @@ impl Source {
             gate.open(suspect);
         }
         result
-    }
-}
-
-impl ShutdownState {
-    pub(crate) fn end(&self) {
-        self.ending.store(true, Ordering::SeqCst);
-    }
-
-    pub(crate) fn spends(&self) -> bool {
-        self.spends.load(Ordering::SeqCst)
     }
 }

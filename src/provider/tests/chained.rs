@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::config::Endpoint;
-use crate::provider::exchange::{Fetch, FetchError, Line, Turn, Turns};
+use crate::provider::exchange::{Fetch, FetchError, TokenConnection, Turn, Turns};
 use crate::provider::offline;
 use crate::store::SavedAccess;
 
@@ -99,7 +99,7 @@ async fn unchanged_inner_token_renews_nothing() {
 async fn refused_inner_token_is_renewed_and_buys_the_outer_token() {
     let world = World::new(Reply::Fresh(3600));
     let (vendor, deps) = outer_vendor(&world, Reply::Token("bought", 3600));
-    vendor.then([Reply::Refuse(Class::Permanent, "invalid_token")]);
+    vendor.then([Reply::Refuse(FailureClass::Permanent, "invalid_token")]);
     let _inner = world.spawn(inner());
     let outer = spawn(vec![Arc::new(outer())], deps).remove(0);
     assert!(outer.first_token().await);
@@ -116,7 +116,10 @@ async fn refused_inner_token_is_renewed_and_buys_the_outer_token() {
 #[tokio::test(start_paused = true)]
 async fn refusal_for_another_reason_costs_one_inner_token() {
     let world = World::new(Reply::Fresh(100_000));
-    let (vendor, deps) = outer_vendor(&world, Reply::Refuse(Class::Permanent, "no_such_client"));
+    let (vendor, deps) = outer_vendor(
+        &world,
+        Reply::Refuse(FailureClass::Permanent, "no_such_client"),
+    );
     let _inner = world.spawn(inner());
     let outer = spawn(vec![Arc::new(outer())], deps).remove(0);
     seconds(2 * 3600).await;
@@ -129,7 +132,10 @@ async fn refusal_for_another_reason_costs_one_inner_token() {
 #[tokio::test(start_paused = true)]
 async fn short_inner_lives_do_not_shorten_the_backoff_of_a_refused_outer() {
     let world = World::new(Reply::Fresh(100));
-    let (vendor, deps) = outer_vendor(&world, Reply::Refuse(Class::Permanent, "wrong_password"));
+    let (vendor, deps) = outer_vendor(
+        &world,
+        Reply::Refuse(FailureClass::Permanent, "wrong_password"),
+    );
     let _inner = world.spawn(inner());
     let _outer = spawn(vec![Arc::new(outer())], deps).remove(0);
     seconds(24 * 3600).await;
@@ -153,7 +159,7 @@ impl Fetch for WithTurns {
         &'a self,
         endpoint: &'a Endpoint,
         deadline: Instant,
-    ) -> Pending<'a, Result<Box<dyn Line>, FetchError>> {
+    ) -> Pending<'a, Result<Box<dyn TokenConnection>, FetchError>> {
         self.0.dial(endpoint, deadline)
     }
 }
@@ -184,7 +190,7 @@ async fn buyers_with_one_inner_token_wait_for_turns() {
 
 #[tokio::test(start_paused = true)]
 async fn missing_inner_token_sends_nothing_and_is_reported() {
-    let world = World::new(Reply::Refuse(Class::Permanent, "bad"));
+    let world = World::new(Reply::Refuse(FailureClass::Permanent, "bad"));
     let (vendor, deps) = outer_vendor(&world, Reply::Fresh(3600));
     let _inner = world.spawn(inner());
     let outer = spawn(vec![Arc::new(outer())], deps).remove(0);
@@ -206,7 +212,7 @@ async fn inner_token_is_never_logged() {
     let _guard = log.capture();
     let world = World::new(Reply::Fresh(100));
     let (vendor, deps) = outer_vendor(&world, Reply::Fresh(100));
-    vendor.then([Reply::Refuse(Class::Permanent, "invalid_token")]);
+    vendor.then([Reply::Refuse(FailureClass::Permanent, "invalid_token")]);
     let _inner = world.spawn(inner());
     let outer = spawn(vec![Arc::new(outer())], deps).remove(0);
     assert!(outer.first_token().await);

@@ -7,7 +7,9 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::config::{Endpoint, Issuer};
 use crate::dialect::TokenRequest;
-use crate::provider::exchange::{Answered, Call, Fetch, FetchError, Fetched, Line, Turn, Turns};
+use crate::provider::exchange::{
+    Fetch, FetchError, Fetched, RawResponse, TokenCall, TokenConnection, Turn, Turns,
+};
 
 /// Host of the token endpoint that all issuers name.
 const HOST: &str = "127.0.0.1:2";
@@ -39,22 +41,22 @@ impl Fetch for Issuers {
         &'a self,
         endpoint: &'a Endpoint,
         deadline: Instant,
-    ) -> Pending<'a, Result<Box<dyn Line>, FetchError>> {
+    ) -> Pending<'a, Result<Box<dyn TokenConnection>, FetchError>> {
         // The token endpoint has another path than the issuers.
         match endpoint.path_and_query == "/token" {
             true => self.vendor.dial(endpoint, deadline),
             false => {
-                let line: Box<dyn Line> = Box::new(Metadata(Arc::clone(&self.asked)));
+                let line: Box<dyn TokenConnection> = Box::new(Metadata(Arc::clone(&self.asked)));
                 Box::pin(std::future::ready(Ok(line)))
             }
         }
     }
 }
 
-impl Line for Metadata {
+impl TokenConnection for Metadata {
     fn send<'a>(
         self: Box<Self>,
-        _call: Call<'a>,
+        _call: TokenCall<'a>,
         _deadline: Instant,
     ) -> Pending<'a, Result<Fetched, FetchError>> {
         unreachable!("an issuer gives no tokens")
@@ -65,7 +67,7 @@ impl Line for Metadata {
         endpoint: &'a Endpoint,
         _request: TokenRequest,
         _deadline: Instant,
-    ) -> Pending<'a, Result<Answered, FetchError>> {
+    ) -> Pending<'a, Result<RawResponse, FetchError>> {
         let issuer = endpoint.issuer.as_ref().map(|issuer| issuer.text.clone());
         Box::pin(async move {
             {
@@ -78,7 +80,7 @@ impl Line for Metadata {
             self.0.lock().unwrap().now -= 1;
             let token_endpoint = format!("http://{HOST}/token");
             let body = json!({ "issuer": issuer, "token_endpoint": token_endpoint });
-            Ok(Answered {
+            Ok(RawResponse {
                 status: StatusCode::OK,
                 headers: HeaderMap::new(),
                 body: Zeroizing::new(body.to_string().into_bytes()),

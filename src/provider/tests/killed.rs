@@ -7,7 +7,7 @@ use tokio::runtime::Builder;
 use super::*;
 use crate::config::Endpoint;
 use crate::dialect::{Expiry, Issued, Refusal};
-use crate::provider::exchange::{Answered, Call, Fetched, Line};
+use crate::provider::exchange::{Fetched, RawResponse, TokenCall, TokenConnection};
 
 /// Step at which a process dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,20 +88,20 @@ impl Fetch for Way {
         &'a self,
         _: &'a Endpoint,
         _: Instant,
-    ) -> Pending<'a, Result<Box<dyn Line>, FetchError>> {
+    ) -> Pending<'a, Result<Box<dyn TokenConnection>, FetchError>> {
         Box::pin(async {
             if self.dies_at(Death::Dialled) {
                 std::future::pending::<()>().await;
             }
-            Ok(Box::new(self.clone()) as Box<dyn Line>)
+            Ok(Box::new(self.clone()) as Box<dyn TokenConnection>)
         })
     }
 }
 
-impl Line for Way {
+impl TokenConnection for Way {
     fn send<'a>(
         self: Box<Self>,
-        call: Call<'a>,
+        call: TokenCall<'a>,
         _: Instant,
     ) -> Pending<'a, Result<Fetched, FetchError>> {
         Box::pin(async move {
@@ -122,7 +122,7 @@ impl Line for Way {
                 return Err(FetchError::Refused {
                     host: call.endpoint.token_url.authority.clone(),
                     refusal: Refusal {
-                        class: Class::Permanent,
+                        class: FailureClass::Permanent,
                         is_final: false,
                         status: 400,
                         code: Some("invalid_grant".to_owned()),
@@ -147,7 +147,7 @@ impl Line for Way {
         _: &'a Endpoint,
         _: crate::dialect::TokenRequest,
         _: Instant,
-    ) -> Pending<'a, Result<Answered, FetchError>> {
+    ) -> Pending<'a, Result<RawResponse, FetchError>> {
         unreachable!("this vendor only gives tokens")
     }
 }

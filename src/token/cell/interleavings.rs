@@ -9,8 +9,9 @@ use std::collections::HashSet;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use super::gate::InFlight;
+use super::slot::InFlight;
 use super::*;
+use crate::token::schedule::Deadline;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
@@ -213,7 +214,7 @@ impl World {
                     .gatekeeper()
                     .open(suspect && self.hurried < self.generation());
                 self.writer.set_status(FetchStatus::Failed {
-                    class: Class::Transient,
+                    class: FailureClass::Transient,
                     next: Duration::MAX,
                 });
                 Refresher::Idle

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::clock::test::TestClock;
+use crate::token::schedule::Deadline;
 
 fn token(generation: u64, life: Option<Duration>, clock: &Clock) -> Arc<Token> {
     Arc::new(Token {
@@ -55,11 +56,11 @@ async fn a_request_does_not_wait_for_an_attempt_beyond_its_limit() {
     let away = Duration::from_secs(11);
     for (class, expected) in [
         (
-            Class::Transient,
+            FailureClass::Transient,
             Unavailable::Transient { retry_after: away },
         ),
         (
-            Class::Permanent,
+            FailureClass::Permanent,
             Unavailable::Permanent { retry_after: away },
         ),
     ] {

@@ -210,11 +210,11 @@ fn transient_failures_are_retried_from_1_to_60_seconds() {
     let mut schedule = Schedule::new(rules());
     for pause in [1, 2, 4, 8, 16, 32, 60, 60, 60] {
         let at = now(Duration::ZERO);
-        schedule.failed(Class::Transient, None, at, 1.0);
+        schedule.failed(FailureClass::Transient, None, at, 1.0);
         assert_eq!(next(&schedule, at), Some(secs(pause)));
     }
     // Full jitter: anywhere below.
-    schedule.failed(Class::Transient, None, now(Duration::ZERO), 0.25);
+    schedule.failed(FailureClass::Transient, None, now(Duration::ZERO), 0.25);
     assert_eq!(next(&schedule, now(Duration::ZERO)), Some(secs(15)));
 }
 
@@ -223,7 +223,7 @@ fn permanent_failures_are_retried_from_5_minutes_to_an_hour() {
     let mut schedule = Schedule::new(rules());
     for minutes in [5, 10, 20, 40, 60, 60] {
         // Permanent backoff has no jitter.
-        schedule.failed(Class::Permanent, None, now(Duration::ZERO), 0.0);
+        schedule.failed(FailureClass::Permanent, None, now(Duration::ZERO), 0.0);
         assert_eq!(
             next(&schedule, now(Duration::ZERO)),
             Some(secs(minutes * 60))
@@ -242,9 +242,9 @@ fn a_wrong_password_is_sent_3_times_in_30_minutes_and_28_a_day_at_most() {
             starts.push(at);
             schedule.started(now(at));
             let class = if starts.len() % mix == 0 || starts.len() == 1 {
-                Class::Permanent
+                FailureClass::Permanent
             } else {
-                Class::Transient
+                FailureClass::Transient
             };
             schedule.failed(class, None, now(at), 0.0);
             at = next(&schedule, now(at)).unwrap();
@@ -266,10 +266,10 @@ fn a_wrong_password_is_sent_3_times_in_30_minutes_and_28_a_day_at_most() {
 #[test]
 fn retry_after_is_honoured_up_to_an_hour() {
     for (class, asked, pause) in [
-        (Class::Transient, 30, 30),
-        (Class::Transient, 1_000_000, 3600),
-        (Class::Permanent, 30, 300),
-        (Class::Permanent, 600, 600),
+        (FailureClass::Transient, 30, 30),
+        (FailureClass::Transient, 1_000_000, 3600),
+        (FailureClass::Permanent, 30, 300),
+        (FailureClass::Permanent, 600, 600),
     ] {
         let mut schedule = Schedule::new(rules());
         schedule.failed(class, Some(secs(asked)), now(Duration::ZERO), 0.0);
@@ -282,14 +282,14 @@ fn a_transient_failure_is_retried_before_the_old_token_expires() {
     let mut schedule = fetched(&rules(), Expiry::In(secs(100)));
     let at = now(secs(80));
     for _ in 0..10 {
-        schedule.failed(Class::Transient, None, at, 1.0);
+        schedule.failed(FailureClass::Transient, None, at, 1.0);
     }
     // 19 s left to the deadline: half of that, not 60 s.
     assert_eq!(next(&schedule, at), Some(Duration::from_millis(89_500)));
     // `Retry-After` and a refusal still apply in full.
-    schedule.failed(Class::Transient, Some(secs(40)), at, 1.0);
+    schedule.failed(FailureClass::Transient, Some(secs(40)), at, 1.0);
     assert_eq!(next(&schedule, at), Some(secs(120)));
-    schedule.failed(Class::Permanent, None, at, 1.0);
+    schedule.failed(FailureClass::Permanent, None, at, 1.0);
     assert_eq!(next(&schedule, at), Some(secs(380)));
 }
 
@@ -297,12 +297,12 @@ fn a_transient_failure_is_retried_before_the_old_token_expires() {
 fn new_credentials_reset_the_backoff() {
     let mut schedule = Schedule::new(rules());
     schedule.started(now(Duration::ZERO));
-    schedule.failed(Class::Permanent, None, now(Duration::ZERO), 0.0);
+    schedule.failed(FailureClass::Permanent, None, now(Duration::ZERO), 0.0);
     assert!(schedule.waits_for_credentials());
     schedule.credentials_changed();
     assert_eq!(schedule.decide(now(secs(2))), Decision::Fetch);
     schedule.started(now(secs(2)));
-    schedule.failed(Class::Permanent, None, now(secs(2)), 0.0);
+    schedule.failed(FailureClass::Permanent, None, now(secs(2)), 0.0);
     assert_eq!(next(&schedule, now(secs(2))), Some(secs(302)));
 
     schedule.needs_login();
@@ -343,7 +343,7 @@ fn a_rejected_token_is_renewed_after_min_interval_and_later_if_it_comes_back_unc
 fn a_rejection_does_not_shorten_the_backoff() {
     let mut schedule = fetched(&rules(), Expiry::In(secs(3600)));
     schedule.started(now(secs(100)));
-    schedule.failed(Class::Permanent, None, now(secs(100)), 0.0);
+    schedule.failed(FailureClass::Permanent, None, now(secs(100)), 0.0);
     assert_eq!(schedule.rejected(false, now(secs(110))), None);
     assert_eq!(next(&schedule, now(secs(110))), Some(secs(400)));
 }
@@ -404,7 +404,7 @@ fn no_wait_is_longer_than_30_seconds_or_the_life_of_the_token() {
     assert_eq!((next.is_some(), wake), (true, MAX_WAIT));
 
     let mut failing = fetched(&rules(), Expiry::In(secs(100)));
-    failing.failed(Class::Permanent, None, now(secs(90)), 0.0);
+    failing.failed(FailureClass::Permanent, None, now(secs(90)), 0.0);
     let Decision::Wait { wake, .. } = failing.decide(now(secs(90))) else {
         panic!("nothing is due");
     };
@@ -444,7 +444,7 @@ fn the_fastest_vendor_loops_keep_the_minimum_gap() {
                         fetches += 1;
                         assert!(fetches <= 151, "{answer:?}, {min_interval:?}");
                         match answer {
-                            None => schedule.failed(Class::Transient, None, moment, 0.0),
+                            None => schedule.failed(FailureClass::Transient, None, moment, 0.0),
                             Some((expiry, same)) => {
                                 let life = Life::new(expiry, &rules, moment, 1.0);
                                 schedule.succeeded(life, same, moment);
@@ -593,16 +593,16 @@ proptest! {
                                     _ => None,
                                 };
                             } else {
-                                schedule.failed(Class::Transient, None, at, random);
+                                schedule.failed(FailureClass::Transient, None, at, random);
                             }
                         }
                         Response::Fail { permanent, retry_after } => {
-                            let class = if permanent { Class::Permanent } else { Class::Transient };
+                            let class = if permanent { FailureClass::Permanent } else { FailureClass::Transient };
                             schedule.failed(class, retry_after.map(secs), at, random);
                         }
                         Response::Login => {
                             schedule.needs_login();
-                            schedule.failed(Class::Permanent, None, at, random);
+                            schedule.failed(FailureClass::Permanent, None, at, random);
                         }
                     }
                 }
