@@ -1,4 +1,4 @@
-//! Hop-by-hop fields and fields forbidden in trailers.
+//! Limits of message heads, hop-by-hop fields, and fields forbidden in trailers.
 
 use http::HeaderName;
 use http::header::{
@@ -6,6 +6,10 @@ use http::header::{
     CONTENT_TYPE, COOKIE, EXPECT, HOST, MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
     SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
 };
+
+/// Limits of message heads, in bytes and fields, for apps and upstreams.
+pub(crate) const MAX_HEAD: usize = 64 * 1024;
+pub(crate) const MAX_FIELDS: usize = 256;
 
 /// Hop-by-hop fields (RFC 9110 §7.6.1) and fields commonly treated alike. `Trailer` is end to end.
 pub(crate) static HOP_BY_HOP: [HeaderName; 8] = [

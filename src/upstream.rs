@@ -17,10 +17,6 @@ mod send;
 pub mod stall;
 pub mod tls;
 
-/// Limits of message heads, in bytes and fields, for apps and upstreams.
-pub const MAX_HEAD: usize = 64 * 1024;
-pub const MAX_FIELDS: usize = 256;
-
 pub use body::UpstreamBody;
 pub use error::{BodyError, SendError, SendFailure};
 pub use http1::Tunnel;

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::guard;
 use super::watch::Watch;
-use crate::upstream::MAX_HEAD;
+use crate::fields::MAX_HEAD;
 use crate::upstream::error::Cause;
 
 #[derive(Default)]

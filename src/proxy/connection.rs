@@ -30,7 +30,7 @@ use super::watch::End;
 use super::worker::{Client, ConnectionPermit, Worker};
 use super::{handle, headers, upgrade};
 use crate::catch_unwind::catch_unwind;
-use crate::upstream::{MAX_FIELDS, MAX_HEAD};
+use crate::fields::{MAX_FIELDS, MAX_HEAD};
 
 /// Flow-control window of a request body on HTTP/2.
 const WINDOW: u32 = 256 * 1024;

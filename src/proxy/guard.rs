@@ -15,7 +15,7 @@ use super::hosts::Hosts;
 use super::route::{authority, without_port};
 use super::snapshot::Snapshot;
 use super::worker::Client;
-use crate::upstream::{MAX_FIELDS, MAX_HEAD};
+use crate::fields::{MAX_FIELDS, MAX_HEAD};
 
 pub(super) fn check<B>(
     request: &Request<B>,

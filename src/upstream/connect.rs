@@ -3,30 +3,29 @@
 //! Knows neither pools nor HTTP. The data plane's pools and the token exchange use the same
 //! [`Connector`].
 
+mod budget;
 mod dial;
 mod egress;
+mod error;
 mod read_ahead;
 mod records;
 mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
-use std::future::Future;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::io::Errno;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use crate::config::{EgressProxy, Origin, Scheme, Tls};
 use crate::upstream::tls::{TlsConfigError, TlsFailure, TlsProfiles};
 
+use budget::Budget;
 pub(super) use dial::Names;
+pub use error::{ConnectError, Peer, Stage};
 use read_ahead::ReadAhead;
 pub use stream::Stream;
 
@@ -77,75 +76,6 @@ pub struct Connected {
     pub io: Stream,
     /// ALPN selected `h2`, or the destination uses HTTP/2 with prior knowledge.
     pub http2: bool,
-}
-
-/// Why a connect failed.
-///
-/// Only handshakes were sent, so a retry is always safe. Cheap to clone: all requests that wait
-/// for one dial get the same error.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum ConnectError {
-    #[error("cannot resolve {peer}: {source}")]
-    Resolve { peer: Peer, source: Arc<io::Error> },
-    /// Refused, unreachable, or reset before the connection was open.
-    #[error("cannot connect to {peer}: {source}")]
-    Refused { peer: Peer, source: Arc<io::Error> },
-    #[error("{peer}: {stage} took longer than {limit:?}")]
-    Timeout {
-        peer: Peer,
-        stage: Stage,
-        limit: Duration,
-    },
-    #[error("TLS with {peer}: {}", failure.reason)]
-    Tls { peer: Peer, failure: TlsFailure },
-    #[error("{peer} closed the connection during the TLS handshake: {source}")]
-    Closed { peer: Peer, source: Arc<io::Error> },
-    /// The egress proxy refused the tunnel.
-    #[error("{peer} does not open a tunnel to {target}: {reason}")]
-    Egress {
-        peer: Peer,
-        target: String,
-        /// Status of the response to `CONNECT`; `None` if the response was not HTTP.
-        status: Option<u16>,
-        reason: String,
-    },
-}
-
-/// The host and port that a [`ConnectError`] is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
-    pub host: String,
-    pub port: u16,
-    /// The peer is the egress proxy, not the destination.
-    pub egress: bool,
-}
-
-impl ConnectError {
-    pub(super) fn refused(peer: &Peer, error: io::Error) -> Self {
-        Self::Refused {
-            peer: peer.clone(),
-            source: Arc::new(error),
-        }
-    }
-
-    /// Returns whether the process or the machine has reached its open-file limit, which is not a
-    /// fault of the peer.
-    pub fn is_out_of_files(&self) -> bool {
-        let (Self::Refused { source, .. } | Self::Resolve { source, .. }) = self else {
-            return false;
-        };
-        let errno = Errno::from_io_error(source);
-        matches!(errno, Some(Errno::MFILE | Errno::NFILE))
-    }
-}
-
-/// The part of a connect that a [`ConnectError::Timeout`] interrupted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    Resolve,
-    Connect,
-    Egress,
-    Handshake,
 }
 
 impl Connector {
@@ -218,10 +148,7 @@ impl Connector {
     ///
     /// Cancel safe: dropping the future closes all sockets.
     pub async fn connect(&self, limit: Duration) -> Result<Connected, ConnectError> {
-        let budget = Budget {
-            deadline: Instant::now() + limit,
-            limit,
-        };
+        let budget = Budget::new(limit);
         let tcp = self.tunnel(&budget).await?;
         let Some(tls) = &self.shared.tls else {
             return Ok(Connected {
@@ -300,58 +227,5 @@ impl Alpn {
             Self::Http2 => vec![b"h2".to_vec()],
             Self::Both => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
         }
-    }
-}
-
-impl Peer {
-    /// Returns `host:port`, with brackets around IPv6.
-    fn authority(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
-    }
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.egress {
-            f.write_str("the egress proxy ")?;
-        }
-        f.write_str(&self.authority())
-    }
-}
-
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Resolve => "name resolution",
-            Self::Connect => "TCP connection",
-            Self::Egress => "tunnel",
-            Self::Handshake => "TLS handshake",
-        })
-    }
-}
-
-/// The time limit of one connect, shared by all its stages.
-struct Budget {
-    deadline: Instant,
-    limit: Duration,
-}
-
-impl Budget {
-    async fn spend<T>(
-        &self,
-        peer: &Peer,
-        stage: Stage,
-        work: impl Future<Output = T>,
-    ) -> Result<T, ConnectError> {
-        let timed_out = |_| ConnectError::Timeout {
-            peer: peer.clone(),
-            stage,
-            limit: self.limit,
-        };
-        timeout_at(self.deadline, work).await.map_err(timed_out)
     }
 }

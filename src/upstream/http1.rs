@@ -10,6 +10,7 @@
 mod decode;
 mod encode;
 mod fields;
+mod framing;
 #[cfg(any(test, fuzzing))]
 pub(super) mod fuzz;
 mod head;
@@ -32,6 +33,7 @@ use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep};
 
 use self::decode::{Decoder, Step};
+use self::framing::{Framing, Malformed};
 use self::head::{Head, Parsed};
 use self::upload::{Upload, UploadError};
 use super::connect::Stream;
@@ -41,28 +43,6 @@ use super::error::{BodyError, Cause, SendError, SendFailure};
 pub(super) use fields::parse_length;
 pub(super) use output::WrongLength;
 pub use tunnel::Tunnel;
-
-/// How a response body ends (RFC 9112 §6.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Framing {
-    /// No body.
-    Empty,
-    Length(u64),
-    Chunked,
-    /// The body ends with the connection.
-    Close,
-    /// 101: the bytes after the head are not HTTP.
-    Tunnel,
-}
-
-/// A violation of HTTP/1.1 by the upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-enum Malformed {
-    #[error("{0} in a head")]
-    Syntax(httparse::Error),
-    #[error("{0}")]
-    Rule(&'static str),
-}
 
 /// Read size: starts at the first, and doubles while reads fill the buffer. A buffer is replaced
 /// when less than a quarter of the read size is free.

@@ -259,7 +259,7 @@ impl PoolShared {
             return Ok((self.checkout(Inner::Http1(connection)), None));
         }
         let open = Open::new(&self.metrics.connections);
-        let opened = http2::Connection::open(connected.io, open, self).await;
+        let opened = http2::open(connected.io, open, self).await;
         let (connection, settings) = opened.map_err(|error| {
             ConnectError::refused(self.connector.peer(), io::Error::other(error))
         })?;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::Uri;
 use percent_encoding::percent_encode_byte;
 
-use crate::upstream::MAX_HEAD;
+use crate::fields::MAX_HEAD;
 
 /// Follows the bytes of a connection to find the first line of each message.
 pub(super) struct RequestLine {

@@ -11,7 +11,8 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::{Budget, ConnectError, Peer, Stage};
+use super::budget::Budget;
+use super::error::{ConnectError, Peer, Stage};
 
 /// Delay between connection attempts (RFC 8305 §5).
 const STAGGER: Duration = Duration::from_millis(250);

@@ -6,7 +6,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use zeroize::Zeroizing;
 
-use super::{ConnectError, Peer};
+use super::error::{ConnectError, Peer};
 use crate::config::EgressProxy;
 
 /// Limit of the proxy's response head.

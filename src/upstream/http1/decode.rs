@@ -4,7 +4,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::fields::ends_lines_in_crlf;
-use super::{Framing, Malformed};
+use super::framing::{Framing, Malformed};
 use crate::fields::is_trailer;
 
 /// Hexadecimal digits of a chunk's size: as many as 64 bits have.

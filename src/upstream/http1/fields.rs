@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::Malformed;
+use super::framing::Malformed;
 
 /// Byte ranges of a field's name and value in the head.
 pub(super) type Field = (Range<u32>, Range<u32>);
@@ -42,7 +42,7 @@ pub(super) fn ends_lines_in_crlf(section: &[u8], headers: &[httparse::Header<'_>
 }
 
 /// Returns the range of `part` in a buffer at address `base`, whose size is near
-/// [`crate::upstream::MAX_HEAD`].
+/// [`crate::fields::MAX_HEAD`].
 pub(super) fn position(base: usize, part: &[u8]) -> Range<u32> {
     let start = (part.as_ptr() as usize).wrapping_sub(base) as u32;
     start..start.wrapping_add(part.len() as u32)

@@ -5,9 +5,9 @@ use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, StatusCode};
 
-use super::Framing;
 use super::MAX_INTERIM;
 use super::decode::{Decoder, Step};
+use super::framing::Framing;
 use super::head::{self, Head, Parsed};
 
 /// A parsed response.

@@ -11,8 +11,8 @@ use http::{Method, Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 
 use super::fields::{self, Field, Notes};
-use super::{Framing, Malformed};
-use crate::upstream::{MAX_FIELDS, MAX_HEAD};
+use super::framing::{Framing, Malformed};
+use crate::fields::{MAX_FIELDS, MAX_HEAD};
 
 /// Enough fields for most heads. A larger head is parsed again with room for [`MAX_FIELDS`].
 const FEW_FIELDS: usize = 64;

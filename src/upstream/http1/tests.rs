@@ -11,7 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::coop;
 
 use super::*;
-use crate::upstream::{MAX_HEAD, RequestBody};
+use crate::fields::MAX_HEAD;
+use crate::upstream::RequestBody;
 use support::*;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";

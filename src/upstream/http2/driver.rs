@@ -1,22 +1,38 @@
 //! The task that runs an HTTP/2 connection.
 
 use std::future::{Future as _, poll_fn};
-use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::client::Builder;
 use h2::{Ping, PingPong};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-use super::{Connection, Owner};
+use super::connection::{Connection, INITIAL_STREAMS, Owner};
+use super::socket::{Socket, Traffic};
+use crate::fields::MAX_HEAD;
 use crate::upstream::connect::Stream;
 use crate::upstream::counted::Open;
+
+/// Limit of unread response bytes per stream. Large enough for 10 MiB bodies at a few milliseconds
+/// of round trip.
+pub(super) const STREAM_WINDOW: u32 = 1024 * 1024;
+
+/// 1,024 full stream windows, as in Go.
+const CONNECTION_WINDOW: u32 = 1 << 30;
+
+/// Limit of upload bytes per stream that h2 buffers for the socket.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// The peer's frames may cross a reset on the wire. h2 ignores such frames while it remembers the
+/// stream, and counts them as peer errors afterwards.
+const RESETS_REMEMBERED: usize = 1024;
+const RESET_MEMORY: Duration = Duration::from_secs(30);
 
 /// A peer that sends nothing for five ticks while a stream is open gets a PING. gRPC servers close
 /// connections that send more than one PING in 5 minutes. Earlier failures are left to TCP
@@ -28,7 +44,44 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the driver continues to flush frames after the last request.
 const LINGER: Duration = Duration::from_secs(1);
 
-pub(super) struct Driver<P: Owner> {
+/// Sends the preface and starts the driver. The receiver resolves when the peer's SETTINGS have
+/// arrived, or when the connection has ended without SETTINGS.
+pub(in crate::upstream) async fn open<P: Owner>(
+    io: Stream,
+    open: Open,
+    pool: &Arc<P>,
+) -> Result<(Arc<Connection>, oneshot::Receiver<()>), h2::Error> {
+    let traffic = Arc::<Traffic>::default();
+    let socket = Socket {
+        io,
+        traffic: Arc::clone(&traffic),
+    };
+    let (requests, h2) = Builder::new()
+        .enable_push(false)
+        .initial_max_send_streams(INITIAL_STREAMS)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_header_list_size(MAX_HEAD as u32)
+        .max_concurrent_reset_streams(RESETS_REMEMBERED)
+        .reset_stream_duration(RESET_MEMORY)
+        .handshake(socket)
+        .await?;
+    let (connection, released) = Connection::new(requests, Arc::clone(&traffic));
+    let (settled, settings) = oneshot::channel();
+    let driver = Driver {
+        h2,
+        connection: Arc::downgrade(&connection),
+        pool: Arc::downgrade(pool),
+        traffic,
+        settled: Some(settled),
+        _open: open,
+    };
+    tokio::spawn(driver.run(released));
+    Ok((connection, settings))
+}
+
+struct Driver<P: Owner> {
     h2: h2::client::Connection<Socket, Bytes>,
     connection: Weak<Connection>,
     pool: Weak<P>,
@@ -38,27 +91,8 @@ pub(super) struct Driver<P: Owner> {
 }
 
 impl<P: Owner> Driver<P> {
-    /// The receiver resolves when the peer's SETTINGS have arrived.
-    pub(super) fn new(
-        h2: h2::client::Connection<Socket, Bytes>,
-        connection: &Arc<Connection>,
-        pool: &Arc<P>,
-        open: Open,
-    ) -> (Self, oneshot::Receiver<()>) {
-        let (settled, settings) = oneshot::channel();
-        let driver = Self {
-            h2,
-            connection: Arc::downgrade(connection),
-            pool: Arc::downgrade(pool),
-            traffic: Arc::clone(&connection.traffic),
-            settled: Some(settled),
-            _open: open,
-        };
-        (driver, settings)
-    }
-
     /// Runs the connection to its end. `released` resolves when no [`Connection`] handle is left.
-    pub(super) async fn run(mut self, released: oneshot::Receiver<()>) {
+    async fn run(mut self, released: oneshot::Receiver<()>) {
         let pings = self.h2.ping_pong().expect("taken only here");
         let silence = silence(pings, self.connection.clone(), Arc::clone(&self.traffic));
         let end = tokio::select! {
@@ -129,82 +163,5 @@ async fn silence(mut pings: PingPong, connection: Weak<Connection>, traffic: Arc
         if pong.is_err() && traffic.read() == heard {
             return;
         }
-    }
-}
-
-/// Bytes that a connection has read and written.
-#[derive(Default)]
-pub(super) struct Traffic {
-    read: AtomicU64,
-    written: AtomicU64,
-}
-
-impl Traffic {
-    fn read(&self) -> u64 {
-        self.read.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn written(&self) -> u64 {
-        self.written.load(Ordering::Relaxed)
-    }
-
-    fn count_written(&self, written: &Poll<io::Result<usize>>) {
-        if let Poll::Ready(Ok(length)) = written {
-            self.written.fetch_add(*length as u64, Ordering::Relaxed);
-        }
-    }
-}
-
-/// A stream that counts its bytes.
-pub(super) struct Socket {
-    pub(super) io: Stream,
-    pub(super) traffic: Arc<Traffic>,
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        let length = (buf.filled().len() - before) as u64;
-        self.traffic.read.fetch_add(length, Ordering::Relaxed);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.traffic.count_written(&written);
-        written
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.traffic.count_written(&written);
-        written
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -3,6 +3,7 @@
 use std::future::{Future as _, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -12,7 +13,8 @@ use http::{Method, Response, StatusCode};
 use http_body::{Body as _, Frame};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{Owner, StreamPermit, head};
+use super::connection::{Owner, StreamPermit};
+use super::head;
 use crate::upstream::error::{BodyError, Cause, SendError, SendFailure};
 use crate::upstream::http1::WrongLength;
 use crate::upstream::request::{RequestBody, RequestHead};
@@ -160,7 +162,7 @@ impl<'a, P: Owner> Pending<'a, P> {
             && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM));
         // The head was queued behind all earlier bytes.
         let unwritten = connection.traffic.written() == self.written_before;
-        let failure = if connection.silent.load(super::Ordering::Relaxed) {
+        let failure = if connection.silent.load(Ordering::Relaxed) {
             SendFailure::Timeout
         } else if error.is_library() {
             SendFailure::Protocol(error.into())

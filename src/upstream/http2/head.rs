@@ -6,8 +6,7 @@ use http::uri::{self, Uri};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use http_body::Body as _;
 
-use crate::fields::{is_hop_by_hop, is_trailer};
-use crate::upstream::MAX_FIELDS;
+use crate::fields::{MAX_FIELDS, is_hop_by_hop, is_trailer};
 use crate::upstream::http1::parse_length;
 use crate::upstream::request::RequestBody;
 

@@ -6,10 +6,14 @@ mod support;
 mod uploads;
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use super::*;
 use crate::upstream::{BodyError, RequestBody, RequestHead, SendError, SendFailure, UpstreamBody};
+use driver::STREAM_WINDOW;
 use frames::*;
 use http::{HeaderMap, Response, StatusCode};
 use http_body::{Body as _, Frame};

@@ -275,7 +275,7 @@ async fn trailers_lose_framing_fields() {
 /// Each fails only its stream.
 #[tokio::test]
 async fn too_large_or_malformed_heads_are_rejected() {
-    let many: Vec<_> = (0..=crate::upstream::MAX_FIELDS)
+    let many: Vec<_> = (0..=crate::fields::MAX_FIELDS)
         .map(|index| format!("x-{index}"))
         .collect();
     let mut many: Vec<_> = many.iter().map(|name| (name.as_str(), "y")).collect();
