@@ -45,7 +45,12 @@ impl AssertionLayer {
             .and_then(|text| field(text, join(path, "key"), Place::Exchange, problems));
         let mut table = |name: &str, table: &Option<toml::Table>| {
             let table = table.as_ref()?;
-            Some(json_fields(table, &join(path, name), problems))
+            Some(json_fields(
+                table,
+                &join(path, name),
+                Place::Exchange,
+                problems,
+            ))
         };
         let header = table("header", &toml.header);
         let claims = table("claims", &toml.claims);

@@ -19,6 +19,7 @@ use super::level::{Level, inherit};
 use super::schema::{DialectToml, InjectToml, RejectToml};
 use super::source::{Extent, Source};
 use super::suggest::hint;
+use super::template::Place;
 
 /// A dialect and its name.
 type Named<'a> = (&'a str, &'a DialectToml);
@@ -40,7 +41,12 @@ pub fn compile(source: &Source<'_>) -> Result<Plan, Vec<Problem>> {
 /// [`compile`] for a source that may be incomplete; an incomplete plan is `Err` without problems.
 pub fn compile_as(source: &Source<'_>, extent: Extent) -> Result<Plan, Vec<Problem>> {
     let mut problems = Vec::new();
-    let own = Layer::parse(&source.overrides.request, "request", &mut problems);
+    let own = Layer::parse(
+        &source.overrides.request,
+        "request",
+        Place::Exchange,
+        &mut problems,
+    );
     let own = own.with_assertions(&Assertions::parse(
         &source.overrides.assertion,
         &source.overrides.client_assertion,

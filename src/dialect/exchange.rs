@@ -13,6 +13,7 @@ use super::response::ResponseRules;
 use super::schema::{DialectToml, ResponseToml};
 use super::source::{Extent, Source};
 use super::suggest::hint;
+use super::template::Place;
 use super::value::Variables;
 
 /// The token requests and how to read their answers.
@@ -36,6 +37,8 @@ pub struct ExchangePlan {
     pub single_active: bool,
     /// Names of secrets that identify the token's owner.
     pub identity: Vec<String>,
+    /// Name of the authorization code in the redirect after a login.
+    pub code_parameter: String,
 }
 
 /// The tables that all requests of one provider share.
@@ -136,11 +139,11 @@ impl Merger<'_> {
         // Merged even after an unknown name, so that the other problems show.
         let mut clashes = Vec::new();
         let layers = self.layers(&self.own, |level| level.grants.get(name?));
-        let request = finish(&layers, &self.vars, &mut clashes);
-        let refresh = self.extra(|level| level.refresh.as_ref(), &mut clashes);
+        let request = finish(&layers, &self.vars, Place::Exchange, &mut clashes);
+        let refresh = self.extra(|level| level.refresh.as_ref(), Place::Refresh, &mut clashes);
         let spends_device_code = one_time.iter().any(|name| name == "device_code");
         let device = spends_device_code
-            .then(|| self.extra(|level| level.device.as_ref(), &mut clashes))
+            .then(|| self.extra(|level| level.device.as_ref(), Place::Exchange, &mut clashes))
             .flatten();
         let local_token = name.and_then(|grant| self.local_token(grant, &layers, &mut clashes));
         // Not every grant of a dialect fits its default auth method: only a provider combines them.
@@ -160,6 +163,11 @@ impl Merger<'_> {
         }
         let single_active = tomls.clone().find_map(|toml| toml.single_active);
         let identity = tomls.clone().find_map(|toml| toml.identity.clone());
+        let code_parameter = tomls
+            .clone()
+            .find_map(|toml| toml.code_parameter.as_deref());
+        let code_parameter = code_parameter.unwrap_or("code");
+        check_code_parameter(code_parameter, problems);
         Some(ExchangePlan {
             grant: grant?,
             auth_method: self.auth.clone(),
@@ -171,6 +179,7 @@ impl Merger<'_> {
             one_time,
             single_active: single_active.unwrap_or(false),
             identity: identity.unwrap_or_default(),
+            code_parameter: code_parameter.to_owned(),
         })
     }
 
@@ -195,13 +204,14 @@ impl Merger<'_> {
     fn extra(
         &self,
         table: for<'s> fn(&'s Level<'_>) -> Option<&'s Layer>,
+        place: Place,
         problems: &mut Vec<Problem>,
     ) -> Option<RequestPlan> {
         self.levels.iter().find_map(table)?;
         let layers = self.layers(&self.own.clone().without_parameters(), table);
         // Problems of tables that both requests share are already reported for the grant.
         let mut found = Vec::new();
-        let plan = finish(&layers, &self.vars, &mut found);
+        let plan = finish(&layers, &self.vars, place, &mut found);
         found.retain(|problem| !problems.contains(problem));
         problems.append(&mut found);
         Some(plan)
@@ -222,10 +232,15 @@ impl Merger<'_> {
     }
 }
 
-fn finish(layers: &[(Kind, Layer)], vars: &Recipes, problems: &mut Vec<Problem>) -> RequestPlan {
+fn finish(
+    layers: &[(Kind, Layer)],
+    vars: &Recipes,
+    place: Place,
+    problems: &mut Vec<Problem>,
+) -> RequestPlan {
     let plan = RequestPlan::merge(layers, problems);
     let recipes = recipes(layers, vars, problems);
-    plan.with_recipes(&recipes, problems)
+    plan.with_recipes(&recipes, place, problems)
 }
 
 fn check_one_time(
@@ -243,6 +258,15 @@ fn check_one_time(
         let message = format!("names a variable that the grant does not use{hint}");
         let path = join(&join("grants", grant.unwrap_or_default()), "one_time");
         problems.push(Problem::new(path, message));
+    }
+}
+
+fn check_code_parameter(name: &str, problems: &mut Vec<Problem>) {
+    /// RFC 6749 §4.1.2, RFC 9207.
+    const TAKEN: [&str; 4] = ["state", "iss", "error", "error_description"];
+    if name.is_empty() || TAKEN.contains(&name) {
+        let message = "must be a query parameter that holds nothing but the code";
+        problems.push(Problem::new("code_parameter", message));
     }
 }
 

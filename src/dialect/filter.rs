@@ -13,6 +13,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use zeroize::Zeroizing;
 
+use super::date::{Format, Zone};
 use super::jwt::SigningKey;
 use super::selector::scalar_text;
 use super::suggest::hint;
@@ -49,6 +50,10 @@ pub(super) enum Filter {
     Int,
     /// Adds to an integer.
     Add(i64),
+    /// The same time in another zone.
+    Zone(Zone),
+    /// A time in another format.
+    Date(Format),
 }
 
 /// The hash function of an HMAC.
@@ -124,12 +129,14 @@ impl Filter {
                 Some(number) => return Ok(Self::Add(number)),
                 None => "write add:N, N being an integer".to_owned(),
             },
+            ("zone", _) => return Zone::parse(argument.unwrap_or_default()).map(Self::Zone),
+            ("date", _) => return Format::parse(argument.unwrap_or_default()).map(Self::Date),
             ("or", _) => "`or:` must be the first filter".to_owned(),
             _ => {
                 let plain = PLAIN.iter().map(|(name, _)| *name);
                 let known = plain
                     .chain(HMACS.map(|(name, _)| name))
-                    .chain(["json", "add", "or"]);
+                    .chain(["json", "add", "zone", "date", "or"]);
                 format!("unknown filter{}", hint(name, known))
             }
         })
@@ -144,6 +151,8 @@ impl Filter {
             }
             Self::Json(pointer) => return format!("json:{pointer}"),
             Self::Add(number) => return format!("add:{number}"),
+            Self::Zone(zone) => return format!("zone:{}", zone.text()),
+            Self::Date(format) => return format!("date:{}", format.text()),
             plain => PLAIN.iter().find(|(_, known)| known == plain),
         };
         name.map_or("", |(name, _)| name).to_owned()
@@ -187,6 +196,8 @@ impl Filter {
                 let sum = value.and_then(|value| value.checked_add(*number));
                 Value::Integer(sum.ok_or("`add` needs an integer")?)
             }
+            Self::Zone(zone) => Value::Text(zone.write(&text())?),
+            Self::Date(format) => Value::Text(format.write(&text())?),
         })
     }
 }
@@ -329,6 +340,11 @@ mod tests {
             (r#"{"a":{"b/c":"x"},"n":7}"#, &["json:/a/b~1c"], "x"),
             (r#"{"n":7}"#, &["json:/n", "add:-2"], "5"),
             ("ABC", &["lower"], "abc"),
+            (
+                "2026-11-30T20:13:05Z",
+                &["zone:+08:00", "date:%Y-%m-%d %H:%M:%S"],
+                "2026-12-01 04:13:05",
+            ),
             (" 42", &["int"], "42"),
         ] {
             assert_eq!(
@@ -400,6 +416,11 @@ mod tests {
             ("json", "write json:/like/this"),
             ("json:x", "write json:/like/this"),
             ("add:x", "write add:N, N being an integer"),
+            ("date", "write a format such as date:%Y-%m-%d %H:%M:%S"),
+            (
+                "zone:Asia/Shanghai",
+                "write an offset from UTC such as zone:+08:00",
+            ),
         ] {
             assert_eq!(Filter::parse(text).unwrap_err(), message);
         }

@@ -1,5 +1,8 @@
 //! Putting the token on forwarded requests, and recognizing that an API rejects the token.
 
+use std::sync::Arc;
+use std::time::SystemTime;
+
 use http::{HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
@@ -13,7 +16,7 @@ use super::selector::Selector;
 use super::source::Extent;
 use super::suggest::nearest;
 use super::template::{Place, Scope, Template};
-use super::value::Variables;
+use super::value::{Frozen, Variables};
 use crate::secret::Secret;
 
 const REJECT_STATUS: u16 = 401;
@@ -30,13 +33,23 @@ pub struct InjectPlan {
     computed: Computed,
 }
 
-/// A token in the form it is sent: built once per fetch, never per request.
-#[derive(Clone)]
+/// A token in the form it is sent: built once per fetch, and per request only if the dialect uses
+/// a time or a nonce.
+#[derive(Clone, Default)]
 pub struct Injection {
     /// Values are marked sensitive.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// `name=value&name=value`, percent-encoded; empty where the dialect injects no query.
     pub query: Zeroizing<String>,
+    /// Present if the values above must be made anew for each request.
+    pub per_request: Option<Arc<PerRequest>>,
+}
+
+/// What an injection with a time or a nonce is made of.
+pub struct PerRequest {
+    plan: InjectPlan,
+    access_token: Secret,
+    variables: Variables,
 }
 
 /// How the API reports a dead token.
@@ -122,9 +135,32 @@ impl InjectPlan {
         variables: &Variables,
     ) -> Result<Injection, Problem> {
         check_token(access_token.expose()).map_err(|reason| Problem::new("inject", reason))?;
+        if !self.is_per_request() {
+            return self.fill(access_token, Scope::of(variables));
+        }
+        // Made with a sample, so that a template that fails does so here and not per request.
+        let sample = Frozen {
+            now: SystemTime::UNIX_EPOCH,
+            nonce: "0".repeat(32),
+            uuid: "00000000-0000-0000-0000-000000000000".to_owned(),
+            token_url: String::new(),
+        };
+        let made = self.fill(access_token, Scope::of_request(variables, &sample))?;
+        let per_request = PerRequest {
+            plan: self.clone(),
+            access_token: access_token.clone(),
+            variables: variables.clone(),
+        };
+        Ok(Injection {
+            per_request: Some(Arc::new(per_request)),
+            ..made
+        })
+    }
+
+    fn fill(&self, access_token: &Secret, scope: Scope<'_>) -> Result<Injection, Problem> {
         let scope = Scope {
             access_token: Some(access_token),
-            ..Scope::of(variables)
+            ..scope
         };
         let values = self.computed.values(scope)?;
         let scope = scope.with(&values);
@@ -135,7 +171,16 @@ impl InjectPlan {
             }
         }
         let query = render_query(&self.query, scope)?;
-        Ok(Injection { headers, query })
+        Ok(Injection {
+            headers,
+            query,
+            per_request: None,
+        })
+    }
+
+    fn is_per_request(&self) -> bool {
+        let computed = self.computed.recipes().flat_map(Recipe::templates);
+        (self.templates().chain(computed)).any(Template::names_built_in)
     }
 
     /// Headers that the token replaces in the app's request.
@@ -157,6 +202,14 @@ impl InjectPlan {
     fn templates(&self) -> impl Iterator<Item = &Template> {
         let headers = self.headers.iter().map(|field| &field.value);
         headers.chain(self.query.iter().map(|field| &field.value))
+    }
+}
+
+impl PerRequest {
+    /// Makes the headers and the query of one request.
+    pub fn make(&self, frozen: &Frozen) -> Result<Injection, Problem> {
+        let scope = Scope::of_request(&self.variables, frozen);
+        self.plan.fill(&self.access_token, scope)
     }
 }
 
@@ -200,6 +253,8 @@ impl RejectRules {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use serde_json::json;
 
     use super::*;
@@ -251,6 +306,43 @@ mod tests {
     }
 
     #[test]
+    fn times_and_nonces_are_made_anew_for_each_request() {
+        let plan = inject(
+            "query = { t = '{unix}', ms = '{unix_ms}', n = '{nonce}', access_token = '{access_token}' }
+             headers = { X-Sign = '{nonce|hmac_md5:access_token}', X-Static = 's' }",
+        );
+        let plan = plan.unwrap();
+        let ready = plan.build(&"tok".into(), &Variables::new()).unwrap();
+        let per_request = ready.per_request.unwrap();
+        let make = |seconds, nonce: &str| {
+            let frozen = Frozen {
+                now: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
+                nonce: nonce.to_owned(),
+                uuid: String::new(),
+                token_url: String::new(),
+            };
+            per_request.make(&frozen).unwrap()
+        };
+        let (first, second) = (make(7, "a"), make(8, "b"));
+        assert_eq!(first.query.as_str(), "t=7&ms=7000&n=a&access_token=tok");
+        assert_eq!(second.query.as_str(), "t=8&ms=8000&n=b&access_token=tok");
+        assert!(first.per_request.is_none());
+        assert_ne!(first.headers[0].1, second.headers[0].1);
+        assert_eq!(first.headers[1].1, second.headers[1].1);
+        assert!(first.headers.iter().all(|(_, value)| value.is_sensitive()));
+
+        let fixed = inject("").unwrap().build(&"tok".into(), &Variables::new());
+        assert!(fixed.unwrap().per_request.is_none());
+    }
+
+    #[test]
+    fn a_time_that_cannot_be_filled_in_fails_before_the_first_request() {
+        let plan = inject("query = { n = '{nonce|json:/x}', t = '{access_token}' }").unwrap();
+        let problem = plan.build(&"tok".into(), &Variables::new()).err().unwrap();
+        assert_eq!(problem.path, "inject.query.n");
+    }
+
+    #[test]
     fn a_token_of_16_kib_works_and_one_with_a_line_break_does_not() {
         let plan = inject("").unwrap();
         let long = "x".repeat(16 * 1024);
@@ -294,9 +386,9 @@ mod tests {
                 "is set by the connection itself",
             ),
             (
-                "headers = { A = '{unix}{access_token}' }",
+                "headers = { A = '{token_url}{access_token}' }",
                 "inject.headers.A",
-                "`{unix}` is frozen per token request and not known in [inject] (character 1)",
+                "`{token_url}` is known only in token requests (character 1)",
             ),
         ] {
             let problems = inject(toml).unwrap_err();

@@ -23,12 +23,13 @@ pub(super) type FillJson<'a> = dyn Fn(&Template) -> Result<Option<JsonValue>, St
 pub(super) fn json_fields(
     table: &toml::Table,
     path: &str,
+    place: Place,
     problems: &mut Vec<Problem>,
 ) -> Vec<JsonField> {
     let fields = table.iter().filter_map(|(name, value)| {
         let path = join(path, name);
         Some(Field {
-            value: json(value, &path, problems)?,
+            value: json(value, &path, place, problems)?,
             name: name.clone(),
             path,
         })
@@ -87,9 +88,14 @@ impl Json {
     }
 }
 
-fn json(value: &toml::Value, path: &str, problems: &mut Vec<Problem>) -> Option<Json> {
+fn json(
+    value: &toml::Value,
+    path: &str,
+    place: Place,
+    problems: &mut Vec<Problem>,
+) -> Option<Json> {
     Some(match value {
-        toml::Value::String(text) => Json::Text(template(text, path, Place::Exchange, problems)?),
+        toml::Value::String(text) => Json::Text(template(text, path, place, problems)?),
         toml::Value::Integer(number) => Json::Literal((*number).into()),
         toml::Value::Float(number) if !number.is_finite() => {
             problems.push(Problem::new(path, "JSON has no infinity and no NaN"));
@@ -100,13 +106,18 @@ fn json(value: &toml::Value, path: &str, problems: &mut Vec<Problem>) -> Option<
         toml::Value::Datetime(datetime) => Json::Literal(datetime.to_string().into()),
         toml::Value::Array(items) => Json::Array(
             (items.iter().enumerate())
-                .filter_map(|(index, item)| json(item, &join(path, &index.to_string()), problems))
+                .filter_map(|(index, item)| {
+                    json(item, &join(path, &index.to_string()), place, problems)
+                })
                 .collect(),
         ),
         toml::Value::Table(table) => Json::Object(
             (table.iter())
                 .filter_map(|(name, value)| {
-                    Some((name.clone(), json(value, &join(path, name), problems)?))
+                    Some((
+                        name.clone(),
+                        json(value, &join(path, name), place, problems)?,
+                    ))
                 })
                 .collect(),
         ),

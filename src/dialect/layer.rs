@@ -62,17 +62,21 @@ pub(super) enum Kind {
 const METHODS: [Method; 4] = [Method::GET, Method::POST, Method::PUT, Method::PATCH];
 
 impl Layer {
-    pub(super) fn parse(toml: &RequestToml, path: &str, problems: &mut Vec<Problem>) -> Self {
+    pub(super) fn parse(
+        toml: &RequestToml,
+        path: &str,
+        place: Place,
+        problems: &mut Vec<Problem>,
+    ) -> Self {
         Self {
             method: parse_method(toml, path, problems),
-            basic: parse_basic(toml, path, problems),
+            basic: parse_basic(toml, path, place, problems),
             query: (toml.query.as_ref())
-                .map(|table| text_fields(table, &join(path, "query"), Place::Exchange, problems)),
-            headers: (toml.headers.as_ref()).map(|table| {
-                header_fields(table, &join(path, "headers"), Place::Exchange, problems)
-            }),
-            body: parse_body(toml, path, problems),
-            path: parse_path(toml, path, problems),
+                .map(|table| text_fields(table, &join(path, "query"), place, problems)),
+            headers: (toml.headers.as_ref())
+                .map(|table| header_fields(table, &join(path, "headers"), place, problems)),
+            body: parse_body(toml, path, place, problems),
+            path: parse_path(toml, path, place, problems),
             assertions: Assertions::parse(&toml.assertion, &toml.client_assertion, path, problems),
         }
     }
@@ -161,6 +165,7 @@ fn parse_method(toml: &RequestToml, path: &str, problems: &mut Vec<Problem>) -> 
 fn parse_basic(
     toml: &RequestToml,
     path: &str,
+    place: Place,
     problems: &mut Vec<Problem>,
 ) -> Option<Option<Basic>> {
     let credentials = match toml.basic.as_ref()? {
@@ -171,7 +176,7 @@ fn parse_basic(
     let mut part = |name: &str, text: &Option<String>| {
         let path = join(&path, name);
         match text {
-            Some(text) => template(text, &path, Place::Exchange, problems),
+            Some(text) => template(text, &path, place, problems),
             None => {
                 problems.push(Problem::new(
                     path,
@@ -194,6 +199,7 @@ fn parse_basic(
 fn parse_path(
     toml: &RequestToml,
     path: &str,
+    place: Place,
     problems: &mut Vec<Problem>,
 ) -> Option<Field<(), Template>> {
     let at = join(path, "path");
@@ -202,10 +208,15 @@ fn parse_path(
         problems.push(Problem::new(at, "must be a path: /like/this"));
         return None;
     }
-    field(text, at, Place::Exchange, problems)
+    field(text, at, place, problems)
 }
 
-fn parse_body(toml: &RequestToml, path: &str, problems: &mut Vec<Problem>) -> Option<Body> {
+fn parse_body(
+    toml: &RequestToml,
+    path: &str,
+    place: Place,
+    problems: &mut Vec<Problem>,
+) -> Option<Body> {
     let written = [
         ("form", toml.form.is_some()),
         ("json", toml.json.is_some()),
@@ -217,11 +228,12 @@ fn parse_body(toml: &RequestToml, path: &str, problems: &mut Vec<Problem>) -> Op
         problems.push(Problem::new(join(path, second), message));
     }
     // All three are parsed, so that every problem shows.
-    let form = (toml.form.as_ref())
-        .map(|table| text_fields(table, &join(path, "form"), Place::Exchange, problems));
-    let json = (toml.json.as_ref()).map(|table| json_fields(table, &join(path, "json"), problems));
-    let raw = (toml.body.as_ref())
-        .and_then(|text| field(text, join(path, "body"), Place::Exchange, problems));
+    let form =
+        (toml.form.as_ref()).map(|table| text_fields(table, &join(path, "form"), place, problems));
+    let json =
+        (toml.json.as_ref()).map(|table| json_fields(table, &join(path, "json"), place, problems));
+    let raw =
+        (toml.body.as_ref()).and_then(|text| field(text, join(path, "body"), place, problems));
     let mut bodies = [
         form.map(Body::Form),
         json.map(Body::Json),

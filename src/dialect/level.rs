@@ -28,20 +28,29 @@ impl<'a> Level<'a> {
         let assertions = Assertions::parse(&toml.assertion, &toml.client_assertion, "", &mut found);
         let level = Self {
             toml,
-            request: Layer::parse(&toml.request, "request", &mut found)
+            request: Layer::parse(&toml.request, "request", Place::Exchange, &mut found)
                 .with_assertions(&assertions),
             auth: (toml.auth.iter())
-                .map(|(name, table)| (name, Layer::parse(table, &join("auth", name), &mut found)))
+                .map(|(name, table)| {
+                    (
+                        name,
+                        Layer::parse(table, &join("auth", name), Place::Exchange, &mut found),
+                    )
+                })
                 .collect(),
             grants: (toml.grants.iter())
                 .map(|(name, table)| {
                     let path = join("grants", name);
-                    (name, Layer::parse(&table.request(), &path, &mut found))
+                    (
+                        name,
+                        Layer::parse(&table.request(), &path, Place::Exchange, &mut found),
+                    )
                 })
                 .collect(),
             refresh: (toml.refresh.as_ref())
-                .map(|table| Layer::parse(table, "refresh", &mut found)),
-            device: (toml.device.as_ref()).map(|table| Layer::parse(table, "device", &mut found)),
+                .map(|table| Layer::parse(table, "refresh", Place::Refresh, &mut found)),
+            device: (toml.device.as_ref())
+                .map(|table| Layer::parse(table, "device", Place::Exchange, &mut found)),
             vars: (toml.vars.iter())
                 .filter_map(|(name, value)| Some((name, parse_var(name, value, &mut found)?)))
                 .collect(),

@@ -9,7 +9,7 @@ use percent_encoding::{AsciiSet, utf8_percent_encode};
 use serde_json::Value as JsonValue;
 use zeroize::Zeroizing;
 
-use super::computed::{Computed, Recipes};
+use super::computed::{Computed, Recipe, Recipes};
 use super::field::{Field, HeaderField, Problem, TextField, join};
 use super::filter::RESERVED;
 use super::json::{json_object, json_scalar};
@@ -79,8 +79,13 @@ impl RequestPlan {
     }
 
     /// Adds the recipes of the computed variables that the templates use.
-    pub(super) fn with_recipes(mut self, recipes: &Recipes, problems: &mut Vec<Problem>) -> Self {
-        self.computed = recipes.for_templates(self.templates(), Place::Exchange, problems);
+    pub(super) fn with_recipes(
+        mut self,
+        recipes: &Recipes,
+        place: Place,
+        problems: &mut Vec<Problem>,
+    ) -> Self {
+        self.computed = recipes.for_templates(self.templates(), place, problems);
         self
     }
 
@@ -178,6 +183,13 @@ impl RequestPlan {
     /// Variables of the request, each with whether the request requires it.
     pub(super) fn needs(&self, given: &dyn Fn(&str) -> bool) -> BTreeMap<&str, bool> {
         self.computed.needs(&self.templates(), given)
+    }
+
+    /// Whether the request sends the current access token, to renew that token.
+    pub fn names_access_token(&self) -> bool {
+        let computed = self.computed.recipes().flat_map(Recipe::templates);
+        let mut all = self.templates().into_iter().chain(computed);
+        all.any(Template::names_access_token)
     }
 
     fn templates(&self) -> Vec<&Template> {

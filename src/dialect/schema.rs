@@ -10,6 +10,7 @@
 //! # refresh_before. `{tenant}` is a text or environment variable of the provider.
 //! token_url = "https://api.example/{tenant}/token"
 //! ttl = "2h"
+//! code_parameter = "auth_code" # the code's name in the redirect after a login; default "code"
 //!
 //! [vars]                       # computed, or defaults: a provider's own value overrides them
 //! plain = "{client_id}{unix_ms}{client_secret}"   # may use other vars, but not in a cycle
@@ -40,11 +41,14 @@
 //! one_time = ["device_code"]
 //! ```
 //!
-//! Built-in variables: `unix unix_ms now nonce uuid token_url`. `{provider.NAME}` is the token of
+//! Built-in variables: `unix unix_ms now nonce uuid token_url`; all but the last also in `[inject]`,
+//! anew for each request. `{access_token}` is the token in `[inject]`, and in `[refresh]` the one to
+//! renew: such a refresh needs no refresh token. `{provider.NAME}` is the token of
 //! another provider, as is a provider's `vars = { subject_token = { provider = "NAME" } }`.
 //! Filters: `md5 sha1 sha256 sha384 sha512`, `hmac_md5:k hmac_sha1:k hmac_sha256:k hmac_sha512:k`
 //! (k is a variable), `hex base64 base64url unbase64 urlencode`, `der` (a PEM block's bytes),
-//! `spki` (a private key's public half, DER), `upper lower int add:N`; `or:text` comes first.
+//! `spki` (a private key's public half, DER), `upper lower int add:N`; `or:text` comes first;
+//! `{now|zone:+08:00|date:%Y-%m-%d %H:%M:%S}` writes the time in a zone and a `strftime` format.
 //! A digest is written in lower hex unless an encoder follows; hashing a digest hashes the hex.
 
 use std::fmt;
@@ -82,6 +86,8 @@ pub struct DialectToml {
     pub token_url: Option<String>,
     pub authorization_url: Option<String>,
     pub device_authorization_url: Option<String>,
+    /// Name of the authorization code in the redirect; `code` if absent (RFC 6749 §4.1.2).
+    pub code_parameter: Option<String>,
     /// Default durations.
     pub ttl: Option<String>,
     pub min_interval: Option<String>,

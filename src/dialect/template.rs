@@ -63,6 +63,8 @@ enum Unset {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     Exchange,
+    /// `[refresh]`, which may send the token that it renews.
+    Refresh,
     Inject,
     /// A computed variable, checked again where it is used.
     Computed,
@@ -74,7 +76,7 @@ pub(super) enum Place {
 #[derive(Clone, Copy)]
 pub(super) struct Scope<'a> {
     pub(super) variables: &'a Variables,
-    /// Only for token requests.
+    /// For token requests, and for injections that are made per request.
     pub(super) frozen: Option<&'a Frozen>,
     /// Only for injection.
     pub(super) access_token: Option<&'a Secret>,
@@ -228,6 +230,11 @@ impl Template {
             .any(|placeholder| placeholder.name == "access_token")
     }
 
+    /// Whether the value differs from use to use.
+    pub(super) fn names_built_in(&self) -> bool {
+        (self.placeholders()).any(|placeholder| BUILT_INS.contains(&placeholder.name.as_str()))
+    }
+
     fn placeholders(&self) -> impl Iterator<Item = &Placeholder> {
         self.0.iter().filter_map(|piece| match piece {
             Piece::Placeholder(placeholder) => Some(placeholder),
@@ -364,8 +371,9 @@ impl<'a> Scope<'a> {
         if let Some(value) = self.frozen.and_then(|frozen| frozen.get(name)) {
             return Some(value);
         }
-        if name == "access_token" {
-            let token = self.access_token?;
+        if name == "access_token"
+            && let Some(token) = self.access_token
+        {
             return Some(Value::Text(token.expose().to_owned()));
         }
         let given = self.variables.get(name).map(Value::from);
@@ -398,7 +406,7 @@ fn check_name(name: &str, place: Place) -> Result<(), String> {
             Err("can use only variables that are known from the start".to_owned())
         }
         (Place::Exchange, "access_token") => {
-            Err("`{access_token}` is known only in [inject]".to_owned())
+            Err("`{access_token}` is known only in [inject] and [refresh]".to_owned())
         }
         (Place::Inject, "refresh_token" | "assertion" | "client_assertion") => {
             Err(format!("`{{{name}}}` is known only in token requests"))
@@ -406,9 +414,9 @@ fn check_name(name: &str, place: Place) -> Result<(), String> {
         (Place::Inject, name) if name.starts_with(CHAINED) => {
             Err("tokens of other providers are known only in token requests".to_owned())
         }
-        (Place::Inject, name) if BUILT_INS.contains(&name) => Err(format!(
-            "`{{{name}}}` is frozen per token request and not known in [inject]"
-        )),
+        (Place::Inject, "token_url") => {
+            Err("`{token_url}` is known only in token requests".to_owned())
+        }
         _ => Ok(()),
     }
 }

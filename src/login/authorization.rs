@@ -45,6 +45,8 @@ pub(super) struct Expected {
     names_issuer: bool,
     verifier: Option<Secret>,
     redirect_uri: String,
+    /// Name of the code's parameter.
+    code_parameter: String,
     listener: Option<Loopback>,
 }
 
@@ -74,6 +76,7 @@ impl Login {
             names_issuer: endpoint.browser.names_issuer,
             verifier,
             redirect_uri,
+            code_parameter: endpoint.plan.code_parameter.clone(),
             listener,
         };
         let back = match &expected.listener {
@@ -166,7 +169,7 @@ impl Expected {
             let words = parameter(query, "error_description");
             return Err(LoginError::Denied(shown(&error, words.as_ref())));
         }
-        let code = parameter(query, "code")
+        let code = parameter(query, &self.code_parameter)
             .filter(|code| !code.is_empty())
             .ok_or(LoginError::WrongRedirect("it has no code"))?;
         let redirect_uri = Secret::new(self.redirect_uri.as_str());
@@ -228,6 +231,7 @@ mod tests {
             names_issuer: false,
             verifier: None,
             redirect_uri: "http://127.0.0.1:1/".to_owned(),
+            code_parameter: "code".to_owned(),
             listener: None,
         }
     }
@@ -268,6 +272,13 @@ mod tests {
         let read = |query: &str| expected().read(&query.into());
         let code = read("code=a%2Bb&state=s&iss=x").unwrap();
         assert_eq!(code["code"].to_text().expose(), "a+b");
+        let renamed = Expected {
+            code_parameter: "auth_code".to_owned(),
+            ..expected()
+        };
+        let code = renamed.read(&"auth_code=c&state=s&code=x".into()).unwrap();
+        assert_eq!(code["code"].to_text().expose(), "c");
+        assert!(renamed.read(&"code=c&state=s".into()).is_err());
         for (query, words) in [
             ("code=c&state=t", "another login"),
             ("code=c", "another login"),

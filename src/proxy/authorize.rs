@@ -1,5 +1,8 @@
 //! Authorize: checks the client and the request, and sets the token.
 
+use std::borrow::Cow;
+use std::time::SystemTime;
+
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Uri};
@@ -11,7 +14,7 @@ use super::snapshot::{ClientAuth, Snapshot};
 use super::target::Target;
 use super::worker::Client;
 use crate::config::AllowRule;
-use crate::dialect::Injection;
+use crate::dialect::{Frozen, Injection};
 
 /// Checks `client_auth`: a shared secret in a field, which is removed, or the user ID of the peer
 /// on a Unix socket.
@@ -75,6 +78,23 @@ fn holds_credential(value: &HeaderValue) -> bool {
     !value.is_empty()
         && !value.eq_ignore_ascii_case(b"bearer")
         && !value.eq_ignore_ascii_case(b"basic")
+}
+
+/// Returns the injection of one request: ready-made, or made now if it holds a time or a nonce.
+pub(super) fn current(ready: &Injection) -> Cow<'_, Injection> {
+    let Some(per_request) = &ready.per_request else {
+        return Cow::Borrowed(ready);
+    };
+    let frozen = Frozen {
+        now: SystemTime::now(),
+        nonce: uuid::Uuid::new_v4().simple().to_string(),
+        uuid: uuid::Uuid::new_v4().to_string(),
+        token_url: String::new(),
+    };
+    // Filled in once after the fetch already, with the same variables.
+    per_request
+        .make(&frozen)
+        .map_or(Cow::Borrowed(ready), Cow::Owned)
 }
 
 /// Sets the fields that hold the token. No other code writes a credential.

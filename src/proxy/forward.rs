@@ -273,8 +273,8 @@ impl<'a> ForwardedRequest<'a> {
         let target = self.routed.target;
         match target.token.enter(self.replayability, self.rejected) {
             Entry::Pass(token, on_wire) => {
-                let injection = target.token.injection(&token);
-                authorize::stamp(&mut self.head.headers, injection);
+                let injection = authorize::current(target.token.injection(&token));
+                authorize::stamp(&mut self.head.headers, &injection);
                 self.address(checkout, &injection.query)?;
                 Ok(Ok((token.generation, on_wire)))
             }

@@ -98,7 +98,7 @@ fn errors_name_the_position_but_never_quote_the_text() {
         ),
         (
             "{access_token}",
-            "`{access_token}` is known only in [inject] (character 1)",
+            "`{access_token}` is known only in [inject] and [refresh] (character 1)",
         ),
         (
             "{clientid}",
@@ -117,7 +117,8 @@ fn inject_knows_the_access_token_but_no_exchange_variables() {
     for (text, ok) in [
         ("{access_token}", true),
         ("{client_id}", true),
-        ("{unix}", false),
+        ("{unix}", true),
+        ("{token_url}", false),
         ("{refresh_token}", false),
         ("{access_token|hmac_sha1:refresh_token}", false),
     ] {

@@ -463,7 +463,7 @@ fn errors_of_dialects_name_their_path() {
         (
             "[x.assertion]\nkey = '{k}'\nclaims = { a = ['{access_token}'] }",
             "assertion.claims.a.0",
-            "`{access_token}` is known only in [inject]",
+            "`{access_token}` is known only in [inject] and [refresh]",
         ),
         (
             "[x.assertion]\nlifetime = '0s'",
@@ -499,7 +499,7 @@ fn errors_of_dialects_name_their_path() {
         (
             "[x.grants.g]\ntoken = '{access_token}'",
             "grants.g.token",
-            "`{access_token}` is known only in [inject]",
+            "`{access_token}` is known only in [inject] and [refresh]",
         ),
         (
             "[x.grants.g]\nform = { a = '1' }\njson = { a = '1' }",
@@ -509,12 +509,12 @@ fn errors_of_dialects_name_their_path() {
         (
             "[x.vars]\na = '{access_token}'\n[x.grants.g]\nform = { a = '{a}' }",
             "vars.a",
-            "`{access_token}` is known only in [inject]",
+            "`{access_token}` is known only in [inject] and [refresh]",
         ),
         (
-            "[x.vars]\na = '{unix}'\n[x.inject]\nheaders = { A = '{access_token}{a}' }",
+            "[x.vars]\na = '{token_url}'\n[x.inject]\nheaders = { A = '{access_token}{a}' }",
             "vars.a",
-            "`{unix}` is frozen per token request",
+            "`{token_url}` is known only in token requests",
         ),
         (
             "[x.inject]\nheaders = { A = '{access_token}{assertion}' }",

@@ -144,6 +144,41 @@ fn auth_entries_of_another_kind_than_the_body_are_a_problem() {
 }
 
 #[test]
+fn only_refresh_may_send_the_token_that_it_renews() {
+    let provider = |overrides| Provider {
+        dialects: r#"
+            [x.grants.g]
+            form = { a = "b" }
+            [x.vars]
+            old = "{access_token}"
+            [x.response]
+            token = "/t"
+            [x.refresh]
+            path = "/renew"
+            json = { a = ["{old}"] }
+        "#,
+        overrides,
+        ..Provider::of("x")
+    };
+    let plan = provider("").exchange();
+    assert!(plan.refresh.unwrap().names_access_token());
+    assert!(!plan.request.names_access_token());
+    let wire = provider("").refresh(&[("access_token", text("tok"))]);
+    assert!(wire.ends_with(r#"{"a":["tok"]}"#), "{wire}");
+
+    for overrides in [
+        "request.headers = { A = '{access_token}' }",
+        "request.headers = { A = '{old}' }",
+    ] {
+        let (_, message) = &provider(overrides).problems()[0];
+        assert!(
+            message.contains("known only in [inject] and [refresh]"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
 fn refresh_shares_credentials_but_no_parameters() {
     let provider = Provider {
         overrides: "request = { headers = { H = '1' }, form = { what = 'grant' } }",
@@ -376,7 +411,7 @@ fn every_problem_is_reported_at_once() {
             basic = { username = "u" }
             body = "{access_token}"
             [x.refresh]
-            body = "{access_token}"
+            body = "{access_token"
             [x.response]
             expires = ["expires_in", "re:("]
             error = "jwt:exp"

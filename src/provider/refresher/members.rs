@@ -111,10 +111,7 @@ impl Members {
             built.push(if slot.index.is_shared() {
                 injection(&slot.provider, token).await?
             } else {
-                Injection {
-                    headers: Vec::new(),
-                    query: Default::default(),
-                }
+                Injection::default()
             });
         }
         Ok(built.into())

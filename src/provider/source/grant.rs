@@ -3,13 +3,15 @@
 //! - A one-time input is durably marked as spent before it is [sent](super::send), and never sent
 //!   again.
 //! - A refresh token is used only if the dialect has `[refresh]` or the grant takes one.
+//! - A refresh that names `{access_token}` renews that token, until the vendor refuses or the life
+//!   grows no more: then the grant is next.
 //! - A dead refresh token falls back to the grant if the grant is repeatable.
 
 use std::sync::Arc;
 
 use tracing::info;
 
-use super::state::{Failure, REFRESH_TOKEN, Source};
+use super::state::{ACCESS_TOKEN, Failure, REFRESH_TOKEN, Renewable, Source};
 use crate::config::Endpoint;
 use crate::dialect::{RequestPlan, Var, Variables};
 use crate::provider::exchange::{FetchError, Fetched};
@@ -24,6 +26,8 @@ enum ChosenRequest<'a> {
     },
     Refresh {
         request: &'a RequestPlan,
+        /// [`REFRESH_TOKEN`] or [`ACCESS_TOKEN`].
+        variable: &'static str,
         token: Secret,
     },
 }
@@ -40,10 +44,19 @@ impl Source {
             ChosenRequest::Grant { request, spends } => {
                 return self.grant(endpoint, request, variables, spends).await;
             }
-            ChosenRequest::Refresh { request, token } => {
+            ChosenRequest::Refresh {
+                request,
+                variable,
+                token,
+            } => {
                 let mut variables = variables.clone();
-                variables.insert(REFRESH_TOKEN.to_owned(), Var::Text(token));
+                variables.insert(variable.to_owned(), Var::Text(token));
                 match self.send(endpoint, request, &variables, None).await {
+                    // The access token itself cannot be renewed: it is dead, or at its longest life.
+                    Err(error) if variable == ACCESS_TOKEN && error.refuses_credentials() => {
+                        self.renewable = None;
+                        error
+                    }
                     Err(error) if self.is_dead(endpoint, &error) => error,
                     result => return Ok(result?),
                 }
@@ -152,9 +165,14 @@ impl Source {
         if input.is_some() && !self.is_spent(input.as_deref()) {
             return Ok(grant(input));
         }
-        if let (Some(request), Some(token)) = (&plan.refresh, &self.saved.refresh_token) {
-            let token = token.clone();
-            return Ok(ChosenRequest::Refresh { request, token });
+        if let Some(request) = &plan.refresh
+            && let Some((variable, token)) = self.renewed_token(request)
+        {
+            return Ok(ChosenRequest::Refresh {
+                request,
+                variable,
+                token,
+            });
         }
         if plan.one_time.is_empty() {
             let lacks_refresh_token = self.grant_takes_refresh_token(endpoint)
@@ -177,6 +195,17 @@ impl Source {
             "{what}; `cupbearer login {}` brings a new one",
             self.provider.name
         )))
+    }
+
+    /// Returns the token that a refresh sends, if there is one.
+    fn renewed_token(&self, request: &RequestPlan) -> Option<(&'static str, Secret)> {
+        if !request.names_access_token() {
+            return Some((REFRESH_TOKEN, self.saved.refresh_token.clone()?));
+        }
+        let now = self.clock.now().wall;
+        let lives = |held: &&Renewable| held.expires_at.is_none_or(|end| end > now);
+        let held = self.renewable.as_ref().filter(lives)?;
+        Some((ACCESS_TOKEN, held.token.clone()))
     }
 
     /// Returns whether to give up the refresh token. Where the grant cannot be repeated, this ends

@@ -1,11 +1,11 @@
 //! Control flow: state that survives a restart, and updates of other processes.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tracing::error;
 
-use super::state::Source;
+use super::state::{Renewable, Source};
 use crate::clock::Now;
 use crate::config::{Endpoint, Provider, TokenSource};
 use crate::provider::exchange::{FetchError, Fetched};
@@ -14,6 +14,9 @@ use crate::token::schedule::Life;
 
 /// Access tokens with a longer life are saved.
 const LONG_LIVED: Duration = Duration::from_secs(24 * 3600);
+
+/// Lives are stated in whole seconds: a renewal that adds no more than one has added nothing.
+const WHOLE_SECOND: Duration = Duration::from_secs(1);
 
 /// Result of [`Source::take_up`].
 #[derive(Debug)]
@@ -41,6 +44,7 @@ impl Source {
             Some(saved) => saved,
             None => self.store.load(&self.key).await?.unwrap_or_default(),
         };
+        self.renewable = self.saved.access.as_ref().map(Renewable::from);
         Ok(self.saved.access.clone())
     }
 
@@ -69,6 +73,9 @@ impl Source {
             None => self.saved.clone(),
         };
         let access = self.saved.access.clone();
+        if let Some(access) = &access {
+            self.renewable = Some(access.into());
+        }
         Ok(TakenUp {
             access: access.filter(|access| before.access.as_ref() != Some(access)),
             refresh_token: self.saved.refresh_token != before.refresh_token,
@@ -83,6 +90,7 @@ impl Source {
         let TokenSource::Endpoint(endpoint) = &provider.source else {
             return Ok(());
         };
+        self.note_renewable(fetched, life);
         let mut saved = self.saved.clone();
         if let Some(token) = &fetched.issued.refresh_token
             && (endpoint.plan.refresh.is_some() || self.grant_takes_refresh_token(endpoint))
@@ -149,6 +157,22 @@ impl Source {
         Ok(())
     }
 
+    /// Holds the token for its renewal, unless a renewal has just failed to prolong its life.
+    fn note_renewable(&mut self, fetched: &Fetched, life: &Life) {
+        let new = Renewable {
+            token: fetched.issued.access_token.clone(),
+            expires_at: life.expires_at,
+        };
+        let old = self.renewable.as_ref();
+        let is_at_its_end = old.is_some_and(|old| {
+            let end = |at: Option<SystemTime>| at.map(|at| at - WHOLE_SECOND);
+            old.token == new.token
+                && new.expires_at.is_some()
+                && end(new.expires_at) <= old.expires_at
+        });
+        self.renewable = (!is_at_its_end).then_some(new);
+    }
+
     fn is_worth_keeping(&self, endpoint: &Endpoint, fetched: &Fetched, life: &Life) -> bool {
         let long_lived = life
             .expires_at
@@ -168,7 +192,23 @@ impl Source {
 /// Returns whether the token can be renewed without a login, given the stored state.
 pub(crate) fn renews_by_itself(endpoint: &Endpoint, saved: &Saved) -> bool {
     let plan = &endpoint.plan;
-    plan.one_time.is_empty() || (plan.refresh.is_some() && saved.refresh_token.is_some())
+    let refreshes =
+        plan.refresh
+            .as_ref()
+            .is_some_and(|refresh| match refresh.names_access_token() {
+                true => saved.access.is_some(),
+                false => saved.refresh_token.is_some(),
+            });
+    plan.one_time.is_empty() || refreshes
+}
+
+impl From<&SavedAccess> for Renewable {
+    fn from(access: &SavedAccess) -> Self {
+        Self {
+            token: access.token.clone(),
+            expires_at: access.expires_at,
+        }
+    }
 }
 
 /// Returns the rest of a stored access token's life.

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use tracing::info;
 
@@ -15,10 +16,12 @@ use crate::provider::chain::{InnerTokens, Tokens};
 use crate::provider::discovery::discover;
 use crate::provider::exchange::{Fetch, FetchError};
 use crate::provider::inputs;
+use crate::secret::Secret;
 use crate::store::{Saved, StateKey, Store};
 use crate::token::cell::Gatekeeper;
 
 pub(super) const REFRESH_TOKEN: &str = "refresh_token";
+pub(super) const ACCESS_TOKEN: &str = "access_token";
 
 /// Source of one identity's tokens, with the state between two fetches.
 pub(crate) struct Source {
@@ -28,6 +31,8 @@ pub(crate) struct Source {
     pub(super) fetcher: Arc<dyn Fetch>,
     pub(super) clock: Clock,
     pub(super) saved: Saved,
+    /// The access token that a dialect's `[refresh]` may renew.
+    pub(super) renewable: Option<Renewable>,
     /// Whether `saved` differs from the store: the next save must write.
     pub(super) unsaved: bool,
     /// Whether a write failed, so that `saved` holds state that only memory has.
@@ -41,6 +46,13 @@ pub(crate) struct Source {
     /// Endpoint from the issuer's metadata, until a failure puts it in doubt.
     pub(super) found: Option<Box<Endpoint>>,
     pub(super) shutdown: Arc<ShutdownState>,
+}
+
+/// An access token that can be sent once more, to prolong its life.
+#[derive(Clone)]
+pub(super) struct Renewable {
+    pub(super) token: Secret,
+    pub(super) expires_at: Option<SystemTime>,
 }
 
 /// Shutdown state shared by a [`Source`] and the task that stops it.
@@ -83,6 +95,7 @@ impl Source {
             fetcher,
             clock,
             saved: Saved::default(),
+            renewable: None,
             unsaved: false,
             owed: false,
             gate: None,

@@ -1,6 +1,5 @@
 use http::{HeaderName, HeaderValue};
 use proptest::prelude::*;
-use zeroize::Zeroizing;
 
 use super::super::headers::strip_hop_by_hop;
 use super::super::route::tests::target;
@@ -181,7 +180,7 @@ proptest! {
         let injected = ["authorization", "x-api-key"].map(|name| {
             (HeaderName::from_static(name), HeaderValue::from_static("ours"))
         });
-        let injection = Injection { headers: injected.into(), query: Zeroizing::default() };
+        let injection = Injection { headers: injected.into(), ..Injection::default() };
         stamp(&mut headers, &injection);
         for name in ["authorization", "x-api-key"] {
             let values: Vec<_> = headers.get_all(name).iter().collect();
