@@ -99,14 +99,9 @@ pub mod test {
         pub(super) fn now(&self) -> Now {
             let steps = self.steps();
             let run = self.started.elapsed() + steps.asleep;
-            let wall = UNIX_EPOCH + Duration::from_secs(1_767_225_600) + run;
-            let step = Duration::from_secs(steps.wall.unsigned_abs());
+            let started = 1_767_225_600_u64.saturating_add_signed(steps.wall);
             Now {
-                wall: if steps.wall < 0 {
-                    wall - step
-                } else {
-                    wall + step
-                },
+                wall: UNIX_EPOCH + Duration::from_secs(started) + run,
                 boot: Duration::from_secs(3600) + run,
             }
         }

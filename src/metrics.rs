@@ -28,126 +28,83 @@ pub fn latency_bounds() -> &'static [f64] {
     REQUEST_BUCKETS
 }
 
-/// All metrics of one process.
-pub struct Metrics {
-    registry: Registry,
-    requests: IntCounterVec,
-    request_duration: HistogramVec,
-    in_flight: IntGaugeVec,
-    request_errors: IntCounterVec,
-    replays: IntCounterVec,
-    rejections: IntCounterVec,
-    connections: IntGaugeVec,
-    connects: IntCounterVec,
-    fetches: IntCounterVec,
-    fetch_duration: HistogramVec,
-    token_expiry: GaugeVec,
-    token_fetched: GaugeVec,
-    token_state: IntGaugeVec,
-    config_reloads: IntCounterVec,
-    /// Registers the process metrics at the first scrape, since registration reads a dozen files of
-    /// /proc.
-    process: Once,
+/// Defines [`Metrics`] and registers each row as a family of the name `cupbearer_…`. A histogram
+/// names its buckets.
+macro_rules! metrics {
+    ($($field:ident: $kind:ident$(($buckets:ident))? $name:literal $labels:tt $help:literal)*) => {
+        /// All metrics of one process.
+        pub struct Metrics {
+            $($field: $kind,)*
+            registry: Registry,
+            /// Registers the process metrics at the first scrape, since registration reads a dozen
+            /// files of /proc.
+            process: Once,
+        }
+
+        impl Metrics {
+            fn registered() -> Self {
+                let registry = Registry::new();
+                Self {
+                    $($field: {
+                        let opts = Opts::new(concat!("cupbearer_", $name), $help);
+                        $(let opts = HistogramOpts {
+                            common_opts: opts,
+                            buckets: $buckets.to_vec(),
+                        };)?
+                        register(&registry, $kind::new(opts, &$labels))
+                    },)*
+                    registry,
+                    process: Once::new(),
+                }
+            }
+        }
+    };
+}
+
+metrics! {
+    requests: IntCounterVec "requests_total" ["upstream", "code"]
+        "Requests answered, by status code."
+    request_duration: HistogramVec(REQUEST_BUCKETS) "request_duration_seconds" ["upstream"]
+        "Time from the head of a request to the end of its response."
+    in_flight: IntGaugeVec "requests_in_flight" ["upstream"]
+        "Requests being answered now, and open tunnels (WebSockets)."
+    request_errors: IntCounterVec "request_errors_total" ["upstream", "error"]
+        "Requests answered with one of Cupbearer's errors."
+    replays: IntCounterVec "replays_total" ["upstream", "result"]
+        "Requests sent again with a newer token after the API rejected the first."
+    rejections: IntCounterVec "token_rejections_total" ["upstream"]
+        "Responses that rejected the token."
+    connections: IntGaugeVec "upstream_connections" ["upstream"]
+        "Open connections to the upstream."
+    connects: IntCounterVec "upstream_connects_total" ["upstream", "result"]
+        "Attempts to connect to the upstream."
+    fetches: IntCounterVec "token_fetches_total" ["provider", "result"]
+        "Token requests."
+    fetch_duration: HistogramVec(FETCH_BUCKETS) "token_fetch_duration_seconds" ["provider"]
+        "Duration of token requests."
+    token_expiry: GaugeVec "token_expiry_timestamp_seconds" ["provider"]
+        "Expiry of the current token; +Inf if unknown, 0 without a token."
+    token_fetched: GaugeVec "token_fetched_timestamp_seconds" ["provider"]
+        "Fetch time of the current token; 0 without a token."
+    token_state: IntGaugeVec "token_state" ["provider", "state"]
+        "1 for the current state of the token, 0 for all other states."
+    config_reloads: IntCounterVec "config_reloads_total" ["result"]
+        "Reloads of the configuration."
+    build_info: IntGaugeVec "build_info" ["version"]
+        "The running version; always 1."
 }
 
 impl Metrics {
     pub fn new() -> Self {
-        let registry = Registry::new();
-        let counters = |name, help, labels: &[&str]| {
-            register(&registry, IntCounterVec::new(opts(name, help), labels))
-        };
-        let gauges = |name, help, labels: &[&str]| {
-            register(&registry, IntGaugeVec::new(opts(name, help), labels))
-        };
-        let float_gauges =
-            |name, help| register(&registry, GaugeVec::new(opts(name, help), &["provider"]));
-        let histograms = |name, help, label, buckets: &[f64]| {
-            let opts = HistogramOpts {
-                common_opts: opts(name, help),
-                buckets: buckets.to_vec(),
-            };
-            register(&registry, HistogramVec::new(opts, &[label]))
-        };
-        let build = gauges("build_info", "The running version; always 1.", &["version"]);
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let config_reloads = counters(
-            "config_reloads_total",
-            "Reloads of the configuration.",
-            &["result"],
-        );
+        let metrics = Self::registered();
+        let version = metrics
+            .build_info
+            .with_label_values(&[env!("CARGO_PKG_VERSION")]);
+        version.set(1);
         for result in ["ok", "error"] {
-            config_reloads.with_label_values(&[result]);
+            metrics.config_reloads.with_label_values(&[result]);
         }
-        Self {
-            requests: counters(
-                "requests_total",
-                "Requests answered, by status code.",
-                &["upstream", "code"],
-            ),
-            request_duration: histograms(
-                "request_duration_seconds",
-                "Time from the head of a request to the end of its response.",
-                "upstream",
-                REQUEST_BUCKETS,
-            ),
-            in_flight: gauges(
-                "requests_in_flight",
-                "Requests being answered now, and open tunnels (WebSockets).",
-                &["upstream"],
-            ),
-            request_errors: counters(
-                "request_errors_total",
-                "Requests answered with one of Cupbearer's errors.",
-                &["upstream", "error"],
-            ),
-            replays: counters(
-                "replays_total",
-                "Requests sent again with a newer token after the API rejected the first.",
-                &["upstream", "result"],
-            ),
-            rejections: counters(
-                "token_rejections_total",
-                "Responses that rejected the token.",
-                &["upstream"],
-            ),
-            connections: gauges(
-                "upstream_connections",
-                "Open connections to the upstream.",
-                &["upstream"],
-            ),
-            connects: counters(
-                "upstream_connects_total",
-                "Attempts to connect to the upstream.",
-                &["upstream", "result"],
-            ),
-            fetches: counters(
-                "token_fetches_total",
-                "Token requests.",
-                &["provider", "result"],
-            ),
-            fetch_duration: histograms(
-                "token_fetch_duration_seconds",
-                "Duration of token requests.",
-                "provider",
-                FETCH_BUCKETS,
-            ),
-            token_expiry: float_gauges(
-                "token_expiry_timestamp_seconds",
-                "Expiry of the current token; +Inf if unknown, 0 without a token.",
-            ),
-            token_fetched: float_gauges(
-                "token_fetched_timestamp_seconds",
-                "Fetch time of the current token; 0 without a token.",
-            ),
-            token_state: gauges(
-                "token_state",
-                "1 for the current state of the token, 0 for all other states.",
-                &["provider", "state"],
-            ),
-            config_reloads,
-            process: Once::new(),
-            registry,
-        }
+        metrics
     }
 
     pub fn upstream(&self, name: &str) -> UpstreamMetrics {
@@ -383,15 +340,11 @@ fn label<'a>(metric: &'a proto::Metric, name: &str) -> Option<&'a str> {
         .map(proto::LabelPair::value)
 }
 
-fn opts(name: &str, help: &str) -> Opts {
-    Opts::new(format!("cupbearer_{name}"), help)
-}
-
 fn register<C: Collector + Clone + 'static>(
     registry: &Registry,
     collector: prometheus::Result<C>,
 ) -> C {
-    // Names and labels are literals of this file, each registered once.
+    // Names and labels are literals of the table, each registered once.
     let collector = collector.expect("metric names are valid");
     registry
         .register(Box::new(collector.clone()))

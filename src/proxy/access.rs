@@ -10,7 +10,7 @@ use http_body::Body as _;
 
 use super::app_body::{AppBody, Tally};
 
-/// The most characters of an id or a path in the log: a client must not fill the log with one.
+/// Limit of characters of an ID or a path, so that a client cannot fill the log.
 const LONGEST: usize = 256;
 
 /// A request that is logged when it ends.

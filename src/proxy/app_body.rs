@@ -24,8 +24,8 @@ pub(super) enum AppBody {
     Empty,
     Http1(Http1Body),
     Http2(Incoming),
-    /// One of the others, for the access log.
-    Counted(Box<Counted>),
+    /// One of the others, whose bytes are counted for the access log.
+    Counted(Box<Self>, Arc<Tally>),
 }
 
 /// Counters in the request's extensions.
@@ -34,12 +34,6 @@ pub(super) struct Tally {
     pub(super) received: AtomicU64,
     pub(super) replays: AtomicU32,
     pub(super) resends: AtomicU32,
-}
-
-/// A body that counts its bytes in `tally`.
-pub(super) struct Counted {
-    body: AppBody,
-    tally: Arc<Tally>,
 }
 
 /// A body that tells [`Watch`] when it was read to its end.
@@ -63,8 +57,6 @@ const SKIP_TIME: Duration = Duration::from_millis(500);
 #[derive(Debug, thiserror::Error)]
 #[error("the app reset the HTTP/2 stream")]
 struct Reset;
-
-// === impl AppBody ===
 
 impl AppBody {
     /// `waits`: the app may wait for `100 Continue`, which hyper sends when the body is polled.
@@ -91,7 +83,7 @@ impl AppBody {
 
     /// Counts the body's bytes in `tally`.
     pub(super) fn counted(self, tally: Arc<Tally>) -> Self {
-        Self::Counted(Box::new(Counted { body: self, tally }))
+        Self::Counted(Box::new(self), tally)
     }
 }
 
@@ -107,7 +99,15 @@ impl Body for AppBody {
             Self::Empty => Poll::Ready(None),
             Self::Http1(body) => body.poll_frame(cx),
             Self::Http2(incoming) => poll_http2(incoming, cx),
-            Self::Counted(body) => Pin::new(&mut **body).poll_frame(cx),
+            Self::Counted(body, tally) => {
+                let frame = ready!(Pin::new(&mut **body).poll_frame(cx));
+                if let Some(Ok(frame)) = &frame
+                    && let Some(data) = frame.data_ref()
+                {
+                    tally.received.fetch_add(data.len() as u64, Relaxed);
+                }
+                Poll::Ready(frame)
+            }
         }
     }
 
@@ -116,20 +116,19 @@ impl Body for AppBody {
             Self::Empty => true,
             Self::Http1(body) => body.incoming.is_none(),
             Self::Http2(incoming) => incoming.is_end_stream(),
-            Self::Counted(body) => body.is_end_stream(),
+            Self::Counted(body, _) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Http1(Http1Body { incoming: None, .. }) => SizeHint::with_exact(0),
-            Self::Http1(Http1Body {
-                incoming: Some(incoming),
-                ..
-            }) => incoming.size_hint(),
+            Self::Http1(body) => match &body.incoming {
+                Some(incoming) => incoming.size_hint(),
+                None => SizeHint::with_exact(0),
+            },
             Self::Http2(incoming) => incoming.size_hint(),
-            Self::Counted(body) => body.size_hint(),
+            Self::Counted(body, _) => body.size_hint(),
         }
     }
 }
@@ -145,35 +144,6 @@ impl Tally {
         self.resends.fetch_add(1, Relaxed);
     }
 }
-
-impl Body for Counted {
-    type Data = Bytes;
-    type Error = Cause;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
-        let this = self.get_mut();
-        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame
-            && let Some(data) = frame.data_ref()
-        {
-            this.tally.received.fetch_add(data.len() as u64, Relaxed);
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-// === impl Http1Body ===
 
 impl Http1Body {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {

@@ -60,8 +60,8 @@ pub(super) fn check_allowed<B>(
         .ok_or(ProxyError::RequestNotAllowed(error))
 }
 
-/// Whether the app sent its own credential. An empty field, a scheme alone and an empty query value
-/// do not count.
+/// Returns whether the app sent its own credential. An empty field, a scheme alone and an empty
+/// query value do not count.
 pub(super) fn has_credential(headers: &HeaderMap, uri: &Uri, target: &Target) -> bool {
     let names = target.credentials.headers.iter();
     let mut lines = names.flat_map(|name| headers.get_all(name));

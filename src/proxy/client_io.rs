@@ -172,7 +172,7 @@ impl ClientIo {
             };
             buf.set_filled(before);
             self.front = instead;
-            // Empty while the rest of the line is needed first.
+            // Empty while the rest of the line is missing.
             if !self.front.is_empty() {
                 return Poll::Ready(Ok(()));
             }

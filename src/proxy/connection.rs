@@ -23,12 +23,13 @@ use tokio::time::{Instant, sleep, timeout};
 use super::app_body::{self, AppBody};
 use super::client_io::{ClientIo, ClientStream};
 use super::error::ProxyError;
+use super::handle::handle;
 use super::listener::ListenerState;
 use super::respond;
 use super::response_body::{Measure, ResponseBody};
 use super::watch::End;
 use super::worker::{Client, ConnectionPermit, Worker};
-use super::{handle, headers, upgrade};
+use super::{headers, upgrade};
 use crate::catch_unwind::catch_unwind;
 use crate::fields::{MAX_FIELDS, MAX_HEAD};
 

@@ -97,7 +97,7 @@ impl ProxyError {
         }
     }
 
-    /// Whether no byte of the request reached the upstream: the app may repeat any method then.
+    /// Returns whether no byte of the request reached the upstream, so that a retry is safe.
     pub(super) fn nothing_sent(&self) -> bool {
         !matches!(self, Self::Send(_) | Self::BodyTimeout)
     }

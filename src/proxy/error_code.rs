@@ -3,7 +3,7 @@
 
 use http::StatusCode;
 
-/// One error of Cupbearer's own. Several rows can share a code: they differ in cause and advice.
+/// One of Cupbearer's errors. Rows of the same code differ in cause and advice.
 #[derive(Debug)]
 pub struct ErrorCode {
     /// The last part of `urn:cupbearer:error:…`, and the `error` label of the metrics.

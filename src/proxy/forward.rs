@@ -342,7 +342,7 @@ impl<'a> ForwardedRequest<'a> {
         resent == 0 && stale && self.replay.is_empty() && is_safe
     }
 
-    /// Whether a rejected request can be sent with a newer token. Always asks for a newer token.
+    /// Returns whether a rejected request can be sent with a newer token. Always asks for one.
     async fn renewed(&self, attempt: u32) -> bool {
         let (target, generation) = (self.routed.target, self.rejected);
         let current = target.token.current();

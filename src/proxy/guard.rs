@@ -143,7 +143,7 @@ fn host_beside_authority(
     Ok(())
 }
 
-/// Whether `text` is `host` or `host:port` (RFC 9110 §7.2), without a user.
+/// Returns whether `text` is `host` or `host:port` (RFC 9110 §7.2), without a user.
 pub(super) fn is_authority(text: &str) -> bool {
     let host = without_port(text);
     let port = text[host.len()..].strip_prefix(':').unwrap_or_default();

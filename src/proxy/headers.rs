@@ -131,12 +131,12 @@ pub(super) fn has_hop_by_hop(headers: &HeaderMap) -> bool {
     headers.keys().any(is_hop_by_hop)
 }
 
-/// Whether `Connection` has the `upgrade` option: RFC 9110 §7.8 ignores `Upgrade` without it.
+/// Returns whether `Connection` has `upgrade`: RFC 9110 §7.8 ignores `Upgrade` without it.
 pub(super) fn connection_upgrade(headers: &HeaderMap) -> bool {
     members(headers, &CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"))
 }
 
-/// Whether `TE` accepts trailers, the only member that HTTP/2 allows (RFC 9113 §8.2.2).
+/// Returns whether `TE` accepts trailers, the only member that HTTP/2 allows (RFC 9113 §8.2.2).
 pub(super) fn te_trailers(headers: &HeaderMap) -> bool {
     members(headers, &TE).any(|coding| {
         let name = without_parameters(coding.as_bytes()).trim_ascii();
@@ -144,7 +144,7 @@ pub(super) fn te_trailers(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Whether `Transfer-Encoding` is one line with one coding, `chunked` (RFC 9112 §7).
+/// Returns whether `Transfer-Encoding` is one line with one coding, `chunked` (RFC 9112 §7).
 pub(super) fn only_chunked(headers: &HeaderMap) -> bool {
     let mut lines = headers.get_all(TRANSFER_ENCODING).iter();
     let first = lines.next().map(|line| line.as_bytes().trim_ascii());
@@ -167,7 +167,7 @@ pub(super) fn without_parameters(member: &[u8]) -> &[u8] {
     &member[..end.unwrap_or(member.len())]
 }
 
-/// Whether `Connection` holds more than the two options that name no field.
+/// Returns whether `Connection` holds more than the two options that name no field.
 fn names_fields(headers: &HeaderMap) -> bool {
     headers.get_all(CONNECTION).iter().any(|line| {
         let line = line.as_bytes();

@@ -33,7 +33,7 @@ impl Hosts {
         }
     }
 
-    /// Whether an authority names this proxy.
+    /// Returns whether an authority names this proxy.
     pub fn accept(&self, authority: &str) -> bool {
         let authority = lower(authority);
         let host = without_port(&authority);
@@ -43,7 +43,7 @@ impl Hosts {
             || self.names.contains(host)
     }
 
-    /// Whether an `Origin` is allowed, or belongs to an accepted host.
+    /// Returns whether an `Origin` is allowed, or belongs to an accepted host.
     pub(super) fn accept_origin(&self, origin: &str) -> bool {
         let origin = lower(origin);
         let authority = origin.split_once("://").map(|(_, authority)| authority);

@@ -50,8 +50,6 @@ pub enum Socket {
     Unix(std::os::unix::net::UnixStream),
 }
 
-// === impl ListenerState ===
-
 impl ListenerState {
     pub fn new(id: usize) -> Arc<Self> {
         Arc::new(Self {
@@ -61,7 +59,7 @@ impl ListenerState {
         })
     }
 
-    /// Whether the listener's connections should end once they can do so without loss.
+    /// Returns whether the listener's connections should end once they can do so without loss.
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Relaxed)
     }
@@ -269,7 +267,7 @@ async fn accept_failed(error: &io::Error, logged: &mut Option<Instant>) {
     sleep(ACCEPT_PAUSE).await;
 }
 
-/// Whether the client gave up before the accept.
+/// Returns whether the client gave up before the accept.
 fn is_the_clients(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(
@@ -277,8 +275,6 @@ fn is_the_clients(error: &io::Error) -> bool {
         ConnectionAborted | ConnectionReset | Interrupted
     )
 }
-
-// === impl Socket ===
 
 impl Socket {
     pub(super) fn from_tokio(stream: ClientStream) -> io::Result<Self> {

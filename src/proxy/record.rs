@@ -40,7 +40,7 @@ impl Record {
         *self.backoff.lock().unwrap_or_else(PoisonError::into_inner) = Backoff::default();
     }
 
-    /// Whether this is the first rejection of `generation`: only the first is logged.
+    /// Returns whether this is the first rejection of `generation`: only the first is logged.
     pub(super) fn is_first_rejection(&self, generation: u64) -> bool {
         self.logged.fetch_max(generation, Relaxed) < generation
     }

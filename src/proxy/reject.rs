@@ -33,7 +33,7 @@ pub(super) struct ForwardedBody {
     rest: Option<UpstreamBody>,
 }
 
-/// Whether the response head rejects the token.
+/// Returns whether the response head rejects the token.
 pub(super) fn rejects<B>(response: &Response<B>, target: &Target) -> bool {
     let rules = &target.reject;
     (rules.status.contains(&response.status().as_u16())
@@ -41,12 +41,12 @@ pub(super) fn rejects<B>(response: &Response<B>, target: &Target) -> bool {
         && !insufficient_scope(response.headers())
 }
 
-/// Whether the response body may reject the token.
+/// Returns whether the response body may reject the token.
 pub(super) fn must_peek<B>(response: &Response<B>, target: &Target) -> bool {
     target.reject.reads_bodies() && peekable(response.headers())
 }
 
-/// Whether the response body rejects the token. Returns the response with its whole body.
+/// Returns whether the response body rejects the token, and the response with its whole body.
 pub(super) async fn examine(
     response: Response<UpstreamBody>,
     target: &Target,
@@ -123,8 +123,6 @@ async fn peek(mut body: UpstreamBody) -> (Option<serde_json::Value>, ForwardedBo
     let json = serde_json::from_slice(&text).ok();
     (json, ForwardedBody { front, rest: None })
 }
-
-// === impl ForwardedBody ===
 
 impl ForwardedBody {
     /// See [`UpstreamBody::detach_upload`].

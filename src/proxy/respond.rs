@@ -122,7 +122,7 @@ pub(super) fn raw_problem(error: &ProxyError, metrics: &Metrics) -> Vec<u8> {
     [head.as_bytes(), &body].concat()
 }
 
-/// Whether a request's error must be a gRPC response.
+/// Returns whether a request's error must be a gRPC response.
 pub(super) fn is_grpc<B>(request: &Request<B>, scan: &Scan) -> bool {
     let content_type = || request.headers().get(CONTENT_TYPE);
     scan.content_type

@@ -42,8 +42,6 @@ pub(super) struct Measure {
     pub(super) access: Option<Box<Access>>,
 }
 
-// === impl Measure ===
-
 impl Measure {
     /// Starts to time a request on the connection that `watch` belongs to.
     pub(super) fn start(watch: &Arc<Watch>) -> Self {
@@ -113,8 +111,6 @@ impl Drop for Measure {
     }
 }
 
-// === impl ResponseBody ===
-
 impl ResponseBody {
     /// Returns the body of a response that Cupbearer itself gives.
     pub(super) fn own(content: Option<Bytes>, mut measure: Measure) -> Self {
@@ -145,7 +141,7 @@ impl ResponseBody {
         Some((body.take_tunnel()?, self.measure.take()?))
     }
 
-    /// Whether Cupbearer itself gave the response.
+    /// Returns whether Cupbearer itself gave the response.
     pub(super) fn is_own(&self) -> bool {
         matches!(self.content, Content::Own(_))
     }

@@ -20,7 +20,7 @@ pub(super) struct View<'a> {
     prefix: &'a str,
 }
 
-/// Whether a response has a field to rewrite. Most have none.
+/// Returns whether a response has a field to rewrite. Most have none.
 pub(super) fn concerns(headers: &HeaderMap) -> bool {
     headers
         .keys()
@@ -183,8 +183,8 @@ fn below<'p>(path: &'p [u8], base: &[u8]) -> Option<&'p [u8]> {
     (rest.is_empty() || rest.starts_with(b"/")).then_some(rest)
 }
 
-/// Whether dot segments (RFC 3986 §5.2.4) lead above the start of the path. Clients resolve dot
-/// segments, and browsers take `\` for `/` and `%2e` for `.`.
+/// Returns whether dot segments (RFC 3986 §5.2.4) lead above the start of the path. Clients resolve
+/// dot segments, and browsers take `\` for `/` and `%2e` for `.`.
 fn leaves(path: &[u8]) -> bool {
     let mut depth = 0_usize;
     let path = path.strip_prefix(b"/").unwrap_or(path);
@@ -212,7 +212,7 @@ fn dots(mut segment: &[u8]) -> Option<usize> {
     Some(count)
 }
 
-/// Whether a client would read the reference as `//authority`.
+/// Returns whether a client would read the reference as `//authority`.
 fn opens_authority(reference: &[u8]) -> bool {
     reference.starts_with(b"//") || reference.starts_with(b"/\\")
 }
@@ -223,7 +223,7 @@ fn split_before<'b>(bytes: &'b [u8], ends: &[u8]) -> (&'b [u8], &'b [u8]) {
     bytes.split_at(end.unwrap_or(bytes.len()))
 }
 
-/// Whether clients refuse the cookie without `Secure` (RFC 6265bis §4.1.3).
+/// Returns whether clients refuse the cookie without `Secure` (RFC 6265bis §4.1.3).
 fn is_bound_to_https(pair: &[u8]) -> bool {
     let name = pair.trim_ascii_start();
     [&b"__Host-"[..], b"__Secure-"].iter().any(|prefix| {

@@ -98,8 +98,8 @@ impl Routes {
         routed.ok_or(ProxyError::NoRoute)
     }
 
-    /// Whether the app treats this proxy as a forward proxy (RFC 9112 §3.2.2). HTTP/2 requests
-    /// always have an authority.
+    /// Returns whether the app treats this proxy as a forward proxy (RFC 9112 §3.2.2). HTTP/2
+    /// requests always have an authority.
     fn absolute_form<B>(&self, request: &Request<B>) -> bool {
         let authority = request.uri().authority();
         request.version() != Version::HTTP_2

@@ -55,9 +55,9 @@ const BROKEN: u8 = 2;
 /// The request states no length.
 const UNKNOWN: u64 = u64::MAX;
 
-/// No byte has come in yet.
+/// No byte was received yet.
 const SILENT: u8 = 0;
-/// Part of a request's head has come in.
+/// Part of a request's head was received.
 const HEAD: u8 = 1;
 /// The connection has had requests, or speaks HTTP/2.
 const USED: u8 = 2;
@@ -125,10 +125,8 @@ pub(super) struct Membership {
     pub(super) watch: Arc<Watch>,
 }
 
-// === impl Watch ===
-
 impl Watch {
-    /// Notes that bytes came in.
+    /// Notes that bytes were received.
     pub(super) fn received(&self) {
         if self.busy.load(Relaxed) == 0
             && self.phase.load(Relaxed) != HEAD
@@ -171,8 +169,8 @@ impl Watch {
         self.body_state.load(Relaxed) == READ
     }
 
-    /// Whether the rest of the body may exceed `limit` or may never come: the app `waits` for
-    /// `100 Continue`.
+    /// Returns whether the rest of the body may exceed `limit` or may never come: the app `waits`
+    /// for `100 Continue`.
     pub(super) fn has_long_rest(&self, waits: bool, limit: u64) -> bool {
         let length = self.body.load(Relaxed);
         match self.body_state.load(Relaxed) {
@@ -209,12 +207,12 @@ impl Watch {
         self.busy.load(Relaxed) > 0
     }
 
-    /// Whether only a part of a request's head has come in.
+    /// Returns whether only a part of a request's head has come in.
     pub(super) fn is_in_head(&self) -> bool {
         !self.is_busy() && self.phase.load(Relaxed) == HEAD
     }
 
-    /// Whether an app waits for a response that it can only give up by closing its end.
+    /// Returns whether an app waits for a response that it can only give up by closing its end.
     pub(super) fn awaits_response(&self) -> bool {
         self.is_busy() && !self.http2.load(Relaxed) && !self.is_tunnel()
     }
@@ -232,7 +230,7 @@ impl Watch {
         self.writes_wait.store(wait, Relaxed);
     }
 
-    /// Whether a part of a response waits for the app to read it.
+    /// Returns whether a part of a response waits for the app to read it.
     pub(super) fn is_blocked(&self) -> bool {
         self.writes_wait.load(Relaxed)
     }
@@ -295,8 +293,6 @@ impl Watch {
     }
 }
 
-// === impl BodyProgress ===
-
 impl BodyProgress {
     /// Starts the time that the app has to take a frame.
     pub(super) fn frame_handed_out(&self) {
@@ -315,8 +311,6 @@ impl BodyProgress {
         since > 0 && now.wrapping_sub(since) > self.limit
     }
 }
-
-// === impl Registry ===
 
 impl Registry {
     /// Enters a new connection. The receiver gets at most one [`End`].

@@ -38,8 +38,6 @@ pub(super) struct Client {
 /// One of the process's `max_connections`, counted for its worker, too.
 pub(super) struct ConnectionPermit(Arc<Worker>);
 
-// === impl Worker ===
-
 impl Worker {
     pub fn new(index: usize, proxy: Arc<Proxy>) -> Self {
         Self {
@@ -56,8 +54,6 @@ impl Worker {
         Arc::clone(&self.connections)
     }
 }
-
-// === impl Client ===
 
 impl Client {
     pub(super) fn new(
@@ -77,8 +73,8 @@ impl Client {
         }
     }
 
-    /// Whether the connection must end with the next response. A closed listener leaves its idle
-    /// connections open: the app could lose a request to a close.
+    /// Returns whether the connection must end with the next response. A closed listener leaves its
+    /// idle connections open: the app could lose a request to a close.
     pub(super) fn is_leaving(&self) -> bool {
         self.leaving.load(Relaxed) || self.listener.is_closed()
     }
@@ -97,8 +93,6 @@ impl Client {
         self.host.get_or_init(|| (edition, host.into()));
     }
 }
-
-// === impl ConnectionPermit ===
 
 impl ConnectionPermit {
     /// Returns `None` if `max` connections are open.

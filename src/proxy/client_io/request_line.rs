@@ -12,7 +12,7 @@ use crate::fields::MAX_HEAD;
 /// Follows the bytes of a connection to find the first line of each message.
 pub(super) struct RequestLine {
     position: Position,
-    /// Spaces of the line that were passed on already. The target is behind the first.
+    /// Spaces of the line that were passed on already. The target follows the first.
     spaces: usize,
     /// The start of a line that may need a change, until the line is complete.
     held: Vec<u8>,
@@ -26,7 +26,7 @@ enum Position {
     /// The first line, or an empty line before that (RFC 9112 §2.2).
     Line,
     Head(FieldLine),
-    /// The part behind the head, of which so many bytes have come in.
+    /// After the head; the number of bytes received so far.
     Past(u64),
     /// Unknown. Bytes stay as they are.
     Unknown,
@@ -51,8 +51,8 @@ impl RequestLine {
         }
     }
 
-    /// Takes bytes that have come in. Returns their replacement: `None` for the same bytes, and no
-    /// bytes while the rest of the line is needed first.
+    /// Takes received bytes. Returns their replacement: `None` for the same bytes, and no bytes
+    /// while the rest of the line is missing.
     pub(super) fn pass(&mut self, read: &[u8]) -> Option<Bytes> {
         self.remember(read);
         let mut at = 0;
@@ -176,13 +176,12 @@ fn split_line(read: &[u8]) -> (&[u8], &[u8]) {
     read.split_at(end.map_or(read.len(), |at| at + 1))
 }
 
-/// Whether a request target with this byte may need encoding.
+/// Returns whether a request target with this byte may need encoding.
 fn is_suspect(byte: u8) -> bool {
     matches!(byte, b'"' | b'<' | b'>' | b'`') || !byte.is_ascii()
 }
 
-/// Appends a request line, or its rest behind so many `spaces`. Encodes a target that [`Uri`]
-/// refuses.
+/// Appends the rest of a request line after `spaces` spaces. Encodes a target that [`Uri`] refuses.
 fn encode_line(line: &[u8], spaces: usize, out: &mut Vec<u8>) {
     let space = |from: usize| {
         let at = line[from..].iter().position(|byte| *byte == b' ');

@@ -22,14 +22,22 @@ impl ClientStream {
         }
     }
 
-    /// Whether bytes or the end are known to be readable.
+    /// Returns whether bytes or the end are known to be readable.
     pub(in crate::proxy) fn is_readable(&self) -> bool {
         !self.readiness().is_empty()
     }
 
-    /// Whether the client has closed its end, possibly behind unread bytes.
+    /// Returns whether the client has closed its end, possibly behind unread bytes.
     pub(in crate::proxy) fn is_read_closed(&self) -> bool {
         self.readiness().is_read_closed()
+    }
+
+    /// Makes the close a TCP reset, for a client that would take a plain close for success.
+    pub(in crate::proxy) fn reset_on_close(&self) {
+        if let Self::Tcp(stream) = self {
+            // If this fails, the socket closes without a reset.
+            let _ = stream.set_zero_linger();
+        }
     }
 
     /// Returns the known readiness at once, regardless of the cooperative budget.
@@ -48,11 +56,10 @@ impl ClientStream {
         }
     }
 
-    /// Makes the close a TCP reset, for a client that would take a plain close for success.
-    pub(in crate::proxy) fn reset_on_close(&self) {
-        if let Self::Tcp(stream) = self {
-            // If this fails, the socket closes without a reset.
-            let _ = stream.set_zero_linger();
+    fn writer(self: Pin<&mut Self>) -> Pin<&mut (dyn AsyncWrite + Unpin)> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream),
+            Self::Unix(stream) => Pin::new(stream),
         }
     }
 }
@@ -76,10 +83,7 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
+        self.writer().poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -87,27 +91,14 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
+        self.writer().poll_write_vectored(cx, bufs)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
-        }
+        self.writer().poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
+        self.writer().poll_shutdown(cx)
     }
 }

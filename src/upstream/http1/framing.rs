@@ -1,4 +1,4 @@
-//! How a response body ends, and what makes a response invalid.
+//! Framing of response bodies, and violations of HTTP/1.1.
 
 /// How a response body ends (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
