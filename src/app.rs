@@ -2,6 +2,10 @@
 //!
 //! [`bind`] does everything that can fail because of the configuration or the machine, and starts
 //! no task. [`Bound::run`] starts the control and data planes and waits until both have ended.
+//!
+//! Shutdown: `/readyz` fails at once. After SIGTERM, connections are accepted for `shutdown_delay`.
+//! Then the listeners close, requests in flight get `shutdown_grace` to finish, and the refreshers
+//! stop.
 
 mod control;
 mod diff;

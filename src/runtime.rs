@@ -1,7 +1,13 @@
 //! Threads: one for control, one for each worker of the data plane, and an acceptor if there are
 //! several workers.
 //!
-//! Load on the data plane never delays a refresh, and a scrape never delays a request.
+//! The control thread runs the refreshers, the admin port and the signal handlers. Each worker has
+//! its own current-thread runtime, connections and upstream pools. Threads share only immutable or
+//! atomic state: the configuration snapshot, the token cells and the metrics. So load on the data
+//! plane never delays a refresh, and a scrape never delays a request.
+//!
+//! A single worker accepts its own connections. With several workers, the acceptor gives each
+//! connection to the worker with the fewest.
 
 use std::future::poll_fn;
 use std::io;

@@ -1,7 +1,12 @@
 //! Reloads the configuration file on SIGHUP, on `POST /-/reload`, or when a file has changed: the
 //! configuration file, a file that is read only with it, or after a failed reload any named file.
+//! Files are checked every 2 s, and a change counts once two checks in a row find the same content.
 //!
-//! All steps that can fail come first, so that a bad file changes nothing.
+//! All steps that can fail come first, so that a bad file changes nothing: reading, checking,
+//! comparing with the running configuration, and binding new listeners. [`Live::apply`] cannot
+//! fail. Unchanged upstreams keep their connections, unchanged listeners their sockets, and
+//! unchanged identities their token; a changed secret is passed to the running refresher. A changed
+//! identity gets a new cell. Each request keeps the snapshot with which it started.
 
 use std::collections::BTreeSet;
 use std::io;

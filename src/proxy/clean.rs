@@ -1,5 +1,8 @@
 //! Clean: removes fields that the upstream must not get, and adds those that it always gets.
 //! [`authorize`] adds the token later.
+//!
+//! Removes hop-by-hop fields and, unless the app's credential is kept, `Authorization`. Adds `Via`
+//! unless `via = false`, but no `X-Forwarded-*`.
 
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, EXPECT, VIA};
 use http::request::Parts;

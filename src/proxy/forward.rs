@@ -1,6 +1,13 @@
 //! Forward: sends a request with the newest token, and again after a rejection.
 //!
-//! The connection comes first and the token last, right before the head is written.
+//! The connection comes first and the token last, right before the head is written. Each attempt
+//! reads the token again. A request never fetches a token: it waits for the refresher, at most
+//! `token_wait`.
+//!
+//! A rejected request is sent at most three times, each time with a newer generation, while all
+//! body bytes that were read from the app are kept (`replay_limit`). Otherwise the app gets the
+//! rejection, and a new token is requested all the same. Connection failures lead to a resend only
+//! if no byte was written, or once for a safe request without a body on a reused connection.
 
 use std::sync::Arc;
 

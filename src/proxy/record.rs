@@ -1,4 +1,8 @@
 //! Record of an upstream's token rejections, and how often they may start a token fetch.
+//!
+//! An upstream that had accepted the rejected token may ask for a new one at any time. Otherwise
+//! its renewals back off from 5 s to 10 min, until it accepts a token. Each upstream has its own
+//! backoff.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};

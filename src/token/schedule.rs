@@ -6,6 +6,11 @@
 //!
 //! A token's life is kept on both clocks (see [`crate::clock`]) and the earlier one decides.
 //! Backoff uses the boot clock alone: a wall-clock step must not cause a flood of requests.
+//!
+//! A failed refresh keeps the old token until it expires. Transient failures back off from 1 s to 1
+//! min with full jitter, refusals from 5 min to 1 h, so that no account is locked. Attempts go on
+//! until one succeeds, unless a login is required. A token that comes back unchanged is no error:
+//! its next refresh waits for at least half of the remaining life.
 
 mod life;
 

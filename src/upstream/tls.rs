@@ -1,7 +1,7 @@
 //! TLS profiles: trusted roots and client certificates.
 //!
 //! Connectors with the same files share one rustls configuration and its session store, across
-//! upstreams, providers and workers. Verification cannot be turned off.
+//! upstreams, providers and workers. TLS 1.2 or newer; verification cannot be turned off.
 
 use std::collections::HashMap;
 use std::error::Error as StdError;

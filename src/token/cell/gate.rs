@@ -1,8 +1,28 @@
 //! The gate of a single-active cell: which requests may use the old token during an exchange.
 //!
-//! A new token invalidates the old one. A replayable request survives this by a retry; any other
-//! must be answered before the exchange begins, or leave after it. So the refresher closes the gate
-//! to unrepeatable requests, waits for the ones [in flight](InFlight), and then closes it to all.
+//! A single-active vendor invalidates token g when it issues g+1, before g+1 arrives here. A
+//! replayable request survives this by a retry; any other must be answered before the exchange
+//! begins, or leave after it. So the refresher dials, closes the gate to unrepeatable requests,
+//! waits at most 2 s for the response heads of those [in flight](InFlight), closes the gate to all
+//! requests, sends the exchange, and publishes g+1 with an open gate in one store.
+//!
+//! `interleavings.rs` tests all orders of these steps on the real cell. The races:
+//!
+//! * *A request reads an open gate while the refresher closes it.* The request registers as in
+//!   flight, then reads the gate again; the refresher closes the gate, then counts the requests in
+//!   flight. A fence lies between both steps on each side, so at least one side sees the other.
+//! * *A replayable request is not counted.* The request may be in flight with g when g dies. After
+//!   the rejection it is sent again with g+1. Its report names g, so it starts no second fetch.
+//! * *Token and gate disagree.* Impossible: both are in one allocation behind one pointer.
+//! * *The dial fails.* The gate was never closed.
+//! * *The response is lost.* g may be dead and g+1 lost. The exchange is repeated at once with the
+//!   gate closed, unless it spends a one-time input. If the second exchange fails too, the gate
+//!   opens with g marked as suspect: the first rejection of g renews at once, later ones with
+//!   backoff.
+//! * *The 2 s are over.* An unrepeatable request in flight may get a 401. Responses that have begun
+//!   are never cut off.
+//! * *The refresher fails.* A panic counts as a failed fetch and opens the gate. If the refresher
+//!   ends, waiting requests fail. No request waits at the gate for longer than `token_wait`.
 
 use std::sync::Arc;
 use std::time::Duration;

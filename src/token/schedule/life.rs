@@ -1,4 +1,7 @@
 //! A token's life: turns the vendor's expiry into deadlines on both clocks.
+//!
+//! Use ends before the expiry by 5 % of the lifetime, at most 1 s. An absolute expiry counts from
+//! the response's `Date` if there is one, because the local wall clock may be wrong.
 
 use std::time::{Duration, SystemTime};
 

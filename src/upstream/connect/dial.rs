@@ -1,4 +1,6 @@
 //! Resolves a name and opens one TCP connection (happy eyeballs, RFC 8305).
+//!
+//! Every connection resolves its name again, so that a changed DNS record takes effect.
 
 use std::collections::VecDeque;
 use std::io;
