@@ -1,32 +1,60 @@
-//! An answer's body as JSON, a form, or plain text.
+//! The lenient reader for everything that vendors answer: token endpoints, APIs, device
+//! authorization endpoints and issuers' metadata.
+//!
+//! A body is JSON, a form, or plain text. The body is trusted more than the header fields: vendors
+//! send JSON as text/plain, HTML as application/json, gzip although identity was requested, and
+//! texts in GBK without saying so.
+
+use std::borrow::Cow;
 
 use http::{HeaderMap, header};
 use serde::de::IgnoredAny;
 use serde_json::Value as JsonValue;
 
+use super::decode::{decompressed, texts};
+
+/// Limit of a token endpoint's answer in bytes, decompressed.
+const TOKEN_ANSWER: usize = 1024 * 1024;
+
+/// Limit of an API's answer that is inspected in bytes, decompressed.
+const API_ANSWER: usize = 64 * 1024;
+
 pub(super) struct Document {
     /// An object or array; a form becomes a flat object.
     pub(super) json: Option<JsonValue>,
+    /// Without a byte order mark and surrounding whitespace. Empty if the body is too large.
     pub(super) text: String,
     /// Whether raw line breaks were dropped from JSON strings.
     pub(super) mended: bool,
+    /// Whether the decompressed body is longer than the limit.
+    pub(super) too_large: bool,
 }
 
 impl Document {
-    /// Trusts the body more than `Content-Type`: vendors send JSON as text/plain and HTML as
-    /// application/json. A form is recognized by the key `token_key`.
+    /// Reads a token endpoint's answer. A form is recognized by the key `token_key`.
     pub(super) fn read(body: &[u8], headers: &HeaderMap, token_key: Option<&str>) -> Self {
-        // Some vendors' error texts are GBK: the text is lost, but the code survives.
-        let text = String::from_utf8_lossy(body);
-        let text = text.trim_start_matches('\u{feff}').trim();
-        let (json, mended) = match parse_json(text) {
+        Self::read_up_to(TOKEN_ANSWER, body, headers, token_key)
+    }
+
+    /// Reads an API's answer.
+    pub(super) fn read_api(body: &[u8], headers: &HeaderMap) -> Self {
+        Self::read_up_to(API_ANSWER, body, headers, None)
+    }
+
+    fn read_up_to(limit: usize, body: &[u8], headers: &HeaderMap, token_key: Option<&str>) -> Self {
+        let decompressed = decompressed(body, headers, limit);
+        let too_large = decompressed.is_none();
+        let body = decompressed.unwrap_or_default();
+        let (text, json) = read_json(&body, headers);
+        let (json, mended) = match json {
             Some((json, mended)) => (Some(json), mended),
-            None => (read_form(text, headers, token_key), false),
+            None => (read_form(&text, headers, token_key), false),
         };
         Self {
             json,
-            text: text.to_owned(),
+            text,
             mended,
+            too_large,
         }
     }
 
@@ -51,6 +79,22 @@ impl Document {
             .into_iter()
             .flat_map(|object| object.keys().map(String::as_str))
     }
+}
+
+/// Returns the text in the first charset in which it is JSON, or else in the likeliest charset.
+fn read_json(body: &[u8], headers: &HeaderMap) -> (String, Option<(JsonValue, bool)>) {
+    let trimmed = |text: Cow<'_, str>| -> String {
+        let outside = |c: char| c.is_whitespace() || matches!(c, '\u{feff}' | '\0');
+        text.trim_matches(outside).to_owned()
+    };
+    let mut likeliest = None;
+    for text in texts(body, headers).map(trimmed) {
+        if let Some(json) = parse_json(&text) {
+            return (text, Some(json));
+        }
+        likeliest.get_or_insert(text);
+    }
+    (likeliest.unwrap_or_default(), None)
 }
 
 /// Parses an object or array, if need be with [line breaks](drop_line_breaks_in_strings) mended.
@@ -113,6 +157,10 @@ fn read_form(text: &str, headers: &HeaderMap, token_key: Option<&str>) -> Option
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -181,15 +229,77 @@ mod tests {
     }
 
     #[test]
-    fn invalid_utf8_does_not_hide_the_code() {
-        let document = read(
-            b"{\"error\":\"bad\",\"message\":\"\xd3\xc3\"}",
-            "application/json",
+    fn a_charset_that_is_not_stated_does_not_hide_the_code() {
+        // GBK, Latin-1 before a quotation mark and an escape, and GBK with `\\` as a trail byte.
+        for message in [
+            &b"\xd3\xc3"[..],
+            b"\xe9",
+            b"\xe9\\\"",
+            b"\xd5\x5c",
+            b"\x95\x5c\xff",
+        ] {
+            let body = [b"{\"error\":\"bad\",\"message\":\"", message, b"\"}"].concat();
+            for content_type in ["application/json", "text/plain; charset=utf-8"] {
+                let json = read(&body, content_type).json;
+                assert_eq!(json.unwrap()["error"], "bad", "{message:?}");
+            }
+        }
+        let gbk = b"{\"message\":\"\xb9\xfd\xc6\xda\"}";
+        let json = read(gbk, "text/plain").json.unwrap();
+        assert_eq!(json["message"], "\u{8fc7}\u{671f}");
+    }
+
+    #[test]
+    fn an_api_answer_that_decompresses_to_more_than_64_kib_is_not_read() {
+        let gzip = |length: usize| {
+            let body = format!("{{\"a\":\"{}\"}}", "x".repeat(length));
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+            encoder.write_all(body.as_bytes()).unwrap();
+            encoder.finish().unwrap()
+        };
+        let headers = HeaderMap::new();
+        assert!(
+            Document::read_api(&gzip(60 * 1024), &headers)
+                .json
+                .is_some()
         );
-        assert_eq!(document.json.unwrap()["error"], "bad");
+        let large = Document::read_api(&gzip(65 * 1024), &headers);
+        assert!(large.too_large && large.json.is_none() && large.text.is_empty());
+        let token = Document::read(&gzip(65 * 1024), &headers, None);
+        assert!(token.json.is_some() && !token.too_large);
     }
 
     proptest! {
+        #[test]
+        fn any_body_is_read(body: Vec<u8>, content_type in "[ -~]{0,40}") {
+            let document = read(&body, &content_type);
+            prop_assert!(document.json.is_none() || !document.too_large);
+        }
+
+        #[test]
+        fn json_is_read_in_every_charset_that_can_hold_it(
+            text in "[a-z\u{4e00}-\u{9fa5}\\\\\"]{0,20}",
+            charset in "gb18030|utf-8|utf-16le|utf-16be",
+        ) {
+            let json = json!({ "text": text }).to_string();
+            let body: Vec<u8> = match &*charset {
+                "utf-16le" => json.encode_utf16().flat_map(u16::to_le_bytes).collect(),
+                "utf-16be" => json.encode_utf16().flat_map(u16::to_be_bytes).collect(),
+                label => {
+                    let encoding = encoding_rs::Encoding::for_label(label.as_bytes());
+                    encoding.unwrap().encode(&json).0.into_owned()
+                }
+            };
+            let stated = format!("text/plain; charset={charset}");
+            for content_type in [&*stated, "text/plain"] {
+                // Without a charset, GB18030 that is valid UTF-8 reads as UTF-8.
+                if content_type == stated || std::str::from_utf8(&body).is_err() {
+                    let read = read(&body, content_type).json.unwrap();
+                    prop_assert_eq!(&read["text"], &json!(text));
+                }
+            }
+        }
+
         #[test]
         fn mending_never_panics(text in any::<String>()) {
             let _ = parse_json(&text);

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
 use super::computed::{Computed, Recipe, Recipes};
+use super::document::Document;
 use super::field::{HeaderField, Problem, TextField, header_fields, join, report, text_fields};
 use super::one_or_many::OneOrMany;
 use super::request::{header_value, render_query};
@@ -244,9 +245,13 @@ impl RejectRules {
         !self.body.is_empty()
     }
 
-    pub fn body_matches(&self, body: &serde_json::Value) -> bool {
+    /// Whether a body, compressed or not and whatever its content type, matches a rule.
+    pub fn body_matches(&self, body: &[u8], headers: &HeaderMap) -> bool {
+        let Some(json) = Document::read_api(body, headers).json else {
+            return false;
+        };
         (self.body.iter()).any(|(selector, values)| {
-            (selector.in_json(body)).is_some_and(|found| values.contains(&found))
+            (selector.in_json(&json)).is_some_and(|found| values.contains(&found))
         })
     }
 }
@@ -414,7 +419,8 @@ mod tests {
             (json!({"d": {"ok": false}}), true),
             (json!([]), false),
         ] {
-            assert_eq!(rules.body_matches(&body), matches, "{body}");
+            let read = rules.body_matches(body.to_string().as_bytes(), &HeaderMap::new());
+            assert_eq!(read, matches, "{body}");
         }
         assert!(!reject("status = []").reads_bodies());
     }

@@ -343,6 +343,9 @@ impl Reading<'_> {
                 keys => format!("keys: {}", keys.join(", ")),
             };
         }
+        if self.document.too_large {
+            return "the body is larger than 1 MiB once decompressed".to_owned();
+        }
         if self.document.text.is_empty() {
             return "the body is empty".to_owned();
         }

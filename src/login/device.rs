@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
 use super::{LoggedIn, Login, LoginError};
 use crate::clock::Clock;
-use crate::dialect::{FailureClass, Var, Variables};
+use crate::dialect::{FailureClass, Members, Var, Variables};
 use crate::provider::chain::Tokens;
 use crate::provider::exchange::{Fetch, FetchError, Fetched};
 use crate::provider::source::{Failure, Source};
@@ -49,18 +48,6 @@ pub struct DeviceToken {
     bought_with: BTreeMap<String, String>,
 }
 
-/// Response of the device authorization endpoint (RFC 8628 §3.2). Google writes `verification_url`.
-#[derive(Deserialize)]
-struct Answer {
-    device_code: String,
-    user_code: String,
-    #[serde(alias = "verification_url")]
-    verification_uri: String,
-    verification_uri_complete: Option<String>,
-    expires_in: Option<u64>,
-    interval: Option<u64>,
-}
-
 impl Login {
     /// Returns whether the grant begins with a device code.
     pub fn is_for_device(&self) -> bool {
@@ -74,26 +61,13 @@ impl Login {
         clock: Clock,
         tokens: Tokens,
     ) -> Result<DeviceCode, LoginError> {
-        let mut source = self.source(fetcher, clock, tokens);
+        let mut source = self.source(fetcher, clock.clone(), tokens);
         let answered = source.ask_for_device().await?;
         let began = Instant::now();
-        let read: Answer = serde_json::from_slice(&answered.body).map_err(|_| {
-            LoginError::Refused(format!(
-                "the device authorization endpoint answered HTTP {} without a device_code, \
-                 a user_code and a verification_uri (RFC 8628 §3.2)",
-                answered.status.as_u16()
-            ))
-        })?;
-        let life = read.expires_in.map_or(MAX_LIFE, Duration::from_secs);
-        let interval = read.interval.map_or(INTERVAL, Duration::from_secs);
-        Ok(DeviceCode {
-            verification_uri: shown(&read.verification_uri),
-            complete: read.verification_uri_complete.as_deref().map(shown),
-            user_code: shown(&read.user_code),
-            code: Secret::new(read.device_code),
-            interval: interval.max(MIN_INTERVAL),
-            expires_at: began + life.min(MAX_LIFE * 4),
-        })
+        let status = answered.status.as_u16();
+        let read = Members::of(answered.answer(clock.now()));
+        let read = read.ok_or_else(|| unusable(status, "that is not JSON"))?;
+        DeviceCode::read(&read, began).map_err(|reason| unusable(status, &reason))
     }
 
     /// Returns a source without a store: asking for a device code and polling save nothing.
@@ -141,6 +115,32 @@ impl Login {
 }
 
 impl DeviceCode {
+    /// Reads the response of RFC 8628 §3.2. Google writes `verification_url`.
+    fn read(members: &Members, began: Instant) -> Result<Self, String> {
+        let verification_uri = members.text("verification_uri");
+        let verification_uri = verification_uri.or_else(|| members.text("verification_url"));
+        let complete = members.text("verification_uri_complete");
+        let complete = complete.or_else(|| members.text("verification_url_complete"));
+        let required = |name: &str, found: Option<String>| {
+            found.ok_or_else(|| match members.text("error") {
+                Some(error) => format!("with the error `{}`", shown(&error)),
+                None => format!("without `{name}`"),
+            })
+        };
+        let life = members.seconds("expires_in").filter(|&life| life > 0);
+        let life = life.map_or(MAX_LIFE, Duration::from_secs);
+        let interval = members.seconds("interval");
+        let interval = interval.map_or(INTERVAL, Duration::from_secs);
+        Ok(Self {
+            code: Secret::new(required("device_code", members.text("device_code"))?),
+            user_code: shown(&required("user_code", members.text("user_code"))?),
+            verification_uri: shown(&required("verification_uri", verification_uri)?),
+            complete: complete.as_deref().map(shown),
+            interval: interval.max(MIN_INTERVAL),
+            expires_at: began + life.min(MAX_LIFE * 4),
+        })
+    }
+
     /// Polls as RFC 8628 §3.5 requires.
     async fn wait(self, source: &mut Source, given: &Variables) -> Result<Fetched, LoginError> {
         let mut interval = self.interval;
@@ -174,6 +174,12 @@ impl DeviceCode {
     }
 }
 
+fn unusable(status: u16, reason: &str) -> LoginError {
+    LoginError::Refused(format!(
+        "the device authorization endpoint answered HTTP {status} {reason} (RFC 8628 §3.2)"
+    ))
+}
+
 /// Removes control characters, which could move the cursor of a terminal.
 fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(500).collect()
@@ -181,8 +187,13 @@ fn shown(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
+    use http::{HeaderMap, StatusCode};
+
     use super::*;
     use crate::clock::test::TestClock;
+    use crate::dialect::Answer;
     use crate::provider::testing::{FakeFetch, FakeVendor, Reply, provider};
 
     const DEVICE: &str = r#"
@@ -195,6 +206,59 @@ token = "/access_token"
 [inject]
 headers = { Authorization = "Bearer {access_token}" }
 "#;
+
+    fn device_code(body: &str) -> Result<DeviceCode, String> {
+        let members = Members::of(Answer {
+            status: StatusCode::OK,
+            headers: &HeaderMap::new(),
+            body: body.as_bytes(),
+            now: SystemTime::UNIX_EPOCH,
+        });
+        DeviceCode::read(&members.unwrap(), Instant::now())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn numbers_of_the_device_response_may_be_strings() {
+        for (expires_in, interval, life, wait) in [
+            ("\"900\"", "\"1\"", 900, 1),
+            ("900", "7", 900, 7),
+            ("\"600.0\"", "5.0", 600, 5),
+            ("null", "\"\"", 900, 5),
+            ("\"soon\"", "{}", 900, 5),
+            ("0", "0", 900, 1),
+        ] {
+            let body = format!(
+                r#"{{"device_code":"DC","user_code":"AB","verification_uri":"https://x",
+                   "expires_in":{expires_in},"interval":{interval},"message":{{"unneeded":[]}}}}"#
+            );
+            let read = device_code(&body).unwrap();
+            assert_eq!(
+                read.expires_at - Instant::now(),
+                Duration::from_secs(life),
+                "{body}"
+            );
+            assert_eq!(read.interval, Duration::from_secs(wait), "{body}");
+            assert_eq!((read.code.expose(), &*read.user_code), ("DC", "AB"));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unusable_device_response_is_named() {
+        for (body, reason) in [
+            (r#"{"user_code":"AB"}"#, "without `device_code`"),
+            (r#"{"device_code":"DC"}"#, "without `user_code`"),
+            (
+                r#"{"device_code":"DC","user_code":"AB"}"#,
+                "without `verification_uri`",
+            ),
+            (
+                r#"{"error":"device_flow_disabled"}"#,
+                "with the error `device_flow_disabled`",
+            ),
+        ] {
+            assert_eq!(device_code(body).err().unwrap(), reason);
+        }
+    }
 
     /// RFC 8628 §3.5: the interval is a minimum, and `slow_down` adds to it.
     #[tokio::test(start_paused = true)]

@@ -9,36 +9,15 @@
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, header};
-use serde::Deserialize;
-use serde_json::Value as Json;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::config::{BrowserRules, Endpoint, Issuer, Scheme};
-use crate::dialect::{FailureClass, TokenRequest};
+use crate::dialect::{FailureClass, Members, TokenRequest};
 use crate::provider::exchange::{Fetch, FetchError, RawResponse};
 
 /// Default authentication method (RFC 8414 §2).
 const DEFAULT_METHOD: &str = "client_secret_basic";
-
-/// Members used of RFC 8414 §2, RFC 8705 §5 and RFC 9207 §3.
-#[derive(Debug, Deserialize)]
-struct Metadata {
-    #[serde(flatten)]
-    endpoints: Endpoints,
-    /// Endpoints for clients with a certificate.
-    mtls_endpoint_aliases: Option<Endpoints>,
-    token_endpoint_auth_methods_supported: Option<Vec<String>>,
-    code_challenge_methods_supported: Option<Vec<String>>,
-    authorization_response_iss_parameter_supported: Option<bool>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Endpoints {
-    token_endpoint: Option<String>,
-    authorization_endpoint: Option<String>,
-    device_authorization_endpoint: Option<String>,
-}
 
 /// Reason why a response is unusable.
 struct Unusable {
@@ -125,13 +104,13 @@ fn read(
             ..Unusable::new(format!("it answered HTTP {}{redirected}", status.as_u16()))
         });
     }
-    let Ok(json) = serde_json::from_slice::<Json>(&answer.body) else {
+    let Some(metadata) = Members::of(answer.answer(clock.now())) else {
         return Err(Unusable {
             class: FailureClass::Transient,
             ..Unusable::new("its response is not JSON metadata (RFC 8414)")
         });
     };
-    let Some(stated) = json.get("issuer").and_then(Json::as_str) else {
+    let Some(stated) = metadata.text("issuer") else {
         return Err(Unusable::new("its response holds no metadata (RFC 8414)"));
     };
     // RFC 8414 §3.3: prevents one issuer from impersonating another.
@@ -143,55 +122,47 @@ fn read(
             "its metadata are of the issuer {stated}: if that is meant, write exactly this `issuer`"
         )));
     }
-    // serde errors quote their input.
-    let metadata: Metadata = serde_json::from_value(json).map_err(|_| {
-        Unusable::metadata("a member of its metadata has the wrong type (RFC 8414 §2)")
-    })?;
-    metadata.endpoint(asked, issuer).map_err(Unusable::metadata)
+    located(asked, issuer, &metadata).map_err(Unusable::metadata)
 }
 
-impl Metadata {
-    fn endpoint(mut self, asked: &Endpoint, issuer: &Issuer) -> Result<Endpoint, String> {
-        // RFC 8705 §5: clients with a certificate prefer the aliases.
-        if asked.tls.client_cert.is_some()
-            && let Some(aliases) = self.mtls_endpoint_aliases
-        {
-            let own = &mut self.endpoints;
-            own.token_endpoint = aliases.token_endpoint.or_else(|| own.token_endpoint.take());
-            own.device_authorization_endpoint = (aliases.device_authorization_endpoint)
-                .or_else(|| own.device_authorization_endpoint.take());
-        }
-        let stated = self.endpoints.token_endpoint;
-        let stated = stated.ok_or("its metadata name no token_endpoint")?;
-        let mut found = at(asked, "token_endpoint", &stated)?;
-        let methods = self.token_endpoint_auth_methods_supported;
-        let methods = methods.unwrap_or_else(|| vec![DEFAULT_METHOD.to_owned()]);
-        let supported = |(name, _): &&(String, _)| methods.contains(name);
-        if let Some((_, plan)) = issuer.choices.iter().find(supported) {
-            found.plan = plan.clone();
-        }
-        if found.plan.spends("code")
-            && found.authorization_url.is_none()
-            && let Some(stated) = self.endpoints.authorization_endpoint
-        {
-            at(asked, "authorization_endpoint", &stated)?;
-            found.authorization_url = Some(stated);
-            found.browser = BrowserRules {
-                lacks_s256: (self.code_challenge_methods_supported)
-                    .is_some_and(|methods| !methods.iter().any(|method| method == "S256")),
-                issuer: Some(issuer.text.clone()),
-                names_issuer: self.authorization_response_iss_parameter_supported == Some(true),
-            };
-        }
-        if found.plan.spends("device_code")
-            && found.device_authorization_url.is_none()
-            && let Some(stated) = self.endpoints.device_authorization_endpoint
-        {
-            at(asked, "device_authorization_endpoint", &stated)?;
-            found.device_authorization_url = Some(stated);
-        }
-        Ok(found)
+/// Returns the endpoint with the members used of RFC 8414 §2, RFC 8705 §5 and RFC 9207 §3.
+fn located(asked: &Endpoint, issuer: &Issuer, metadata: &Members) -> Result<Endpoint, String> {
+    // RFC 8705 §5: clients with a certificate prefer the aliases.
+    let aliases = metadata.object("mtls_endpoint_aliases");
+    let aliases = aliases.filter(|_| asked.tls.client_cert.is_some());
+    let for_client = |member: &str| {
+        let alias = aliases.as_ref().and_then(|aliases| aliases.text(member));
+        alias.or_else(|| metadata.text(member))
+    };
+    let stated = for_client("token_endpoint").ok_or("its metadata name no token_endpoint")?;
+    let mut found = at(asked, "token_endpoint", &stated)?;
+    let methods = metadata.list("token_endpoint_auth_methods_supported");
+    let methods = methods.unwrap_or_else(|| vec![DEFAULT_METHOD.to_owned()]);
+    let supported = |(name, _): &&(String, _)| methods.contains(name);
+    if let Some((_, plan)) = issuer.choices.iter().find(supported) {
+        found.plan = plan.clone();
     }
+    if found.plan.spends("code")
+        && found.authorization_url.is_none()
+        && let Some(stated) = metadata.text("authorization_endpoint")
+    {
+        at(asked, "authorization_endpoint", &stated)?;
+        found.authorization_url = Some(stated);
+        found.browser = BrowserRules {
+            lacks_s256: (metadata.list("code_challenge_methods_supported"))
+                .is_some_and(|methods| !methods.iter().any(|method| method == "S256")),
+            issuer: Some(issuer.text.clone()),
+            names_issuer: metadata.is_true("authorization_response_iss_parameter_supported"),
+        };
+    }
+    if found.plan.spends("device_code")
+        && found.device_authorization_url.is_none()
+        && let Some(stated) = for_client("device_authorization_endpoint")
+    {
+        at(asked, "device_authorization_endpoint", &stated)?;
+        found.device_authorization_url = Some(stated);
+    }
+    Ok(found)
 }
 
 /// Applies the rules of `token_url`, and refuses a plain HTTP endpoint of an HTTPS issuer.

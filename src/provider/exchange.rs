@@ -343,7 +343,8 @@ fn http_request(
         USER_AGENT,
         HeaderValue::from_static(concat!("cupbearer/", env!("CARGO_PKG_VERSION"))),
     );
-    // No decoder here, and without this field the server may choose any coding (RFC 9110 §12.5.3).
+    // Without this field the server may choose any coding (RFC 9110 §12.5.3), and only gzip and
+    // deflate are decoded.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.extend(request.headers);
     for name in [TRANSFER_ENCODING, CONNECTION] {

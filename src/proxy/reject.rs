@@ -52,8 +52,8 @@ pub(super) async fn examine(
     target: &Target,
 ) -> (bool, Response<ForwardedBody>) {
     let (parts, body) = response.into_parts();
-    let (json, body) = peek(body).await;
-    let rejected = json.is_some_and(|json| target.reject.body_matches(&json));
+    let (text, body) = peek(body).await;
+    let rejected = text.is_some_and(|text| target.reject.body_matches(&text, &parts.headers));
     (rejected, Response::from_parts(parts, body))
 }
 
@@ -98,8 +98,8 @@ fn is_json(content_type: &str) -> bool {
     })
 }
 
-/// Returns the JSON if the body ends within the limits, and the body with every frame in place.
-async fn peek(mut body: UpstreamBody) -> (Option<serde_json::Value>, ForwardedBody) {
+/// Returns the bytes if the body ends within the limits, and the body with every frame in place.
+async fn peek(mut body: UpstreamBody) -> (Option<BytesMut>, ForwardedBody) {
     let (mut front, mut text) = (VecDeque::new(), BytesMut::new());
     let deadline = Instant::now() + PEEK_TIME;
     while !body.is_end_stream() {
@@ -120,8 +120,7 @@ async fn peek(mut body: UpstreamBody) -> (Option<serde_json::Value>, ForwardedBo
         let rest = Some(rest);
         return (None, ForwardedBody { front, rest });
     }
-    let json = serde_json::from_slice(&text).ok();
-    (json, ForwardedBody { front, rest: None })
+    (Some(text), ForwardedBody { front, rest: None })
 }
 
 impl ForwardedBody {

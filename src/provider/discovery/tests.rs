@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use http::StatusCode;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use zeroize::Zeroizing;
 
 use super::*;
@@ -207,12 +207,43 @@ async fn client_certificate_selects_the_mtls_alias() {
 }
 
 #[tokio::test]
+async fn metadata_with_members_of_other_types_are_usable() {
+    let basic = json!({
+        "token_endpoint": "https://id.example/token",
+        "token_endpoint_auth_methods_supported": "client_secret_basic",
+        "mtls_endpoint_aliases": [],
+        "code_challenge_methods_supported": {},
+        "authorization_response_iss_parameter_supported": "false",
+        "authorization_endpoint": 7,
+        "device_authorization_endpoint": null,
+        "scopes_supported": "openid",
+    });
+    let mut post = basic.clone();
+    post["token_endpoint_auth_methods_supported"] = "client_secret_post private_key_jwt".into();
+    let basic = found("", basic).await.unwrap();
+    assert_eq!(basic.address(), "https://id.example/token");
+    let post = found("", post).await.unwrap();
+    assert_ne!(post.plan.request, basic.plan.request);
+}
+
+#[tokio::test]
+async fn metadata_may_begin_with_a_byte_order_mark() {
+    let text = metadata(json!({ "token_endpoint": "https://id.example/token" }));
+    let server = Server::new(&[(200, &format!("\u{feff}{text}"))]);
+    assert!(server.discover(&endpoint("")).await.is_ok());
+}
+
+#[tokio::test]
 async fn unusable_metadata_are_a_permanent_error() {
     for (members, told) in [
         (json!({}), "its metadata name no token_endpoint"),
         (
             json!({ "token_endpoint": 7 }),
-            "a member of its metadata has the wrong type",
+            "its token_endpoint is no URL",
+        ),
+        (
+            json!({ "token_endpoint": ["https://id.example/token"] }),
+            "its metadata name no token_endpoint",
         ),
         (
             json!({ "token_endpoint": "/token" }),
