@@ -3,6 +3,7 @@
 mod chained;
 mod issuer;
 mod killed;
+mod renewal;
 
 use std::sync::Mutex;
 

@@ -83,6 +83,9 @@ struct AnswerCase {
     until: Option<String>,
     /// "transient" or "permanent"; like the next two keys, only for an error.
     class: Option<String>,
+    /// Whether only a new login helps.
+    #[serde(default, rename = "final")]
+    is_final: bool,
     code: Option<String>,
     description: Option<String>,
 }
@@ -254,6 +257,7 @@ fn check_answers(name: &str, cases: &[AnswerCase]) {
             (Err(refusal), None) => {
                 let class = format!("{:?}", refusal.class).to_lowercase();
                 assert_eq!(Some(class), case.class, "{context}");
+                assert_eq!(refusal.is_final, case.is_final, "{context}");
                 assert_eq!(refusal.code, case.code, "{context}");
                 assert_eq!(refusal.description, case.description, "{context}");
             }
@@ -267,7 +271,10 @@ fn check_answers(name: &str, cases: &[AnswerCase]) {
 fn check_api(name: &str, fixture: &Fixture) {
     let plan = plan(name, None, None);
     let variables = values(&[&fixture.variables]);
-    let injection = plan.inject.build(&"TOKEN".into(), &variables).unwrap();
+    let mut injection = plan.inject.build(&"TOKEN".into(), &variables).unwrap();
+    if let Some(per_request) = injection.per_request {
+        injection = per_request.make(&frozen()).unwrap();
+    }
     let mut lines: Vec<_> = (injection.headers.iter())
         .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
         .collect();
@@ -350,11 +357,20 @@ fn sent(plan: &Plan, which: Which, variables: &Variables) -> (String, Option<Par
     };
     let request = request.unwrap_or_else(|| panic!("there is no {which:?}"));
     let request = request.render(variables, &frozen).unwrap();
-    assert_eq!(request.path.as_deref(), None, "the address is the URL's");
+    let address = match &request.path {
+        Some(path) => {
+            let host = token_url.find('/').map_or(0, |at| at + 2);
+            let end = token_url[host..]
+                .find('/')
+                .map_or(token_url.len(), |at| host + at);
+            format!("{}{}", &token_url[..end], **path)
+        }
+        None => token_url,
+    };
     let wire = wire(&request);
     let rest = wire.strip_prefix(request.method.as_str()).unwrap();
     let text = format!(
-        "{} {token_url}{}",
+        "{} {address}{}",
         request.method,
         rest.trim_end_matches('\n')
     );
