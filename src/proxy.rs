@@ -1,7 +1,7 @@
 //! Data plane: accept → guard → route → authorize → forward → respond.
 //!
 //! Workers share only the immutable [`Snapshot`], the token cells and the metric handles.
-//! [`handle`] is the whole path of a request; each step has a file of its name.
+//! `handle.rs` has the whole path of a request; each step has a file of its name.
 
 pub mod accept;
 mod access;
