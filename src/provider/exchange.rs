@@ -1,7 +1,7 @@
 //! The token exchange: one bounded token request.
 //!
 //! Two steps, because only a dial may be repeated freely: before [`TokenConnection::send`] the
-//! vendor has seen nothing, so no one-time input is spent and no single-active token is invalidated.
+//! vendor has seen nothing, so no one-time input is spent and no single-active token dies.
 //!
 //! No redirects, at most [`MAX_ANSWER`] of response body, the provider's `timeout` over everything.
 //! Errors and log lines hold no secret: no header, no body, no query of the URL.
