@@ -57,6 +57,13 @@ macro_rules! metrics {
                     process: Once::new(),
                 }
             }
+
+            /// Removes the series whose `label` is one of the `names`.
+            fn forget(&self, label: &str, names: &BTreeSet<String>) {
+                if !names.is_empty() {
+                    $(forget(&self.$field, label, names);)*
+                }
+            }
         }
     };
 }
@@ -144,23 +151,12 @@ impl Metrics {
 
     /// Removes the series of removed upstreams. Remaining handles have no effect.
     pub fn forget_upstreams(&self, names: &BTreeSet<String>) {
-        let (replays, rejections) = (&self.replays, &self.rejections);
-        let (requests, errors) = (&self.requests, &self.request_errors);
-        for counters in [requests, errors, replays, rejections, &self.connects] {
-            forget(counters, "upstream", names);
-        }
-        forget(&self.request_duration, "upstream", names);
-        forget(&self.in_flight, "upstream", names);
-        forget(&self.connections, "upstream", names);
+        self.forget("upstream", names);
     }
 
     /// Removes the series of removed providers.
     pub fn forget_providers(&self, names: &BTreeSet<String>) {
-        forget(&self.fetches, "provider", names);
-        forget(&self.fetch_duration, "provider", names);
-        forget(&self.token_expiry, "provider", names);
-        forget(&self.token_fetched, "provider", names);
-        forget(&self.token_state, "provider", names);
+        self.forget("provider", names);
     }
 
     /// Counts one of Cupbearer's errors by code; `upstream` is empty if none was matched. Off the
@@ -320,9 +316,6 @@ impl ProviderMetrics {
 }
 
 fn forget<T: MetricVecBuilder>(vector: &MetricVec<T>, label: &str, names: &BTreeSet<String>) {
-    if names.is_empty() {
-        return;
-    }
     for metric in vector.collect().iter().flat_map(MetricFamily::get_metric) {
         let pairs = metric.get_label().iter();
         let labels: HashMap<_, _> = pairs.map(|pair| (pair.name(), pair.value())).collect();

@@ -18,7 +18,7 @@ pub mod stall;
 pub mod tls;
 
 pub use body::UpstreamBody;
-pub use error::{BodyError, SendError, SendFailure};
+pub use error::{BodyError, PollFrame, SendError, SendFailure};
 pub use http1::Tunnel;
 #[cfg(any(test, fuzzing))]
 pub use http1::fuzz::http1_response;

@@ -59,6 +59,7 @@ fn explain(row: &ErrorCode, out: &mut dyn Write) -> Result<(), Failure> {
         proxy_error,
         grpc_status,
         advice,
+        ..
     } = row;
     writeln!(out, "{code}: {title}")?;
     writeln!(

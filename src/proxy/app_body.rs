@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, SizeHint};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::guard;
 use super::watch::Watch;
 use crate::fields::MAX_HEAD;
-use crate::upstream::error::Cause;
+use crate::upstream::error::{Cause, PollFrame};
 
 #[derive(Default)]
 pub(super) enum AppBody {
@@ -91,10 +91,7 @@ impl Body for AppBody {
     type Data = Bytes;
     type Error = Cause;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> PollFrame<Cause> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Http1(body) => body.poll_frame(cx),
@@ -146,7 +143,7 @@ impl Tally {
 }
 
 impl Http1Body {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame<Cause> {
         let Some(incoming) = &mut self.incoming else {
             return Poll::Ready(None);
         };
@@ -195,10 +192,7 @@ async fn skip(incoming: Incoming, message: u32, watch: Arc<Watch>) {
     watch.body_ended(message);
 }
 
-fn poll_http2(
-    incoming: &mut Incoming,
-    cx: &mut Context<'_>,
-) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
+fn poll_http2(incoming: &mut Incoming, cx: &mut Context<'_>) -> PollFrame<Cause> {
     let Some(frame) = ready!(Pin::new(&mut *incoming).poll_frame(cx)) else {
         let is_reset = !incoming.is_end_stream();
         return Poll::Ready(is_reset.then(|| Err(Reset.into())));

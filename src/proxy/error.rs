@@ -1,4 +1,4 @@
-//! Errors of a request: who has to act, and whether the app may send the request again.
+//! Errors of a request, and whether the app may send the request again.
 //!
 //! Only `respond.rs` makes responses of these errors.
 
@@ -52,48 +52,12 @@ pub(super) enum ProxyError {
     Internal(&'static str),
 }
 
-/// The party that has to act on an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Party {
-    App,
-    Cupbearer,
-    Vendor,
-    Upstream,
-}
-
 impl ProxyError {
     pub(super) fn token(reason: Unavailable) -> Self {
         match reason {
             Unavailable::Transient { retry_after } => Self::TokenUnavailable { retry_after },
             Unavailable::Permanent { .. } => Self::CredentialsRejected,
             Unavailable::LoginRequired => Self::LoginRequired,
-        }
-    }
-
-    pub(super) fn party(&self) -> Party {
-        match self {
-            Self::TokenUnavailable { .. } | Self::CredentialsRejected | Self::LoginRequired => {
-                Party::Vendor
-            }
-            Self::Connect(_)
-            | Self::Send(
-                SendFailure::Closed(_) | SendFailure::Protocol(_) | SendFailure::Timeout,
-            ) => Party::Upstream,
-            Self::Overloaded | Self::OutOfFiles | Self::ShuttingDown | Self::Internal(_) => {
-                Party::Cupbearer
-            }
-            Self::NoRoute
-            | Self::BadRequest(_)
-            | Self::HeadersTooLarge
-            | Self::RequestTimeout
-            | Self::BodyTimeout
-            | Self::ConnectUnsupported
-            | Self::HostNotAllowed
-            | Self::OriginNotAllowed
-            | Self::RequestNotAllowed(_)
-            | Self::ClientNotAllowed
-            | Self::LoopDetected
-            | Self::Send(SendFailure::App(_)) => Party::App,
         }
     }
 

@@ -8,6 +8,7 @@ use http::StatusCode;
 pub struct ErrorCode {
     /// The last part of `urn:cupbearer:error:…`, and the `error` label of the metrics.
     pub code: &'static str,
+    pub party: Party,
     pub status: StatusCode,
     pub title: &'static str,
     /// RFC 9209 §2.3.
@@ -18,6 +19,15 @@ pub struct ErrorCode {
     pub advice: &'static str,
 }
 
+/// The party that has to act on an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Party {
+    App,
+    Cupbearer,
+    Vendor,
+    Upstream,
+}
+
 /// Returns every row, in the order in which a request can meet them.
 pub fn error_codes() -> &'static [&'static ErrorCode] {
     ALL
@@ -25,37 +35,20 @@ pub fn error_codes() -> &'static [&'static ErrorCode] {
 
 /// Defines a constant for each row and the list of all rows, so that no row can be missing there.
 macro_rules! rows {
-    ($($name:ident: $code:literal $status:ident $proxy_error:ident $grpc:ident
+    ($($name:ident: $code:literal $party:ident $status:ident $proxy_error:ident $grpc:ident
         $title:literal $advice:literal)*) => {
         $(pub(super) const $name: &ErrorCode = &ErrorCode {
             code: $code,
+            party: Party::$party,
             status: StatusCode::$status,
             title: $title,
-            proxy_error: $proxy_error,
+            proxy_error: stringify!($proxy_error),
             grpc_status: $grpc,
             advice: $advice,
         };)*
         const ALL: &[&ErrorCode] = &[$($name),*];
     };
 }
-
-// RFC 9209 §2.3.
-const CLOSED: &str = "connection_terminated";
-const CONFIGURATION: &str = "proxy_configuration_error";
-const CONNECT_TIMEOUT: &str = "connection_timeout";
-const DENIED: &str = "http_request_denied";
-const DNS: &str = "dns_error";
-const INTERNAL: &str = "proxy_internal_error";
-const LIMIT: &str = "connection_limit_reached";
-const LOOP: &str = "proxy_loop_detected";
-const MALFORMED: &str = "http_request_error";
-const NO_DESTINATION: &str = "destination_not_found";
-const OWN_RESPONSE: &str = "proxy_internal_response";
-const PROTOCOL: &str = "http_protocol_error";
-const REFUSED: &str = "connection_refused";
-const RESPONSE_TIMEOUT: &str = "http_response_timeout";
-const TLS_CERTIFICATE: &str = "tls_certificate_error";
-const TLS_PROTOCOL: &str = "tls_protocol_error";
 
 // gRPC status codes.
 const INVALID_ARGUMENT: u16 = 3;
@@ -69,93 +62,100 @@ const UNAVAILABLE: u16 = 14;
 const UNAUTHENTICATED: u16 = 16;
 
 rows! {
-    HEADERS_TOO_LARGE: "headers_too_large" REQUEST_HEADER_FIELDS_TOO_LARGE
-        MALFORMED INVALID_ARGUMENT
+    HEADERS_TOO_LARGE: "headers_too_large" App REQUEST_HEADER_FIELDS_TOO_LARGE
+        http_request_error INVALID_ARGUMENT
         "The request head is too large"
         "Send fewer or shorter fields."
-    HEAD_TIMEOUT: "request_timeout" REQUEST_TIMEOUT MALFORMED DEADLINE_EXCEEDED
+    HEAD_TIMEOUT: "request_timeout" App REQUEST_TIMEOUT http_request_error DEADLINE_EXCEEDED
         "The request came in too slowly"
         "See `server.header_timeout`."
-    BODY_TIMEOUT: "request_timeout" REQUEST_TIMEOUT MALFORMED DEADLINE_EXCEEDED
+    BODY_TIMEOUT: "request_timeout" App REQUEST_TIMEOUT http_request_error DEADLINE_EXCEEDED
         "The request came in too slowly"
         "See `server.body_timeout`; the upstream may have acted on the part that arrived."
-    BAD_REQUEST: "bad_request" BAD_REQUEST MALFORMED INVALID_ARGUMENT
+    BAD_REQUEST: "bad_request" App BAD_REQUEST http_request_error INVALID_ARGUMENT
         "The request is malformed or ambiguous"
         ""
-    BODY_BROKEN: "bad_request" BAD_REQUEST MALFORMED INVALID_ARGUMENT
+    BODY_BROKEN: "bad_request" App BAD_REQUEST http_request_error INVALID_ARGUMENT
         "The request body broke off"
         "Send the request again."
-    CONNECT_UNSUPPORTED: "connect_unsupported" NOT_IMPLEMENTED DENIED UNIMPLEMENTED
+    CONNECT_UNSUPPORTED: "connect_unsupported" App NOT_IMPLEMENTED http_request_denied UNIMPLEMENTED
         "CONNECT is not supported"
         "A tunnel would hide the request from the proxy, which could add no token. Let the app use \
          http:// URLs with this proxy; the proxy speaks TLS to the upstream."
-    HOST_NOT_ALLOWED: "host_not_allowed" MISDIRECTED_REQUEST DENIED PERMISSION_DENIED
+    HOST_NOT_ALLOWED: "host_not_allowed" App MISDIRECTED_REQUEST
+        http_request_denied PERMISSION_DENIED
         "This proxy does not serve the request's host"
         "Add the host to `server.allow_hosts` if it is right."
-    ORIGIN_NOT_ALLOWED: "origin_not_allowed" FORBIDDEN DENIED PERMISSION_DENIED
+    ORIGIN_NOT_ALLOWED: "origin_not_allowed" App FORBIDDEN http_request_denied PERMISSION_DENIED
         "Cross-site requests are refused"
         "Add the Origin to `server.allow_origins` if it is right."
-    CLIENT_NOT_ALLOWED: "client_not_allowed" FORBIDDEN DENIED UNAUTHENTICATED
+    CLIENT_NOT_ALLOWED: "client_not_allowed" App FORBIDDEN http_request_denied UNAUTHENTICATED
         "This client may not use the proxy"
         "See `server.client_auth`."
-    LOOP_DETECTED: "loop_detected" LOOP_DETECTED LOOP GRPC_INTERNAL
+    LOOP_DETECTED: "loop_detected" App LOOP_DETECTED proxy_loop_detected GRPC_INTERNAL
         "The request came back to this proxy"
         "Change the upstream `url` that leads back to this proxy."
-    NO_ROUTE: "no_route" NOT_FOUND NO_DESTINATION NOT_FOUND
+    NO_ROUTE: "no_route" App NOT_FOUND destination_not_found NOT_FOUND
         "No upstream for this request"
         "Check the upstreams' `route` keys."
-    REQUEST_NOT_ALLOWED: "request_not_allowed" FORBIDDEN DENIED PERMISSION_DENIED
+    REQUEST_NOT_ALLOWED: "request_not_allowed" App FORBIDDEN http_request_denied PERMISSION_DENIED
         "The configuration does not allow this request"
         "See the upstream's `allow` and `existing_credential`."
-    TOO_MANY_REQUESTS: "overloaded" SERVICE_UNAVAILABLE LIMIT RESOURCE_EXHAUSTED
+    TOO_MANY_REQUESTS: "overloaded" Cupbearer SERVICE_UNAVAILABLE
+        connection_limit_reached RESOURCE_EXHAUSTED
         "Too many requests at once"
         "See `max_in_flight` and `server.max_connections`."
-    OUT_OF_FILES: "overloaded" SERVICE_UNAVAILABLE LIMIT RESOURCE_EXHAUSTED
+    OUT_OF_FILES: "overloaded" Cupbearer SERVICE_UNAVAILABLE
+        connection_limit_reached RESOURCE_EXHAUSTED
         "Too many connections at once"
         "Raise the proxy's open-file limit (`ulimit -n`, LimitNOFILE), or lower \
          `server.max_connections`."
-    TOKEN_UNAVAILABLE: "token_unavailable" SERVICE_UNAVAILABLE INTERNAL UNAVAILABLE
+    TOKEN_UNAVAILABLE: "token_unavailable" Vendor SERVICE_UNAVAILABLE
+        proxy_internal_error UNAVAILABLE
         "No valid token is available"
         "The token endpoint fails; the proxy keeps trying. See /status on the admin port."
-    CREDENTIALS_REJECTED: "credentials_rejected" BAD_GATEWAY CONFIGURATION UNAVAILABLE
+    CREDENTIALS_REJECTED: "credentials_rejected" Vendor BAD_GATEWAY
+        proxy_configuration_error UNAVAILABLE
         "The token endpoint rejects the credentials"
         "Correct the provider's credentials; /status on the admin port and the log have the \
          endpoint's answer."
-    LOGIN_REQUIRED: "login_required" SERVICE_UNAVAILABLE INTERNAL UNAVAILABLE
+    LOGIN_REQUIRED: "login_required" Vendor SERVICE_UNAVAILABLE proxy_internal_error UNAVAILABLE
         "A new login is needed"
         "The provider's one-time input was used, or its refresh token is no longer valid: run \
          `cupbearer login PROVIDER`. The proxy need not be restarted."
-    UNRESOLVED: "upstream_unresolved" BAD_GATEWAY DNS UNAVAILABLE
+    UNRESOLVED: "upstream_unresolved" Upstream BAD_GATEWAY dns_error UNAVAILABLE
         "The upstream's name cannot be resolved"
         "Check the upstream's `url` and the DNS."
-    CONNECTION_REFUSED: "upstream_refused" BAD_GATEWAY REFUSED UNAVAILABLE
+    CONNECTION_REFUSED: "upstream_refused" Upstream BAD_GATEWAY connection_refused UNAVAILABLE
         "The upstream refuses connections"
         "Check the upstream's `url`, and whether the upstream is up."
-    UNTRUSTED: "upstream_tls" BAD_GATEWAY TLS_CERTIFICATE UNAVAILABLE
+    UNTRUSTED: "upstream_tls" Upstream BAD_GATEWAY tls_certificate_error UNAVAILABLE
         "The upstream's certificate is not trusted"
         "See `tls.ca_file` and `tls.server_name`; verification cannot be turned off."
-    TLS_FAILED: "upstream_tls" BAD_GATEWAY TLS_PROTOCOL UNAVAILABLE
+    TLS_FAILED: "upstream_tls" Upstream BAD_GATEWAY tls_protocol_error UNAVAILABLE
         "TLS with the upstream failed"
         "See the upstream's `tls` and `http`."
-    CLOSED_AT_CONNECT: "upstream_closed" BAD_GATEWAY CLOSED UNAVAILABLE
+    CLOSED_AT_CONNECT: "upstream_closed" Upstream BAD_GATEWAY connection_terminated UNAVAILABLE
         "The upstream closed the connection"
         "The request may be sent again."
-    CLOSED_AFTER_REQUEST: "upstream_closed" BAD_GATEWAY CLOSED UNAVAILABLE
+    CLOSED_AFTER_REQUEST: "upstream_closed" Upstream BAD_GATEWAY connection_terminated UNAVAILABLE
         "The upstream closed the connection"
         "The upstream may have acted on the request."
-    UPSTREAM_CONNECT_TIMEOUT: "upstream_connect_timeout" GATEWAY_TIMEOUT CONNECT_TIMEOUT UNAVAILABLE
+    UPSTREAM_CONNECT_TIMEOUT: "upstream_connect_timeout" Upstream GATEWAY_TIMEOUT
+        connection_timeout UNAVAILABLE
         "The upstream does not accept a connection in time"
         "See `timeouts.connect`."
-    UPSTREAM_TIMEOUT: "upstream_timeout" GATEWAY_TIMEOUT RESPONSE_TIMEOUT DEADLINE_EXCEEDED
+    UPSTREAM_TIMEOUT: "upstream_timeout" Upstream GATEWAY_TIMEOUT
+        http_response_timeout DEADLINE_EXCEEDED
         "The upstream does not respond in time"
         "See `timeouts.response`; the upstream may have acted on the request."
-    UPSTREAM_PROTOCOL: "upstream_protocol" BAD_GATEWAY PROTOCOL GRPC_INTERNAL
+    UPSTREAM_PROTOCOL: "upstream_protocol" Upstream BAD_GATEWAY http_protocol_error GRPC_INTERNAL
         "The upstream's response is not valid HTTP"
         "The upstream may have acted on the request."
-    SHUTTING_DOWN: "shutting_down" SERVICE_UNAVAILABLE OWN_RESPONSE UNAVAILABLE
+    SHUTTING_DOWN: "shutting_down" Cupbearer SERVICE_UNAVAILABLE proxy_internal_response UNAVAILABLE
         "The proxy is shutting down"
         "Send the request again: no part of the request was sent."
-    FAULT: "internal" INTERNAL_SERVER_ERROR INTERNAL GRPC_INTERNAL
+    FAULT: "internal" Cupbearer INTERNAL_SERVER_ERROR proxy_internal_error GRPC_INTERNAL
         "A fault in the proxy"
         "Please report it."
 }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::headers::without_parameters;
 use super::target::Target;
-use crate::upstream::{BodyError, Tunnel, UpstreamBody};
+use crate::upstream::{BodyError, PollFrame, Tunnel, UpstreamBody};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
@@ -149,10 +149,7 @@ impl Body for ForwardedBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> PollFrame<BodyError> {
         let this = self.get_mut();
         match (this.front.pop_front(), &mut this.rest) {
             (Some(frame), _) => Poll::Ready(Some(Ok(frame))),

@@ -10,8 +10,8 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER, UPGRADE};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use serde::Serialize;
 
-use super::error::{Party, ProxyError};
-use super::error_code::{self, ErrorCode};
+use super::error::ProxyError;
+use super::error_code::{self, ErrorCode, Party};
 use super::headers::{self, PROXY_STATUS, Scan};
 use super::reject::ForwardedBody;
 use super::response_body::{Measure, ResponseBody};
@@ -234,16 +234,14 @@ impl ProxyError {
 
 /// Logs and counts an error.
 fn report(error: &ProxyError, upstream: Option<&str>, metrics: &Metrics) {
-    let code = error.row().code;
+    let ErrorCode { code, party, .. } = *error.row();
     metrics.count_error(upstream.unwrap_or_default(), code);
     let upstream = upstream.unwrap_or("-");
     let retry_is_safe = error.nothing_sent();
-    match error.party() {
+    match party {
         // At a higher level, an app's own mistakes would let the app fill the log.
         Party::App => tracing::debug!(upstream, code, %error, "request refused"),
-        party => {
-            tracing::warn!(upstream, code, ?party, retry_is_safe, %error, "request failed");
-        }
+        _ => tracing::warn!(upstream, code, ?party, retry_is_safe, %error, "request failed"),
     }
 }
 

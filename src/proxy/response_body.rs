@@ -14,7 +14,7 @@ use super::access::Access;
 use super::reject::ForwardedBody;
 use super::target::Target;
 use super::watch::{BodyProgress, Watch};
-use crate::upstream::{BodyError, Tunnel};
+use crate::upstream::{BodyError, PollFrame, Tunnel};
 
 /// A response's body. Its drop ends the request and the measurement.
 pub(super) struct ResponseBody {
@@ -164,10 +164,7 @@ impl ResponseBody {
         self.progress = Some(progress);
     }
 
-    fn poll_content(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_content(&mut self, cx: &mut Context<'_>) -> PollFrame<BodyError> {
         let body = match &mut self.content {
             Content::Own(bytes) => {
                 return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))));
@@ -193,10 +190,7 @@ impl Body for ResponseBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> PollFrame<BodyError> {
         let this = self.get_mut();
         if let Some(progress) = &this.progress {
             progress.frame_requested();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::error::BodyError;
+use super::error::{BodyError, PollFrame};
 use super::http1::Tunnel;
 use super::http2;
 use super::pool::{Http1, PoolShared};
@@ -64,14 +64,15 @@ impl UpstreamBody {
             Content::Http2(exchange) => exchange.is_uploading(),
             _ => false,
         };
-        match uploads {
-            true => {
-                let left = self.remaining();
-                let pumped = Pumped::spawn(self, left, Self::poll_upload);
-                Self::new(Content::Pumped(pumped))
-            }
-            false => self,
+        if !uploads {
+            return self;
         }
+        let left = self.remaining();
+        Self::new(Content::Pumped(Pumped::spawn(
+            self,
+            left,
+            Self::poll_upload,
+        )))
     }
 
     /// Continues the upload without reading the response. Polling the body does both.
@@ -101,10 +102,7 @@ impl UpstreamBody {
         }
     }
 
-    fn poll_content(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_content(&mut self, cx: &mut Context<'_>) -> PollFrame<BodyError> {
         let frame = match &mut self.content {
             Content::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
             Content::Whole(bytes) => {
@@ -147,10 +145,7 @@ impl Body for UpstreamBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> PollFrame<BodyError> {
         let this = self.get_mut();
         let polled = this.poll_content(cx);
         if polled.is_pending() {

@@ -2,6 +2,10 @@
 
 use std::error::Error;
 use std::io;
+use std::task::Poll;
+
+use bytes::Bytes;
+use http_body::Frame;
 
 use super::stall::Stalled;
 
@@ -14,6 +18,9 @@ pub struct SendError {
     /// No byte of the request was written, so any method may be sent again.
     pub unsent: bool,
 }
+
+/// Result of polling a body for its next frame.
+pub type PollFrame<E> = Poll<Option<Result<Frame<Bytes>, E>>>;
 
 pub type Cause = Box<dyn Error + Send + Sync>;
 

@@ -38,7 +38,7 @@ use self::head::{Head, Parsed};
 use self::upload::{Upload, UploadError};
 use super::connect::Stream;
 use super::counted::Open;
-use super::error::{BodyError, Cause, SendError, SendFailure};
+use super::error::{BodyError, Cause, PollFrame, SendError, SendFailure};
 
 pub(super) use fields::parse_length;
 pub(super) use output::WrongLength;
@@ -292,10 +292,7 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Connection<B> {
     }
 
     /// Returns the next frame of the body; `None` at its end. Continues the upload.
-    pub(super) fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame<BodyError> {
         self.poll_upload(cx);
         if let Some(cause) = self.app_broke_off.take() {
             return Poll::Ready(Some(Err(BodyError::App(cause))));

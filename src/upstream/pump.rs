@@ -13,7 +13,7 @@ use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
 use tokio::sync::mpsc;
 
-use super::error::BodyError;
+use super::error::{BodyError, PollFrame};
 
 /// A response body whose exchange runs in another task. Dropping the body ends the exchange.
 pub(super) struct Pumped {
@@ -43,7 +43,7 @@ impl Pumped {
         }
     }
 
-    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame<BodyError> {
         if self.ended {
             return Poll::Ready(None);
         }

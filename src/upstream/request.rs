@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
-use super::error::Cause;
+use super::error::{Cause, PollFrame};
 use super::stall::Stall;
 
 /// A request without its body. Borrowed, so that a retry needs no copy.
@@ -102,10 +102,7 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = Cause;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> PollFrame<Cause> {
         let Self::Stream(upload) = self.get_mut() else {
             return Poll::Ready(None);
         };
@@ -262,7 +259,7 @@ impl TeeState {
         self.room = 0;
     }
 
-    fn poll_live(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
+    fn poll_live(&mut self, cx: &mut Context<'_>) -> PollFrame<Cause> {
         let frame = ready!(self.live.as_mut().poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
@@ -280,7 +277,7 @@ impl TeeState {
 }
 
 impl Reader {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame<Cause> {
         let mut state = self.tee.lock();
         if state.attempt != self.attempt {
             return Poll::Ready(Some(Err(Superseded.into())));

@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::connection::{Owner, StreamPermit};
 use super::head;
-use crate::upstream::error::{BodyError, Cause, SendError, SendFailure};
+use crate::upstream::error::{BodyError, Cause, PollFrame, SendError, SendFailure};
 use crate::upstream::http1::WrongLength;
 use crate::upstream::request::{RequestBody, RequestHead};
 
@@ -185,10 +185,7 @@ impl<'a, P: Owner> Pending<'a, P> {
 
 impl<P: Owner> Exchange<P> {
     /// Returns the next frame of the response body; `None` at its end. Continues the upload.
-    pub(in crate::upstream) fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    pub(in crate::upstream) fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame<BodyError> {
         self.poll_upload(cx);
         if let Some(cause) = self.app_broke_off.take() {
             return Poll::Ready(Some(Err(BodyError::App(cause))));
