@@ -44,6 +44,7 @@ mod source;
 mod suggest;
 mod template;
 mod value;
+mod vendor_time;
 mod words;
 
 pub use answer::{Answer, FailureClass, Issued, Refusal};

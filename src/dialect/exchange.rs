@@ -292,6 +292,7 @@ fn inherit_response(own: &mut ResponseToml, from: &ResponseToml) {
     inherit(&mut own.token, &from.token);
     inherit(&mut own.expires, &from.expires);
     inherit(&mut own.expires_unit, &from.expires_unit);
+    inherit(&mut own.issued_at, &from.issued_at);
     inherit(&mut own.refresh_token, &from.refresh_token);
     inherit(&mut own.ok, &from.ok);
     inherit(&mut own.error, &from.error);

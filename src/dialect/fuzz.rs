@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::answer::{Answer, Refusal};
 use super::document::Document;
-use super::expiry::{self, Expiry};
+use super::expiry::{self, Arrival, Expiry};
 use super::response::{ResponseRules, check_token};
 use super::schema::ResponseToml;
 use super::selector::{Selector, jwt_exp};
@@ -164,7 +164,11 @@ pub fn selector(data: &[u8]) {
     if let Some(seconds) = jwt_exp(body) {
         check_expiry(&expiry::at_unix(seconds, None));
     }
-    if let Some(read) = expiry::read(body, None, Some(now())) {
+    let arrival = Arrival {
+        now: now(),
+        date: None,
+    };
+    if let Some(read) = expiry::read(body, None, arrival) {
         check_expiry(&read);
     }
 }

@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode, header};
 
 use super::answer::{Answer, FailureClass, Issued, Refusal};
 use super::document::Document;
-use super::expiry::{self, Expiry};
+use super::expiry::{self, Arrival, Expiry};
 use super::field::{Problem, join, report};
 use super::mask::clean;
 use super::one_or_many::OneOrMany;
@@ -65,6 +65,7 @@ pub struct ResponseRules {
     pub(super) token: Vec<Selector>,
     pub(super) expires: Vec<Selector>,
     pub(super) expires_unit: Option<ExpiresUnit>,
+    issued_at: Vec<Selector>,
     pub(super) refresh_token: Vec<Selector>,
     /// Selectors with the texts that mean success.
     pub(super) ok: Vec<(Selector, Vec<String>)>,
@@ -84,6 +85,7 @@ impl ResponseRules {
             token: selectors(toml.token.as_ref(), "token", &[], problems),
             expires: selectors(toml.expires.as_ref(), "expires", &[], problems),
             expires_unit: toml.expires_unit,
+            issued_at: selectors(toml.issued_at.as_ref(), "issued_at", &[], problems),
             refresh_token: selectors(toml.refresh_token.as_ref(), "refresh_token", &[], problems),
             ok: parse_ok(toml, problems),
             error: selectors(toml.error.as_ref(), "error", &DEFAULT_ERROR, problems),
@@ -105,6 +107,7 @@ impl ResponseRules {
         };
         for (key, selectors) in [
             ("token", &rules.token),
+            ("issued_at", &rules.issued_at),
             ("refresh_token", &rules.refresh_token),
             ("error", &rules.error),
             ("error_description", &rules.error_description),
@@ -198,27 +201,36 @@ impl Reading<'_> {
     }
 
     fn expiry(&self, token: &Secret, warnings: &mut Vec<String>) -> Expiry {
-        let date = self.date();
+        let arrival = Arrival {
+            now: self.now,
+            date: self.date(),
+        };
+        let jwt_exp = || jwt_exp(token.expose()).map(|exp| expiry::at_unix(exp, arrival.date));
+        let issued_at = self.first(&self.rules.issued_at);
+        let issued_at = issued_at.and_then(|text| expiry::read(&text, None, arrival));
+        let mut stated = Vec::new();
         for selector in &self.rules.expires {
             if selector.is_jwt_exp() {
-                match jwt_exp(token.expose()) {
-                    Some(exp) => return expiry::at_unix(exp, date),
-                    None => continue,
-                }
+                stated.extend(jwt_exp());
+                continue;
             }
             let Some(text) = selector.found(self.headers, &self.document) else {
                 continue;
             };
-            match expiry::read(&text, self.rules.expires_unit, date) {
-                Some(Expiry::Unstated) => {}
-                Some(stated) => return stated,
-                None => warnings.push(format!(
+            let Some(read) = expiry::read(&text, self.rules.expires_unit, arrival) else {
+                warnings.push(format!(
                     "the expiry at {selector} cannot be read: \
-                     neither a number, 0 or greater, nor an ISO-8601 time"
-                )),
-            }
+                     neither a number, 0 or greater, nor a duration, nor a time"
+                ));
+                continue;
+            };
+            stated.extend(issued_at.and_then(|issued_at| expiry::after(issued_at, read)));
+            stated.push(read);
         }
-        Expiry::Unstated
+        match expiry::earliest(&stated, arrival) {
+            Expiry::Unstated => jwt_exp().unwrap_or(Expiry::Unstated),
+            stated => stated,
+        }
     }
 
     fn refusal(&self, fault: &Fault) -> Refusal {

@@ -246,6 +246,8 @@ pub struct ResponseToml {
     pub token: Option<OneOrMany<String>>,
     pub expires: Option<OneOrMany<String>>,
     pub expires_unit: Option<ExpiresUnit>,
+    /// When the vendor issued the token; lifetimes count from it.
+    pub issued_at: Option<OneOrMany<String>>,
     pub refresh_token: Option<OneOrMany<String>>,
     /// Selector to the values that mean success.
     pub ok: Option<Ordered<OneOrMany<Scalar>>>,
@@ -260,7 +262,8 @@ pub struct ResponseToml {
     pub final_: Option<OneOrMany<Scalar>>,
 }
 
-/// Unit of `expires`, where the number's size does not determine it.
+/// Unit of the numbers in `expires`. Seconds are always a lifetime; the others are a Unix time if
+/// they are at least 32 years and that time has not passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub enum ExpiresUnit {
     #[serde(rename = "s")]

@@ -5,7 +5,11 @@ use proptest::prelude::*;
 use super::*;
 
 fn rules(toml: &str) -> ResponseRules {
-    let toml = format!("token = ['/access_token', '/t']\nexpires = '/expires_in'\n{toml}");
+    let expires = match toml.starts_with("expires") {
+        true => "",
+        false => "expires = '/expires_in'",
+    };
+    let toml = format!("token = ['/access_token', '/t']\n{expires}\n{toml}");
     let mut problems = Vec::new();
     let rules = ResponseRules::parse(&toml::from_str(&toml).unwrap(), &mut problems);
     assert_eq!(problems, []);
@@ -329,7 +333,7 @@ fn descriptions_are_masked_escaped_and_capped() {
 }
 
 #[test]
-fn the_first_selector_with_an_expiry_wins() {
+fn an_expiry_that_cannot_be_read_is_a_warning() {
     let rules = |expires: &str| {
         let toml = format!("token = '/t'\nexpires = {expires}");
         let mut problems = Vec::new();
@@ -369,6 +373,46 @@ fn the_first_selector_with_an_expiry_wins() {
         );
         let named = |warning: &String| warning.contains("/a") && !warning.contains("never");
         assert!(issued.warnings.iter().all(named), "{:?}", issued.warnings);
+    }
+}
+
+#[test]
+fn the_earliest_stated_expiry_counts() {
+    const NOW: u64 = 1_450_675_309;
+    let rules = rules("expires = ['/sec', '/in', '/on']\nissued_at = '/issued_at'");
+    let life = |seconds| Expiry::In(Duration::from_secs(seconds));
+    let until = |seconds| Expiry::At {
+        at: UNIX_EPOCH + Duration::from_secs(NOW + seconds),
+        date: None,
+    };
+    // {"exp":1450675314}
+    let jwt = "e30.eyJleHAiOjE0NTA2NzUzMTR9.c2ln";
+    for (members, expiry) in [
+        (r#""sec":3600,"in":3600000"#.to_owned(), life(3600)),
+        (format!(r#""in":"86399","on":"{}""#, NOW + 6), until(6)),
+        (format!(r#""in":3600,"on":{}"#, NOW + 86_400), life(3600)),
+        (format!(r#""in":3600,"on":{}"#, NOW - 9), life(3600)),
+        (format!(r#""in":300,"issued_at":{}"#, NOW - 240), until(60)),
+        (
+            r#""in":300,"issued_at":"2015-12-21T05:17:49Z""#.to_owned(),
+            until(60),
+        ),
+        // Long ago, in the future, or no time at all: the life counts from the request.
+        (
+            r#""in":300,"issued_at":"2009-11-10T23:00:00Z""#.to_owned(),
+            life(300),
+        ),
+        (format!(r#""in":300,"issued_at":{}"#, NOW + 60), life(300)),
+        (r#""in":300,"issued_at":"today""#.to_owned(), life(300)),
+        // A JWT's `exp` counts if nothing else is stated.
+        (format!(r#""t":"{jwt}""#), until(5)),
+        (format!(r#""t":"{jwt}","in":0"#), until(5)),
+        (format!(r#""t":"{jwt}","in":3600"#), life(3600)),
+        (r#""t":"e30.e30.c2ln""#.to_owned(), Expiry::Unstated),
+    ] {
+        let body = format!(r#"{{"access_token":"","t":"x",{members}}}"#);
+        let issued = read(&rules, 200, &[], body.as_bytes()).unwrap();
+        assert_eq!(issued.expiry, expiry, "{members}");
     }
 }
 
