@@ -15,7 +15,6 @@ pub struct Now {
     pub boot: Duration,
 }
 
-/// Source of [`Now`].
 #[derive(Clone, Debug, Default)]
 pub enum Clock {
     #[default]

@@ -41,7 +41,6 @@ static HEAD_ONLY: [HeaderName; 13] = [
     WWW_AUTHENTICATE,
 ];
 
-/// Returns whether a field is hop-by-hop.
 pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
     // The length alone excludes most names.
     matches!(name.as_str().len(), 2 | 7 | 10 | 16..=19) && HOP_BY_HOP.contains(name)

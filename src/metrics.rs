@@ -154,7 +154,6 @@ impl Metrics {
         self.forget("upstream", names);
     }
 
-    /// Removes the series of removed providers.
     pub fn forget_providers(&self, names: &BTreeSet<String>) {
         self.forget("provider", names);
     }
@@ -162,26 +161,22 @@ impl Metrics {
     /// Counts one of Cupbearer's errors by code; `upstream` is empty if none was matched. Off the
     /// fast path.
     pub fn count_error(&self, upstream: &str, error: &str) {
-        self.request_errors
-            .with_label_values(&[upstream, error])
-            .inc();
+        let labels = [upstream, error];
+        self.request_errors.with_label_values(&labels).inc();
     }
 
     pub fn count_reload(&self, ok: bool) {
-        self.config_reloads
-            .with_label_values(&[if ok { "ok" } else { "error" }])
-            .inc();
+        let result = if ok { "ok" } else { "error" };
+        self.config_reloads.with_label_values(&[result]).inc();
     }
 
     /// Returns the exposition text and its content type.
     pub fn render(&self) -> (String, &'static str) {
         self.process.call_once(|| {
             #[cfg(target_os = "linux")]
-            (self.registry)
-                .register(Box::new(
-                    prometheus::process_collector::ProcessCollector::for_self(),
-                ))
-                .expect("metric names are distinct");
+            let process = prometheus::process_collector::ProcessCollector::for_self();
+            let registered = self.registry.register(Box::new(process));
+            registered.expect("metric names are distinct");
         });
         let mut text = String::new();
         let families = self.registry.gather();
@@ -228,7 +223,6 @@ impl Default for Metrics {
 /// Counters of one status class, by the last two digits of the code.
 type ClassCounters = [OnceLock<IntCounter>; 100];
 
-/// Handles of one upstream.
 #[derive(Clone)]
 pub struct UpstreamMetrics {
     name: Arc<str>,
@@ -295,7 +289,6 @@ impl UpstreamMetrics {
     }
 }
 
-/// Handles of one provider.
 #[derive(Clone)]
 pub struct ProviderMetrics {
     pub fetched: IntCounter,
@@ -328,9 +321,8 @@ fn forget<T: MetricVecBuilder>(vector: &MetricVec<T>, label: &str, names: &BTree
 
 fn label<'a>(metric: &'a proto::Metric, name: &str) -> Option<&'a str> {
     let mut pairs = metric.get_label().iter();
-    pairs
-        .find(|pair| pair.name() == name)
-        .map(proto::LabelPair::value)
+    let pair = pairs.find(|pair| pair.name() == name);
+    pair.map(proto::LabelPair::value)
 }
 
 fn register<C: Collector + Clone + 'static>(
@@ -339,9 +331,8 @@ fn register<C: Collector + Clone + 'static>(
 ) -> C {
     // Names and labels are literals of the table, each registered once.
     let collector = collector.expect("metric names are valid");
-    registry
-        .register(Box::new(collector.clone()))
-        .expect("metric names are distinct");
+    let registered = registry.register(Box::new(collector.clone()));
+    registered.expect("metric names are distinct");
     collector
 }
 

@@ -33,7 +33,6 @@ pub fn control() -> io::Result<Runtime> {
         .build()
 }
 
-/// The running threads of the data plane.
 pub struct Workers {
     ended: Vec<oneshot::Receiver<io::Result<bool>>>,
 }
@@ -48,23 +47,20 @@ impl Workers {
         changes: mpsc::UnboundedReceiver<ListenerChange>,
         draining: &watch::Receiver<bool>,
     ) -> io::Result<Self> {
-        let mut ended = Vec::with_capacity(count + 1);
         if count == 1 {
             let worker = Worker::new(0, Arc::clone(proxy));
             let source = ConnectionSource::Listeners(listeners, changes);
-            ended.push(spawn(worker, source, draining)?);
+            let ended = vec![spawn(worker, source, draining)?];
             return Ok(Self { ended });
         }
+        let mut ended = Vec::with_capacity(count + 1);
         let mut handles = Vec::with_capacity(count);
         for index in 0..count {
             let (sender, sockets) = mpsc::unbounded_channel();
             let worker = Worker::new(index, Arc::clone(proxy));
             handles.push((sender, worker.connections()));
-            ended.push(spawn(
-                worker,
-                ConnectionSource::Accepted(sockets),
-                draining,
-            )?);
+            let source = ConnectionSource::Accepted(sockets);
+            ended.push(spawn(worker, source, draining)?);
         }
         let draining = draining.clone();
         let accept = move |runtime: Runtime| {

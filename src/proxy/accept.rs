@@ -24,10 +24,8 @@ const REFUSAL_TIME: Duration = Duration::from_millis(250);
 /// A worker as the acceptor sees it: where to send connections, and how many are open.
 pub type WorkerHandle = (mpsc::UnboundedSender<AcceptedConnection>, Arc<AtomicUsize>);
 
-/// A connection and its listener.
 pub type AcceptedConnection = (Arc<ListenerState>, Socket);
 
-/// Where a worker's connections come from.
 pub enum ConnectionSource {
     /// The worker accepts.
     Listeners(Vec<Listener>, mpsc::UnboundedReceiver<ListenerChange>),
@@ -86,10 +84,8 @@ impl Worker {
         let grace = self.proxy.snapshot.load().settings.shutdown_grace;
         let refusal_time = REFUSAL_TIME.min(grace / 2);
         let mut emptied = pin!(self.registry.emptied());
-        if timeout(grace - refusal_time, emptied.as_mut())
-            .await
-            .is_ok()
-        {
+        let waited = timeout(grace - refusal_time, emptied.as_mut()).await;
+        if waited.is_ok() {
             return true;
         }
         self.closing.send_replace(true);

@@ -25,7 +25,6 @@ pub(super) struct Access {
     tally: Arc<Tally>,
     sent: u64,
     status: Option<StatusCode>,
-    /// Code of one of Cupbearer's errors.
     error: Option<&'static str>,
     complete: bool,
 }

@@ -81,7 +81,6 @@ impl AppBody {
         }
     }
 
-    /// Counts the body's bytes in `tally`.
     pub(super) fn counted(self, tally: Arc<Tally>) -> Self {
         Self::Counted(Box::new(self), tally)
     }

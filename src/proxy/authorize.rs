@@ -46,18 +46,17 @@ pub(super) fn check_allowed<B>(
     }
     let path = &request.uri().path()[routed.prefix..];
     if ambiguous(path) {
-        return Err(ProxyError::BadRequest(
-            "the path contains %2F, %5C, \\ or //, which an `allow` list cannot check; change it",
-        ));
+        let error =
+            "the path contains %2F, %5C, \\ or //, which an `allow` list cannot check; change it";
+        return Err(ProxyError::BadRequest(error));
     }
     let allowed = rules.iter().any(|rule| {
         let method = rule.method.as_ref();
         method.is_none_or(|method| method == request.method()) && rule.matches(path)
     });
     let error = "the upstream's `allow` list does not include the request";
-    allowed
-        .then_some(())
-        .ok_or(ProxyError::RequestNotAllowed(error))
+    let error = ProxyError::RequestNotAllowed(error);
+    allowed.then_some(()).ok_or(error)
 }
 
 /// Returns whether the app sent its own credential. An empty field, a scheme alone and an empty
@@ -92,9 +91,8 @@ pub(super) fn current(ready: &Injection) -> Cow<'_, Injection> {
         token_url: String::new(),
     };
     // Filled in once after the fetch already, with the same variables.
-    per_request
-        .make(&frozen)
-        .map_or(Cow::Borrowed(ready), Cow::Owned)
+    let made = per_request.make(&frozen);
+    made.map_or(Cow::Borrowed(ready), Cow::Owned)
 }
 
 /// Sets the fields that hold the token. No other code writes a credential.
@@ -132,10 +130,8 @@ pub(super) fn path_and_query(
     }
     let mut separator = '?';
     if let Some(query) = uri.query() {
-        for pair in query
-            .split('&')
-            .filter(|pair| keep || !is_credential(pair, target))
-        {
+        let stays = |pair: &&str| keep || !is_credential(pair, target);
+        for pair in query.split('&').filter(stays) {
             text.push(separator);
             text.push_str(pair);
             separator = '&';

@@ -49,7 +49,6 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// gone does not answer the last PING.
 const GOAWAY_WAIT: Duration = Duration::from_secs(5);
 
-/// Why an HTTP/1.x connection ends.
 enum Http1End {
     ByHyper(hyper::Result<()>),
     /// The connection is idle or stalled.
@@ -57,7 +56,6 @@ enum Http1End {
     HeadTimeout,
 }
 
-/// Serves one connection to its end.
 pub(super) async fn serve(
     worker: Arc<Worker>,
     stream: ClientStream,
@@ -167,7 +165,6 @@ where
     Http1End::ByHyper(connection.await)
 }
 
-/// Serves HTTP/2 to its end.
 async fn serve_http2(
     worker: Arc<Worker>,
     client: Arc<Client>,

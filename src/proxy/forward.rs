@@ -57,7 +57,6 @@ pub(super) async fn forward(
     Ok(response.map(ForwardedBody::detach_upload))
 }
 
-/// A request and the state of its attempts.
 struct ForwardedRequest<'a> {
     routed: Routed<'a>,
     worker: &'a Worker,
@@ -67,7 +66,6 @@ struct ForwardedRequest<'a> {
     te_trailers: bool,
     /// The app asks for another protocol.
     upgrades: bool,
-    /// The app's request target.
     uri: Uri,
     /// The app's `Host`, once [`Self::address`] has replaced it.
     host: Option<HeaderValue>,
@@ -168,9 +166,8 @@ impl<'a> ForwardedRequest<'a> {
         self.wait_for_turn().await?;
         let checkout = self.pool.dial_http1().await?;
         let (generation, on_wire) = self.stamp(&checkout).await?;
-        let sent = checkout
-            .send(&self.request_head(), RequestBody::Empty)
-            .await;
+        let head = self.request_head();
+        let sent = checkout.send(&head, RequestBody::Empty).await;
         drop(on_wire);
         let response = self.with_body_timeout(sent.map_err(|error| error.failure)?);
         let rejected = !self.keep && reject::rejects(&response, target);
@@ -302,7 +299,6 @@ impl<'a> ForwardedRequest<'a> {
         }
     }
 
-    /// The end of a wait that begins now.
     fn deadline(&self) -> Instant {
         Instant::now() + self.routed.target.config.token_wait
     }
@@ -321,7 +317,7 @@ impl<'a> ForwardedRequest<'a> {
         self.unless_closing(opening).await
     }
 
-    /// Waits until the worker closes at the latest.
+    /// Fails the wait when the worker closes.
     async fn unless_closing<T>(
         &self,
         wait: impl Future<Output = Result<T, Unavailable>>,
@@ -381,7 +377,7 @@ impl<'a> ForwardedRequest<'a> {
         self.unless_closing(came).await.unwrap_or(false)
     }
 
-    /// Returns the app's name for the upstream, and the upstream's own.
+    /// Returns the upstream's own address, and the app's address for the upstream.
     fn view(&self) -> rewrite::View<'_> {
         let host = || self.host.as_ref()?.to_str().ok();
         let authority = self.uri.authority().map(Authority::as_str).or_else(host);

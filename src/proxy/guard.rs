@@ -62,9 +62,8 @@ pub(super) fn http2_fields(fields: &HeaderMap, size: usize) -> Result<(), ProxyE
     for (name, value) in fields {
         let value = value.as_bytes();
         if let [b' ' | b'\t', ..] | [.., b' ' | b'\t'] = value {
-            return Err(ProxyError::BadRequest(
-                "a field value begins or ends with whitespace; remove the whitespace",
-            ));
+            let error = "a field value begins or ends with whitespace; remove the whitespace";
+            return Err(ProxyError::BadRequest(error));
         }
         // The length as a line of HTTP/1.1.
         let line = name.as_str().len() + value.len() + ": \r\n".len();

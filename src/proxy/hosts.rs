@@ -6,11 +6,9 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use super::route::{lower, lower_case, without_port};
 use crate::config::is_loopback;
 
-/// The hosts that the proxy serves, and the allowed origins.
 pub struct Hosts {
     /// Lower case, with and without port.
     names: HashSet<Box<str>>,
-    /// Allowed `Origin` values of other sites.
     origins: HashSet<Box<str>>,
     /// Hash of `names`. A connection caches its accepted host for one edition.
     pub(super) edition: u64,

@@ -27,7 +27,6 @@ pub struct ListenerState {
     closing: Notify,
 }
 
-/// A listening socket and its shared state.
 pub struct Listener {
     pub state: Arc<ListenerState>,
     pub socket: ListenSocket,
@@ -164,10 +163,8 @@ impl<F: Fn(ClientStream, Arc<ListenerState>) + Clone + Send + 'static> AcceptLoo
 
     fn close(&mut self, listener: &ListenerState) {
         listener.close();
-        for mut closed in self
-            .loops
-            .extract_if(.., |it| it.listener.id == listener.id)
-        {
+        let is_closed = |it: &mut AcceptLoop| it.listener.id == listener.id;
+        for mut closed in self.loops.extract_if(.., is_closed) {
             drop(closed.stop.take());
         }
     }

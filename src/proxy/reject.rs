@@ -68,20 +68,14 @@ pub(super) async fn drain(response: Response<ForwardedBody>) {
 /// RFC 6750 §3.1: the token is valid but lacks a scope, which a new token would lack, too.
 fn insufficient_scope(headers: &HeaderMap) -> bool {
     let mut challenges = headers.get_all(WWW_AUTHENTICATE).iter();
-    challenges.any(|value| {
-        value
-            .to_str()
-            .is_ok_and(|it| it.contains("insufficient_scope"))
-    })
+    let lacks_scope = |text: &str| text.contains("insufficient_scope");
+    challenges.any(|value| value.to_str().is_ok_and(lacks_scope))
 }
 
 /// Reads trailers-only responses; trailers that follow messages come too late for a replay.
 fn grpc_rejects(headers: &HeaderMap, statuses: &[u16]) -> bool {
-    !statuses.is_empty()
-        && headers
-            .get(GRPC_STATUS)
-            .and_then(|status| status.to_str().ok()?.parse().ok())
-            .is_some_and(|status| statuses.contains(&status))
+    let status = || headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok();
+    !statuses.is_empty() && status().is_some_and(|status| statuses.contains(&status))
 }
 
 fn peekable(headers: &HeaderMap) -> bool {
@@ -130,7 +124,6 @@ impl ForwardedBody {
         Self { rest, ..self }
     }
 
-    /// Returns the connection to the upstream if the upstream switched protocols.
     pub(super) fn take_tunnel(&mut self) -> Option<Tunnel> {
         self.rest.as_mut()?.take_tunnel()
     }

@@ -107,10 +107,8 @@ pub(super) fn final_recipient(mut measure: Measure) -> Response<ResponseBody> {
 pub(super) fn raw_problem(error: &ProxyError, metrics: &Metrics) -> Vec<u8> {
     report(error, None, metrics);
     let body = error.problem_details(None);
-    let retry_after = error
-        .retry_after()
-        .map(|seconds| format!("retry-after: {seconds}\r\n"))
-        .unwrap_or_default();
+    let line = |seconds| format!("retry-after: {seconds}\r\n");
+    let retry_after = error.retry_after().map(line).unwrap_or_default();
     let head = format!(
         "HTTP/1.1 {}\r\ndate: {}\r\ncontent-type: application/problem+json\r\n\
          content-length: {}\r\nconnection: close\r\nproxy-status: {}\r\n{retry_after}\r\n",
@@ -130,7 +128,6 @@ pub(super) fn is_grpc<B>(request: &Request<B>, scan: &Scan) -> bool {
 }
 
 impl ProxyError {
-    /// Returns the error's row in the table.
     fn row(&self) -> &'static ErrorCode {
         match self {
             Self::NoRoute => error_code::NO_ROUTE,
@@ -195,16 +192,11 @@ impl ProxyError {
             #[serde(skip_serializing_if = "Option::is_none")]
             upstream: Option<&'a str>,
         }
-        let ErrorCode {
-            code,
-            status,
-            title,
-            ..
-        } = *self.row();
+        let row = self.row();
         let problem = Problem {
-            r#type: format!("urn:cupbearer:error:{code}"),
-            title,
-            status: status.as_u16(),
+            r#type: format!("urn:cupbearer:error:{}", row.code),
+            title: row.title,
+            status: row.status.as_u16(),
             detail: self.detail(),
             upstream,
         };

@@ -141,7 +141,6 @@ impl ResponseBody {
         Some((body.take_tunnel()?, self.measure.take()?))
     }
 
-    /// Returns whether Cupbearer itself gave the response.
     pub(super) fn is_own(&self) -> bool {
         matches!(self.content, Content::Own(_))
     }

@@ -15,7 +15,6 @@ use super::error::ProxyError;
 use super::target::Target;
 use crate::config::Route;
 
-/// The routes of one snapshot.
 #[derive(Default)]
 pub struct Routes {
     targets: Vec<Arc<Target>>,
@@ -30,7 +29,6 @@ pub struct Routes {
     own: HashSet<Box<str>>,
 }
 
-/// Where a request goes.
 #[derive(Clone, Copy)]
 pub(super) struct Routed<'a> {
     pub(super) target: &'a Arc<Target>,
@@ -47,7 +45,6 @@ impl Routes {
         }
     }
 
-    /// Routes all requests of a listener to one target.
     pub fn at_listener(&mut self, listener: usize, target: Option<Arc<Target>>) {
         self.by_listener.insert(listener, target);
     }
@@ -106,7 +103,6 @@ impl Routes {
             && authority.is_some_and(|it| !self.own.contains(&*lower(it.as_str())))
     }
 
-    /// Looks a host up with its port, then without.
     fn host(&self, authority: &str) -> Option<&Arc<Target>> {
         let authority = lower(authority);
         let without_port = || self.by_host.get(without_port(&authority));

@@ -13,7 +13,6 @@ use crate::config::BodyTimeout;
 use crate::metrics::Metrics;
 use crate::secret::Secret;
 
-/// State that all workers share.
 pub struct Proxy {
     /// A reload replaces the snapshot; a request keeps its first one.
     pub snapshot: ArcSwap<Snapshot>,

@@ -32,7 +32,6 @@ pub struct Target {
     pub(super) host: HeaderValue,
     pub(super) scheme: UriScheme,
     pub(super) authority: Authority,
-    /// How the API rejects a token.
     pub(super) reject: RejectRules,
     pub(super) record: Record,
     /// Permits of `max_in_flight`, if there is a limit.
@@ -49,7 +48,6 @@ pub struct Credentials {
     pub query: Box<[String]>,
 }
 
-/// The parts of a [`Target`].
 pub struct TargetParts {
     pub config: Arc<Upstream>,
     pub metrics: UpstreamMetrics,
@@ -75,10 +73,8 @@ impl Target {
         let in_flight = |max: usize| Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)));
         let origin = &config.origin;
         // The configuration took the authority from a valid URL.
-        let authority: Authority = origin
-            .authority
-            .parse()
-            .expect("an authority that was parsed before");
+        let authority: Result<Authority, _> = origin.authority.parse();
+        let authority = authority.expect("an authority that was parsed before");
         Self {
             host: HeaderValue::from_str(authority.as_str()).expect("an authority is visible ASCII"),
             scheme: match origin.scheme {

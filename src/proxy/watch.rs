@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 
-/// How often connections are checked.
 const TICK: Duration = Duration::from_millis(250);
 
 /// The state of a connection, written by its own tasks and read by the worker's sweep.
@@ -27,7 +26,6 @@ pub(super) struct Watch {
     http2: AtomicBool,
     /// The connection has switched to another protocol.
     tunnel: AtomicBool,
-    /// Requests so far.
     requests: AtomicU32,
     /// Length of the newest request's body, or [`UNKNOWN`].
     body: AtomicU64,
@@ -87,7 +85,6 @@ pub(super) struct BodyProgress {
 /// Why a connection has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// The head of a request took too long.
     HeadTimeout,
     /// There was no request for too long. A new connection has as long as a head.
     IdleTimeout,
@@ -207,7 +204,7 @@ impl Watch {
         self.busy.load(Relaxed) > 0
     }
 
-    /// Returns whether only a part of a request's head has come in.
+    /// Returns whether only a part of a request's head was received.
     pub(super) fn is_in_head(&self) -> bool {
         !self.is_busy() && self.phase.load(Relaxed) == HEAD
     }
@@ -374,7 +371,6 @@ impl Registry {
         }
     }
 
-    /// Resolves when no connection is left.
     pub(super) async fn emptied(&self) {
         loop {
             let notified = self.emptied.notified();

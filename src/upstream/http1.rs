@@ -334,7 +334,6 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Connection<B> {
         self.download.is_done()
     }
 
-    /// Bytes of the body that are still to come, if known.
     pub(super) fn remaining(&self) -> Option<u64> {
         self.download.remaining()
     }

@@ -82,7 +82,6 @@ struct PoolState {
     sweeping: bool,
 }
 
-/// A request that waits for a connection.
 struct Waiter {
     since: Instant,
     sender: oneshot::Sender<Delivery>,

@@ -25,14 +25,11 @@ pub struct RequestHead<'a> {
     pub wait: Duration,
 }
 
-/// A request body for the upstream.
 pub enum RequestBody {
     Empty,
-    /// The app's body, streamed.
     Stream(Box<Upload>),
 }
 
-/// A streamed request body.
 pub struct Upload {
     source: Reader,
     /// Fields to remove from the trailers.

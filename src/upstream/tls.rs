@@ -81,10 +81,11 @@ impl TlsProfiles {
             )),
             None => None,
         };
-        let client_digests = client
-            .as_ref()
-            .map(|(cert, key)| (cert.digest(), key.digest()));
-        let fingerprint = (ca.as_ref().map(PemFile::digest), client_digests);
+        let digests = |(cert, key): &(PemFile, PemFile)| (cert.digest(), key.digest());
+        let fingerprint = (
+            ca.as_ref().map(PemFile::digest),
+            client.as_ref().map(digests),
+        );
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(config) = cache.profiles.get(&fingerprint).and_then(Weak::upgrade) {
             return Ok(config);
@@ -136,9 +137,8 @@ fn key_may_match(certified: &CertifiedKey) -> bool {
             else {
                 return true;
             };
-            certificate
-                .windows(public.len())
-                .any(|part| part == public.as_ref())
+            let mut parts = certificate.windows(public.len());
+            parts.any(|part| part == public.as_ref())
         }
         Err(_) => false,
     }
@@ -312,9 +312,8 @@ fn list(names: &[String]) -> String {
 
 /// Returns `a.test` for rustls' `DnsName("a.test")`, and `192.0.2.1` for `IpAddress(192.0.2.1)`.
 fn plain_name(name: &str) -> &str {
-    let inner = name
-        .split_once('(')
-        .and_then(|(_kind, rest)| rest.strip_suffix(')'));
+    let arguments = name.split_once('(').map(|(_kind, rest)| rest);
+    let inner = arguments.and_then(|rest| rest.strip_suffix(')'));
     inner.map_or(name, |inner| inner.trim_matches('"'))
 }
 
@@ -328,11 +327,8 @@ impl Cache {
         // Some systems ship a root that does not parse, next to good ones.
         let (_added, _ignored) = roots.add_parsable_certificates(found.certs);
         if roots.is_empty() {
-            let detail = found
-                .errors
-                .first()
-                .map(|error| format!(" ({error})"))
-                .unwrap_or_default();
+            let first = found.errors.first();
+            let detail = first.map(|error| format!(" ({error})")).unwrap_or_default();
             return Err(TlsConfigError::NoSystemRoots { detail });
         }
         Ok(Arc::clone(self.system_roots.insert(Arc::new(roots))))

@@ -41,7 +41,6 @@ enum FieldLine {
 }
 
 impl RequestLine {
-    /// Returns the state at the beginning of a connection.
     pub(super) fn new() -> Self {
         Self {
             position: Position::Line,

@@ -8,7 +8,6 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::coop::unconstrained;
 
-/// An accepted connection.
 pub(in crate::proxy) enum ClientStream {
     Tcp(TcpStream),
     Unix(UnixStream),

@@ -60,9 +60,8 @@ fn request(proxy: &EgressProxy, target: &Peer) -> Zeroizing<String> {
     // A capacity that never grows: growing would leave a copy of the secret in freed memory.
     let size = 2 * authority.len() + secret.len() + 64;
     let mut text = Zeroizing::new(String::with_capacity(size));
-    text.push_str(&format!(
-        "CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n"
-    ));
+    let line_and_host = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n");
+    text.push_str(&line_and_host);
     if !secret.is_empty() {
         text.extend(["Proxy-Authorization: ", secret, "\r\n"]);
     }
@@ -78,10 +77,8 @@ async fn read_head(tcp: &mut BufReader<&mut TcpStream>) -> io::Result<Option<Vec
         if available.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let line = available
-            .iter()
-            .position(|byte| *byte == b'\n')
-            .map_or(available.len(), |end| end + 1);
+        let end = memchr::memchr(b'\n', available);
+        let line = end.map_or(available.len(), |end| end + 1);
         head.extend_from_slice(&available[..line]);
         tcp.consume(line);
         if head.ends_with(b"\n\r\n") || head.ends_with(b"\n\n") {

@@ -19,7 +19,6 @@ const BUFFER: usize = 17 * 1024;
 /// bytes may be waiting.
 const LONG: usize = 4 * 1024;
 
-/// A socket with read-ahead during large reads.
 #[derive(Debug)]
 pub struct ReadAhead {
     tcp: TcpStream,

@@ -13,7 +13,6 @@ use tokio_rustls::client::TlsStream;
 
 use super::read_ahead::ReadAhead;
 
-/// An open connection.
 #[derive(Debug)]
 pub enum Stream {
     Plain(TcpStream),

@@ -13,7 +13,6 @@ const MAX_DIGITS: usize = 16;
 /// Limit of chunk extensions and padding of a whole body, beyond the length of its data.
 const MAX_EXTENSIONS: usize = 16 * 1024;
 
-/// Limits of the trailer section.
 const MAX_TRAILERS: usize = 16 * 1024;
 const MAX_TRAILER_FIELDS: usize = 64;
 
@@ -70,7 +69,6 @@ impl Decoder {
         self.state == DecoderState::Done
     }
 
-    /// Bytes that are still to come, if known.
     pub(super) fn remaining(&self) -> Option<u64> {
         match self.state {
             DecoderState::Length(left) => Some(left),
@@ -79,7 +77,6 @@ impl Decoder {
         }
     }
 
-    /// Takes the next frame off `read`.
     pub(super) fn step(&mut self, read: &mut BytesMut) -> Result<Step, Malformed> {
         self.pass_framing(read)?;
         match self.state {
@@ -157,10 +154,8 @@ impl Decoder {
         const INVALID: Malformed = Malformed::Rule("an invalid chunk size");
         let mut digits = 0;
         let mut size = 0_u64;
-        while let Some(digit) = read
-            .get(digits)
-            .and_then(|byte| (*byte as char).to_digit(16))
-        {
+        let digit_at = |at: usize| (*read.get(at)? as char).to_digit(16);
+        while let Some(digit) = digit_at(digits) {
             digits += 1;
             if digits > MAX_DIGITS {
                 return Err(INVALID);
@@ -239,10 +234,8 @@ fn trailers(fields: &[httparse::Header<'_>]) -> Result<HeaderMap, Malformed> {
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| INVALID)?;
         if is_trailer(&name) {
-            trailers.append(
-                name,
-                HeaderValue::from_bytes(field.value).map_err(|_| INVALID)?,
-            );
+            let value = HeaderValue::from_bytes(field.value).map_err(|_| INVALID)?;
+            trailers.append(name, value);
         }
     }
     Ok(trailers)

@@ -34,7 +34,6 @@ pub(super) fn chunk_size(out: &mut Vec<u8>, size: usize) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends the end of a chunked body.
 pub(super) fn last_chunk(out: &mut Vec<u8>, trailers: &HeaderMap) {
     out.extend_from_slice(b"0\r\n");
     for (name, value) in trailers {
@@ -67,10 +66,8 @@ fn field(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
 /// Returns the framing of `body`. The head's framing fields describe only the app's connection.
 pub(super) fn framing(head: &Parts, body: &impl Body) -> Framing {
     if !body.is_end_stream() {
-        return body
-            .size_hint()
-            .exact()
-            .map_or(Framing::Chunked, Framing::Length);
+        let length = body.size_hint().exact();
+        return length.map_or(Framing::Chunked, Framing::Length);
     }
     // RFC 9110 §8.6: an empty body is announced if the method defines a meaning for a body; for
     // other methods, `head` announces it if the app did.
@@ -84,10 +81,8 @@ pub(super) fn framing(head: &Parts, body: &impl Body) -> Framing {
 pub(super) fn head(out: &mut Vec<u8>, head: &Parts, framing: Framing) {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
-    let target = head
-        .uri
-        .path_and_query()
-        .map_or("/", |target| target.as_str());
+    let target = head.uri.path_and_query();
+    let target = target.map_or("/", |target| target.as_str());
     // `PathAndQuery` starts with `/`, `*`, or with the query if the path is empty.
     if target.starts_with('?') {
         out.push(b'/');

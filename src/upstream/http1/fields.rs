@@ -127,9 +127,8 @@ impl Notes {
     /// Accepts only a single `chunked` (RFC 9112 §6.1, §7.4): requests to upstreams have no `TE`.
     fn note_coding(&mut self, value: &[u8]) -> Result<(), Malformed> {
         if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
-            return Err(Malformed::Rule(
-                "a Transfer-Encoding that is not just chunked",
-            ));
+            let fault = "a Transfer-Encoding that is not just chunked";
+            return Err(Malformed::Rule(fault));
         }
         self.chunked = true;
         Ok(())

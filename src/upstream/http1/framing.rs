@@ -3,7 +3,6 @@
 /// How a response body ends (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// No body.
     Empty,
     Length(u64),
     Chunked,

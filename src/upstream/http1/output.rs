@@ -93,7 +93,6 @@ impl Output {
         Ok(())
     }
 
-    /// Ends the body.
     pub(super) fn end(&mut self) -> Result<(), WrongLength> {
         match self.framing {
             Framing::None | Framing::Length(0) => {}

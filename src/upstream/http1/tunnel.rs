@@ -10,7 +10,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::upstream::connect::Stream;
 use crate::upstream::counted::Open;
 
-/// An upgraded connection to the upstream.
 pub struct Tunnel {
     pub(super) io: Stream,
     /// Bytes that arrived with the head, not returned yet.

@@ -98,7 +98,6 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Upload<B> {
         self.moved.map(|moved| moved + wait)
     }
 
-    /// Frees memory that an idle connection does not need.
     pub(super) fn shrink(&mut self) {
         self.out.shrink();
     }

@@ -10,7 +10,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::upstream::connect::Stream;
 
-/// Bytes that a connection has read and written.
 #[derive(Default)]
 pub(super) struct Traffic {
     read: AtomicU64,
@@ -33,7 +32,6 @@ impl Traffic {
     }
 }
 
-/// A stream that counts its bytes.
 pub(super) struct Socket {
     pub(super) io: Stream,
     pub(super) traffic: Arc<Traffic>,
