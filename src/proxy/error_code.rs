@@ -76,7 +76,7 @@ rows! {
         "The request is malformed or ambiguous"
         ""
     BODY_BROKEN: "bad_request" App BAD_REQUEST http_request_error INVALID_ARGUMENT
-        "The request body broke off"
+        "The request body was cut off"
         "Send the request again."
     CONNECT_UNSUPPORTED: "connect_unsupported" App NOT_IMPLEMENTED http_request_denied UNIMPLEMENTED
         "CONNECT is not supported"

@@ -24,7 +24,7 @@ use crate::config::{EgressProxy, Origin, Scheme, Tls};
 use crate::upstream::tls::{TlsConfigError, TlsFailure, TlsProfiles};
 
 use budget::Budget;
-pub(super) use dial::Names;
+pub(super) use dial::Resolver;
 pub use error::{ConnectError, Peer, Stage};
 use read_ahead::ReadAhead;
 pub use stream::Stream;
@@ -57,7 +57,7 @@ pub struct Connector {
 
 #[derive(Clone)]
 struct ConnectorShared {
-    names: Names,
+    resolver: Resolver,
     peer: Peer,
     egress: Option<EgressProxy>,
     tls: Option<TlsTarget>,
@@ -99,7 +99,7 @@ impl Connector {
         let (host, port) = destination.connect_to.unwrap_or((origin.host, origin.port));
         Ok(Self {
             shared: Arc::new(ConnectorShared {
-                names: Names::System,
+                resolver: Resolver::System,
                 peer: Peer {
                     host,
                     port,
@@ -138,8 +138,8 @@ impl Connector {
 
     /// Panics if the connector has clones.
     #[cfg(test)]
-    pub(super) fn with_names(mut self, names: Names) -> Self {
-        Arc::get_mut(&mut self.shared).unwrap().names = names;
+    pub(super) fn with_resolver(mut self, resolver: Resolver) -> Self {
+        Arc::get_mut(&mut self.shared).unwrap().resolver = resolver;
         self
     }
 
@@ -163,14 +163,14 @@ impl Connector {
     async fn tunnel(&self, budget: &Budget) -> Result<TcpStream, ConnectError> {
         let target = self.peer();
         let Some(proxy) = &self.shared.egress else {
-            return dial::dial(&self.shared.names, target, budget).await;
+            return dial::dial(&self.shared.resolver, target, budget).await;
         };
         let peer = Peer {
             host: proxy.host.clone(),
             port: proxy.port,
             egress: true,
         };
-        let mut tcp = dial::dial(&self.shared.names, &peer, budget).await?;
+        let mut tcp = dial::dial(&self.shared.resolver, &peer, budget).await?;
         let tunnel = egress::open(&mut tcp, proxy, &peer, target);
         budget.spend(&peer, Stage::Egress, tunnel).await??;
         Ok(tcp)

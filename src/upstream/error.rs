@@ -48,7 +48,7 @@ pub enum BodyError {
     /// The upload was still running.
     #[error("the app's request body was cut off: {0}")]
     App(Cause),
-    #[error("the upstream's answer stands still: {0}")]
+    #[error("the upstream's response stalled: {0}")]
     Stalled(Stalled),
 }
 

@@ -63,7 +63,7 @@ pub(super) struct Connection<B> {
     seen: usize,
     interim: u32,
     upload: Upload<B>,
-    app_broke_off: Option<Cause>,
+    upload_error: Option<Cause>,
     download: Decoder,
     keep_alive: bool,
     /// Kept for the whole connection: a reset is almost free, while a timer per request would enter
@@ -99,7 +99,7 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Connection<B> {
             seen: 0,
             interim: 0,
             upload: Upload::new(),
-            app_broke_off: None,
+            upload_error: None,
             download: Decoder::DONE,
             keep_alive: false,
             timer: Box::pin(tokio::time::sleep_until(now)),
@@ -294,7 +294,7 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Connection<B> {
     /// Returns the next frame of the body; `None` at its end. Continues the upload.
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame<BodyError> {
         self.poll_upload(cx);
-        if let Some(cause) = self.app_broke_off.take() {
+        if let Some(cause) = self.upload_error.take() {
             return Poll::Ready(Some(Err(BodyError::App(cause))));
         }
         loop {
@@ -315,11 +315,11 @@ impl<B: Body<Data = Bytes, Error = Cause> + Unpin> Connection<B> {
 
     /// Continues the upload. [`Self::poll_frame`] reports failures of the app.
     pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) {
-        if !self.upload.is_active() || self.app_broke_off.is_some() {
+        if !self.upload.is_active() || self.upload_error.is_some() {
             return;
         }
         match self.upload.poll(cx, &mut self.io) {
-            Poll::Ready(Err(UploadError::App(cause))) => self.app_broke_off = Some(cause),
+            Poll::Ready(Err(UploadError::App(cause))) => self.upload_error = Some(cause),
             Poll::Ready(Err(UploadError::Upstream(_))) => self.upload.abandon(),
             Poll::Pending | Poll::Ready(Ok(())) => {}
         }

@@ -205,7 +205,7 @@ impl From<&rustls::Error> for TlsFailure {
         let reason = match error {
             Error::InvalidCertificate(certificate) => certificate_reason(certificate),
             Error::InvalidMessage(_) => format!(
-                "what answers there does not speak TLS ({error}): check the URL's scheme and port"
+                "the server does not speak TLS ({error}): check the URL's scheme and port"
             ),
             Error::PeerIncompatible(_) => {
                 format!("no TLS version or cipher in common ({error}): TLS 1.2 or newer is needed")

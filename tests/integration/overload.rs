@@ -137,7 +137,7 @@ async fn a_stalled_response_is_cut_off_after_timeouts_body() {
             connection.closed().await;
             assert_recovered(app, &upstream).await;
         }
-        assert!(log().contains("the upstream's answer stands still"));
+        assert!(log().contains("the upstream's response stalled"));
     })
     .await;
 }

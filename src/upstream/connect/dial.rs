@@ -26,16 +26,15 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_interval(Duration::from_secs(10))
     .with_retries(3);
 
-/// The name resolver.
 #[derive(Clone)]
-pub(in crate::upstream) enum Names {
+pub(in crate::upstream) enum Resolver {
     /// `getaddrinfo`.
     System,
     #[cfg(test)]
     Fixed(Arc<std::sync::Mutex<Vec<SocketAddr>>>),
 }
 
-impl Names {
+impl Resolver {
     async fn look_up(&self, peer: &Peer) -> io::Result<Vec<SocketAddr>> {
         match self {
             Self::System => {
@@ -49,13 +48,13 @@ impl Names {
 }
 
 pub(super) async fn dial(
-    names: &Names,
+    resolver: &Resolver,
     peer: &Peer,
     budget: &Budget,
 ) -> Result<TcpStream, ConnectError> {
     let addresses = match peer.host.parse::<IpAddr>() {
         Ok(address) => vec![SocketAddr::new(address, peer.port)],
-        Err(_) => resolve(names, peer, budget).await?,
+        Err(_) => resolve(resolver, peer, budget).await?,
     };
     budget
         .spend(peer, Stage::Connect, race(addresses))
@@ -65,7 +64,7 @@ pub(super) async fn dial(
 }
 
 async fn resolve(
-    names: &Names,
+    resolver: &Resolver,
     peer: &Peer,
     budget: &Budget,
 ) -> Result<Vec<SocketAddr>, ConnectError> {
@@ -74,7 +73,7 @@ async fn resolve(
         source: Arc::new(error),
     };
     let found = budget
-        .spend(peer, Stage::Resolve, names.look_up(peer))
+        .spend(peer, Stage::Resolve, resolver.look_up(peer))
         .await?
         .map_err(failed)?;
     if found.is_empty() {

@@ -23,7 +23,7 @@ use crate::upstream::request::{RequestBody, RequestHead};
 pub(in crate::upstream) struct Exchange<P: Owner> {
     /// Dropped before `_permit`, so that the stream is reset before the permit is free.
     upload: Upload,
-    app_broke_off: Option<Cause>,
+    upload_error: Option<Cause>,
     response: RecvStream,
     /// Only trailers can follow.
     data_ended: bool,
@@ -146,7 +146,7 @@ impl<'a, P: Owner> Pending<'a, P> {
         } else {
             Some(Box::new(Exchange {
                 upload: self.upload,
-                app_broke_off: None,
+                upload_error: None,
                 response,
                 data_ended: false,
                 remaining,
@@ -187,7 +187,7 @@ impl<P: Owner> Exchange<P> {
     /// Returns the next frame of the response body; `None` at its end. Continues the upload.
     pub(in crate::upstream) fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame<BodyError> {
         self.poll_upload(cx);
-        if let Some(cause) = self.app_broke_off.take() {
+        if let Some(cause) = self.upload_error.take() {
             return Poll::Ready(Some(Err(BodyError::App(cause))));
         }
         while !self.data_ended {
@@ -216,8 +216,8 @@ impl<P: Owner> Exchange<P> {
 
     /// Continues the upload. [`Self::poll_frame`] reports failures.
     pub(in crate::upstream) fn poll_upload(&mut self, cx: &mut Context<'_>) {
-        if self.app_broke_off.is_none() {
-            self.app_broke_off = self.upload.poll(cx).err();
+        if self.upload_error.is_none() {
+            self.upload_error = self.upload.poll(cx).err();
         }
     }
 
@@ -227,7 +227,7 @@ impl<P: Owner> Exchange<P> {
 
     /// Returns whether every frame has been returned.
     pub(in crate::upstream) fn is_end_stream(&self) -> bool {
-        self.app_broke_off.is_none() && self.response.is_end_stream()
+        self.upload_error.is_none() && self.response.is_end_stream()
     }
 
     pub(in crate::upstream) fn remaining(&self) -> Option<u64> {

@@ -15,7 +15,7 @@ use super::*;
 use crate::config::Scheme;
 use crate::demo::authority::Offer;
 use crate::testing::{TestCa, closed_port, destination};
-use crate::upstream::connect::Names;
+use crate::upstream::connect::Resolver;
 use crate::upstream::{RequestBody, SendFailure};
 use support::*;
 
@@ -416,7 +416,8 @@ async fn a_changed_address_is_used_after_a_connections_life() {
         let addresses = Arc::new(Mutex::new(vec![old.address]));
         let mut destination = destination(Scheme::Http, old.address, alpn);
         destination.connect_to = Some(("moving.test".to_owned(), 80));
-        let pool = Fixture::with_names(Names::Fixed(Arc::clone(&addresses)), destination, LIMITS);
+        let pool =
+            Fixture::with_resolver(Resolver::Fixed(Arc::clone(&addresses)), destination, LIMITS);
         pool.ask("/").await;
         *addresses.lock().unwrap() = vec![new.address];
         let first = pool.send("/stream").await.ok().unwrap();

@@ -25,7 +25,7 @@ use super::super::*;
 use crate::config::Scheme;
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::testing::{accept_each, destination, read_head};
-use crate::upstream::connect::{Destination, Names};
+use crate::upstream::connect::{Destination, Resolver};
 use crate::upstream::tls::TlsProfiles;
 use crate::upstream::{Replay, RequestBody, RequestHead, SendError, UpstreamBody};
 
@@ -252,12 +252,16 @@ impl Fixture {
     }
 
     pub(super) fn with(destination: Destination, limits: Limits) -> Self {
-        Self::with_names(Names::System, destination, limits)
+        Self::with_resolver(Resolver::System, destination, limits)
     }
 
-    pub(super) fn with_names(names: Names, destination: Destination, limits: Limits) -> Self {
+    pub(super) fn with_resolver(
+        resolver: Resolver,
+        destination: Destination,
+        limits: Limits,
+    ) -> Self {
         let connector = Connector::new(destination, &TlsProfiles::new()).unwrap();
-        let connector = connector.with_names(names);
+        let connector = connector.with_resolver(resolver);
         let metrics = Metrics::new().upstream("test");
         Self {
             pool: Pool::new(connector, limits, metrics.clone()),
