@@ -49,8 +49,8 @@ pub use tunnel::Tunnel;
 const FIRST_READ: usize = 8 * 1024;
 const LARGEST_READ: usize = 64 * 1024;
 
-/// Limit of interim responses before the final one. They are skipped: hyper's server cannot forward
-/// them, and RFC 9110 §15.2 lets a proxy drop them.
+/// Limit of interim responses, which are skipped: hyper's server cannot forward 1xx, and RFC 9110
+/// §15.2 lets a proxy drop them.
 pub(super) const MAX_INTERIM: u32 = 64;
 
 /// A connection with the state of its current exchange; `B` is the request body.

@@ -11,7 +11,7 @@ use crate::fields::is_trailer;
 
 /// How a request body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
+pub(super) enum RequestFraming {
     /// No body, and no framing field unless the app's head has a `Content-Length`.
     None,
     /// Bytes still to be sent.
@@ -45,14 +45,14 @@ pub(super) fn last_chunk(out: &mut Vec<u8>, trailers: &HeaderMap) {
 }
 
 /// Appends `Content-Length` or `Transfer-Encoding`.
-fn framing_field(out: &mut Vec<u8>, framing: Framing) {
+fn framing_field(out: &mut Vec<u8>, framing: RequestFraming) {
     match framing {
-        Framing::None => {}
-        Framing::Length(length) => {
+        RequestFraming::None => {}
+        RequestFraming::Length(length) => {
             let mut digits = itoa::Buffer::new();
             field(out, &CONTENT_LENGTH, digits.format(length).as_bytes());
         }
-        Framing::Chunked => field(out, &TRANSFER_ENCODING, b"chunked"),
+        RequestFraming::Chunked => field(out, &TRANSFER_ENCODING, b"chunked"),
     }
 }
 
@@ -64,21 +64,21 @@ fn field(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
 }
 
 /// Returns the framing of `body`. The head's framing fields describe only the app's connection.
-pub(super) fn framing(head: &Parts, body: &impl Body) -> Framing {
+pub(super) fn framing(head: &Parts, body: &impl Body) -> RequestFraming {
     if !body.is_end_stream() {
         let length = body.size_hint().exact();
-        return length.map_or(Framing::Chunked, Framing::Length);
+        return length.map_or(RequestFraming::Chunked, RequestFraming::Length);
     }
     // RFC 9110 §8.6: an empty body is announced if the method defines a meaning for a body; for
     // other methods, `head` announces it if the app did.
     match head.method {
-        Method::POST | Method::PUT | Method::PATCH => Framing::Length(0),
-        _ => Framing::None,
+        Method::POST | Method::PUT | Method::PATCH => RequestFraming::Length(0),
+        _ => RequestFraming::None,
     }
 }
 
 /// Appends a request's head, with the target in origin-form.
-pub(super) fn head(out: &mut Vec<u8>, head: &Parts, framing: Framing) {
+pub(super) fn head(out: &mut Vec<u8>, head: &Parts, framing: RequestFraming) {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
     let target = head.uri.path_and_query();
@@ -93,7 +93,7 @@ pub(super) fn head(out: &mut Vec<u8>, head: &Parts, framing: Framing) {
     for (name, value) in &head.headers {
         if *name == CONTENT_LENGTH {
             match framing.take() {
-                Some(Framing::None) => framing_field(out, Framing::Length(0)),
+                Some(RequestFraming::None) => framing_field(out, RequestFraming::Length(0)),
                 Some(framing) => framing_field(out, framing),
                 None => {}
             }

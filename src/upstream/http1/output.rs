@@ -8,7 +8,7 @@ use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use tokio::io::AsyncWrite;
 
-use super::encode::{self, Framing};
+use super::encode::{self, RequestFraming};
 
 /// Frames up to this size are copied together, into one TLS record and one system call.
 pub(super) const SMALL_FRAME: usize = 2 * 1024;
@@ -21,7 +21,7 @@ const KEPT: usize = 4 * 1024;
 
 /// Bytes to write: `text[written..]`, then `data`, then `tail`.
 pub(super) struct Output {
-    framing: Framing,
+    framing: RequestFraming,
     /// Head, chunk sizes, small frames and trailers.
     text: Vec<u8>,
     written: usize,
@@ -36,7 +36,7 @@ pub(in crate::upstream) struct WrongLength;
 impl Output {
     pub(super) const fn new() -> Self {
         Self {
-            framing: Framing::None,
+            framing: RequestFraming::None,
             text: Vec::new(),
             written: 0,
             data: Bytes::new(),
@@ -46,7 +46,7 @@ impl Output {
 
     /// Starts the next message; the caller appends the head to the returned buffer. The previous
     /// message must be written completely.
-    pub(super) fn begin(&mut self, framing: Framing) -> &mut Vec<u8> {
+    pub(super) fn begin(&mut self, framing: RequestFraming) -> &mut Vec<u8> {
         self.framing = framing;
         self.text.clear();
         self.written = 0;
@@ -73,12 +73,12 @@ impl Output {
             return Ok(());
         }
         let end: &[u8] = match &mut self.framing {
-            Framing::None => return Err(WrongLength),
-            Framing::Length(left) => {
+            RequestFraming::None => return Err(WrongLength),
+            RequestFraming::Length(left) => {
                 *left = left.checked_sub(data.len() as u64).ok_or(WrongLength)?;
                 b""
             }
-            Framing::Chunked => {
+            RequestFraming::Chunked => {
                 encode::chunk_size(&mut self.text, data.len());
                 b"\r\n"
             }
@@ -95,19 +95,19 @@ impl Output {
 
     pub(super) fn end(&mut self) -> Result<(), WrongLength> {
         match self.framing {
-            Framing::None | Framing::Length(0) => {}
-            Framing::Length(_) => return Err(WrongLength),
-            Framing::Chunked if self.data.is_empty() => {
+            RequestFraming::None | RequestFraming::Length(0) => {}
+            RequestFraming::Length(_) => return Err(WrongLength),
+            RequestFraming::Chunked if self.data.is_empty() => {
                 self.text.extend_from_slice(encode::LAST_CHUNK);
             }
-            Framing::Chunked => self.tail = encode::CHUNK_END_AND_LAST,
+            RequestFraming::Chunked => self.tail = encode::CHUNK_END_AND_LAST,
         }
         Ok(())
     }
 
     /// Ends the body, with trailers if the body is chunked. Requires [`Self::has_room`].
     pub(super) fn end_with(&mut self, trailers: &HeaderMap) -> Result<(), WrongLength> {
-        if self.framing != Framing::Chunked {
+        if self.framing != RequestFraming::Chunked {
             return self.end();
         }
         encode::last_chunk(&mut self.text, trailers);
@@ -169,7 +169,7 @@ mod tests {
     fn a_written_frame_releases_its_buffer() {
         let mut buffer = BytesMut::zeroed(2 * SMALL_FRAME);
         let mut output = Output::new();
-        output.begin(Framing::Length(2 * SMALL_FRAME as u64));
+        output.begin(RequestFraming::Length(2 * SMALL_FRAME as u64));
         output.put(buffer.split().freeze()).unwrap();
         assert!(!buffer.try_reclaim(2 * SMALL_FRAME));
 

@@ -13,7 +13,7 @@ fn parts(method: &str, uri: &str, fields: &[(&str, &str)]) -> Parts {
     request.body(()).unwrap().into_parts().0
 }
 
-fn text(head: &Parts, framing: Framing) -> String {
+fn text(head: &Parts, framing: RequestFraming) -> String {
     let mut out = Vec::new();
     super::head(&mut out, head, framing);
     String::from_utf8(out).unwrap()
@@ -32,17 +32,17 @@ fn a_head_is_encoded_exactly() {
         ],
     );
     assert_eq!(
-        text(&get, Framing::None),
+        text(&get, RequestFraming::None),
         "GET /a/b?c=d HTTP/1.1\r\nhost: api.example\r\nauthorization: Bearer t\r\n\
          accept: a\r\naccept: b\r\n\r\n"
     );
     let put = parts("PUT", "/", &[("host", "a")]);
     assert_eq!(
-        text(&put, Framing::Length(1024)),
+        text(&put, RequestFraming::Length(1024)),
         "PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: 1024\r\n\r\n"
     );
     assert_eq!(
-        text(&put, Framing::Chunked),
+        text(&put, RequestFraming::Chunked),
         "PUT / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
     );
 }
@@ -58,7 +58,10 @@ fn the_target_is_in_origin_form() {
         ("/%2e%00?%0d", "/%2e%00?%0d"),
     ] {
         let line = format!("OPTIONS {target} HTTP/1.1\r\n\r\n");
-        assert_eq!(text(&parts("OPTIONS", uri, &[]), Framing::None), line);
+        assert_eq!(
+            text(&parts("OPTIONS", uri, &[]), RequestFraming::None),
+            line
+        );
     }
 }
 
@@ -76,11 +79,11 @@ fn the_apps_framing_fields_are_replaced() {
         ],
     );
     assert_eq!(
-        text(&head, Framing::Chunked),
+        text(&head, RequestFraming::Chunked),
         "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\nx: y\r\n\r\n"
     );
     assert_eq!(
-        text(&head, Framing::Length(3)),
+        text(&head, RequestFraming::Length(3)),
         "POST / HTTP/1.1\r\ncontent-length: 3\r\nx: y\r\n\r\n"
     );
 }
@@ -88,19 +91,23 @@ fn the_apps_framing_fields_are_replaced() {
 #[test]
 fn an_empty_body_is_announced_if_expected_or_declared() {
     for (method, fields, expected) in [
-        ("GET", &[][..], Framing::None),
-        ("HEAD", &[], Framing::None),
-        ("DELETE", &[], Framing::None),
-        ("REPORT", &[], Framing::None),
-        ("POST", &[], Framing::Length(0)),
-        ("PUT", &[], Framing::Length(0)),
-        ("PATCH", &[], Framing::Length(0)),
-        ("GET", &[("content-length", "0")], Framing::Length(0)),
-        ("DELETE", &[("content-length", "5")], Framing::Length(0)),
+        ("GET", &[][..], RequestFraming::None),
+        ("HEAD", &[], RequestFraming::None),
+        ("DELETE", &[], RequestFraming::None),
+        ("REPORT", &[], RequestFraming::None),
+        ("POST", &[], RequestFraming::Length(0)),
+        ("PUT", &[], RequestFraming::Length(0)),
+        ("PATCH", &[], RequestFraming::Length(0)),
+        ("GET", &[("content-length", "0")], RequestFraming::Length(0)),
+        (
+            "DELETE",
+            &[("content-length", "5")],
+            RequestFraming::Length(0),
+        ),
     ] {
         let head = parts(method, "/", fields);
         let length = match expected {
-            Framing::None => "",
+            RequestFraming::None => "",
             _ => "content-length: 0\r\n",
         };
         assert_eq!(
@@ -129,7 +136,7 @@ proptest! {
             head.headers.append(HeaderName::try_from(name).unwrap(), value);
         }
         let mut out = Vec::new();
-        super::head(&mut out, &head, Framing::Length(length));
+        super::head(&mut out, &head, RequestFraming::Length(length));
         let mut slots = [httparse::EMPTY_HEADER; 16];
         let mut parsed = httparse::Request::new(&mut slots);
         prop_assert_eq!(parsed.parse(&out), Ok(httparse::Status::Complete(out.len())));
