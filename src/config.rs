@@ -37,6 +37,7 @@ pub use model::{
 };
 pub use origin::{Origin, Scheme, is_loopback};
 pub use problems::Problem;
+pub use value::value_text;
 
 /// Parses a duration such as `30s` or `250ms`, for flags. The error says what is expected.
 pub fn duration(text: &str) -> Result<Duration, String> {

@@ -18,9 +18,9 @@ use super::problems::{KeyPath, Problems, complaint};
 use super::read::{Tree, section};
 use super::server::limit;
 use super::units::{Text, Written};
-use super::value::EmptyLiteral;
+use super::value::{EmptyLiteral, known_text};
 use crate::dialect::{
-    ExchangePlan, InjectPlan, Overrides, Plan, UrlTemplate, Var, WELL_KNOWN, nearest,
+    ExchangePlan, InjectPlan, Overrides, Plan, UrlTemplate, Var, WELL_KNOWN, check_token, nearest,
 };
 
 use variables::{Variables, check_unused, injected, variables};
@@ -236,6 +236,11 @@ impl Parts<'_> {
         if let Value::Literal(Var::Integer(_) | Var::Boolean(_)) = access_token {
             let expected = complaint("expected text in quotes");
             cx.problem(&token_at, expected.hint("access_token = \"…\""));
+        }
+        if let Some(text) = known_text(&access_token)
+            && let Err(reason) = check_token(text.expose())
+        {
+            cx.problem(&token_at, complaint(reason));
         }
         let (inject, reject) = compiled?;
         if !self.unread.request && !self.unread.inject {

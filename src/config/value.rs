@@ -2,6 +2,9 @@
 //!
 //! A missing variable or an empty file fails the start, not the first fetch an hour later.
 
+mod placeholder;
+mod text;
+
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,6 +22,8 @@ use super::problems::{Complaint, complaint};
 use super::units::{Text, Written};
 use crate::dialect::Var;
 use crate::secret::Secret;
+
+pub use text::value_text;
 
 #[derive(Clone, Debug)]
 pub(super) enum ValueToml {
@@ -74,7 +79,7 @@ impl ValueToml {
                     "write the value or its source: { env = \"NAME\" }, { file = \"/path\" }",
                 ));
             }
-            Self::Literal(literal) => return Ok(Value::Literal(literal)),
+            Self::Literal(literal) => return checked_literal(literal).map(Value::Literal),
             Self::Source(source) => source,
         };
         if source.provider.is_some() {
@@ -145,13 +150,30 @@ fn var_text(var: &Var) -> Secret {
 }
 
 fn from_env(name: String, env: &dyn Environment) -> Result<Value, Complaint> {
-    // Errors do not quote the name: people paste the secret itself there by mistake.
-    let message = match env.var(&name).map(Secret::new) {
-        Some(value) if !value.is_empty() => return Ok(Value::Env { name, value }),
-        Some(_) => "names an environment variable that is empty",
-        None => "names an environment variable that is not set",
+    let state = match env.var(&name).map(Secret::new) {
+        Some(text) => match text::bare(text.expose()) {
+            value if !value.is_empty() => return Ok(Value::Env { name, value }),
+            _ => "is empty",
+        },
+        None => "is not set",
+    };
+    // People paste the secret itself in place of the name.
+    let message = match placeholder::is_variable(&name) {
+        true => format!("environment variable `{name}` {state}"),
+        false => format!("names an environment variable that {state}"),
     };
     Err(complaint(message).hint("`env` takes a variable name of the process environment"))
+}
+
+fn checked_literal(literal: Var) -> Result<Var, Complaint> {
+    let Var::Text(text) = &literal else {
+        return Ok(literal);
+    };
+    match placeholder::hint(text.expose()) {
+        Some(hint) => Err(complaint("looks like a placeholder").hint(hint)),
+        None if text.expose().contains("-----BEGIN ") => Ok(Var::Text(text::bare(text.expose()))),
+        None => Ok(literal),
+    }
 }
 
 const ONE_VALUE: &str = "the file holds only the value, as text";
@@ -161,31 +183,41 @@ const LARGEST_FILE: u64 = 1 << 20;
 
 fn read(path: &Path) -> Result<Secret, Complaint> {
     let bytes = read_file(path)?;
-    let text = std::str::from_utf8(&bytes)
-        .map_err(|_| complaint("names a file that is not UTF-8 text").hint(ONE_VALUE))?;
-    let text = text.strip_suffix('\n').unwrap_or(text);
-    let text = text.strip_suffix('\r').unwrap_or(text);
-    if text.is_empty() {
-        return Err(complaint("names an empty file").hint(ONE_VALUE));
+    value_text(&bytes).map_err(|content| {
+        let message = format!("{} holds {content}", shown(path));
+        complaint(message).hint(ONE_VALUE)
+    })
+}
+
+/// The path for an error, unless it may be a secret that was pasted in place of a path.
+fn shown(path: &Path) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let is_name = |part: &str| part.len() <= 32 && part.chars().all(is_plain);
+    let text = path.to_str().unwrap_or_default();
+    let is_relative = text.contains(['/', '.']) && text.split('/').all(is_name);
+    match path.is_absolute() || is_relative {
+        true => format!("file `{}`", path.display().to_string().escape_debug()),
+        false => "the file".to_owned(),
     }
-    Ok(Secret::new(text))
 }
 
 /// Reads a regular file into wiped memory. Reading a device or a pipe might never end.
 pub(super) fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Complaint> {
+    let file = shown(path);
     let unreadable = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => complaint("names a file that does not exist")
+        io::ErrorKind::NotFound => complaint(format!("{file} does not exist"))
             .hint("check the path; a relative path starts at the working directory"),
-        io::ErrorKind::PermissionDenied => complaint("names a file that this user may not read")
+        io::ErrorKind::PermissionDenied => complaint(format!("{file} cannot be read by this user"))
             .hint("change the owner or mode of the file or of its parent directories"),
-        kind => complaint("names a file that cannot be read").hint(kind.to_string()),
+        kind => complaint(format!("{file} cannot be read")).hint(kind.to_string()),
     };
     let metadata = std::fs::metadata(path).map_err(unreadable)?;
     if !metadata.is_file() {
-        return Err(complaint("must name a regular file").hint("not a directory, device or pipe"));
+        let hint = "not a directory, device or pipe";
+        return Err(complaint(format!("{file} is no regular file")).hint(hint));
     }
     if metadata.len() > LARGEST_FILE {
-        return Err(complaint("names a file that is larger than 1 MiB").hint(ONE_VALUE));
+        return Err(complaint(format!("{file} is larger than 1 MiB")).hint(ONE_VALUE));
     }
     std::fs::read(path).map(Zeroizing::new).map_err(unreadable)
 }

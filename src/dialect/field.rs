@@ -3,6 +3,7 @@
 use http::{HeaderName, HeaderValue, header};
 use zeroize::Zeroizing;
 
+use super::one_or_many::OneOrMany;
 use super::schema::{Ordered, Scalar};
 use super::template::{Place, Scope, Template};
 
@@ -66,20 +67,30 @@ impl<N, V> Field<N, V> {
 }
 
 pub(super) fn text_fields(
-    table: &Ordered<Scalar>,
+    table: &Ordered<OneOrMany<Scalar>>,
     path: &str,
     place: Place,
     problems: &mut Vec<Problem>,
 ) -> Vec<TextField> {
-    let fields = table.iter().filter_map(|(name, value)| {
+    let mut fields = Vec::new();
+    for (name, OneOrMany(values)) in table.iter() {
         let path = join(path, name);
-        Some(Field {
-            value: template(&value.to_string(), &path, place, problems)?,
-            name: name.to_owned(),
-            path,
-        })
-    });
-    fields.collect()
+        if values.is_empty() {
+            let message = "an empty list; remove the key";
+            problems.push(Problem::new(&*path, message));
+        }
+        for (index, value) in values.iter().enumerate() {
+            let path = match values.len() {
+                1 => path.clone(),
+                _ => format!("{path}[{index}]"),
+            };
+            if let Some(value) = template(&value.to_string(), &path, place, problems) {
+                let name = name.to_owned();
+                fields.push(Field { name, value, path });
+            }
+        }
+    }
+    fields
 }
 
 pub(super) fn header_fields(

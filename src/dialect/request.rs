@@ -265,20 +265,26 @@ fn merge_bodies(layers: &[(Kind, Layer)], problems: &mut Vec<Problem>) -> Body {
     }
 }
 
-/// Puts the auth method's entries first, as in the vendors' samples; a name in both is sent once.
+/// Puts the auth method's entries first, as in the vendors' samples; a name in both is sent from one
+/// of them.
 fn join_fields<V>(
     auth: Vec<Field<String, V>>,
-    body: Vec<Field<String, V>>,
+    mut body: Vec<Field<String, V>>,
     auth_wins: bool,
 ) -> Vec<Field<String, V>> {
-    let mut joined = auth;
-    for field in body {
-        match joined.iter_mut().find(|known| known.name == field.name) {
-            Some(known) if !auth_wins => *known = field,
-            Some(_) => {}
-            None => joined.push(field),
+    if auth_wins {
+        body.retain(|field| auth.iter().all(|entry| entry.name != field.name));
+    }
+    let mut joined = Vec::new();
+    for entry in auth {
+        let replaced = body.extract_if(.., |field| field.name == entry.name);
+        let before = joined.len();
+        joined.extend(replaced);
+        if joined.len() == before {
+            joined.push(entry);
         }
     }
+    joined.extend(body);
     joined
 }
 

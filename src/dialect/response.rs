@@ -19,6 +19,9 @@ use crate::secret::Secret;
 /// The longest accepted access token in bytes. A request head, which carries it, is at most 64 KiB.
 pub const LONGEST_TOKEN: usize = 48 * 1024;
 
+/// Authentication schemes of tokens, which people copy together with the token.
+const SCHEMES: [&str; 6] = ["bearer", "basic", "token", "dpop", "oauth", "apikey"];
+
 /// Characters of a vendor's description that are kept.
 const DESCRIPTION_CHARS: usize = 300;
 
@@ -412,10 +415,25 @@ pub fn check_token(token: &str) -> Result<(), &'static str> {
     if token.len() > LONGEST_TOKEN {
         return Err("the token is longer than 48 KiB, too long for a request head");
     }
+    if begins_with_scheme(token) {
+        return Err(
+            "the token begins with an authentication scheme, such as `Bearer `; \
+                    the scheme must not be in it",
+        );
+    }
     if !token.bytes().all(|byte| (0x21..=0x7e).contains(&byte)) {
         return Err("the token contains a byte that a header cannot carry");
     }
     Ok(())
+}
+
+fn begins_with_scheme(token: &str) -> bool {
+    let first = token.split_once(' ').map(|(first, _)| first);
+    first.is_some_and(|first| {
+        SCHEMES
+            .iter()
+            .any(|scheme| first.eq_ignore_ascii_case(scheme))
+    })
 }
 
 fn parse_ok(toml: &ResponseToml, problems: &mut Vec<Problem>) -> Vec<(Selector, Vec<String>)> {

@@ -126,9 +126,11 @@ pub struct Overrides {
 pub struct RequestToml {
     pub method: Option<String>,
     pub basic: Option<BasicToml>,
-    pub query: Option<Ordered<Scalar>>,
+    /// A list is sent as repeated parameters (RFC 8707 §2).
+    pub query: Option<Ordered<OneOrMany<Scalar>>>,
     pub headers: Option<Ordered<Scalar>>,
-    pub form: Option<Ordered<Scalar>>,
+    /// A list is sent as repeated parameters.
+    pub form: Option<Ordered<OneOrMany<Scalar>>>,
     pub json: Option<toml::Table>,
     pub body: Option<String>,
     /// Replaces the URL's path and query.
@@ -145,9 +147,11 @@ pub struct RequestToml {
 pub struct GrantToml {
     pub method: Option<String>,
     pub basic: Option<BasicToml>,
-    pub query: Option<Ordered<Scalar>>,
+    /// A list is sent as repeated parameters (RFC 8707 §2).
+    pub query: Option<Ordered<OneOrMany<Scalar>>>,
     pub headers: Option<Ordered<Scalar>>,
-    pub form: Option<Ordered<Scalar>>,
+    /// A list is sent as repeated parameters.
+    pub form: Option<Ordered<OneOrMany<Scalar>>>,
     pub json: Option<toml::Table>,
     pub body: Option<String>,
     /// Replaces the URL's path and query.
@@ -279,7 +283,7 @@ pub enum ExpiresUnit {
 #[serde(deny_unknown_fields, default)]
 pub struct InjectToml {
     pub headers: Option<Ordered<Scalar>>,
-    pub query: Option<Ordered<Scalar>>,
+    pub query: Option<Ordered<OneOrMany<Scalar>>>,
 }
 
 /// `[reject]`.

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use crate::config::{ClientAuth, Config, Problem, TokenSource, Value};
+use crate::config::{ClientAuth, Config, Problem, TokenSource, Value, value_text};
 use crate::dialect::{Var, Variables, WELL_KNOWN};
 use crate::secret::Secret;
 
@@ -193,7 +193,7 @@ async fn read_file(key: &str, path: &Path) -> Result<Secret, InputError> {
         reason,
     };
     let bytes = (read_bytes(path).await).map_err(|error| failed(error.to_string()))?;
-    text(&bytes).map_err(|content| failed(format!("the file holds {content}")))
+    value_text(&bytes).map_err(|content| failed(format!("the file holds {content}")))
 }
 
 async fn read_bytes(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
@@ -227,7 +227,7 @@ async fn output(words: &[String]) -> Result<Secret, String> {
             "failed ({status}); its standard error is not shown, as it may hold a secret"
         ));
     }
-    text(&bytes).map_err(|content| format!("printed {content}"))
+    value_text(&bytes).map_err(|content| format!("printed {content}"))
 }
 
 async fn read_capped(source: impl AsyncRead + Unpin) -> std::io::Result<Zeroizing<Vec<u8>>> {
@@ -237,18 +237,6 @@ async fn read_capped(source: impl AsyncRead + Unpin) -> std::io::Result<Zeroizin
     match bytes.len() as u64 > MAX_BYTES {
         true => Err(std::io::Error::other("it is larger than 1 MiB")),
         false => Ok(bytes),
-    }
-}
-
-/// Returns the text without one trailing newline, or what is there instead of a text.
-fn text(bytes: &[u8]) -> Result<Secret, &'static str> {
-    let text = std::str::from_utf8(bytes).map_err(|_| "bytes that are not UTF-8")?;
-    let text = text
-        .strip_suffix('\n')
-        .map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
-    match text.is_empty() {
-        true => Err("nothing"),
-        false => Ok(Secret::new(text)),
     }
 }
 
@@ -274,13 +262,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_trailing_newline_is_removed() {
+    async fn line_ends_at_the_end_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         for (text, expected) in [
             ("s3cret", "s3cret"),
             ("s3cret\n", "s3cret"),
             ("s3cret\r\n", "s3cret"),
-            ("s3cret\n\n", "s3cret\n"),
+            ("s3cret\n\n", "s3cret"),
             (" s3cret ", " s3cret "),
         ] {
             assert_eq!(read_text(&file(&dir, "a", text)).await.unwrap(), expected);

@@ -93,6 +93,10 @@ fn tokens_are_either_fetched_or_given() {
         &["providers.p.access_token: is empty"],
     );
     bad(
+        &given.replace("'t0ken'", "'Bearer t0ken'"),
+        &["providers.p.access_token: the token begins with an authentication scheme"],
+    );
+    bad(
         "[providers.p]\nclient_id = 'x'",
         &[
             "providers.p.client_secret: is missing",
@@ -138,7 +142,7 @@ fn variables_must_be_known_and_used() {
         ("vars = { a = [] }", &["providers.p.vars.a: expected text"]),
         (
             "audience = { env = 'NO' }",
-            &["providers.p.audience: names an environment variable"],
+            &["providers.p.audience: environment variable `NO` is not set"],
         ),
         (
             "dialect = 'oauth3'",

@@ -186,7 +186,7 @@ fn store_keys_fit_the_kind_of_store() {
             "key = ['short', { env = 'NO' }]",
             &[
                 "store.key[0]: is not 32 bytes",
-                "store.key[1]: names an environment variable",
+                "store.key[1]: environment variable `NO` is not set",
             ],
         ),
     ] {

@@ -140,7 +140,7 @@ fn invalid_upstream_keys_are_refused() {
         ),
         (
             "tls = { ca_file = '/no/such/file' }",
-            "upstreams.u.tls.ca_file: names a file that does not exist",
+            "upstreams.u.tls.ca_file: file `/no/such/file` does not exist",
         ),
         (
             "tls = { server_name = 'a b' }",
@@ -246,14 +246,15 @@ fn tls_files_must_hold_the_right_pem() {
         config.upstreams[0].tls.client_cert,
         Some((ca.clone().into(), key.clone().into()))
     );
+    let at = folder.path().display();
     for (lines, problem) in [
         (
             format!("ca_file = '{none}'"),
             "upstreams.u.tls.ca_file: holds no certificate",
         ),
         (
-            format!("ca_file = '{}'", folder.path().display()),
-            "upstreams.u.tls.ca_file: must name a regular file",
+            format!("ca_file = '{at}'"),
+            &format!("upstreams.u.tls.ca_file: file `{at}` is no regular file"),
         ),
         (
             format!("client_cert_file = '{ca}'"),

@@ -4,7 +4,12 @@ use super::*;
 use crate::config::problems::{KeyPath, Problems};
 use crate::config::read::{parse, section};
 
-const VARIABLES: [(&str, &str); 2] = [("GOOD", "from env"), ("EMPTY", "")];
+const VARIABLES: [(&str, &str); 4] = [
+    ("GOOD", "\u{feff}from env\n\n"),
+    ("EMPTY", ""),
+    ("NEWLINE", "\r\n"),
+    ("PEM", "-----BEGIN X-----\\nMIIE\\n-----END X-----\\n"),
+];
 
 fn resolve(toml: &str, empty: EmptyLiteral) -> Result<Value, Vec<String>> {
     let mut problems = Problems::default();
@@ -73,6 +78,9 @@ fn mistakes_name_the_key_and_never_the_value() {
     }
     std::fs::write(folder.path().join("binary"), [0xff, 0xfe]).unwrap();
     let file = |name: &str| format!("{{ file = '{}' }}", folder.path().join(name).display());
+    let named = |name: &str, state: &str| {
+        format!("v: file `{}` {state}", folder.path().join(name).display())
+    };
     for (toml, expected) in [
         ("''".to_owned(), "v: is empty"),
         (
@@ -101,8 +109,30 @@ fn mistakes_name_the_key_and_never_the_value() {
         ),
         (
             "{ env = 'EMPTY' }".to_owned(),
-            "v: names an environment variable that is empty",
+            "v: environment variable `EMPTY` is empty",
         ),
+        (
+            "{ env = 'NEWLINE' }".to_owned(),
+            "v: environment variable `NEWLINE` is empty",
+        ),
+        (
+            "{ env = 'CNCN_SECRET_2' }".to_owned(),
+            "v: environment variable `CNCN_SECRET_2` is not set",
+        ),
+        (
+            "{ env = 'hunter2-CNCN' }".to_owned(),
+            "v: names an environment variable that is not set",
+        ),
+        (
+            "{ file = 'hunter2' }".to_owned(),
+            "v: the file does not exist",
+        ),
+        (
+            "{ file = 'hunter2/K7MDENG+bPxRfiCYEXAMPLEKEY' }".to_owned(),
+            "v: the file does not exist",
+        ),
+        ("'${hunter2}'".to_owned(), "v: looks like a placeholder"),
+        ("'<hunter2>'".to_owned(), "v: looks like a placeholder"),
         ("{ env = 5 }".to_owned(), "v.env: expected text in quotes"),
         (
             "{ file = '' }".to_owned(),
@@ -120,11 +150,11 @@ fn mistakes_name_the_key_and_never_the_value() {
             "{ command = 'hunter2' }".to_owned(),
             "v.command: expected a list",
         ),
-        (file("hunter2"), "v: names a file that does not exist"),
-        (file("empty"), "v: names an empty file"),
-        (file("newline"), "v: names an empty file"),
-        (file("binary"), "v: names a file that is not UTF-8"),
-        (file(""), "v: must name a regular file"),
+        (file("none"), &*named("none", "does not exist")),
+        (file("empty"), &*named("empty", "holds nothing")),
+        (file("newline"), &*named("newline", "holds nothing")),
+        (file("binary"), &*named("binary", "holds UTF-16 text")),
+        (file(""), &*named("", "is no regular file")),
     ] {
         let problems = resolve(&toml, EmptyLiteral::Refused).unwrap_err();
         assert_eq!(problems.len(), 1, "{toml}: {problems:?}");
@@ -140,14 +170,37 @@ fn only_a_literal_may_be_empty_and_only_if_allowed() {
 }
 
 #[test]
-fn one_newline_is_dropped() {
+fn relative_paths_are_named() {
+    for path in ["none/secret.txt", "./none", "none.txt"] {
+        let problems = resolve(&format!("{{ file = '{path}' }}"), EmptyLiteral::Refused);
+        let expected = format!("v: file `{path}` does not exist");
+        assert!(problems.unwrap_err()[0].starts_with(&expected), "{path}");
+    }
+}
+
+#[test]
+fn a_pem_may_be_on_one_line() {
+    let pem = "-----BEGIN X-----\nMIIE\n-----END X-----";
+    for toml in [
+        "{ env = 'PEM' }",
+        r"'-----BEGIN X-----\nMIIE\n-----END X-----'",
+    ] {
+        let value = resolve(toml, EmptyLiteral::Refused).unwrap();
+        let text = known_text(&value).unwrap();
+        assert_eq!(text.expose().trim_end(), pem, "{toml}");
+    }
+}
+
+#[test]
+fn line_ends_at_the_end_are_dropped() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x");
     for (written, read_back) in [
         ("a", "a"),
         ("a\n", "a"),
         ("a\r\n", "a"),
-        ("a\n\n", "a\n"),
+        ("a\n\n", "a"),
+        ("\u{feff}a\r\n", "a"),
         (" a ", " a "),
     ] {
         std::fs::write(&path, written).unwrap();

@@ -237,6 +237,12 @@ fn an_unsendable_token_is_refused_and_not_shown() {
             }
         );
     }
+    for token in ["Bearer hunter2", "bearer  hunter2", "Token hunter2"] {
+        let body = format!(r#"{{"t":"{token}"}}"#);
+        let refusal = read(&rules(""), 200, &[], body.as_bytes()).unwrap_err();
+        let detail = refusal.detail.unwrap();
+        assert!(detail.ends_with("the scheme must not be in it"), "{detail}");
+    }
 }
 
 #[test]

@@ -121,6 +121,9 @@ fn auth_entries_join_the_grants_body_but_not_the_providers() {
                  x.grants.g.form = { a = 'grant', c = 'grant' }";
     assert_eq!(body(x(clash)), "a=grant&b=auth&c=grant");
     // The auth method overrides [request].
+    let lists = "x.default_auth = 'm'\nx.auth.m.form = { a = 'auth', b = ['auth', '2'] }\n\
+                 x.grants.g.form = { a = ['1', '2'], c = ['x', 'y'] }";
+    assert_eq!(body(x(lists)), "a=1&a=2&b=auth&b=2&c=x&c=y");
     let clash = "x.default_auth = 'm'\nx.auth.m.form = { a = 'auth', b = 'auth' }\n\
                  x.request.form = { a = 'request', c = 'request' }";
     assert_eq!(body(x(clash)), "a=auth&b=auth&c=request");
