@@ -61,7 +61,7 @@ pub use members::Members;
 pub use needs::order;
 pub use one_or_many::OneOrMany;
 pub use request::{RequestPlan, TokenRequest};
-pub use response::{LONGEST_TOKEN, ResponseRules, check_token};
+pub use response::{LONGEST_TOKEN, ResponseRules, TOKEN_WITH_SCHEME, check_token};
 pub use schema::{DialectToml, Overrides};
 pub use source::{Extent, Source};
 pub use suggest::nearest;

@@ -20,7 +20,8 @@ use super::server::limit;
 use super::units::{Text, Written};
 use super::value::{EmptyLiteral, known_text};
 use crate::dialect::{
-    ExchangePlan, InjectPlan, Overrides, Plan, UrlTemplate, Var, WELL_KNOWN, check_token, nearest,
+    ExchangePlan, InjectPlan, Overrides, Plan, TOKEN_WITH_SCHEME, UrlTemplate, Var, WELL_KNOWN,
+    check_token, nearest,
 };
 
 use variables::{Variables, check_unused, injected, variables};
@@ -237,8 +238,11 @@ impl Parts<'_> {
             let expected = complaint("expected text in quotes");
             cx.problem(&token_at, expected.hint("access_token = \"…\""));
         }
+        // A file may hold another token by the time it is used, but the scheme stays in it.
+        let is_file = matches!(access_token, Value::File(_));
         if let Some(text) = known_text(&access_token)
             && let Err(reason) = check_token(text.expose())
+            && (!is_file || reason == TOKEN_WITH_SCHEME)
         {
             cx.problem(&token_at, complaint(reason));
         }

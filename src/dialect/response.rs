@@ -19,6 +19,10 @@ use crate::secret::Secret;
 /// The longest accepted access token in bytes. A request head, which carries it, is at most 64 KiB.
 pub const LONGEST_TOKEN: usize = 48 * 1024;
 
+/// Reason of [`check_token`].
+pub const TOKEN_WITH_SCHEME: &str = "the token begins with an authentication scheme, such as \
+                                     `Bearer `; the scheme must not be in it";
+
 /// Authentication schemes of tokens, which people copy together with the token.
 const SCHEMES: [&str; 6] = ["bearer", "basic", "token", "dpop", "oauth", "apikey"];
 
@@ -416,10 +420,7 @@ pub fn check_token(token: &str) -> Result<(), &'static str> {
         return Err("the token is longer than 48 KiB, too long for a request head");
     }
     if begins_with_scheme(token) {
-        return Err(
-            "the token begins with an authentication scheme, such as `Bearer `; \
-                    the scheme must not be in it",
-        );
+        return Err(TOKEN_WITH_SCHEME);
     }
     if !token.bytes().all(|byte| (0x21..=0x7e).contains(&byte)) {
         return Err("the token contains a byte that a header cannot carry");

@@ -343,7 +343,7 @@ async fn a_code_that_is_typed_on_another_device_logs_in() {
                 200,
                 json!({
                     "device_code": "hunter2-device-code", "user_code": "WDJB-MJHT",
-                    "verification_uri": "https://id.test/device", "expires_in": 600, "interval": 1,
+                    "verification_uri": "https://id.test/device", "expires_in": "600", "interval": "1",
                 }),
             ),
             "/token" if form("device_code") == Some("hunter2-device-code") => {

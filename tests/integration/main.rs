@@ -80,4 +80,5 @@ mod timeouts;
 mod tls_close;
 mod upstream;
 mod upstream_connect;
+mod vendor_answers;
 mod vendors;
