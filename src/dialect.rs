@@ -36,6 +36,7 @@ mod mask;
 mod members;
 mod needs;
 mod one_or_many;
+mod places;
 mod redact;
 mod request;
 mod response;

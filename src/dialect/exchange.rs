@@ -8,6 +8,7 @@ use super::layer::{Assertions, Kind, Layer};
 use super::level::{Level, inherit};
 use super::local_token::LocalTokenPlan;
 use super::one_or_many::OneOrMany;
+use super::places::check_places;
 use super::request::RequestPlan;
 use super::response::ResponseRules;
 use super::schema::{DialectToml, ResponseToml};
@@ -154,6 +155,7 @@ impl Merger<'_> {
         let response = response_rules(source, tomls.clone(), &request, refresh.is_some(), problems);
         if extent == Extent::Whole && local_token.is_none() {
             response.check_token(problems);
+            check_places(&response, problems);
         }
         if extent != Extent::Part {
             check_one_time(&one_time, name, &request, problems);

@@ -72,7 +72,7 @@ pub struct ResponseRules {
     pub(super) token: Vec<Selector>,
     pub(super) expires: Vec<Selector>,
     pub(super) expires_unit: Option<ExpiresUnit>,
-    issued_at: Vec<Selector>,
+    pub(super) issued_at: Vec<Selector>,
     pub(super) refresh_token: Vec<Selector>,
     /// Selectors with the texts that mean success.
     pub(super) ok: Vec<(Selector, Vec<String>)>,

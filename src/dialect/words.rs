@@ -78,6 +78,12 @@ impl Words {
         (self.0.iter()).any(|word| matches!(word, Word::Code(listed) if listed == code))
     }
 
+    /// Whether a word is looked for in the code or the description.
+    pub(super) fn reads_texts(&self) -> bool {
+        let mut words = self.0.iter();
+        words.any(|word| !matches!(word, Word::Status(_)))
+    }
+
     /// Whether the lists have a word in common.
     pub(super) fn contradicts(&self, other: &Self) -> bool {
         self.0.iter().any(|word| other.0.contains(word))
