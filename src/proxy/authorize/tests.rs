@@ -5,6 +5,7 @@ use super::super::headers::strip_hop_by_hop;
 use super::super::route::tests::target;
 use super::*;
 use crate::config::Route;
+use crate::dialect;
 
 fn rule(segments: &[&str]) -> AllowRule {
     AllowRule {
@@ -186,6 +187,36 @@ proptest! {
             let values: Vec<_> = headers.get_all(name).iter().collect();
             prop_assert_eq!(values, ["ours"]);
         }
+    }
+}
+
+#[test]
+fn only_injections_with_a_time_or_a_nonce_are_made_per_request() {
+    let ready = |inject: &str| {
+        let overrides = toml::from_str(&format!("inject.query = {inject}")).unwrap();
+        let source = dialect::Source {
+            dialect: "",
+            user: &Default::default(),
+            overrides: &overrides,
+            grant: None,
+            auth_method: None,
+        };
+        let (plan, _) = dialect::compile_static(&source).unwrap();
+        plan.build(&"tok".into(), &Default::default()).unwrap()
+    };
+    let fixed = ready("{ t = '{access_token}' }");
+    assert!(matches!(current(&fixed), Cow::Borrowed(_)));
+
+    let changing = ready("{ at = '{unix}', n = '{nonce}', t = '{access_token}' }");
+    let queries: Vec<_> = (0..2).map(|_| current(&changing).query.clone()).collect();
+    assert_ne!(queries[0], queries[1]);
+    for query in &queries {
+        let fields: Vec<_> = query.split('&').collect();
+        assert!(
+            fields[0].starts_with("at=1") && fields[2] == "t=tok",
+            "{fields:?}"
+        );
+        assert_eq!(fields[1].len(), "n=".len() + 32);
     }
 }
 
