@@ -204,9 +204,9 @@ impl From<&rustls::Error> for TlsFailure {
         use rustls::{AlertDescription as Alert, Error};
         let reason = match error {
             Error::InvalidCertificate(certificate) => certificate_reason(certificate),
-            Error::InvalidMessage(_) => format!(
-                "the server does not speak TLS ({error}): check the URL's scheme and port"
-            ),
+            Error::InvalidMessage(_) => {
+                format!("the server does not speak TLS ({error}): check the URL's scheme and port")
+            }
             Error::PeerIncompatible(_) => {
                 format!("no TLS version or cipher in common ({error}): TLS 1.2 or newer is needed")
             }

@@ -28,9 +28,7 @@ static MARKED: LazyLock<Regex> =
 
 /// `your-client-secret`.
 static YOUR: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(
-        r"^(your|insert|enter)(client|api|app|access)?(id|secret|key|token|password)(here)?$",
-    )
+    pattern(r"^(your|insert|enter)(client|api|app|access)?(id|secret|key|token|password)(here)?$")
 });
 
 /// Returns the right spelling if a literal looks like a placeholder.
