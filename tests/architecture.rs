@@ -15,8 +15,8 @@ const RULES: &str = "
         upstream
     runtime -> metrics proxy::Proxy proxy::accept proxy::listener proxy::worker
     admin -> clock config metrics status
-    proxy -> catch_unwind clock config dialect::Injection dialect::RejectRules fields metrics \
-        secret token::cell upstream
+    proxy -> catch_unwind clock config dialect::Frozen dialect::Injection dialect::RejectRules \
+        fields metrics secret token::cell upstream
     login provider::offline -> clock config dialect login provider secret store token
     provider -> catch_unwind clock config dialect metrics secret status store token \
         upstream::connect upstream::tls
@@ -107,6 +107,7 @@ fn resolve(module: &str, path: &str) -> String {
         match name {
             "crate" | "cupbearer" => names.clear(),
             "super" => drop(names.pop()),
+            "self" if module == "lib" => names.clear(),
             "self" => {}
             name => names.push(name),
         }
@@ -137,7 +138,7 @@ fn sources() -> Vec<(String, String, String)> {
         let text = fs::read_to_string(&path).unwrap();
         let mut code = comment.replace_all(&text, "").into_owned();
         for found in test.captures_iter(&code.clone()) {
-            tests.push(format!("{module}::{}", &found[1]));
+            tests.push(resolve(&module, &format!("self::{}", &found[1])));
             if &found[2] == " {" {
                 code.truncate(found.get(0).unwrap().start());
             }
